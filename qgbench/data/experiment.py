@@ -1,0 +1,110 @@
+"""The images that one run may train and validate on. The test images are not among them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from qgbench.data.cache import Prepared
+from qgbench.data.splits import draw_labelled
+from qgbench.errors import UserError
+from qgbench.spec import Regime
+
+
+class ImageSet:
+    """Images of equal size, with masks where they are known, held as uint8 and converted batch by batch.
+
+    Parameters
+    ----------
+    parts : list of (Prepared, rows)
+        Prepared data sets and the rows that are taken from each.
+    """
+
+    def __init__(self, parts: list[tuple[Prepared, np.ndarray]]) -> None:
+        self._parts = [part for part, _ in parts]
+        self._part_of = np.concatenate([np.full(len(rows), index) for index, (_, rows) in enumerate(parts)])
+        self._row_of = np.concatenate([rows for _, rows in parts]).astype(int)
+        self.ids = [part.ids[row] for part, rows in parts for row in rows]
+        self.masked = np.concatenate([np.full(len(rows), part.masks is not None) for part, rows in parts])
+        self.size = int(self._parts[0].images.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def images(self, index: np.ndarray) -> Tensor:
+        """Images (B, 3, S, S), float in [0, 1]."""
+        stack = np.empty((len(index), self.size, self.size, 3), np.uint8)
+        for place, i in enumerate(index):
+            stack[place] = self._parts[self._part_of[i]].images[self._row_of[i]]
+        return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous().float() / 255.0
+
+    def masks(self, index: np.ndarray) -> Tensor:
+        """Masks (B, 1, S, S), float, 0 or 1; zeros for images without one (see `masked`)."""
+        stack = np.zeros((len(index), 1, self.size, self.size), np.uint8)
+        for place, i in enumerate(index):
+            masks = self._parts[self._part_of[i]].masks
+            if masks is not None:
+                stack[place, 0] = masks[self._row_of[i]]
+        return torch.from_numpy(stack).float()
+
+    def batches(self, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and masks in order."""
+        for index in np.array_split(np.arange(len(self)), max(1, -(-len(self) // size))):
+            yield self.images(index), self.masks(index)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run sees before its end."""
+
+    labelled: ImageSet
+    unlabelled: ImageSet  # the other training images (their masks are held back), extra images and pools
+    val: ImageSet
+    unlabelled_are_labelled: bool  # no other image is there: the labelled images serve as unlabelled ones too
+
+
+def training_data(
+    prepared: Prepared, extra: list[Prepared], split: pd.DataFrame, regime: Regime, k: int
+) -> TrainingData:
+    """Draw the labelled images of seed index k and gather the rest.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        The labelled data set.
+    extra : list of Prepared
+        Unlabelled images: those beside the data set, and the regime's pools.
+    split : DataFrame
+        Columns id, group, split.
+    regime : Regime
+    k : int
+        Seed index.
+
+    Raises
+    ------
+    UserError
+        The budget exceeds the training part.
+    """
+    row_of = {name: row for row, name in enumerate(prepared.ids)}
+    part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
+    drawn = draw_labelled(part["train"], len(part["train"]) if regime.budget is None else regime.budget, k)
+    chosen = set(drawn)
+    rest = [row_of[name] for name in sorted(part["train"]["id"]) if name not in chosen]
+    labelled = np.array([row_of[name] for name in drawn])
+    unlabelled = [(pool, np.arange(len(pool.ids))) for pool in extra]
+    if rest:
+        unlabelled.insert(0, (prepared, np.array(rest)))
+    if len(drawn) < 2 or len(part["val"]) < 2:
+        raise UserError(
+            f"{len(drawn)} labelled and {len(part['val'])} validation images are too few to train on; "
+            "give at least 2 of each (--labelled, or more images)."
+        )
+    return TrainingData(
+        labelled=ImageSet([(prepared, labelled)]),
+        unlabelled=ImageSet(unlabelled or [(prepared, labelled)]),
+        val=ImageSet([(prepared, np.array([row_of[name] for name in sorted(part["val"]["id"])]))]),
+        unlabelled_are_labelled=not unlabelled,
+    )

@@ -1,0 +1,228 @@
+"""Who is trained on, who is validated on, who is tested on; and which training images have labels under seed index k.
+
+Two kinds of split: ``grouped`` (no patient, lesion or video crosses) and ``image`` (images at random, as papers do).
+The splits of shipped data sets are committed as ``datasets/<name>/splits/<kind>-<train>-<val>-<test>.csv``, in
+percentages, and are written anew, for the images that QGBENCH_DATA points at, by::
+
+    python -m qgbench.data.splits NAME...
+"""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from qgbench.data.cards import card_folder, card_names
+from qgbench.data.readers import Source, name_some, open_source
+from qgbench.errors import UserError
+from qgbench.records import write_atomically
+
+SplitKind = Literal["grouped", "image"]
+Fractions = tuple[float, float, float]
+PARTS = ("train", "val", "test")
+COLUMNS = ["id", "group", "split"]
+HALF_TEST: Fractions = (0.4, 0.1, 0.5)
+PAPER: Fractions = (0.7, 0.1, 0.2)
+
+_LEAST = np.array([2, 1, 2])  # units (groups or images) in train, val, test
+_SHUFFLES = 256
+
+
+def make_split(
+    ids: Sequence[str], groups: Sequence[str], kind: SplitKind, fractions: Fractions = HALF_TEST, seed: int = 0
+) -> pd.DataFrame:
+    """Split a data set at random.
+
+    The units that are dealt out are groups or, for the kind ``image``, images. Their numbers follow the fractions (by
+    largest remainder; at least 2, 1 and 2). Of 256 shuffles of the groups the one is taken whose numbers of images come
+    nearest to the fractions.
+
+    Parameters
+    ----------
+    ids, groups : sequence of str, (N,)
+        Images and the group of each. Their order does not matter.
+    kind : {'grouped', 'image'}
+    fractions : (train, val, test)
+        Whole percentages that add up to 1.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        Columns id, group, split ('train', 'val' or 'test'); sorted by id.
+
+    Raises
+    ------
+    UserError
+        Fewer than 5 units, an unknown kind, or fractions that are not whole positive percentages adding up to 1.
+    """
+    if kind not in get_args(SplitKind):
+        raise UserError(f"unknown split kind '{kind}'; expected one of: {', '.join(get_args(SplitKind))}.")
+    percents = _percents(fractions)
+    table = pd.DataFrame({"id": list(ids), "group": list(groups)}).sort_values("id", ignore_index=True)
+    units = table["group"] if kind == "grouped" else table["id"]
+    names, unit_of_row, unit_sizes = np.unique(units.to_numpy(dtype=str), return_inverse=True, return_counts=True)
+    if len(names) < _LEAST.sum():
+        noun = "groups" if kind == "grouped" else "images"
+        raise UserError(
+            f"there are {len(names)} {noun}; a {kind} split needs {_LEAST.sum()} or more ({_LEAST[0]} to train on, "
+            f"{_LEAST[1]} to validate on, {_LEAST[2]} to test on)."
+        )
+    part_of_place = np.repeat(np.arange(3), _deal(len(names), percents))
+    wanted = percents * len(table)
+    stream = _stream("split", kind, str(seed))
+    best, least_miss = part_of_place, np.inf
+    for _ in range(_SHUFFLES):
+        part_of_unit = part_of_place[_permutation(stream, len(names))]
+        images = np.bincount(part_of_unit, weights=unit_sizes, minlength=3)
+        miss = np.abs(100 * images - wanted).sum()
+        if miss < least_miss:
+            best, least_miss = part_of_unit, miss
+    return table.assign(split=np.array(PARTS)[best[unit_of_row]])
+
+
+def load_split(dataset: Source | str, kind: SplitKind = "grouped", fractions: Fractions = HALF_TEST) -> pd.DataFrame:
+    """Return the split of a data set: the committed one where there is one, else a random one.
+
+    Parameters
+    ----------
+    dataset : Source or str
+        Images to be split; or the name of a shipped data set, whose committed split is returned as it is.
+    kind : {'grouped', 'image'}
+    fractions : (train, val, test)
+
+    Returns
+    -------
+    DataFrame
+        As `make_split`.
+
+    Raises
+    ------
+    UserError
+        The committed split lists other images or groups than the source has; a name without a committed split; or what
+        `make_split` raises.
+    """
+    name = dataset if isinstance(dataset, str) else dataset.name
+    file = f"{split_name(kind, fractions)}.csv"
+    committed = card_folder(name).joinpath("splits", file) if name in card_names() else None
+    if committed is None or not committed.is_file():
+        if isinstance(dataset, str):
+            raise UserError(f"no split {file} is committed for '{name}'; open its images and split those.")
+        return make_split(dataset.ids, dataset.groups, kind, fractions)
+    split = pd.read_csv(StringIO(committed.read_text(encoding="utf-8")), dtype=str, keep_default_na=False)
+    if isinstance(dataset, Source):
+        _check_same_images(split, dataset)
+    return split
+
+
+def split_name(kind: SplitKind, fractions: Fractions) -> str:
+    """Name a split after its kind and its percentages: ``grouped-40-10-50``."""
+    return "-".join([kind, *(str(percent) for percent in _percents(fractions))])
+
+
+def draw_labelled(train: pd.DataFrame, budget: int, k: int) -> list[str]:
+    """Draw the labelled images of seed index k.
+
+    Groups are shuffled, then the images of each; one image is taken from each group in turn until the budget is full.
+    So the draw of a smaller budget is the beginning of the draw of a larger one.
+
+    Parameters
+    ----------
+    train : DataFrame
+        Training rows, with the columns id and group. Their order does not matter.
+    budget : int
+        Number of labelled images, at least 1.
+    k : int
+        Seed index.
+
+    Returns
+    -------
+    list of str
+        Ids in the order of the draw.
+
+    Raises
+    ------
+    UserError
+        The budget is below 1 or above the number of training images.
+    """
+    if not 1 <= budget <= len(train):
+        raise UserError(f"the labelled budget is {budget}; expected 1 to {len(train)}, the number of training images.")
+    stream = _stream("labelled", str(k))
+    members = {str(group): sorted(rows["id"]) for group, rows in train.groupby("group")}
+    order = [sorted(members)[i] for i in _permutation(stream, len(members))]
+    queues = [[members[group][i] for i in _permutation(stream, len(members[group]))] for group in order]
+    turns = max(map(len, queues))
+    return [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)][:budget]
+
+
+def split_fingerprint(split: pd.DataFrame) -> str:
+    """Return the SHA-256 (64 hexadecimal digits) of the rows id, group, split, whatever their order."""
+    rows = sorted(map(tuple, split[COLUMNS].astype(str).to_numpy()))
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def write_committed_split(source: Source, folder: Path) -> list[Path]:
+    """Write both kinds of split of a source, under both fractions, as CSV into a folder; return the files."""
+    files = []
+    for kind in get_args(SplitKind):
+        for fractions in (HALF_TEST, PAPER):
+            file = folder / f"{split_name(kind, fractions)}.csv"
+            split = make_split(source.ids, source.groups, kind, fractions)
+            write_atomically(file, split.to_csv(index=False, lineterminator="\n").encode())
+            files.append(file)
+    return files
+
+
+def _percents(fractions: Fractions) -> np.ndarray:
+    percents = np.rint(100 * np.array(fractions)).astype(int)
+    if not (percents.shape == (3,) and percents.sum() == 100 and (percents > 0).all()):
+        raise UserError(f"the fractions are {fractions}; expected three positive whole percentages that add up to 1.")
+    return percents
+
+
+def _deal(count: int, percents: np.ndarray) -> np.ndarray:
+    """Numbers of units (train, val, test) by largest remainder; the test part wins a tie, then the validation part."""
+    numbers, remainders = np.divmod(count * percents, 100)
+    by_need = np.argsort(-remainders[::-1], kind="stable")
+    numbers[::-1][by_need[: count - numbers.sum()]] += 1
+    while (short := numbers < _LEAST).any():
+        numbers[short.argmax()] += 1
+        numbers[(numbers - _LEAST).argmax()] -= 1
+    return numbers
+
+
+def _stream(*words: str) -> np.random.PCG64:
+    digest = hashlib.sha256("/".join(words).encode()).digest()
+    return np.random.PCG64(int.from_bytes(digest[:16], "big"))
+
+
+def _permutation(stream: np.random.PCG64, count: int) -> np.ndarray:
+    # numpy promises that raw numbers stay the same from version to version; it does not promise it of shuffles.
+    return np.argsort(stream.random_raw(count), kind="stable")
+
+
+def _check_same_images(split: pd.DataFrame, source: Source) -> None:
+    listed = dict(zip(split["id"], split["group"], strict=True))
+    present = dict(zip(source.ids, source.groups, strict=True))
+    faults = {
+        "missing from your folder": sorted(set(listed) - set(present)),
+        "not listed in the split": sorted(set(present) - set(listed)),
+        "in another group than listed": sorted(id for id in set(listed) & set(present) if listed[id] != present[id]),
+    }
+    if found := [f"{name_some(ids, 'image')} {fault}" for fault, ids in faults.items() if ids]:
+        raise UserError(
+            f"the committed split of '{source.name}' lists {len(listed)} images and yours are {len(present)}: "
+            f"{'; '.join(found)}. Complete the folder, or open it by its path under another name to split it anew."
+        )
+
+
+if __name__ == "__main__":
+    for dataset_name in sys.argv[1:]:
+        target = Path(str(card_folder(dataset_name))) / "splits"
+        for written in write_committed_split(open_source(dataset_name), target):
+            print(written)

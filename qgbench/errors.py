@@ -1,0 +1,34 @@
+"""Errors that a user sees: what was given, what was expected, what to do next."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class QGBenchError(Exception):
+    """A failure that qgbench foresaw; the command line prints its text without a traceback and exits with 1."""
+
+    exit_code = 1
+
+
+class UserError(QGBenchError):
+    """A mistake in the arguments or the data handed in; the command line exits with 2."""
+
+    exit_code = 2
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that nothing is registered under.
+
+    Parameters
+    ----------
+    kind : str
+        What the name should have named, for example ``"method"``.
+    name : str
+        The name that was given.
+    known : iterable of str
+        All names that exist; the nearest is suggested.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return UserError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")

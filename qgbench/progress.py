@@ -1,0 +1,73 @@
+"""Progress of long stages: a bar with speed and time left in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+T = TypeVar("T")
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class _Speed(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} {self._unit}/s" if speed else f"- {self._unit}/s")
+
+
+def track(iterable: Iterable[T], description: str, total: int, unit: str = "steps", start: int = 0) -> Iterator[T]:
+    """Pass items through while showing how far the stage is, on standard error.
+
+    Parameters
+    ----------
+    iterable : iterable
+        What is worked through.
+    description : str
+        Name of the stage, in front of the bar.
+    total : int
+        Number of items of the whole stage.
+    unit : str
+        What an item is, for the speed.
+    start : int
+        Items that an earlier, interrupted process has finished already.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Speed(unit),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(description, total=total, completed=start)
+            for item in iterable:
+                yield item
+                progress.advance(task)
+    else:
+        yield from _plain(iterable, description, total, unit, start)
+
+
+def _plain(iterable: Iterable[T], description: str, total: int, unit: str, start: int) -> Iterator[T]:
+    begin = last = time.monotonic()
+    done = start
+    for item in iterable:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES or done == total:
+            last = now
+            speed = (done - start) / max(now - begin, 1e-9)
+            left = (total - done) / speed
+            print(
+                f"{description}: {done}/{total} {unit}, {speed:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True
+            )

@@ -1,0 +1,83 @@
+"""Where numbers come from: versions, hardware, commit, memory."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+_PACKAGES = (
+    "qgbench",
+    "torch",
+    "timm",
+    "segmentation-models-pytorch",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pillow",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that can change a run's numbers; absent ones are left out."""
+    installed = {}
+    for name in _PACKAGES:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory and accelerator of this machine."""
+    found = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_mib": psutil.virtual_memory().total // 2**20,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    if torch.cuda.is_available():
+        found["accelerator"] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that this code runs from, with '+dirty' if it has changes; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far, or of the accelerator if there is one, in MiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

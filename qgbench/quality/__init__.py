@@ -1,0 +1,1 @@
+"""Mask quality: corruptions, weak models, the predictor g, its audit, and the guidance it gives (QW, QAR)."""

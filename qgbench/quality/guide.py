@@ -1,0 +1,197 @@
+"""Quality guidance: the two modes of the add-on (arXiv 2606.01753), behind one interface.
+
+A mode may weigh pseudo-labels, add a loss, or correct a label. It knows nothing of methods, and methods nothing of it.
+"""
+
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qgbench.methods import Batch, Method, Term
+from qgbench.quality.scores import Labelling, ScoreFunction, ShuffledQuality
+from qgbench.spec import QGSettings
+
+
+def ramp(progress: float, warmup: float, length: float, highest: float) -> float:
+    """Rise linearly from 0 at `warmup` to `highest` at `warmup + length`, as fractions of the step budget."""
+    if progress < warmup:
+        return 0.0
+    return highest * min(1.0, (progress - warmup) / length) if length > 0 else highest
+
+
+def quality_weight(quality: Tensor, tau: float, temperature: float) -> Tensor:
+    """W = q**T where q >= tau, else 0 (arXiv 2606.01753, Eqn 7): (U,) -> (U,)."""
+    return quality**temperature * (quality >= tau)
+
+
+def effective_sample_size(weight: Tensor) -> Tensor:
+    """(sum w)^2 / (U * sum w^2), in [1/U, 1]; 1 for equal weights, 0 if all are zero: (U,) -> scalar."""
+    squares = weight.square().sum()
+    return torch.where(squares > 0, weight.sum().square() / (len(weight) * squares.clamp_min(1e-12)), squares)
+
+
+class Mode:
+    """One way of using quality. The base class does nothing."""
+
+    def weigh(self, labelling: Labelling) -> Tensor | None:
+        """Weigh every pseudo-label: (U,) in [0, 1]; None leaves the weights alone."""
+        return None
+
+    def loss(self, batch: Batch, method: Method, step: int) -> Tensor | None:
+        """Add a loss: a scalar that already holds its weight; None adds nothing."""
+        return None
+
+    def correct(self, image: Tensor, prob: Tensor) -> Tensor:
+        """Replace a pseudo-label (U, 1, H, W) before the method uses it."""
+        return prob
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+
+
+class QualityWeighting(Mode):
+    """QW: each pseudo-label's loss is weighted by its quality (Eqn 7)."""
+
+    def __init__(self, score: ScoreFunction, settings: QGSettings) -> None:
+        self._score = score
+        self._settings = settings
+        self.log: list[dict[str, Tensor]] = []
+
+    def weigh(self, labelling: Labelling) -> Tensor:
+        """W = q**T (q >= tau); what it did is appended to `log`."""
+        quality = self._score(labelling).float()
+        weight = quality_weight(quality, self._settings.tau, self._settings.temperature)
+        self.log.append(
+            {
+                "mean_q": quality.mean(),
+                "kept_share": (weight > 0).float().mean(),
+                "effective_sample_size": effective_sample_size(weight),
+            }
+        )
+        return weight
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the shuffling control's generator, if there is one."""
+        return {"generator": self._score.generator.get_state()} if isinstance(self._score, ShuffledQuality) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the shuffling control's generator."""
+        if isinstance(self._score, ShuffledQuality):
+            self._score.generator.set_state(state["generator"])
+
+
+class QualityRegularisation(Mode):
+    """QAR: lambda(t) * mean(1 - g(u_w, f(u_w))), gradients flow through the frozen g to f (Eqns 5 and 6)."""
+
+    def __init__(self, predictor: nn.Module, settings: QGSettings, seed: int) -> None:
+        self._predictor = predictor
+        self._settings = settings
+        self._seed = seed
+
+    def loss(self, batch: Batch, method: Method, step: int) -> Tensor | None:
+        """Sum over the students; None before the warm-up ends.
+
+        The extra forward pass uses batch statistics but leaves the running ones alone, and draws its random numbers
+        (dropout) from a generator of its own, so that a twin without QAR sees the same numbers.
+        """
+        if batch.progress < self._settings.qar_warmup:
+            return None
+        weight = ramp(batch.progress, self._settings.qar_warmup, self._settings.qar_ramp, self._settings.lambda_qar)
+        devices = [batch.u_w.device] if batch.u_w.is_cuda else []
+        total = batch.u_w.new_zeros(())
+        with torch.random.fork_rng(devices=devices), frozen_statistics(method.students):
+            torch.manual_seed(self._seed + step)
+            for student in method.students:
+                prob = torch.sigmoid(student(batch.u_w))
+                total = total + (1.0 - self._predictor(batch.u_w, prob)).mean()
+        return weight * total
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Any:
+    """Let normalisation layers in training mode use batch statistics without updating their running ones."""
+    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+class Guide:
+    """The modes of one run. Scores each distinct (image, label) once a step."""
+
+    def __init__(self, modes: list[Mode]) -> None:
+        self.modes = modes
+
+    def attach(self, method: Method) -> None:
+        """Let the modes correct the method's pseudo-labels, if any mode does."""
+        correcting = [mode for mode in self.modes if type(mode).correct is not Mode.correct]
+        if not correcting:
+            return
+
+        def correct(image: Tensor, prob: Tensor) -> Tensor:
+            for mode in correcting:
+                prob = mode.correct(image, prob)
+            return prob
+
+        method.corrector = correct
+
+    def weights(self, terms: list[Term], method: Method, truth: Tensor | None) -> list[Tensor]:
+        """Weight of every pseudo-label of every term, ones where no mode weighs.
+
+        Parameters
+        ----------
+        terms : list of Term
+        method : Method
+            Tells which network made a label.
+        truth : (U, 1, H, W) or None
+            Held-back masks aligned with the weak views, for the oracle control.
+
+        Returns
+        -------
+        list of (U,) float32 tensors, detached.
+        """
+        known: dict[tuple[int, int], Tensor] = {}
+        for term in terms:
+            key = (id(term.image), id(term.label))
+            if key not in known:
+                labelling = Labelling(term.image, term.label, method.labelled_by(term.label) or method.student, truth)
+                weight = term.label.new_ones(len(term.label), dtype=torch.float32)
+                for mode in self.modes:
+                    given = mode.weigh(labelling)
+                    weight = weight if given is None else weight * given.detach()
+                known[key] = weight
+        return [known[id(term.image), id(term.label)] for term in terms]
+
+    def losses(self, batch: Batch, method: Method, step: int) -> Tensor | None:
+        """Sum of the losses that modes add; None if none does."""
+        given = [loss for mode in self.modes if (loss := mode.loss(batch, method, step)) is not None]
+        return torch.stack(given).sum() if given else None
+
+    def take_log(self) -> dict[str, float]:
+        """What the modes did since the last call, averaged."""
+        entries = [entry for mode in self.modes if isinstance(mode, QualityWeighting) for entry in mode.log]
+        for mode in self.modes:
+            if isinstance(mode, QualityWeighting):
+                mode.log.clear()
+        return (
+            {key: float(torch.stack([entry[key] for entry in entries]).mean()) for key in entries[0]} if entries else {}
+        )
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """State of every mode."""
+        return [mode.state_dict() for mode in self.modes]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Restore every mode."""
+        for mode, state in zip(self.modes, states, strict=True):
+            mode.load_state_dict(state)

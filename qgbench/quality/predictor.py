@@ -1,0 +1,123 @@
+"""The quality predictor g(image, mask) -> predicted Dice (arXiv 2606.01753), and how it is stored."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from qgbench.archs.build import normalisation
+from qgbench.archs.weights import Weights, timm_backbone
+from qgbench.errors import QGBenchError
+from qgbench.records import Agreement, write_atomically
+from qgbench.spec import QualitySettings
+
+
+class QualityPredictor(nn.Module):
+    """A scalar regressor: a timm backbone on RGB + mask, then dropout, a hidden layer, dropout, a sigmoid.
+
+    The first convolution is widened to four channels; the mask's weights start as the mean of the RGB weights.
+
+    Parameters
+    ----------
+    settings : QualitySettings
+    weights : 'imagenet' or 'none'
+        Where the backbone starts; 'none' when a stored predictor is about to be loaded.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: QualitySettings, weights: Weights) -> None:
+        super().__init__()
+        self.backbone = timm_backbone(settings.backbone, weights)
+        _widen(self.backbone)
+        with torch.no_grad():
+            width = self.backbone.eval()(torch.zeros(1, 4, 64, 64)).shape[1]
+        self.head = nn.Sequential(
+            nn.Dropout(settings.dropout),
+            nn.Linear(width, settings.hidden),
+            nn.ReLU(),
+            nn.Dropout(settings.dropout / 2),
+            nn.Linear(settings.hidden, 1),
+        )
+        mean, std = normalisation(settings.backbone)
+        self.register_buffer("mean", torch.tensor((*mean, sum(mean) / 3)).view(1, 4, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor((*std, sum(std) / 3)).view(1, 4, 1, 1), persistent=False)
+        self.train()
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Predict the Dice of masks.
+
+        Parameters
+        ----------
+        image : (B, 3, H, W)
+            RGB in [0, 1].
+        mask : (B, 1, H, W)
+            0 or 1, or probabilities: the output is differentiable in the mask.
+
+        Returns
+        -------
+        (B,) float32 in [0, 1].
+        """
+        stacked = (torch.cat([image, mask], 1) - self.mean) / self.std
+        features = self.backbone(stacked.contiguous(memory_format=torch.channels_last))
+        return torch.sigmoid(self.head(features).float()).squeeze(1)
+
+
+def _widen(backbone: nn.Module) -> None:
+    first = next(m for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    if first.in_channels != 3 or first.groups != 1:
+        raise QGBenchError("g's backbone does not start with a convolution of RGB; choose another quality.backbone.")
+    with torch.no_grad():
+        first.weight = nn.Parameter(torch.cat([first.weight, first.weight.mean(1, keepdim=True)], 1))
+    first.in_channels = 4
+
+
+class PredictorCard(BaseModel):
+    """What a stored predictor was trained on, and what it is worth."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    dataset: str
+    seed: int
+    size: int = Field(description="side of the images that it was trained on, pixels")
+    precision: str
+    settings: QualitySettings
+    labelled_ids: list[str]
+    data: str = Field(description="fingerprint of the prepared images and masks")
+    split: str = Field(description="fingerprint of the split")
+    synthetic: Agreement
+    weak_models: Agreement
+    weak_dice: list[float] = Field(description="mean validation Dice of the weak models, in order of their epochs")
+    image_dependence: float
+    best_step: int
+    seconds: float
+
+
+WEIGHTS_NAME = "predictor.safetensors"
+CARD_NAME = "predictor.json"
+
+
+def save_predictor(folder: Path, predictor: QualityPredictor, card: PredictorCard) -> None:
+    """Store a predictor; its card is written last and marks it as complete."""
+    state = {name: value.detach().cpu().contiguous() for name, value in predictor.state_dict().items()}
+    write_atomically(folder / WEIGHTS_NAME, save(state))
+    write_atomically(folder / CARD_NAME, (card.model_dump_json(indent=1) + "\n").encode())
+
+
+def load_predictor(folder: Path) -> tuple[QualityPredictor, PredictorCard] | None:
+    """Load a stored predictor, frozen and in evaluation mode; None if none is stored there, or only a part of one."""
+    try:
+        card = PredictorCard.model_validate(json.loads((folder / CARD_NAME).read_text()))
+        state: dict[str, Any] = load((folder / WEIGHTS_NAME).read_bytes())
+    except (OSError, ValueError):
+        return None
+    predictor = QualityPredictor(card.settings, "none")
+    predictor.load_state_dict(state)
+    return predictor.requires_grad_(False).eval(), card

@@ -1,0 +1,290 @@
+"""The record of a finished run: its schema, and how it is written, read and summarised.
+
+A record is two files in the run's folder: ``record.json`` (a `Record`) and ``images.csv`` (one row per test image,
+columns `IMAGE_COLUMNS`). Every mean in the JSON can be recomputed from the CSV by `summarise`.
+Nothing here imports torch.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qgbench.errors import QGBenchError
+
+RECORD_NAME = "record.json"
+IMAGES_NAME = "images.csv"
+
+IMAGE_COLUMNS = [
+    "id",  # the image's name in its dataset
+    "group",  # patient, lesion or video; the id itself where none is known
+    "height",  # pixels, original resolution
+    "width",  # pixels, original resolution
+    "n_ref",  # foreground pixels of the reference mask
+    "n_pred",  # foreground pixels of the prediction
+    "n_tp",  # foreground pixels of both
+    "dice",
+    "jaccard",
+    "precision",
+    "recall",
+    "hd95",  # pixels; 95th percentile of the two pooled directed distance sets (as medpy); empty if one mask is empty
+    "hd95_max",  # pixels; larger of the two directed 95th percentiles (as MONAI)
+    "assd",  # pixels; average symmetric surface distance
+    "nsd_2px",  # normalised surface Dice at 2 pixels
+    "nsd_2pct",  # normalised surface Dice at 2 % of the image diagonal
+    "status",  # ok | missed | spurious | both_empty
+    "q",  # the quality that g predicts for the prediction; empty where no g was trained
+    "confidence",  # mean probability of the predicted foreground
+]
+DISTANCE_COLUMNS = ["hd95", "hd95_max", "assd"]
+EMPTY_MASK_RULE = (
+    "both empty: Dice 1, distances 0, NSD 1; one empty: Dice 0, NSD 0, distances = the image diagonal in every average"
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cell(_Part):
+    """What was compared: every record of one cell differs from the others only in its seed."""
+
+    protocol: str = Field(description="name of the protocol, for example 'small'")
+    protocol_version: int = Field(
+        description="version of the protocol; records of different versions are never averaged"
+    )
+    dataset: str
+    regime: str = Field(description="budget, pools and split kind, for example 'n28+isic_pool@grouped'")
+    arch: str
+    encoder: str
+    method: str
+    addon: str = Field(
+        description="'' | 'qw' | 'qar' | 'qw+qar'; a control appends its score, for example 'qw-shuffled'"
+    )
+    variant: str = Field("", description="settings that differ from the protocol's defaults, 'method.threshold=0.9'")
+    seed: int = Field(description="seed index k: fixes the labelled draw, g and the training seed together")
+
+
+class Summary(_Part):
+    """Averages over the test images, under `EMPTY_MASK_RULE`. Distances in pixels of the original image."""
+
+    images: int
+    groups: int
+    dice: float
+    jaccard: float
+    precision: float
+    recall: float
+    hd95: float
+    hd95_max: float
+    hd95_percent: float = Field(description="HD95 (pooled) as a percentage of the image diagonal")
+    assd: float
+    nsd_2px: float
+    nsd_2pct: float
+    missed: int = Field(description="images with a lesion of which nothing was predicted")
+    spurious: int = Field(description="images without a lesion on which something was predicted")
+
+
+class Agreement(_Part):
+    """How well a score predicts true Dice over a set of masks."""
+
+    masks: int
+    pearson: float | None = Field(description="None where either side is constant")
+    spearman: float | None
+    mae: float
+
+
+class CheckpointAudit(_Part):
+    """Scores against the true Dice of pseudo-labels, within one checkpoint of the run (or pooled over all of them)."""
+
+    progress: float | None = Field(description="fraction of the step budget; None for the pooled row")
+    mean_dice: float
+    scores: dict[str, Agreement] = Field(description="by name of score: 'g', 'confidence', 'agreement'")
+
+
+class QualityAudit(_Part):
+    """What g is worth: on synthetic masks of the validation images, and on this run's own pseudo-labels."""
+
+    synthetic: Agreement
+    weak_models: Agreement = Field(description="on the outputs of all weak models for the validation images, pooled")
+    image_dependence: float = Field(
+        description="largest correlation of q with q of a blacked-out or swapped image; < 0.7 passes"
+    )
+    image_dependent: bool
+
+
+class Guidance(_Part):
+    """What the add-on did, averaged over the steps with a non-zero weight of the unlabelled loss."""
+
+    mean_q: float | None
+    kept_share: float | None = Field(description="share of pseudo-labels with q >= tau")
+    effective_sample_size: float | None = Field(description="(sum w)^2 / (B sum w^2); near 1 means that QW did nothing")
+    val_q_minus_dice: float | None = Field(description="mean q minus mean Dice on the validation images at the end")
+
+
+class Times(_Part):
+    """Wall-clock, seconds."""
+
+    g: float = Field(description="training of g and its weak models; 0 where no g was needed")
+    g_reused: bool = Field(description="g came from an earlier run; `g` is then what it took that run")
+    train: float
+    evaluate: float
+
+
+class Provenance(_Part):
+    """Where the numbers come from."""
+
+    created: str = Field(description="UTC, ISO 8601")
+    git_commit: str | None = Field(
+        description="commit of the checkout, '+dirty' appended if it had changes; None in a wheel"
+    )
+    packages: dict[str, str]
+    python: str
+    hardware: dict[str, Any] = Field(description="processor, cores, threads, memory in MiB, accelerator")
+    data: str = Field(description="fingerprint of the prepared images and masks")
+    split: str = Field(description="fingerprint of the ids in each part")
+    labelled_ids: list[str]
+    g: str | None = Field(description="id of the quality predictor")
+
+
+class Record(_Part):
+    """A finished run. The schema of ``record.json``."""
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    cell: Cell
+    spec: dict[str, Any] = Field(description="the whole RunSpec")
+    settings: dict[str, Any] = Field(description="every protocol, method and add-on setting as used")
+    steps: int
+    precision: str
+    device: str
+    threads: int
+    summary: Summary = Field(description="the primary result: the evaluated network after the last step")
+    others: dict[str, Summary] = Field(
+        description="'teacher' after the last step; 'best_val', the checkpoint of best validation Dice"
+    )
+    best_val_step: int | None
+    val_dice: list[tuple[int, float]] = Field(description="(step, mean validation Dice at training resolution)")
+    audit: QualityAudit | None
+    pseudo_labels: list[CheckpointAudit] = Field(description="at 25, 50, 75, 100 % of the run, then pooled")
+    pseudo_labels_on: str = Field(
+        description="'unlabelled training images' or, where there are none with a mask, 'validation images'"
+    )
+    guidance: Guidance | None
+    times: Times
+    peak_memory_mib: float
+    provenance: Provenance
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part.
+
+    Raises
+    ------
+    QGBenchError
+        The disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise QGBenchError(
+            f"cannot write {path}: {error.strerror}. Free some space or choose another --output."
+        ) from error
+
+
+def summarise(images: pd.DataFrame) -> Summary:
+    """Average per-image rows (columns `IMAGE_COLUMNS`) under `EMPTY_MASK_RULE`."""
+    diagonal = pd.Series(np.hypot(images["height"], images["width"]), index=images.index)
+    filled = {name: images[name].astype(float).fillna(diagonal) for name in DISTANCE_COLUMNS}
+    means = {
+        name: float(images[name].mean()) for name in ("dice", "jaccard", "precision", "recall", "nsd_2px", "nsd_2pct")
+    }
+    return Summary(
+        images=len(images),
+        groups=images["group"].nunique(),
+        **means,
+        **{name: float(column.mean()) for name, column in filled.items()},
+        hd95_percent=float((100 * filled["hd95"] / diagonal).mean()),
+        missed=int((images["status"] == "missed").sum()),
+        spurious=int((images["status"] == "spurious").sum()),
+    )
+
+
+def write_images(path: Path, images: pd.DataFrame) -> None:
+    """Write per-image rows as CSV (columns `IMAGE_COLUMNS`, full precision)."""
+    write_atomically(path, images[IMAGE_COLUMNS].to_csv(index=False, float_format="%.17g").encode())
+
+
+def read_images(path: Path) -> pd.DataFrame:
+    """Read per-image rows.
+
+    Raises
+    ------
+    QGBenchError
+        The file is missing, cut off or lacks a column.
+    """
+    try:
+        images = pd.read_csv(path, dtype={"id": str, "group": str, "status": str})
+    except (OSError, ValueError) as error:
+        raise QGBenchError(f"{path} cannot be read: {error}") from error
+    if lacking := [name for name in IMAGE_COLUMNS if name not in images.columns]:
+        raise QGBenchError(f"{path} lacks the columns {', '.join(lacking)}")
+    return images[IMAGE_COLUMNS]
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write ``record.json`` into a folder, atomically. NaN is refused: the schema has None for what is unknown."""
+    data = record.model_dump(mode="json")
+    write_atomically(folder / RECORD_NAME, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_record(path: Path) -> Record:
+    """Read a ``record.json`` (or the folder that holds it).
+
+    Raises
+    ------
+    QGBenchError
+        The file is missing, cut off, or not a record of this schema.
+    """
+    file = path / RECORD_NAME if path.is_dir() else path
+    try:
+        return Record.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise QGBenchError(f"{file} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise QGBenchError(f"{file} is not a record: {where}: {first['msg']}") from error
+
+
+def images_path(record_path: Path) -> Path:
+    """Name the per-image CSV that belongs to a record file."""
+    return record_path.with_name(IMAGES_NAME) if record_path.name == RECORD_NAME else record_path.with_suffix(".csv")
+
+
+def find_records(folder: Path) -> Iterator[Path]:
+    """Yield the record files under a folder, sorted: ``record.json`` of runs, ``seed<k>.json`` of submitted results."""
+    yield from sorted(
+        path for path in folder.rglob("*.json") if path.name == RECORD_NAME or path.name.startswith("seed")
+    )
+
+
+def finite_or_none(value: float) -> float | None:
+    """Turn NaN and infinity into None, as the schema writes what is unknown."""
+    return float(value) if math.isfinite(value) else None

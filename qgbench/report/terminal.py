@@ -1,0 +1,80 @@
+"""What a finished run prints."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from qgbench.records import Agreement, Record
+
+
+def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> None:
+    """Print a run's results as a table.
+
+    Parameters
+    ----------
+    record : Record
+    folder : Path
+        Where the record is.
+    was_done : bool
+        The run was finished by an earlier command.
+    twin : str
+        The command of the run with the add-on instead of without it, or the other way round.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    if was_done:
+        console.print("This run was done already; nothing was trained.")
+    cell = record.cell
+    name = cell.method + (f" + {cell.addon}" if cell.addon else "")
+    table = Table(
+        title=f"{name}, {cell.arch}, {cell.dataset} {cell.regime}, protocol {cell.protocol} v{cell.protocol_version}"
+    )
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("note")
+    summary = record.summary
+    others = ", ".join(f"{key.replace('_', ' ')} {100 * other.dice:.2f}" for key, other in record.others.items())
+    table.add_row("Dice", f"{100 * summary.dice:.2f} %", f"{summary.images} test images, {summary.groups} groups")
+    if others:
+        table.add_row("Dice of other networks", others, "")
+    table.add_row("HD95 (pooled)", f"{summary.hd95:.2f} px", "95th percentile of both directed distance sets (medpy)")
+    table.add_row("HD95 (max)", f"{summary.hd95_max:.2f} px", "larger directed 95th percentile (MONAI)")
+    table.add_row("HD95 of diagonal", f"{summary.hd95_percent:.2f} %", "")
+    table.add_row("missed", f"{summary.missed}", "lesions of which nothing was predicted; they count as Dice 0")
+    if record.audit is not None:
+        table.add_section()
+        table.add_row("g, synthetic masks", _numbers(record.audit.synthetic), "validation images")
+        table.add_row("g, weak models' masks", _numbers(record.audit.weak_models), "validation images")
+        verdict = "depends on the image" if record.audit.image_dependent else "judges shapes more than images"
+        table.add_row("g, image dependence", f"{record.audit.image_dependence:.2f}", f"below 0.70 passes: {verdict}")
+    if record.pseudo_labels:
+        table.add_section()
+        last, pooled = record.pseudo_labels[-2], record.pseudo_labels[-1]
+        for score, found in last.scores.items():
+            table.add_row(
+                f"{score} against true Dice",
+                _numbers(found),
+                f"pseudo-labels of {record.pseudo_labels_on} at the end; pooled over checkpoints "
+                + _number(pooled.scores[score].pearson),
+            )
+    if record.guidance is not None and record.guidance.kept_share is not None:
+        guidance = record.guidance
+        table.add_section()
+        table.add_row("kept share", _number(guidance.kept_share), "pseudo-labels with q >= tau")
+        table.add_row("effective sample size", _number(guidance.effective_sample_size), "near 1: QW changed little")
+    table.add_section()
+    times = record.times
+    g_time = f"g {times.g:.0f} s{' (reused)' if times.g_reused else ''}, " if record.audit is not None else ""
+    table.add_row("time", f"{g_time}training {times.train:.0f} s, evaluation {times.evaluate:.0f} s", "")
+    table.add_row("peak memory", f"{record.peak_memory_mib:.0f} MiB", "")
+    console.print(table)
+    console.print(f"record: {folder / 'record.json'}")
+    console.print(f"{'twin without the add-on' if cell.addon else 'twin with the add-on'}: {twin}")
+
+
+def _number(value: float | None) -> str:
+    return "--" if value is None else f"{value:.2f}"
+
+
+def _numbers(found: Agreement) -> str:
+    return f"r {_number(found.pearson)}, rho {_number(found.spearman)}, MAE {found.mae:.3f}"

@@ -1,0 +1,284 @@
+"""What a run is: protocols, regimes, and the RunSpec that names one run. Imports no torch."""
+
+import hashlib
+import json
+import re
+import tomllib
+from importlib import resources
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from qgbench.errors import UserError, unknown_name
+
+Score = Literal["g", "one", "shuffled", "confidence", "agreement", "oracle"]
+SCORES: tuple[Score, ...] = ("g", "one", "shuffled", "confidence", "agreement", "oracle")
+QGMode = Literal["none", "qw", "qar", "both"]
+SplitKind = Literal["grouped", "image"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Settings(BaseModel):
+    """Base of everything a user can set: frozen, unknown fields refused, ranges checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainSettings(Settings):
+    """How every method is trained."""
+
+    steps: int = Field(ge=1, description="optimiser steps, the same for every method")
+    batch_labelled: int = Field(ge=2, description="labelled images a step")
+    batch_unlabelled: int = Field(ge=2, description="unlabelled images a step")
+    lr: float = Field(gt=0, description="learning rate of AdamW at step 0")
+    lr_end: float = Field(ge=0, description="learning rate at the last step, reached along a cosine")
+    weight_decay: float = Field(ge=0, description="AdamW's decoupled weight decay")
+    grad_clip: float = Field(gt=0, description="largest norm of one student's gradient")
+    ema_span: float = Field(
+        gt=0, le=1, description="time constant of the teacher's average, as a fraction of the budget"
+    )
+    ema_start: float = Field(ge=0, lt=1, description="the teacher's decay at step 0; it rises linearly over ema_span")
+    validations: int = Field(ge=1, description="validations a run, evenly spaced")
+    rotation: float = Field(ge=0, le=180, description="labelled views: largest rotation, degrees")
+    brightness: float = Field(ge=0, lt=1, description="labelled views: largest change of brightness and of contrast")
+
+
+class QualitySettings(Settings):
+    """How the quality predictor g and the weak models that it learns from are trained."""
+
+    backbone: str = Field(description="timm name of g's backbone")
+    backbone_weights: Literal["imagenet", "none"]
+    steps: int = Field(ge=1, description="optimiser steps at most")
+    batch: int = Field(ge=2, description="masks a step")
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    dropout: float = Field(ge=0, lt=1, description="before the hidden layer; half of it after")
+    hidden: int = Field(ge=1, description="width of the hidden layer")
+    validations: int = Field(ge=1, description="validations, evenly spaced; the best is kept")
+    patience: int = Field(ge=1, description="validations without improvement after which training ends")
+    val_masks: int = Field(ge=1, description="synthetic masks for each validation image")
+    weak_share: float = Field(ge=0, le=1, description="share of g's training masks that weak models made")
+    weak_encoder: str = Field(description="encoder of the weak U-Net, trained from scratch")
+    weak_epochs: tuple[int, ...] = Field(
+        min_length=1, description="epochs after which the weak U-Net's outputs are kept"
+    )
+    weak_epoch_min_steps: int = Field(ge=1, description="an epoch has at least so many steps, for small labelled sets")
+    weak_batch: int = Field(ge=2)
+    weak_lr: float = Field(gt=0)
+
+
+class QGSettings(Settings):
+    """The add-on's own settings (arXiv 2606.01753, Eqns 5 to 7)."""
+
+    tau: float = Field(ge=0, le=1, description="pseudo-labels with q below tau get no weight")
+    temperature: float = Field(gt=0, description="exponent T of the weight q**T")
+    lambda_qar: float = Field(ge=0, description="largest weight of the quality-aware regularisation")
+    qar_warmup: float = Field(ge=0, le=1, description="fraction of the budget before QAR starts")
+    qar_ramp: float = Field(ge=0, le=1, description="fraction of the budget over which its weight rises")
+
+
+class Protocol(Settings):
+    """A named, versioned set of all settings that do not belong to a method."""
+
+    name: str
+    version: int
+    dataset: str = Field(description="data set when none is named")
+    arch: str
+    encoder: str
+    encoder_weights: Literal["imagenet", "none"]
+    decoder_channels: tuple[int, ...]
+    precision: Precision
+    threads: int = Field(ge=1, description="processor threads of one run; other counts give other last bits")
+    size: int = Field(ge=32, description="side of the square training images, pixels")
+    fractions: tuple[float, float, float] = Field(description="train, validation and test shares of the groups")
+    train: TrainSettings
+    quality: QualitySettings
+    qg: QGSettings
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def protocol_names() -> list[str]:
+    """List the protocols that ship with qgbench."""
+    folder = resources.files("qgbench.protocols")
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load_protocol(name: str) -> Protocol:
+    """Read a protocol by name.
+
+    Raises
+    ------
+    UserError
+        No protocol has that name.
+    """
+    if name not in protocol_names():
+        raise unknown_name("protocol", name, protocol_names())
+    text = (resources.files("qgbench.protocols") / f"{name}.toml").read_text(encoding="utf-8")
+    return Protocol.model_validate(tomllib.loads(text))
+
+
+class Regime(Settings):
+    """Which labels and which unlabelled images a run gets, and how the data set is split."""
+
+    budget: int | None = Field(description="labelled images; None = all of the training part")
+    pools: tuple[str, ...] = Field(description="external unlabelled pools")
+    split: SplitKind
+
+    def __str__(self) -> str:
+        budget = "all" if self.budget is None else f"n{self.budget}"
+        return "+".join((budget, *self.pools)) + f"@{self.split}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Regime":
+        """Read ``n28+isic_pool@grouped``: budget (``n<number>`` or ``all``), pools, split kind (default grouped).
+
+        Raises
+        ------
+        UserError
+            The text is not of that form.
+        """
+        body, _, split = text.partition("@")
+        budget, *pools = body.split("+")
+        match = re.fullmatch(r"n?(\d+)|all", budget)
+        if match is None or "" in pools or split not in ("", "grouped", "image"):
+            raise UserError(
+                f"regime '{text}' is not understood. Expected a budget (n28 or all), any pools, a split kind "
+                "(grouped or image): for example 'n28@grouped' or 'all+isic_pool@image'."
+            )
+        number = None if match.group(1) is None else int(match.group(1))
+        if number == 0:
+            raise UserError(f"regime '{text}' has a budget of 0 labelled images; give at least 1.")
+        return cls(budget=number, pools=tuple(pools), split="image" if split == "image" else "grouped")
+
+
+def parse_assignments(pairs: list[str]) -> dict[str, Any]:
+    """Read ``--set key=value`` options; values are TOML (numbers, true/false, lists) or else plain text.
+
+    Raises
+    ------
+    UserError
+        An option has no ``=``, or its key does not start with method., train., quality. or qg.
+    """
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        key = key.strip()
+        if not equals or not re.fullmatch(r"(method|train|quality|qg)\.\w+|encoder_weights", key):
+            raise UserError(
+                f"--set {pair}: expected method.NAME=VALUE, train.NAME=VALUE, quality.NAME=VALUE, qg.NAME=VALUE or "
+                "encoder_weights=VALUE, for example --set method.threshold=0.9."
+            )
+        try:
+            result[key] = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            result[key] = text.strip()
+    return result
+
+
+def apply_settings(settings: S, changes: dict[str, Any], prefix: str) -> S:
+    """Return settings with some fields replaced, validated again.
+
+    Raises
+    ------
+    UserError
+        A field is unknown (the nearest is named) or a value has the wrong type or range.
+    """
+    known = type(settings).model_fields
+    for name in changes:
+        if name not in known:
+            raise unknown_name("setting", f"{prefix}{name}", [f"{prefix}{field}" for field in known])
+    try:
+        return type(settings).model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"setting {prefix}{where} = {first['input']!r}: {first['msg'].lower()}.") from error
+
+
+class RunSpec(Settings):
+    """Everything that decides a run's numbers, apart from the data themselves."""
+
+    protocol: str
+    dataset: str
+    regime: str
+    method: str
+    arch: str
+    encoder: str
+    seed: int = Field(ge=0, description="index k: fixes labelled draw k, g_k and the training seed together")
+    qg_mode: QGMode = "none"
+    qg_score: Score = "g"
+    qg_norm: Literal["weighted", "none"] = Field("weighted", description="divide by sum(w*d), or by sum(d) ('none')")
+    precision: Precision
+    device: Literal["cpu", "cuda", "mps"]
+    threads: int = Field(ge=1)
+    overrides: dict[str, Any] = Field(default_factory=dict, description="settings that differ: 'method.threshold': 0.9")
+
+    @field_validator("regime")
+    @classmethod
+    def _canonical(cls, text: str) -> str:
+        return str(Regime.parse(text))
+
+    def resolve(self) -> Protocol:
+        """Give the protocol with this run's overrides applied.
+
+        Raises
+        ------
+        UserError
+            Unknown protocol or setting, or a value out of range.
+        """
+        protocol = load_protocol(self.protocol)
+        changes: dict[str, Any] = {
+            "arch": self.arch,
+            "encoder": self.encoder,
+            "precision": self.precision,
+            "threads": self.threads,
+            "dataset": self.dataset,
+        }
+        for part in ("train", "quality", "qg"):
+            changes[part] = apply_settings(getattr(protocol, part), self.overrides_of(part), f"{part}.")
+        if "encoder_weights" in self.overrides:
+            changes["encoder_weights"] = self.overrides["encoder_weights"]
+        return apply_settings(protocol, changes, "")
+
+    def overrides_of(self, part: str) -> dict[str, Any]:
+        """Overrides of one part ('method', 'train', 'quality', 'qg'), without the prefix."""
+        return {
+            key.removeprefix(f"{part}."): value for key, value in self.overrides.items() if key.startswith(f"{part}.")
+        }
+
+    @property
+    def addon(self) -> str:
+        """Name of the add-on as the leaderboard writes it: '', 'qw', 'qar', 'qw+qar'; controls append their score."""
+        name = {"none": "", "qw": "qw", "qar": "qar", "both": "qw+qar"}[self.qg_mode]
+        if name and self.qg_score != "g":
+            name += f"-{self.qg_score}"
+        if name and self.qg_norm == "none":
+            name += "-unnormalised"
+        return name
+
+    @property
+    def variant(self) -> str:
+        """Settings that differ from the protocol's and the method's defaults, as text."""
+        return ",".join(f"{key}={value}" for key, value in sorted(self.overrides.items()))
+
+    @property
+    def id(self) -> str:
+        """Readable name and a hash over the fields that differ from the protocol's defaults."""
+        protocol = load_protocol(self.protocol)
+        fields = self.model_dump(mode="json")
+        defaults = {
+            "encoder": protocol.encoder,
+            "precision": protocol.precision,
+            "threads": protocol.threads,
+            "device": "cpu",
+        }
+        defaults |= {"qg_mode": "none", "qg_score": "g", "qg_norm": "weighted", "overrides": {}}
+        differing = {key: value for key, value in fields.items() if key not in defaults or defaults[key] != value}
+        differing["protocol"] = f"{protocol.name}-v{protocol.version}"
+        digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:8]
+        method = re.sub(r"\W+", "_", self.method.removesuffix(".py").rpartition("/")[2])
+        dataset = re.sub(r"\W+", "_", self.dataset.rstrip("/").rpartition("/")[2])
+        addon = f"+{self.addon}" if self.addon else ""
+        return f"{self.protocol}-{dataset}-{self.regime}-{self.arch}-{method}{addon}-k{self.seed}-{digest}"

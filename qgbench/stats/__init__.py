@@ -1,0 +1,1 @@
+"""Statistical inference over records. Imports no torch."""

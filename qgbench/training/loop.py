@@ -1,0 +1,271 @@
+"""The only training loop: every method, with or without the add-on, goes through it."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from qgbench.data.experiment import ImageSet, TrainingData
+from qgbench.errors import QGBenchError
+from qgbench.methods import Method, probabilities
+from qgbench.quality.audit import agreement
+from qgbench.quality.guide import Guide
+from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
+from qgbench.records import CheckpointAudit, write_atomically
+from qgbench.spec import Protocol
+from qgbench.training.objective import Objective
+from qgbench.training.streams import Streams
+
+AUDIT_QUARTERS = 4  # pseudo-labels are audited at 25, 50, 75 and 100 % of the budget
+AUDIT_IMAGES = 128  # at most so many images in one audit
+_LOG_EVERY = 10
+
+
+@dataclass
+class History:
+    """What a run remembers beside its networks."""
+
+    step: int = 0
+    val_dice: list[tuple[int, float]] = field(default_factory=list)
+    best_step: int | None = None
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    audited: dict[str, list[Any]] = field(default_factory=dict)  # score or 'dice' -> one list of values per quarter
+    guidance: list[dict[str, float]] = field(default_factory=list)
+    log: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one method.
+
+    Parameters
+    ----------
+    method : Method
+        On the processor; it is moved to the accelerator's device.
+    guide : Guide
+        The add-on's modes; no modes for a base method.
+    predictor : nn.Module or None
+        g, for the audit of pseudo-labels.
+    data : TrainingData
+    protocol : Protocol
+    seed : int
+    accelerator : Accelerator
+    norm : 'weighted' or 'none'
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        guide: Guide,
+        predictor: nn.Module | None,
+        data: TrainingData,
+        protocol: Protocol,
+        seed: int,
+        accelerator: Accelerator,
+        norm: Any = "weighted",
+    ) -> None:
+        self.method = method.to(accelerator.device)
+        self._guide = guide
+        self._predictor = predictor
+        self._data = data
+        self._settings = protocol.train
+        self._qg = protocol.qg
+        self._accelerator = accelerator
+        self._streams = Streams(data, protocol.train, seed)
+        self._objective = Objective(self.method, guide, norm, self._mean_over_processes)
+        if accelerator.num_processes > 1:
+            self._objective = accelerator.prepare_model(self._objective)
+        self._optimiser = accelerator.prepare_optimizer(
+            torch.optim.AdamW(
+                self.method.students.parameters(), lr=protocol.train.lr, weight_decay=protocol.train.weight_decay
+            )
+        )
+        self._audit_set, self._audit_index = self._choose_audit_images(seed)
+        self.history = History()
+        torch.manual_seed(seed)
+
+    @property
+    def steps(self) -> int:
+        """The step budget."""
+        return self._settings.steps
+
+    @property
+    def audited_on(self) -> str:
+        """Name the images that pseudo-labels are audited on."""
+        return "validation images" if self._audit_set is self._data.val else "unlabelled training images"
+
+    def _mean_over_processes(self, value: Tensor) -> Tensor:
+        if self._accelerator.num_processes == 1:
+            return value
+        # Gradients are averaged over processes, so the divisor is the mean of the processes' divisors.
+        return self._accelerator.reduce(value, "mean")
+
+    def _choose_audit_images(self, seed: int) -> tuple[ImageSet, np.ndarray]:
+        held_back = np.flatnonzero(self._data.unlabelled.masked)
+        if self._data.unlabelled_are_labelled or len(held_back) < 3:
+            return self._data.val, np.arange(len(self._data.val))[:AUDIT_IMAGES]
+        return self._data.unlabelled, np.sort(np.random.default_rng(seed).permutation(held_back)[:AUDIT_IMAGES])
+
+    def run(self) -> Iterator[int]:
+        """Train to the end of the budget, yielding the number of finished steps after each.
+
+        Raises
+        ------
+        QGBenchError
+            The loss is not finite.
+        UserError
+            The method broke its contract.
+        """
+        self.method.train()
+        validate_every = max(1, self.steps // self._settings.validations)
+        quarters = {math.ceil(self.steps * q / AUDIT_QUARTERS): q for q in range(1, AUDIT_QUARTERS + 1)}
+        for step in range(self.history.step, self.steps):
+            self._train_step(step)
+            done = self.history.step = step + 1
+            if done % validate_every == 0 or done == self.steps:
+                self._validate(done)
+            if done in quarters:
+                self._audit_pseudo_labels()
+            yield done
+
+    def _train_step(self, step: int) -> None:
+        progress = step / self.steps
+        batch, truth = self._streams.next(progress)
+        batch, truth = batch.to(self._accelerator.device), truth.to(self._accelerator.device)
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate(progress, self._settings.lr, self._settings.lr_end)
+        with self._accelerator.autocast():
+            total, parts = self._objective(batch, truth, step)
+        if not math.isfinite(loss := float(total.detach())):
+            named = ", ".join(f"{name} {float(value):.4g}" for name, value in parts.items())
+            raise QGBenchError(
+                f"the loss is {loss} at step {step + 1} of {self.steps} ({named}). "
+                "Try a lower learning rate (--set train.lr=...) or --precision fp32."
+            )
+        self._optimiser.zero_grad(set_to_none=True)
+        self._accelerator.backward(total)
+        self._accelerator.unscale_gradients(self._optimiser)
+        for student in self.method.students:
+            nn.utils.clip_grad_norm_(student.parameters(), self._settings.grad_clip)
+        self._optimiser.step()
+        self.method.update_teacher(teacher_decay(step, self._settings))
+        guidance = self._guide.take_log()
+        if guidance and float(parts["lambda_u"]) > 0:
+            self.history.guidance.append(guidance)
+        if step % _LOG_EVERY == 0 or step + 1 == self.steps:
+            lr = self._optimiser.param_groups[0]["lr"]
+            numbers = {name: float(value) for name, value in parts.items()} | guidance
+            self.history.log.append({"step": step + 1, "lr": lr, **numbers})
+
+    def _validate(self, done: int) -> None:
+        dice = float(np.mean(self.validation_dice()))
+        self.history.val_dice.append((done, dice))
+        # One rule for a method and its twins: only steps after the ramps of both method and add-on can be chosen.
+        settings = self.method.settings
+        ramped = max(settings.warmup + settings.ramp, self._qg.qar_warmup + self._qg.qar_ramp)
+        best = max((value for step, value in self.history.val_dice[:-1] if step >= ramped * self.steps), default=-1.0)
+        if done >= ramped * self.steps and dice > best:
+            self.history.best_step = done
+            self.history.best_state = {k: v.detach().cpu().clone() for k, v in self.method.student.state_dict().items()}
+
+    def validation_dice(self) -> np.ndarray:
+        """Dice of the evaluated network on every validation image, at training resolution: (V,)."""
+        parts = []
+        for image, mask in self._data.val.batches():
+            with self._accelerator.autocast():
+                prob = self.method.predict(image.to(self._accelerator.device)).cpu()
+            parts.append(overlap(prob > 0.5, mask > 0.5))
+        return torch.cat(parts).numpy()
+
+    def validation_quality(self) -> np.ndarray:
+        """What g says of the predictions of `validation_dice`: (V,). Needs a predictor."""
+        assert self._predictor is not None
+        parts = []
+        for image, _ in self._data.val.batches():
+            image = image.to(self._accelerator.device)
+            with self._accelerator.autocast(), torch.no_grad():
+                parts.append(self._predictor(image, (self.method.predict(image) > 0.5).float()).cpu())
+        return torch.cat(parts).numpy()
+
+    def _audit_pseudo_labels(self) -> None:
+        network = self.method.teacher if self.method.teacher is not None else self.method.student
+        scores = {"confidence": foreground_confidence, "agreement": flip_agreement}
+        if self._predictor is not None:
+            scores["g"] = PredictedQuality(self._predictor)
+        values: dict[str, list[Tensor]] = {name: [] for name in ("dice", *scores)}
+        for index in np.array_split(self._audit_index, max(1, -(-len(self._audit_index) // 64))):
+            image = self._audit_set.images(index).to(self._accelerator.device)
+            with self._accelerator.autocast():
+                labelling = Labelling(image, probabilities(network, image), network, None)
+                for name, score in scores.items():
+                    values[name].append(score(labelling).cpu().float())
+            values["dice"].append(overlap(labelling.prob.cpu() > 0.5, self._audit_set.masks(index) > 0.5))
+        for name, collected in values.items():
+            self.history.audited.setdefault(name, []).append(torch.cat(collected).tolist())
+
+    def pseudo_label_audits(self) -> list[CheckpointAudit]:
+        """Agreement of every score with true Dice within each audited checkpoint, then pooled over them."""
+        dice = [np.array(values) for values in self.history.audited.get("dice", [])]
+        names = [name for name in ("g", "confidence", "agreement") if name in self.history.audited]
+
+        def audit(progress: float | None, parts: list[int]) -> CheckpointAudit:
+            truth = np.concatenate([dice[part] for part in parts])
+            scores = {
+                name: agreement(np.concatenate([np.array(self.history.audited[name][part]) for part in parts]), truth)
+                for name in names
+            }
+            return CheckpointAudit(progress=progress, mean_dice=float(truth.mean()), scores=scores)
+
+        audits = [audit((part + 1) / AUDIT_QUARTERS, [part]) for part in range(len(dice))]
+        return [*audits, audit(None, list(range(len(dice))))] if dice else []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        return {
+            "history": vars(self.history),
+            "method": self.method.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "scaler": self._accelerator.scaler.state_dict() if self._accelerator.scaler is not None else {},
+            "streams": self._streams.state_dict(),
+            "guide": self._guide.state_dict(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken: the result is that of an uninterrupted run, bit for bit on a CPU."""
+        self.history = History(**state["history"])
+        self.method.load_state_dict(state["method"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        self._streams.load_state_dict(state["streams"])
+        self._guide.load_state_dict(state["guide"])
+        torch.set_rng_state(state["torch"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+    def write_log(self, file: Path) -> None:
+        """Write one JSON object per logged step."""
+        write_atomically(file, "".join(json.dumps(entry) + "\n" for entry in self.history.log).encode())
+
+
+def learning_rate(progress: float, highest: float, lowest: float) -> float:
+    """Cosine from `highest` at progress 0 to `lowest` at 1."""
+    return lowest + 0.5 * (highest - lowest) * (1.0 + math.cos(math.pi * progress))
+
+
+def teacher_decay(step: int, settings: Any) -> float:
+    """Decay of the teacher's average: 1 - 1 / (span * steps), reached linearly from `ema_start` over the span.
+
+    With the paper's 15,600 steps and a span of 0.0641 it is 0.999, ramped over 1000 steps.
+    """
+    span = settings.ema_span * settings.steps
+    highest = max(settings.ema_start, 1.0 - 1.0 / max(span, 1.0))
+    return settings.ema_start + (highest - settings.ema_start) * min(1.0, step / max(span, 1.0))

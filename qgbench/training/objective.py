@@ -1,0 +1,78 @@
+"""The total loss of one step: the only place where unlabelled losses are weighted and reduced."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from qgbench.methods import Batch, Method, check_step, reduce_term
+from qgbench.quality.guide import Guide, ramp
+
+
+class Objective(nn.Module):
+    """supervised + lambda_u(t) * sum_k coef_k R_k + what the add-on's modes add (for QAR lambda_qar(t) * mean(1 - g)).
+
+    One forward pass a step computes everything, so that it can be wrapped for several processes.
+
+    Parameters
+    ----------
+    method : Method
+    guide : Guide
+    norm : 'weighted' or 'none'
+        See `qgbench.methods.reduce_term`.
+    total : callable
+        Combines a divisor over processes.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        guide: Guide,
+        norm: Literal["weighted", "none"] = "weighted",
+        total: Callable[[Tensor], Tensor] = lambda value: value,
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self.guide = guide
+        self._norm: Literal["weighted", "none"] = norm
+        self._total = total
+        guide.attach(method)
+
+    def forward(self, batch: Batch, truth: Tensor | None, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss on one batch.
+
+        Parameters
+        ----------
+        batch : Batch
+        truth : (U, 1, H, W) or None
+            Held-back masks for the oracle control; methods never see them.
+        step : int
+            Number of the step, the first is 0.
+
+        Returns
+        -------
+        total : scalar
+        parts : dict of detached scalars, for the log
+
+        Raises
+        ------
+        UserError
+            The method broke the contract (first step only, so that checking costs nothing later).
+        """
+        losses = self.method(batch)
+        if step == 0:
+            check_step(losses, batch, self.method)
+        total = losses.supervised
+        parts = {"supervised": losses.supervised.detach()}
+        settings = self.method.settings
+        lambda_u = ramp(batch.progress, settings.warmup, settings.ramp, settings.lambda_u)
+        weights = self.guide.weights(losses.terms, self.method, truth)
+        for index, (term, weight) in enumerate(zip(losses.terms, weights, strict=True)):
+            reduced = reduce_term(term, weight, self._norm, self._total)
+            total = total + lambda_u * term.coef * reduced
+            parts[f"unlabelled_{index}"] = reduced.detach()
+        if (added := self.guide.losses(batch, self.method, step)) is not None:
+            total = total + added
+            parts["added"] = added.detach()
+        return total, parts | {"total": total.detach(), "lambda_u": torch.tensor(lambda_u)}

@@ -1,0 +1,106 @@
+"""Endless streams of shuffled images and of their views, each with its own random generator."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qgbench.data.experiment import ImageSet, TrainingData
+from qgbench.data.views import cutmix_region, flip, labelled_view, strong_view
+from qgbench.methods import Batch
+from qgbench.spec import TrainSettings
+
+
+class ShuffledOrder:
+    """Indices of a set in random order, shuffled anew each time all were given.
+
+    Parameters
+    ----------
+    count : int
+        Size of the set.
+    generator : torch.Generator
+    """
+
+    def __init__(self, count: int, generator: torch.Generator) -> None:
+        self._count = count
+        self._generator = generator
+        self._left = torch.empty(0, dtype=torch.long)
+
+    def take(self, number: int) -> np.ndarray:
+        """Take the next indices: (number,) int."""
+        while len(self._left) < number:
+            self._left = torch.cat([self._left, torch.randperm(self._count, generator=self._generator)])
+        taken, self._left = self._left[:number], self._left[number:]
+        return taken.numpy()
+
+    @property
+    def left(self) -> Tensor:
+        """Indices that are still to come before the next shuffle."""
+        return self._left
+
+    @left.setter
+    def left(self, value: Tensor) -> None:
+        self._left = value
+
+
+class Streams:
+    """Batches of labelled and unlabelled views.
+
+    Labelled and unlabelled images have generators of their own: what one stream draws never shifts the other, and
+    neither is touched by networks or by g.
+
+    Parameters
+    ----------
+    data : TrainingData
+    settings : TrainSettings
+    seed : int
+    """
+
+    def __init__(self, data: TrainingData, settings: TrainSettings, seed: int) -> None:
+        self._data = data
+        self._settings = settings
+        self._generators = {
+            "labelled": torch.Generator().manual_seed(2 * seed),
+            "unlabelled": torch.Generator().manual_seed(2 * seed + 1),
+        }
+        sets: dict[str, ImageSet] = {"labelled": data.labelled, "unlabelled": data.unlabelled}
+        self._orders = {name: ShuffledOrder(len(images), self._generators[name]) for name, images in sets.items()}
+
+    def next(self, progress: float) -> tuple[Batch, Tensor]:
+        """Draw a batch, and the held-back masks (U, 1, H, W) of its unlabelled images in the weak view's geometry.
+
+        Parameters
+        ----------
+        progress : float
+            Fraction of the step budget that is done.
+        """
+        settings, labelled, unlabelled = self._settings, self._generators["labelled"], self._generators["unlabelled"]
+        index = self._orders["labelled"].take(settings.batch_labelled)
+        x_l, y_l = self._data.labelled.images(index), self._data.labelled.masks(index)
+        x_l, y_l = labelled_view(x_l, y_l, settings.rotation, settings.brightness, labelled)
+        index = self._orders["unlabelled"].take(settings.batch_unlabelled)
+        both = flip(torch.cat([self._data.unlabelled.images(index), self._data.unlabelled.masks(index)], 1), unlabelled)
+        u_w, truth = both[:, :3].contiguous(), both[:, 3:].contiguous()
+        batch = Batch(
+            x_l=x_l,
+            y_l=y_l,
+            u_w=u_w,
+            u_s1=strong_view(u_w, unlabelled),
+            u_s2=strong_view(u_w, unlabelled),
+            cut1=cutmix_region(len(u_w), u_w.shape[-1], unlabelled),
+            cut2=cutmix_region(len(u_w), u_w.shape[-1], unlabelled),
+            progress=progress,
+        )
+        return batch, truth
+
+    def state_dict(self) -> dict[str, Any]:
+        """Generators and what is left of each order."""
+        generators = {name: generator.get_state() for name, generator in self._generators.items()}
+        return {"generators": generators, "left": {name: order.left.clone() for name, order in self._orders.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        for name, generator in self._generators.items():
+            generator.set_state(state["generators"][name])
+            self._orders[name].left = state["left"][name]

@@ -1,0 +1,92 @@
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from qgbench.data.cards import Card, card_folder, card_names, load_card, read_card
+from qgbench.errors import UserError
+
+LABELLED = ["cvc_clinicdb", "cvc_colondb", "isic2017", "ph2", "phantom", "scd"]
+POOLS = ["isic_pool", "kvasir_pool"]
+VALID = """name = "own"
+title = "Own"
+kind = "labelled"
+domain = "breast"
+modality = "ultrasound"
+terms = "-"
+citation = "-"
+homepage = "-"
+groups = "patient"
+"""
+
+
+def test_shipped_cards_by_kind() -> None:
+    assert card_names("labelled") == LABELLED
+    assert card_names("pool") == POOLS
+    assert card_names() == sorted(LABELLED + POOLS)
+
+
+@pytest.mark.parametrize("name", LABELLED + POOLS)
+def test_shipped_card_is_named_after_its_folder_and_says_whom_to_cite(name: str) -> None:
+    card = load_card(name)
+    assert card.name == name
+    assert card.images
+    assert card.citation
+    assert card.terms
+    assert (card.budget is None) == (card.kind == "pool")
+
+
+def test_each_pool_shares_its_domain_with_a_labelled_set() -> None:
+    domains = {load_card(name).domain for name in LABELLED}
+    assert {load_card(name).domain for name in POOLS} <= domains
+
+
+def test_dataset_folder_holds_cards_and_splits_only() -> None:
+    allowed = {".toml", ".csv"}
+    for folder in files("qgbench.datasets").iterdir():
+        for entry in folder.iterdir():
+            names = [child.name for child in entry.iterdir()] if entry.is_dir() else [entry.name]
+            assert all(any(name.endswith(suffix) for suffix in allowed) for name in names), names
+
+
+def test_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown dataset 'cvc_clinicbd'\. Did you mean 'cvc_clinicdb'\?"):
+        load_card("cvc_clinicbd")
+
+
+def test_card_folder_is_a_real_folder_here() -> None:
+    assert card_folder("ph2").joinpath("splits").is_dir()
+
+
+def test_own_card(tmp_path: Path) -> None:
+    file = tmp_path / "card.toml"
+    file.write_text(VALID)
+    card = read_card(file)
+    assert (card.domain, card.budget, card.images) == ("breast", None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (VALID.replace('groups = "patient"', ""), "groups: Field required"),
+        (VALID + "colour = 3\n", "colour: Extra inputs"),
+        (VALID + "budget = 0\n", "budget"),
+        (VALID.replace('"own"', '"a/b"'), "name"),
+        (VALID.replace('"labelled"', '"pool"') + "budget = 3\n", "a pool has no labelled budget"),
+        ("name = ", "not valid TOML"),
+    ],
+)
+def test_bad_card_names_the_file_and_the_field(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "card.toml"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_card(file)
+    assert str(file) in str(caught.value)
+    assert complaint in str(caught.value)
+
+
+def test_card_cannot_be_changed() -> None:
+    card = load_card("ph2")
+    with pytest.raises(ValueError, match="frozen"):
+        card.budget = 3
+    assert isinstance(card, Card)
