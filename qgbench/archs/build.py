@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.unet import build_unet
 from qgbench.archs.weights import Weights
 from qgbench.errors import UserError, unknown_name
@@ -68,4 +69,5 @@ def build_network(
     if size % STRIDE:
         raise UserError(f"images of {size} pixels do not fit arch '{arch}': the side must be a multiple of {STRIDE}.")
     network = SegmentationNetwork(ARCHS[arch](encoder, weights, decoder_channels), *normalisation(encoder))
+    keep_depthwise_in_float32(network)
     return network.to(memory_format=torch.channels_last)

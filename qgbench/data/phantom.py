@@ -28,7 +28,7 @@ _BARE_MUCOSA = np.array([0.97, 0.84, 0.74])
 _SKIN_DISTRACTORS = ("freckles", "patch", "shadow", "ink", "bubbles", "sticker")
 _MUCOSA_DISTRACTORS = ("blood", "debris", "shadow", "bubbles")
 
-_LEAST_CONTRAST = 0.12  # distance of the lesion's colour from the tissue's, relative to the tissue's
+_LEAST_CONTRAST = 0.17  # distance of the lesion's colour from the tissue's, relative to the tissue's
 _TILE = 128  # pixels of a periodic noise tile, which covers `_TILE_SPAN` units of its coordinates
 _TILE_SPAN = 4.0
 
@@ -200,7 +200,7 @@ def _generator(seed: int, group: int, part: int) -> np.random.Generator:
 
 
 def _draw_patient(rng: np.random.Generator) -> _Patient:
-    mucosa = bool(rng.random() < 0.4)
+    mucosa = bool(rng.random() < 0.33)
     tones = (0.1, 0.25, 0.42, 0.65, 0.95, 1.35)  # melanin, as Fitzpatrick I to VI
     melanin = 0.0 if mucosa else tones[rng.integers(len(tones))] * rng.uniform(0.85, 1.15)
     blood = rng.uniform(0.6, 1.35) if mucosa else rng.uniform(0.08, 0.3)
@@ -220,7 +220,7 @@ def _draw_patient(rng: np.random.Generator) -> _Patient:
         aperture=rng.uniform(1.05, 1.25) if rng.random() < 0.35 else None,
         hairs=0 if mucosa or rng.random() < 0.4 else int(rng.integers(2, 16)),
         relief=rng.uniform(0.02, 0.07),
-        distractors=tuple(str(name) for name in rng.choice(distractors, size=rng.integers(1, 4), replace=False)),
+        distractors=tuple(str(name) for name in rng.choice(distractors, size=rng.integers(1, 3), replace=False)),
     )
 
 
@@ -248,7 +248,7 @@ def _draw_lesion(rng: np.random.Generator, mucosa: bool, melanin: float, blood: 
         dome=rng.uniform(*kind.dome),
         texture_gain=sign * rng.uniform(0.3, 0.7),
         texture_scale=rng.uniform(*kind.texture_scale),
-        share=np.exp(rng.uniform(np.log(0.025), np.log(0.38))),
+        share=np.exp(rng.uniform(np.log(0.03), np.log(0.3))),
         stretch=np.exp(rng.uniform(0.0, 0.35)),
         harmonics=rng.normal(size=(6, 2)).view(np.complex128)[:, 0] * rng.uniform(0.1, 0.35) / np.arange(2, 8),
         ragged=rng.uniform(0.05, 0.3),
@@ -282,7 +282,7 @@ def _band_noise(rng: np.random.Generator, wavelength: float, *, narrow: bool = F
     gain = np.exp(-0.5 * ((relative - 1) / 0.25) ** 2) if narrow else np.exp(-0.5 * relative**2)
     gain[0, 0] = 0.0
     noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((_TILE, _TILE))) * gain, s=(_TILE, _TILE))
-    return noise / noise.std()
+    return np.asarray(noise / noise.std(), dtype=np.float64)
 
 
 def _sample(tile: Field, x: Field, y: Field) -> Field:

@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from qgbench.archs.build import normalisation
+from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.weights import Weights, timm_backbone
 from qgbench.errors import QGBenchError
 from qgbench.records import Agreement, write_atomically
@@ -35,6 +36,7 @@ class QualityPredictor(nn.Module):
         super().__init__()
         self.backbone = timm_backbone(settings.backbone, weights)
         _widen(self.backbone)
+        keep_depthwise_in_float32(self.backbone)
         with torch.no_grad():
             width = self.backbone.eval()(torch.zeros(1, 4, 64, 64)).shape[1]
         self.head = nn.Sequential(

@@ -20,7 +20,7 @@ E MS_seed are never below E MS_res, so the variance is never taken to be below a
 **Why not Satterthwaite's degrees of freedom** (Biometrics Bulletin 2, 1946, 110-114) for that variance, with one t
 quantile for the whole: they are themselves estimated, and from few seeds badly. A seed mean square that is small by
 chance makes the variance small *and* the degrees of freedom many. A true null at nominal 5 % is then rejected in up to
-12.6 % of cases with 2 seeds, 7.7 % with 3, 5.8 % with 5 (``perf/null_simulation.py``). Here each mean square keeps a
+12.8 % of cases with 2 seeds, 7.8 % with 3, 5.8 % with 5 (``perf/null_simulation.py``). Here each mean square keeps a
 quantile of its own degrees of freedom, as in Banerjee's interval for a sum of variances (Sankhya 22, 1960, 357-358).
 It holds its level because the distribution function F of chi-square(1) is concave: with ``w_i`` the true shares of
 the variance,
@@ -29,9 +29,9 @@ the variance,
 
 The subtraction of MS_res, which that proof lacks, is made from the mean square with more degrees of freedom. The proof
 covers its limits (MS_res negligible; that factor without an effect), and between them no rejection rate above 5 %
-was found beyond the error of the search (0.1 points, same script). Price: where neither groups nor seeds dominate,
-fewer true nulls are rejected than 5 % (least: 0.2 % with 2 seeds, 0.5 % with 3, 0.9 % with 5), and intervals cover 95
-to 99.8 %. Two seeds hardly ever show anything (t = 12.7): use five.
+was found beyond two standard errors of the search (0.2 points, same script). Price: where neither groups nor seeds
+dominate, fewer true nulls are rejected than 5 % (least: 0.2 % with 2 seeds, 0.5 % with 3, 0.9 % with 5), and intervals
+cover 95 to 99.8 %. Two seeds hardly ever show anything (t = 12.7): use five.
 
 **p** is the level at which the interval just touches 0. **P(claim false)** is half of it: the mass that the same
 model's confidence distribution of the true mean puts on the sign opposite to the estimate's, 0.5 where the estimate

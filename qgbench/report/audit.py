@@ -1,0 +1,108 @@
+"""Average what the records say about the quality predictor g: its own audit, its use in a run, and what it cost."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from qgbench.report.collect import Name, Run
+
+SCORES = ("g", "confidence", "agreement")
+
+
+class Mean(NamedTuple):
+    """An average over the records in which a quantity is defined."""
+
+    value: float | None
+    defined: int
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """Averages over some records."""
+
+    part: Literal["predictor", "pseudo_labels", "run"]
+    name: Name | None
+    """The cell; None for the predictors, which all cells of a setting share."""
+    progress: float | None
+    """Fraction of the run at which pseudo-labels were audited; None for all checkpoints pooled, or no pseudo-labels."""
+    records: int
+    """Predictors (part 'predictor') or runs, one a seed."""
+    means: dict[str, Mean]
+
+
+def audit(runs: list[Run]) -> list[AuditRow]:
+    """Average the audits of one setting.
+
+    Parameters
+    ----------
+    runs : list of Run
+        All runs of a setting (`qgbench.report.collect.Section.runs`).
+
+    Returns
+    -------
+    list of AuditRow
+        At most one row of part ``predictor`` (each predictor counts once, however many runs used it); then for each
+        cell its ``pseudo_labels`` by progress, the pooled row last, and one row of part ``run``: seconds, kept share
+        in [0, 1], effective sample size in [0, 1].
+    """
+    names = sorted({Name.of(run.record.cell) for run in runs}, key=lambda name: name.order)
+    rows = _predictors(runs)
+    for name in names:
+        own = [run for run in runs if Name.of(run.record.cell) == name]
+        rows += [*_pseudo_labels(name, own), _run(name, own)]
+    return rows
+
+
+def _mean(values: Iterable[float | None]) -> Mean:
+    defined = [value for value in values if value is not None]
+    return Mean(sum(defined) / len(defined) if defined else None, len(defined))
+
+
+def _predictors(runs: list[Run]) -> list[AuditRow]:
+    records = [run.record for run in runs]
+    by_predictor = {r.provenance.g or r.run_id: r.audit for r in records if r.audit is not None}
+    audits = list(by_predictor.values())
+    if not audits:
+        return []
+    means = {
+        "synthetic_pearson": _mean(audit.synthetic.pearson for audit in audits),
+        "synthetic_spearman": _mean(audit.synthetic.spearman for audit in audits),
+        "synthetic_mae": _mean(audit.synthetic.mae for audit in audits),
+        "weak_pearson": _mean(audit.weak_models.pearson for audit in audits),
+        "weak_spearman": _mean(audit.weak_models.spearman for audit in audits),
+        "weak_mae": _mean(audit.weak_models.mae for audit in audits),
+        "image_dependence": _mean(audit.image_dependence for audit in audits),
+        "image_dependent": _mean(float(audit.image_dependent) for audit in audits),
+    }
+    return [AuditRow("predictor", None, None, len(audits), means)]
+
+
+def _pseudo_labels(name: Name, runs: list[Run]) -> list[AuditRow]:
+    audits = [audit for run in runs for audit in run.record.pseudo_labels]
+    moments = sorted({audit.progress for audit in audits if audit.progress is not None})
+    pooled: list[float | None] = [None] if any(audit.progress is None for audit in audits) else []
+    rows = []
+    for progress in [*moments, *pooled]:
+        here = [audit for audit in audits if audit.progress == progress]
+
+        means = {"mean_dice": _mean(audit.mean_dice for audit in here)}
+        for score in SCORES:
+            found = [audit.scores[score] for audit in here if score in audit.scores]
+            means[f"{score}_pearson"] = _mean(agreement.pearson for agreement in found)
+            means[f"{score}_mae"] = _mean(agreement.mae for agreement in found)
+        rows.append(AuditRow("pseudo_labels", name, progress, len(here), means))
+    return rows
+
+
+def _run(name: Name, runs: list[Run]) -> AuditRow:
+    times = [run.record.times for run in runs]
+    guidance = [run.record.guidance for run in runs if run.record.guidance is not None]
+    means = {
+        "g_seconds": _mean(time.g for time in times),
+        "g_reused": _mean(float(time.g_reused) for time in times),
+        "train_seconds": _mean(time.train for time in times),
+        "evaluate_seconds": _mean(time.evaluate for time in times),
+        "kept_share": _mean(guide.kept_share for guide in guidance),
+        "effective_sample_size": _mean(guide.effective_sample_size for guide in guidance),
+    }
+    return AuditRow("run", name, None, len(runs), means)

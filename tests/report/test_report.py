@@ -1,0 +1,568 @@
+"""Reports from synthetic records whose truth is known."""
+
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from qgbench.errors import QGBenchError, UserError
+from qgbench.records import (
+    EMPTY_MASK_RULE,
+    Agreement,
+    Cell,
+    CheckpointAudit,
+    Guidance,
+    Provenance,
+    QualityAudit,
+    Record,
+    Times,
+    images_path,
+    summarise,
+    write_images,
+    write_record,
+)
+from qgbench.report.audit import audit
+from qgbench.report.collect import Name, Section, collect, compare
+from qgbench.report.tables import escape_latex, markdown_name
+from qgbench.report.write import write_report
+
+GROUP_DICE = np.array([0.50, 0.60, 0.65, 0.70, 0.72, 0.80, 0.85, 0.90])
+GROUP_GAIN = np.array([0.00, 0.01, 0.02, 0.03, 0.02, 0.01, 0.04, 0.03])
+
+
+def make_images(by_group: np.ndarray, missed: int = 0) -> pd.DataFrame:
+    """Two images a group, 0.01 above and below the group's Dice; the first `missed` images are missed (Dice 0)."""
+    rows: list[dict[str, Any]] = []
+    for group, dice in enumerate(by_group):
+        for side in (-1, 1):
+            value = float(dice) + 0.01 * side
+            lost = len(rows) < missed
+            ok = {"dice": value, "jaccard": value / (2 - value), "precision": value, "recall": value}
+            ok |= {"hd95": 5.0, "hd95_max": 6.0, "assd": 2.0, "nsd_2px": 0.5, "nsd_2pct": 0.75}
+            none = {name: math.nan if name in ("hd95", "hd95_max", "assd") else 0.0 for name in ok}
+            rows.append(
+                {
+                    "id": f"image{len(rows):03}",
+                    "group": f"g{group}",
+                    "height": 30,
+                    "width": 40,
+                    "n_ref": 100 + len(rows),
+                    "n_pred": 0 if lost else 100,
+                    "n_tp": 0 if lost else 90,
+                    **(none if lost else ok),
+                    "status": "missed" if lost else "ok",
+                    "q": 0.8,
+                    "confidence": 0.9,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def make_record(
+    folder: Path,
+    by_group: np.ndarray,
+    *,
+    missed: int = 0,
+    images: pd.DataFrame | None = None,
+    audited: bool = False,
+    fields: dict[str, Any] | None = None,
+    **cell: Any,
+) -> Path:
+    """Write a run's record and CSV; `cell` and `fields` replace fields of `Cell` and `Record`. Give the JSON's path."""
+    images = make_images(by_group, missed) if images is None else images
+    whole = {
+        "protocol": "small",
+        "protocol_version": 1,
+        "dataset": "phantom",
+        "regime": "n28@grouped",
+        "arch": "unet",
+        "encoder": "tf_efficientnet_lite0",
+        "method": "mean_teacher",
+        "addon": "",
+        "variant": "",
+        "seed": 0,
+        **cell,
+    }
+    seed = whole["seed"]
+    scores = {
+        "g": Agreement(masks=10, pearson=0.5 + 0.1 * seed, spearman=0.6, mae=0.1),
+        "confidence": Agreement(masks=10, pearson=0.3, spearman=0.2, mae=0.2),
+        "agreement": Agreement(masks=10, pearson=None if seed == 0 else 0.4, spearman=0.2, mae=0.3),
+    }
+    moments = (0.25, 0.5, 0.75, 1.0, None)
+    checkpoints = [CheckpointAudit(progress=moment, mean_dice=0.6 + 0.1 * seed, scores=scores) for moment in moments]
+    quality = QualityAudit(
+        synthetic=Agreement(masks=50, pearson=0.9 + 0.02 * seed, spearman=0.85, mae=0.06),
+        weak_models=Agreement(masks=50, pearson=0.8, spearman=0.7, mae=0.12),
+        image_dependence=0.4 + 0.4 * seed,
+        image_dependent=seed == 0,
+    )
+    guidance = Guidance(mean_q=0.7, kept_share=0.8, effective_sample_size=0.9, val_q_minus_dice=0.01)
+    name = f"{whole['method']}-{whole['variant']}-{whole['addon']}-k{seed}-{whole['dataset']}".replace("/", "_")
+    values: dict[str, Any] = {
+        "run_id": name,
+        "cell": Cell(**whole),
+        "spec": {},
+        "settings": {},
+        "steps": 10,
+        "precision": "fp32",
+        "device": "cpu",
+        "threads": 2,
+        "summary": summarise(images),
+        "others": {},
+        "best_val_step": None,
+        "val_dice": [],
+        "audit": quality if audited else None,
+        "pseudo_labels": checkpoints if audited else [],
+        "pseudo_labels_on": "unlabelled training images",
+        "guidance": guidance if audited else None,
+        "times": Times(g=100.0 if audited else 0.0, g_reused=audited and seed == 1, train=60.0 + seed, evaluate=3.0),
+        "peak_memory_mib": 100.0,
+        "provenance": Provenance(
+            created="2026-01-01T00:00:00Z",
+            git_commit=None,
+            packages={},
+            python="3.11",
+            hardware={},
+            data="d",
+            split="s",
+            labelled_ids=["a"],
+            g=f"g-k{seed}" if audited else None,
+        ),
+        **(fields or {}),
+    }
+    write_images(folder / name / "images.csv", images)
+    write_record(folder / name, Record(**values))
+    return folder / name / "record.json"
+
+
+def make_twins(folder: Path, seeds: int = 3, groups: int = 8, **cell: Any) -> None:
+    """A base and a +qw cell; the gain differs by group, not by seed: a one-sample t-test knows the answer."""
+    for seed in range(seeds):
+        base = GROUP_DICE[:groups] + 0.02 * seed
+        make_record(folder, base, missed=0, seed=seed, **cell)
+        make_record(folder, base + GROUP_GAIN[:groups], audited=True, addon="qw", seed=seed, **cell)
+
+
+def only_section(folder: Path) -> Section:
+    (section,) = compare(collect([folder]))
+    return section
+
+
+class TestNumbers:
+    def test_contrast_with_known_truth(self, tmp_path: Path) -> None:
+        make_twins(tmp_path)
+        section = only_section(tmp_path)
+        (row,) = section.rows
+        assert row.base is not None
+        assert row.addon is not None
+        assert row.difference is not None
+        judge = stats.ttest_1samp(GROUP_GAIN, 0)
+        assert row.name == Name("mean_teacher", "", "qw")
+        assert row.difference.dice.mean == pytest.approx(0.02)
+        assert row.difference.dice.interval == pytest.approx(tuple(judge.confidence_interval()), rel=1e-6)
+        assert row.difference.dice.p == pytest.approx(judge.pvalue, rel=1e-6)
+        assert row.difference.dice.p_false == pytest.approx(judge.pvalue / 2, rel=1e-6)
+        assert row.holm_p == row.difference.dice.p
+        assert row.base.dice.mean == pytest.approx(GROUP_DICE.mean() + 0.02)
+        assert row.base.seeds == [0, 1, 2]
+        assert (row.base.images, row.base.dice.groups) == (16, 8)
+        assert section.problems == []
+
+    def test_unequal_groups_count_once_each(self, tmp_path: Path) -> None:
+        images = make_images(GROUP_DICE)
+        images.loc[0, "group"] = "g7"  # group 0 keeps one image (0.51), group 7 gets a third (0.49)
+        make_record(tmp_path, GROUP_DICE, images=images)
+        scores = only_section(tmp_path).cells[Name("mean_teacher", "", "")]
+        expected = np.array([0.51, *GROUP_DICE[1:7], (0.49 + 0.89 + 0.91) / 3]).mean()
+        assert scores.dice.mean == pytest.approx(expected)
+        assert scores.image_dice == pytest.approx(GROUP_DICE.mean())
+
+    def test_missed_images_count_with_their_diagonal(self, tmp_path: Path) -> None:
+        make_record(tmp_path, GROUP_DICE, missed=2, seed=0)
+        make_record(tmp_path, GROUP_DICE, missed=0, seed=1)
+        scores = only_section(tmp_path).cells[Name("mean_teacher", "", "")]
+        assert scores.missed == 1
+        assert scores.hd95 == pytest.approx(((2 * 50 + 14 * 5) / 16 + 5) / 2)  # 30 x 40: the diagonal is 50
+        assert scores.hd95_percent == pytest.approx(((2 * 100 + 14 * 10) / 16 + 10) / 2)
+
+    def test_p_values_of_a_table_are_holm_adjusted(self, tmp_path: Path) -> None:
+        for method, scale in (("supervised", 1), ("ict", 0.3), ("cps", -0.5)):
+            for seed in range(3):
+                noise = np.roll(GROUP_GAIN, seed) - GROUP_GAIN.mean()
+                make_record(tmp_path, GROUP_DICE, method=method, seed=seed)
+                make_record(tmp_path, GROUP_DICE + scale * GROUP_GAIN + noise, method=method, addon="qar", seed=seed)
+        rows = only_section(tmp_path).rows
+        assert [row.name.method for row in rows] == ["supervised", "cps", "ict"]
+        plain = [
+            row.difference.dice.p for row in rows if row.difference is not None and row.difference.dice.p is not None
+        ]
+        smallest, middle, largest = sorted(plain)
+        expected = {smallest: 3 * smallest}
+        expected[middle] = max(3 * smallest, 2 * middle)
+        expected[largest] = max(expected[middle], largest)
+        assert len(set(plain)) == 3
+        assert [row.holm_p for row in rows] == pytest.approx([min(1, expected[p]) for p in plain])
+
+    def test_several_addons_of_one_method_give_a_row_each(self, tmp_path: Path) -> None:
+        make_twins(tmp_path)
+        for seed in range(3):
+            make_record(tmp_path, GROUP_DICE + 0.02 * seed, addon="qw-shuffled", seed=seed)
+        rows = only_section(tmp_path).rows
+        assert [row.name.addon for row in rows] == ["qw", "qw-shuffled"]
+        assert rows[1].difference is not None
+        assert (rows[1].difference.dice.mean, rows[1].difference.dice.p) == (0, 1)
+
+    def test_settings_apart_from_each_other(self, tmp_path: Path) -> None:
+        make_twins(tmp_path)
+        make_twins(tmp_path, dataset="other")
+        assert [section.setting.dataset for section in compare(collect([tmp_path]))] == ["other", "phantom"]
+
+    def test_variants_are_not_twins(self, tmp_path: Path) -> None:
+        make_record(tmp_path, GROUP_DICE)
+        make_record(tmp_path, GROUP_DICE, addon="qw", variant="method.threshold=0.9")
+        rows = only_section(tmp_path).rows
+        assert [row.difference for row in rows] == [None, None]
+
+
+class TestNothingIsDroppedInSilence:
+    def test_missing_twin(self, tmp_path: Path) -> None:
+        make_twins(tmp_path)
+        make_record(tmp_path, GROUP_DICE, method="ict")
+        make_record(tmp_path, GROUP_DICE, method="cps", addon="qw")
+        section = only_section(tmp_path)
+        assert [(p.where, p.cause) for p in section.problems] == [
+            ("cps + qw", "no usable record without an add-on"),
+            ("ict", "no usable record with an add-on"),
+        ]
+        write_report([tmp_path], tmp_path / "out")
+        text = (tmp_path / "out" / "report.md").read_text()
+        (ict,) = [line for line in text.splitlines() if line.startswith("| `ict` | -- | 1 | 71.50 [")]
+        assert ict.split(" | ")[4:10] == ["--"] * 6
+        assert ict.endswith("| 5.0 / -- | 10.0 / -- | 0.0 / -- |")
+        assert "- `ict`: no usable record with an add-on" in text
+
+    def test_missing_seeds(self, tmp_path: Path) -> None:
+        make_twins(tmp_path, seeds=3)
+        make_record(tmp_path, GROUP_DICE - 0.3, seed=7)
+        section = only_section(tmp_path)
+        (row,) = section.rows
+        assert row.base is not None
+        assert row.base.seeds == [0, 1, 2]
+        assert row.base.dice.mean == pytest.approx(GROUP_DICE.mean() + 0.02)
+        assert section.cells[Name("mean_teacher", "", "")].seeds == [0, 1, 2, 7]
+        assert section.problems == [("mean_teacher + qw", "seeds 7 only without the add-on: left out")]
+
+    @pytest.mark.parametrize(
+        ("fields", "cause"),
+        [
+            ({"precision": "bf16"}, "refused: precision differs at seed 0: fp32 without the add-on, bf16 with"),
+            ({"device": "cuda:0"}, "refused: device class differs at seed 0: cpu without the add-on, cuda with"),
+        ],
+    )
+    def test_other_hardware_is_refused_by_name(self, tmp_path: Path, fields: dict[str, str], cause: str) -> None:
+        make_record(tmp_path, GROUP_DICE)
+        make_record(tmp_path, GROUP_DICE, addon="qw", fields=fields)
+        section = only_section(tmp_path)
+        assert section.problems == [("mean_teacher + qw", cause)]
+        assert section.rows[0].difference is None
+        assert section.rows[0].base is not None
+        write_report([tmp_path], tmp_path / "out")
+        assert "| refused | refused |" in (tmp_path / "out" / "report.md").read_text()
+        results = pd.read_csv(tmp_path / "out" / "results.csv")
+        assert results.loc[results["kind"] == "contrast", "reason"].tolist() == [cause]
+
+    def test_another_card_of_the_same_kind_is_not_refused(self, tmp_path: Path) -> None:
+        make_record(tmp_path, GROUP_DICE, fields={"device": "cuda:0"})
+        make_record(tmp_path, GROUP_DICE, addon="qw", fields={"device": "cuda:1"})
+        assert only_section(tmp_path).rows[0].difference is not None
+
+    @pytest.mark.parametrize("column", ["id", "group", "n_ref"])
+    def test_other_test_images_are_refused(self, tmp_path: Path, column: str) -> None:
+        make_record(tmp_path, GROUP_DICE)
+        images = make_images(GROUP_DICE)
+        images.loc[3, column] = 7 if column == "n_ref" else "elsewhere"
+        make_record(tmp_path, GROUP_DICE, addon="qw", images=images)
+        section = only_section(tmp_path)
+        assert section.problems == [("mean_teacher + qw", "refused: the test images differ")]
+        assert section.rows[0].refused == "the test images differ"
+
+    def test_seeds_of_one_cell_on_different_images(self, tmp_path: Path) -> None:
+        make_twins(tmp_path, seeds=2)
+        make_record(tmp_path, GROUP_DICE[:7], seed=2)
+        section = only_section(tmp_path)
+        assert ("mean_teacher", "refused: seeds 0, 1, 2 were tested on different images") in section.problems
+        assert section.rows[0].base is None
+        assert section.rows[0].difference is None
+
+    def test_no_seed_in_common(self, tmp_path: Path) -> None:
+        make_record(tmp_path, GROUP_DICE, seed=0)
+        make_record(tmp_path, GROUP_DICE, addon="qw", seed=1)
+        assert only_section(tmp_path).problems == [("mean_teacher + qw", "refused: the two have no seed in common")]
+
+    def test_order_of_rows_in_the_file_does_not_matter(self, tmp_path: Path) -> None:
+        make_record(tmp_path, GROUP_DICE)
+        shuffled = make_images(GROUP_DICE + 0.01).sample(frac=1, random_state=0)
+        make_record(tmp_path, GROUP_DICE, addon="qw", images=shuffled)
+        difference = only_section(tmp_path).rows[0].difference
+        assert difference is not None
+        assert difference.dice.mean == pytest.approx(0.01)
+        assert difference.dice.standard_error == pytest.approx(0, abs=1e-12)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def edit_dice(path: Path) -> None:
+    images = pd.read_csv(path)
+    images["dice"] += 0.0016 * (images.index == 2)
+    images.to_csv(path, index=False)
+
+
+def blank_dice(path: Path) -> None:
+    images = pd.read_csv(path)
+    images.loc[2, "dice"] = math.nan
+    images.to_csv(path, index=False)
+
+
+def word_for_number(path: Path) -> None:
+    path.write_text(path.read_text().replace(",5,6,", ",five,6,", 1))
+
+
+def double_row(path: Path) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], *lines[1:]]))
+
+
+def drop_column(path: Path) -> None:
+    pd.read_csv(path).drop(columns="n_tp").to_csv(path, index=False)
+
+
+class TestBrokenFiles:
+    @pytest.mark.parametrize(
+        ("which", "damage", "cause"),
+        [
+            ("json", cut, "is not a record"),
+            ("json", lambda path: path.write_text(""), "is not a record"),
+            ("json", lambda path: path.write_bytes(b"\xff\x00"), "is not a record"),
+            ("json", lambda path: path.write_text("{}"), "is not a record: run_id"),
+            ("csv", cut, "has no rows, or a row without id, group, status or Dice|the record says"),
+            ("csv", edit_dice, "gives dice = 0.7151, the record says 0.715: one of the two was changed"),
+            ("csv", blank_dice, "a row without id, group, status or Dice"),
+            ("csv", word_for_number, "a cell that is not a number"),
+            ("csv", double_row, "two rows for image image000"),
+            ("csv", drop_column, "lacks the columns n_tp"),
+            ("csv", Path.unlink, "cannot be read"),
+            ("csv", lambda path: path.write_text(""), "cannot be read"),
+        ],
+    )
+    def test_listed_with_its_cause(self, tmp_path: Path, which: str, damage: Any, cause: str) -> None:
+        make_record(tmp_path, GROUP_DICE)
+        broken = make_record(tmp_path, GROUP_DICE, method="ict")
+        damage(broken if which == "json" else images_path(broken))
+        collection = collect([tmp_path])
+        assert [run.record.cell.method for run in collection.runs] == ["mean_teacher"]
+        (problem,) = collection.problems
+        assert problem.where == str(broken)
+        assert any(part in problem.cause for part in cause.split("|"))
+        write_report([tmp_path], tmp_path / "out")
+        assert str(broken) in (tmp_path / "out" / "report.md").read_text()
+
+    def test_nothing_but_broken_files_still_gives_a_report(self, tmp_path: Path) -> None:
+        cut(make_record(tmp_path, GROUP_DICE))
+        for path in write_report([tmp_path], tmp_path / "out"):
+            assert path.stat().st_size > 0
+
+    def test_copies_count_once(self, tmp_path: Path) -> None:
+        record = make_record(tmp_path / "runs", GROUP_DICE)
+        submitted = tmp_path / "results" / "seed0.json"
+        submitted.parent.mkdir()
+        shutil.copy(record, submitted)
+        shutil.copy(images_path(record), submitted.with_suffix(".csv"))
+        collection = collect([tmp_path / "runs", tmp_path / "results", tmp_path / "runs" / "."])
+        assert [run.path for run in collection.runs] == [record]
+        assert collection.problems == [(str(submitted), f"a copy of {record}, used once")]
+
+    def test_two_records_of_one_seed_are_both_refused(self, tmp_path: Path) -> None:
+        first = make_record(tmp_path / "a", GROUP_DICE)
+        second = make_record(tmp_path / "b", GROUP_DICE, fields={"precision": "bf16"})
+        collection = collect([tmp_path])
+        assert collection.runs == []
+        (problem,) = collection.problems
+        assert problem.where == str(first)
+        assert str(second) in problem.cause
+
+    def test_empty_and_absent_folders(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"no records under .*qgbench run"):
+            write_report([tmp_path], tmp_path / "out")
+        with pytest.raises(UserError, match=r"no folder .*nowhere"):
+            collect([tmp_path / "nowhere"])
+        with pytest.raises(UserError, match="no records"):
+            collect([])
+        assert not (tmp_path / "out").exists()
+
+    def test_output_that_is_a_file(self, tmp_path: Path) -> None:
+        make_record(tmp_path, GROUP_DICE)
+        (tmp_path / "out").write_text("")
+        with pytest.raises(QGBenchError, match="cannot write"):
+            write_report([tmp_path], tmp_path / "out")
+
+
+class TestAudit:
+    def test_averages_over_seeds(self, tmp_path: Path) -> None:
+        make_twins(tmp_path, seeds=2)
+        rows = audit(only_section(tmp_path).runs)
+        (predictor,) = [row for row in rows if row.part == "predictor"]
+        assert predictor.records == 2
+        assert predictor.means["synthetic_pearson"] == pytest.approx((0.91, 2))
+        assert predictor.means["image_dependence"] == pytest.approx((0.6, 2))
+        assert predictor.means["image_dependent"] == pytest.approx((0.5, 2))
+        labels = [row for row in rows if row.part == "pseudo_labels"]
+        assert [row.progress for row in labels] == [0.25, 0.5, 0.75, 1.0, None]
+        assert {row.name for row in labels} == {Name("mean_teacher", "", "qw")}
+        assert labels[0].means["mean_dice"] == pytest.approx((0.65, 2))
+        assert labels[0].means["g_pearson"] == pytest.approx((0.55, 2))
+        assert labels[0].means["agreement_pearson"] == (0.4, 1)
+        runs = {row.name: row for row in rows if row.part == "run" and row.name is not None}
+        guided = runs[Name("mean_teacher", "", "qw")].means
+        assert guided["train_seconds"] == pytest.approx((60.5, 2))
+        assert guided["g_reused"] == (0.5, 2)
+        assert guided["kept_share"] == pytest.approx((0.8, 2))
+        assert runs[Name("mean_teacher", "", "")].means["kept_share"] == (None, 0)
+
+    def test_a_predictor_shared_by_methods_counts_once(self, tmp_path: Path) -> None:
+        for method in ("ict", "cps", "mean_teacher"):
+            make_record(tmp_path, GROUP_DICE, audited=True, method=method, addon="qw", seed=0)
+        make_record(tmp_path, GROUP_DICE, audited=True, addon="qw", seed=1)
+        (predictor,) = [row for row in audit(only_section(tmp_path).runs) if row.part == "predictor"]
+        assert predictor.records == 2
+        assert predictor.means["synthetic_pearson"].value == pytest.approx((0.90 + 0.92) / 2)
+
+
+class TestFiles:
+    def test_markdown(self, tmp_path: Path) -> None:
+        make_twins(tmp_path, seeds=2)
+        written = write_report([tmp_path], tmp_path / "out")
+        assert [path.name for path in written] == ["report.md", "report.tex", "results.csv", "audit.csv"]
+        lines = (tmp_path / "out" / "report.md").read_text().splitlines()
+        interval = stats.ttest_1samp(GROUP_GAIN, 0).confidence_interval()
+        difference = f"2.00 [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+        (row,) = [line for line in lines if difference in line]
+        assert row.startswith("| `mean_teacher` | `qw` | 2 | 72.50 [")
+        assert "| 5.0 / 5.0 | 10.0 / 10.0 | 0.0 / 0.0 |" in row
+        sentence = "protocol small v1: not a replication of the paper's experiments (reduced size, light encoder)"
+        titles = [i for i, line in enumerate(lines) if line.startswith("### ") and line != "### Problems"]
+        assert len(titles) == 4
+        assert all(lines[i + 2] == sentence and lines[i + 4].startswith("| ") for i in titles)
+        text = "\n".join(lines)
+        assert EMPTY_MASK_RULE in text
+        assert "Statistical unit" in text
+        assert "| `mean_teacher` | `qw` | 2 | 25 % | 65.00 | 0.550 | 0.300 | 0.400 (1 of 2) |" in text
+        assert "| 2 | 0.910 | 0.850 | 0.060 | 0.800 | 0.700 | 0.120 | 0.600 | 1 of 2 |" in text
+        assert "| `mean_teacher` | `qw` | 2 | 100.0 | 1 of 2 | 60.5 | 3.0 | 0.800 | 0.900 |" in text
+        for header in [i for i, line in enumerate(lines) if line.startswith("| ---")]:
+            width = lines[header].count("|")
+            assert all(line.count("|") == width for line in (lines[header - 1], lines[header + 1]))
+
+    @pytest.mark.parametrize(("protocol", "said"), [("smoke", True), ("small", True), ("paper", False)])
+    def test_what_is_not_a_replication_says_so(self, tmp_path: Path, protocol: str, said: bool) -> None:
+        make_record(tmp_path, GROUP_DICE, protocol=protocol, protocol_version=3)
+        write_report([tmp_path], tmp_path / "out")
+        for name in ("report.md", "report.tex"):
+            text = (tmp_path / "out" / name).read_text()
+            assert f"protocol {protocol} v3" in text
+            assert ("not a replication" in text) == said
+
+    @pytest.mark.parametrize(
+        ("seeds", "groups", "reason"),
+        [
+            (1, 8, "p withheld: one seed says nothing about other seeds; the interval is over test groups only"),
+            (3, 3, "p withheld: 3 test groups, at least 6 are needed"),
+        ],
+    )
+    def test_withheld_with_the_reason(self, tmp_path: Path, seeds: int, groups: int, reason: str) -> None:
+        make_twins(tmp_path, seeds=seeds, groups=groups)
+        (row,) = only_section(tmp_path).rows
+        assert row.holm_p is None
+        write_report([tmp_path], tmp_path / "out")
+        text = (tmp_path / "out" / "report.md").read_text()
+        assert "| withheld | withheld | withheld | withheld |" in text
+        assert f"- {reason} (mean\\_teacher + qw)." in text
+
+    def test_csv_has_full_precision(self, tmp_path: Path) -> None:
+        make_twins(tmp_path)
+        write_report([tmp_path], tmp_path / "out")
+        results = pd.read_csv(tmp_path / "out" / "results.csv")
+        assert results["kind"].tolist() == ["cell", "cell", "contrast"]
+        (row,) = only_section(tmp_path).rows
+        assert row.difference is not None
+        contrast = results.iloc[2]
+        assert contrast["dice"] == pytest.approx(row.difference.dice.mean, rel=1e-14)
+        assert (contrast["ci_low"], contrast["ci_high"]) == pytest.approx(row.difference.dice.interval, rel=1e-14)
+        assert (contrast["p"], contrast["p_holm"]) == pytest.approx((row.difference.dice.p, row.holm_p), rel=1e-14)
+        assert contrast["seeds"] == "0 1 2"
+        audits = pd.read_csv(tmp_path / "out" / "audit.csv")
+        picked = audits.query("part == 'pseudo_labels' and progress == 0.5 and quantity == 'g_pearson'")
+        assert picked["value"].tolist() == pytest.approx([0.6])
+        assert picked["records"].tolist() == [3]
+
+    def test_same_records_give_the_same_bytes(self, tmp_path: Path) -> None:
+        make_twins(tmp_path / "runs")
+        make_twins(tmp_path / "runs", method="ict")
+        one = [path.read_bytes() for path in write_report([tmp_path / "runs"], tmp_path / "one")]
+        other = [path.read_bytes() for path in write_report([tmp_path / "runs"], tmp_path / "other")]
+        assert one == other
+
+
+class TestLatex:
+    NASTY = r"my_method 50% $x$ a&b #1 {y} ~z ^ \end{document} <|> [1] * -- é"
+
+    def test_specials_are_escaped(self) -> None:
+        assert escape_latex("a_b") == r"a\_\allowbreak{}b"
+        assert escape_latex(r"50% & $ # {x}") == r"50\% \& \$ \# \{x\}"
+        assert escape_latex("\\") == r"\textbackslash{}"
+        assert escape_latex("a--b---c") == "a-{}-b-{}-{}-c"
+        assert escape_latex("one\ntwo\x07") == "one two"
+        assert escape_latex("é") == "U+00E9"
+
+    def test_markdown_names_stay_within_their_cell(self) -> None:
+        assert markdown_name("a|b`c\nd") == "`a\\|b'c d`"
+
+    def test_tables_have_as_many_cells_as_columns(self, tmp_path: Path) -> None:
+        make_twins(tmp_path, method="a & b")
+        write_report([tmp_path], tmp_path / "out")
+        tex = (tmp_path / "out" / "report.tex").read_text()
+        assert r"a \& b & \raggedright qw & 3 & 73.50 {[}" in tex
+        for table in tex.split(r"\begin{longtable}")[1:]:
+            spec, *lines = table.partition(r"\end{longtable}")[0].splitlines()
+            numeric = re.search(r"(r+)@", spec)
+            assert numeric is not None
+            columns = spec.count("p{") + len(numeric[1])
+            rows = [line for line in lines if line.endswith(r" \\") and not line.startswith(r"\multicolumn")]
+            assert len(rows) > 1
+            assert {line.replace(r"\&", "").count("&") + 1 for line in rows} == {columns}
+
+    @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+    def test_compiles(self, tmp_path: Path) -> None:
+        make_twins(tmp_path, method=self.NASTY, dataset="100%_{set}")
+        make_twins(tmp_path, method="supervised", variant="[method.x]=1")
+        make_record(tmp_path, GROUP_DICE, method="*starred")
+        cut(make_record(tmp_path, GROUP_DICE, method="ict"))
+        write_report([tmp_path], tmp_path / "out")
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+        for _ in range(2):
+            done = subprocess.run(
+                command, cwd=tmp_path / "out", capture_output=True, text=True, check=False, timeout=60
+            )
+            assert done.returncode == 0, done.stdout[-2000:]
+        assert (tmp_path / "out" / "report.pdf").stat().st_size > 10_000
+        for complaint in ("Missing character", "Overfull", "Warning"):
+            assert complaint not in done.stdout
