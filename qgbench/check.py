@@ -182,10 +182,12 @@ def _check_terms(method: Method, batch: Batch) -> Iterator[Finding]:
         yield Finding("a method without pseudo-labels returns no terms", not step.terms, "set pseudo_labels = True")
     parameters = [p for p in method.students.parameters() if p.requires_grad]
     for index, term in enumerate(step.terms):
-        reached = torch.autograd.grad(term.loss.sum(), parameters, retain_graph=True, allow_unused=True)
+        touched = False
+        if term.loss.requires_grad:
+            gradients = torch.autograd.grad(term.loss.sum(), parameters, retain_graph=True, allow_unused=True)
+            touched = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
         positive = bool((term.loss >= 0).all()) and float(term.loss.detach().sum()) > 0
         yield Finding(f"terms[{index}] is finite and > 0 after a warm-up", positive, f"loss {term.loss.tolist()}")
-        touched = any(gradient is not None and bool(gradient.any()) for gradient in reached)
         yield Finding(f"terms[{index}] reaches a student", touched, "no parameter gets a gradient")
     total = step.supervised + sum((term.coef * term.loss.sum() for term in step.terms), torch.zeros(()))
     for index, student in enumerate(method.students):

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ IMAGE_COLUMNS = [
     "q",  # the quality that g predicts for the prediction; empty where no g was trained
     "confidence",  # mean probability of the predicted foreground
 ]
+TEXT_COLUMNS = ["id", "group", "status"]
 DISTANCE_COLUMNS = ["hd95", "hd95_max", "assd"]
 EMPTY_MASK_RULE = (
     "both empty: Dice 1, distances 0, NSD 1; one empty: Dice 0, NSD 0, distances = the image diagonal in every average"
@@ -240,7 +241,10 @@ def read_images(path: Path) -> pd.DataFrame:
         The file is missing, cut off or lacks a column.
     """
     try:
-        images = pd.read_csv(path, dtype={"id": str, "group": str, "status": str})
+        # An id may be the word "NA": only numbers have missing values.
+        numbers = {name: [""] for name in IMAGE_COLUMNS if name not in TEXT_COLUMNS}
+        text: dict[Hashable, type] = dict.fromkeys(TEXT_COLUMNS, str)
+        images = pd.read_csv(path, dtype=text, na_values=numbers, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise QGBenchError(f"{path} cannot be read: {error}") from error
     if lacking := [name for name in IMAGE_COLUMNS if name not in images.columns]:

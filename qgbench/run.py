@@ -123,6 +123,9 @@ def _refuse_contradictions(spec: RunSpec, method_class: type[Method], regime: Re
         raise UserError(
             f"method '{spec.method}' makes no pseudo-labels, so QW has nothing to weigh; use --qg-mode qar."
         )
+    idle = [key for key in spec.overrides if key.startswith(("qg.", "quality."))]
+    if spec.qg_mode == "none" and idle:
+        raise UserError(f"{idle[0]} changes nothing without the add-on; add --qg or leave the setting out.")
     if spec.qg_mode == "qar" and spec.qg_score != "g":
         raise UserError("QAR needs a differentiable score: --qg-score is for QW; use --qg-mode qw or --qg-score g.")
     if spec.qg_score == "oracle" and regime.pools:

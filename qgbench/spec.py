@@ -197,6 +197,11 @@ def apply_settings(settings: S, changes: dict[str, Any], prefix: str) -> S:
         raise UserError(f"setting {prefix}{where} = {first['input']!r}: {first['msg'].lower()}.") from error
 
 
+def _of_addon(key: str) -> bool:
+    """Tell whether an override changes the add-on or its predictor, and so nothing of a base method."""
+    return key.startswith(("qg.", "quality."))
+
+
 class RunSpec(Settings):
     """Everything that decides a run's numbers, apart from the data themselves."""
 
@@ -250,18 +255,24 @@ class RunSpec(Settings):
 
     @property
     def addon(self) -> str:
-        """Name of the add-on as the leaderboard writes it: '', 'qw', 'qar', 'qw+qar'; controls append their score."""
+        """Name of the add-on as the leaderboard writes it: '', 'qw', 'qar', 'qw+qar'.
+
+        Controls append their score, changed settings of the add-on and of g themselves: 'qw-shuffled', 'qw-qg.tau=0.6'.
+        """
         name = {"none": "", "qw": "qw", "qar": "qar", "both": "qw+qar"}[self.qg_mode]
         if name and self.qg_score != "g":
             name += f"-{self.qg_score}"
         if name and self.qg_norm == "none":
             name += "-unnormalised"
-        return name
+        return name + "".join(f"-{key}={value}" for key, value in sorted(self.overrides.items()) if _of_addon(key))
 
     @property
     def variant(self) -> str:
-        """Settings that differ from the protocol's and the method's defaults, as text."""
-        return ",".join(f"{key}={value}" for key, value in sorted(self.overrides.items()))
+        """Settings that differ from the protocol's and the method's defaults, the add-on's aside, as text.
+
+        Twins share it.
+        """
+        return ",".join(f"{key}={value}" for key, value in sorted(self.overrides.items()) if not _of_addon(key))
 
     @property
     def id(self) -> str:

@@ -1,0 +1,142 @@
+"""`qgbench check`: every method that ships passes, and each planted defect is found by the rule that names it."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from qgbench.check import Finding, check_method
+from qgbench.errors import UserError
+from qgbench.methods import Batch, Method, Step, Term, pixel_bce, probabilities, segmentation_loss
+from qgbench.registry import load_method, method_names
+
+
+def broken_rules(method: type[Method]) -> list[str]:
+    return [finding.rule for finding in check_method(method) if not finding.passed]
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_registered_method_keeps_the_contract(name: str) -> None:
+    findings = list(check_method(load_method(name)))
+    assert [finding for finding in findings if not finding.passed] == []
+    assert Finding("QAR with lambda 0 is bit-identical to no add-on", True, " differs") in findings
+    if load_method(name).pseudo_labels:
+        assert Finding("QW with g = 1 is bit-identical to no add-on", True, " differs") in findings
+
+
+class _Consistency(Method):
+    """A correct method to plant defects in: the student is trained towards a label of the weak view."""
+
+    def step(self, batch: Batch) -> Step:
+        label = self.label(self.student, batch.u_w)
+        loss = pixel_bce(self.student(batch.u_s1), label).mean((1, 2, 3))
+        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+
+
+def test_the_method_that_defects_are_planted_in_is_correct() -> None:
+    assert broken_rules(_Consistency) == []
+
+
+class _AttachedLabel(_Consistency):
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        label = torch.sigmoid(self.student(batch.u_w))
+        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, label)])
+
+
+class _ReducedLoss(_Consistency):
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        return Step(step.supervised, [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)])
+
+
+class _LabelBehindTheHarness(_Consistency):
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        label = probabilities(self.student, batch.u_w)
+        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, label)])
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [(_AttachedLabel, "carries a gradient"), (_ReducedLoss, "one value per row"), (_LabelBehindTheHarness, "pseudo_label")],
+)
+def test_a_step_that_breaks_the_contract_is_refused_by_name(method: type[Method], message: str) -> None:
+    (finding,) = check_method(method)
+    assert not finding.passed
+    assert message in finding.detail
+
+
+class _WrongOwner(_Consistency):
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        owner = torch.arange(len(batch.u_w)).roll(1)
+        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, step.terms[0].label, owner=owner)])
+
+
+class _LossAgainstItself(_Consistency):
+    """The teacher is compared with itself: zero for ever."""
+
+    def uses_teacher(self) -> bool:
+        return True
+
+    def step(self, batch: Batch) -> Step:
+        assert self.teacher is not None
+        label = self.label(self.teacher, batch.u_w)
+        loss = (probabilities(self.teacher, batch.u_w) - label).square().mean((1, 2, 3))
+        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+
+
+class _FrozenTeacher(_LossAgainstItself):
+    """The average is not written in place: the teacher never moves."""
+
+    def step(self, batch: Batch) -> Step:
+        assert self.teacher is not None
+        label = self.label(self.teacher, batch.u_w)
+        loss = (torch.sigmoid(self.student(batch.u_s1)) - label).square().mean((1, 2, 3))
+        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+
+    def update_teacher(self, decay: float) -> None:
+        assert self.teacher is not None
+        for ours, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            ours = decay * ours + (1 - decay) * theirs
+
+
+class _ForgottenBuffers(_FrozenTeacher):
+    """Weights are averaged, BatchNorm's running statistics are not."""
+
+    def update_teacher(self, decay: float) -> None:
+        assert self.teacher is not None
+        with torch.no_grad():
+            for ours, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                ours.lerp_(theirs, 1 - decay)
+
+
+class _HiddenState(_Consistency):
+    """A running threshold that is no registered buffer is lost when a run resumes."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        self.level: Tensor | float = 0.9 * getattr(self, "level", 0.0) + 0.1 * float(step.terms[0].label.mean())
+        term = copy.copy(step.terms[0])
+        term.loss = term.loss * self.level
+        return Step(step.supervised, [term])
+
+
+@pytest.mark.parametrize(
+    ("method", "rule"),
+    [
+        (_WrongOwner, "with weight 0, replacing a pseudo-label leaves the gradient unchanged"),
+        (_LossAgainstItself, "terms[0] reaches a student"),
+        (_FrozenTeacher, "the teacher moves towards the student, buffers too"),
+        (_ForgottenBuffers, "the teacher moves towards the student, buffers too"),
+        (_HiddenState, "saved at step 5 and resumed equals the uninterrupted run, bit for bit"),
+    ],
+)
+def test_a_planted_defect_is_found_by_its_rule(method: type[Method], rule: str) -> None:
+    try:
+        broken = broken_rules(method)
+    except (RuntimeError, UserError) as error:
+        pytest.fail(f"the check crashed: {error}")
+    assert rule in broken
