@@ -282,25 +282,27 @@ def _band_noise(rng: np.random.Generator, wavelength: float, *, narrow: bool = F
     gain = np.exp(-0.5 * ((relative - 1) / 0.25) ** 2) if narrow else np.exp(-0.5 * relative**2)
     gain[0, 0] = 0.0
     noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((_TILE, _TILE))) * gain, s=(_TILE, _TILE))
-    return np.asarray(noise / noise.std(), dtype=np.float64)
+    return noise / noise.std()
 
 
 def _sample(tile: Field, x: Field, y: Field) -> Field:
     """Read a periodic tile at coordinates of its own unit."""
     step = _TILE / _TILE_SPAN
-    return ndimage.map_coordinates(tile, [y * step, x * step], order=1, mode="grid-wrap")
+    values: Field = ndimage.map_coordinates(tile, [y * step, x * step], np.float64, order=1, mode="grid-wrap")
+    return values
 
 
 def _logistic(x: Field) -> Field:
-    return 0.5 * (1 + np.tanh(0.5 * x))
+    curve: Field = np.tanh(0.5 * x)
+    return 0.5 * curve + 0.5
 
 
 def _shape_level(lesion: _Lesion, u: Field, v: Field) -> Field:
     """Signed level of a star-shaped border at lesion coordinates, in radii, positive inside."""
     rho = np.hypot(u, v)
     turn = (u + 1j * v) / np.maximum(rho, 1e-9)
-    wave = np.polynomial.polynomial.polyval(turn, lesion.harmonics) * turn**2
-    return 1 + wave.real - rho
+    wave: Field = np.real(np.polynomial.polynomial.polyval(turn, lesion.harmonics) * turn**2)
+    return 1 + wave - rho
 
 
 def _lesion_level(lesion: _Lesion, u: Field, v: Field) -> tuple[Field, Mask]:
@@ -467,7 +469,7 @@ def _paint_distractor(scene: _Scene, name: str, rng: np.random.Generator) -> Non
         case "ink":
             arcs = _curves(rng, int(rng.integers(1, 4)), 1.5, (0.4, 1.2))
             scene.veils.append((0.75 * clear * _strands(scene.size, arcs, 0.012), np.array([0.30, 0.22, 0.55])))
-        case _:
+        case "bubbles":
             for _ in range(rng.integers(2, 6)):
                 (left, top), width = rng.uniform(-0.95, 0.95, size=2), rng.uniform(0.06, 0.24)
                 distance = np.hypot(x - left, y - top) / width

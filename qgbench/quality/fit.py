@@ -97,9 +97,9 @@ def fit_predictor(
         with accelerator.autocast():
             quality = predictor(image.to(accelerator.device), mask.to(accelerator.device))
         loss = F.smooth_l1_loss(quality, dice.to(accelerator.device))
-        if not math.isfinite(float(loss)):
+        if not math.isfinite(value := float(loss.detach())):
             raise QGBenchError(
-                f"the loss of the quality predictor is {float(loss)} at step {step}; try a lower quality.lr."
+                f"the loss of the quality predictor is {value} at step {step}; try a lower quality.lr."
             )
         optimiser.zero_grad(set_to_none=True)
         accelerator.backward(loss)

@@ -1,0 +1,231 @@
+"""The main job from end to end, on the protocol `smoke`: runs, twins, records, resumption, report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import qgbench.run
+from qgbench.cli import app
+from qgbench.data.cache import prepare
+from qgbench.data.readers import open_source
+from qgbench.metrics import measure
+from qgbench.records import IMAGE_COLUMNS, Record, read_images, read_record, summarise
+from qgbench.training.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow
+
+QUICK = ["--protocol", "smoke", "--threads", "1", "--steps", "8", "--set", "method.threshold=0.5"]
+QUICK_G = ["--set", "quality.steps=6", "--set", "quality.weak_epochs=[1,2]", "--set", "quality.weak_epoch_min_steps=1"]
+
+
+def run(output: Path, *options: str, quick: list[str] = QUICK) -> tuple[Path, str]:
+    result = CliRunner().invoke(app, ["run", *quick, "--output", str(output), *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    folder = Path(result.stdout.split("record: ")[1].splitlines()[0]).parent
+    return folder, result.stdout
+
+
+@pytest.fixture(scope="session")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def base(output: Path) -> tuple[Path, str]:
+    return run(output, "--method", "fixmatch", "--arch", "unet")
+
+
+@pytest.fixture(scope="session")
+def guided(output: Path) -> tuple[Path, str]:
+    return run(output, "--method", "fixmatch", "--qg", "--arch", "unet", *QUICK_G)
+
+
+@pytest.fixture(scope="session")
+def neutral(output: Path) -> tuple[Path, str]:
+    return run(output, "--method", "fixmatch", "--qg", "--qg-score", "one")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint is not None
+    return checkpoint["trainer"]["method"]
+
+
+def numbers(record: Record) -> dict[str, object]:
+    """Everything in a record that the same command must give again."""
+    kept = record.model_dump(exclude={"times", "peak_memory_mib", "provenance"})
+    return kept | {"labelled": record.provenance.labelled_ids, "data": record.provenance.data}
+
+
+def test_a_run_leaves_status_config_log_checkpoint_record_and_rows(guided: tuple[Path, str]) -> None:
+    folder, text = guided
+    assert (folder / "status").read_text() == "done\n"
+    assert json.loads((folder / "config.json").read_text())["method"] == "fixmatch"
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 8
+    assert {"supervised", "unlabelled_0", "lambda_u", "lr", "mean_q", "kept_share"} <= set(log[-1])
+    record = read_record(folder)
+    assert record.cell.addon == "qw-" + "-".join(sorted(o.replace("--set", "") for o in QUICK_G if "=" in o)).replace(
+        "[1,2]", "[1, 2]"
+    )
+    assert record.guidance is not None
+    assert record.audit is not None
+    assert [audit.progress for audit in record.pseudo_labels] == [0.25, 0.5, 0.75, 1.0, None]
+    assert set(record.pseudo_labels[0].scores) == {"g", "confidence", "agreement"}
+    for shown in ("Dice", "HD95 (pooled)", "HD95 (max)", "HD95 of diagonal", "missed", "kept share", "effective sample"):
+        assert shown in text
+    assert "twin without the add-on: qgbench run --method fixmatch" in text
+
+
+def test_every_summary_can_be_recomputed_from_the_rows(base: tuple[Path, str], guided: tuple[Path, str]) -> None:
+    for folder, _ in (base, guided):
+        rows = read_images(folder / "images.csv")
+        record = read_record(folder)
+        assert list(rows.columns) == IMAGE_COLUMNS
+        assert summarise(rows) == record.summary
+        for name, summary in record.others.items():
+            assert summarise(read_images(folder / f"images.{name}.csv")) == summary
+
+
+def test_twins_share_images_draw_and_split(base: tuple[Path, str], guided: tuple[Path, str]) -> None:
+    first, second = (read_record(folder) for folder, _ in (base, guided))
+    assert first.provenance.labelled_ids == second.provenance.labelled_ids
+    assert len(first.provenance.labelled_ids) == 12
+    assert first.provenance.split == second.provenance.split
+    assert first.provenance.data == second.provenance.data
+    assert first.cell.variant == second.cell.variant
+    assert first.guidance is None
+    assert first.audit is None
+    assert set(read_images(base[0] / "images.csv")["id"]) == set(read_images(guided[0] / "images.csv")["id"])
+    assert read_images(base[0] / "images.csv")["q"].isna().all()
+    assert read_images(guided[0] / "images.csv")["q"].between(0, 1).all()
+
+
+def test_weights_of_one_change_no_bit(base: tuple[Path, str], neutral: tuple[Path, str]) -> None:
+    ours, theirs = weights(base[0]), weights(neutral[0])
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    pd.testing.assert_frame_equal(
+        read_images(base[0] / "images.csv"), read_images(neutral[0] / "images.csv"), check_exact=True
+    )
+
+
+def test_weights_of_g_change_the_student(base: tuple[Path, str], guided: tuple[Path, str]) -> None:
+    ours, theirs = weights(base[0]), weights(guided[0])
+    assert any(not torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_a_finished_run_trains_nothing(base: tuple[Path, str], output: Path) -> None:
+    before = (base[0] / "record.json").read_bytes()
+    folder, text = run(output, "--method", "fixmatch", "--arch", "unet")
+    assert folder == base[0]
+    assert "done already" in text
+    assert (folder / "record.json").read_bytes() == before
+
+
+def test_g_is_reused_by_a_run_with_the_same_draw_and_qar_trains_with_it(output: Path, guided: tuple[Path, str]) -> None:
+    predictors = sorted((output / "predictors").iterdir())
+    folder, _ = run(output, "--method", "supervised", "--qg", *QUICK_G, quick=[o for o in QUICK if "threshold" not in o][:-1])
+    record = read_record(folder)
+    assert record.cell.addon.startswith("qar")
+    assert record.times.g_reused
+    assert record.provenance.g == read_record(guided[0]).provenance.g
+    assert sorted((output / "predictors").iterdir()) == predictors
+
+
+def test_the_same_command_elsewhere_gives_the_same_numbers(base: tuple[Path, str], tmp_path: Path) -> None:
+    again, _ = run(tmp_path, "--method", "fixmatch", "--arch", "unet")
+    assert numbers(read_record(again)) == numbers(read_record(base[0]))
+    assert (again / "images.csv").read_bytes() == (base[0] / "images.csv").read_bytes()
+
+
+def test_an_interrupted_run_continues_to_the_same_numbers(
+    base: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = qgbench.run.save_checkpoint
+
+    def save_then_stop(folder: Path, state: dict[str, object]) -> None:
+        save(folder, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(qgbench.run, "save_checkpoint", save_then_stop)
+    words = ["run", *QUICK, "--output", str(tmp_path), "--method", "fixmatch", "--arch", "unet"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code != 0
+    (folder,) = (path for path in tmp_path.iterdir() if path.name.startswith("smoke"))
+    assert (folder / "status").read_text() == "interrupted\n"
+    monkeypatch.undo()
+    again, _ = run(tmp_path, "--method", "fixmatch", "--arch", "unet")
+    assert again == folder
+    assert numbers(read_record(again)) == numbers(read_record(base[0]))
+    assert (again / "images.csv").read_bytes() == (base[0] / "images.csv").read_bytes()
+
+
+def test_another_seed_index_draws_other_labels(output: Path, base: tuple[Path, str]) -> None:
+    folder, _ = run(output, "--method", "fixmatch", "--seed", "1")
+    ours, theirs = read_record(folder).provenance, read_record(base[0]).provenance
+    assert set(ours.labelled_ids) != set(theirs.labelled_ids)
+    assert ours.split == theirs.split
+
+
+def test_rows_measure_the_prediction_at_original_resolution(base: tuple[Path, str], cache_dir: Path) -> None:
+    """The counts of the reference come from the phantom itself, not from its resized copy."""
+    rows = read_images(base[0] / "images.csv").set_index("id")
+    source = open_source("phantom")
+    for name in rows.index[:10]:
+        mask = source.mask(name)
+        assert rows.loc[name, "n_ref"] == mask.sum()
+        assert (rows.loc[name, "height"], rows.loc[name, "width"]) == mask.shape
+        dice = 2 * rows.loc[name, "n_tp"] / (rows.loc[name, "n_ref"] + rows.loc[name, "n_pred"])
+        assert dice == pytest.approx(rows.loc[name, "dice"], abs=1e-12)
+
+
+def test_a_perfect_network_gets_a_nearly_perfect_score(cache_dir: Path) -> None:
+    """A network that returns the prepared mask loses only what resizing loses."""
+    from accelerate import Accelerator
+
+    from qgbench.data.splits import load_split
+    from qgbench.training.device import make_accelerator
+    from qgbench.training.evaluate import evaluate
+
+    source = open_source("phantom")
+    prepared = prepare(source, 96, cache_dir)
+    split = load_split(source)
+    assert prepared.masks is not None
+    known = {prepared.images[i].tobytes(): prepared.masks[i] for i in range(len(prepared.ids))}
+
+    class Perfect(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            pixels = (image * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+            masks = np.stack([known[picture.tobytes()] for picture in pixels])
+            return torch.from_numpy(masks).unsqueeze(1).float() * 20 - 10
+
+    accelerator: Accelerator = make_accelerator("cpu", "fp32", 1)
+    rows = evaluate({"student": Perfect()}, None, prepared, split, accelerator)["student"]
+    assert sorted(rows["id"]) == sorted(split.loc[split["split"] == "test", "id"])
+    assert rows["dice"].min() > 0.85
+    assert rows["dice"].mean() > 0.96
+    assert rows["hd95"].max() <= 3
+    row = rows.iloc[0]
+    expected = measure(source.mask(row["id"]), source.mask(row["id"]))
+    assert expected.n_ref == row["n_ref"]
+
+
+def test_the_report_of_these_runs_names_base_add_on_and_difference(
+    output: Path, base: tuple[Path, str], guided: tuple[Path, str], tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(app, ["report", str(output), "--output", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "phantom" in text
+    assert "fixmatch" in text
+    dice = [100 * read_record(folder).summary.dice for folder, _ in (base, guided)]
+    table = pd.read_csv(tmp_path / "results.csv")
+    assert len(table) > 0
+    assert (tmp_path / "report.tex").read_text().startswith("\\documentclass")
+    rows = [line for line in text.splitlines() if "qw" in line and "fixmatch" in line]
+    assert any(f"{dice[1]:.1f}"[:2] in row for row in rows)
