@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,7 +65,8 @@ def test_two_calls_and_another_process_agree_bit_for_bit() -> None:
         "from tests.data.test_phantom import digest; from qgbench.data.phantom import generate_phantom; "
         "print(digest(generate_phantom(groups=4)))"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(__file__).parents[2]
+    other = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert digest(generate_phantom(groups=4)) == digest(generate_phantom(groups=4)) == other.stdout.strip()
 
 
