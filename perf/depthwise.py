@@ -1,7 +1,7 @@
 """Speed of training in float32, in bfloat16, and in bfloat16 with depthwise convolutions kept in float32.
 
-Run with qgbench installed: ``python perf/depthwise.py [threads]``. Prints images per second of forward + backward of the
-`small` U-Net at 96 px, batch 24, the best of 5 steps, the three ways in turn.
+Run with qgbench installed: ``python perf/depthwise.py [threads]``. Prints images per second of forward + backward of
+the `small` U-Net at 96 px, batch 24, the best of 5 steps, the three ways in turn.
 """
 
 import sys

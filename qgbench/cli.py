@@ -173,7 +173,9 @@ def _twin_command(spec: RunSpec, data_dir: Path | None, output: Path) -> str:
     for name in ("arch", "encoder", "precision", "threads"):
         if getattr(spec, name) != getattr(known, name):
             words.append(f"--{name} {getattr(spec, name)}")
-    words += [f"--set {key}={value}" for key, value in spec.overrides.items() if not key.startswith(("qg.", "quality."))]
+    words += [
+        f"--set {key}={value}" for key, value in spec.overrides.items() if not key.startswith(("qg.", "quality."))
+    ]
     words.append(f"--seed {spec.seed}")
     if output != Path("runs"):
         words.append(f"--output {output}")

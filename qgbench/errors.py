@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 40  # longer lists of names are counted, not printed
+
 
 class QGBenchError(Exception):
     """A failure that qgbench foresaw; the command line prints its text without a traceback and exits with 1."""
@@ -28,7 +30,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     known : iterable of str
         All names that exist; the nearest is suggested.
     """
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
+    if len(names) > _LISTED:
+        others = f" Others like it: {', '.join(near[1:])}." if near[1:] else ""
+        return UserError(f"unknown {kind} '{name}'.{hint}{others} {len(names)} are known.")
     return UserError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")

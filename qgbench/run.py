@@ -21,7 +21,7 @@ from qgbench.data.experiment import ImageSet, TrainingData, training_data
 from qgbench.data.readers import open_pool, open_source
 from qgbench.data.splits import load_split, split_fingerprint
 from qgbench.errors import QGBenchError, UserError
-from qgbench.methods import Method, MethodSettings
+from qgbench.methods import Method
 from qgbench.progress import track
 from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT, LabelledImages, fit_predictor
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
@@ -103,11 +103,14 @@ def run(spec: RunSpec, output: Path, data_dir: Path | None = None, cache_dir: Pa
     if (folder / RECORD_NAME).is_file():
         return Outcome(read_record(folder), folder, was_done=True)
     accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
+    torch.manual_seed(spec.seed)
+    # Networks come first: an unknown architecture shall not be found out after minutes spent on data and g.
+    method = method_class(lambda: _build(protocol), settings)
     data = _open_data(spec, protocol, regime, data_dir, cache_dir)
     write_atomically(folder / SPEC_NAME, (spec.model_dump_json(indent=1) + "\n").encode())
     write_atomically(folder / STATUS_NAME, b"running\n")
     try:
-        record = _carry_out(spec, protocol, settings, method_class, regime, data, folder, output, accelerator)
+        record = _carry_out(spec, protocol, method, data, folder, output, accelerator)
     except KeyboardInterrupt:
         write_atomically(folder / STATUS_NAME, b"interrupted\n")
         raise
@@ -149,9 +152,7 @@ def _open_data(
 def _carry_out(
     spec: RunSpec,
     protocol: Protocol,
-    settings: MethodSettings,
-    method_class: type[Method],
-    regime: Regime,
+    method: Method,
     data: _Data,
     folder: Path,
     output: Path,
@@ -161,8 +162,6 @@ def _carry_out(
     if spec.qg_mode != "none" and (spec.qg_score in ("g", "shuffled") or spec.qg_mode == "both"):
         predictor, card, reused = _get_predictor(spec, protocol, data, output, accelerator)
         predictor.to(accelerator.device)
-    torch.manual_seed(spec.seed)
-    method = method_class(lambda: _build(protocol), settings)
     guide = Guide(_modes(spec, protocol, predictor))
     trainer = Trainer(method, guide, predictor, data.training, protocol, spec.seed, accelerator, spec.qg_norm)
     train_seconds = 0.0
@@ -181,7 +180,7 @@ def _carry_out(
     begin = time.monotonic()
     networks = _networks_to_evaluate(trainer, protocol)
     tables = evaluate(networks, predictor, data.prepared, data.split, accelerator)
-    record = _make_record(spec, protocol, settings, regime, data, trainer, tables, card)
+    record = _make_record(spec, protocol, data, trainer, tables, card)
     times = Times(
         g=card.seconds if card else 0.0,
         g_reused=reused,
@@ -295,8 +294,6 @@ def _check_draw(card: PredictorCard, training: TrainingData) -> None:
 def _make_record(
     spec: RunSpec,
     protocol: Protocol,
-    settings: MethodSettings,
-    regime: Regime,
     data: _Data,
     trainer: Trainer,
     tables: dict[str, pd.DataFrame],
@@ -325,7 +322,7 @@ def _make_record(
             protocol=protocol.name,
             protocol_version=protocol.version,
             dataset=spec.dataset,
-            regime=str(regime),
+            regime=spec.regime,
             arch=spec.arch,
             encoder=spec.encoder,
             method=spec.method,
@@ -334,7 +331,10 @@ def _make_record(
             seed=spec.seed,
         ),
         spec=spec.model_dump(mode="json"),
-        settings={"protocol": protocol.model_dump(mode="json"), "method": settings.model_dump(mode="json")},
+        settings={
+            "protocol": protocol.model_dump(mode="json"),
+            "method": trainer.method.settings.model_dump(mode="json"),
+        },
         steps=trainer.steps,
         precision=spec.precision,
         device=spec.device,

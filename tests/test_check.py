@@ -60,7 +60,11 @@ class _LabelBehindTheHarness(_Consistency):
 
 @pytest.mark.parametrize(
     ("method", "message"),
-    [(_AttachedLabel, "carries a gradient"), (_ReducedLoss, "one value per row"), (_LabelBehindTheHarness, "pseudo_label")],
+    [
+        (_AttachedLabel, "carries a gradient"),
+        (_ReducedLoss, "one value per row"),
+        (_LabelBehindTheHarness, "pseudo_label"),
+    ],
 )
 def test_a_step_that_breaks_the_contract_is_refused_by_name(method: type[Method], message: str) -> None:
     (finding,) = check_method(method)

@@ -70,14 +70,21 @@ def test_a_run_leaves_status_config_log_checkpoint_record_and_rows(guided: tuple
     assert log[-1]["step"] == 8
     assert {"supervised", "unlabelled_0", "lambda_u", "lr", "mean_q", "kept_share"} <= set(log[-1])
     record = read_record(folder)
-    assert record.cell.addon == "qw-" + "-".join(sorted(o.replace("--set", "") for o in QUICK_G if "=" in o)).replace(
-        "[1,2]", "[1, 2]"
-    )
+    settings = sorted(option for option in QUICK_G if "=" in option)
+    assert record.cell.addon == "-".join(["qw", *settings]).replace("[1,2]", "[1, 2]")
     assert record.guidance is not None
     assert record.audit is not None
     assert [audit.progress for audit in record.pseudo_labels] == [0.25, 0.5, 0.75, 1.0, None]
     assert set(record.pseudo_labels[0].scores) == {"g", "confidence", "agreement"}
-    for shown in ("Dice", "HD95 (pooled)", "HD95 (max)", "HD95 of diagonal", "missed", "kept share", "effective sample"):
+    for shown in (
+        "Dice",
+        "HD95 (pooled)",
+        "HD95 (max)",
+        "HD95 of diagonal",
+        "missed",
+        "kept share",
+        "effective sample",
+    ):
         assert shown in text
     assert "twin without the add-on: qgbench run --method fixmatch" in text
 
@@ -129,7 +136,7 @@ def test_a_finished_run_trains_nothing(base: tuple[Path, str], output: Path) -> 
 
 def test_g_is_reused_by_a_run_with_the_same_draw_and_qar_trains_with_it(output: Path, guided: tuple[Path, str]) -> None:
     predictors = sorted((output / "predictors").iterdir())
-    folder, _ = run(output, "--method", "supervised", "--qg", *QUICK_G, quick=[o for o in QUICK if "threshold" not in o][:-1])
+    folder, _ = run(output, "--method", "supervised", "--qg", *QUICK_G, quick=QUICK[:-2])
     record = read_record(folder)
     assert record.cell.addon.startswith("qar")
     assert record.times.g_reused

@@ -98,9 +98,7 @@ def fit_predictor(
             quality = predictor(image.to(accelerator.device), mask.to(accelerator.device))
         loss = F.smooth_l1_loss(quality, dice.to(accelerator.device))
         if not math.isfinite(value := float(loss.detach())):
-            raise QGBenchError(
-                f"the loss of the quality predictor is {value} at step {step}; try a lower quality.lr."
-            )
+            raise QGBenchError(f"the loss of the quality predictor is {value} at step {step}; try a lower quality.lr.")
         optimiser.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         optimiser.step()
