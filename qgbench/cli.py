@@ -1,5 +1,6 @@
 """The command line: thin verbs over the package. Imports torch only where a verb needs it."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -160,26 +161,26 @@ def _regime(
 def _twin_command(spec: RunSpec, data_dir: Path | None, output: Path) -> str:
     """Give the command of the same run with the add-on instead of without, or without instead of with."""
     known = load_protocol(spec.protocol)
-    words = ["qgbench run", f"--method {spec.method}"]
+    words = ["qgbench", "run", "--method", spec.method]
     if spec.qg_mode == "none":
         words.append("--qg")
     if spec.protocol != "small":
-        words.append(f"--protocol {spec.protocol}")
+        words += ["--protocol", spec.protocol]
     if spec.dataset != known.dataset:
-        words.append(f"--dataset {spec.dataset}")
+        words += ["--dataset", spec.dataset]
     if data_dir is not None:
-        words.append(f"--data-dir {data_dir}")
-    words.append(f"--regime {spec.regime}")
+        words += ["--data-dir", str(data_dir)]
+    words += ["--regime", spec.regime]
     for name in ("arch", "encoder", "precision", "threads"):
         if getattr(spec, name) != getattr(known, name):
-            words.append(f"--{name} {getattr(spec, name)}")
-    words += [
-        f"--set {key}={value}" for key, value in spec.overrides.items() if not key.startswith(("qg.", "quality."))
-    ]
-    words.append(f"--seed {spec.seed}")
+            words += [f"--{name}", str(getattr(spec, name))]
+    for key, value in spec.overrides.items():
+        if not key.startswith(("qg.", "quality.")):
+            words += ["--set", f"{key}={value}"]
+    words += ["--seed", str(spec.seed)]
     if output != Path("runs"):
-        words.append(f"--output {output}")
-    return " ".join(words)
+        words += ["--output", str(output)]
+    return shlex.join(words)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """`qgbench check`: every method that ships passes, and each planted defect is found by the rule that names it."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,3 +145,11 @@ def test_a_planted_defect_is_found_by_its_rule(method: type[Method], rule: str) 
     except (RuntimeError, UserError) as error:
         pytest.fail(f"the check crashed: {error}")
     assert rule in broken
+
+
+def test_the_method_in_contributing_keeps_the_contract(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    assert broken_rules(load_method(str(file))) == []

@@ -105,7 +105,9 @@ def test_the_labelled_stream_ignores_the_unlabelled_one(unlabelled: ImageSet, ba
     plain = draw(Streams(training(pictures(8), pictures(16)), train_settings(), 3), 6)
     other = draw(Streams(training(pictures(8), unlabelled), train_settings(batch_unlabelled=batch), 3), 6)
     assert same(plain, other, LABELLED)
-    assert not all(a.u_w.shape == b.u_w.shape and torch.equal(a.u_w, b.u_w) for (a, _), (b, _) in zip(plain, other))  # noqa: B905
+    assert not all(
+        a.u_w.shape == b.u_w.shape and torch.equal(a.u_w, b.u_w) for (a, _), (b, _) in zip(plain, other, strict=True)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,288 @@
+import contextlib
+import copy
+import math
+from typing import NoReturn
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, interpolate
+from torchvision.transforms.functional import normalize
+
+from qgbench.archs.build import SegmentationNetwork, build_network, normalisation
+from qgbench.archs.depthwise import keep_depthwise_in_float32
+from qgbench.errors import QGBenchError, UserError
+from qgbench.methods import probabilities, segmentation_loss
+from qgbench.training.device import make_accelerator
+
+LITE = "tf_efficientnet_lite0"
+CHANNELS = (32, 16, 16, 8, 8)
+
+
+def images(count: int, size: int, seed: int = 0) -> Tensor:
+    """Images with coarse structure, in [0, 1]."""
+    coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return interpolate(coarse, size=size, mode="bilinear")
+
+
+# Shapes and sizes
+
+
+@pytest.mark.parametrize(("encoder", "weights"), [(LITE, "imagenet"), (LITE, "none"), ("resnet18", "none")])
+@pytest.mark.parametrize("size", [64, 96])
+def test_logits_have_the_size_of_the_images(encoder: str, weights: str, size: int) -> None:
+    network = build_network("unet", encoder, weights, CHANNELS, size).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        logits = network(images(2, size))
+    assert logits.shape == (2, 1, size, size)
+    assert logits.dtype == torch.float32
+    assert bool(logits.isfinite().all())
+    assert float(logits.std()) > 0
+
+
+def unet_decoder_parameters(encoder: tuple[int, ...], decoder: tuple[int, ...]) -> int:
+    """Parameters of a U-Net decoder and head: two 3 x 3 convolutions with batch normalisation a stage.
+
+    `encoder` holds the channels of the features, fine to coarse.
+    """
+    total, channels = 0, encoder[-1]
+    for skip, width in zip([*encoder[-2::-1], 0], decoder, strict=True):
+        total += 9 * (channels + skip) * width + 9 * width * width + 2 * 2 * width
+        channels = width
+    return total + 9 * channels + 1
+
+
+def test_parameters_of_resnet34_are_the_published_ones() -> None:
+    network = build_network("unet", "resnet34", "none", (256, 128, 64, 32, 16), 224)
+    published = 21_797_672 - 513_000  # ResNet-34 of He et al. as in torchvision, without its classifier
+    expected = published + unet_decoder_parameters((64, 64, 128, 256, 512), (256, 128, 64, 32, 16))
+    assert sum(p.numel() for p in network.parameters()) == expected == 24_436_369
+
+
+def test_parameters_of_the_light_network_are_the_published_ones() -> None:
+    decoder = (128, 64, 32, 16, 16)
+    network = build_network("unet", LITE, "none", decoder, 96)
+    top = 320 * 1280 + 2 * 1280 + 1280 * 1000 + 1000  # head convolution, its normalisation, classifier
+    expected = 4_652_008 - top + unet_decoder_parameters((16, 24, 40, 112, 320), decoder)
+    assert sum(p.numel() for p in network.parameters()) == expected
+
+
+@pytest.mark.parametrize("size", [33, 100, 224 + 16])
+def test_a_side_that_is_no_multiple_of_32_is_refused(size: int) -> None:
+    with pytest.raises(UserError, match=rf"{size} pixels.*'unet'.*multiple of 32"):
+        build_network("unet", LITE, "none", CHANNELS, size)
+
+
+# Names
+
+
+def test_an_unknown_arch_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown arch 'unett'.*Did you mean 'unet'"):
+        build_network("unett", LITE, "none", CHANNELS, 64)
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"), [("resnt34", "resnet34"), ("tf_eficientnet_lite0", LITE), ("resnet-18", "resnet18")]
+)
+def test_an_unknown_encoder_names_the_nearest(given: str, nearest: str) -> None:
+    with pytest.raises(UserError, match=f"unknown encoder '{given}'.*Did you mean '{nearest}'"):
+        build_network("unet", given, "none", CHANNELS, 64)
+
+
+@pytest.mark.parametrize("encoder", ["vit_tiny_patch16_224", "mixer_b16_224"])
+def test_an_encoder_without_features_at_all_strides_is_refused_by_name(encoder: str) -> None:
+    with pytest.raises(UserError, match=f"'{encoder}' cannot be used in a U-Net"):
+        build_network("unet", encoder, "none", CHANNELS, 64)
+
+
+# Weights
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv3_small_100"])
+def test_weights_that_the_hub_does_not_give_are_never_replaced_by_random_ones(
+    encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*args: object, **kwargs: object) -> NoReturn:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", unreachable)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", unreachable)
+    with pytest.raises(QGBenchError) as caught:
+        build_network("unet", encoder, "imagenet", CHANNELS, 64)
+    message = str(caught.value)
+    assert caught.value.exit_code == 1
+    assert f"'{encoder}'" in message
+    assert "Network is unreachable" in message
+    assert f"--encoder {LITE}" in message
+    assert "--set encoder_weights=none" in message
+
+
+def test_the_packaged_weights_are_in_the_encoder_and_none_means_random() -> None:
+    torch.manual_seed(0)
+    pretrained = build_network("unet", LITE, "imagenet", CHANNELS, 64)
+    torch.manual_seed(1)
+    again = build_network("unet", LITE, "imagenet", CHANNELS, 64)
+    ours, theirs = pretrained.body.encoder.state_dict(), again.body.encoder.state_dict()  # type: ignore[operator, union-attr]
+    assert ours
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    random = build_network("unet", LITE, "none", CHANNELS, 64)
+    other = build_network("unet", LITE, "none", CHANNELS, 64)
+    first, second, known = (
+        next(p for p in network.parameters() if p.ndim == 4) for network in (random, other, pretrained)
+    )
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, known)
+
+
+# Normalisation
+
+
+def test_the_network_normalises_its_own_input() -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    network = SegmentationNetwork(nn.Identity(), mean, std)
+    torch.testing.assert_close(network(images(2, 32)), normalize(images(2, 32), list(mean), list(std)))
+    assert not network.state_dict()
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "resnet34", "mit_b0", "convnext_atto.d2_in1k", LITE])
+def test_normalisation_is_that_of_the_weights(encoder: str) -> None:
+    expected = ((0.5,) * 3, (0.5,) * 3) if encoder == LITE else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert normalisation(encoder) == expected
+    network = build_network("unet", encoder, "none", CHANNELS, 64)
+    assert tuple(network.mean.flatten().tolist()) == pytest.approx(expected[0])
+    assert tuple(network.std.flatten().tolist()) == pytest.approx(expected[1])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "same_weights_in_timm"),
+    [
+        ("timm-tf_efficientnet_lite0", "tf_efficientnet_lite0"),
+        ("xception", "legacy_xception"),
+        ("inceptionv4", "inception_v4"),
+        ("inceptionresnetv2", "inception_resnet_v2.tf_in1k"),
+        ("dpn68", "dpn68"),
+        ("densenet121", "densenet121"),
+    ],
+)
+def test_normalisation_of_encoders_under_names_of_smp(encoder: str, same_weights_in_timm: str) -> None:
+    assert encoder in smp.encoders.encoders
+    config = timm.get_pretrained_cfg(same_weights_in_timm)
+    mean, std = normalisation(encoder)
+    assert mean == pytest.approx(config.mean, abs=1e-4)
+    assert std == pytest.approx(config.std, abs=1e-4)
+
+
+# Precision
+
+
+def test_logits_are_float32_under_bfloat16_autocast() -> None:
+    network = build_network("unet", LITE, "imagenet", CHANNELS, 64).eval()
+    with torch.no_grad():
+        expected = network(images(2, 64))
+        with make_accelerator("cpu", "bf16", 1).autocast():
+            logits = network(images(2, 64))
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, expected)  # the body did compute in bfloat16
+    assert float(cosine_similarity(logits.flatten(), expected.flatten(), 0)) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weights", "training"),
+    [(LITE, "imagenet", True), (LITE, "imagenet", False), ("resnet18", "none", True)],
+)
+def test_labelling_before_training_under_autocast_loses_no_gradient(encoder: str, weights: str, training: bool) -> None:
+    torch.manual_seed(0)
+    start = build_network("unet", encoder, weights, CHANNELS, 64).train(training)  # type: ignore[arg-type]
+    image = images(4, 64)
+    target = (image[:, :1] > 0.5).float()
+
+    def gradients(context: contextlib.AbstractContextManager[None]) -> list[Tensor | None]:
+        network = copy.deepcopy(start)
+        with context:
+            probabilities(network, image)
+            loss = segmentation_loss(network(image), target)
+        loss.backward()
+        return [p.grad for p in network.parameters()]
+
+    expected = gradients(contextlib.nullcontext())
+    found = gradients(make_accelerator("cpu", "bf16", 1).autocast())
+    assert all(a is not None and b is not None and bool(a.any()) for a, b in zip(found, expected, strict=True))
+    both = [torch.cat([g.flatten() for g in given if g is not None]) for given in (found, expected)]
+    assert float(cosine_similarity(both[0], both[1], 0)) > 0.98
+    assert not torch.equal(both[0], both[1])
+
+
+def test_the_autocast_cache_is_off() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.is_autocast_cache_enabled()
+    with make_accelerator("cpu", "bf16", 1).autocast():
+        assert torch.is_autocast_enabled("cpu")
+        assert not torch.is_autocast_cache_enabled()
+
+
+# Depthwise convolutions
+
+
+def grouped(module: nn.Module) -> list[nn.Conv2d]:
+    return [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+
+
+def test_depthwise_layers_give_what_plain_ones_give_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    plain = timm.create_model(LITE).eval()
+    changed = copy.deepcopy(plain)
+    keep_depthwise_in_float32(changed)
+    assert list(changed.state_dict()) == list(plain.state_dict())
+    before, after = grouped(plain), grouped(changed)
+    assert len(after) == 16  # one in every block of EfficientNet-Lite0
+    assert all(type(a) is not type(b) and isinstance(b, type(a)) for a, b in zip(before, after, strict=True))
+    others = [m for m in changed.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
+    assert {type(m) for m in others} <= {type(m) for m in plain.modules()}
+    for training in (False, True):
+        outputs = [net.train(training).forward_features(images(2, 64)) for net in (plain, changed)]
+        assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_layers_compute_in_float32_under_autocast(stride: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Conv2d(64, 64, 5, stride, 2, groups=64))
+    keep_depthwise_in_float32(layer)
+    image = torch.randn(2, 64, 16, 16)
+    exact = layer(image)
+    exact.square().sum().backward()
+    expected, layer[0].weight.grad = layer[0].weight.grad, None
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(image)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact.to(torch.bfloat16))
+    found.float().square().sum().backward()
+    assert layer[0].weight.grad.dtype == torch.float32
+    torch.testing.assert_close(layer[0].weight.grad, expected, rtol=2**-6, atol=2**-6 * float(expected.abs().max()))
+
+
+def test_a_deep_copy_keeps_the_classes_and_is_independent() -> None:
+    network = build_network("unet", LITE, "none", CHANNELS, 64).eval()
+    twin = copy.deepcopy(network)
+    assert [type(m) for m in twin.modules()] == [type(m) for m in network.modules()]
+    assert any(type(m) is not nn.Conv2d and type(m).__module__ == "qgbench.archs.depthwise" for m in grouped(twin))
+    pointers = {value.data_ptr() for value in network.state_dict().values()}
+    assert pointers.isdisjoint(value.data_ptr() for value in twin.state_dict().values())
+    with torch.no_grad():
+        before = network(images(1, 64))
+        assert torch.equal(twin(images(1, 64)), before)
+        for parameter in twin.parameters():
+            parameter.add_(1.0)
+        assert torch.equal(network(images(1, 64)), before)
+        assert not torch.equal(twin(images(1, 64)), before)
+
+
+def test_two_networks_of_one_seed_are_equal() -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        states.append(build_network("unet", "resnet18", "none", CHANNELS, 64).state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert math.isfinite(sum(float(value.float().sum()) for value in states[0].values()))

@@ -1,0 +1,418 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from qgbench.check import ToyQuality, ToySegmenter, toy_data, toy_protocol
+from qgbench.methods import Batch, Method, Step, Term, probabilities
+from qgbench.quality.guide import (
+    Guide,
+    Mode,
+    QualityRegularisation,
+    QualityWeighting,
+    effective_sample_size,
+    frozen_statistics,
+    quality_weight,
+    ramp,
+)
+from qgbench.quality.scores import Labelling, ShuffledQuality
+from qgbench.spec import QGSettings
+from qgbench.training.streams import Streams
+
+SETTINGS = QGSettings(tau=0.5, temperature=2.0, lambda_qar=0.01, qar_warmup=0.15, qar_ramp=0.2)
+
+
+class Plain(Method):
+    def step(self, batch: Batch) -> Step:
+        return Step(self.student(batch.x_l).mean())
+
+
+class Pair(Plain):
+    networks = 2
+
+
+class Averaged(Plain):
+    def uses_teacher(self) -> bool:
+        return True
+
+
+def method_of(kind: type[Method] = Plain, dropout: float = 0.1) -> Method:
+    def build() -> nn.Module:
+        network = ToySegmenter()
+        network.head[0] = nn.Dropout2d(dropout)
+        return network
+
+    torch.manual_seed(0)
+    return kind(build, kind.Settings()).train()
+
+
+def batch_at(progress: float) -> Batch:
+    return Streams(toy_data(), toy_protocol(10).train, 0).next(progress)[0]
+
+
+@pytest.fixture
+def g() -> nn.Module:
+    torch.manual_seed(1)
+    return ToyQuality().requires_grad_(False).eval()
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def unchanged(module: nn.Module, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+# Ramp, weight, effective sample size
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [(0.0, 0.0), (0.149, 0.0), (0.15, 0.0), (0.2, 0.5), (0.25, 1.0), (0.35, 2.0), (0.36, 2.0), (1.0, 2.0)],
+)
+def test_ramp(progress: float, expected: float) -> None:
+    assert ramp(progress, 0.15, 0.2, 2.0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("progress", "expected"), [(0.0, 0.0), (0.1999, 0.0), (0.2, 3.0), (0.9, 3.0)])
+def test_a_ramp_of_length_zero_is_a_step(progress: float, expected: float) -> None:
+    assert ramp(progress, 0.2, 0.0, 3.0) == expected
+
+
+def test_no_warm_up_and_no_ramp_give_the_full_weight_from_the_first_step() -> None:
+    assert ramp(0.0, 0.0, 0.0, 3.0) == 3.0
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=2, max_size=2),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_a_ramp_never_falls_and_stays_in_range(progress: list[float], warmup: float, length: float) -> None:
+    first, second = (ramp(value, warmup, length, 0.25) for value in sorted(progress))
+    assert 0.0 <= first <= second <= 0.25
+
+
+def test_quality_weight_is_equation_7() -> None:
+    quality = torch.tensor([0.0, 0.3, 0.4999, 0.5, 0.8, 1.0])
+    assert quality_weight(quality, 0.5, 2.0).tolist() == pytest.approx([0, 0, 0, 0.25, 0.64, 1])
+    assert quality_weight(quality, 0.0, 1.0).tolist() == pytest.approx(quality.tolist())
+    assert quality_weight(quality, 0.0, 3.0).tolist() == pytest.approx([q**3 for q in quality.tolist()])
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        ([0.7] * 5, 1.0),
+        ([0.0, 0.0, 0.3, 0.0], 0.25),
+        ([1.0, 1.0, 0.0, 0.0], 0.5),
+        ([1.0, 0.5], 0.9),
+        ([0.25, 0.64, 1.0], 1.89**2 / (3 * (0.0625 + 0.4096 + 1))),
+        ([0.0, 0.0], 0.0),
+    ],
+)
+def test_effective_sample_size_in_closed_form(weight: list[float], expected: float) -> None:
+    assert float(effective_sample_size(torch.tensor(weight))) == pytest.approx(expected, rel=1e-5)
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=32), st.floats(1e-8, 1))
+def test_effective_sample_size_is_in_range_and_ignores_the_scale(values: list[float], scale: float) -> None:
+    weight = torch.tensor(values)
+    found = float(effective_sample_size(weight))
+    assert 1 / len(values) - 1e-5 <= found <= 1 + 1e-5
+    assert float(effective_sample_size(weight * scale)) == pytest.approx(found, rel=1e-4)
+
+
+# Weighing
+
+
+class Counting:
+    """A score that remembers what it was asked."""
+
+    def __init__(self, values: Callable[[Labelling], Tensor] | None = None) -> None:
+        self.asked: list[Labelling] = []
+        self._values = values
+
+    def __call__(self, labelling: Labelling) -> Tensor:
+        self.asked.append(labelling)
+        return labelling.prob.mean((1, 2, 3)) if self._values is None else self._values(labelling)
+
+
+def labelled(method: Method, image: Tensor, seed: int, network: nn.Module | None = None) -> Tensor:
+    prob = torch.rand(len(image), 1, *image.shape[2:], generator=torch.Generator().manual_seed(seed))
+    return method.pseudo_label(image, prob, network)
+
+
+def term(image: Tensor, label: Tensor) -> Term:
+    return Term(torch.ones(len(label)), image, label)
+
+
+def test_each_distinct_image_and_label_is_scored_once_a_step() -> None:
+    method, score = method_of(), Counting()
+    guide = Guide([QualityWeighting(score, SETTINGS)])
+    image, view = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
+    label, other = labelled(method, image, 0), labelled(method, image, 1)
+    terms = [term(image, label), term(image, label), term(image, other), term(view, label), term(image, label)]
+    weights = guide.weights(terms, method, None)
+    assert [(id(asked.image), id(asked.prob)) for asked in score.asked] == [
+        (id(image), id(label)),
+        (id(image), id(other)),
+        (id(view), id(label)),
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[4])
+    assert not torch.equal(weights[0], weights[2])
+    guide.weights(terms[:1], method, None)
+    assert len(score.asked) == 4  # the next step asks again
+
+
+def test_the_score_is_told_which_network_labelled_and_gets_the_held_back_masks() -> None:
+    method, score = method_of(Averaged), Counting()
+    image, truth = torch.rand(3, 3, 8, 8), torch.ones(3, 1, 8, 8)
+    by_teacher, by_student = labelled(method, image, 0, method.teacher), labelled(method, image, 1)
+    guide = Guide([QualityWeighting(score, SETTINGS)])
+    guide.weights([term(image, by_teacher), term(image, by_student)], method, truth)
+    assert [asked.network for asked in score.asked] == [method.teacher, method.student]
+    assert all(asked.truth is truth for asked in score.asked)
+
+
+def test_weights_are_those_of_equation_7_and_detached() -> None:
+    quality = torch.tensor([0.2, 0.5, 0.9], requires_grad=True)
+    method = method_of()
+    guide = Guide([QualityWeighting(Counting(lambda _: quality), SETTINGS)])
+    image = torch.rand(3, 3, 8, 8)
+    (weight,) = guide.weights([term(image, labelled(method, image, 0))], method, None)
+    assert weight.tolist() == pytest.approx([0.0, 0.25, 0.81])
+    assert not weight.requires_grad
+
+
+def test_without_modes_every_weight_is_one() -> None:
+    method, image = method_of(), torch.rand(3, 3, 8, 8)
+    (weight,) = Guide([]).weights([term(image, labelled(method, image, 0))], method, None)
+    assert weight.tolist() == [1.0, 1.0, 1.0]
+    assert weight.dtype == torch.float32
+    assert Guide([]).weights([], method, None) == []
+
+
+def test_weights_of_two_modes_multiply() -> None:
+    loose = SETTINGS.model_copy(update={"tau": 0.0, "temperature": 1.0})
+    modes: list[Mode] = [
+        QualityWeighting(Counting(lambda _: torch.tensor([0.5, 1.0])), loose),
+        Mode(),
+        QualityWeighting(Counting(lambda _: torch.tensor([0.5, 0.2])), loose),
+    ]
+    method, image = method_of(), torch.rand(2, 3, 8, 8)
+    (weight,) = Guide(modes).weights([term(image, labelled(method, image, 0))], method, None)
+    assert weight.tolist() == pytest.approx([0.25, 0.2])
+
+
+def test_the_log_averages_what_the_weights_did_since_it_was_last_taken() -> None:
+    answers = iter([torch.tensor([0.2, 0.6]), torch.tensor([1.0, 1.0])])
+    guide = Guide([QualityWeighting(Counting(lambda _: next(answers)), SETTINGS)])
+    method, image = method_of(), torch.rand(2, 3, 8, 8)
+    for seed in (0, 1):
+        guide.weights([term(image, labelled(method, image, seed))], method, None)
+    assert guide.take_log() == pytest.approx({"mean_q": 0.7, "kept_share": 0.75, "effective_sample_size": 0.75})
+    assert guide.take_log() == {}
+
+
+def test_the_shuffling_control_continues_after_a_resume(g: nn.Module) -> None:
+    image = torch.rand(8, 3, 32, 32)
+    asked = Labelling(image, torch.rand(8, 1, 32, 32), g, None)
+    loose = SETTINGS.model_copy(update={"tau": 0.0})
+
+    def guide(seed: int) -> Guide:
+        return Guide([QualityWeighting(ShuffledQuality(g, seed), loose)])
+
+    first, second = guide(0), guide(4)
+    first.modes[0].weigh(asked)
+    state = copy.deepcopy(first.state_dict())
+    expected = [first.modes[0].weigh(asked) for _ in range(3)]
+    second.load_state_dict(state)
+    found = [second.modes[0].weigh(asked) for _ in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))  # type: ignore[arg-type]
+
+
+# Correcting labels
+
+
+class Invert(Mode):
+    def correct(self, image: Tensor, prob: Tensor) -> Tensor:
+        return 1 - prob
+
+
+class Halve(Mode):
+    def correct(self, image: Tensor, prob: Tensor) -> Tensor:
+        return prob / 2
+
+
+def test_modes_correct_labels_in_their_order() -> None:
+    method = method_of()
+    prob = torch.full((2, 1, 4, 4), 0.2)
+    Guide([Invert(), Mode(), Halve()]).attach(method)
+    assert method.pseudo_label(torch.rand(2, 3, 4, 4), prob).unique().tolist() == pytest.approx([0.4])
+
+
+def test_modes_that_correct_nothing_leave_labels_alone() -> None:
+    method = method_of()
+    prob = torch.rand(2, 1, 4, 4)
+    Guide([Mode(), QualityWeighting(Counting(), SETTINGS)]).attach(method)
+    assert torch.equal(method.pseudo_label(torch.rand(2, 3, 4, 4), prob), prob)
+
+
+# Quality-aware regularisation
+
+
+def test_qar_is_lambda_times_the_mean_of_one_minus_g(g: nn.Module) -> None:
+    method = method_of(dropout=0.0)
+    batch = batch_at(0.5)
+    student = copy.deepcopy(method.student).train()
+    quality = g(batch.u_w, 1 / (1 + torch.exp(-student(batch.u_w)))).detach().numpy().astype(float)
+    loss = QualityRegularisation(g, SETTINGS, 0).loss(batch, method, 0)
+    assert loss is not None
+    assert loss.ndim == 0
+    assert float(loss) == pytest.approx(0.01 * (1 - quality).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.15, 0.0), (0.25, 0.5), (0.35, 1.0), (0.9, 1.0)])
+def test_the_weight_of_qar_rises_along_its_ramp(g: nn.Module, progress: float, share: float) -> None:
+    method = method_of(dropout=0.0)
+    mode = QualityRegularisation(g, SETTINGS, 0)
+    highest, found = (mode.loss(batch_at(value), method, 0) for value in (1.0, progress))
+    assert highest is not None
+    assert found is not None
+    assert float(found) == pytest.approx(share * float(highest), rel=1e-5)
+    assert float(highest) > 0
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.1, 0.1499])
+def test_qar_is_nothing_before_its_warm_up_ends(g: nn.Module, progress: float) -> None:
+    method = method_of()
+    assert QualityRegularisation(g, SETTINGS, 0).loss(batch_at(progress), method, 0) is None
+    guide = Guide([QualityRegularisation(g, SETTINGS, 0)])
+    assert guide.losses(batch_at(progress), method, 0) is None
+
+
+def test_the_gradient_of_qar_reaches_the_whole_student_and_not_g(g: nn.Module) -> None:
+    method = method_of(Averaged)
+    before = snapshot(g)
+    loss = QualityRegularisation(g, SETTINGS, 0).loss(batch_at(0.5), method, 0)
+    assert loss is not None
+    loss.backward()
+    # A bias before batch normalisation has a gradient of zero by construction; all others have one that is not.
+    for name, parameter in method.student.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.any()) or name.endswith("bias"), name
+    assert all(p.grad is None for p in g.parameters())
+    assert method.teacher is not None
+    assert all(p.grad is None for p in method.teacher.parameters())
+    assert unchanged(g, before)
+
+
+def test_a_step_along_the_gradient_of_qar_raises_g(g: nn.Module) -> None:
+    method = method_of(dropout=0.0)
+    mode, batch = QualityRegularisation(g, SETTINGS, 0), batch_at(0.5)
+    losses = []
+    for _ in range(3):
+        loss = mode.loss(batch, method, 0)
+        assert loss is not None
+        losses.append(float(loss))
+        gradients = torch.autograd.grad(loss, list(method.student.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(method.student.parameters(), gradients, strict=True):
+                parameter.sub_(5.0 * gradient)
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_qar_uses_batch_statistics_and_leaves_the_running_ones_alone(g: nn.Module) -> None:
+    method, batch = method_of(dropout=0.0), batch_at(0.5)
+    method.student(torch.rand(4, 3, 32, 32))  # running statistics away from their start
+    before = snapshot(method)
+    assert any(name.endswith("num_batches_tracked") and int(value) == 1 for name, value in before.items())
+    mode = QualityRegularisation(g, SETTINGS, 0)
+    loss = mode.loss(batch, method, 0)
+    assert loss is not None
+    loss.backward()
+    assert unchanged(method, before)
+    assert all(m.track_running_stats for m in method.modules() if isinstance(m, nn.BatchNorm2d))
+    by_running = (1 - g(batch.u_w, probabilities(method.student, batch.u_w))).mean()
+    assert float(loss) != pytest.approx(0.01 * float(by_running), rel=1e-4)
+    method.student(torch.rand(4, 3, 32, 32))
+    assert not unchanged(method, before)  # the next plain pass moves them again
+
+
+def test_qar_leaves_the_global_random_numbers_alone_and_draws_its_own(g: nn.Module) -> None:
+    method, batch = method_of(dropout=0.5), batch_at(0.5)
+    mode = QualityRegularisation(g, SETTINGS, 3)
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first = [mode.loss(batch, method, step) for step in (0, 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(12)
+    second = [mode.loss(batch, method, step) for step in (0, 1)]
+    assert [float(loss) for loss in first if loss is not None] == [float(loss) for loss in second if loss is not None]
+    assert first[0] is not None
+    assert first[1] is not None
+    assert float(first[0]) != float(first[1])  # another step, another dropout
+
+
+def test_qar_of_two_students_is_the_sum(g: nn.Module) -> None:
+    pair, batch = method_of(Pair, dropout=0.0), batch_at(0.5)
+    mode = QualityRegularisation(g, SETTINGS, 0)
+    parts = []
+    for student in pair.students:
+        single = method_of(dropout=0.0)
+        single.students[0].load_state_dict(student.state_dict())
+        loss = mode.loss(batch, single, 0)
+        assert loss is not None
+        parts.append(float(loss))
+    total = mode.loss(batch, pair, 0)
+    assert total is not None
+    assert parts[0] != parts[1]
+    assert float(total) == pytest.approx(sum(parts), rel=1e-5)
+    total.backward()
+    assert all(p.grad is not None for p in pair.students.parameters())
+
+
+def test_losses_of_several_modes_add_up(g: nn.Module) -> None:
+    class Constant(Mode):
+        def loss(self, batch: Batch, method: Method, step: int) -> Tensor | None:
+            return torch.tensor(float(step))
+
+    method, batch = method_of(dropout=0.0), batch_at(0.5)
+    alone = QualityRegularisation(g, SETTINGS, 0).loss(batch, method, 2)
+    total = Guide([Constant(), Mode(), QualityRegularisation(g, SETTINGS, 0)]).losses(batch, method, 2)
+    assert alone is not None
+    assert total is not None
+    assert float(total) == pytest.approx(2.0 + float(alone), rel=1e-6)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.InstanceNorm2d(3, track_running_stats=True)])
+def test_frozen_statistics_end_with_the_block_even_after_an_error(layer: Any) -> None:
+    image = torch.rand(4, 3, 8, 8)
+    expected = copy.deepcopy(layer)(image)
+    before = snapshot(layer)
+
+    def fail() -> None:
+        with frozen_statistics(layer):
+            assert torch.equal(layer(image), expected)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert unchanged(layer, before)
+    layer(image)
+    assert not unchanged(layer, before)
+
+
+def test_layers_that_never_tracked_still_do_not() -> None:
+    layer = nn.BatchNorm2d(3, track_running_stats=False)
+    with frozen_statistics(layer):
+        layer(torch.rand(2, 3, 4, 4))
+    assert not layer.track_running_stats
