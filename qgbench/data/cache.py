@@ -222,7 +222,7 @@ def _write_arrays(partial: Path, source: Source, size: int, track: Track) -> lis
         # The first one alone: a generated source draws all its pictures then.
         first = _decode(source, source.ids[0], size)
         rest = pool.map(lambda id: _decode(source, id, size), source.ids[1:])
-        for decoded in track(chain([first], rest), f"Preparing {source.name}", count, "image"):
+        for decoded in track(chain([first], rest), f"Preparing {source.name}", count, "images"):
             images.write(decoded.image.tobytes())
             if decoded.mask is not None:
                 masks.write(decoded.mask.tobytes())

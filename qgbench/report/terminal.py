@@ -37,10 +37,10 @@ def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> No
     table.add_row("Dice", f"{100 * summary.dice:.2f} %", f"{summary.images} test images, {summary.groups} groups")
     if others:
         table.add_row("Dice of other networks", others, "")
-    table.add_row("HD95 (pooled)", f"{summary.hd95:.2f} px", "95th percentile of both directed distance sets (medpy)")
-    table.add_row("HD95 (max)", f"{summary.hd95_max:.2f} px", "larger directed 95th percentile (MONAI)")
+    table.add_row("HD95 (pooled)", f"{summary.hd95:.2f} px", "both directed sets together, as medpy")
+    table.add_row("HD95 (max)", f"{summary.hd95_max:.2f} px", "larger of the two directed, as MONAI")
     table.add_row("HD95 of diagonal", f"{summary.hd95_percent:.2f} %", "")
-    table.add_row("missed", f"{summary.missed}", "lesions of which nothing was predicted; they count as Dice 0")
+    table.add_row("missed", f"{summary.missed}", "lesions without any prediction; Dice 0")
     if record.audit is not None:
         table.add_section()
         table.add_row("g, synthetic masks", _numbers(record.audit.synthetic), "validation images")
@@ -51,12 +51,10 @@ def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> No
         table.add_section()
         last, pooled = record.pseudo_labels[-2], record.pseudo_labels[-1]
         for score, found in last.scores.items():
-            table.add_row(
-                f"{score} against true Dice",
-                _numbers(found),
-                f"pseudo-labels of {record.pseudo_labels_on} at the end; pooled over checkpoints "
-                + _number(pooled.scores[score].pearson),
-            )
+            over_all = _number(pooled.scores[score].pearson)
+            note = f"{found.masks} pseudo-labels at the end; pooled over checkpoints {over_all}"
+            table.add_row(f"{score} against true Dice", _numbers(found), note)
+        table.add_row("", "", f"({record.pseudo_labels_on})")
     if record.guidance is not None and record.guidance.kept_share is not None:
         guidance = record.guidance
         table.add_section()

@@ -277,7 +277,7 @@ def test_qar_is_lambda_times_the_mean_of_one_minus_g(g: nn.Module) -> None:
     loss = QualityRegularisation(g, SETTINGS, 0).loss(batch, method, 0)
     assert loss is not None
     assert loss.ndim == 0
-    assert float(loss) == pytest.approx(0.01 * (1 - quality).mean(), rel=1e-5)
+    assert loss.item() == pytest.approx(0.01 * (1 - quality).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("progress", "share"), [(0.15, 0.0), (0.25, 0.5), (0.35, 1.0), (0.9, 1.0)])
@@ -287,8 +287,8 @@ def test_the_weight_of_qar_rises_along_its_ramp(g: nn.Module, progress: float, s
     highest, found = (mode.loss(batch_at(value), method, 0) for value in (1.0, progress))
     assert highest is not None
     assert found is not None
-    assert float(found) == pytest.approx(share * float(highest), rel=1e-5)
-    assert float(highest) > 0
+    assert found.item() == pytest.approx(share * highest.item(), rel=1e-5)
+    assert highest.item() > 0
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.1, 0.1499])
@@ -322,7 +322,7 @@ def test_a_step_along_the_gradient_of_qar_raises_g(g: nn.Module) -> None:
     for _ in range(3):
         loss = mode.loss(batch, method, 0)
         assert loss is not None
-        losses.append(float(loss))
+        losses.append(loss.item())
         gradients = torch.autograd.grad(loss, list(method.student.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(method.student.parameters(), gradients, strict=True):
@@ -342,7 +342,7 @@ def test_qar_uses_batch_statistics_and_leaves_the_running_ones_alone(g: nn.Modul
     assert unchanged(method, before)
     assert all(m.track_running_stats for m in method.modules() if isinstance(m, nn.BatchNorm2d))
     by_running = (1 - g(batch.u_w, probabilities(method.student, batch.u_w))).mean()
-    assert float(loss) != pytest.approx(0.01 * float(by_running), rel=1e-4)
+    assert loss.item() != pytest.approx(0.01 * float(by_running), rel=1e-4)
     method.student(torch.rand(4, 3, 32, 32))
     assert not unchanged(method, before)  # the next plain pass moves them again
 
@@ -356,10 +356,10 @@ def test_qar_leaves_the_global_random_numbers_alone_and_draws_its_own(g: nn.Modu
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(12)
     second = [mode.loss(batch, method, step) for step in (0, 1)]
-    assert [float(loss) for loss in first if loss is not None] == [float(loss) for loss in second if loss is not None]
+    assert [loss.item() for loss in first if loss is not None] == [loss.item() for loss in second if loss is not None]
     assert first[0] is not None
     assert first[1] is not None
-    assert float(first[0]) != float(first[1])  # another step, another dropout
+    assert first[0].item() != first[1].item()  # another step, another dropout
 
 
 def test_qar_of_two_students_is_the_sum(g: nn.Module) -> None:
@@ -371,11 +371,11 @@ def test_qar_of_two_students_is_the_sum(g: nn.Module) -> None:
         single.students[0].load_state_dict(student.state_dict())
         loss = mode.loss(batch, single, 0)
         assert loss is not None
-        parts.append(float(loss))
+        parts.append(loss.item())
     total = mode.loss(batch, pair, 0)
     assert total is not None
     assert parts[0] != parts[1]
-    assert float(total) == pytest.approx(sum(parts), rel=1e-5)
+    assert total.item() == pytest.approx(sum(parts), rel=1e-5)
     total.backward()
     assert all(p.grad is not None for p in pair.students.parameters())
 
@@ -390,7 +390,7 @@ def test_losses_of_several_modes_add_up(g: nn.Module) -> None:
     total = Guide([Constant(), Mode(), QualityRegularisation(g, SETTINGS, 0)]).losses(batch, method, 2)
     assert alone is not None
     assert total is not None
-    assert float(total) == pytest.approx(2.0 + float(alone), rel=1e-6)
+    assert total.item() == pytest.approx(2.0 + alone.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.InstanceNorm2d(3, track_running_stats=True)])
