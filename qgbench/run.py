@@ -1,32 +1,31 @@
 """One run from end to end: data, quality predictor, training, evaluation, record."""
 
 import hashlib
-import json
 import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock
+from accelerate import Accelerator
 from torch import nn
 
 from qgbench import provenance
 from qgbench.archs.build import build_network
 from qgbench.data.cache import Prepared, prepare
-from qgbench.data.experiment import ImageSet, TrainingData, training_data
+from qgbench.data.experiment import TrainingData, training_data
 from qgbench.data.readers import open_pool, open_source
 from qgbench.data.splits import load_split, split_fingerprint
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import UserError
 from qgbench.methods import Method
 from qgbench.progress import track
-from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT, LabelledImages, fit_predictor
+from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
-from qgbench.quality.predictor import PredictorCard, QualityPredictor, load_predictor, save_predictor
+from qgbench.quality.predictor import PredictorCard
 from qgbench.quality.scores import make_score
+from qgbench.quality.store import find_or_fit
 from qgbench.records import (
     IMAGES_NAME,
     RECORD_NAME,
@@ -52,7 +51,6 @@ from qgbench.training.loop import Trainer
 STATUS_NAME = "status"
 SPEC_NAME = "config.json"
 LOG_NAME = "log.jsonl"
-PREDICTORS = "predictors"
 
 
 @dataclass(frozen=True)
@@ -156,11 +154,13 @@ def _carry_out(
     data: _Data,
     folder: Path,
     output: Path,
-    accelerator: Any,
+    accelerator: Accelerator,
 ) -> Record:
     predictor, card, reused = None, None, False
     if spec.qg_mode != "none" and (spec.qg_score in ("g", "shuffled") or spec.qg_mode == "both"):
-        predictor, card, reused = _get_predictor(spec, protocol, data, output, accelerator)
+        predictor, card, reused = find_or_fit(
+            spec, protocol, data.training, data.prepared.fingerprint, split_fingerprint(data.split), output, accelerator
+        )
         predictor.to(accelerator.device)
     guide = Guide(_modes(spec, protocol, predictor))
     trainer = Trainer(method, guide, predictor, data.training, protocol, spec.seed, accelerator, spec.qg_norm)
@@ -219,76 +219,6 @@ def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, nn.
         best.load_state_dict(trainer.history.best_state)
         networks["best_val"] = best
     return networks
-
-
-def _as_labelled(images: ImageSet) -> LabelledImages:
-    batches = list(images.batches())
-    return LabelledImages(torch.cat([image for image, _ in batches]), torch.cat([mask for _, mask in batches]))
-
-
-def _get_predictor(
-    spec: RunSpec, protocol: Protocol, data: _Data, output: Path, accelerator: Any
-) -> tuple[QualityPredictor, PredictorCard, bool]:
-    """Load g_k, or train it if no run with this labelled draw has: predictor, card, whether it was there already."""
-    what = {
-        "settings": protocol.quality.model_dump(mode="json"),
-        "data": data.prepared.fingerprint,
-        "split": split_fingerprint(data.split),
-        "labelled": sorted(data.training.labelled.ids),
-        "seed": spec.seed,
-        "size": protocol.size,
-        "precision": spec.precision,
-        "threads": spec.threads,
-        "device": spec.device,
-    }
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-    count = len(data.training.labelled)
-    name = f"{Path(spec.dataset).name}-n{count}-{protocol.size}px-k{spec.seed}-{digest}"
-    folder = output / PREDICTORS / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise QGBenchError(f"cannot write {folder}: {error.strerror}. Choose another --output.") from error
-    with FileLock(folder / ".lock"):
-        if (stored := load_predictor(folder)) is not None:
-            _check_draw(stored[1], data.training)
-            return stored[0], stored[1], True
-        labelled, val = _as_labelled(data.training.labelled), _as_labelled(data.training.val)
-        fitted = fit_predictor(labelled, val, protocol.quality, spec.seed, accelerator)
-        card = PredictorCard(
-            id=name,
-            dataset=spec.dataset,
-            seed=spec.seed,
-            size=protocol.size,
-            precision=spec.precision,
-            settings=protocol.quality,
-            labelled_ids=data.training.labelled.ids,
-            data=data.prepared.fingerprint,
-            split=split_fingerprint(data.split),
-            synthetic=fitted.synthetic,
-            weak_models=fitted.weak_models,
-            weak_dice=fitted.weak_dice,
-            image_dependence=fitted.image_dependence,
-            best_step=fitted.best_step,
-            seconds=fitted.seconds,
-        )
-        save_predictor(folder, fitted.predictor, card)
-    if card.image_dependence >= IMAGE_DEPENDENCE_LIMIT:
-        print(
-            f"warning: g judges shapes more than images: its output correlates {card.image_dependence:.2f} with that "
-            f"for blacked-out or swapped images (limit {IMAGE_DEPENDENCE_LIMIT}).",
-            file=sys.stderr,
-        )
-    return fitted.predictor, card, False
-
-
-def _check_draw(card: PredictorCard, training: TrainingData) -> None:
-    """Refuse a predictor that has seen masks which this run holds back."""
-    if foreign := sorted(set(card.labelled_ids) - set(training.labelled.ids)):
-        raise UserError(
-            f"the quality predictor {card.id} was trained on {len(foreign)} images that this run does not label "
-            f"(for example {foreign[0]}); remove its folder or choose another --output."
-        )
 
 
 def _make_record(

@@ -168,10 +168,14 @@ def with_term(**changes: Any) -> Callable[[Step, Batch, Conforming], Step]:
     return spoil
 
 
-def check(spoil: Callable[[Step, Batch, Conforming], Step]) -> None:
+def spoilt(spoil: Callable[[Step, Batch, Conforming], Step]) -> Method:
     kind = type("Broken", (Conforming,), {"spoil": staticmethod(spoil)})
     torch.manual_seed(0)
-    method = kind(ToySegmenter, kind.Settings())
+    return kind(ToySegmenter, Conforming.Settings())
+
+
+def check(spoil: Callable[[Step, Batch, Conforming], Step]) -> None:
+    method = spoilt(spoil)
     batch, _ = Streams(toy_data(), toy_protocol(4).train, 0).next(0.5)
     check_step(method(batch), batch, method)
 
@@ -261,8 +265,7 @@ def test_a_label_of_an_earlier_step_is_refused() -> None:
         kept.append(step.terms[0].label)
         return Step(step.supervised, [replace(step.terms[0], label=kept[0])])
 
-    kind = type("Stale", (Conforming,), {"spoil": staticmethod(stale)})
-    method = kind(ToySegmenter, kind.Settings())
+    method = spoilt(stale)
     streams = Streams(toy_data(), toy_protocol(4).train, 0)
     batch, _ = streams.next(0.0)
     check_step(method(batch), batch, method)

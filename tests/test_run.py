@@ -172,6 +172,29 @@ def test_an_interrupted_run_continues_to_the_same_numbers(
     assert (again / "images.csv").read_bytes() == (base[0] / "images.csv").read_bytes()
 
 
+@pytest.mark.parametrize("score", ["shuffled", "confidence", "agreement", "oracle"])
+def test_every_control_score_runs_and_is_named_in_the_cell(score: str, output: Path, guided: tuple[Path, str]) -> None:
+    settings = QUICK_G if score == "shuffled" else []
+    folder, _ = run(output, "--method", "fixmatch", "--qg", "--qg-score", score, *settings)
+    record = read_record(folder)
+    assert record.cell.addon.startswith(f"qw-{score}")
+    assert record.guidance is not None
+    assert record.guidance.mean_q is not None
+    assert 0 < record.guidance.mean_q <= 1
+    assert (record.provenance.g is None) == (score != "shuffled")
+
+
+@pytest.mark.real
+def test_a_real_set_with_a_pool(output: Path) -> None:
+    folder, _ = run(output, "--method", "fixmatch", "--dataset", "ph2", "--regime", "n28+isic_pool@grouped")
+    record = read_record(folder)
+    assert record.cell.regime == "n28+isic_pool@grouped"
+    assert len(record.provenance.labelled_ids) == 28
+    assert record.summary.images == 100
+    assert record.pseudo_labels_on == "unlabelled training images"
+    assert record.pseudo_labels[0].scores["confidence"].masks == 80 - 28
+
+
 def test_another_seed_index_draws_other_labels(output: Path, base: tuple[Path, str]) -> None:
     folder, _ = run(output, "--method", "fixmatch", "--seed", "1")
     ours, theirs = read_record(folder).provenance, read_record(base[0]).provenance

@@ -91,7 +91,7 @@ def test_regimes_as_users_write_them(
     ],
 )
 def test_a_regime_of_another_form_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(UserError, match="is not understood.*'n28@grouped'") as caught:
+    with pytest.raises(UserError, match=r"is not understood.*'n28@grouped'") as caught:
         Regime.parse(text)
     assert f"regime '{text}'" in str(caught.value)
 
@@ -191,7 +191,7 @@ def test_the_papers_protocol_holds_the_papers_settings() -> None:
 
 
 def test_an_unknown_protocol_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="unknown protocol 'smal'.*Did you mean 'small'"):
+    with pytest.raises(UserError, match=r"unknown protocol 'smal'.*Did you mean 'small'"):
         load_protocol("smal")
 
 
@@ -272,20 +272,27 @@ def test_the_id_is_the_same_when_defaults_are_spelt_out(change: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("name", ["train.lr", "qg.tau", "quality.hidden", "encoder_weights"])
-def test_an_override_with_the_protocols_own_value_changes_neither_id_nor_variant(name: str) -> None:
+def test_an_override_with_the_protocols_own_value_changes_nothing(name: str) -> None:
     part, _, field = name.rpartition(".")
     protocol = load_protocol("small")
     same = spec(overrides={name: getattr(getattr(protocol, part) if part else protocol, field)})
     assert same.resolve() == spec().resolve()
-    assert same.id == spec().id
-    assert same.variant == spec().variant == ""
+    assert (same.id, same.variant, same.addon) == (spec().id, "", "")
 
 
 def test_the_order_of_overrides_does_not_matter() -> None:
-    pairs = [("train.steps", 9), ("method.threshold", 0.5), ("qg.tau", 0.25)]
-    forward, backward = spec(overrides=dict(pairs)), spec(overrides=dict(pairs[::-1]))
+    pairs = [("train.steps", 9), ("qg.temperature", 3.0), ("method.threshold", 0.5), ("qg.tau", 0.25)]
+    forward, backward = (spec(qg_mode="qw", overrides=dict(order)) for order in (pairs, pairs[::-1]))
     assert forward.id == backward.id
-    assert forward.variant == backward.variant == "method.threshold=0.5,qg.tau=0.25,train.steps=9"
+    assert forward.variant == backward.variant == "method.threshold=0.5,train.steps=9"
+    assert forward.addon == backward.addon == "qw-qg.tau=0.25-qg.temperature=3.0"
+
+
+def test_twins_with_and_without_the_add_on_share_their_variant() -> None:
+    twin = spec(overrides={"method.threshold": 0.5})
+    guided = spec(qg_mode="qw", overrides={"method.threshold": 0.5, "qg.tau": 0.6, "quality.steps": 9})
+    assert guided.variant == twin.variant
+    assert twin.addon == ""
 
 
 def test_the_id_is_readable_and_a_file_name() -> None:
@@ -294,6 +301,20 @@ def test_the_id_is_readable_and_a_file_name() -> None:
     assert from_files.startswith("small-My_Images-n28@grouped-unet-my_method-k0-")
     assert "/" not in from_files
     assert " " not in from_files
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"quality.weak_epochs": [1, 3]},
+        {"quality.backbone": "hf-hub:owner/model"},
+        {"method.text": "a/b c"},
+    ],
+)
+def test_no_setting_puts_a_separator_or_a_space_into_the_id(overrides: dict[str, Any]) -> None:
+    name = spec(qg_mode="qw", overrides=overrides).id
+    assert "/" not in name
+    assert " " not in name
 
 
 def test_the_id_is_the_same_in_another_process_and_needs_no_torch() -> None:

@@ -79,7 +79,7 @@ def test_a_side_that_is_no_multiple_of_32_is_refused(size: int) -> None:
 
 
 def test_an_unknown_arch_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="unknown arch 'unett'.*Did you mean 'unet'"):
+    with pytest.raises(UserError, match=r"unknown arch 'unett'.*Did you mean 'unet'"):
         build_network("unett", LITE, "none", CHANNELS, 64)
 
 
@@ -124,7 +124,7 @@ def test_the_packaged_weights_are_in_the_encoder_and_none_means_random() -> None
     pretrained = build_network("unet", LITE, "imagenet", CHANNELS, 64)
     torch.manual_seed(1)
     again = build_network("unet", LITE, "imagenet", CHANNELS, 64)
-    ours, theirs = pretrained.body.encoder.state_dict(), again.body.encoder.state_dict()  # type: ignore[operator, union-attr]
+    ours, theirs = (network.body.get_submodule("encoder").state_dict() for network in (pretrained, again))
     assert ours
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     random = build_network("unet", LITE, "none", CHANNELS, 64)
@@ -169,6 +169,7 @@ def test_normalisation_is_that_of_the_weights(encoder: str) -> None:
 def test_normalisation_of_encoders_under_names_of_smp(encoder: str, same_weights_in_timm: str) -> None:
     assert encoder in smp.encoders.encoders
     config = timm.get_pretrained_cfg(same_weights_in_timm)
+    assert config is not None
     mean, std = normalisation(encoder)
     assert mean == pytest.approx(config.mean, abs=1e-4)
     assert std == pytest.approx(config.std, abs=1e-4)
@@ -241,26 +242,25 @@ def test_depthwise_layers_give_what_plain_ones_give_bit_for_bit() -> None:
     others = [m for m in changed.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
     assert {type(m) for m in others} <= {type(m) for m in plain.modules()}
     for training in (False, True):
-        outputs = [net.train(training).forward_features(images(2, 64)) for net in (plain, changed)]
-        assert torch.equal(*outputs)
+        first, second = (network.train(training)(images(2, 64)) for network in (plain, changed))
+        assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_depthwise_layers_compute_in_float32_under_autocast(stride: int) -> None:
     torch.manual_seed(0)
-    layer = nn.Sequential(nn.Conv2d(64, 64, 5, stride, 2, groups=64))
+    layer = nn.Conv2d(64, 64, 5, stride, 2, groups=64)
     keep_depthwise_in_float32(layer)
     image = torch.randn(2, 64, 16, 16)
     exact = layer(image)
-    exact.square().sum().backward()
-    expected, layer[0].weight.grad = layer[0].weight.grad, None
+    (expected,) = torch.autograd.grad(exact.square().sum(), [layer.weight])
     with torch.autocast("cpu", torch.bfloat16):
-        found = layer(image)
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, exact.to(torch.bfloat16))
-    found.float().square().sum().backward()
-    assert layer[0].weight.grad.dtype == torch.float32
-    torch.testing.assert_close(layer[0].weight.grad, expected, rtol=2**-6, atol=2**-6 * float(expected.abs().max()))
+        rounded = layer(image)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(rounded, exact.to(torch.bfloat16))
+    (found,) = torch.autograd.grad(rounded.float().square().sum(), [layer.weight])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=2**-6, atol=2**-6 * float(expected.abs().max()))
 
 
 def test_a_deep_copy_keeps_the_classes_and_is_independent() -> None:
