@@ -10,7 +10,7 @@ from rich.console import Console
 
 from qgbench import __version__
 from qgbench.errors import QGBenchError, UserError
-from qgbench.spec import SCORES, Regime, RunSpec, load_protocol, parse_assignments
+from qgbench.spec import SCORES, Regime, RunSpec, load_protocol, parse_assignments, without_defaults
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -109,6 +109,7 @@ def run(
     overrides = parse_assignments(settings or [])
     if steps is not None:
         overrides["train.steps"] = steps
+    overrides = without_defaults(overrides, method_class.Settings(), "method.")
     spec = RunSpec.model_validate(
         {
             "protocol": protocol,

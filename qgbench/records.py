@@ -5,10 +5,11 @@ columns `IMAGE_COLUMNS`). Every mean in the JSON can be recomputed from the CSV 
 Nothing here imports torch.
 """
 
+import io
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +52,8 @@ EMPTY_MASK_RULE = (
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # NaN in a free-form field is written as NaN, which `write_record` then refuses, and not as a silent null.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class Cell(_Part):
@@ -193,15 +195,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with partial.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).replace(path)
+            partial.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise QGBenchError(
@@ -244,11 +246,14 @@ def read_images(path: Path) -> pd.DataFrame:
         # An id may be the word "NA": only numbers have missing values.
         numbers = {name: [""] for name in IMAGE_COLUMNS if name not in TEXT_COLUMNS}
         text: dict[Hashable, type] = dict.fromkeys(TEXT_COLUMNS, str)
-        images = pd.read_csv(path, dtype=text, na_values=numbers, keep_default_na=False)
+        content = path.read_bytes()
+        images = pd.read_csv(io.BytesIO(content), dtype=text, na_values=numbers, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise QGBenchError(f"{path} cannot be read: {error}") from error
     if lacking := [name for name in IMAGE_COLUMNS if name not in images.columns]:
         raise QGBenchError(f"{path} lacks the columns {', '.join(lacking)}")
+    if not content.endswith(b"\n"):
+        raise QGBenchError(f"{path} is cut off in its last row")
     return images[IMAGE_COLUMNS]
 
 

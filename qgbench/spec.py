@@ -7,7 +7,7 @@ import tomllib
 from importlib import resources
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qgbench.errors import UserError, unknown_name
 
@@ -21,7 +21,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class Settings(BaseModel):
     """Base of everything a user can set: frozen, unknown fields refused, ranges checked."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TrainSettings(Settings):
@@ -117,6 +117,18 @@ def load_protocol(name: str) -> Protocol:
         raise unknown_name("protocol", name, protocol_names())
     text = (resources.files("qgbench.protocols") / f"{name}.toml").read_text(encoding="utf-8")
     return Protocol.model_validate(tomllib.loads(text))
+
+
+def without_defaults(overrides: dict[str, Any], settings: Settings, prefix: str) -> dict[str, Any]:
+    """Leave out the overrides of one part that only repeat its value, so that they do not name another run."""
+    known = settings.model_dump(mode="json")
+
+    def repeats(key: str, value: Any) -> bool:
+        name = key.removeprefix(prefix)
+        value = list(value) if isinstance(value, tuple) else value
+        return key.startswith(prefix) and "." not in name and name in known and known[name] == value
+
+    return {key: value for key, value in overrides.items() if not repeats(key, value)}
 
 
 class Regime(Settings):
@@ -225,6 +237,17 @@ class RunSpec(Settings):
     def _canonical(cls, text: str) -> str:
         return str(Regime.parse(text))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_repeated_values(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or fields.get("protocol") not in protocol_names():
+            return fields
+        protocol = load_protocol(fields["protocol"])
+        overrides = without_defaults(fields.get("overrides", {}), protocol, "")
+        for part in ("train", "quality", "qg"):
+            overrides = without_defaults(overrides, getattr(protocol, part), f"{part}.")
+        return {**fields, "overrides": overrides}
+
     def resolve(self) -> Protocol:
         """Give the protocol with this run's overrides applied.
 
@@ -291,5 +314,5 @@ class RunSpec(Settings):
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:8]
         method = re.sub(r"\W+", "_", self.method.removesuffix(".py").rpartition("/")[2])
         dataset = re.sub(r"\W+", "_", self.dataset.rstrip("/").rpartition("/")[2])
-        addon = f"+{self.addon}" if self.addon else ""
+        addon = re.sub(r"[^\w.=+-]+", "_", f"+{self.addon}") if self.addon else ""
         return f"{self.protocol}-{dataset}-{self.regime}-{self.arch}-{method}{addon}-k{self.seed}-{digest}"

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -32,6 +32,7 @@ def term(loss: Any = LOSS, images: int = 4, **parts: Any) -> Term:
 # Reduction
 
 
+@settings(deadline=None)
 @given(level=st.floats(0.01, 1))
 def test_uniform_weights_cancel(level: float) -> None:
     found = reduce_term(term(), tensor([level] * 4))
@@ -48,6 +49,7 @@ def test_the_weighted_mean_by_hand() -> None:
     assert float(reduce_term(term(), tensor(WEIGHT))) == pytest.approx(np.average(LOSS, weights=WEIGHT))
 
 
+@settings(deadline=None)
 @given(values=weights, scale=st.floats(1e-4, 1), denominator=weights)
 def test_the_scale_of_the_weights_cancels(values: list[float], scale: float, denominator: list[float]) -> None:
     given = term(denominator=tensor(denominator))

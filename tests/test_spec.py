@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qgbench.errors import UserError
@@ -48,6 +48,7 @@ def spec(**changes: Any) -> RunSpec:
 # Regimes
 
 
+@settings(deadline=None)
 @given(regimes)
 def test_a_regime_survives_being_written_and_read(regime: Regime) -> None:
     assert Regime.parse(str(regime)) == regime
@@ -366,6 +367,7 @@ def test_the_teachers_decay_is_0_999_after_1000_of_the_papers_steps() -> None:
         assert teacher_decay(step, train) == pytest.approx(0.999, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(steps=st.integers(1, 20000), at=st.lists(st.floats(0, 1), min_size=2, max_size=2))
 def test_the_teachers_decay_never_falls_and_stays_below_one(steps: int, at: list[float]) -> None:
     train = load_protocol("small").train.model_copy(update={"steps": steps})
@@ -387,6 +389,7 @@ def test_the_learning_rate_falls_along_a_cosine() -> None:
     assert learning_rate(1 / 3, 1e-3, 0.0) == pytest.approx(0.75e-3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=2))
 def test_the_learning_rate_never_rises(progress: list[float]) -> None:
     first, second = (learning_rate(value, 1e-3, 1e-5) for value in sorted(progress))

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,10 @@ from qgbench.errors import UserError, unknown_name
 Builder = Callable[[str, Weights, tuple[int, ...]], nn.Module]
 ARCHS: Mapping[str, Builder] = MappingProxyType({"unet": build_unet})
 STRIDE = 32
+# Encoders that segmentation-models-pytorch names otherwise than timm does.
+_NAMES_IN_TIMM = MappingProxyType(
+    {"xception": "legacy_xception", "inceptionv4": "inception_v4", "inceptionresnetv2": "inception_resnet_v2.tf_in1k"}
+)
 
 
 class SegmentationNetwork(nn.Module):
@@ -45,8 +48,12 @@ class SegmentationNetwork(nn.Module):
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of RGB in [0, 1] that a backbone's ImageNet weights expect."""
-    config = timm.get_pretrained_cfg(name) if name not in smp.encoders.encoders else None
+    """Mean and standard deviation of RGB in [0, 1] that a backbone's ImageNet weights expect.
+
+    They are those of the same weights in timm; ImageNet's own where timm does not have them.
+    """
+    known = _NAMES_IN_TIMM.get(name, name.removeprefix("timm-"))
+    config = timm.get_pretrained_cfg(known) if timm.is_model(known.partition(".")[0]) else None
     if config is None:
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return tuple(config.mean), tuple(config.std)
@@ -70,4 +77,12 @@ def build_network(
         raise UserError(f"images of {size} pixels do not fit arch '{arch}': the side must be a multiple of {STRIDE}.")
     network = SegmentationNetwork(ARCHS[arch](encoder, weights, decoder_channels), *normalisation(encoder))
     keep_depthwise_in_float32(network)
-    return network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad():
+            shape = tuple(network.eval()(torch.zeros(1, 3, size, size)).shape)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"encoder '{encoder}' does not work with arch '{arch}' at {size} pixels: {error}") from error
+    if shape != (1, 1, size, size):
+        raise UserError(f"encoder '{encoder}' with arch '{arch}' gives {shape} for {size} pixels; choose another.")
+    return network.train()

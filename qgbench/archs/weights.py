@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qgbench.errors import QGBenchError, UserError, unknown_name
 
 Weights = Literal["imagenet", "none"]
-PACKAGED = ("tf_efficientnet_lite0",)
+PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k")
 
 
 def packaged_state(name: str) -> dict[str, Tensor]:

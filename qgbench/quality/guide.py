@@ -28,8 +28,10 @@ def quality_weight(quality: Tensor, tau: float, temperature: float) -> Tensor:
 
 def effective_sample_size(weight: Tensor) -> Tensor:
     """(sum w)^2 / (U * sum w^2), in [1/U, 1]; 1 for equal weights, 0 if all are zero: (U,) -> scalar."""
-    squares = weight.square().sum()
-    return torch.where(squares > 0, weight.sum().square() / (len(weight) * squares.clamp_min(1e-12)), squares)
+    largest = weight.max()
+    scaled = weight / torch.where(largest > 0, largest, torch.ones_like(largest))
+    squares = scaled.square().sum()
+    return scaled.sum().square() / (len(weight) * torch.where(squares > 0, squares, torch.ones_like(squares)))
 
 
 class Mode:
@@ -106,7 +108,7 @@ class QualityRegularisation(Mode):
         devices = [batch.u_w.device] if batch.u_w.is_cuda else []
         total = batch.u_w.new_zeros(())
         with torch.random.fork_rng(devices=devices), frozen_statistics(method.students):
-            torch.manual_seed(self._seed + step)
+            torch.manual_seed(self._seed * 1_000_003 + step)
             for student in method.students:
                 prob = torch.sigmoid(student(batch.u_w))
                 total = total + (1.0 - self._predictor(batch.u_w, prob)).mean()
@@ -117,13 +119,16 @@ class QualityRegularisation(Mode):
 def frozen_statistics(module: nn.Module) -> Any:
     """Let normalisation layers in training mode use batch statistics without updating their running ones."""
     layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    kept = [(layer.running_mean, layer.running_var) for layer in layers]
     for layer in layers:
         layer.track_running_stats = False
+        layer.running_mean = layer.running_var = None
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, (mean, variance) in zip(layers, kept, strict=True):
             layer.track_running_stats = True
+            layer.running_mean, layer.running_var = mean, variance
 
 
 class Guide:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -118,7 +119,7 @@ def load_predictor(folder: Path) -> tuple[QualityPredictor, PredictorCard] | Non
     try:
         card = PredictorCard.model_validate(json.loads((folder / CARD_NAME).read_text()))
         state: dict[str, Any] = load((folder / WEIGHTS_NAME).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, SafetensorError):
         return None
     predictor = QualityPredictor(card.settings, "none")
     predictor.load_state_dict(state)

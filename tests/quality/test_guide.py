@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -89,6 +89,7 @@ def test_no_warm_up_and_no_ramp_give_the_full_weight_from_the_first_step() -> No
     assert ramp(0.0, 0.0, 0.0, 3.0) == 3.0
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0, 1), min_size=2, max_size=2),
     st.floats(0, 1),
@@ -121,6 +122,7 @@ def test_effective_sample_size_in_closed_form(weight: list[float], expected: flo
     assert float(effective_sample_size(torch.tensor(weight))) == pytest.approx(expected, rel=1e-5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=32), st.floats(1e-8, 1))
 def test_effective_sample_size_is_in_range_and_ignores_the_scale(values: list[float], scale: float) -> None:
     weight = torch.tensor(values)

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ def test_confidence_is_the_mean_probability_of_the_foreground_alone() -> None:
     assert found.tolist() == pytest.approx([0.0, 0.9, 0.8, 0.75])
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, (4, 1, 5, 6), elements=st.floats(0, 1, width=32)))
 def test_confidence_against_numpy(prob: np.ndarray) -> None:
     expected = [image[image > 0.5].mean(dtype=float) if (image > 0.5).any() else 0.0 for image in prob]
@@ -69,6 +70,7 @@ def test_overlap_of_pictures_drawn_by_hand() -> None:
     assert true_dice(labelling([EMPTY, FULL], truth[1::-1])).tolist() == [0.0, 0.0]
 
 
+@settings(deadline=None)
 @given(pred=masks, truth=masks)
 def test_the_oracle_is_the_dice_of_the_metrics(pred: np.ndarray, truth: np.ndarray) -> None:
     found = true_dice(labelling(0.3 + 0.4 * pred, truth))
