@@ -260,7 +260,7 @@ def test_progress_is_told_what_is_coming(tree: Path, tmp_path: Path) -> None:
             yield item
 
     prepare(open_source(str(tree)), 12, tmp_path / "cache", track=track)
-    assert told == [("Preparing own", 3, "image"), "item", "item", "item"]
+    assert told == [("Preparing own", 3, "images"), "item", "item", "item"]
 
 
 # Two processes

@@ -354,7 +354,7 @@ class TestBrokenFiles:
             ("json", lambda path: path.write_text(""), "is not a record"),
             ("json", lambda path: path.write_bytes(b"\xff\x00"), "is not a record"),
             ("json", lambda path: path.write_text("{}"), "is not a record: run_id"),
-            ("csv", cut, "has no rows, or a row without id, group, status or Dice|the record says"),
+            ("csv", cut, "is cut off in its last row"),
             ("csv", edit_dice, "gives dice = 0.7151, the record says 0.715: one of the two was changed"),
             ("csv", blank_dice, "a row without id, group, status or Dice"),
             ("csv", word_for_number, "a cell that is not a number"),
