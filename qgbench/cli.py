@@ -52,13 +52,16 @@ def run(
         str, typer.Option(help="weighted: divide by the weights' sum (the paper's rule); none: by the unweighted sum.")
     ] = "weighted",
     dataset: Annotated[
-        str | None, typer.Option(help="Data set: a name, or a folder with images/ and masks/. [the protocol's]")
+        str | None,
+        typer.Option(help="Data set: a name, or a folder with images/ and masks/. (default: the protocol's)"),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder that holds the data sets, one folder each. [QGBENCH_DATA]")
+        Path | None,
+        typer.Option(help="Folder that holds the data sets, one folder each. (default: the variable QGBENCH_DATA)"),
     ] = None,
     regime: Annotated[
-        str | None, typer.Option(help="Budget, pools, split: n28@grouped, all+isic_pool@image. [the data set's budget]")
+        str | None,
+        typer.Option(help="Budget, pools, split: n28@grouped, all+isic_pool@image. (default: the data set's budget)"),
     ] = None,
     labelled: Annotated[
         str | None, typer.Option(help="Instead of --regime: number of labelled images, or all.")
@@ -66,17 +69,19 @@ def run(
     pool: Annotated[
         list[str] | None, typer.Option(help="Instead of --regime: external unlabelled pool; repeatable.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Instead of --regime: grouped or image. [grouped]")] = None,
+    split: Annotated[str | None, typer.Option(help="Instead of --regime: grouped or image. (default: grouped)")] = None,
     protocol: Annotated[str, typer.Option(help="Protocol: paper, small or smoke.")] = "small",
-    arch: Annotated[str | None, typer.Option(help="Segmentation network. [the protocol's]")] = None,
-    encoder: Annotated[str | None, typer.Option(help="Encoder, a name of smp or timm. [the protocol's]")] = None,
+    arch: Annotated[str | None, typer.Option(help="Segmentation network. (default: the protocol's)")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder, a name of smp or timm. (default: the protocol's)")
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed index k: labelled draw k, predictor g_k and training seed.")
     ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. [the protocol's]")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads. [the protocol's]")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps. [the protocol's]")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. (default: the protocol's)")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads. (default: the protocol's)")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps. (default: the protocol's)")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting: method.threshold=0.9, train.lr=1e-3, quality.steps=300, qg.tau=0.6."),
@@ -207,7 +212,7 @@ def check(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Folders that hold records. [runs]")] = None,
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders that hold records. (default: runs)")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("report"),
 ) -> None:
     """Write tables of all records: method, method + add-on, difference with its confidence interval.
