@@ -2,19 +2,19 @@
 
 A cache entry is a folder ``<name>-<size>-<key>/`` with ``images.npy`` (N, S, S, 3), ``masks.npy`` (N, S, S),
 ``originals.bin`` (masks at their original sizes, one bit a pixel, each beginning on a byte) and ``index.json``. It is
-built beside its place and moved there in one step, and its bytes are checked against its fingerprint when it is opened.
+built beside its place, as ``.<entry>.partial/``, and moved there in one step; what a killed process left there is
+cleared by the next one. Its bytes are checked against its fingerprint when it is opened.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
@@ -28,7 +28,7 @@ from qgbench.errors import QGBenchError, UserError
 
 CACHE_VARIABLE = "QGBENCH_CACHE"
 # Part of every key: raised whenever the same raw files would give other arrays.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 _INDEX = "index.json"
 _IMAGES = "images.npy"
@@ -116,14 +116,16 @@ def prepare(source: Source, size: int, cache_dir: Path | None = None, track: Tra
     Raises
     ------
     UserError
-        A file is damaged, a mask is not binary or of another size than its image, or `size` is below 1.
+        A file is damaged, gone or changed meanwhile, a mask is not binary or of another size than its image, or `size`
+        is below 1. No part of an entry is left.
     QGBenchError
-        The cache cannot be written.
+        The cache cannot be written. No part of an entry is left.
     """
     if size < 1:
         raise UserError(f"the image size is {size}; give 1 or more pixels.")
     cache_dir = cache_dir or default_cache_dir()
-    key = hashlib.sha256(f"{CACHE_VERSION}/{size}/{source.content_key()}".encode()).hexdigest()[:16]
+    content = source.content_key()
+    key = hashlib.sha256(f"{CACHE_VERSION}/{size}/{content}".encode()).hexdigest()[:16]
     folder = cache_dir / f"{source.name}-{size}-{key}"
     if (prepared := _load(folder, source)) is not None:
         return prepared
@@ -132,16 +134,22 @@ def prepare(source: Source, size: int, cache_dir: Path | None = None, track: Tra
         # Whoever waited here for another process finds that one's arrays.
         with FileLock(cache_dir / f".{folder.name}.lock"):
             if (prepared := _load(folder, source)) is None:
-                _build(folder, source, size, track)
+                _build(folder, source, content, size, track)
                 prepared = _load(folder, source)
     except OSError as error:
-        raise QGBenchError(
-            f"cannot write the cache {cache_dir}: {error.strerror}. "
-            f"Free some space, or set {CACHE_VARIABLE} to another folder."
-        ) from error
+        raise _not_written(cache_dir, error) from error
     if prepared is None:
         raise QGBenchError(f"the cache entry {folder} is damaged as soon as it is written; check the disk")
     return prepared
+
+
+def _not_written(cache_dir: Path, error: OSError) -> QGBenchError:
+    text = f"cannot write the cache {cache_dir}: {error.strerror}."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return QGBenchError(f"{text} Free some space, or set {CACHE_VARIABLE} to a folder on another disk.")
+    if error.errno == errno.ENOENT:
+        return QGBenchError(f"{text} It was removed meanwhile: give the same command again.")
+    return QGBenchError(f"{text} Set {CACHE_VARIABLE} to a folder that you can write to.")
 
 
 @dataclass(frozen=True)
@@ -190,14 +198,22 @@ def _overlaps(length: int, size: int) -> NDArray[np.float32]:
     return (overlap.clip(min=0) * size / length).astype(np.float32)
 
 
-def _build(folder: Path, source: Source, size: int, track: Track) -> None:
-    """Write a cache entry beside its place, then move it there."""
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+def _build(folder: Path, source: Source, content: str, size: int, track: Track) -> None:
+    """Write a cache entry beside its place, then move it there. To be called under the entry's lock."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
+        partial.mkdir()
         sizes = _write_arrays(partial, source, size, track)
         index = {"ids": source.ids, "sizes": sizes, "labelled": source.labelled}
         index["fingerprint"] = _fingerprint(partial, source.ids, sizes)
         (partial / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+        # An entry under the key of other files than it was made of would be believed for ever.
+        if source.content_key() != content:
+            raise UserError(
+                f"files of '{source.name}' changed while they were prepared; wait until they are complete (is a copy "
+                "still running?), then give the same command again."
+            )
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except BaseException:
@@ -219,10 +235,8 @@ def _write_arrays(partial: Path, source: Source, size: int, track: Track) -> lis
             _write_header(masks, (count, size, size))
         pool = ThreadPoolExecutor(os.cpu_count())
         stack.callback(pool.shutdown, cancel_futures=True)
-        # The first one alone: a generated source draws all its pictures then.
-        first = _decode(source, source.ids[0], size)
-        rest = pool.map(lambda id: _decode(source, id, size), source.ids[1:])
-        for decoded in track(chain([first], rest), f"Preparing {source.name}", count, "images"):
+        decoded_in_turn = pool.map(lambda id: _decode(source, id, size), source.ids)
+        for decoded in track(decoded_in_turn, f"Preparing {source.name}", count, "images"):
             images.write(decoded.image.tobytes())
             if decoded.mask is not None:
                 masks.write(decoded.mask.tobytes())

@@ -86,7 +86,7 @@ def training_data(
     Raises
     ------
     UserError
-        The budget exceeds the training part.
+        The budget is below 2 or exceeds the training part, or fewer than 2 images are to validate on.
     """
     row_of = {name: row for row, name in enumerate(prepared.ids)}
     part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
@@ -97,10 +97,15 @@ def training_data(
     unlabelled = [(pool, np.arange(len(pool.ids))) for pool in extra]
     if rest:
         unlabelled.insert(0, (prepared, np.array(rest)))
-    if len(drawn) < 2 or len(part["val"]) < 2:
+    if len(drawn) < 2:
         raise UserError(
-            f"{len(drawn)} labelled and {len(part['val'])} validation images are too few to train on; "
-            "give at least 2 of each (--labelled, or more images)."
+            f"the labelled budget is {len(drawn)} image; give --labelled 2 or more (there are {len(part['train'])} "
+            "training images)."
+        )
+    if len(part["val"]) < 2:
+        raise UserError(
+            f"of {len(split)} images {len(part['train'])} are to train on and {len(part['val'])} to validate on; at "
+            "least 2 of each are needed: add images."
         )
     return TrainingData(
         labelled=ImageSet([(prepared, labelled)]),

@@ -186,12 +186,16 @@ def generate_phantom(
     ):
         if value < least:
             raise UserError(f"the phantom's {name} is {value}; give {least} or more.")
+    return [picture for g in range(groups) for picture in draw_group(g, images_per_group, size, seed)]
+
+
+def draw_group(group: int, images: int, size: int, seed: int) -> list[PhantomImage]:
+    """Draw the pictures of one patient: as many as `images`, sides of `size` pixels; see `generate_phantom`."""
+    patient = _draw_patient(_generator(seed, group, 0))
     pictures = []
-    for g in range(groups):
-        patient = _draw_patient(_generator(seed, g, 0))
-        for i in range(images_per_group):
-            image, mask = _draw_view(patient, size, _generator(seed, g, 1 + i))
-            pictures.append(PhantomImage(f"g{g:03d}_{i}", f"g{g:03d}", image, mask))
+    for i in range(images):
+        image, mask = _draw_view(patient, size, _generator(seed, group, 1 + i))
+        pictures.append(PhantomImage(f"g{group:03d}_{i}", f"g{group:03d}", image, mask))
     return pictures
 
 

@@ -2,39 +2,45 @@
 
 Layout of a labelled data set (the suffix of a file may be any of `IMAGE_SUFFIXES`, whatever its case)::
 
-    images/ID.jpg         8-bit, grey or colour
+    images/ID.jpg         grey or colour
     masks/ID.png          0 = background, one other value = lesion; ID_mask.png and ID_segmentation.png will do
     groups.csv            optional; columns stem, group: images of one patient, lesion or video
     unlabelled/ID.jpg     optional; further images without a mask
     card.toml             optional; see `qgbench.data.cards`
 
-A pool is a folder that holds ``unlabelled/`` alone. Files of other suffixes and hidden files are passed over. Pixels
-are taken as they are stored: an EXIF orientation is applied neither to images nor to masks.
+A pool is a folder that holds ``unlabelled/`` alone. Hidden files are passed over; so are files of other suffixes, with
+a warning. Names that differ in nothing but case are refused: on a disk that ignores case one file would replace the
+other. Accented letters are equal however they are composed (macOS decomposes them). How files become pixels, and which
+are refused: `qgbench.data.images`.
 """
 
 import hashlib
 import inspect
 import os
+import stat
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scipy
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from qgbench.data import phantom
 from qgbench.data.cards import CARD_NAME, Card, Kind, card_names, load_card, read_card
+from qgbench.data.images import read_bytes, read_image, read_mask, unreadable
 from qgbench.errors import QGBenchError, UserError, unknown_name
+from qgbench.logs import logger
 
 DATA_VARIABLE = "QGBENCH_DATA"
 PHANTOM_NAME = "phantom"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 MASK_ENDINGS = ("", "_mask", "_segmentation")
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # put into every folder by a desktop
 
 _LAYOUT = {
     "labelled": "images/ID.jpg and masks/ID.png (and groups.csv with the columns stem, group, where groups are known)",
@@ -116,31 +122,10 @@ class FolderSource(Source):
         self._masks = masks or {}
 
     def image(self, id: str) -> NDArray[np.uint8]:  # noqa: D102 (described by Source)
-        file = self._images[id]
-        with _opened(file) as image:
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{file} has more than 8 bits per channel ({image.mode}); convert it to 8-bit RGB.")
-            return np.asarray(_decoded(file, image, "RGB"))
+        return read_image(self._images[id])
 
     def mask(self, id: str) -> NDArray[np.bool_]:  # noqa: D102 (described by Source)
-        file = self._masks[id]
-        with _opened(file) as mask, _opened(self._images[id]) as image:
-            if mask.size != image.size:
-                raise UserError(
-                    f"{file} is {mask.width} x {mask.height} pixels, its image {self._images[id]} is "
-                    f"{image.width} x {image.height}; a mask has the size of its image."
-                )
-            has_levels = mask.mode in ("1", "L") or mask.mode.startswith(("I", "F"))
-            pixels = np.asarray(_decoded(file, mask, mask.mode if has_levels else "RGB"))
-        if pixels.ndim == 3:  # one number per colour
-            pixels = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
-        foreground = pixels != 0
-        if not (pixels[foreground] == pixels.max()).all():
-            raise UserError(
-                f"{file} holds {np.unique(pixels).size} levels; a mask holds 0 and one other value. Threshold it anew, "
-                "for example at half of its maximum, and save it as PNG (JPEG adds levels)."
-            )
-        return foreground
+        return read_mask(self._masks[id], self._images[id])
 
     def content_key(self) -> str:
         """Hash the name and the bytes of every image and mask file."""
@@ -148,13 +133,13 @@ class FolderSource(Source):
         for files in (self._images, self._masks):
             for id in sorted(files):
                 digest.update(f"{id}\0{files[id].name}\0".encode())
-                digest.update(hashlib.sha256(_file_bytes(files[id])).digest())
+                digest.update(hashlib.sha256(read_bytes(files[id])).digest())
             digest.update(b"\0masks\0")
         return digest.hexdigest()
 
 
 class PhantomSource(Source):
-    """The generated data set of `qgbench.data.phantom`; its pictures are drawn when the first of them is asked for.
+    """The generated data set of `qgbench.data.phantom`; a patient's pictures are drawn when one of them is asked for.
 
     Parameters
     ----------
@@ -164,23 +149,29 @@ class PhantomSource(Source):
 
     def __init__(self, patients: int = 120, views: int = 2, size: int = 128, seed: int = 2606) -> None:
         self.card = load_card(PHANTOM_NAME)
-        pairs = [(f"g{patient:03d}_{view}", f"g{patient:03d}") for patient in range(patients) for view in range(views)]
-        self.ids, self.groups = (list(column) for column in zip(*sorted(pairs), strict=True))
+        places = {f"g{p:03d}_{view}": (p, view) for p in range(patients) for view in range(views)}
+        self.ids = sorted(places)
+        self.groups = [f"g{places[id][0]:03d}" for id in self.ids]
         self.labelled = True
+        self._places = places
         self._arguments = {"groups": patients, "images_per_group": views, "size": size, "seed": seed}
+        self._drawn: dict[int, list[phantom.PhantomImage]] = {}  # by patient
 
-    @cached_property
-    def _pictures(self) -> dict[str, phantom.PhantomImage]:
-        pictures = {picture.id: picture for picture in phantom.generate_phantom(**self._arguments)}
-        if [(id, pictures[id].group) for id in sorted(pictures)] != list(zip(self.ids, self.groups, strict=True)):
+    def _picture(self, id: str) -> phantom.PhantomImage:
+        patient, view = self._places[id]
+        if patient not in self._drawn:
+            views, size, seed = (self._arguments[name] for name in ("images_per_group", "size", "seed"))
+            self._drawn[patient] = phantom.draw_group(patient, views, size, seed)
+        picture = self._drawn[patient][view]
+        if picture.id != id:
             raise QGBenchError("the phantom's generator names its pictures otherwise than its reader expects")
-        return pictures
+        return picture
 
     def image(self, id: str) -> NDArray[np.uint8]:  # noqa: D102 (described by Source)
-        return self._pictures[id].image
+        return self._picture(id).image
 
     def mask(self, id: str) -> NDArray[np.bool_]:  # noqa: D102 (described by Source)
-        return self._pictures[id].mask
+        return self._picture(id).mask
 
     def content_key(self) -> str:
         """Hash the generator's source text, its arguments and the libraries that it computes with: nothing is drawn."""
@@ -212,7 +203,7 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     masks = _match_masks(images, folder)
     groups = _read_groups(folder / "groups.csv", images)
     extra = None
-    if (folder / "unlabelled").is_dir():
+    if os.path.lexists(folder / "unlabelled"):
         pool_facts = {"name": f"{card.name}_unlabelled", "kind": "pool", "groups": "none known", "images": None}
         extra = _open_unlabelled(folder, card.model_copy(update={**pool_facts, "budget": None}))
     return FolderSource(card, images, masks, groups, extra)
@@ -278,7 +269,7 @@ def _named_folder(name: str, data_dir: Path | None, kind: Kind) -> Path:
 
 def _own_card(folder: Path, kind: Kind) -> Card:
     """Read the folder's card, else take the shipped one of that name, else write down that nothing is known."""
-    if (folder / CARD_NAME).is_file():
+    if os.path.lexists(folder / CARD_NAME):
         card = read_card(folder / CARD_NAME)
         if card.kind != kind:
             raise UserError(f"{folder / CARD_NAME} says kind = '{card.kind}'; expected '{kind}' here.")
@@ -306,83 +297,120 @@ def _own_card(folder: Path, kind: Kind) -> Card:
 
 
 def _image_files(folder: Path, kind: Kind, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """List the image files of a folder by stem."""
+    """List the image files of a folder by stem; warn of files that are passed over."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; expected {_LAYOUT[kind]}.")
     files: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() not in suffixes or file.name.startswith(".") or not file.is_file():
+    passed_over = []
+    for file in _entries(folder):
+        if file.name.startswith("."):
             continue
-        if file.stem in files:
-            raise UserError(f"{files[file.stem]} and {file.name} share the name '{file.stem}'; keep one of them.")
-        files[file.stem] = file
+        if file.suffix.lower() not in suffixes:
+            if file.name.lower() not in _SYSTEM_FILES:
+                passed_over.append(file.name)
+            continue
+        _check_file(file)
+        id = unicodedata.normalize("NFC", file.stem)
+        if id in files:
+            raise UserError(f"{files[id]} and {file.name} share the name '{id}'; keep one of them.")
+        files[id] = file
     if not files:
         raise UserError(f"{folder} holds no images ({', '.join(suffixes)}); expected {_LAYOUT[kind]}.")
+    by_folded: dict[str, Path] = {}
+    for id, file in files.items():
+        if (other := by_folded.setdefault(id.casefold(), file)) is not file:
+            raise UserError(
+                f"{other} and {file.name} differ in nothing but case, and on a disk that ignores case one would "
+                "replace the other; rename one of them (and its mask)."
+            )
+    if passed_over:
+        logger.warning("%s: passed over %s: none of %s.", folder, name_some(passed_over, "file"), ", ".join(suffixes))
     return files
+
+
+def _entries(folder: Path) -> list[Path]:
+    """List a folder, sorted."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def _check_file(file: Path) -> None:
+    """Refuse what has the name of an image but is no file, rather than lose it; and names that no message can show."""
+    try:
+        mode = file.stat().st_mode
+        str(file).encode()
+    except OSError as error:
+        if file.is_symlink():
+            raise UserError(
+                f"{file} is a link to {file.readlink()}, which cannot be reached ({error.strerror}); mend or remove it."
+            ) from error
+        raise unreadable(file, error) from error
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(file).decode(errors="backslashreplace")
+        raise UserError(f"the name of {shown} is not UTF-8; rename it.") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise UserError(f"{file} has the name of an image but is {kind}; move it elsewhere.")
 
 
 def _match_masks(images: dict[str, Path], folder: Path) -> dict[str, Path]:
     """Give each image its mask: the file of its own name, else of its name with one of `MASK_ENDINGS`."""
     files = _image_files(folder / "masks", "labelled", MASK_SUFFIXES)
-    stems = {id: next((id + ending for ending in MASK_ENDINGS if id + ending in files), None) for id in images}
-    if bare := [id for id, stem in stems.items() if stem is None]:
+    candidates = {id: [id + ending for ending in MASK_ENDINGS if id + ending in files] for id in images}
+    if bare := [id for id in images if not candidates[id]]:
+        folded = {stem.casefold() for stem in files}
+        is_case = any((id + ending).casefold() in folded for id in bare for ending in MASK_ENDINGS)
         raise UserError(
             f"{name_some(bare, 'image')} of {folder / 'images'} without a mask in {folder / 'masks'}: add the masks "
             f"or move the images to {folder / 'unlabelled'}."
+            + (" Some differ from their mask in nothing but case: give both the same name." if is_case else "")
         )
-    if spare := sorted(set(files) - set(stems.values())):
-        raise UserError(f"{name_some(spare, 'mask')} of {folder / 'masks'} without an image: remove or complete them.")
-    return {id: files[stem] for id, stem in stems.items() if stem is not None}
+    chosen = {id: stems[0] for id, stems in candidates.items()}
+    spare = set(files) - set(chosen.values())
+    if second := sorted(spare.intersection(chain.from_iterable(candidates.values()))):
+        raise UserError(
+            f"{name_some(second, 'mask')} of {folder / 'masks'} beside another mask of the same image "
+            f"({', '.join(f'ID{ending}' for ending in MASK_ENDINGS)} mean the same); keep one of them."
+        )
+    if spare:
+        raise UserError(
+            f"{name_some(sorted(spare), 'mask')} of {folder / 'masks'} without an image: remove or complete them."
+        )
+    return {id: files[stem] for id, stem in chosen.items()}
 
 
 def _read_groups(file: Path, images: Iterable[str]) -> dict[str, str]:
     """Read ``groups.csv``; without the file every image is a group of its own."""
-    if not file.is_file():
+    for other in _entries(file.parent):
+        if other.name != file.name and other.name.lower() == file.name:
+            raise UserError(f"{other} is not read under that name; rename it to {file.name}.")
+    if not os.path.lexists(file):
         return {id: id for id in images}
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as CSV: {error}") from error
     if not {"stem", "group"} <= set(table.columns):
-        raise UserError(f"{file} has the columns {', '.join(table.columns)}; expected stem and group.")
-    stems = table["stem"]
+        raise UserError(
+            f"{file} has the columns {', '.join(table.columns)}; expected stem and group, separated by commas."
+        )
+    stems = table["stem"].map(lambda stem: unicodedata.normalize("NFC", stem))
+    groups = table["group"].str.strip()  # " 7" and "7" are one patient
     faults = {
         "listed twice": sorted(set(stems[stems.duplicated()])),
-        "with no group": sorted(stems[table["group"] == ""]),
+        "with no group": sorted(stems[groups == ""]),
         "listed without an image": sorted(set(stems) - set(images)),
         "not listed": sorted(set(images) - set(stems)),
     }
     for fault, ids in faults.items():
         if ids:
             raise UserError(f"{file}: {name_some(ids, 'image')} {fault}. Every image has one row (stem, group).")
-    return dict(zip(stems, table["group"], strict=True))
+    return dict(zip(stems, groups, strict=True))
 
 
 def name_some(names: list[str], noun: str) -> str:
     """Count names and show the first five: ``7 images (a, b, c, d, e, ...)``."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({shown})"
-
-
-def _opened(file: Path) -> Image.Image:
-    """Open an image file and read its header only."""
-    try:
-        return Image.open(file)
-    except UnidentifiedImageError as error:
-        raise UserError(f"{file} is not an image that Pillow can read; convert it to PNG or fetch it again.") from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-
-
-def _decoded(file: Path, image: Image.Image, mode: str) -> Image.Image:
-    try:
-        return image.convert(mode)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UserError(f"{file} is damaged or cut off ({error}); fetch it again.") from error
-
-
-def _file_bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from error

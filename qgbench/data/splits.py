@@ -8,6 +8,7 @@ percentages, and are written anew, for the images that QGBENCH_DATA points at, b
 """
 
 import hashlib
+import math
 import sys
 from collections.abc import Sequence
 from io import StringIO
@@ -29,7 +30,7 @@ COLUMNS = ["id", "group", "split"]
 HALF_TEST: Fractions = (0.4, 0.1, 0.5)
 PAPER: Fractions = (0.7, 0.1, 0.2)
 
-_LEAST = np.array([2, 1, 2])  # units (groups or images) in train, val, test
+_LEAST_IMAGES = 2  # in each part
 _SHUFFLES = 256
 
 
@@ -39,8 +40,9 @@ def make_split(
     """Split a data set at random.
 
     The units that are dealt out are groups or, for the kind ``image``, images. Their numbers follow the fractions (by
-    largest remainder; at least 2, 1 and 2). Of 256 shuffles of the groups the one is taken whose numbers of images come
-    nearest to the fractions.
+    largest remainder; at least 2 in each part, but 1 will do for validation where groups hold several images). Of 256
+    shuffles of the units the one is taken that gives every part 2 images and whose numbers of images come nearest to
+    the fractions.
 
     Parameters
     ----------
@@ -59,7 +61,8 @@ def make_split(
     Raises
     ------
     UserError
-        Fewer than 5 units, an unknown kind, or fractions that are not whole positive percentages adding up to 1.
+        Fewer than 6 images or 5 groups, an unknown kind, or fractions that are not whole positive percentages adding up
+        to 1.
     """
     if kind not in get_args(SplitKind):
         raise UserError(f"unknown split kind '{kind}'; expected one of: {', '.join(get_args(SplitKind))}.")
@@ -67,20 +70,17 @@ def make_split(
     table = pd.DataFrame({"id": list(ids), "group": list(groups)}).sort_values("id", ignore_index=True)
     units = table["group"] if kind == "grouped" else table["id"]
     names, unit_of_row, unit_sizes = np.unique(units.to_numpy(dtype=str), return_inverse=True, return_counts=True)
-    if len(names) < _LEAST.sum():
-        noun = "groups" if kind == "grouped" else "images"
-        raise UserError(
-            f"there are {len(names)} {noun}; a {kind} split needs {_LEAST.sum()} or more ({_LEAST[0]} to train on, "
-            f"{_LEAST[1]} to validate on, {_LEAST[2]} to test on)."
-        )
-    part_of_place = np.repeat(np.arange(3), _deal(len(names), percents))
+    least = np.array([2, 1 if len(names) < len(table) else 2, 2])
+    if len(names) < least.sum():
+        raise _too_few(kind, len(names), len(table), least)
+    part_of_place = np.repeat(np.arange(3), _deal(len(names), percents, least))
     wanted = percents * len(table)
     stream = _stream("split", kind, str(seed))
-    best, least_miss = part_of_place, np.inf
+    best, least_miss = part_of_place, (math.inf, math.inf)
     for _ in range(_SHUFFLES):
         part_of_unit = part_of_place[_permutation(stream, len(names))]
         images = np.bincount(part_of_unit, weights=unit_sizes, minlength=3)
-        miss = np.abs(100 * images - wanted).sum()
+        miss = ((images < _LEAST_IMAGES).sum(), np.abs(100 * images - wanted).sum())
         if miss < least_miss:
             best, least_miss = part_of_unit, miss
     return table.assign(split=np.array(PARTS)[best[unit_of_row]])
@@ -151,7 +151,10 @@ def draw_labelled(train: pd.DataFrame, budget: int, k: int) -> list[str]:
         The budget is below 1 or above the number of training images.
     """
     if not 1 <= budget <= len(train):
-        raise UserError(f"the labelled budget is {budget}; expected 1 to {len(train)}, the number of training images.")
+        raise UserError(
+            f"the labelled budget is {budget}; expected 1 to {len(train)}, the number of training images (--labelled "
+            "all takes every one)."
+        )
     stream = _stream("labelled", str(k))
     members = {str(group): sorted(rows["id"]) for group, rows in train.groupby("group")}
     order = [sorted(members)[i] for i in _permutation(stream, len(members))]
@@ -185,14 +188,28 @@ def _percents(fractions: Fractions) -> np.ndarray:
     return percents
 
 
-def _deal(count: int, percents: np.ndarray) -> np.ndarray:
+def _too_few(kind: SplitKind, units: int, images: int, least: np.ndarray) -> UserError:
+    noun, given = "images", f"{images} image{'s' if images != 1 else ''}"
+    if units < images:
+        noun, given = "groups", f"{units} group{'s' if units != 1 else ''} of {images} images together"
+    article = "an" if kind == "image" else "a"
+    remedy = f"add {noun}"
+    if noun == "groups" and images >= 3 * _LEAST_IMAGES:
+        remedy += ", or give --split image (a group then has images in several parts)"
+    return UserError(
+        f"the data set has {given}; {article} {kind} split needs {least.sum()} {noun} or more ({least[0]} to train on, "
+        f"{least[1]} to validate on, {least[2]} to test on): {remedy}."
+    )
+
+
+def _deal(count: int, percents: np.ndarray, least: np.ndarray) -> np.ndarray:
     """Numbers of units (train, val, test) by largest remainder; the test part wins a tie, then the validation part."""
     numbers, remainders = np.divmod(count * percents, 100)
     by_need = np.argsort(-remainders[::-1], kind="stable")
     numbers[::-1][by_need[: count - numbers.sum()]] += 1
-    while (short := numbers < _LEAST).any():
+    while (short := numbers < least).any():
         numbers[short.argmax()] += 1
-        numbers[(numbers - _LEAST).argmax()] -= 1
+        numbers[(numbers - least).argmax()] -= 1
     return numbers
 
 

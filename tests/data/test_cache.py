@@ -1,10 +1,13 @@
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -237,6 +240,140 @@ def test_interruption_leaves_nothing_behind(tree: Path, tmp_path: Path) -> None:
         prepare(open_source(str(tree)), 12, tmp_path / "cache", track=interrupt)
     assert entries(tmp_path / "cache") == []
     assert prepare(open_source(str(tree)), 12, tmp_path / "cache").images.shape[0] == 3
+
+
+def stop_after(images: int, act: Callable[[], object]) -> Callable[..., Iterator]:
+    """A progress bar that does something in mid-preparation."""
+
+    def track(iterable: Iterable, description: str, total: int, unit: str) -> Iterator:
+        for number, item in enumerate(iterable):
+            if number == images:
+                act()
+            yield item
+
+    return track
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode the next image only when the one before is written."""
+
+    class Serial:
+        def __init__(self, workers: int | None) -> None:
+            pass
+
+        def map(self, function: Callable, items: Iterable) -> Iterator:
+            return map(function, items)
+
+        def shutdown(self, cancel_futures: bool) -> None:
+            pass
+
+    monkeypatch.setattr(cache, "ThreadPoolExecutor", Serial)
+
+
+@pytest.mark.parametrize("what", ["", "images", "masks", "images/b.png", "masks/c.png"])
+@pytest.mark.usefixtures("one_at_a_time")
+def test_data_that_vanish_in_mid_preparation(tree: Path, tmp_path: Path, what: str) -> None:
+    source = open_source(str(tree))
+    expected = prepare(source, 12, tmp_path / "other").fingerprint
+    gone = tree / what
+    with pytest.raises(
+        UserError, match=r"own/(images|masks)/[bc]\.png is gone\. Put it back .* same command"
+    ) as caught:
+        prepare(source, 12, tmp_path / "cache", stop_after(1, lambda: gone.rename(tmp_path / "away")))
+    assert "\n" not in str(caught.value)
+    assert entries(tmp_path / "cache") == []
+    (tmp_path / "away").rename(gone)
+    assert prepare(open_source(str(tree)), 12, tmp_path / "cache").fingerprint == expected
+    assert len(entries(tmp_path / "cache")) == 1
+
+
+def test_file_that_vanishes_before_preparation(tree: Path, tmp_path: Path) -> None:
+    source = open_source(str(tree))
+    (tree / "masks/b.png").unlink()
+    with pytest.raises(UserError, match=r"masks/b\.png is gone"):
+        prepare(source, 12, tmp_path / "cache")
+
+
+def test_file_that_changes_in_mid_preparation(tree: Path, tmp_path: Path) -> None:
+    source = open_source(str(tree))
+    mask = tree / "masks/a.png"
+    original = mask.read_bytes()
+    with pytest.raises(
+        UserError, match=r"files of 'own' changed while they were prepared; wait until they are complete"
+    ):
+        prepare(source, 12, tmp_path / "cache", stop_after(1, lambda: save_mask(mask, corner(21, 30, 9))))
+    assert entries(tmp_path / "cache") == []
+    mask.write_bytes(original)
+    assert prepare(source, 12, tmp_path / "cache").original_mask(0).sum() == 16
+
+
+def test_cache_that_vanishes_in_mid_preparation(tree: Path, tmp_path: Path) -> None:
+    source = open_source(str(tree))
+    with pytest.raises(
+        QGBenchError, match=r"the cache .*cache: No such file.* It was removed meanwhile: give the same"
+    ):
+        prepare(source, 12, tmp_path / "cache", stop_after(1, lambda: shutil.rmtree(tmp_path / "cache")))
+    assert not (tmp_path / "cache").exists()
+    assert len(prepare(source, 12, tmp_path / "cache").ids) == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "originals.bin", "index.json"])
+def test_full_disk_in_mid_preparation(tree: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Path.open
+
+    def to_a_full_disk(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> IO:
+        full = self.name == name and "w" in mode
+        return original(Path("/dev/full") if full else self, mode, *arguments, **options)
+
+    def write_text(self: Path, text: str, encoding: str) -> None:
+        with self.open("w", encoding=encoding) as file:
+            file.write(text)
+
+    source = open_source(str(tree))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", to_a_full_disk)
+        patch.setattr(Path, "write_text", write_text)
+        with pytest.raises(QGBenchError) as caught:
+            prepare(source, 12, tmp_path / "cache")
+    assert str(caught.value) == (
+        f"cannot write the cache {tmp_path / 'cache'}: No space left on device. "
+        "Free some space, or set QGBENCH_CACHE to a folder on another disk."
+    )
+    assert entries(tmp_path / "cache") == []
+    assert len(prepare(source, 12, tmp_path / "cache").ids) == 3
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from qgbench.data.cache import prepare
+from qgbench.data.readers import open_source
+
+def track(iterable, description, total, unit):
+    for item in iterable:
+        yield item
+        print("one is written", flush=True)
+        time.sleep(60)
+
+prepare(open_source(sys.argv[1]), 12, Path(sys.argv[2]), track)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_remains_of_a_killed_process_are_cleared(tree: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", KILLED, str(tree), str(tmp_path / "cache")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "one is written\n"
+        child.kill()
+    (partial,) = entries(tmp_path / "cache")
+    assert (partial / "images.npy").exists()
+    prepared = prepare(open_source(str(tree)), 12, tmp_path / "cache")
+    (entry,) = entries(tmp_path / "cache")
+    assert entry != partial
+    assert prepared.fingerprint == prepare(open_source(str(tree)), 12, tmp_path / "other").fingerprint
 
 
 def test_cache_that_cannot_be_written(tree: Path, tmp_path: Path) -> None:

@@ -108,14 +108,25 @@ def test_pools_join_the_unlabelled_images_and_are_marked_as_having_no_mask() -> 
     assert [float(mask.mean()) for mask in masks] == [number % 2 for number in numbers(unlabelled)[:4]] + [0.0] * 5
 
 
-@pytest.mark.parametrize(
-    ("parts", "budget", "counts"),
-    [("ttttvvxx", 1, "1 labelled and 2 validation"), ("tttttvxx", 4, "4 labelled and 1 validation")],
-)
-def test_too_few_images_are_refused(parts: str, budget: int, counts: str) -> None:
+def test_a_budget_of_one_is_refused() -> None:
     images = prepared("i", [1] * 8)
-    with pytest.raises(UserError, match=f"{counts} images are too few.*at least 2"):
-        training_data(images, [], split_of(images, parts), regime(budget), 0)
+    with pytest.raises(
+        UserError, match=r"budget is 1 image; give --labelled 2 or more \(there are 4 training images\)"
+    ):
+        training_data(images, [], split_of(images, "ttttvvxx"), regime(1), 0)
+
+
+def test_a_single_validation_image_is_refused() -> None:
+    images = prepared("i", [1] * 8)
+    with pytest.raises(UserError, match="of 8 images 5 are to train on and 1 to validate on; at least 2 of each"):
+        training_data(images, [], split_of(images, "tttttvxx"), regime(4), 0)
+
+
+@pytest.mark.parametrize("images", [6, 7, 11])
+def test_the_least_sets_that_can_be_split_can_be_trained_on(images: int) -> None:
+    data = prepared("i", [1] * images)
+    result = training_data(data, [], make_split(data.ids, data.groups, "grouped"), regime(2), 0)
+    assert (len(result.labelled), len(result.val)) == (2, 2)
 
 
 def test_a_budget_beyond_the_training_part_is_refused() -> None:

@@ -1,6 +1,10 @@
+import errno
+import logging
 import os
 import pickle
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ from qgbench.data.cards import card_names, load_card
 from qgbench.data.phantom import generate_phantom
 from qgbench.data.readers import PhantomSource, Source, open_pool, open_source
 from qgbench.errors import UserError
+from qgbench.logs import logger
 
 
 def write_tree(
@@ -51,6 +56,19 @@ def complaint(folder: Path) -> str:
         read_all(open_source(str(folder)))
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@contextmanager
+def listening() -> Iterator[list[str]]:
+    """Warnings of the package, wherever else they go."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
 
 
 def read_all(source: Source) -> None:
@@ -270,13 +288,15 @@ def test_mask_with_more_than_two_levels(tmp_path: Path) -> None:
     pixels = corner(20, 31, 5)
     pixels[8, 8] = 254
     save_mask(tmp_path / "masks/b.png", pixels)
-    assert "masks/b.png holds 3 levels; a mask holds 0 and one other value. Threshold it anew" in complaint(tmp_path)
+    message = complaint(tmp_path)
+    assert "masks/b.png holds 3 values: 1 of 620 pixels (0.2%) are neither 0 nor 255. A mask holds 0 and one" in message
+    assert "threshold it" in message
 
 
 def test_mask_of_two_levels_without_zero(tmp_path: Path) -> None:
     write_tree(tmp_path)
     save_mask(tmp_path / "masks/b.png", corner(20, 31, 5) // 2 + np.uint8(1))
-    assert "masks/b.png holds 2 levels" in complaint(tmp_path)
+    assert "masks/b.png holds 2 values: 595 of 620 pixels (96.0%) are neither 0 nor 128" in complaint(tmp_path)
 
 
 @pytest.mark.parametrize("part", ["images", "masks"])
@@ -294,16 +314,170 @@ def test_unreadable_and_truncated_files(tmp_path: Path, part: str, kept: float) 
     assert "fetch it again" in message
 
 
-def test_sixteen_bit_image_is_refused(tmp_path: Path) -> None:
-    write_tree(tmp_path, ids=("a",))
-    Image.fromarray(np.full((20, 31), 4000, dtype=np.uint16)).save(tmp_path / "images/a.png")
-    assert "more than 8 bits per channel" in complaint(tmp_path)
-
-
 def test_two_images_of_one_name(tmp_path: Path) -> None:
     write_tree(tmp_path)
     save_mask(tmp_path / "images/b.bmp", corner(20, 31, 5))
     assert "b.png share the name 'b'" in complaint(tmp_path)
+
+
+def test_image_as_png_and_jpeg(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    save_mask(tmp_path / "images/b.jpg", corner(20, 31, 5))
+    assert "images/b.jpg and b.png share the name 'b'; keep one of them" in complaint(tmp_path)
+
+
+def test_two_masks_of_one_image(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    for ending in ("mask", "segmentation"):
+        save_mask(tmp_path / f"masks/b_{ending}.png", corner(20, 31, 5))
+    message = complaint(tmp_path)
+    assert "2 masks (b_mask, b_segmentation)" in message
+    assert "beside another mask of the same image" in message
+    assert "keep one of them" in message
+
+
+@pytest.mark.parametrize("part", ["images", "unlabelled"])
+def test_names_that_differ_in_case_only(tmp_path: Path, part: str) -> None:
+    write_tree(tmp_path)
+    (tmp_path / "unlabelled").mkdir()
+    for name in ("Lesion.png", "lESION.bmp"):
+        save_mask(tmp_path / part / name, corner(20, 31, 5))
+        save_mask(tmp_path / "masks" / f"{Path(name).stem}.png", corner(20, 31, 5))
+    if part == "unlabelled":
+        (tmp_path / "masks/Lesion.png").unlink()
+        (tmp_path / "masks/lESION.png").unlink()
+    message = complaint(tmp_path)
+    assert f"{part}/Lesion.png and lESION.bmp differ in nothing but case" in message
+    assert "rename one of them" in message
+
+
+def test_image_and_mask_that_differ_in_case(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    (tmp_path / "masks/b.png").rename(tmp_path / "masks/B_mask.png")
+    assert "differ from their mask in nothing but case: give both the same name" in complaint(tmp_path)
+    (tmp_path / "masks/B_mask.png").unlink()
+    assert "nothing but case" not in complaint(tmp_path)
+
+
+def test_composed_and_decomposed_letters_are_one_name(tmp_path: Path) -> None:
+    composed, decomposed = "l\u00e9sion", "le\u0301sion"
+    write_tree(tmp_path, ids=(decomposed, "a"))
+    (tmp_path / f"masks/{decomposed}.png").rename(tmp_path / f"masks/{composed}.png")
+    (tmp_path / "groups.csv").write_text(f"stem,group\na,1\n{decomposed},2\n", encoding="utf-8")
+    source = open_source(str(tmp_path))
+    assert source.ids == ["a", composed]
+    read_all(source)
+    save_mask(tmp_path / f"images/{composed}.png", corner(20, 31, 5))
+    if len(list((tmp_path / "images").iterdir())) == 3:  # not on a disk that composes names itself
+        assert f"share the name '{composed}'" in complaint(tmp_path)
+
+
+# What has the name of an image but is no file is not passed over
+
+
+@pytest.mark.parametrize("part", ["images", "masks", "unlabelled"])
+def test_folder_with_the_name_of_an_image(tmp_path: Path, part: str) -> None:
+    write_tree(tmp_path)
+    (tmp_path / part / "x.png").mkdir(parents=True)
+    assert f"{part}/x.png has the name of an image but is a folder; move it elsewhere" in complaint(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["images", "masks", "unlabelled"])
+def test_broken_link(tmp_path: Path, part: str) -> None:
+    write_tree(tmp_path)
+    (tmp_path / part).mkdir(exist_ok=True)
+    (tmp_path / part / "x.png").symlink_to(tmp_path / "elsewhere.png")
+    message = complaint(tmp_path)
+    assert f"{part}/x.png is a link to {tmp_path / 'elsewhere.png'}, which cannot be reached (No such file" in message
+    assert "mend or remove it" in message
+
+
+def test_link_to_itself(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    (tmp_path / "images/x.png").symlink_to(tmp_path / "images/x.png")
+    assert "images/x.png is a link to" in complaint(tmp_path)
+
+
+def test_working_links_are_followed(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    (tmp_path / "images/b.png").rename(tmp_path / "stored")
+    (tmp_path / "images/b.png").symlink_to(tmp_path / "stored")
+    read_all(open_source(str(tmp_path)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+@pytest.mark.timeout(20)
+def test_pipe_with_the_name_of_an_image(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    os.mkfifo(tmp_path / "images/x.png")
+    assert "images/x.png has the name of an image but is no regular file" in complaint(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8 there")
+def test_name_that_is_not_utf8(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    (tmp_path / "images" / os.fsdecode(b"l\xe9sion.png")).write_bytes((tmp_path / "images/b.png").read_bytes())
+    message = complaint(tmp_path)
+    assert r"images/l\xe9sion.png is not UTF-8; rename it" in message
+    message.encode()
+
+
+@pytest.mark.parametrize("name", ["groups.csv", "card.toml", "unlabelled"])
+def test_broken_link_beside_the_images_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    write_tree(tmp_path)
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    assert str(tmp_path / name) in complaint(tmp_path)
+
+
+def test_groups_under_another_spelling_are_not_passed_over(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    (tmp_path / "Groups.csv").write_text("stem,group\na,1\nb,1\nc,2\n")
+    if not (tmp_path / "groups.csv").exists():  # not on a disk that ignores case
+        assert "Groups.csv is not read under that name; rename it to groups.csv" in complaint(tmp_path)
+
+
+def test_files_of_other_suffixes_are_named(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    for name in ("d.webp", "notes.txt", "Thumbs.db", ".hidden"):
+        (tmp_path / "images" / name).write_bytes(b"x")
+    (tmp_path / "images/more").mkdir()
+    with listening() as said:
+        open_source(str(tmp_path))
+    (message,) = said
+    assert f"{tmp_path / 'images'}: passed over 3 files (d.webp, more, notes.txt): none of .png, .jpg" in message
+
+
+def test_nothing_is_said_of_a_clean_folder(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    with listening() as said:
+        read_all(open_source(str(tmp_path)))
+    assert said == []
+
+
+def test_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path)
+    original = Path.iterdir
+
+    def iterdir(self: Path) -> Iterator[Path]:
+        if self.name == "masks":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return original(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert f"{tmp_path / 'masks'} may not be read (Permission denied); give yourself permission" in complaint(tmp_path)
+
+
+def test_images_that_are_gone_since_the_folder_was_opened(tmp_path: Path) -> None:
+    write_tree(tmp_path / "own")
+    source = open_source(str(tmp_path / "own"))
+    (tmp_path / "own").rename(tmp_path / "away")
+    for read in (lambda: source.image("b"), lambda: source.mask("b"), source.content_key):
+        with pytest.raises(
+            UserError, match=r"own/(images|masks)/[abc]\.png is gone\. Put it back .* same command again"
+        ):
+            read()
+    (tmp_path / "away").rename(tmp_path / "own")
+    read_all(source)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +501,14 @@ def test_bad_groups_csv(tmp_path: Path, text: str, expected: str) -> None:
 
 
 # Content keys
+
+
+def test_spaces_around_a_group_do_not_make_another(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    (tmp_path / "groups.csv").write_text("stem,group\na, p\nb,p \nc,q\n")
+    assert open_source(str(tmp_path)).groups == ["p", "p", "q"]
+    (tmp_path / "groups.csv").write_text("stem,group\na, \nb,p \nc,q\n")
+    assert "1 image (a) with no group" in complaint(tmp_path)
 
 
 def test_content_key_follows_the_bytes_only(tmp_path: Path) -> None:
@@ -362,7 +544,7 @@ def test_phantom_source_shows_what_the_generator_draws() -> None:
 
 def test_phantom_is_built_in_and_draws_nothing_before_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QGBENCH_DATA", raising=False)
-    monkeypatch.setattr("qgbench.data.phantom.generate_phantom", lambda **arguments: pytest.fail("drawn"))
+    monkeypatch.setattr("qgbench.data.phantom.draw_group", lambda *arguments: pytest.fail("drawn"))
     source = open_source("phantom")
     assert len(source.ids) == source.card.images
     assert len(set(source.groups)) == 120

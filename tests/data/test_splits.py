@@ -31,7 +31,7 @@ from tests.data.test_readers import write_tree
 LABELLED = card_names("labelled")
 KINDS: tuple[SplitKind, ...] = get_args(SplitKind)
 
-group_sizes = st.lists(st.integers(1, 12), min_size=5, max_size=25)
+group_sizes = st.lists(st.integers(1, 12), min_size=6, max_size=25)
 fractions = st.sampled_from([HALF_TEST, PAPER, (0.34, 0.33, 0.33), (0.9, 0.05, 0.05)])
 
 
@@ -59,6 +59,7 @@ def test_no_group_crosses_and_no_image_is_lost(sizes: list[int], fractions: Frac
     assert len(by_part["train"]) >= 2
     assert len(by_part["val"]) >= 1
     assert len(by_part["test"]) >= 2
+    assert min(map(len, parts(split).values())) >= 2
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,10 +118,51 @@ def test_seeds_give_other_splits() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_too_few_units(kind: SplitKind) -> None:
-    ids, groups = images_of([1] * 4)
-    with pytest.raises(UserError, match=r"there are 4 (groups|images); a .* split needs 5 or more"):
-        make_split(ids, groups, kind)
+@pytest.mark.parametrize("images", range(6, 16))
+def test_small_sets_of_single_images_have_two_in_each_part(kind: SplitKind, images: int) -> None:
+    by_part = parts(make_split(*images_of([1] * images), kind))
+    assert min(map(len, by_part.values())) >= 2
+
+
+@pytest.mark.parametrize("sizes", [[1] * 4 + [2], [2] + [1] * 13, [9] + [1] * 5, [1, 1, 3, 1, 1]])
+def test_the_only_validation_group_has_two_images(sizes: list[int]) -> None:
+    for seed in range(5):
+        assert len(parts(make_split(*images_of(sizes), "grouped", seed=seed))["val"]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kind", "expected"),
+    [
+        ([1], "image", "the data set has 1 image; an image split needs 6 images or more"),
+        ([1], "grouped", "the data set has 1 image; a grouped split needs 6 images or more"),
+        (
+            [1] * 5,
+            "grouped",
+            "has 5 images; a grouped split needs 6 images or more (2 to train on, 2 to validate on, 2",
+        ),
+        ([5], "image", "has 5 images; an image split needs 6 images or more"),
+        (
+            [40],
+            "grouped",
+            "has 1 group of 40 images together; a grouped split needs 5 groups or more (2 to train on, 1",
+        ),
+        ([9, 1, 5, 7], "grouped", "has 4 groups of 22 images together; a grouped split needs 5 groups or more"),
+    ],
+)
+def test_too_few_units(sizes: list[int], kind: SplitKind, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make_split(*images_of(sizes), kind)
+    message = str(caught.value)
+    assert expected in message
+    if kind == "grouped" and max(sizes) > 1:
+        assert message.endswith("add groups, or give --split image (a group then has images in several parts).")
+    else:
+        assert message.endswith(": add images.")
+
+
+def test_the_image_split_is_not_recommended_where_it_fails_too() -> None:
+    with pytest.raises(UserError, match=r"has 2 groups of 5 images together; .*: add groups\.$"):
+        make_split(*images_of([4, 1]), "grouped")
 
 
 @pytest.mark.parametrize("bad", [(0.5, 0.1, 0.5), (0.5, 0.0, 0.5), (1.2, -0.4, 0.2), (0.5, 0.5)])

@@ -1,0 +1,280 @@
+"""Decode image and mask files: what converts without loss of meaning is taken, everything else is refused by name.
+
+- 1-bit, grey, palette, RGB, YCbCr and CMYK become RGB: CMYK by Pillow's plain formula; no colour profile is applied.
+- Alpha and transparent palette entries are taken if every pixel is opaque and refused otherwise: the file does not say
+  what is behind a transparent pixel.
+- Of 16 bits per channel the high byte is taken, v // 256 (exact for v = 257 * w). An image without a value of 2 ** 14
+  or more is refused: such files hold 10 to 14 bits, and their white level is not known.
+- 32 bits, floating point and LAB are refused for images: their black and white levels are not known.
+- Several pages and animations are refused: which of them is meant is not known. Of a phone's multi-picture JPEG (MPO)
+  the first frame is the picture.
+- The EXIF orientation is applied, as every viewer does, to images and to masks, to each its own.
+
+Masks hold only 0 and one other value, so grey ones may have any number of bits; 16-bit colours are refused there.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+from qgbench.errors import UserError
+from qgbench.logs import logger
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # Pillow opens MPO as a kind of JPEG
+
+_GREY_MODES = ("1", "L")
+_MODES = (*_GREY_MODES, "P", "PA", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_LEAST_16_BIT = 1 << 14  # a 16-bit image below this in every pixel holds fewer bits
+
+_ORIENTATION = 0x0112  # EXIF and TIFF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = 5  # orientations from here on exchange width and height
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # TIFF tags
+_WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
+
+
+def read_image(file: Path) -> NDArray[np.uint8]:
+    """Read an image.
+
+    Parameters
+    ----------
+    file : Path
+        PNG, JPEG, MPO, TIFF, BMP or GIF, told by its content.
+
+    Returns
+    -------
+    (H, W, 3) uint8
+        RGB, turned as its EXIF orientation says.
+
+    Raises
+    ------
+    UserError
+        The file is missing, unreadable, empty, damaged or cut off; or of a kind that is refused (top of this module).
+    """
+    with _opened(file) as image:
+        deep = _is_16_bit(image)
+        if image.mode not in _MODES and not image.mode.startswith("I;16"):
+            raise UserError(
+                f"{file} has pixels of the kind {image.mode}, whose black and white levels are not known; scale them "
+                "and save the image with 8 bits per channel."
+            )
+        picture = _decoded(file, image)
+        _check_opaque(file, picture)
+        if picture.mode.startswith("I;16"):
+            high_byte = (np.asarray(picture) >> 8).astype(np.uint8)
+            pixels = np.repeat(high_byte[..., None], 3, axis=2)
+        else:
+            pixels = np.asarray(picture.convert("RGB"))
+    if deep and pixels.max() < _LEAST_16_BIT >> 8:
+        raise UserError(
+            f"{file} has 16 bits per channel but no value above {_LEAST_16_BIT - 1}, so its white level is not known; "
+            "scale it and save it with 8 bits per channel."
+        )
+    return pixels
+
+
+def read_mask(file: Path, image_file: Path) -> NDArray[np.bool_]:
+    """Read a mask, of which 0 (or black) is the background and one other value the lesion.
+
+    Of the image only the header is read.
+
+    Parameters
+    ----------
+    file : Path
+        In any format of `read_image`, with any number of bits if it is grey.
+    image_file : Path
+        The image that it belongs to.
+
+    Returns
+    -------
+    (H, W) bool
+        Turned as its own EXIF orientation says.
+
+    Raises
+    ------
+    UserError
+        A file cannot be read (see `read_image`), the mask has not the size that the image is shown in, or it holds more
+        than 0 and one other value.
+    """
+    with _opened(file) as mask, _opened(image_file) as image:
+        _check_same_size(file, mask, image_file, image)
+        if _is_16_bit(mask) and mask.mode in _MODES:
+            raise UserError(f"{file} is a mask in 16-bit colours; save it as 8-bit greyscale.")
+        if mask.mode not in _MODES and not mask.mode.startswith(("I", "F")):
+            raise UserError(f"{file} is a mask with pixels of the kind {mask.mode}; save it as 8-bit greyscale.")
+        picture = _decoded(file, mask)
+        _check_opaque(file, picture)
+        is_grey = picture.mode in _GREY_MODES or picture.mode.startswith(("I", "F"))
+        pixels = np.asarray(picture if is_grey else picture.convert("RGB"))
+    if not is_grey:
+        is_grey = bool((pixels == pixels[..., :1]).all())
+        # Otherwise one number per colour.
+        pixels = pixels[..., 0] if is_grey else pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    foreground = pixels != 0
+    top = pixels.max()
+    if strays := np.count_nonzero(foreground & (pixels != top)):
+        top_name, zero, kind = (str(top), "0", "value") if is_grey else (f"#{top:06x}", "black", "colour")
+        raise UserError(
+            f"{file} holds {np.unique(pixels).size} {kind}s: {strays} of {pixels.size} pixels "
+            f"({strays / pixels.size:.1%}) are neither {zero} nor {top_name}. A mask holds {zero} and one other "
+            f"{kind}: threshold it, for example at half of its maximum, and save it as PNG (JPEG adds values)."
+        )
+    return foreground
+
+
+def read_bytes(file: Path) -> bytes:
+    """Read a whole file.
+
+    Raises
+    ------
+    UserError
+        It is missing or cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise unreadable(file, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """Build the error for a file or folder that the operating system does not hand out."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(
+            f"{path} is gone. Put it back (is the disk or network folder still there?) and give the same command again."
+        )
+    if isinstance(error, PermissionError):
+        return UserError(f"{path} may not be read ({error.strerror}); give yourself permission to read it.")
+    return UserError(f"{path} cannot be read ({error.strerror}); check the disk and give the same command again.")
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """Read an image's header; refuse what cannot be one picture read truly."""
+    with ExitStack() as stack:
+        with _damage_named(file):
+            # Not by name: Pillow would map an uncompressed TIFF into memory and misread it if it is to be turned.
+            image = stack.enter_context(Image.open(stack.enter_context(file.open("rb")), formats=FORMATS))
+            frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":
+            raise UserError(
+                f"{file} holds {frames} pages or frames, and which one is meant is not known; save that one alone, as "
+                "PNG."
+            )
+        if fault := _misread(image):
+            raise UserError(f"{file} {fault}, which is not read truly; save it as PNG with 8 bits per channel.")
+        yield image
+
+
+@contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    """Turn what Pillow raises on a bad file into one message. To be put around Pillow's own calls only."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        if not read_bytes(file):
+            raise UserError(f"{file} is empty (0 bytes); fetch it again.") from error
+        raise UserError(
+            f"{file} is damaged or not a PNG, JPEG, TIFF, BMP or GIF picture, whatever its name says; convert it to "
+            "PNG or fetch it again."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{file} is too large ({error}); scale it down or cut it into tiles.") from error
+    except Exception as error:  # Pillow's decoders raise anything where a damaged file misleads them
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(file, error) from error
+        cause = str(error) or type(error).__name__
+        raise UserError(f"{file} is damaged or cut off ({cause}); fetch it again.") from error
+
+
+def _misread(image: Image.Image) -> str | None:
+    """Say what Pillow would read wrongly without a word; None if there is nothing."""
+    if _is_16_bit(image) and "transparency" in image.info:
+        return "has a transparent colour of 16 bits"
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        bits = max(cast(tuple[int, ...], tags.get(_BITS_PER_SAMPLE, (1,))))
+        if bits > 8 and tags.get(_PLANAR) == _SEPARATE_PLANES:
+            return f"keeps its channels of {bits} bits apart (planar TIFF)"
+        if bits > 8 and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            return f"has {bits} bits of which 0 is white (TIFF)"
+    return None
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    """Tell whether an image that is not decoded yet has 16 bits per channel, though Pillow hands out 8 of colours."""
+    layouts = (tile[3][0] if isinstance(tile[3], tuple) else tile[3] for tile in getattr(image, "tile", []))
+    return image.mode.startswith("I;16") or any(";16" in layout for layout in layouts if isinstance(layout, str))
+
+
+def _decoded(file: Path, image: Image.Image) -> Image.Image:
+    """Decode the pixels and turn them as the EXIF orientation says."""
+    turn = None if image.format == "TIFF" else _TURNS.get(_orientation(image))  # Pillow turns TIFF while decoding it
+    with _damage_named(file):
+        image.load()
+        return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8, from the header; 1 where there is none or it cannot be read."""
+    try:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            given = image.tag_v2.get(_ORIENTATION)
+        else:
+            # The base class's method: that of PNG decodes the picture to look for EXIF behind it.
+            given = Image.Image.getexif(image).get(_ORIENTATION)
+    except Exception:  # a damaged EXIF block says nothing, and viewers show the picture all the same
+        return 1
+    return given if given in _TURNS else 1
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height after turning, from the header."""
+    if image.format != "TIFF" and _orientation(image) >= _SWAPS_SIDES:
+        return image.height, image.width
+    return image.size
+
+
+def _check_same_size(file: Path, mask: Image.Image, image_file: Path, image: Image.Image) -> None:
+    size, expected = _shown_size(mask), _shown_size(image)
+    turned = _orientation(image)
+    if size == expected:
+        # Where turning leaves the size as it is, the size does not show which of the two the mask was drawn on.
+        if turned != 1 and _orientation(mask) == 1 and (turned < _SWAPS_SIDES or size[0] == size[1]):
+            logger.warning(
+                "%s is turned by its EXIF orientation (%d) and its mask is not: check that they lie on each other.",
+                image_file,
+                turned,
+            )
+        return
+    sizes = f"{file} is {size[0]} x {size[1]} pixels, its image {image_file} is {expected[0]} x {expected[1]}"
+    if turned >= _SWAPS_SIDES and size == expected[::-1]:
+        raise UserError(
+            f"{sizes} when it is turned as its EXIF orientation ({turned}) says. The mask fits the unturned image: "
+            "turn the mask in the same way, or remove the orientation from the image (exiftool -Orientation= FILE)."
+        )
+    raise UserError(f"{sizes}; a mask has the size of its image.")
+
+
+def _check_opaque(file: Path, image: Image.Image) -> None:
+    if not image.has_transparency_data:
+        return
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    if clear := np.count_nonzero(alpha < 255):
+        raise UserError(
+            f"{file}: {clear} of {alpha.size} pixels ({clear / alpha.size:.1%}) are transparent, so their colour is "
+            "not known; lay it on its background (black for a mask) and save it without transparency."
+        )
