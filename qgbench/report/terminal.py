@@ -24,6 +24,13 @@ def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> No
     console = Console(highlight=False, soft_wrap=True)
     if was_done:
         console.print("This run was done already; nothing was trained.")
+    console.print(outcome_table(record))
+    console.print(f"record: {folder / 'record.json'}")
+    console.print(f"{'twin without the add-on' if record.cell.addon else 'twin with the add-on'}: {twin}")
+
+
+def outcome_table(record: Record) -> Table:
+    """Lay out what a record says: scores, what g is worth, what the add-on did, and what it took."""
     cell = record.cell
     name = cell.method + (f" + {cell.addon}" if cell.addon else "")
     table = Table(
@@ -65,9 +72,7 @@ def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> No
     g_time = f"g {times.g:.0f} s{' (reused)' if times.g_reused else ''}, " if record.audit is not None else ""
     table.add_row("time", f"{g_time}training {times.train:.0f} s, evaluation {times.evaluate:.0f} s", "")
     table.add_row("peak memory", f"{record.peak_memory_mib:.0f} MiB", "")
-    console.print(table)
-    console.print(f"record: {folder / 'record.json'}")
-    console.print(f"{'twin without the add-on' if cell.addon else 'twin with the add-on'}: {twin}")
+    return table
 
 
 def _number(value: float | None) -> str:

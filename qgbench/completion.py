@@ -1,0 +1,72 @@
+"""Values that the shell completes, as Typer's ``autocompletion=`` callbacks. Imports no torch: a key press cannot wait.
+
+Every function takes what has been typed of the word so far and gives the words that it can become. Where there are
+none, the shell goes on to complete names of files.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import typer
+
+from qgbench.data.cards import card_names
+from qgbench.errors import QGBenchError
+from qgbench.registry import method_names
+from qgbench.spec import protocol_names
+
+# The names in `qgbench.archs.build.ARCHS`, which cannot be asked without importing torch.
+ARCHS = ("unet",)
+# Common ones; `--encoder` takes every name of segmentation-models-pytorch and of timm, which only torch can list.
+ENCODERS = (
+    "efficientnet-b0",
+    "mit_b0",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "tf_efficientnet_lite0",
+)
+
+
+def _begun(incomplete: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def methods(incomplete: str) -> list[str]:
+    """Complete the name of a method that ships with qgbench."""
+    return _begun(incomplete, method_names())
+
+
+def protocols(incomplete: str) -> list[str]:
+    """Complete the name of a protocol."""
+    return _begun(incomplete, protocol_names())
+
+
+def datasets(incomplete: str) -> list[str]:
+    """Complete the name of a data set that has labels."""
+    return _begun(incomplete, card_names("labelled"))
+
+
+def pools(incomplete: str) -> list[str]:
+    """Complete the name of a pool of unlabelled images."""
+    return _begun(incomplete, card_names("pool"))
+
+
+def archs(incomplete: str) -> list[str]:
+    """Complete the name of a segmentation network."""
+    return _begun(incomplete, ARCHS)
+
+
+def encoders(incomplete: str) -> list[str]:
+    """Complete the name of a common encoder; others are accepted as well."""
+    return _begun(incomplete, ENCODERS)
+
+
+def runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete the name of a run in the folder that ``--output`` names, else in ``./runs``."""
+    from qgbench.folder import find_runs  # late: it imports pandas
+
+    try:
+        return _begun(incomplete, (run.name for run in find_runs(Path(ctx.params.get("output") or "runs"))))
+    except QGBenchError:  # no such folder: nothing to complete
+        return []

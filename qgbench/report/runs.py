@@ -1,0 +1,242 @@
+"""What the runs of a folder are and how far they are: the list, and one run in full. Imports no torch."""
+
+import difflib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qgbench.errors import UserError
+from qgbench.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
+from qgbench.records import RECORD_NAME, Record
+from qgbench.report.curves import print_curves
+from qgbench.report.terminal import outcome_table
+from qgbench.spec import RunSpec, load_protocol
+
+_COLOURS: dict[Status | None, str] = {"running": "cyan", "interrupted": "yellow", "failed": "red", "done": "green"}
+_LISTED = 10  # candidates of an ambiguous name, at most
+_LOG_LINES = 15
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _State:
+    """What could be read of a run, and why the rest could not."""
+
+    status: Status | None
+    changed: float | None
+    """When the status file was written last, seconds since 1970; None without one."""
+    spec: RunSpec | None
+    total: int | None
+    """Steps of the whole run; None if config.json does not say."""
+    log: list[dict[str, Any]]
+    done: int | None
+    """Steps that log.jsonl knows of; None if it is damaged."""
+    text_log: list[str]
+    record: Record | None
+    faults: list[str]
+
+    @property
+    def age(self) -> str:
+        """Time since the status changed: '12 s', '5 min', '3 h', '2 d'."""
+        return "" if self.changed is None else _human(time.time() - self.changed)
+
+    def describe(self) -> Text:
+        """Status in its colour, with the steps done for a run that is not."""
+        known = self.status != "done" and self.done is not None and self.total is not None
+        steps = f" {self.done}/{self.total}" if known else ""
+        return Text((self.status or "not started") + steps, style=_COLOURS.get(self.status, "dim"))
+
+
+def print_runs(folders: list[RunFolder], console: Console) -> None:
+    """Print a table of runs, one a row: id, status, Dice (%), HD95 (pixels), age; the one changed last comes last.
+
+    A run whose files are damaged is listed with the cause under its id.
+
+    Parameters
+    ----------
+    folders : list of RunFolder
+    console : Console
+    """
+    if not folders:
+        console.print(Text("No runs yet. Start one, for example: qgbench run --method fixmatch --qg"))
+        return
+    table = Table()
+    table.add_column("run", overflow="fold")
+    table.add_column("status", no_wrap=True, overflow="fold")
+    table.add_column("Dice %", justify="right", no_wrap=True, overflow="fold")
+    table.add_column("HD95 px", justify="right", no_wrap=True, overflow="fold")
+    table.add_column("age", justify="right", no_wrap=True, overflow="fold")
+    for folder, state in sorted(((folder, _read(folder)) for folder in folders), key=_by_age):
+        name = Text(folder.name)
+        for fault in state.faults:
+            name.append(f"\nnote: {fault}", style="red")
+        summary = state.record.summary if state.record else None
+        scores = (f"{100 * summary.dice:.2f}", f"{summary.hd95:.2f}") if summary else ("--", "--")
+        table.add_row(name, state.describe(), *scores, state.age)
+    console.print(table)
+
+
+def _by_age(pair: tuple[RunFolder, _State]) -> tuple[float, str]:
+    folder, state = pair
+    return (state.changed or 0.0, folder.name)
+
+
+def find_run(output: Path, name: str) -> RunFolder:
+    """Find one run.
+
+    Parameters
+    ----------
+    output : Path
+        Folder of runs.
+    name : str
+        The path of a run's folder; or the id of a run in `output`, or a part of it that no other run's id has: the
+        whole id wins over its beginning, and its beginning over any other part.
+
+    Raises
+    ------
+    UserError
+        No run, or more than one, answers to the name.
+    QGBenchError
+        There is no folder `output`.
+    """
+    if name and (Path(name) / SPEC_NAME).is_file():
+        return RunFolder(Path(name).resolve())
+    known = {folder.name: folder for folder in find_runs(output)}
+    if name in known:
+        return known[name]
+    for answers in (str.startswith, str.__contains__):
+        found = [run for run in known if answers(run, name)]
+        if len(found) == 1:
+            return known[found[0]]
+        if found:
+            shown = "\n  ".join(found[:_LISTED])
+            more = f"\n  and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+            raise UserError(f"'{name}' fits {len(found)} runs in {output}; give more of the id:\n  {shown}{more}")
+    if not known:
+        raise UserError(f"no run '{name}': {output} holds no runs. Start one with `qgbench run`, or give its folder.")
+    nearest = "\n  ".join(sorted(known, key=lambda run: _likeness(name, run), reverse=True)[:3])
+    raise UserError(
+        f"no run '{name}' in {output}: expected an id, a part of one, or a run's folder (`qgbench runs` lists "
+        f"them). Nearest:\n  {nearest}"
+    )
+
+
+def _likeness(name: str, run: str) -> float:
+    """Share of a name's characters that a run's id has in the same order, long pieces counting more."""
+    blocks = difflib.SequenceMatcher(None, run, name, autojunk=False).get_matching_blocks()
+    return sum(block.size**2 for block in blocks) / len(name) ** 2
+
+
+def print_run(folder: RunFolder, console: Console) -> None:
+    """Print one run in full: what it is, its results, its curves, the end of its log, its files.
+
+    What is damaged is replaced by a note with the cause.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    console : Console
+    """
+    state = _read(folder)
+    console.print(Text(folder.name, style="bold", overflow="fold"))
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    status = state.describe() + Text(f", {state.age} ago" if state.age else "")
+    facts.add_row("status", status)
+    if state.spec is not None:
+        for fact, value in _facts(state.spec).items():
+            facts.add_row(fact, Text(value))
+    console.print(facts)
+    for fault in state.faults:
+        console.print(Text(f"note: {fault}", style="red"))
+    if state.status in ("interrupted", "failed"):
+        console.print(Text("The command that started this run continues it from its last checkpoint."))
+    if state.record is not None:
+        console.print()
+        console.print(outcome_table(state.record))
+    console.print()
+    print_curves(state.log, console)
+    if state.text_log:
+        console.print(Text(f"last lines of {TEXT_LOG_NAME}", style="bold"))
+        for line in state.text_log[-_LOG_LINES:]:
+            console.print(Text.from_ansi(line, overflow="fold"))
+        console.print()
+    for name in (RECORD_NAME, CASES_NAME):
+        if (folder.path / name).is_file():
+            console.print(Text(str(folder.path / name), overflow="fold"), soft_wrap=True)
+
+
+def _facts(spec: RunSpec) -> dict[str, str]:
+    try:
+        protocol = f"{spec.protocol} v{load_protocol(spec.protocol).version}"
+    except UserError:
+        protocol = spec.protocol
+    facts = {
+        "method": spec.method,
+        "add-on": spec.addon or "none",
+        "data set": spec.dataset,
+        "regime": spec.regime,
+        "arch": f"{spec.arch}, encoder {spec.encoder}",
+        "seed": str(spec.seed),
+        "protocol": protocol,
+        "computed in": f"{spec.precision} on {spec.device}, {spec.threads} threads",
+    }
+    return facts | ({"settings": spec.variant} if spec.variant else {})
+
+
+def _read(folder: RunFolder) -> _State:
+    """Read all there is of a run; whatever cannot be read becomes a fault and is left empty."""
+    faults: list[str] = []
+
+    def attempt(read: Callable[[], T | None], what: str) -> T | None:
+        # However a file is damaged, the other runs of the list are still to be shown.
+        try:
+            return read()
+        except Exception as error:
+            cause = str(error).replace(f"{folder.path}{os.sep}", "") or type(error).__name__
+            faults.append(f"{what} is damaged: {cause}")
+            return None
+
+    status: Status | None = attempt(folder.status, STATUS_NAME)
+    spec = attempt(folder.spec, SPEC_NAME)
+    total = None if spec is None else attempt(lambda: spec.resolve().train.steps, SPEC_NAME)
+    if spec is None and not faults:
+        faults.append(f"{SPEC_NAME} is missing or damaged")
+    entries = attempt(folder.log, LOG_NAME)
+    log = [entry for entry in entries or [] if isinstance(entry, dict)]
+    steps = [entry["step"] for entry in log if isinstance(entry.get("step"), int)]
+    record = attempt(folder.record, "the record")
+    if status == "done" and not (folder.path / RECORD_NAME).is_file():
+        faults.append(f"{STATUS_NAME} says done, but there is no {RECORD_NAME}")
+    return _State(
+        status=status,
+        changed=attempt(lambda: _changed(folder.path / STATUS_NAME), STATUS_NAME),
+        spec=spec,
+        total=total,
+        log=log,
+        done=None if entries is None else max(steps, default=0),
+        text_log=attempt(folder.text_log, TEXT_LOG_NAME) or [],
+        record=record,
+        faults=faults,
+    )
+
+
+def _changed(file: Path) -> float | None:
+    return file.stat().st_mtime if file.exists() else None
+
+
+def _human(seconds: float) -> str:
+    seconds = max(seconds, 0.0)  # the clock of a network drive may be ahead
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
