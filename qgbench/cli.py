@@ -1,5 +1,7 @@
 """The command line: thin verbs over the package. Imports torch only where a verb needs it."""
 
+import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -8,8 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from qgbench import __version__
+from qgbench import __version__, completion
 from qgbench.errors import QGBenchError, UserError
+from qgbench.interruption import Interrupted, interruptible
+from qgbench.logs import NORMAL, QUIET, VERBOSE, set_verbosity, verbosity
 from qgbench.spec import SCORES, Regime, RunSpec, load_protocol, parse_assignments, without_defaults
 
 app = typer.Typer(
@@ -27,19 +31,51 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _say_more(wanted: bool) -> None:
+    if wanted:
+        set_verbosity(VERBOSE)
+
+
+def _say_less(wanted: bool) -> None:
+    if wanted:
+        set_verbosity(QUIET)
+
+
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_say_more, help="Say more, and show the traceback of an error.")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_say_less, help="No progress and no notes; warnings stay.")
+]
+Output = Annotated[Path, typer.Option(help="Folder of all runs; each run has a folder in it.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder that holds the data sets, one folder each. (default: the variable QGBENCH_DATA)"),
+]
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    # Processes that only share the work of the first one are silent, but for errors.
+    set_verbosity(NORMAL if _is_main_process() else QUIET)
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 @app.command()
 def run(
     method: Annotated[
-        str, typer.Option(help="Method: a name (supervised, fixmatch, ...) or a .py file that defines one.")
+        str,
+        typer.Option(
+            help="Method: a name (supervised, fixmatch, ...) or a .py file that defines one.",
+            autocompletion=completion.methods,
+        ),
     ],
     qg: Annotated[
         bool, typer.Option("--qg", help="Add quality guidance: QW where the method makes pseudo-labels, QAR where not.")
@@ -53,12 +89,12 @@ def run(
     ] = "weighted",
     dataset: Annotated[
         str | None,
-        typer.Option(help="Data set: a name, or a folder with images/ and masks/. (default: the protocol's)"),
+        typer.Option(
+            help="Data set: a name, or a folder with images/ and masks/. (default: the protocol's)",
+            autocompletion=completion.datasets,
+        ),
     ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder that holds the data sets, one folder each. (default: the variable QGBENCH_DATA)"),
-    ] = None,
+    data_dir: DataDir = None,
     regime: Annotated[
         str | None,
         typer.Option(help="Budget, pools, split: n28@grouped, all+isic_pool@image. (default: the data set's budget)"),
@@ -67,13 +103,24 @@ def run(
         str | None, typer.Option(help="Instead of --regime: number of labelled images, or all.")
     ] = None,
     pool: Annotated[
-        list[str] | None, typer.Option(help="Instead of --regime: external unlabelled pool; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Instead of --regime: external unlabelled pool; repeatable.", autocompletion=completion.pools
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Instead of --regime: grouped or image. (default: grouped)")] = None,
-    protocol: Annotated[str, typer.Option(help="Protocol: paper, small or smoke.")] = "small",
-    arch: Annotated[str | None, typer.Option(help="Segmentation network. (default: the protocol's)")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="Protocol: paper, small or smoke.", autocompletion=completion.protocols)
+    ] = "small",
+    arch: Annotated[
+        str | None,
+        typer.Option(help="Segmentation network. (default: the protocol's)", autocompletion=completion.archs),
+    ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Encoder, a name of smp or timm. (default: the protocol's)")
+        str | None,
+        typer.Option(
+            help="Encoder, a name of smp or timm. (default: the protocol's)", autocompletion=completion.encoders
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed index k: labelled draw k, predictor g_k and training seed.")
@@ -86,15 +133,27 @@ def run(
         list[str] | None,
         typer.Option("--set", help="A setting: method.threshold=0.9, train.lr=1e-3, quality.steps=300, qg.tau=0.6."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder of all runs; the run gets a folder in it.")] = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved RunSpec and its id as JSON; train nothing.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Redo a finished run in a new folder, ID~2; the old one stays.")
+    ] = False,
+    track: Annotated[str | None, typer.Option(help="Also send the curves to a tracker: tensorboard.")] = None,
+    output: Output = Path("runs"),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train one method on one data set, with or without quality guidance, and measure it on the test images.
 
+    The same command continues an interrupted run, and shows the result of a finished one.
+
     Example: [bold]qgbench run --method fixmatch --qg --arch unet[/bold]
     """
-    from qgbench.registry import load_method
+    from qgbench.registry import load_method, method_source
+    from qgbench.run import describe
     from qgbench.run import run as carry_out
-    from qgbench.training.device import best_device
+    from qgbench.training.device import best_device, processes
 
     known = load_protocol(protocol)
     method_class = load_method(method)
@@ -130,10 +189,20 @@ def run(
             "precision": precision or known.precision,
             "device": best_device() if device == "auto" else device,
             "threads": threads or known.threads,
+            "processes": processes(),
+            "source": method_source(method),
             "overrides": overrides,
         }
     )
-    outcome = carry_out(spec, output, data_dir)
+    if dry_run:
+        print(json.dumps(describe(spec), indent=1))
+        return
+    outcome = carry_out(spec, output, data_dir, force=force, tracker=track)
+    if not _is_main_process():
+        return
+    if verbosity() == QUIET:
+        print(outcome.folder / "record.json")
+        return
     from qgbench.report.terminal import print_outcome
 
     print_outcome(outcome.record, outcome.folder, outcome.was_done, _twin_command(spec, data_dir, output))
@@ -191,7 +260,9 @@ def _twin_command(spec: RunSpec, data_dir: Path | None, output: Path) -> str:
 
 @app.command()
 def check(
-    method: Annotated[str, typer.Argument(help="Method: a name or a .py file.")],
+    method: Annotated[str, typer.Argument(help="Method: a name or a .py file.", autocompletion=completion.methods)],
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check that a method keeps the contract: shapes, gradients, teacher, guidance, resume.
 
@@ -214,6 +285,8 @@ def check(
 def report(
     folders: Annotated[list[Path] | None, typer.Argument(help="Folders that hold records. (default: runs)")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("report"),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write tables of all records: method, method + add-on, difference with its confidence interval.
 
@@ -225,15 +298,70 @@ def report(
         print(path)
 
 
+@app.command()
+def runs(
+    output: Output = Path("runs"),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the runs in a folder: status, Dice, age.
+
+    Example: [bold]qgbench runs --output runs[/bold]
+    """
+    from qgbench.folder import find_runs
+    from qgbench.report.runs import print_runs
+
+    print_runs(find_runs(output), Console())
+
+
+@app.command()
+def show(
+    run: Annotated[
+        str, typer.Argument(help="A run: its folder, its id, or a part of the id.", autocompletion=completion.runs)
+    ],
+    output: Output = Path("runs"),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show one run, finished or not: its record, its curves, its log.
+
+    Example: [bold]qgbench show small-phantom-n12@grouped-unet-fixmatch[/bold]
+    """
+    from qgbench.report.runs import find_run, print_run
+
+    print_run(find_run(output, run), Console())
+
+
+@app.command()
+def doctor(
+    data_dir: DataDir = None,
+    output: Output = Path("runs"),
+    seconds: Annotated[float, typer.Option(min=0.5, help="Length of the speed test.")] = 10.0,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check this machine: versions, device, precision, threads, disk, data, weights, speed. Exits with 1 on an error.
+
+    Example: [bold]qgbench doctor --data-dir ~/data[/bold]
+    """
+    from qgbench.doctor import examine, print_findings
+
+    if not print_findings(examine(data_dir, output, seconds), Console()):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; foreseen errors become one message and an exit code."""
     try:
-        app()
+        with interruptible():
+            app()
     except QGBenchError as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
+        if verbosity() == VERBOSE:
+            console.print_exception()
         console.print("error: ", style="bold red", end="")
         console.print(str(error), markup=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except Interrupted as interruption:
         print("interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + interruption.number)

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from qgbench.logs import QUIET, verbosity
+
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -24,7 +26,7 @@ class _Speed(ProgressColumn):
 
 
 def track(iterable: Iterable[T], description: str, total: int, unit: str = "steps", start: int = 0) -> Iterator[T]:
-    """Pass items through while showing how far the stage is, on standard error.
+    """Pass items through while showing how far the stage is, on standard error, unless told to be quiet.
 
     Parameters
     ----------
@@ -40,7 +42,9 @@ def track(iterable: Iterable[T], description: str, total: int, unit: str = "step
         Items that an earlier, interrupted process has finished already.
     """
     console = Console(stderr=True)
-    if console.is_terminal:
+    if verbosity() >= QUIET:
+        yield from iterable
+    elif console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -44,6 +44,7 @@ IMAGE_COLUMNS = [
     "q",  # the quality that g predicts for the prediction; empty where no g was trained
     "confidence",  # mean probability of the predicted foreground
 ]
+_PARTIAL_SUFFIX = ".partial"
 TEXT_COLUMNS = ["id", "group", "status"]
 DISTANCE_COLUMNS = ["hd95", "hd95_max", "assd"]
 EMPTY_MASK_RULE = (
@@ -180,6 +181,7 @@ class Record(_Part):
         description="'unlabelled training images' or, where there are none with a mask, 'validation images'"
     )
     guidance: Guidance | None
+    warnings: list[str] = Field(default_factory=list, description="what the run warned of while it trained")
     times: Times
     peak_memory_mib: float
     provenance: Provenance
@@ -195,7 +197,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL_SUFFIX}")
         try:
             with partial.open("xb") as file:
                 file.write(data)
@@ -209,6 +211,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise QGBenchError(
             f"cannot write {path}: {error.strerror}. Free some space or choose another --output."
         ) from error
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what `write_atomically` left behind where its process was killed; for a folder that nobody else writes."""
+    for partial in folder.rglob(f".*{_PARTIAL_SUFFIX}"):
+        partial.unlink(missing_ok=True)
 
 
 def summarise(images: pd.DataFrame) -> Summary:

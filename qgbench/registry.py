@@ -1,5 +1,6 @@
 """Names of methods and architectures, and where they are loaded from."""
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -19,6 +20,22 @@ def method_names() -> list[str]:
     import qgbench.baselines
 
     return sorted(module.name for module in pkgutil.iter_modules(qgbench.baselines.__path__))
+
+
+def method_source(name: str) -> str:
+    """Fingerprint a method that is a file: SHA-256, 64 hexadecimal digits; '' for a method by name.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read.
+    """
+    if not name.endswith(".py"):
+        return ""
+    try:
+        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"method file {name} cannot be read: {error.strerror}.") from error
 
 
 def load_method(name: str) -> type["Method"]:

@@ -1,11 +1,14 @@
 """One run from end to end: data, quality predictor, training, evaluation, record."""
 
 import hashlib
+import os
 import sys
 import time
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -16,10 +19,14 @@ from qgbench import provenance
 from qgbench.archs.build import build_network
 from qgbench.data.cache import Prepared, prepare
 from qgbench.data.experiment import TrainingData, training_data
-from qgbench.data.readers import open_pool, open_source
+from qgbench.data.readers import Source, open_pool, open_source
 from qgbench.data.splits import load_split, split_fingerprint
-from qgbench.errors import UserError
+from qgbench.errors import QGBenchError, UserError
+from qgbench.folder import CASES_NAME, PREDICTIONS_NAME, SPEC_NAME, TEXT_LOG_NAME, RunFolder, place_for
+from qgbench.interruption import Interrupted, interruptible
+from qgbench.logs import logged_to, logger
 from qgbench.methods import Method
+from qgbench.predictions import write_predictions
 from qgbench.progress import track
 from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
@@ -28,7 +35,6 @@ from qgbench.quality.scores import make_score
 from qgbench.quality.store import find_or_fit
 from qgbench.records import (
     IMAGES_NAME,
-    RECORD_NAME,
     Cell,
     Guidance,
     Provenance,
@@ -37,20 +43,18 @@ from qgbench.records import (
     Times,
     read_record,
     summarise,
-    write_atomically,
     write_images,
     write_record,
 )
-from qgbench.registry import load_method
+from qgbench.registry import load_method, method_source
+from qgbench.report.cases import draw_run
 from qgbench.spec import Protocol, Regime, RunSpec, apply_settings
-from qgbench.training.checkpoint import load_checkpoint, save_checkpoint
+from qgbench.training.checkpoint import Checkpoints
 from qgbench.training.device import make_accelerator
 from qgbench.training.evaluate import evaluate
 from qgbench.training.loop import Trainer
-
-STATUS_NAME = "status"
-SPEC_NAME = "config.json"
-LOG_NAME = "log.jsonl"
+from qgbench.training.stage import train
+from qgbench.training.tracking import require_tracker, tracking
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,24 @@ class Outcome:
 @dataclass(frozen=True)
 class _Data:
     prepared: Prepared
+    source: Source
     split: pd.DataFrame
     training: TrainingData
     fingerprint: str
 
 
-def run(spec: RunSpec, output: Path, data_dir: Path | None = None, cache_dir: Path | None = None) -> Outcome:
-    """Carry out a run, or give its record if it is done already.
+def run(
+    spec: RunSpec,
+    output: Path,
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    force: bool = False,
+    tracker: str | None = None,
+) -> Outcome:
+    """Carry out a run, continue an interrupted one, or give the record of one that is done already.
 
-    The folder ``<output>/<id>`` holds status, config.json, log.jsonl, the last checkpoint, record.json and images.csv;
-    g is stored in ``<output>/predictors/<id of g>`` and reused by every run with the same labelled draw.
+    The files of the folder ``<output>/<id>`` are described in `qgbench.folder`; g is stored in
+    ``<output>/predictors/<id of g>`` and reused by every run with the same labelled draw.
 
     Parameters
     ----------
@@ -84,6 +96,10 @@ def run(spec: RunSpec, output: Path, data_dir: Path | None = None, cache_dir: Pa
         Folder that holds the data sets; the variable QGBENCH_DATA if not given.
     cache_dir : Path, optional
         Where prepared arrays are kept.
+    force : bool
+        Redo a finished run in a new folder, ``<id>~2`` and so on.
+    tracker : str, optional
+        Also send the curves to a tracker, see `qgbench.training.tracking`.
 
     Raises
     ------
@@ -91,32 +107,97 @@ def run(spec: RunSpec, output: Path, data_dir: Path | None = None, cache_dir: Pa
         Unknown names, settings out of range, data that are missing or broken.
     QGBenchError
         A loss that is not finite, a disk that is full.
+    Interrupted
+        A signal asked to stop; the same call continues.
+    """
+    if tracker is not None:
+        require_tracker(tracker)
+    protocol = spec.resolve()
+    method_class = load_method(spec.method)
+    if method_source(spec.method) != spec.source:
+        raise UserError(f"{spec.method} is not the file that this run was started with; give the command anew.")
+    settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
+    regime = Regime.parse(spec.regime)
+    _refuse_contradictions(spec, method_class, regime)
+    folder = place_for(output, spec, force)
+    if (record := _finished(folder)) is not None:
+        return Outcome(record, folder.path, was_done=True)
+    with interruptible():
+        accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
+        torch.manual_seed(spec.seed)
+        # Networks come first: an unknown architecture shall not be found out after minutes spent on data and g.
+        method = method_class(lambda: _build(protocol), settings)
+        data = _open_data(spec, protocol, regime, data_dir, cache_dir)
+        alone = folder.locked() if accelerator.is_main_process else nullcontext()
+        with alone:
+            accelerator.wait_for_everyone()
+            if (record := _finished(folder)) is not None:  # by the process that this one waited for
+                return Outcome(record, folder.path, was_done=True)
+            job = _Job(spec, protocol, method, data, folder, output, accelerator, tracker)
+            if accelerator.is_main_process:
+                _with_status(job)
+            else:
+                _carry_out(job)
+            accelerator.wait_for_everyone()
+            return Outcome(read_record(folder.path), folder.path, was_done=False)
+
+
+def describe(spec: RunSpec) -> dict[str, Any]:
+    """Say what a run would be: its id, its RunSpec, and every setting after protocol, method and overrides.
+
+    Raises
+    ------
+    UserError
+        As `run`, for all that can be known without data.
     """
     protocol = spec.resolve()
     method_class = load_method(spec.method)
     settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
-    regime = Regime.parse(spec.regime)
-    _refuse_contradictions(spec, method_class, regime)
-    folder = output / spec.id
-    if (folder / RECORD_NAME).is_file():
-        return Outcome(read_record(folder), folder, was_done=True)
-    accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
-    torch.manual_seed(spec.seed)
-    # Networks come first: an unknown architecture shall not be found out after minutes spent on data and g.
-    method = method_class(lambda: _build(protocol), settings)
-    data = _open_data(spec, protocol, regime, data_dir, cache_dir)
-    write_atomically(folder / SPEC_NAME, (spec.model_dump_json(indent=1) + "\n").encode())
-    write_atomically(folder / STATUS_NAME, b"running\n")
+    _refuse_contradictions(spec, method_class, Regime.parse(spec.regime))
+    return {
+        "id": spec.id,
+        "spec": spec.model_dump(mode="json"),
+        "settings": {"protocol": protocol.model_dump(mode="json"), "method": settings.model_dump(mode="json")},
+    }
+
+
+@dataclass(frozen=True)
+class _Job:
+    spec: RunSpec
+    protocol: Protocol
+    method: Method
+    data: _Data
+    folder: RunFolder
+    output: Path
+    accelerator: Accelerator
+    tracker: str | None
+
+
+def _finished(folder: RunFolder) -> Record | None:
     try:
-        record = _carry_out(spec, protocol, method, data, folder, output, accelerator)
-    except KeyboardInterrupt:
-        write_atomically(folder / STATUS_NAME, b"interrupted\n")
-        raise
-    except Exception:
-        write_atomically(folder / STATUS_NAME, b"failed\n")
-        raise
-    write_atomically(folder / STATUS_NAME, b"done\n")
-    return Outcome(record, folder, was_done=False)
+        return folder.record()
+    except QGBenchError as error:
+        logger.warning("%s. The run is measured again from its last checkpoint.", error)
+        return None
+
+
+def _with_status(job: _Job) -> None:
+    """Carry out a job and keep status, config.json and run.log beside it."""
+    folder = job.folder
+    folder.set_spec(job.spec)
+    folder.set_status("running")
+    with logged_to(folder.path / TEXT_LOG_NAME):
+        logger.debug("process %d begins", os.getpid())
+        try:
+            _carry_out(job)
+        except BaseException as error:
+            logger.debug("stopped by %s", repr(error), exc_info=True)
+            # The status may not be writable either (a full disk): the error that matters is the one being handled.
+            with suppress(QGBenchError):
+                folder.set_status("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed")
+            raise
+        folder.set_status("done")
+        logger.debug("done")
 
 
 def _refuse_contradictions(spec: RunSpec, method_class: type[Method], regime: Regime) -> None:
@@ -144,54 +225,76 @@ def _open_data(
         raise UserError("the oracle needs the masks of all unlabelled images; this data set has images without one.")
     split = load_split(source, regime.split, protocol.fractions)
     fingerprint = hashlib.sha256("".join(part.fingerprint for part in (prepared, *extra)).encode()).hexdigest()
-    return _Data(prepared, split, training_data(prepared, extra, split, regime, spec.seed), fingerprint)
+    return _Data(prepared, source, split, training_data(prepared, extra, split, regime, spec.seed), fingerprint)
 
 
-def _carry_out(
-    spec: RunSpec,
-    protocol: Protocol,
-    method: Method,
-    data: _Data,
-    folder: Path,
-    output: Path,
-    accelerator: Accelerator,
-) -> Record:
+def _carry_out(job: _Job) -> None:
+    """Train, measure, and write the record; with several processes, the main one writes."""
+    spec, protocol, data, folder, accelerator = job.spec, job.protocol, job.data, job.folder, job.accelerator
     predictor, card, reused = None, None, False
     if spec.qg_mode != "none" and (spec.qg_score in ("g", "shuffled") or spec.qg_mode == "both"):
         predictor, card, reused = find_or_fit(
-            spec, protocol, data.training, data.prepared.fingerprint, split_fingerprint(data.split), output, accelerator
+            spec,
+            protocol,
+            data.training,
+            data.prepared.fingerprint,
+            split_fingerprint(data.split),
+            job.output,
+            accelerator,
         )
         predictor.to(accelerator.device)
     guide = Guide(_modes(spec, protocol, predictor))
-    trainer = Trainer(method, guide, predictor, data.training, protocol, spec.seed, accelerator, spec.qg_norm)
-    train_seconds = 0.0
-    if (checkpoint := load_checkpoint(folder)) is not None:
-        trainer.load_state_dict(checkpoint["trainer"])
-        train_seconds = checkpoint["seconds"]
-    begin = time.monotonic() - train_seconds
-    save_every = max(1, trainer.steps // 4)
-    left = track(trainer.run(), f"training {spec.method}", trainer.steps, "steps", trainer.history.step)
-    for done in left:
-        if done % save_every == 0 or done == trainer.steps:
-            state = {"trainer": trainer.state_dict(), "seconds": time.monotonic() - begin}
-            save_checkpoint(folder, state)
-            trainer.write_log(folder / LOG_NAME)
-    train_seconds = time.monotonic() - begin
+    trainer = Trainer(job.method, guide, predictor, data.training, protocol, spec.seed, accelerator, spec.qg_norm)
+    belongs_to = {"images": data.fingerprint, "split": split_fingerprint(data.split), "g": card.id if card else ""}
+    checkpoints = Checkpoints(folder.path, belongs_to)
+    main = accelerator.is_main_process
+    with tracking(job.tracker if main else None, folder.path) as send:
+
+        def saved() -> None:
+            _restore_if_gone(job)
+            folder.set_log(trainer.history.log)
+            send(trainer.history.log)
+
+        seconds = train(trainer, checkpoints, f"training {spec.method}", saved, trainer.any_process, main)
+    if main:
+        _measure(
+            job,
+            trainer,
+            predictor,
+            card,
+            Times(g=card.seconds if card else 0.0, g_reused=reused, train=seconds, evaluate=0.0),
+        )
+        checkpoints.discard_previous()
+
+
+def _restore_if_gone(job: _Job) -> None:
+    """Write config.json and status anew where somebody removed the folder of a run in progress."""
+    if not (job.folder.path / SPEC_NAME).exists():
+        logger.warning("the folder %s was removed in mid-run; it is made anew.", job.folder.path)
+        job.folder.set_spec(job.spec)
+        job.folder.set_status("running")
+
+
+def _measure(
+    job: _Job, trainer: Trainer, predictor: nn.Module | None, card: PredictorCard | None, times: Times
+) -> None:
+    """Evaluate on the test images, write rows, predictions and, last, the record; then draw cases."""
     begin = time.monotonic()
-    networks = _networks_to_evaluate(trainer, protocol)
-    tables = evaluate(networks, predictor, data.prepared, data.split, accelerator)
-    record = _make_record(spec, protocol, data, trainer, tables, card)
-    times = Times(
-        g=card.seconds if card else 0.0,
-        g_reused=reused,
-        train=train_seconds,
-        evaluate=time.monotonic() - begin,
-    )
+    _restore_if_gone(job)
+    networks = _networks_to_evaluate(trainer, job.protocol)
+    tables, masks = evaluate(networks, predictor, job.data.prepared, job.data.split, job.accelerator)
+    record = _make_record(job.spec, job.protocol, job.data, trainer, tables, card)
+    times = times.model_copy(update={"evaluate": time.monotonic() - begin})
     record = record.model_copy(update={"times": times, "peak_memory_mib": provenance.peak_memory_mib()})
+    path = job.folder.path
     for name, table in tables.items():
-        write_images(folder / (IMAGES_NAME if name == "student" else f"images.{name}.csv"), table)
-    write_record(folder, record)
-    return record
+        write_images(path / (IMAGES_NAME if name == "student" else f"images.{name}.csv"), table)
+    write_predictions(path / PREDICTIONS_NAME, masks)
+    try:
+        draw_run(job.folder, record, job.data.source)
+    except QGBenchError as error:
+        logger.warning("%s was not drawn: %s", CASES_NAME, error)
+    write_record(path, record)  # last: it marks the run as done
 
 
 def _build(protocol: Protocol) -> nn.Module:
@@ -242,10 +345,7 @@ def _make_record(
     if spec.qg_mode != "none":
         logged = pd.DataFrame(history.guidance, columns=["mean_q", "kept_share", "effective_sample_size"])
         means = {str(name): None if column.empty else float(column.mean()) for name, column in logged.items()}
-        gap = None
-        if card is not None:
-            gap = float(trainer.validation_quality().mean() - trainer.validation_dice().mean())
-        guidance = Guidance(**means, val_q_minus_dice=gap)
+        guidance = Guidance(**means, val_q_minus_dice=history.val_gap)
     return Record(
         run_id=spec.id,
         cell=Cell(
@@ -277,6 +377,7 @@ def _make_record(
         pseudo_labels=trainer.pseudo_label_audits(),
         pseudo_labels_on=trainer.audited_on,
         guidance=guidance,
+        warnings=history.warnings,
         times=Times(g=0.0, g_reused=False, train=0.0, evaluate=0.0),
         peak_memory_mib=0.0,
         provenance=Provenance(

@@ -230,6 +230,8 @@ class RunSpec(Settings):
     precision: Precision
     device: Literal["cpu", "cuda", "mps"]
     threads: int = Field(ge=1)
+    processes: int = Field(1, ge=1, description="processes that share each batch; others give other last bits")
+    source: str = Field("", description="SHA-256 of the method's file; '' for a method by name")
     overrides: dict[str, Any] = Field(default_factory=dict, description="settings that differ: 'method.threshold': 0.9")
 
     @field_validator("regime")
@@ -309,6 +311,7 @@ class RunSpec(Settings):
             "device": "cpu",
         }
         defaults |= {"qg_mode": "none", "qg_score": "g", "qg_norm": "weighted", "overrides": {}}
+        defaults |= {"processes": 1, "source": ""}
         differing = {key: value for key, value in fields.items() if key not in defaults or defaults[key] != value}
         differing["protocol"] = f"{protocol.name}-v{protocol.version}"
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:8]

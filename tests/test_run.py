@@ -7,15 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
-import qgbench.run
 from qgbench.cli import app
 from qgbench.data.cache import prepare
 from qgbench.data.readers import open_source
+from qgbench.folder import RunFolder
 from qgbench.metrics import measure
+from qgbench.predictions import read_predictions
 from qgbench.records import IMAGE_COLUMNS, Record, read_images, read_record, summarise
-from qgbench.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -51,9 +52,7 @@ def neutral(output: Path) -> tuple[Path, str]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    checkpoint = load_checkpoint(folder)
-    assert checkpoint is not None
-    return checkpoint["trainer"]["method"]
+    return torch.load(folder / "last.pt", weights_only=True)["state"]["trainer"]["method"]
 
 
 def numbers(record: Record) -> dict[str, object]:
@@ -66,9 +65,18 @@ def test_a_run_leaves_status_config_log_checkpoint_record_and_rows(guided: tuple
     folder, text = guided
     assert (folder / "status").read_text() == "done\n"
     assert json.loads((folder / "config.json").read_text())["method"] == "fixmatch"
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 8
-    assert {"supervised", "unlabelled_0", "lambda_u", "lr", "mean_q", "kept_share"} <= set(log[-1])
+    entries = RunFolder(folder).log()
+    trained, validated = ([entry for entry in entries if key in entry] for key in ("lr", "val_dice"))
+    assert [entry["step"] for entry in trained] == [1, 8]
+    assert [entry["step"] for entry in validated] == [2, 4, 6, 8]
+    assert {"supervised", "unlabelled_0", "total", "lambda_u", "mean_q", "kept_share"} <= set(trained[-1])
+    assert {"effective_sample_size", "pseudo_dice", "pearson_q", "pearson_confidence"} <= set(trained[-1])
+    assert {"val_q", "val_q_minus_dice", "val_pearson_q", "val_pearson_confidence"} <= set(validated[-1])
+    assert not (folder / "previous.pt").exists()
+    assert {path.name for path in (folder.parent / "predictors").glob("*/[!.]*")} == {
+        "predictor.json",
+        "predictor.safetensors",
+    }
     record = read_record(folder)
     settings = sorted(option for option in QUICK_G if "=" in option)
     assert record.cell.addon == "-".join(["qw", *settings]).replace("[1,2]", "[1, 2]")
@@ -87,6 +95,22 @@ def test_a_run_leaves_status_config_log_checkpoint_record_and_rows(guided: tuple
     ):
         assert shown in text
     assert "twin without the add-on: qgbench run --method fixmatch" in text
+
+
+def test_predictions_and_pictures_are_those_of_the_rows(base: tuple[Path, str], guided: tuple[Path, str]) -> None:
+    source = open_source("phantom")
+    for folder, _ in (base, guided):
+        rows = read_images(folder / "images.csv").set_index("id")
+        masks = read_predictions(folder / "predictions.npz")
+        assert set(masks) == set(rows.index)
+        for name in rows.index[:5]:
+            assert measure(masks[name], source.mask(name)).dice == rows.loc[name, "dice"]
+            assert masks[name].sum() == rows.loc[name, "n_pred"]
+        with Image.open(folder / "cases.png") as picture:
+            assert picture.width > 600
+    # The guided run finished second and knows its twin: one more row of pictures.
+    with Image.open(base[0] / "cases.png") as alone, Image.open(guided[0] / "cases.png") as beside:
+        assert beside.height / beside.width > 1.2 * alone.height / alone.width
 
 
 def test_every_summary_can_be_recomputed_from_the_rows(base: tuple[Path, str], guided: tuple[Path, str]) -> None:
@@ -146,28 +170,6 @@ def test_g_is_reused_by_a_run_with_the_same_draw_and_qar_trains_with_it(output: 
 
 def test_the_same_command_elsewhere_gives_the_same_numbers(base: tuple[Path, str], tmp_path: Path) -> None:
     again, _ = run(tmp_path, "--method", "fixmatch", "--arch", "unet")
-    assert numbers(read_record(again)) == numbers(read_record(base[0]))
-    assert (again / "images.csv").read_bytes() == (base[0] / "images.csv").read_bytes()
-
-
-def test_an_interrupted_run_continues_to_the_same_numbers(
-    base: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save = qgbench.run.save_checkpoint
-
-    def save_then_stop(folder: Path, state: dict[str, object]) -> None:
-        save(folder, state)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(qgbench.run, "save_checkpoint", save_then_stop)
-    words = ["run", *QUICK, "--output", str(tmp_path), "--method", "fixmatch", "--arch", "unet"]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code != 0
-    (folder,) = (path for path in tmp_path.iterdir() if path.name.startswith("smoke"))
-    assert (folder / "status").read_text() == "interrupted\n"
-    monkeypatch.undo()
-    again, _ = run(tmp_path, "--method", "fixmatch", "--arch", "unet")
-    assert again == folder
     assert numbers(read_record(again)) == numbers(read_record(base[0]))
     assert (again / "images.csv").read_bytes() == (base[0] / "images.csv").read_bytes()
 
@@ -235,7 +237,8 @@ def test_a_perfect_network_gets_a_nearly_perfect_score(cache_dir: Path) -> None:
             return torch.from_numpy(masks).unsqueeze(1).float() * 20 - 10
 
     accelerator: Accelerator = make_accelerator("cpu", "fp32", 1)
-    rows = evaluate({"student": Perfect()}, None, prepared, split, accelerator)["student"]
+    tables, masks = evaluate({"student": Perfect()}, None, prepared, split, accelerator)
+    rows = tables["student"]
     assert sorted(rows["id"]) == sorted(split.loc[split["split"] == "test", "id"])
     assert rows["dice"].min() > 0.85
     assert rows["dice"].mean() > 0.96
@@ -243,6 +246,7 @@ def test_a_perfect_network_gets_a_nearly_perfect_score(cache_dir: Path) -> None:
     row = rows.iloc[0]
     expected = measure(source.mask(row["id"]), source.mask(row["id"]))
     assert expected.n_ref == row["n_ref"]
+    assert masks[row["id"]].sum() == row["n_pred"]
 
 
 def test_the_report_of_these_runs_names_base_add_on_and_difference(

@@ -28,6 +28,18 @@ def agreement(score: np.ndarray, dice: np.ndarray) -> Agreement:
     )
 
 
+def correlations(dice: np.ndarray, **scores: np.ndarray) -> dict[str, float | None]:
+    """Give ``pearson_<name>`` of every score with true Dice, as `agreement` does.
+
+    Parameters
+    ----------
+    dice : (N,) float in [0, 1]
+    **scores : (N,) float in [0, 1]
+        By name.
+    """
+    return {f"pearson_{name}": agreement(score, dice).pearson for name, score in scores.items()}
+
+
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Pearson's r, 0 where either side is constant: a constant output carries nothing of the other."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:

@@ -1,9 +1,12 @@
 """Train the quality predictor g on the labelled set alone (arXiv 2606.01753), and audit it on the validation images."""
 
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +16,23 @@ from torch import Tensor
 
 from qgbench.data.views import brightness_contrast, colour_jitter, flip, rotate
 from qgbench.errors import QGBenchError
-from qgbench.progress import track
 from qgbench.quality.audit import agreement, correlation
 from qgbench.quality.corruptions import degrade
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.scores import overlap
-from qgbench.quality.weak import weak_masks
+from qgbench.quality.weak import WeakModels
 from qgbench.records import Agreement
 from qgbench.spec import QualitySettings
+from qgbench.training.checkpoint import Checkpoints
+from qgbench.training.stage import train
+from qgbench.training.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 
 IMAGE_DEPENDENCE_LIMIT = 0.7  # largest correlation with the output for a blacked-out or swapped image that passes
 _AUDIT_MASKS = (
     20  # synthetic masks of each validation image in the audit, drawn apart from those that select the best step
 )
+
+_WEAK_STAGE, _PREDICTOR_STAGE = "weak", "g"  # folders of their checkpoints
 
 
 @dataclass
@@ -59,9 +66,15 @@ class _Judged:
 
 
 def fit_predictor(
-    labelled: LabelledImages, val: LabelledImages, settings: QualitySettings, seed: int, accelerator: Accelerator
+    labelled: LabelledImages,
+    val: LabelledImages,
+    settings: QualitySettings,
+    seed: int,
+    accelerator: Accelerator,
+    folder: Path,
+    belongs_to: dict[str, str],
 ) -> FittedPredictor:
-    """Train g: smooth L1 between q and the true Dice of degraded masks, the best validation step is kept.
+    """Train the weak models, then g, then audit it; an interrupted call is continued by the next.
 
     Parameters
     ----------
@@ -73,46 +86,146 @@ def fit_predictor(
     seed : int
         Fixes weights, order, views and degraded masks.
     accelerator : Accelerator
+    folder : Path
+        Where checkpoints are kept meanwhile; they are removed by `remove_checkpoints`.
+    belongs_to : dict of str to str
+        See `qgbench.training.checkpoint.Checkpoints`.
 
     Raises
     ------
     QGBenchError
-        The loss is not finite.
+        The loss is not finite, or the folder cannot be written.
     """
-    start = time.monotonic()
-    weak, weak_val = weak_masks(labelled.image, labelled.mask, val.image, settings, seed, accelerator)
-    select = _synthetic(val, settings.val_masks, seed + 1)
-    torch.manual_seed(seed)
-    predictor = QualityPredictor(settings, settings.backbone_weights).to(accelerator.device)
-    optimiser = torch.optim.AdamW(predictor.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    optimiser = accelerator.prepare_optimizer(optimiser)
-    every = max(1, settings.steps // settings.validations)
-    best_error, best_step, best_state = math.inf, 0, {}
-    stale = 0
-    masks = _training_masks(labelled, weak, settings, seed)
-    for step in track(range(1, settings.steps + 1), "quality predictor g", settings.steps):
-        image, mask, dice = next(masks)
-        for group in optimiser.param_groups:
+    models = WeakModels(labelled.image, labelled.mask, val.image, settings, seed, accelerator)
+    seconds = train(models, Checkpoints(folder / _WEAK_STAGE, belongs_to), "weak models")
+    weak, weak_val = models.masks()
+    fit = PredictorFit(labelled, val, weak, settings, seed, accelerator)
+    seconds += train(fit, Checkpoints(folder / _PREDICTOR_STAGE, belongs_to), "quality predictor g")
+    return _audit(fit.best(), val, weak_val, fit.best_step, seed, accelerator, time.monotonic() - seconds)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what `fit_predictor` kept for the case of an interruption."""
+    for stage in (_WEAK_STAGE, _PREDICTOR_STAGE):
+        shutil.rmtree(folder / stage, ignore_errors=True)
+
+
+class PredictorFit:
+    """Trains g: smooth L1 between q and the true Dice of degraded masks, the best validation step is kept.
+
+    Parameters
+    ----------
+    labelled, val : LabelledImages
+    weak : (E, N, 1, H, W) bool
+        Masks of weak models for the labelled images.
+    settings : QualitySettings
+    seed : int
+    accelerator : Accelerator
+    """
+
+    def __init__(
+        self,
+        labelled: LabelledImages,
+        val: LabelledImages,
+        weak: Tensor,
+        settings: QualitySettings,
+        seed: int,
+        accelerator: Accelerator,
+    ) -> None:
+        new_scaler(accelerator)
+        self._val = val
+        self._select = _synthetic(val, settings.val_masks, seed + 1)
+        torch.manual_seed(seed)
+        self._predictor = QualityPredictor(settings, settings.backbone_weights).to(accelerator.device)
+        self._optimiser = accelerator.prepare_optimizer(
+            torch.optim.AdamW(self._predictor.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        )
+        self._accelerator = accelerator
+        self._settings = settings
+        self._masks = _TrainingMasks(labelled, weak, settings, seed)
+        self._best_error = math.inf
+        self._best_state: dict[str, Tensor] = {}
+        self._stale = 0  # validations since the best one
+        self.best_step = 0
+        self.step = 0
+
+    @property
+    def steps(self) -> int:
+        """Number of steps at most."""
+        return self._settings.steps
+
+    def run(self) -> Iterator[int]:
+        """Train until the budget or the patience ends, yielding the number of finished steps after each.
+
+        Raises
+        ------
+        QGBenchError
+            The loss is not finite.
+        """
+        settings = self._settings
+        every = max(1, settings.steps // settings.validations)
+        while self.step < self.steps and self._stale < settings.patience:
+            step = self.step + 1
+            self._train_step(step)
+            if step % every == 0 or step == self.steps:
+                self._validate(step)
+            self.step = step
+            yield step
+
+    def _train_step(self, step: int) -> None:
+        settings, device = self._settings, self._accelerator.device
+        image, mask, dice = self._masks.next()
+        for group in self._optimiser.param_groups:
             group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / settings.steps))
-        with accelerator.autocast():
-            quality = predictor(image.to(accelerator.device), mask.to(accelerator.device))
-        loss = F.smooth_l1_loss(quality, dice.to(accelerator.device))
+        with self._accelerator.autocast():
+            quality = self._predictor(image.to(device), mask.to(device))
+        loss = F.smooth_l1_loss(quality, dice.to(device))
         if not math.isfinite(value := float(loss.detach())):
             raise QGBenchError(f"the loss of the quality predictor is {value} at step {step}; try a lower quality.lr.")
-        optimiser.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        optimiser.step()
-        if step % every == 0 or step == settings.steps:
-            error = agreement(_judge(predictor, val, select, accelerator), select.dice).mae
-            stale += 1
-            if error < best_error:
-                best_error, best_step, stale = error, step, 0
-                best_state = {name: value.detach().clone() for name, value in predictor.state_dict().items()}
-            if stale >= settings.patience:
-                break
-    predictor.load_state_dict(best_state)
-    predictor.requires_grad_(False).eval()
-    return _audit(predictor, val, weak_val, best_step, seed, accelerator, start)
+        self._optimiser.zero_grad(set_to_none=True)
+        self._accelerator.backward(loss)
+        self._optimiser.step()
+
+    def _validate(self, step: int) -> None:
+        error = agreement(_judge(self._predictor, self._val, self._select, self._accelerator), self._select.dice).mae
+        self._stale += 1
+        if error < self._best_error:
+            self._best_error, self.best_step, self._stale = error, step, 0
+            self._best_state = {name: v.detach().clone() for name, v in self._predictor.state_dict().items()}
+
+    def best(self) -> QualityPredictor:
+        """Give g as it was at the best validation step, frozen, in evaluation mode."""
+        self._predictor.load_state_dict(self._best_state)
+        self._predictor.requires_grad_(False).eval()
+        return self._predictor
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on."""
+        return {
+            "step": self.step,
+            "predictor": self._predictor.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "scaler": scaler_state(self._accelerator),
+            "masks": self._masks.state_dict(),
+            "best_error": self._best_error,
+            "best_step": self.best_step,
+            "best_state": self._best_state,
+            "stale": self._stale,
+            "random": random_states(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken: bit for bit on a CPU."""
+        self.step = state["step"]
+        self._predictor.load_state_dict(state["predictor"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        load_scaler_state(self._accelerator, state["scaler"])
+        self._masks.load_state_dict(state["masks"])
+        self._best_error = state["best_error"]
+        self.best_step = state["best_step"]
+        self._best_state = state["best_state"]
+        self._stale = state["stale"]
+        set_random_states(state["random"])
 
 
 def _audit(
@@ -122,7 +235,7 @@ def _audit(
     best_step: int,
     seed: int,
     accelerator: Accelerator,
-    start: float,
+    begin: float,
 ) -> FittedPredictor:
     drawn = _synthetic(val, _AUDIT_MASKS, seed + 2)
     quality = _judge(predictor, val, drawn, accelerator)
@@ -141,36 +254,56 @@ def _audit(
         weak_dice=weak_dice.mean(1).tolist(),
         image_dependence=dependence,
         best_step=best_step,
-        seconds=time.monotonic() - start,
+        seconds=time.monotonic() - begin,
     )
 
 
-def _training_masks(
-    labelled: LabelledImages, weak: Tensor, settings: QualitySettings, seed: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield endless batches of images (B, 3, H, W), masks (B, 1, H, W) and true Dice (B,)."""
-    rng = np.random.default_rng(seed)
-    generator = torch.Generator().manual_seed(seed)
-    truths = labelled.mask.squeeze(1).numpy() > 0.5
-    order = np.empty(0, int)
-    while True:
-        while len(order) < settings.batch:
-            order = np.concatenate([order, rng.permutation(len(truths))])
-        chosen, order = order[: settings.batch], order[settings.batch :]
+class _TrainingMasks:
+    """Endless batches of degraded masks of the labelled images, by degradation or by weak models."""
+
+    def __init__(self, labelled: LabelledImages, weak: Tensor, settings: QualitySettings, seed: int) -> None:
+        self._image = labelled.image
+        self._truths = labelled.mask.squeeze(1).numpy() > 0.5
+        self._weak = weak
+        self._settings = settings
+        self._rng = np.random.default_rng(seed)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._order = np.empty(0, int)
+
+    def next(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Give images (B, 3, H, W), masks (B, 1, H, W) and true Dice (B,)."""
+        truths, rng, generator, settings = self._truths, self._rng, self._generator, self._settings
+        while len(self._order) < settings.batch:
+            self._order = np.concatenate([self._order, rng.permutation(len(truths))])
+        chosen, self._order = self._order[: settings.batch], self._order[settings.batch :]
         masks = []
         for index in chosen:
             if rng.random() < settings.weak_share:
-                masks.append(weak[rng.integers(len(weak)), index, 0].numpy())
+                masks.append(self._weak[rng.integers(len(self._weak)), index, 0].numpy())
             else:
                 donors = [truths[other] for other in range(len(truths)) if other != index]
                 masks.append(degrade(truths[index], rng, donors)[0])
-        image = labelled.image[chosen]
+        image = self._image[chosen]
         stack = torch.from_numpy(np.stack([np.stack(masks), truths[chosen]], 1)).float()
         both = flip(torch.cat([image, stack], 1), generator)
         image, stack = rotate(both[:, :3], both[:, 3:], 20.0, generator)
         image = colour_jitter(brightness_contrast(image, 0.2, generator), 0.1, 0.02, generator)
         image = (image + 0.02 * torch.randn(image.shape, generator=generator)).clamp(0, 1)
-        yield image, stack[:, :1], overlap(stack[:, :1] > 0.5, stack[:, 1:] > 0.5)
+        return image, stack[:, :1], overlap(stack[:, :1] > 0.5, stack[:, 1:] > 0.5)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Generators and what is left of the order."""
+        return {
+            "rng": self._rng.bit_generator.state,
+            "generator": self._generator.get_state(),
+            "order": self._order.tolist(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self._rng.bit_generator.state = state["rng"]
+        self._generator.set_state(state["generator"])
+        self._order = np.array(state["order"], int)
 
 
 def _synthetic(images: LabelledImages, count: int, seed: int) -> _Judged:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from qgbench.methods import Batch, Method, Term
-from qgbench.quality.scores import Labelling, ScoreFunction, ShuffledQuality
+from qgbench.quality.audit import correlations
+from qgbench.quality.scores import Labelling, ScoreFunction, ShuffledQuality, foreground_confidence, overlap
 from qgbench.spec import QGSettings
+from qgbench.training.device import ALONE, World
 
 
 def ramp(progress: float, warmup: float, length: float, highest: float) -> float:
@@ -35,11 +37,27 @@ def effective_sample_size(weight: Tensor) -> Tensor:
 
 
 class Mode:
-    """One way of using quality. The base class does nothing."""
+    """One way of using quality. The base class does nothing.
+
+    Attributes
+    ----------
+    world : World
+        The processes of the run; a mode sees the rows of its own process.
+    """
+
+    world: World = ALONE
 
     def weigh(self, labelling: Labelling) -> Tensor | None:
         """Weigh every pseudo-label: (U,) in [0, 1]; None leaves the weights alone."""
         return None
+
+    def take_log(self) -> dict[str, float]:
+        """What the mode did in the last step, by the names of log.jsonl."""
+        return {}
+
+    def take_window(self) -> dict[str, float | None]:
+        """What the mode saw since the last call, by the names of log.jsonl."""
+        return {}
 
     def loss(self, batch: Batch, method: Method, step: int) -> Tensor | None:
         """Add a loss: a scalar that already holds its weight; None adds nothing."""
@@ -63,27 +81,56 @@ class QualityWeighting(Mode):
     def __init__(self, score: ScoreFunction, settings: QGSettings) -> None:
         self._score = score
         self._settings = settings
-        self.log: list[dict[str, Tensor]] = []
+        self._log: list[dict[str, Tensor]] = []
+        self._window: list[Tensor] = []  # (3, M) each: true Dice, quality and confidence of pseudo-labels
 
     def weigh(self, labelling: Labelling) -> Tensor:
-        """W = q**T (q >= tau); what it did is appended to `log`."""
+        """W = q**T (q >= tau); what it did to the batch of all processes is kept for the log."""
         quality = self._score(labelling).float()
         weight = quality_weight(quality, self._settings.tau, self._settings.temperature)
-        self.log.append(
+        joined, qualities = self.world.gather(weight), self.world.gather(quality)
+        self._log.append(
             {
-                "mean_q": quality.mean(),
-                "kept_share": (weight > 0).float().mean(),
-                "effective_sample_size": effective_sample_size(weight),
+                "mean_q": qualities.mean(),
+                "kept_share": (joined > 0).float().mean(),
+                "effective_sample_size": effective_sample_size(joined),
             }
         )
+        if labelling.truth is not None:
+            dice = overlap(labelling.prob > 0.5, labelling.truth > 0.5)
+            dice[labelling.truth[:, 0, 0, 0].isnan()] = torch.nan
+            seen = (self.world.gather(dice), qualities, self.world.gather(foreground_confidence(labelling)))
+            self._window.append(torch.stack(seen)[:, ~seen[0].isnan()].cpu())
         return weight
 
+    def take_log(self) -> dict[str, float]:
+        """Mean q, kept share and effective sample size, averaged over the pseudo-labels of the step."""
+        entries, self._log = self._log, []
+        return (
+            {key: float(torch.stack([entry[key] for entry in entries]).mean()) for key in entries[0]} if entries else {}
+        )
+
+    def take_window(self) -> dict[str, float | None]:
+        """True Dice of the pseudo-labels since the last call, and how well q and confidence predict it.
+
+        Held-back masks of unlabelled training images are the judge; {} where there are none.
+        """
+        seen, self._window = self._window, []
+        if not seen or (values := torch.cat(seen, 1)).shape[1] == 0:
+            return {}
+        dice, quality, confidence = values.numpy()
+        return {"pseudo_dice": float(dice.mean()), **correlations(dice, q=quality, confidence=confidence)}
+
     def state_dict(self) -> dict[str, Any]:
-        """State of the shuffling control's generator, if there is one."""
-        return {"generator": self._score.generator.get_state()} if isinstance(self._score, ShuffledQuality) else {}
+        """What was seen since the last entry of the log, and the shuffling control's generator, if there is one."""
+        state: dict[str, Any] = {"window": list(self._window)}
+        if isinstance(self._score, ShuffledQuality):
+            state["generator"] = self._score.generator.get_state()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the shuffling control's generator."""
+        """Restore what `state_dict` gave."""
+        self._window = state["window"]
         if isinstance(self._score, ShuffledQuality):
             self._score.generator.set_state(state["generator"])
 
@@ -95,6 +142,7 @@ class QualityRegularisation(Mode):
         self._predictor = predictor
         self._settings = settings
         self._seed = seed
+        self._log: dict[str, float] = {}
 
     def loss(self, batch: Batch, method: Method, step: int) -> Tensor | None:
         """Sum over the students; None before the warm-up ends.
@@ -102,22 +150,32 @@ class QualityRegularisation(Mode):
         The extra forward pass uses batch statistics but leaves the running ones alone, and draws its random numbers
         (dropout) from a generator of its own, so that a twin without QAR sees the same numbers.
         """
+        self._log = {"lambda_qar": 0.0}
         if batch.progress < self._settings.qar_warmup:
             return None
-        weight = ramp(batch.progress, self._settings.qar_warmup, self._settings.qar_ramp, self._settings.lambda_qar)
+        self._log["lambda_qar"] = weight = ramp(
+            batch.progress, self._settings.qar_warmup, self._settings.qar_ramp, self._settings.lambda_qar
+        )
         devices = [batch.u_w.device] if batch.u_w.is_cuda else []
         total = batch.u_w.new_zeros(())
         with torch.random.fork_rng(devices=devices), frozen_statistics(method.students):
-            torch.manual_seed(self._seed * 1_000_003 + step)
+            torch.manual_seed(self.world.seed(self._seed * 1_000_003 + step))
             for student in method.students:
                 prob = torch.sigmoid(student(batch.u_w))
                 total = total + (1.0 - self._predictor(batch.u_w, prob)).mean()
         return weight * total
 
+    def take_log(self) -> dict[str, float]:
+        """Weight of the regularisation."""
+        return dict(self._log)
+
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Any:
-    """Let normalisation layers in training mode use batch statistics without updating their running ones."""
+    """Let normalisation layers in training mode use batch statistics without updating their running ones.
+
+    SyncBatchNorm's statistics remain those of all processes.
+    """
     layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     kept = [(layer.running_mean, layer.running_var) for layer in layers]
     for layer in layers:
@@ -136,6 +194,18 @@ class Guide:
 
     def __init__(self, modes: list[Mode]) -> None:
         self.modes = modes
+        self._world = ALONE
+
+    def join(self, world: World) -> None:
+        """Tell every mode which processes share the run."""
+        self._world = world
+        for mode in self.modes:
+            mode.world = world
+
+    @property
+    def regularises(self) -> bool:
+        """Whether a mode trains the student to please g."""
+        return any(isinstance(mode, QualityRegularisation) for mode in self.modes)
 
     def attach(self, method: Method) -> None:
         """Let the modes correct the method's pseudo-labels, if any mode does."""
@@ -150,7 +220,9 @@ class Guide:
 
         method.corrector = correct
 
-    def weights(self, terms: list[Term], method: Method, truth: Tensor | None) -> list[Tensor]:
+    def weights(
+        self, terms: list[Term], method: Method, truth: Tensor | None, views: Tensor | None = None
+    ) -> list[Tensor]:
         """Weight of every pseudo-label of every term, ones where no mode weighs.
 
         Parameters
@@ -159,7 +231,9 @@ class Guide:
         method : Method
             Tells which network made a label.
         truth : (U, 1, H, W) or None
-            Held-back masks aligned with the weak views, for the oracle control.
+            Held-back masks, for the oracle control and for the log.
+        views : (U, 3, H, W), optional
+            The weak views that `truth` is aligned with: no other pictures are judged by it. All, if not given.
 
         Returns
         -------
@@ -169,7 +243,9 @@ class Guide:
         for term in terms:
             key = (id(term.image), id(term.label))
             if key not in known:
-                labelling = Labelling(term.image, term.label, method.labelled_by(term.label) or method.student, truth)
+                network = method.labelled_by(term.label) or method.student
+                aligned = truth if views is None or term.image is views else None
+                labelling = Labelling(term.image, term.label, network, aligned, self._world)
                 weight = term.label.new_ones(len(term.label), dtype=torch.float32)
                 for mode in self.modes:
                     given = mode.weigh(labelling)
@@ -183,14 +259,12 @@ class Guide:
         return torch.stack(given).sum() if given else None
 
     def take_log(self) -> dict[str, float]:
-        """What the modes did since the last call, averaged."""
-        entries = [entry for mode in self.modes if isinstance(mode, QualityWeighting) for entry in mode.log]
-        for mode in self.modes:
-            if isinstance(mode, QualityWeighting):
-                mode.log.clear()
-        return (
-            {key: float(torch.stack([entry[key] for entry in entries]).mean()) for key in entries[0]} if entries else {}
-        )
+        """What the modes did in the last step."""
+        return {key: value for mode in self.modes for key, value in mode.take_log().items()}
+
+    def take_window(self) -> dict[str, float | None]:
+        """What the modes saw since the last call."""
+        return {key: value for mode in self.modes for key, value in mode.take_window().items()}
 
     def state_dict(self) -> list[dict[str, Any]]:
         """State of every mode."""

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from qgbench.errors import UserError
 from qgbench.methods import probabilities
+from qgbench.training.device import ALONE, World
 
 
 @dataclass
@@ -20,7 +22,8 @@ class Labelling:
     image: Tensor  # (U, 3, H, W) weak views in [0, 1]
     prob: Tensor  # (U, 1, H, W) the labelling network's probabilities
     network: nn.Module  # the network that labelled
-    truth: Tensor | None  # (U, 1, H, W) held-back masks in the same geometry, for the oracle only
+    truth: Tensor | None  # (U, 1, H, W) held-back masks in the same geometry, NaN where unknown; for the oracle only
+    world: World = ALONE  # the processes that label the other rows of the same batch
 
 
 ScoreFunction = Callable[[Labelling], Tensor]
@@ -56,11 +59,11 @@ def true_dice(labelling: Labelling) -> Tensor:
 
     Raises
     ------
-    ValueError
-        The masks were not handed in.
+    UserError
+        The masks were not handed in: the method labels other pictures than the weak views.
     """
     if labelling.truth is None:
-        raise ValueError("the oracle needs held-back masks of the unlabelled training images")
+        raise UserError("the oracle needs masks aligned with the labelled pictures; this method mixes or changes them.")
     return overlap(labelling.prob > 0.5, labelling.truth > 0.5)
 
 
@@ -77,7 +80,10 @@ class PredictedQuality:
 
 
 class ShuffledQuality:
-    """g's scores, permuted within the batch by a generator of its own: the same weights on the wrong images."""
+    """g's scores, permuted within the batch by a generator of its own: the same weights on the wrong images.
+
+    The batch is that of all processes, whose generators are in the same state.
+    """
 
     def __init__(self, predictor: nn.Module, seed: int) -> None:
         self._quality = PredictedQuality(predictor)
@@ -85,8 +91,8 @@ class ShuffledQuality:
 
     def __call__(self, labelling: Labelling) -> Tensor:
         """Return q[permutation]."""
-        quality = self._quality(labelling)
-        return quality[torch.randperm(len(quality), generator=self.generator).to(quality.device)]
+        quality = labelling.world.gather(self._quality(labelling))
+        return labelling.world.part(quality[torch.randperm(len(quality), generator=self.generator).to(quality.device)])
 
 
 def make_score(name: str, predictor: nn.Module | None, seed: int) -> ScoreFunction:

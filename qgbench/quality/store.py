@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from filelock import FileLock
 
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.errors import QGBenchError, UserError
-from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT, LabelledImages, fit_predictor
+from qgbench.folder import locked
+from qgbench.logs import logger
+from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT, LabelledImages, fit_predictor, remove_checkpoints
 from qgbench.quality.predictor import PredictorCard, QualityPredictor, load_predictor, save_predictor
 from qgbench.spec import Protocol, RunSpec
 
@@ -50,7 +50,7 @@ def find_or_fit(
     Raises
     ------
     UserError
-        The stored predictor has seen masks that this run holds back.
+        The stored predictor is of another size or data set, or has seen masks that this run holds back.
     QGBenchError
         Its loss is not finite, or the folder cannot be written.
     """
@@ -69,50 +69,79 @@ def find_or_fit(
     count = len(training.labelled)
     name = f"{Path(spec.dataset).name}-n{count}-{protocol.size}px-k{spec.seed}-{digest}"
     folder = output / PREDICTORS / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise QGBenchError(f"cannot write {folder}: {error.strerror}. Choose another --output.") from error
-    with FileLock(folder / ".lock"):
-        if (stored := load_predictor(folder)) is not None:
-            _check_draw(stored[1], training)
-            return stored[0], stored[1], True
-        labelled, val = _as_labelled(training.labelled), _as_labelled(training.val)
-        fitted = fit_predictor(labelled, val, protocol.quality, spec.seed, accelerator)
-        card = PredictorCard(
-            id=name,
-            dataset=spec.dataset,
-            seed=spec.seed,
-            size=protocol.size,
-            precision=spec.precision,
-            settings=protocol.quality,
-            labelled_ids=training.labelled.ids,
-            data=data_fingerprint,
-            split=split,
-            synthetic=fitted.synthetic,
-            weak_models=fitted.weak_models,
-            weak_dice=fitted.weak_dice,
-            image_dependence=fitted.image_dependence,
-            best_step=fitted.best_step,
-            seconds=fitted.seconds,
+    reused = True
+    if accelerator.is_main_process:
+        with locked(folder, "quality predictor"):
+            if load_predictor(folder) is None:
+                reused = False
+                _fit(folder, spec, protocol, training, data_fingerprint, split, accelerator)
+            remove_checkpoints(folder)
+    accelerator.wait_for_everyone()
+    stored = load_predictor(folder)
+    if stored is None:
+        raise QGBenchError(f"the quality predictor {folder} is damaged as soon as it is written; check the disk.")
+    predictor, card = stored
+    _check_card(card, folder, protocol, training, data_fingerprint)
+    if not card.image_dependence < IMAGE_DEPENDENCE_LIMIT:
+        logger.warning(
+            "g judges shapes more than images: its output correlates %.2f with that for blacked-out or swapped images "
+            "(limit %s).",
+            card.image_dependence,
+            IMAGE_DEPENDENCE_LIMIT,
         )
-        save_predictor(folder, fitted.predictor, card)
-    if card.image_dependence >= IMAGE_DEPENDENCE_LIMIT:
-        print(
-            f"warning: g judges shapes more than images: its output correlates {card.image_dependence:.2f} with that "
-            f"for blacked-out or swapped images (limit {IMAGE_DEPENDENCE_LIMIT}).",
-            file=sys.stderr,
-        )
-    return fitted.predictor, card, False
+    return predictor, card, reused
 
 
-def _check_draw(card: PredictorCard, training: TrainingData) -> None:
-    """Refuse a predictor that has seen masks which this run holds back."""
-    if foreign := sorted(set(card.labelled_ids) - set(training.labelled.ids)):
-        raise UserError(
-            f"the quality predictor {card.id} was trained on {len(foreign)} images that this run does not label "
-            f"(for example {foreign[0]}); remove its folder or choose another --output."
-        )
+def _fit(
+    folder: Path,
+    spec: RunSpec,
+    protocol: Protocol,
+    training: TrainingData,
+    data_fingerprint: str,
+    split: str,
+    accelerator: Accelerator,
+) -> None:
+    labelled, val = _as_labelled(training.labelled), _as_labelled(training.val)
+    fitted = fit_predictor(
+        labelled, val, protocol.quality, spec.seed, accelerator, folder, {"images or split": folder.name}
+    )
+    card = PredictorCard(
+        id=folder.name,
+        dataset=spec.dataset,
+        seed=spec.seed,
+        size=protocol.size,
+        precision=spec.precision,
+        settings=protocol.quality,
+        labelled_ids=training.labelled.ids,
+        data=data_fingerprint,
+        split=split,
+        synthetic=fitted.synthetic,
+        weak_models=fitted.weak_models,
+        weak_dice=fitted.weak_dice,
+        image_dependence=fitted.image_dependence,
+        best_step=fitted.best_step,
+        seconds=fitted.seconds,
+    )
+    save_predictor(folder, fitted.predictor, card)
+
+
+def _check_card(
+    card: PredictorCard, folder: Path, protocol: Protocol, training: TrainingData, data_fingerprint: str
+) -> None:
+    """Refuse a predictor that was made for something else, or that has seen masks which this run holds back."""
+    foreign = sorted(set(card.labelled_ids) - set(training.labelled.ids))
+    if card.size != protocol.size:
+        cause = f"at {card.size} px, but this run is at {protocol.size} px"
+    elif card.data != data_fingerprint:
+        cause = f"on other images (data set {card.dataset}) than this run has"
+    elif foreign:
+        cause = f"on {len(foreign)} images that this run does not label (for example {foreign[0]})"
+    else:
+        return
+    raise UserError(
+        f"the quality predictor in {folder} was trained {cause}. Remove that folder, so that it is trained anew, or "
+        "choose another --output."
+    )
 
 
 def _as_labelled(images: ImageSet) -> LabelledImages:

@@ -1,5 +1,8 @@
 """Weak models: partially trained segmentation networks whose imperfect masks g learns from."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import segmentation_models_pytorch as smp
 import torch
 from accelerate import Accelerator
@@ -8,14 +11,12 @@ from torch import Tensor
 from qgbench.archs.build import SegmentationNetwork, normalisation
 from qgbench.data.views import labelled_view
 from qgbench.methods import probabilities, soft_dice_loss
-from qgbench.progress import track
 from qgbench.spec import QualitySettings
+from qgbench.training.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 
 
-def weak_masks(
-    image: Tensor, mask: Tensor, others: Tensor, settings: QualitySettings, seed: int, accelerator: Accelerator
-) -> tuple[Tensor, Tensor]:
-    """Train one U-Net from scratch and keep what it predicts after each of `settings.weak_epochs`.
+class WeakModels:
+    """Trains one U-Net from scratch and keeps what it predicts after each of `settings.weak_epochs`.
 
     Settings of arXiv 2606.01753: ResNet-18 encoder without pretraining, Adam, Dice loss.
 
@@ -31,39 +32,96 @@ def weak_masks(
     seed : int
         Of the weights, the order and the views.
     accelerator : Accelerator
-
-    Returns
-    -------
-    (E, N, 1, H, W) and (E, V, 1, H, W) bool, on the processor: E = number of `settings.weak_epochs`.
     """
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    body = smp.Unet(settings.weak_encoder, encoder_weights=None)
-    network = SegmentationNetwork(body, *normalisation(settings.weak_encoder)).to(memory_format=torch.channels_last)
-    network.to(accelerator.device).train()
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.weak_lr)
-    batch = min(settings.weak_batch, max(2, len(image)))
-    steps = max(settings.weak_epoch_min_steps, len(image) // batch)
-    ends = {epoch * steps for epoch in settings.weak_epochs}
-    total = max(ends)
-    kept: list[tuple[Tensor, Tensor]] = []
-    order = torch.empty(0, dtype=torch.long)
-    for step in track(range(1, total + 1), "weak models", total):
-        while len(order) < batch:
-            order = torch.cat([order, torch.randperm(len(image), generator=generator)])
-        chosen, order = order[:batch], order[batch:]
-        x, y = image[chosen].to(accelerator.device), mask[chosen].to(accelerator.device)
-        x, y = labelled_view(x, y, 20.0, 0.2, generator)
-        with accelerator.autocast():
-            loss = soft_dice_loss(torch.sigmoid(network(x)), y).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        if step in ends:
-            kept.append((_predict(network, image, accelerator), _predict(network, others, accelerator)))
-    return torch.stack([ours for ours, _ in kept]), torch.stack([theirs for _, theirs in kept])
 
+    def __init__(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        others: Tensor,
+        settings: QualitySettings,
+        seed: int,
+        accelerator: Accelerator,
+    ) -> None:
+        new_scaler(accelerator)
+        torch.manual_seed(seed)
+        body = smp.Unet(settings.weak_encoder, encoder_weights=None)
+        network = SegmentationNetwork(body, *normalisation(settings.weak_encoder)).to(memory_format=torch.channels_last)
+        self._network = network.to(accelerator.device).train()
+        self._optimiser = accelerator.prepare_optimizer(torch.optim.Adam(network.parameters(), lr=settings.weak_lr))
+        self._accelerator = accelerator
+        self._image, self._mask, self._others = image, mask, others
+        self._generator = torch.Generator().manual_seed(seed)
+        self._batch = min(settings.weak_batch, max(2, len(image)))
+        steps = max(settings.weak_epoch_min_steps, len(image) // self._batch)
+        self._ends = {epoch * steps for epoch in settings.weak_epochs}
+        self._order = torch.empty(0, dtype=torch.long)
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self.step = 0
 
-def _predict(network: torch.nn.Module, image: Tensor, accelerator: Accelerator) -> Tensor:
-    with accelerator.autocast():
-        return torch.cat([probabilities(network, part.to(accelerator.device)).cpu() > 0.5 for part in image.split(64)])
+    @property
+    def steps(self) -> int:
+        """Number of steps until the last mask is kept."""
+        return max(self._ends)
+
+    def run(self) -> Iterator[int]:
+        """Train to the end, yielding the number of finished steps after each."""
+        for step in range(self.step + 1, self.steps + 1):
+            while len(self._order) < self._batch:
+                order = torch.randperm(len(self._image), generator=self._generator)
+                self._order = torch.cat([self._order, order])
+            chosen, self._order = self._order[: self._batch], self._order[self._batch :]
+            device = self._accelerator.device
+            x, y = labelled_view(
+                self._image[chosen].to(device), self._mask[chosen].to(device), 20.0, 0.2, self._generator
+            )
+            with self._accelerator.autocast():
+                loss = soft_dice_loss(torch.sigmoid(self._network(x)), y).mean()
+            self._optimiser.zero_grad(set_to_none=True)
+            self._accelerator.backward(loss)
+            self._optimiser.step()
+            if step in self._ends:
+                self._kept.append((self._predict(self._image), self._predict(self._others)))
+            self.step = step
+            yield step
+
+    def masks(self) -> tuple[Tensor, Tensor]:
+        """Give what was kept, once `run` has ended.
+
+        Returns
+        -------
+        (E, N, 1, H, W) and (E, V, 1, H, W) bool, on the processor: E = number of `settings.weak_epochs`.
+        """
+        ours, theirs = zip(*self._kept, strict=True)
+        return torch.stack(ours), torch.stack(theirs)
+
+    def _predict(self, image: Tensor) -> Tensor:
+        parts = image.split(64)
+        with self._accelerator.autocast():
+            return torch.cat(
+                [probabilities(self._network, part.to(self._accelerator.device)).cpu() > 0.5 for part in parts]
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on, and the masks so far."""
+        return {
+            "step": self.step,
+            "network": self._network.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "scaler": scaler_state(self._accelerator),
+            "generator": self._generator.get_state(),
+            "order": self._order.clone(),
+            "kept": self._kept,
+            "random": random_states(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken: bit for bit on a CPU."""
+        self.step = state["step"]
+        self._network.load_state_dict(state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        load_scaler_state(self._accelerator, state["scaler"])
+        self._generator.set_state(state["generator"])
+        self._order = state["order"]
+        self._kept = state["kept"]
+        set_random_states(state["random"])

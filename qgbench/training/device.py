@@ -1,13 +1,98 @@
-"""Device, precision and threads of a run, through accelerate."""
+"""Device, precision, threads and processes of a run, through accelerate."""
 
+import os
+from datetime import timedelta
+from typing import TypeVar
+
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import AutocastKwargs
+from accelerate.utils import (
+    AutocastKwargs,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast,
+    gather,
+    gather_object,
+    reduce,
+)
+from torch import Tensor
 
 from qgbench.errors import UserError
+from qgbench.logs import logger
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_LAUNCH = "for several processes: torchrun --nproc_per_node N -m qgbench run ..."
+_LONGEST_WAIT = timedelta(hours=6)  # the others wait while the main process prepares data and trains g
+
+T = TypeVar("T")
+
+
+class World:
+    """The processes that share one run and the ways in which they exchange values.
+
+    In a run of one process every method gives back what it was given. Methods that exchange must be called by every
+    process, in the same order.
+
+    Parameters
+    ----------
+    accelerator : Accelerator, optional
+        None for a process that is alone.
+
+    Attributes
+    ----------
+    rank : int
+        Number of this process; 0 is the main one.
+    size : int
+        How many there are.
+    """
+
+    def __init__(self, accelerator: Accelerator | None = None) -> None:
+        self.rank = 0 if accelerator is None else accelerator.process_index
+        self.size = 1 if accelerator is None else accelerator.num_processes
+        self._device = None if accelerator is None else accelerator.device
+
+    def part(self, rows: Tensor) -> Tensor:
+        """Take the own equal share of rows that every process has: (B, ...) -> (B / size, ...)."""
+        if self.size == 1:
+            return rows
+        share = len(rows) // self.size
+        return rows[self.rank * share : (self.rank + 1) * share]
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Join every process's rows, in order of rank, without gradient: (B, ...) -> (size * B, ...)."""
+        return rows if self.size == 1 else gather(rows.detach())
+
+    def gather_object(self, value: T) -> list[T]:
+        """List every process's value, in order of rank."""
+        return [value] if self.size == 1 else gather_object([value])
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Average a tensor over the processes, without gradient."""
+        return value if self.size == 1 else reduce(value.detach(), "mean")
+
+    def any(self, flag: bool) -> bool:
+        """Tell every process whether any of them says yes."""
+        return flag if self.size == 1 else bool(reduce(torch.tensor(float(flag), device=self._device), "max"))
+
+    def of_main(self, value: float) -> float:
+        """Give every process the main one's number."""
+        if self.size == 1:
+            return value
+        return float(broadcast(torch.tensor(value, dtype=torch.float64, device=self._device)))
+
+    def seed(self, seed: int) -> int:
+        """Derive this process's own seed from a common one; the main process keeps it as it is."""
+        return seed if self.rank == 0 else int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0])
+
+
+ALONE = World()
+
+
+def processes() -> int:
+    """How many processes this run has, by the environment that `torchrun` and `accelerate launch` set."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def best_device() -> str:
@@ -17,8 +102,27 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def what_cannot_repeat(device: str) -> str:
+    """Say in one sentence which computations give other last bits when a run is repeated on a device; '' if none do.
+
+    Parameters
+    ----------
+    device : 'cpu', 'cuda' or 'mps'
+    """
+    if device == "cuda":
+        # Plain bilinear upsampling is not among them: torch then takes a slower path whose backward keeps an order.
+        return (
+            "CUDA sums with atomics, in no fixed order, where torch has no deterministic algorithm (the backward passes "
+            "of adaptive pooling and of antialiased bilinear resizing), so that a repeated run may differ in its last "
+            "bits."
+        )
+    if device == "mps":
+        return "MPS promises no fixed order of summation, so that a repeated run may differ in its last bits."
+    return ""
+
+
 def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
-    """Set up accelerate for one run.
+    """Set up accelerate for one run: for each of its processes, if it was started with several.
 
     Autocast's cache of converted weights is off: a weight converted inside the no-gradient pass that labels images
     would be reused in the pass that trains, and cut off its gradient.
@@ -33,7 +137,7 @@ def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
     Raises
     ------
     UserError
-        The device is absent, or cannot compute in this precision.
+        The device is absent, cannot compute in this precision, or cannot take the processes that were started.
     """
     if device != "cpu" and device != best_device():
         raise UserError(
@@ -41,11 +145,48 @@ def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
         )
     if device == "cpu" and precision == "fp16":
         raise UserError("fp16 needs a GPU; on a processor use --precision bf16 or fp32.")
-    torch.set_num_threads(threads)
+    if processes() > 1:
+        _check_launch(device)
+    if device == "cuda":
+        _repeat_where_cuda_can()
+    # Only accelerate's own record is reset (another precision may follow); a process group that exists is kept.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision=_MIXED[precision],
-        kwargs_handlers=[AutocastKwargs(cache_enabled=False)],
+        kwargs_handlers=[
+            AutocastKwargs(cache_enabled=False),
+            InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
+            DistributedDataParallelKwargs(find_unused_parameters=True),  # a method may leave a student out of a step
+        ],
         step_scheduler_with_optimizer=False,
     )
+    # Last, because accelerate chooses a number of threads itself when it finds several processes on a processor.
+    torch.set_num_threads(threads)
+    # `accelerate launch --cpu --num_processes N` prepares the environment for N processes and starts one.
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_PORT" in os.environ and processes() == 1:
+        logger.warning(f"accelerate launch starts one process on a processor, whatever it was asked for; {_LAUNCH}.")
+    return accelerator
+
+
+def _repeat_where_cuda_can() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's libraries are first used
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _check_launch(device: str) -> None:
+    if "LOCAL_RANK" not in os.environ:
+        # accelerate would wait for the others until the time-out.
+        raise UserError(
+            f"the environment says WORLD_SIZE={processes()}, but not which process this is (LOCAL_RANK): "
+            f"unset WORLD_SIZE for one process; {_LAUNCH}."
+        )
+    if device == "mps":
+        raise UserError(f"{processes()} processes were started, but an MPS device takes one; start one process.")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cuda" and here > torch.cuda.device_count():
+        raise UserError(
+            f"{here} processes were started on this machine, which has {torch.cuda.device_count()} CUDA device(s); "
+            "start one process for each device."
+        )

@@ -10,12 +10,14 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import nn
 
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet
 from qgbench.methods import probabilities
 from qgbench.metrics import measure
+from qgbench.predictions import PackedMasks
 from qgbench.progress import track
 from qgbench.quality.scores import Labelling, foreground_confidence
 from qgbench.records import IMAGE_COLUMNS
@@ -29,7 +31,7 @@ def evaluate(
     prepared: Prepared,
     split: pd.DataFrame,
     accelerator: Accelerator,
-) -> dict[str, pd.DataFrame]:
+) -> tuple[dict[str, pd.DataFrame], Mapping[str, NDArray[np.bool_]]]:
     """Measure networks on the test images at the images' original resolution.
 
     Probabilities are resized bilinearly, then cut at 0.5.
@@ -48,13 +50,16 @@ def evaluate(
 
     Returns
     -------
-    dict of str to DataFrame
+    tables : dict of str to DataFrame
         For each network one row per test image, columns `qgbench.records.IMAGE_COLUMNS`.
+    masks : mapping of str to (H, W) bool
+        What the network 'student' predicted, by image id, at original resolution.
     """
     row_of = {name: row for row, name in enumerate(prepared.ids)}
     rows = np.array([row_of[name] for name in sorted(split.loc[split["split"] == "test", "id"])])
     images = ImageSet([(prepared, rows)])
     results: dict[str, list[dict[str, object]]] = {name: [] for name in networks}
+    masks = PackedMasks()
     for place in track(range(len(rows)), "evaluation", len(rows), "images"):
         if place % _BATCH == 0:
             block = np.arange(place, min(place + _BATCH, len(rows)))
@@ -65,11 +70,14 @@ def evaluate(
         for name, (probs, quality, confidence) in outputs.items():
             prob = probs[place % _BATCH].unsqueeze(0)
             resized = F.interpolate(prob, (height, width), mode="bilinear", align_corners=False)[0, 0]
-            measured = measure(resized.numpy() > 0.5, reference)
+            mask = resized.numpy() > 0.5
+            if name == "student":
+                masks.add(prepared.ids[row], mask)
+            measured = measure(mask, reference)
             known = {"id": prepared.ids[row], "group": prepared.groups[row], "height": height, "width": width}
             scores = {"q": quality[place % _BATCH], "confidence": confidence[place % _BATCH]}
             results[name].append({**known, **vars(measured), **scores})
-    return {name: pd.DataFrame(found)[IMAGE_COLUMNS] for name, found in results.items()}
+    return {name: pd.DataFrame(found)[IMAGE_COLUMNS] for name, found in results.items()}, masks
 
 
 def _predict(

@@ -1,27 +1,30 @@
 """The only training loop: every method, with or without the add-on, goes through it."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from qgbench.data.experiment import ImageSet, TrainingData
-from qgbench.errors import QGBenchError
+from qgbench.errors import QGBenchError, UserError
+from qgbench.logs import logger
 from qgbench.methods import Method, probabilities
-from qgbench.quality.audit import agreement
+from qgbench.quality.audit import agreement, correlations
 from qgbench.quality.guide import Guide
 from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
-from qgbench.records import CheckpointAudit, write_atomically
+from qgbench.records import CheckpointAudit
 from qgbench.spec import Protocol
+from qgbench.training.device import World
 from qgbench.training.objective import Objective
-from qgbench.training.streams import Streams
+from qgbench.training.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
+from qgbench.training.streams import Streams, check_batches, own_part
+from qgbench.training.watch import optimism_has_grown
 
 AUDIT_QUARTERS = 4  # pseudo-labels are audited at 25, 50, 75 and 100 % of the budget
 AUDIT_IMAGES = 128  # at most so many images in one audit
@@ -38,11 +41,17 @@ class History:
     best_state: dict[str, Tensor] = field(default_factory=dict)
     audited: dict[str, list[Any]] = field(default_factory=dict)  # score or 'dice' -> one list of values per quarter
     guidance: list[dict[str, float]] = field(default_factory=list)
-    log: list[dict[str, float]] = field(default_factory=list)
+    gaps: list[list[float]] = field(default_factory=list)  # q - Dice of the validation images, since QAR began
+    val_gap: float | None = None  # mean q - mean Dice at the last validation
+    warnings: list[str] = field(default_factory=list)
+    log: list[dict[str, float | None]] = field(default_factory=list)
 
 
 class Trainer:
-    """Trains one method.
+    """Trains one method, in one process or in several that share each batch.
+
+    Every process of a run makes a Trainer with the same arguments and calls the same of its methods in the same order.
+    Weights, history and decisions are then the same in all of them.
 
     Parameters
     ----------
@@ -57,6 +66,11 @@ class Trainer:
     seed : int
     accelerator : Accelerator
     norm : 'weighted' or 'none'
+
+    Raises
+    ------
+    UserError
+        The processes cannot share the batches equally.
     """
 
     def __init__(
@@ -70,6 +84,11 @@ class Trainer:
         accelerator: Accelerator,
         norm: Any = "weighted",
     ) -> None:
+        self._world = World(accelerator)
+        check_batches(protocol.train, self._world.size)
+        if accelerator.device.type == "cuda" and self._world.size > 1:
+            # timm's conversion keeps the activation of its joint normalisation layers, torch's loses it.
+            method = convert_sync_batchnorm(method)
         self.method = method.to(accelerator.device)
         self._guide = guide
         self._predictor = predictor
@@ -77,9 +96,11 @@ class Trainer:
         self._settings = protocol.train
         self._qg = protocol.qg
         self._accelerator = accelerator
+        new_scaler(accelerator)
         self._streams = Streams(data, protocol.train, seed)
-        self._objective = Objective(self.method, guide, norm, self._mean_over_processes)
-        if accelerator.num_processes > 1:
+        self._objective: nn.Module = Objective(self.method, guide, norm, self._world)
+        new_scaler(accelerator)
+        if self._world.size > 1:
             self._objective = accelerator.prepare_model(self._objective)
         self._optimiser = accelerator.prepare_optimizer(
             torch.optim.AdamW(
@@ -88,7 +109,7 @@ class Trainer:
         )
         self._audit_set, self._audit_index = self._choose_audit_images(seed)
         self.history = History()
-        torch.manual_seed(seed)
+        torch.manual_seed(self._world.seed(seed))
 
     @property
     def steps(self) -> int:
@@ -96,15 +117,18 @@ class Trainer:
         return self._settings.steps
 
     @property
+    def step(self) -> int:
+        """Number of steps that are done."""
+        return self.history.step
+
+    @property
     def audited_on(self) -> str:
         """Name the images that pseudo-labels are audited on."""
         return "validation images" if self._audit_set is self._data.val else "unlabelled training images"
 
-    def _mean_over_processes(self, value: Tensor) -> Tensor:
-        if self._accelerator.num_processes == 1:
-            return value
-        # Gradients are averaged over processes, so the divisor is the mean of the processes' divisors.
-        return self._accelerator.reduce(value, "mean")
+    def any_process(self, flag: bool) -> bool:
+        """Tell every process whether any of them says yes; the flag itself in a run of one process."""
+        return self._world.any(flag)
 
     def _choose_audit_images(self, seed: int) -> tuple[ImageSet, np.ndarray]:
         held_back = np.flatnonzero(self._data.unlabelled.masked)
@@ -136,13 +160,14 @@ class Trainer:
 
     def _train_step(self, step: int) -> None:
         progress = step / self.steps
-        batch, truth = self._streams.next(progress)
+        batch, truth = own_part(*self._streams.next(progress), self._world)
         batch, truth = batch.to(self._accelerator.device), truth.to(self._accelerator.device)
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate(progress, self._settings.lr, self._settings.lr_end)
         with self._accelerator.autocast():
             total, parts = self._objective(batch, truth, step)
-        if not math.isfinite(loss := float(total.detach())):
+        parts = self._of_whole_batch(parts)
+        if not math.isfinite(loss := float(parts["total"])):
             named = ", ".join(f"{name} {float(value):.4g}" for name, value in parts.items())
             raise QGBenchError(
                 f"the loss is {loss} at step {step + 1} of {self.steps} ({named}). "
@@ -154,6 +179,7 @@ class Trainer:
         for student in self.method.students:
             nn.utils.clip_grad_norm_(student.parameters(), self._settings.grad_clip)
         self._optimiser.step()
+        self._average_buffers()
         self.method.update_teacher(teacher_decay(step, self._settings))
         guidance = self._guide.take_log()
         if guidance and float(parts["lambda_u"]) > 0:
@@ -161,11 +187,35 @@ class Trainer:
         if step % _LOG_EVERY == 0 or step + 1 == self.steps:
             lr = self._optimiser.param_groups[0]["lr"]
             numbers = {name: float(value) for name, value in parts.items()} | guidance
-            self.history.log.append({"step": step + 1, "lr": lr, **numbers})
+            window = self._guide.take_window()
+            if self._data.unlabelled_are_labelled:  # their masks are no secret, so they judge nothing
+                window = {}
+            self.history.log.append({"step": step + 1, "lr": lr, **numbers, **window})
+
+    def _of_whole_batch(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self._world.size == 1:
+            return parts
+        device = self._accelerator.device
+        joined = self._world.mean(torch.stack([value.to(device, torch.float64) for value in parts.values()]))
+        return dict(zip(parts, joined, strict=True))
+
+    def _average_buffers(self) -> None:
+        """Average over the processes what each took from its own part of the batch (running statistics)."""
+        if self._world.size == 1:
+            return
+        state = self.method.state_dict()  # without constants; the teacher's buffers follow the student's
+        names = [name for name, _ in self.method.named_buffers() if name in state and not name.startswith("teacher.")]
+        buffers = [state[name] for name in names if state[name].is_floating_point()]
+        if buffers:
+            averaged = self._world.mean(torch.cat([buffer.flatten() for buffer in buffers]))
+            for buffer, value in zip(buffers, averaged.split([b.numel() for b in buffers]), strict=True):
+                buffer.copy_(value.view_as(buffer))
 
     def _validate(self, done: int) -> None:
-        dice = float(np.mean(self.validation_dice()))
+        judged = self._judge_validation()
+        dice = self._world.of_main(float(judged["dice"].mean()))
         self.history.val_dice.append((done, dice))
+        self._log_validation(done, dice, judged)
         # One rule for a method and its twins: only steps after the ramps of both method and add-on can be chosen.
         settings = self.method.settings
         ramped = max(settings.warmup + settings.ramp, self._qg.qar_warmup + self._qg.qar_ramp)
@@ -174,24 +224,47 @@ class Trainer:
             self.history.best_step = done
             self.history.best_state = {k: v.detach().cpu().clone() for k, v in self.method.student.state_dict().items()}
 
-    def validation_dice(self) -> np.ndarray:
-        """Dice of the evaluated network on every validation image, at training resolution: (V,)."""
-        parts = []
-        for image, mask in self._data.val.batches():
-            with self._accelerator.autocast():
-                prob = self.method.predict(image.to(self._accelerator.device)).cpu()
-            parts.append(overlap(prob > 0.5, mask > 0.5))
-        return torch.cat(parts).numpy()
+    def _judge_validation(self) -> dict[str, np.ndarray]:
+        """True Dice of the evaluated network's validation predictions, at training resolution, and their scores: (V,).
 
-    def validation_quality(self) -> np.ndarray:
-        """What g says of the predictions of `validation_dice`: (V,). Needs a predictor."""
-        assert self._predictor is not None
-        parts = []
-        for image, _ in self._data.val.batches():
+        'dice' and 'confidence', and 'q' where there is a g.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for image, mask in self._data.val.batches():
             image = image.to(self._accelerator.device)
             with self._accelerator.autocast(), torch.no_grad():
-                parts.append(self._predictor(image, (self.method.predict(image) > 0.5).float()).cpu())
-        return torch.cat(parts).numpy()
+                prob = self.method.predict(image)
+                scores = {
+                    "dice": overlap(prob.cpu() > 0.5, mask > 0.5),
+                    "confidence": foreground_confidence(Labelling(image, prob, self.method.student, None)),
+                }
+                if self._predictor is not None:
+                    scores["q"] = self._predictor(image, (prob > 0.5).float())
+            for name, values in scores.items():
+                found.setdefault(name, []).append(values.float().cpu())
+        return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+
+    def _log_validation(self, done: int, dice: float, judged: dict[str, np.ndarray]) -> None:
+        scores = {name: values for name, values in judged.items() if name != "dice"}
+        entry = {f"val_{name}": value for name, value in correlations(judged["dice"], **scores).items()}
+        if "q" in judged:
+            gaps = judged["q"] - judged["dice"]
+            self.history.val_gap = float(gaps.mean())
+            entry |= {"val_q": float(judged["q"].mean()), "val_q_minus_dice": self.history.val_gap}
+            if self._guide.regularises and done >= self._qg.qar_warmup * self.steps:
+                self.history.gaps.append(gaps.tolist())
+                self._warn_if_g_is_fooled(done)
+        self.history.log.append({"step": done, "val_dice": dice, **entry})
+
+    def _warn_if_g_is_fooled(self, done: int) -> None:
+        if self.history.warnings or (rise := optimism_has_grown(self.history.gaps)) is None:
+            return
+        text = (
+            f"QAR seems to fool g: at step {done} of {self.steps}, g's judgement of the validation predictions has "
+            f"risen by {rise:.2f} over their true Dice since QAR began."
+        )
+        self.history.warnings.append(text)
+        logger.warning(text)
 
     def _audit_pseudo_labels(self) -> None:
         network = self.method.teacher if self.method.teacher is not None else self.method.student
@@ -226,34 +299,37 @@ class Trainer:
         return [*audits, audit(None, list(range(len(dice))))] if dice else []
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
+        """Everything that the rest of the run depends on; every process calls this and gets the same."""
         return {
             "history": vars(self.history),
             "method": self.method.state_dict(),
             "optimiser": self._optimiser.state_dict(),
-            "scaler": self._accelerator.scaler.state_dict() if self._accelerator.scaler is not None else {},
+            "scaler": scaler_state(self._accelerator),
             "streams": self._streams.state_dict(),
             "guide": self._guide.state_dict(),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random": self._world.gather_object(random_states()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken: the result is that of an uninterrupted run, bit for bit on a CPU."""
+        """Continue where `state_dict` was taken: the result is that of an uninterrupted run, bit for bit on a CPU.
+
+        Raises
+        ------
+        UserError
+            Another number of processes made the state.
+        """
+        if (made_by := len(state["random"])) != self._world.size:
+            raise UserError(
+                f"the checkpoint was made by {made_by} process(es), this run has {self._world.size}: continue it with "
+                f"{made_by}, or start anew in another folder (--output)."
+            )
         self.history = History(**state["history"])
         self.method.load_state_dict(state["method"])
         self._optimiser.load_state_dict(state["optimiser"])
-        if self._accelerator.scaler is not None:
-            self._accelerator.scaler.load_state_dict(state["scaler"])
+        load_scaler_state(self._accelerator, state["scaler"])
         self._streams.load_state_dict(state["streams"])
         self._guide.load_state_dict(state["guide"])
-        torch.set_rng_state(state["torch"])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
-
-    def write_log(self, file: Path) -> None:
-        """Write one JSON object per logged step."""
-        write_atomically(file, "".join(json.dumps(entry) + "\n" for entry in self.history.log).encode())
+        set_random_states(state["random"][self._world.rank])
 
 
 def learning_rate(progress: float, highest: float, lowest: float) -> float:

@@ -1,6 +1,5 @@
 """The total loss of one step: the only place where unlabelled losses are weighted and reduced."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -8,12 +7,14 @@ from torch import Tensor, nn
 
 from qgbench.methods import Batch, Method, check_step, reduce_term
 from qgbench.quality.guide import Guide, ramp
+from qgbench.training.device import ALONE, World
 
 
 class Objective(nn.Module):
     """supervised + lambda_u(t) * sum_k coef_k R_k + what the add-on's modes add (for QAR lambda_qar(t) * mean(1 - g)).
 
-    One forward pass a step computes everything, so that it can be wrapped for several processes.
+    One forward pass a step computes everything, so that it can be wrapped for several processes. Each of them has an
+    equal part of the batch; the mean of their totals, and of their gradients, is that of the whole batch.
 
     Parameters
     ----------
@@ -21,8 +22,8 @@ class Objective(nn.Module):
     guide : Guide
     norm : 'weighted' or 'none'
         See `qgbench.methods.reduce_term`.
-    total : callable
-        Combines a divisor over processes.
+    world : World
+        The processes of the run.
     """
 
     def __init__(
@@ -30,14 +31,19 @@ class Objective(nn.Module):
         method: Method,
         guide: Guide,
         norm: Literal["weighted", "none"] = "weighted",
-        total: Callable[[Tensor], Tensor] = lambda value: value,
+        world: World = ALONE,
     ) -> None:
         super().__init__()
         self.method = method
         self.guide = guide
         self._norm: Literal["weighted", "none"] = norm
-        self._total = total
+        self._world = world
         guide.attach(method)
+        guide.join(world)
+        if world.size > 1:
+            # Told to look for unused parameters, DDP warns in each process unless it finds one. None of a method's is
+            # known to be unused; this one is, and no optimiser has it.
+            self.unused = nn.Parameter(torch.zeros(()))
 
     def forward(self, batch: Batch, truth: Tensor | None, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss on one batch.
@@ -53,7 +59,7 @@ class Objective(nn.Module):
         Returns
         -------
         total : scalar
-        parts : dict of detached scalars, for the log
+        parts : dict of detached scalars, for the log; as `total`, they are to be averaged over the processes
 
         Raises
         ------
@@ -67,9 +73,10 @@ class Objective(nn.Module):
         parts = {"supervised": losses.supervised.detach()}
         settings = self.method.settings
         lambda_u = ramp(batch.progress, settings.warmup, settings.ramp, settings.lambda_u)
-        weights = self.guide.weights(losses.terms, self.method, truth)
+        weights = self.guide.weights(losses.terms, self.method, truth, batch.u_w)
         for index, (term, weight) in enumerate(zip(losses.terms, weights, strict=True)):
-            reduced = reduce_term(term, weight, self._norm, self._total)
+            # The mean, not the sum, of the processes' divisors: their gradients are averaged too.
+            reduced = reduce_term(term, weight, self._norm, self._world.mean)
             total = total + lambda_u * term.coef * reduced
             parts[f"unlabelled_{index}"] = reduced.detach()
         if (added := self.guide.losses(batch, self.method, step)) is not None:

@@ -1,5 +1,6 @@
 """Endless streams of shuffled images and of their views, each with its own random generator."""
 
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ from torch import Tensor
 
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.data.views import cutmix_region, flip, labelled_view, strong_view
+from qgbench.errors import UserError
 from qgbench.methods import Batch
 from qgbench.spec import TrainSettings
+from qgbench.training.device import World
 
 
 class ShuffledOrder:
@@ -44,11 +47,50 @@ class ShuffledOrder:
         self._left = value
 
 
+def check_batches(settings: TrainSettings, size: int) -> None:
+    """Refuse batches that processes cannot share equally: unequal shares would give some images more weight.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+    size : int
+        Number of processes.
+
+    Raises
+    ------
+    UserError
+        Names the batch, the number of processes and the nearest batch that fits.
+    """
+    for name in ("batch_labelled", "batch_unlabelled"):
+        batch = getattr(settings, name)
+        if batch % size != 0:
+            raise UserError(
+                f"train.{name} = {batch} cannot be shared equally by {size} processes; choose a multiple of {size} "
+                f"(--set train.{name}={size * -(-batch // size)}) or another number of processes."
+            )
+
+
+def own_part(batch: Batch, truth: Tensor, world: World) -> tuple[Batch, Tensor]:
+    """Take the share of one process from a batch that every process drew alike: rows r*B/P to (r+1)*B/P.
+
+    Parameters
+    ----------
+    batch : Batch
+        Of the whole run; labelled and unlabelled rows are shared apart.
+    truth : (U, 1, H, W)
+        Held-back masks of the unlabelled rows.
+    world : World
+        Its size P divides both batches (`check_batches`).
+    """
+    parts: dict[str, Any] = {f.name: world.part(getattr(batch, f.name)) for f in fields(batch) if f.name != "progress"}
+    return replace(batch, **parts), world.part(truth)
+
+
 class Streams:
     """Batches of labelled and unlabelled views.
 
     Labelled and unlabelled images have generators of their own: what one stream draws never shifts the other, and
-    neither is touched by networks or by g.
+    neither is touched by networks or by g. Equal seeds give equal batches in every process of a run (`own_part`).
 
     Parameters
     ----------
@@ -70,6 +112,8 @@ class Streams:
     def next(self, progress: float) -> tuple[Batch, Tensor]:
         """Draw a batch, and the held-back masks (U, 1, H, W) of its unlabelled images in the weak view's geometry.
 
+        Masks are NaN for images whose mask is not known (those of a pool).
+
         Parameters
         ----------
         progress : float
@@ -80,7 +124,9 @@ class Streams:
         x_l, y_l = self._data.labelled.images(index), self._data.labelled.masks(index)
         x_l, y_l = labelled_view(x_l, y_l, settings.rotation, settings.brightness, labelled)
         index = self._orders["unlabelled"].take(settings.batch_unlabelled)
-        both = flip(torch.cat([self._data.unlabelled.images(index), self._data.unlabelled.masks(index)], 1), unlabelled)
+        masks = self._data.unlabelled.masks(index)
+        masks[torch.from_numpy(~self._data.unlabelled.masked[index])] = torch.nan
+        both = flip(torch.cat([self._data.unlabelled.images(index), masks], 1), unlabelled)
         u_w, truth = both[:, :3].contiguous(), both[:, 3:].contiguous()
         batch = Batch(
             x_l=x_l,

@@ -22,6 +22,7 @@ from qgbench.quality.guide import (
 )
 from qgbench.quality.scores import Labelling, ShuffledQuality
 from qgbench.spec import QGSettings
+from qgbench.training.device import World
 from qgbench.training.streams import Streams
 
 SETTINGS = QGSettings(tau=0.5, temperature=2.0, lambda_qar=0.01, qar_warmup=0.15, qar_ramp=0.2)
@@ -241,6 +242,48 @@ def test_the_shuffling_control_continues_after_a_resume(g: nn.Module) -> None:
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))  # type: ignore[arg-type]
 
 
+class FirstOfTwo(World):
+    """The first of two processes; the second one's rows are given."""
+
+    def __init__(self, others: list[Tensor]) -> None:
+        super().__init__()
+        self.rank, self.size = 0, 2
+        self._others = iter(others)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return torch.cat([rows, next(self._others)])
+
+
+def test_the_log_is_of_the_rows_of_all_processes() -> None:
+    guide = Guide([QualityWeighting(Counting(lambda _: torch.tensor([1.0, 0.2])), SETTINGS)])
+    guide.join(FirstOfTwo([torch.tensor([0.25, 0.0]), torch.tensor([0.5, 0.3])]))  # weights, then qualities
+    method, image = method_of(), torch.rand(2, 3, 8, 8)
+    (weight,) = guide.weights([term(image, labelled(method, image, 0))], method, None)
+    assert weight.tolist() == [1.0, 0.0]
+    assert guide.take_log() == pytest.approx(
+        {"mean_q": 0.5, "kept_share": 0.5, "effective_sample_size": 1.25**2 / (4 * (1 + 0.0625))}
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_shuffling_control_permutes_the_rows_of_all_processes(g: nn.Module, rank: int) -> None:
+    image = torch.rand(8, 3, 32, 32)
+    prob = torch.rand(8, 1, 32, 32)
+    whole = ShuffledQuality(g, 5)(Labelling(image, prob, g, None))
+    mine, others = (slice(4 * r, 4 * r + 4) for r in (rank, 1 - rank))
+    theirs = g(image[others], (prob[others] > 0.5).float())
+
+    class Half(World):
+        def gather(self, rows: Tensor) -> Tensor:
+            return torch.cat([rows, theirs] if rank == 0 else [theirs, rows])
+
+    world = Half()
+    world.rank, world.size = rank, 2
+    found = ShuffledQuality(g, 5)(Labelling(image[mine], prob[mine], g, None, world))
+    assert torch.allclose(found, whole[mine], atol=1e-6)
+    assert not torch.allclose(found.sort().values, g(image[mine], (prob[mine] > 0.5).float()).sort().values)
+
+
 # Correcting labels
 
 
@@ -364,6 +407,24 @@ def test_qar_leaves_the_global_random_numbers_alone_and_draws_its_own(g: nn.Modu
     assert first[0].item() != first[1].item()  # another step, another dropout
 
 
+def test_qar_draws_other_random_numbers_in_other_processes(g: nn.Module) -> None:
+    method, batch = method_of(dropout=0.5), batch_at(0.5)
+
+    def loss(rank: int) -> float:
+        guide, world = Guide([QualityRegularisation(g, SETTINGS, 3)]), World()
+        world.rank, world.size = rank, 3
+        guide.join(world)
+        found = guide.losses(batch, method, 1)
+        assert found is not None
+        return found.item()
+
+    alone = QualityRegularisation(g, SETTINGS, 3).loss(batch, method, 1)
+    assert alone is not None
+    assert loss(0) == alone.item()
+    assert len({loss(0), loss(1), loss(2)}) == 3
+    assert loss(1) == loss(1)
+
+
 def test_qar_of_two_students_is_the_sum(g: nn.Module) -> None:
     pair, batch = method_of(Pair, dropout=0.0), batch_at(0.5)
     mode = QualityRegularisation(g, SETTINGS, 0)
@@ -395,7 +456,9 @@ def test_losses_of_several_modes_add_up(g: nn.Module) -> None:
     assert total.item() == pytest.approx(2.0 + alone.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.InstanceNorm2d(3, track_running_stats=True)])
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm2d(3), nn.InstanceNorm2d(3, track_running_stats=True), nn.SyncBatchNorm(3)]
+)
 def test_frozen_statistics_end_with_the_block_even_after_an_error(layer: Any) -> None:
     image = torch.rand(4, 3, 8, 8)
     expected = copy.deepcopy(layer)(image)

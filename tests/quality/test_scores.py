@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from qgbench.check import ToyQuality, ToySegmenter
+from qgbench.errors import UserError
 from qgbench.metrics import dice
 from qgbench.quality.audit import agreement, correlation
 from qgbench.quality.predictor import QualityPredictor
@@ -81,7 +82,7 @@ def test_the_oracle_is_the_dice_of_the_metrics(pred: np.ndarray, truth: np.ndarr
 
 
 def test_the_oracle_without_masks_is_refused() -> None:
-    with pytest.raises(ValueError, match="held-back masks"):
+    with pytest.raises(UserError, match="masks aligned with the labelled pictures"):
         true_dice(labelling([FULL]))
 
 

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
+from qgbench.errors import UserError
 from qgbench.methods import Batch
 from qgbench.spec import TrainSettings, load_protocol
-from qgbench.training.streams import ShuffledOrder, Streams
+from qgbench.training.device import ALONE, World
+from qgbench.training.streams import ShuffledOrder, Streams, check_batches, own_part
 
 SIZE = 32
 TENSORS = ("x_l", "y_l", "u_w", "u_s1", "u_s2", "cut1", "cut2")
@@ -173,6 +175,56 @@ def test_a_batch_has_the_stated_shapes_and_the_progress_it_was_asked_for() -> No
     for cut in (batch.cut1, batch.cut2):
         assert cut.shape == (6, 1, SIZE, SIZE)
         assert cut.dtype == torch.bool
+
+
+# Several processes
+
+
+def world(rank: int, size: int) -> World:
+    given = World()
+    given.rank, given.size = rank, size
+    return given
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_parts_of_all_processes_put_together_are_the_batch_of_one(size: int) -> None:
+    data, train = training(pictures(8), pictures(16)), train_settings(batch_labelled=6, batch_unlabelled=12)
+    drawn = [Streams(data, train, 0).next(0.25) for _ in range(size)]  # each process draws for itself
+    parts = [own_part(*drawn[rank], world(rank, size)) for rank in range(size)]
+    whole, truth = Streams(data, train, 0).next(0.25)
+    for name in TENSORS:
+        given = [getattr(batch, name) for batch, _ in parts]
+        assert {len(part) for part in given} == {(6 if name in LABELLED else 12) // size}
+        assert torch.equal(torch.cat(given), getattr(whole, name)), name
+    assert torch.equal(torch.cat([part for _, part in parts]), truth)
+    assert {batch.progress for batch, _ in parts} == {0.25}
+
+
+def test_a_process_that_is_alone_keeps_the_tensors_themselves() -> None:
+    batch, truth = Streams(training(pictures(8), pictures(16)), train_settings(), 0).next(0.0)
+    kept, kept_truth = own_part(batch, truth, ALONE)
+    assert all(getattr(kept, name) is getattr(batch, name) for name in TENSORS)
+    assert kept_truth is truth
+
+
+@pytest.mark.parametrize(
+    ("labelled", "unlabelled", "size", "message"),
+    [
+        (5, 6, 2, r"train\.batch_labelled = 5 .* 2 processes; .*train\.batch_labelled=6"),
+        (6, 8, 3, r"train\.batch_unlabelled = 8 .* 3 processes; .*train\.batch_unlabelled=9"),
+        (4, 4, 8, r"train\.batch_labelled = 4 .* 8 processes; .*train\.batch_labelled=8"),
+    ],
+)
+def test_batches_that_cannot_be_shared_equally_are_refused(
+    labelled: int, unlabelled: int, size: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        check_batches(train_settings(batch_labelled=labelled, batch_unlabelled=unlabelled), size)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_batches_that_can_be_shared_equally_are_taken(size: int) -> None:
+    check_batches(train_settings(batch_labelled=6, batch_unlabelled=12), size)
 
 
 # Resuming

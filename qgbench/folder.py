@@ -1,0 +1,215 @@
+"""The folder of one run: its files, its status, and the lock that keeps a second process out. Imports no torch.
+
+``runs/<id>/`` holds ``status`` (running | interrupted | failed | done), ``config.json`` (the RunSpec), ``log.jsonl``
+(numbers, a JSON object a line), ``run.log`` (what was said, with times), ``last.pt`` and ``previous.pt`` (checkpoints),
+and, once the run is done, ``record.json``, ``images*.csv``, ``predictions.npz`` and ``cases.png``.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from qgbench.errors import QGBenchError
+from qgbench.logs import logger
+from qgbench.records import (
+    IMAGES_NAME,
+    RECORD_NAME,
+    Record,
+    read_images,
+    read_record,
+    remove_partial_files,
+    summarise,
+    write_atomically,
+)
+from qgbench.spec import RunSpec
+
+STATUS_NAME = "status"
+SPEC_NAME = "config.json"
+LOG_NAME = "log.jsonl"
+TEXT_LOG_NAME = "run.log"
+PREDICTIONS_NAME = "predictions.npz"
+CASES_NAME = "cases.png"
+_LOCK_NAME = ".lock"
+
+Status = Literal["running", "interrupted", "failed", "done"]
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Keep every other process out of a folder inside the block; wait for one that is in it, and say so.
+
+    The lock is the operating system's: it is free as soon as its process has ended, however it ended. What a killed
+    process left half-written is removed.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is missing.
+    what : str
+        What the folder is of ('run'), for the message.
+
+    Raises
+    ------
+    QGBenchError
+        The folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK_NAME)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("another process is at this %s (%s); waiting for it to end.", what, folder)
+            lock.acquire()
+    except OSError as error:
+        raise QGBenchError(f"cannot write {folder}: {error.strerror}. Choose another --output.") from error
+    try:
+        remove_partial_files(folder)
+        yield
+    finally:
+        lock.release()
+
+
+class RunFolder:
+    """One run on disk.
+
+    Parameters
+    ----------
+    path : Path
+        ``<output>/<id of the run>``; need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """The run's id; a repetition made with ``--force`` has ``~2``, ``~3``, ... appended."""
+        return self.path.name
+
+    def status(self) -> Status | None:
+        """Where the run stands; None if it was never started.
+
+        A run with a record is done, whatever its status says; one that says 'running' but whose process is gone (it
+        holds no lock any more) was interrupted.
+        """
+        if (self.path / RECORD_NAME).is_file():
+            return "done"
+        try:
+            text = (self.path / STATUS_NAME).read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+        if text == "running" and not self.is_locked():
+            return "interrupted"
+        known: dict[str, Status] = {status: status for status in get_args(Status)}
+        return known.get(text, "failed")
+
+    def is_locked(self) -> bool:
+        """Tell whether a process is at this run now."""
+        lock = FileLock(self.path / _LOCK_NAME)
+        try:
+            with lock.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder of somebody else: nothing can be said, so its own word is taken
+            return True
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out of this run, as `locked` does."""
+        with locked(self.path, "run"):
+            yield
+
+    def set_status(self, status: Status) -> None:
+        """Write the status.
+
+        Raises
+        ------
+        QGBenchError
+            The disk is full or the folder cannot be written.
+        """
+        write_atomically(self.path / STATUS_NAME, f"{status}\n".encode())
+
+    def spec(self) -> RunSpec | None:
+        """The RunSpec in config.json; None if it is missing or not readable."""
+        try:
+            return RunSpec.model_validate_json((self.path / SPEC_NAME).read_bytes())
+        except (OSError, ValidationError, QGBenchError):
+            return None
+
+    def set_spec(self, spec: RunSpec) -> None:
+        """Write config.json."""
+        write_atomically(self.path / SPEC_NAME, (spec.model_dump_json(indent=1) + "\n").encode())
+
+    def log(self) -> list[dict[str, Any]]:
+        """Entries of log.jsonl in order; [] if there is none."""
+        try:
+            lines = (self.path / LOG_NAME).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return []
+        return [json.loads(line) for line in lines]
+
+    def set_log(self, entries: list[dict[str, Any]]) -> None:
+        """Write log.jsonl."""
+        write_atomically(self.path / LOG_NAME, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+
+    def text_log(self) -> list[str]:
+        """Lines of run.log; [] if there is none."""
+        try:
+            return (self.path / TEXT_LOG_NAME).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return []
+
+    def record(self) -> Record | None:
+        """The record of a finished run, checked against its per-image rows; None if the run is not finished.
+
+        Raises
+        ------
+        QGBenchError
+            The record or its rows are missing, cut off, or do not belong together.
+        """
+        if not (self.path / RECORD_NAME).is_file():
+            return None
+        record = read_record(self.path)
+        if summarise(read_images(self.path / IMAGES_NAME)) != record.summary:
+            raise QGBenchError(f"{self.path / IMAGES_NAME} does not belong to the record beside it")
+        return record
+
+
+def find_runs(output: Path) -> list[RunFolder]:
+    """List the runs in a folder of runs, by name.
+
+    Raises
+    ------
+    QGBenchError
+        The folder is missing.
+    """
+    if not output.is_dir():
+        raise QGBenchError(f"there is no folder {output}; runs are kept in ./runs unless --output says otherwise.")
+    return [RunFolder(path.parent) for path in sorted(output.glob(f"*/{SPEC_NAME}"))]
+
+
+def place_for(output: Path, spec: RunSpec, force: bool) -> RunFolder:
+    """Choose the folder of a run.
+
+    Parameters
+    ----------
+    output : Path
+        Folder of all runs.
+    spec : RunSpec
+    force : bool
+        Do not return a finished run: the first of ``<id>``, ``<id>~2``, ``<id>~3``, ... that is not done is taken, so
+        that a repetition that was interrupted is continued by the same command.
+    """
+    place = RunFolder(output / spec.id)
+    number = 1
+    while force and (place.path / RECORD_NAME).is_file():
+        number += 1
+        place = RunFolder(output / f"{spec.id}~{number}")
+    return place

@@ -1,0 +1,78 @@
+"""kill -9 at random moments: the same command continues, and the record is the uninterrupted run's in every number."""
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from qgbench.records import Record, read_record
+from tests.commands import QUICK_G, RUN, Command, only_run
+
+pytestmark = pytest.mark.slow
+
+KILLS = 5  # of each method's run: 20 in all
+RUNS = {
+    "supervised": ["--qg-mode", "qar", "--set", "qg.qar_warmup=0.1", *QUICK_G],
+    "pseudo_label": ["--precision", "fp32", "--set", "method.threshold=0.5"],
+    "mean_teacher": ["--qg", "--qg-score", "shuffled", *QUICK_G],
+    "fixmatch": ["--qg-mode", "both", "--set", "method.threshold=0.5", *QUICK_G],
+}
+
+
+def numbers(record: Record) -> dict[str, object]:
+    """Everything but wall-clock, memory and date."""
+    kept = record.model_dump(exclude={"times", "peak_memory_mib"})
+    del kept["provenance"]["created"]
+    return kept
+
+
+def leaves(state: object, name: str = "") -> dict[str, object]:
+    if isinstance(state, dict):
+        return {k: v for key, value in state.items() for k, v in leaves(value, f"{name}/{key}").items()}
+    if isinstance(state, list | tuple):
+        return {k: v for i, value in enumerate(state) for k, v in leaves(value, f"{name}/{i}").items()}
+    return {name: state.numpy().tobytes() if isinstance(state, torch.Tensor) else state}
+
+
+@pytest.mark.parametrize("method", list(RUNS))
+def test_twenty_kills_change_no_number(method: str, tmp_path: Path) -> None:
+    words = [*RUN, "--method", method, *RUNS[method]]
+    begin = time.monotonic()
+    command = Command([*words, "--output", str(tmp_path / "whole")], tmp_path / "said", tmp_path / "cache")
+    assert command.finish() == 0, command.said()
+    whole_seconds = time.monotonic() - begin
+    shutil.rmtree(tmp_path / "cache")
+    output, cache = tmp_path / "killed", tmp_path / "other_cache"
+    moment = random.Random(method)
+    kills = 0
+    while kills < KILLS:
+        command = Command([*words, "--output", str(output)], tmp_path / "said", cache)
+        command.process.join(moment.uniform(0.05, 0.8) * whole_seconds)
+        if command.process.exitcode is not None:  # finished before its time came: everything anew
+            assert command.process.exitcode == 0, command.said()
+            shutil.rmtree(output)
+            continue
+        command.process.kill()
+        command.process.join()
+        kills += 1
+    command = Command([*words, "--output", str(output)], tmp_path / "said", cache)
+    assert command.finish() == 0, command.said()
+    whole, killed = only_run(tmp_path / "whole").path, only_run(output).path
+    assert numbers(read_record(killed)) == numbers(read_record(whole))
+    assert not list(output.rglob(".*.partial"))
+    names = sorted(path.name for path in whole.iterdir())
+    assert sorted(path.name for path in killed.iterdir()) == names
+    for name in names:
+        if name.startswith(("images", "predictions", "log.jsonl")):
+            assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    ours, theirs = (
+        leaves(torch.load(path / "last.pt", weights_only=True)["state"]["trainer"]) for path in (killed, whole)
+    )
+    assert ours == theirs
+    predictors = sorted((tmp_path / "whole" / "predictors").glob("*/predictor.safetensors"))
+    assert len(predictors) == (0 if method == "pseudo_label" else 1)
+    for path in predictors:
+        assert (output / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
