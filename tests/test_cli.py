@@ -58,7 +58,7 @@ RUN = ["run", "--protocol", "smoke", "--threads", "1"]
         (["--method", "fixmatch", "--regime", "28@both"], "is not understood"),
         (["--method", "fixmatch", "--regime", "n28", "--labelled", "28"], "not both"),
         (["--method", "fixmatch", "--labelled", "97"], "expected 1 to 96, the number of training images"),
-        (["--method", "fixmatch", "--labelled", "1"], "at least 2 of each"),
+        (["--method", "fixmatch", "--labelled", "1"], "give --labelled 2 or more"),
         (["--method", "fixmatch", "--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
         (["--method", "fixmatch", "--precision", "bf8"], "expected fp32, bf16 or fp16"),
         (["--method", "fixmatch", "--pool", "isic_pol"], "isic_pool"),

@@ -1,11 +1,14 @@
 """Every other way in which a run can end or collide: one clear message, and nothing is lost."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from qgbench.data.readers import open_source
 from qgbench.records import read_record
 from tests.commands import QUICK_G, RUN, Command, has_checkpoint, only_run
 from tests.test_kills import numbers
@@ -171,9 +174,6 @@ def test_force_redoes_a_finished_run_in_a_new_place(whole: Path, tmp_path: Path)
 
 
 def test_changed_images_are_not_mixed_into_an_interrupted_run(whole: Path, tmp_path: Path) -> None:
-    from qgbench.data.readers import open_source
-    from PIL import Image
-
     source = open_source("phantom")
     data = tmp_path / "mine"
     for part in ("images", "masks"):
@@ -219,8 +219,6 @@ def test_a_changed_method_file_is_another_run(whole: Path, tmp_path: Path) -> No
 def test_a_g_made_for_something_else_is_refused(
     change: dict[str, object], expected: str, guided: Path, whole: Path, tmp_path: Path
 ) -> None:
-    import json
-
     output = shutil.copytree(guided / "predictors", tmp_path / "runs" / "predictors").parent
     (card,) = output.glob("predictors/*/predictor.json")
     card.write_text(json.dumps(json.loads(card.read_text()) | change))

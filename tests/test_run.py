@@ -163,15 +163,12 @@ def test_g_is_reused_by_a_run_with_the_same_draw_and_qar_trains_with_it(output: 
     folder, _ = run(output, "--method", "supervised", "--qg", *QUICK_G, quick=QUICK[:-2])
     record = read_record(folder)
     assert record.cell.addon.startswith("qar")
+    assert record.guidance is not None
+    assert record.guidance.mean_q is None
+    assert record.guidance.val_q_minus_dice is not None
     assert record.times.g_reused
     assert record.provenance.g == read_record(guided[0]).provenance.g
     assert sorted((output / "predictors").iterdir()) == predictors
-
-
-def test_the_same_command_elsewhere_gives_the_same_numbers(base: tuple[Path, str], tmp_path: Path) -> None:
-    again, _ = run(tmp_path, "--method", "fixmatch", "--arch", "unet")
-    assert numbers(read_record(again)) == numbers(read_record(base[0]))
-    assert (again / "images.csv").read_bytes() == (base[0] / "images.csv").read_bytes()
 
 
 @pytest.mark.parametrize("score", ["shuffled", "confidence", "agreement", "oracle"])
@@ -195,6 +192,62 @@ def test_a_real_set_with_a_pool(output: Path) -> None:
     assert record.summary.images == 100
     assert record.pseudo_labels_on == "unlabelled training images"
     assert record.pseudo_labels[0].scores["confidence"].masks == 80 - 28
+
+
+def test_a_dry_run_prints_the_spec_its_id_and_every_setting_and_does_nothing(
+    guided: tuple[Path, str], tmp_path: Path
+) -> None:
+    words = [
+        "--method",
+        "fixmatch",
+        "--qg",
+        "--arch",
+        "unet",
+        *QUICK_G,
+        "--dry-run",
+        "--output",
+        str(tmp_path / "none"),
+    ]
+    result = CliRunner().invoke(app, ["run", *QUICK, *words], catch_exceptions=False)
+    assert result.exit_code == 0
+    described = json.loads(result.stdout)
+    record = read_record(guided[0])
+    assert described["id"] == guided[0].name
+    assert described["spec"] == record.spec
+    assert described["settings"] == record.settings
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_quiet_run_prints_its_record_only_and_tracks(
+    base: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--method", "fixmatch", "--arch", "unet", "-q", "--track", "tensorboard", "--output", str(tmp_path)]
+    result = CliRunner().invoke(app, ["run", *QUICK, *words], catch_exceptions=False)
+    folder = tmp_path / base[0].name
+    assert result.stdout == f"{folder / 'record.json'}\n"
+    assert result.stderr == ""
+    assert list((folder / "tensorboard").glob("events.*"))
+    # Elsewhere, quiet or not, the same command gives the same numbers.
+    assert numbers(read_record(folder)) == numbers(read_record(base[0]))
+    assert (folder / "images.csv").read_bytes() == (base[0] / "images.csv").read_bytes()
+    assert (folder / "predictions.npz").read_bytes() == (base[0] / "predictions.npz").read_bytes()
+
+
+def test_runs_and_show_present_what_is_there(output: Path, guided: tuple[Path, str]) -> None:
+    listed = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["runs", "--output", str(output)], catch_exceptions=False)
+    assert guided[0].name in listed.stdout.replace("\n", "")
+    assert "done" in listed.stdout
+    shown = CliRunner(env={"COLUMNS": "100"}).invoke(
+        app, ["show", guided[0].name, "--output", str(output)], catch_exceptions=False
+    )
+    for expected in (
+        "done",
+        "effective sample size",
+        "Pearson",
+        "cases.png",
+        f"{100 * read_record(guided[0]).summary.dice:.2f}",
+    ):
+        assert expected in shown.stdout, expected
 
 
 def test_another_seed_index_draws_other_labels(output: Path, base: tuple[Path, str]) -> None:

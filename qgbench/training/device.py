@@ -112,9 +112,9 @@ def what_cannot_repeat(device: str) -> str:
     if device == "cuda":
         # Plain bilinear upsampling is not among them: torch then takes a slower path whose backward keeps an order.
         return (
-            "CUDA sums with atomics, in no fixed order, where torch has no deterministic algorithm (the backward passes "
-            "of adaptive pooling and of antialiased bilinear resizing), so that a repeated run may differ in its last "
-            "bits."
+            "CUDA sums with atomics, in no fixed order, where torch has no deterministic algorithm (the backward "
+            "passes of adaptive pooling and of antialiased bilinear resizing), so that a repeated run may differ in "
+            "its last bits."
         )
     if device == "mps":
         return "MPS promises no fixed order of summation, so that a repeated run may differ in its last bits."

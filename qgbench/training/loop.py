@@ -182,7 +182,7 @@ class Trainer:
         self._average_buffers()
         self.method.update_teacher(teacher_decay(step, self._settings))
         guidance = self._guide.take_log()
-        if guidance and float(parts["lambda_u"]) > 0:
+        if "mean_q" in guidance and float(parts["lambda_u"]) > 0:
             self.history.guidance.append(guidance)
         if step % _LOG_EVERY == 0 or step + 1 == self.steps:
             lr = self._optimiser.param_groups[0]["lr"]
