@@ -13,7 +13,7 @@ from rich.console import Console
 from qgbench import __version__, completion
 from qgbench.errors import QGBenchError, UserError
 from qgbench.interruption import Interrupted, interruptible
-from qgbench.logs import NORMAL, QUIET, VERBOSE, set_verbosity, verbosity
+from qgbench.logs import NORMAL, QUIET, SILENT, VERBOSE, set_verbosity, verbosity
 from qgbench.spec import SCORES, Regime, RunSpec, load_protocol, parse_assignments, without_defaults
 
 app = typer.Typer(
@@ -22,6 +22,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Benchmark semi-supervised medical image segmentation with and without quality guidance (QG).",
+    epilog="Begin with [bold]qgbench doctor[/bold]; then [bold]qgbench run --method fixmatch --arch unet[/bold], its "
+    "twin [bold]qgbench run --method fixmatch --qg --arch unet[/bold], and [bold]qgbench report[/bold]. Each command's "
+    "--help has an example.",
 )
 
 
@@ -61,7 +64,7 @@ def _root(
     ] = False,
 ) -> None:
     # Processes that only share the work of the first one are silent, but for errors.
-    set_verbosity(NORMAL if _is_main_process() else QUIET)
+    set_verbosity(NORMAL if _is_main_process() else SILENT)
 
 
 def _is_main_process() -> bool:

@@ -11,7 +11,7 @@ from typing import TextIO
 
 logger = logging.getLogger("qgbench")
 
-QUIET, NORMAL, VERBOSE = logging.WARNING, logging.INFO, logging.DEBUG
+SILENT, QUIET, NORMAL, VERBOSE = logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
@@ -39,7 +39,7 @@ def set_verbosity(level: int) -> None:
     Parameters
     ----------
     level : int
-        `QUIET` (warnings only, no progress), `NORMAL` or `VERBOSE` (details, and tracebacks of errors).
+        `SILENT`, `QUIET` (warnings only, no progress), `NORMAL` or `VERBOSE` (details, and tracebacks of errors).
     """
     logger.setLevel(logging.DEBUG)
     for handler in [handler for handler in logger.handlers if isinstance(handler, _StandardError)]:

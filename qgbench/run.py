@@ -50,10 +50,11 @@ from qgbench.registry import load_method, method_source
 from qgbench.report.cases import draw_run
 from qgbench.spec import Protocol, Regime, RunSpec, apply_settings
 from qgbench.training.checkpoint import Checkpoints
-from qgbench.training.device import make_accelerator
+from qgbench.training.device import make_accelerator, what_cannot_repeat
 from qgbench.training.evaluate import evaluate
 from qgbench.training.loop import Trainer
 from qgbench.training.stage import train
+from qgbench.training.streams import check_batches
 from qgbench.training.tracking import require_tracker, tracking
 
 
@@ -119,9 +120,12 @@ def run(
     settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
     regime = Regime.parse(spec.regime)
     _refuse_contradictions(spec, method_class, regime)
+    check_batches(protocol.train, spec.processes)
     folder = place_for(output, spec, force)
     if (record := _finished(folder)) is not None:
         return Outcome(record, folder.path, was_done=True)
+    if what_differs := what_cannot_repeat(spec.device):
+        logger.info(what_differs)
     with interruptible():
         accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
         torch.manual_seed(spec.seed)

@@ -23,10 +23,9 @@ RUNS = {
 
 
 def numbers(record: Record) -> dict[str, object]:
-    """Everything but wall-clock, memory and date."""
-    kept = record.model_dump(exclude={"times", "peak_memory_mib"})
-    del kept["provenance"]["created"]
-    return kept
+    """Everything but wall-clock, memory, date, and the state of the checkout."""
+    unlike = {"times": True, "peak_memory_mib": True, "provenance": {"created", "git_commit"}}
+    return record.model_dump(exclude=unlike)
 
 
 def leaves(state: object, name: str = "") -> dict[str, object]:

@@ -42,12 +42,14 @@ def base(output: Path) -> tuple[Path, str]:
 
 
 @pytest.fixture(scope="session")
-def guided(output: Path) -> tuple[Path, str]:
+def guided(output: Path, base: tuple[Path, str]) -> tuple[Path, str]:
+    """After its twin, which it compares itself with."""
     return run(output, "--method", "fixmatch", "--qg", "--arch", "unet", *QUICK_G)
 
 
 @pytest.fixture(scope="session")
-def neutral(output: Path) -> tuple[Path, str]:
+def neutral(output: Path, base: tuple[Path, str]) -> tuple[Path, str]:
+    """With weights of one, after the run without weights."""
     return run(output, "--method", "fixmatch", "--qg", "--qg-score", "one")
 
 

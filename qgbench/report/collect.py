@@ -43,6 +43,11 @@ class Run:
         return self.record.cell.seed
 
     @property
+    def processes(self) -> int:
+        """How many processes shared each batch; batch statistics may be those of a process's part."""
+        return self.record.spec.get("processes", 1)
+
+    @property
     def device_class(self) -> str:
         """Kind of device, without its number: 'cpu', 'cuda'."""
         return self.record.device.partition(":")[0]
@@ -287,6 +292,7 @@ def _refusal(pairs: list[tuple[Run, Run]]) -> str:
         for what, one, other in (
             ("precision", base.record.precision, addon.record.precision),
             ("device class", base.device_class, addon.device_class),
+            ("number of processes", base.processes, addon.processes),
         ):
             if one != other:
                 return f"{what} differs at seed {base.seed}: {one} without the add-on, {other} with"

@@ -264,6 +264,10 @@ class TestNothingIsDroppedInSilence:
         ("fields", "cause"),
         [
             ({"precision": "bf16"}, "refused: precision differs at seed 0: fp32 without the add-on, bf16 with"),
+            (
+                {"spec": {"processes": 2}},
+                "refused: number of processes differs at seed 0: 1 without the add-on, 2 with",
+            ),
             ({"device": "cuda:0"}, "refused: device class differs at seed 0: cpu without the add-on, cuda with"),
         ],
     )

@@ -1,0 +1,31 @@
+"""A run of the protocol `small` fits on a laptop."""
+
+from pathlib import Path
+
+import pytest
+
+from qgbench.records import read_record
+from tests.commands import Command, only_run
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_small_run_with_g_stays_below_2500_mib(tmp_path: Path) -> None:
+    """Its peak does not depend on the number of steps: networks, batches and buffers are those of a whole run."""
+    words = [
+        "run",
+        "--protocol",
+        "small",
+        "--method",
+        "fixmatch",
+        "--qg-mode",
+        "both",
+        "--threads",
+        "1",
+        "--steps",
+        "6",
+    ]
+    words += ["--set", "quality.steps=6", "--set", "quality.weak_epochs=[1]", "--set", "method.threshold=0.5"]
+    command = Command([*words, "--output", str(tmp_path / "runs")], tmp_path / "said", tmp_path / "cache")
+    assert command.finish() == 0, command.said()
+    assert 500 < read_record(only_run(tmp_path / "runs").path).peak_memory_mib < 2560
