@@ -13,13 +13,29 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from PIL import Image
+
+from qgbench.data.readers import open_source
 from qgbench.folder import RunFolder
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["qgbench.run", "qgbench.cli", "qgbench.baselines.fixmatch", "tests.commands"])
 
-RUN = ["run", "--protocol", "smoke", "--threads", "1", "--steps", "10"]
+RUN = ["run", "--protocol", "smoke", "--threads", "1", "--steps", "10", "--labelled", "6"]
 QUICK_G = ["--set", "quality.steps=6", "--set", "quality.weak_epochs=[1,2]", "--set", "quality.weak_epoch_min_steps=2"]
+
+
+def small_data(folder: Path) -> Path:
+    """Write the first 40 images of the phantom (20 patients) as a data set of its own."""
+    source = open_source("phantom")
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    chosen = list(zip(source.ids, source.groups, strict=True))[:40]
+    for id, _ in chosen:
+        Image.fromarray(source.image(id)).save(folder / "images" / f"{id}.png")
+        Image.fromarray(source.mask(id)).save(folder / "masks" / f"{id}.png")
+    (folder / "groups.csv").write_text("stem,group\n" + "".join(f"{id},{group}\n" for id, group in chosen))
+    return folder
 
 
 def _main(words: list[str], said: Path, cache: Path, seconds: float, file_limit: int | None) -> None:

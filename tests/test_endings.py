@@ -6,11 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from qgbench.data.readers import open_source
 from qgbench.records import read_record
-from tests.commands import QUICK_G, RUN, Command, has_checkpoint, only_run
+from tests.commands import QUICK_G, RUN, Command, has_checkpoint, only_run, small_data
 from tests.test_kills import numbers
 
 pytestmark = pytest.mark.slow
@@ -22,9 +21,15 @@ WORDS = [*RUN, "--method", "fixmatch", "--set", "method.threshold=0.5"]
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds one finished run, without the add-on; and, beside it, the cache that it filled."""
     home = tmp_path_factory.mktemp("endings")
-    command = Command([*WORDS, "--output", str(home / "runs")], home / "said", home / "cache", seconds=0.0)
+    small_data(home / "mine")
+    command = Command([*words_of(home), "--output", str(home / "runs")], home / "said", home / "cache", seconds=0.0)
     assert command.finish() == 0, command.said()
     return home
+
+
+def words_of(home: Path) -> list[str]:
+    """The run without the add-on, on the small data set of this module."""
+    return [*WORDS, "--dataset", str(home / "mine")]
 
 
 def copied(whole: Path, tmp_path: Path) -> Path:
@@ -33,7 +38,7 @@ def copied(whole: Path, tmp_path: Path) -> Path:
 
 
 def start(whole: Path, tmp_path: Path, *more: str, **options: float | int | None) -> Command:
-    words = [*WORDS, "--output", str(tmp_path / "runs"), *more]
+    words = [*words_of(whole), "--output", str(tmp_path / "runs"), *more]
     return Command(words, tmp_path / "said", whole / "cache", **options)  # type: ignore[arg-type]  # both are numbers
 
 
@@ -75,7 +80,7 @@ def test_a_second_process_waits_and_then_says_that_it_is_done(whole: Path, tmp_p
     first = start(whole, tmp_path, "--steps", "30")
     first.wait_until(lambda: bool(list((tmp_path / "runs").glob("*/status"))))
     second = Command(
-        [*WORDS, "--steps", "30", "--output", str(tmp_path / "runs")], tmp_path / "second", whole / "cache"
+        [*words_of(whole), "--steps", "30", "--output", str(tmp_path / "runs")], tmp_path / "second", whole / "cache"
     )
     second.wait_until(lambda: "another process is at this run" in second.said())
     assert first.process.exitcode is None
@@ -88,7 +93,17 @@ def test_a_second_process_waits_and_then_says_that_it_is_done(whole: Path, tmp_p
 def test_two_runs_that_need_the_same_g_train_it_once(whole: Path, tmp_path: Path) -> None:
     first = start(whole, tmp_path, "--qg", *QUICK_G)
     first.wait_until(lambda: bool(list((tmp_path / "runs").glob("predictors/*/weak/last.pt"))))
-    other = [*RUN, "--method", "mean_teacher", "--qg", *QUICK_G, "--output", str(tmp_path / "runs")]
+    other = [
+        *RUN,
+        "--dataset",
+        str(whole / "mine"),
+        "--method",
+        "mean_teacher",
+        "--qg",
+        *QUICK_G,
+        "--output",
+        str(tmp_path / "runs"),
+    ]
     second = Command(other, tmp_path / "second", whole / "cache")
     second.wait_until(lambda: "another process is at this quality predictor" in second.said())
     assert first.finish() == 0, first.said()
@@ -153,7 +168,7 @@ def test_a_cut_off_checkpoint_falls_back_to_the_one_before(whole: Path, tmp_path
     assert "is damaged or cut off; going back to the one before" in command.said()
     assert "continuing after step" in command.said()
     expected = Command(
-        [*WORDS, "--steps", "25", "--output", str(tmp_path / "again")], tmp_path / "said2", whole / "cache"
+        [*words_of(whole), "--steps", "25", "--output", str(tmp_path / "again")], tmp_path / "said2", whole / "cache"
     )
     assert expected.finish() == 0
     assert numbers(read_record(folder)) == numbers(read_record(only_run(tmp_path / "again").path))
@@ -174,20 +189,15 @@ def test_force_redoes_a_finished_run_in_a_new_place(whole: Path, tmp_path: Path)
 
 
 def test_changed_images_are_not_mixed_into_an_interrupted_run(whole: Path, tmp_path: Path) -> None:
-    source = open_source("phantom")
-    data = tmp_path / "mine"
-    for part in ("images", "masks"):
-        (data / part).mkdir(parents=True)
-    for id in source.ids[:40]:
-        Image.fromarray(source.image(id)).save(data / "images" / f"{id}.png")
-        Image.fromarray(source.mask(id)).save(data / "masks" / f"{id}.png")
-    more = ["--dataset", str(data), "--labelled", "4", "--steps", "100"]
+    data = shutil.copytree(whole / "mine", tmp_path / "mine")
+    more = ["--dataset", str(data), "--steps", "100"]
     command = start(whole, tmp_path, *more, seconds=0.0)
     command.wait_until(lambda: has_checkpoint(tmp_path / "runs"))
     command.signal(signal.SIGTERM)
     command.finish()
-    first = source.ids[0]
-    Image.fromarray(255 - source.image(first)).save(data / "images" / f"{first}.png")
+    file = min((data / "images").iterdir())
+    with Image.open(file) as image:
+        ImageOps.invert(image).save(file)
     command = start(whole, tmp_path, *more)
     assert command.finish() == 2
     assert "was made with other images than there are now" in command.said()
@@ -197,7 +207,17 @@ def test_a_changed_method_file_is_another_run(whole: Path, tmp_path: Path) -> No
     file = tmp_path / "mine.py"
     text = (Path(__file__).parents[1] / "baselines" / "supervised.py").read_text()
     file.write_text(text)
-    words = [*RUN, "--steps", "2", "--method", str(file), "--output", str(tmp_path / "runs")]
+    words = [
+        *RUN,
+        "--dataset",
+        str(whole / "mine"),
+        "--steps",
+        "2",
+        "--method",
+        str(file),
+        "--output",
+        str(tmp_path / "runs"),
+    ]
     for count in (1, 2):
         command = Command(words, tmp_path / f"said{count}", whole / "cache")
         assert command.finish() == 0, command.said()
@@ -241,7 +261,7 @@ def test_a_cut_off_g_is_trained_anew(guided: Path, whole: Path, tmp_path: Path) 
 @pytest.fixture(scope="module")
 def guided(whole: Path) -> Path:
     """A folder of runs with one finished guided run and its g."""
-    words = [*WORDS, "--qg", *QUICK_G, "--output", str(whole / "guided")]
+    words = [*words_of(whole), "--qg", *QUICK_G, "--output", str(whole / "guided")]
     command = Command(words, whole / "said_guided", whole / "cache")
     assert command.finish() == 0, command.said()
     return whole / "guided"

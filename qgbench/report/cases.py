@@ -249,11 +249,16 @@ def draw_cases(
 
     with matplotlib.style.context("default"):
         figure = _compose(title, cases, image_of, reference_of, predictions, twin_predictions, twin_name)
-        for resolution in _RESOLUTIONS:
+        left = list(_RESOLUTIONS)
+        while left:
+            resolution = left.pop(0)
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=resolution, metadata={"Software": None})
-            if file.tell() <= _LARGEST_FILE:
+            if (size := file.tell()) <= _LARGEST_FILE:
                 break
+            # A file grows with the number of its pixels: drawing takes a second, so hopeless resolutions are left out.
+            expected = resolution * (_LARGEST_FILE / size) ** 0.5
+            left = [other for other in left if other <= expected] or left[-1:]
     write_atomically(path, file.getvalue())
 
 
