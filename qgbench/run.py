@@ -25,7 +25,7 @@ from qgbench.errors import QGBenchError, UserError
 from qgbench.folder import CASES_NAME, PREDICTIONS_NAME, SPEC_NAME, TEXT_LOG_NAME, RunFolder, place_for
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.logs import logged_to, logger
-from qgbench.methods import Method
+from qgbench.methods import Method, MethodSettings
 from qgbench.predictions import write_predictions
 from qgbench.progress import track
 from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT
@@ -113,14 +113,7 @@ def run(
     """
     if tracker is not None:
         require_tracker(tracker)
-    protocol = spec.resolve()
-    method_class = load_method(spec.method)
-    if method_source(spec.method) != spec.source:
-        raise UserError(f"{spec.method} is not the file that this run was started with; give the command anew.")
-    settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
-    regime = Regime.parse(spec.regime)
-    _refuse_contradictions(spec, method_class, regime)
-    check_batches(protocol.train, spec.processes)
+    protocol, method_class, settings = _resolve(spec)
     folder = place_for(output, spec, force)
     if (record := _finished(folder)) is not None:
         return Outcome(record, folder.path, was_done=True)
@@ -131,7 +124,7 @@ def run(
         torch.manual_seed(spec.seed)
         # Networks come first: an unknown architecture shall not be found out after minutes spent on data and g.
         method = method_class(lambda: _build(protocol), settings)
-        data = _open_data(spec, protocol, regime, data_dir, cache_dir)
+        data = _open_data(spec, protocol, data_dir, cache_dir)
         alone = folder.locked() if accelerator.is_main_process else nullcontext()
         with alone:
             accelerator.wait_for_everyone()
@@ -154,15 +147,24 @@ def describe(spec: RunSpec) -> dict[str, Any]:
     UserError
         As `run`, for all that can be known without data.
     """
-    protocol = spec.resolve()
-    method_class = load_method(spec.method)
-    settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
-    _refuse_contradictions(spec, method_class, Regime.parse(spec.regime))
+    protocol, _, settings = _resolve(spec)
     return {
         "id": spec.id,
         "spec": spec.model_dump(mode="json"),
         "settings": {"protocol": protocol.model_dump(mode="json"), "method": settings.model_dump(mode="json")},
     }
+
+
+def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
+    """Give protocol, method and its settings, or refuse what can be known to be wrong without data."""
+    protocol = spec.resolve()
+    method_class = load_method(spec.method)
+    if method_source(spec.method) != spec.source:
+        raise UserError(f"{spec.method} is not the file that this run was started with; give the command anew.")
+    settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
+    _refuse_contradictions(spec, method_class, Regime.parse(spec.regime))
+    check_batches(protocol.train, spec.processes)
+    return protocol, method_class, settings
 
 
 @dataclass(frozen=True)
@@ -218,9 +220,8 @@ def _refuse_contradictions(spec: RunSpec, method_class: type[Method], regime: Re
         raise UserError("the oracle needs the masks of all unlabelled images, which a pool has not; leave --pool out.")
 
 
-def _open_data(
-    spec: RunSpec, protocol: Protocol, regime: Regime, data_dir: Path | None, cache_dir: Path | None
-) -> _Data:
+def _open_data(spec: RunSpec, protocol: Protocol, data_dir: Path | None, cache_dir: Path | None) -> _Data:
+    regime = Regime.parse(spec.regime)
     source = open_source(spec.dataset, data_dir)
     prepared = prepare(source, protocol.size, cache_dir, track)
     extra = [prepare(source.extra, protocol.size, cache_dir, track)] if source.extra is not None else []
@@ -235,9 +236,10 @@ def _open_data(
 def _carry_out(job: _Job) -> None:
     """Train, measure, and write the record; with several processes, the main one writes."""
     spec, protocol, data, folder, accelerator = job.spec, job.protocol, job.data, job.folder, job.accelerator
-    predictor, card, reused = None, None, False
+    predictor, card = None, None
     if spec.qg_mode != "none" and (spec.qg_score in ("g", "shuffled") or spec.qg_mode == "both"):
-        predictor, card, reused = find_or_fit(
+        predictor, card = find_or_fit(
+            folder.name,
             spec,
             protocol,
             data.training,
@@ -261,13 +263,7 @@ def _carry_out(job: _Job) -> None:
 
         seconds = train(trainer, checkpoints, f"training {spec.method}", saved, trainer.any_process, main)
     if main:
-        _measure(
-            job,
-            trainer,
-            predictor,
-            card,
-            Times(g=card.seconds if card else 0.0, g_reused=reused, train=seconds, evaluate=0.0),
-        )
+        _measure(job, trainer, predictor, card, seconds)
         checkpoints.discard_previous()
 
 
@@ -280,16 +276,20 @@ def _restore_if_gone(job: _Job) -> None:
 
 
 def _measure(
-    job: _Job, trainer: Trainer, predictor: nn.Module | None, card: PredictorCard | None, times: Times
+    job: _Job, trainer: Trainer, predictor: nn.Module | None, card: PredictorCard | None, train_seconds: float
 ) -> None:
-    """Evaluate on the test images, write rows, predictions and, last, the record; then draw cases."""
+    """Evaluate on the test images, write rows, predictions and cases and, last, the record."""
     begin = time.monotonic()
     _restore_if_gone(job)
     networks = _networks_to_evaluate(trainer, job.protocol)
     tables, masks = evaluate(networks, predictor, job.data.prepared, job.data.split, job.accelerator)
-    record = _make_record(job.spec, job.protocol, job.data, trainer, tables, card)
-    times = times.model_copy(update={"evaluate": time.monotonic() - begin})
-    record = record.model_copy(update={"times": times, "peak_memory_mib": provenance.peak_memory_mib()})
+    times = Times(
+        g=card.seconds if card else 0.0,
+        g_reused=card is not None and card.made_by != job.folder.name,
+        train=train_seconds,
+        evaluate=time.monotonic() - begin,
+    )
+    record = _make_record(job, trainer, tables, card, times)
     path = job.folder.path
     for name, table in tables.items():
         write_images(path / (IMAGES_NAME if name == "student" else f"images.{name}.csv"), table)
@@ -329,14 +329,9 @@ def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, nn.
 
 
 def _make_record(
-    spec: RunSpec,
-    protocol: Protocol,
-    data: _Data,
-    trainer: Trainer,
-    tables: dict[str, pd.DataFrame],
-    card: PredictorCard | None,
+    job: _Job, trainer: Trainer, tables: dict[str, pd.DataFrame], card: PredictorCard | None, times: Times
 ) -> Record:
-    history = trainer.history
+    spec, protocol, data, history = job.spec, job.protocol, job.data, trainer.history
     audit = None
     if card is not None:
         audit = QualityAudit(
@@ -382,8 +377,8 @@ def _make_record(
         pseudo_labels_on=trainer.audited_on,
         guidance=guidance,
         warnings=history.warnings,
-        times=Times(g=0.0, g_reused=False, train=0.0, evaluate=0.0),
-        peak_memory_mib=0.0,
+        times=times,
+        peak_memory_mib=provenance.peak_memory_mib(),
         provenance=Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             git_commit=provenance.git_commit(),

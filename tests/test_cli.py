@@ -76,6 +76,15 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     assert expected in message
 
 
+def test_verbose_adds_the_traceback_and_keeps_the_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *RUN, "--method", "fixmach", "--verbose") == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert shown.splitlines()[-1].startswith("error: unknown method 'fixmach'")
+
+
 def test_each_defect_of_a_data_folder_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -151,7 +160,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     assert (run / "status").read_text() == "failed\n"
 
 
-@pytest.mark.parametrize("words", [[], ["run", "--help"], ["check", "--help"], ["report", "--help"]])
+@pytest.mark.parametrize(
+    "words", [[], *([verb, "--help"] for verb in ("run", "check", "report", "runs", "show", "doctor"))]
+)
 def test_help_teaches_with_an_example(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,7 @@ class PredictorCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
+    made_by: str = Field("", description="name of the run that trained it")
     dataset: str
     seed: int
     size: int = Field(description="side of the images that it was trained on, pixels")

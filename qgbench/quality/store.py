@@ -19,6 +19,7 @@ PREDICTORS = "predictors"
 
 
 def find_or_fit(
+    run: str,
     spec: RunSpec,
     protocol: Protocol,
     training: TrainingData,
@@ -26,13 +27,15 @@ def find_or_fit(
     split: str,
     output: Path,
     accelerator: Accelerator,
-) -> tuple[QualityPredictor, PredictorCard, bool]:
+) -> tuple[QualityPredictor, PredictorCard]:
     """Load g_k, or train it if no run with this labelled draw has.
 
     Two processes that want the same g wait for each other; the second finds the first one's.
 
     Parameters
     ----------
+    run : str
+        Name of the run that asks, for the card.
     spec : RunSpec
     protocol : Protocol
     training : TrainingData
@@ -45,7 +48,7 @@ def find_or_fit(
 
     Returns
     -------
-    predictor, its card, and whether it was there already
+    predictor, its card
 
     Raises
     ------
@@ -69,12 +72,10 @@ def find_or_fit(
     count = len(training.labelled)
     name = f"{Path(spec.dataset).name}-n{count}-{protocol.size}px-k{spec.seed}-{digest}"
     folder = output / PREDICTORS / name
-    reused = True
     if accelerator.is_main_process:
         with locked(folder, "quality predictor"):
             if load_predictor(folder) is None:
-                reused = False
-                _fit(folder, spec, protocol, training, data_fingerprint, split, accelerator)
+                _fit(folder, run, spec, protocol, training, data_fingerprint, split, accelerator)
             remove_checkpoints(folder)
     accelerator.wait_for_everyone()
     stored = load_predictor(folder)
@@ -89,11 +90,12 @@ def find_or_fit(
             card.image_dependence,
             IMAGE_DEPENDENCE_LIMIT,
         )
-    return predictor, card, reused
+    return predictor, card
 
 
 def _fit(
     folder: Path,
+    run: str,
     spec: RunSpec,
     protocol: Protocol,
     training: TrainingData,
@@ -107,6 +109,7 @@ def _fit(
     )
     card = PredictorCard(
         id=folder.name,
+        made_by=run,
         dataset=spec.dataset,
         seed=spec.seed,
         size=protocol.size,
