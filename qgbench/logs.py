@@ -5,11 +5,12 @@ import logging.handlers
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 logger = logging.getLogger("qgbench")
+_of_libraries = logging.getLogger("py.warnings")  # where Python sends warnings once they are captured
 
 SILENT, QUIET, NORMAL, VERBOSE = logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG
 
@@ -36,18 +37,24 @@ class _Spoken(logging.Formatter):
 def set_verbosity(level: int) -> None:
     """Say more or less on standard error.
 
+    Warnings of libraries are shown when `VERBOSE` only; a run's log has them in any case.
+
     Parameters
     ----------
     level : int
         `SILENT`, `QUIET` (warnings only, no progress), `NORMAL` or `VERBOSE` (details, and tracebacks of errors).
     """
-    logger.setLevel(logging.DEBUG)
-    for handler in [handler for handler in logger.handlers if isinstance(handler, _StandardError)]:
-        logger.removeHandler(handler)
     handler = _StandardError()
     handler.setLevel(level)
     handler.setFormatter(_Spoken())
-    logger.addHandler(handler)
+    logging.captureWarnings(True)
+    _of_libraries.propagate = False
+    for source, wanted in ((logger, True), (_of_libraries, level == VERBOSE)):
+        source.setLevel(logging.DEBUG)
+        for former in [former for former in source.handlers if isinstance(former, _StandardError)]:
+            source.removeHandler(former)
+        if wanted:
+            source.addHandler(handler)
 
 
 def verbosity() -> int:
@@ -58,8 +65,12 @@ def verbosity() -> int:
 class _RunLog(logging.handlers.WatchedFileHandler):
     """A log file that never ends a run: what cannot be written to it (full disk, folder gone) is let go."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # opening the file
+            super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the standard library's name)
-        """Do nothing."""
+        """Do nothing: writing to the file."""
 
 
 @contextmanager
@@ -69,9 +80,11 @@ def logged_to(file: Path) -> Iterator[None]:
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
-    logger.addHandler(handler)
+    for source in (logger, _of_libraries):
+        source.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for source in (logger, _of_libraries):
+            source.removeHandler(handler)
         handler.close()
