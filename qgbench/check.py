@@ -35,7 +35,10 @@ class Finding:
 
 
 class ToySegmenter(nn.Module):
-    """A small network with batch normalisation and dropout: images (B, 3, H, W) -> logits (B, 1, H, W)."""
+    """A small network with batch normalisation and dropout: images (B, 3, H, W) -> logits (B, 1, H, W).
+
+    Features, as those of `qgbench.archs.build.SegmentationNetwork`: one map of 8 channels at full resolution.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +54,15 @@ class ToySegmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Give logits."""
-        return self.head(self.features(image))
+        return self.decode(self.encode(image))
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Give features (B, 8, H, W), a list of one."""
+        return [self.features(image)]
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Give logits of features."""
+        return self.head(features[-1])
 
 
 class ToyQuality(nn.Module):

@@ -82,7 +82,8 @@ class Method(nn.Module):
     Parameters
     ----------
     build : callable
-        Makes one segmentation network: images (B, 3, H, W) in [0, 1] -> logits (B, 1, H, W) in float32.
+        Makes one segmentation network: images (B, 3, H, W) in [0, 1] -> logits (B, 1, H, W) in float32. Its ``encode``
+        gives features (a list, fine to coarse) and its ``decode`` turns them into logits.
     settings : MethodSettings
         An instance of the class's `Settings`.
     """
@@ -101,6 +102,14 @@ class Method(nn.Module):
             self.teacher.eval()
         self.corrector: Corrector | None = None
         self.labels: list[tuple[Tensor, nn.Module]] = []
+
+    def heads(self) -> list[nn.Parameter]:
+        """Trainable parameters that a method registered beside its students, such as a projection head."""
+        return [p for name, p in self.named_parameters() if not name.startswith(("students.", "teacher."))]
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Everything that the optimiser moves: the students, then the heads."""
+        return [*self.students.parameters(), *self.heads()]
 
     @property
     def student(self) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import cast
 
 import timm
 import torch
@@ -21,30 +22,48 @@ _NAMES_IN_TIMM = MappingProxyType(
 )
 
 
+class EncoderDecoder(nn.Module):
+    """What `SegmentationNetwork` asks of a network; those of segmentation-models-pytorch have it."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    segmentation_head: nn.Module
+
+
 class SegmentationNetwork(nn.Module):
     """A network that normalises its own input and returns float32 logits under any autocast.
 
     Parameters
     ----------
     body : nn.Module
-        Normalised images (B, 3, H, W) -> logits (B, 1, H, W).
+        Its ``encoder`` makes features of normalised images (B, 3, H, W), a list from fine to coarse; its ``decoder``
+        and then its ``segmentation_head`` turn them into logits (B, 1, H, W). As in segmentation-models-pytorch.
     mean, std : sequences of 3 floats
         Of the encoder's training data, for images in [0, 1].
     """
 
+    body: EncoderDecoder
     mean: Tensor
     std: Tensor
 
     def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        self.body = body
+        self.body = cast(EncoderDecoder, body)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] -> logits (B, 1, H, W), float32."""
+        return self.decode(self.encode(image))
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) in [0, 1] -> features (B, C_i, H_i, W_i), from fine to coarse, for `decode`."""
         normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.body(normalised).float()
+        return self.body.encoder(normalised)
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Features, as `encode` makes them -> logits (B, 1, H, W), float32."""
+        return self.body.segmentation_head(self.body.decoder(features)).float()
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

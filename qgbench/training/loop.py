@@ -103,9 +103,7 @@ class Trainer:
         if self._world.size > 1:
             self._objective = accelerator.prepare_model(self._objective)
         self._optimiser = accelerator.prepare_optimizer(
-            torch.optim.AdamW(
-                self.method.students.parameters(), lr=protocol.train.lr, weight_decay=protocol.train.weight_decay
-            )
+            torch.optim.AdamW(self.method.trainable(), lr=protocol.train.lr, weight_decay=protocol.train.weight_decay)
         )
         self._audit_set, self._audit_index = self._choose_audit_images(seed)
         self.history = History()
@@ -178,6 +176,8 @@ class Trainer:
         self._accelerator.unscale_gradients(self._optimiser)
         for student in self.method.students:
             nn.utils.clip_grad_norm_(student.parameters(), self._settings.grad_clip)
+        if heads := self.method.heads():
+            nn.utils.clip_grad_norm_(heads, self._settings.grad_clip)
         self._optimiser.step()
         self._average_buffers()
         self.method.update_teacher(teacher_decay(step, self._settings))

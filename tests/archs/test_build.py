@@ -139,11 +139,41 @@ def test_the_packaged_weights_are_in_the_encoder_and_none_means_random() -> None
 # Normalisation
 
 
+class Listed(nn.Module):
+    """An encoder whose only feature is its input."""
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return [image]
+
+
+class Last(nn.Module):
+    """A decoder that gives the last feature."""
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return features[-1]
+
+
 def test_the_network_normalises_its_own_input() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    network = SegmentationNetwork(nn.Identity(), mean, std)
-    torch.testing.assert_close(network(images(2, 32)), normalize(images(2, 32), list(mean), list(std)))
+    body = nn.Module()
+    body.encoder, body.decoder, body.segmentation_head = Listed(), Last(), nn.Identity()
+    network = SegmentationNetwork(body, mean, std)
+    expected = normalize(images(2, 32), list(mean), list(std))
+    torch.testing.assert_close(network(images(2, 32)), expected)
+    torch.testing.assert_close(network.encode(images(2, 32))[-1], expected)
+    assert torch.equal(network.decode([expected]), expected)
     assert not network.state_dict()
+
+
+def test_features_and_their_decoding_are_the_library_s_own_forward_pass() -> None:
+    network = build_network("unet", "resnet18", "none", CHANNELS, 64).eval()
+    with torch.no_grad():
+        features = network.encode(images(2, 64))
+        assert [tuple(f.shape[2:]) for f in features] == [(64 // 2**i,) * 2 for i in range(6)]
+        normalised = (images(2, 64) - network.mean) / network.std
+        assert torch.equal(
+            network.decode(features), network.body(normalised.contiguous(memory_format=torch.channels_last))
+        )
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "resnet34", "mit_b0", "convnext_atto.d2_in1k", LITE])
