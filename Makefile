@@ -21,7 +21,7 @@ demo: install
 	@sed -n '1,40p' runs/demo/report/report.md
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -101,7 +101,7 @@ def test_two_runs_that_need_the_same_g_train_it_once(whole: Path, tmp_path: Path
         "--method",
         "mean_teacher",
         "--qg",
-        *QUICK_G,
+        *slow_g,
         "--output",
         str(tmp_path / "runs"),
     ]
