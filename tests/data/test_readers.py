@@ -63,7 +63,7 @@ def listening() -> Iterator[list[str]]:
     """Warnings of the package, wherever else they go."""
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]  # its own
     logger.addHandler(handler)
     try:
         yield said
