@@ -13,7 +13,7 @@ from rich.console import Console
 from qgbench import __version__, completion
 from qgbench.errors import QGBenchError, UserError
 from qgbench.interruption import Interrupted, interruptible
-from qgbench.logs import NORMAL, QUIET, SILENT, VERBOSE, set_verbosity, verbosity
+from qgbench.logs import NORMAL, QUIET, SILENT, VERBOSE, logger, set_verbosity, verbosity
 from qgbench.spec import SCORES, Regime, RunSpec, load_protocol, parse_assignments, without_defaults
 
 app = typer.Typer(
@@ -57,6 +57,15 @@ DataDir = Annotated[
 ]
 
 
+Plugin = Annotated[
+    list[str] | None,
+    typer.Option(help="Also use the names in a .py file or an importable module of one's own; repeatable."),
+]
+
+new_app = typer.Typer(no_args_is_help=True, help="Begin something of your own: [bold]qgbench new method mine[/bold].")
+app.add_typer(new_app, name="new")
+
+
 @app.callback()
 def _root(
     version: Annotated[
@@ -76,7 +85,7 @@ def run(
     method: Annotated[
         str,
         typer.Option(
-            help="Method: a name (supervised, fixmatch, ...) or a .py file that defines one.",
+            help="Method: a name that qgbench methods lists, a .py file that defines one, or FILE_OR_MODULE:CLASS.",
             autocompletion=completion.methods,
         ),
     ],
@@ -117,12 +126,18 @@ def run(
     ] = "small",
     arch: Annotated[
         str | None,
-        typer.Option(help="Segmentation network. (default: the protocol's)", autocompletion=completion.archs),
+        typer.Option(
+            help="Segmentation network: a name that qgbench archs lists, a .py file, or FILE_OR_MODULE:NAME. "
+            "(default: the protocol's)",
+            autocompletion=completion.archs,
+        ),
     ] = None,
+    plugin: Plugin = None,
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Encoder, a name of smp or timm. (default: the protocol's)", autocompletion=completion.encoders
+            help="Encoder, a name of smp or timm. (default: the arch's own, else the protocol's)",
+            autocompletion=completion.encoders,
         ),
     ] = None,
     seed: Annotated[
@@ -153,13 +168,15 @@ def run(
 
     Example: [bold]qgbench run --method fixmatch --qg --arch unet[/bold]
     """
-    from qgbench.registry import load_method, method_source
+    from qgbench.registry import load_arch, load_method, method_source, resolve
     from qgbench.run import describe
     from qgbench.run import run as carry_out
     from qgbench.training.device import best_device, processes
 
     known = load_protocol(protocol)
+    method = resolve("method", method, plugin or [])
     method_class = load_method(method)
+    arch = resolve("arch", arch, plugin or []) if arch is not None else known.arch
     mode: str = qg_mode or "none"
     if qg and qg_mode is None:
         mode = "qw" if method_class.pseudo_labels else "qar"
@@ -183,8 +200,8 @@ def run(
             "dataset": dataset,
             "regime": _regime(dataset, data_dir, regime, labelled, pool, split),
             "method": method,
-            "arch": arch or known.arch,
-            "encoder": encoder or known.encoder,
+            "arch": arch,
+            "encoder": encoder or load_arch(arch).own_encoder or known.encoder,
             "seed": seed,
             "qg_mode": mode,
             "qg_score": qg_score,
@@ -263,7 +280,11 @@ def _twin_command(spec: RunSpec, data_dir: Path | None, output: Path) -> str:
 
 @app.command()
 def check(
-    method: Annotated[str, typer.Argument(help="Method: a name or a .py file.", autocompletion=completion.methods)],
+    method: Annotated[
+        str,
+        typer.Argument(help="Method: a name, a .py file, or FILE_OR_MODULE:CLASS.", autocompletion=completion.methods),
+    ],
+    plugin: Plugin = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -272,16 +293,77 @@ def check(
     Example: [bold]qgbench check fixmatch[/bold]
     """
     from qgbench.check import check_method
-    from qgbench.registry import load_method
+    from qgbench.registry import load_method, resolve
 
     console = Console()
     failed = 0
-    for finding in check_method(load_method(method)):
+    for finding in check_method(load_method(resolve("method", method, plugin or []))):
         mark = "[green]ok[/green]  " if finding.passed else "[red]FAIL[/red]"
         console.print(f"{mark} {finding.rule}" + ("" if finding.passed else f": {finding.detail}"), highlight=False)
         failed += not finding.passed
     if failed:
         raise UserError(f"{method} breaks {failed} of the rules above; CONTRIBUTING.md explains them.")
+
+
+@app.command()
+def methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show all about this one: text, settings, ranges.", autocompletion=completion.methods),
+    ] = None,
+    plugin: Plugin = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the methods: those of qgbench, of installed packages and of plug-ins; or show one with its settings.
+
+    Example: [bold]qgbench methods fixmatch[/bold]
+    """
+    from qgbench.listing import print_method, print_methods
+
+    if name is None:
+        print_methods(Console(), plugin or [])
+    else:
+        print_method(name, Console(), plugin or [])
+
+
+@app.command()
+def archs(
+    name: Annotated[
+        str | None, typer.Argument(help="Show all about this one.", autocompletion=completion.archs)
+    ] = None,
+    plugin: Plugin = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the architectures: those of qgbench, of installed packages and of plug-ins; or show one.
+
+    Example: [bold]qgbench archs unet[/bold]
+    """
+    from qgbench.listing import print_arch, print_archs
+
+    if name is None:
+        print_archs(Console(), plugin or [])
+    else:
+        print_arch(name, Console(), plugin or [])
+
+
+@new_app.command("method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="Lower-case words joined by underscores, such as my_method.")],
+    output: Annotated[Path, typer.Option(help="Folder for the file.")] = Path(),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write NAME.py, a commented method to begin with, which keeps the contract.
+
+    Example: [bold]qgbench new method mine && qgbench check mine.py[/bold]
+    """
+    from qgbench.scaffold import write_method
+
+    file = write_method(name, output)
+    print(file)
+    logger.info("next: edit it, then %s", shlex.join(["qgbench", "check", str(file)]))
 
 
 @app.command()
@@ -359,7 +441,7 @@ def main() -> None:
         with interruptible():
             app()
     except QGBenchError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         if verbosity() == VERBOSE:
             console.print_exception()
         console.print("error: ", style="bold red", end="")

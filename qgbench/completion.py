@@ -15,7 +15,17 @@ from qgbench.registry import method_names
 from qgbench.spec import protocol_names
 
 # The names in `qgbench.archs.build.ARCHS`, which cannot be asked without importing torch.
-ARCHS = ("unet",)
+ARCHS = (
+    "attention_unet",
+    "deeplabv3plus",
+    "fpn",
+    "manet",
+    "segformer",
+    "swin_unet",
+    "unet",
+    "unetpp",
+    "upernet",
+)
 # Common ones; `--encoder` takes every name of segmentation-models-pytorch and of timm, which only torch can list.
 ENCODERS = (
     "efficientnet-b0",

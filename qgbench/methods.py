@@ -91,6 +91,7 @@ class Method(nn.Module):
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     networks: ClassVar[int] = 1  # number of students
     pseudo_labels: ClassVar[bool] = True  # False: no Term is ever returned, QW has nothing to weigh
+    needs_features: ClassVar[bool] = False  # True: `step` calls ``encode`` or ``decode`` of a network
 
     def __init__(self, build: Callable[[], nn.Module], settings: MethodSettings) -> None:
         super().__init__()

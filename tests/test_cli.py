@@ -1,5 +1,6 @@
 """The command line: help, and one clear message with exit code 2 for every mistake."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -47,6 +48,10 @@ RUN = ["run", "--protocol", "smoke", "--threads", "1"]
         (["--method", "fixmatch", "--encoder", "resnet35"], "unknown encoder 'resnet35'. Did you mean 'resnet"),
         (["--method", "fixmatch", "--set", "method.treshold=0.9"], "Did you mean 'method.threshold'?"),
         (["--method", "fixmatch", "--set", "method.threshold=1.9"], "less than or equal to 1"),
+        (["--method", "fixmatch", "--set", "method.threshold=1.9"], "Expected: a number >= 0 and <= 1"),
+        (["--method", "fixmatch", "--set", "method.threshold=high"], "Expected: a number >= 0 and <= 1"),
+        (["--method", "pseudo_label", "--set", "method.labels_from=both"], "Expected: student or teacher"),
+        (["--method", "fixmatch", "--set", "train.steps=0.5"], "Expected: an integer >= 1"),
         (["--method", "fixmatch", "--set", "threshold=0.9"], "expected method.NAME=VALUE"),
         (["--method", "fixmatch", "--set", "qg.tau=0.9"], "changes nothing without the add-on"),
         (["--method", "fixmatch", "--protocol", "smal"], "Did you mean 'small'?"),
@@ -63,6 +68,10 @@ RUN = ["run", "--protocol", "smoke", "--threads", "1"]
         (["--method", "fixmatch", "--precision", "bf8"], "expected fp32, bf16 or fp16"),
         (["--method", "fixmatch", "--pool", "isic_pol"], "isic_pool"),
         (["--method", "missing.py"], "missing.py does not exist"),
+        (["--method", "missing.py:Mine"], "missing.py does not exist"),
+        (["--method", "fixmatch", "--plugin", "missing.py"], "missing.py does not exist"),
+        (["--method", "fixmatch", "--plugin", "surely_missing"], "there is no module surely_missing"),
+        (["--method", "fixmatch", "--arch", "missing.py"], "missing.py does not exist"),
     ],
     ids=lambda value: " ".join(value[2:]) or value[1] if isinstance(value, list) else "",
 )
@@ -160,8 +169,152 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     assert (run / "status").read_text() == "failed\n"
 
 
+METHOD = """
+from qgbench.methods import Batch, Method, Step, Term, pixel_bce, segmentation_loss
+
+
+class Mine(Method):
+    needs_features = False
+
+    def step(self, batch: Batch) -> Step:
+        label = self.label(self.student, batch.u_w)
+        loss = pixel_bce(self.student(batch.u_s1), label).mean((1, 2, 3))
+        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+"""
+# Its network gives logits as its only features, and so says that it has none.
+ARCH = """
+from torch import nn
+from qgbench.archs.registry import Arch
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder, self.segmentation_head = One(), Last(), nn.Identity()
+
+
+class One(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 1, 1)
+
+    def forward(self, image):
+        return [self.layer(image)]
+
+
+class Last(nn.Module):
+    def forward(self, features):
+        return features[-1]
+
+
+flat = Arch(lambda encoder, weights, channels, size: Network(), "one convolution", "-", "nothing", (), "none")
+"""
+
+
 @pytest.mark.parametrize(
-    "words", [[], *([verb, "--help"] for verb in ("run", "check", "report", "runs", "show", "doctor"))]
+    ("change", "expected"),
+    [
+        (("mean((1, 2, 3))", "mean()"), "Mine.step: terms[0].loss must hold one value per row, (N,), not ()"),
+        (("mean((1, 2, 3))", "mean((2, 3))"), "Mine.step: terms[0].loss must hold one value per row, (N,), not ("),
+        (("batch.u_w, label)", "batch.u_w, self.student(batch.u_w))"), "Mine.step: terms[0].label carries a gradient"),
+        (
+            ("batch.u_w, label)", "batch.u_w, label.clone())"),
+            "Mine.step: terms[0].label did not pass self.pseudo_label",
+        ),
+    ],
+    ids=["reduced", "not reduced", "attached", "not through the harness"],
+)
+def test_a_method_that_breaks_a_rule_is_told_which_and_where(
+    change: tuple[str, str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert METHOD.count(change[0]) == 1
+    file = tmp_path / "mine.py"
+    file.write_text(METHOD.replace(*change))
+    assert call(monkeypatch, "check", str(file)) == 2
+    assert expected in " ".join(capsys.readouterr().out.split())
+    assert call(monkeypatch, *RUN, "--method", str(file), "--output", str(tmp_path / "runs")) == 2
+    (message,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (METHOD + METHOD.replace("Mine", "Yours"), "defines 2 subclasses"),
+        ("from qgbench.methods import Method\n", "defines 0 subclasses"),
+        ("class Mine(:\n", "cannot be imported: SyntaxError"),
+    ],
+    ids=["two methods", "none", "syntax error"],
+)
+@pytest.mark.parametrize("words", [["check"], [*RUN, "--method"], ["methods"]], ids=lambda words: words[0])
+def test_a_file_that_is_no_method_is_refused_everywhere(
+    words: list[str],
+    text: str,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    assert call(monkeypatch, *words, str(file)) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert shown.count("error: ") == 1
+    assert expected in shown.splitlines()[0]
+    assert (f'File "{file}", line 1' in shown) == ("SyntaxError" in expected)
+    assert "qgbench/registry.py" not in shown
+
+
+def test_a_method_that_needs_features_refuses_an_arch_without(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(ARCH)
+    words = [*RUN, "--method", str(tmp_path / "mine.py"), "--arch", "flat", "--plugin", str(tmp_path / "nets.py")]
+    words += ["--dry-run"]
+    (tmp_path / "mine.py").write_text(METHOD)
+    assert call(monkeypatch, *words) == 0
+    capsys.readouterr()
+    (tmp_path / "mine.py").write_text(METHOD.replace("needs_features = False", "needs_features = True"))
+    assert call(monkeypatch, *words) == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("error: ")
+    assert "needs features" in message
+    assert "nets.py:flat" in message
+
+
+def test_the_code_of_an_own_arch_is_part_of_the_runs_id(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "nets.py"
+
+    def planned(text: str) -> str:
+        file.write_text(text)
+        words = ["--method", "supervised", "--arch", f"{file}:flat", "--dry-run", "--set", "encoder_weights=none"]
+        assert call(monkeypatch, *RUN, *words) == 0
+        return json.loads(capsys.readouterr().out)["id"]
+
+    first = planned(ARCH)
+    assert "/" not in first
+    assert ":" not in first
+    assert "nets_flat" in first
+    assert planned(ARCH + "\n# changed\n") != first
+    assert planned(ARCH) == first
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        *(
+            [*verb.split(), "--help"]
+            for verb in ("run", "check", "report", "runs", "show", "doctor", "methods", "archs", "new method")
+        ),
+    ],
 )
 def test_help_teaches_with_an_example(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -178,3 +331,23 @@ def test_starting_up_imports_no_torch() -> None:
 
     code = "import sys, qgbench.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_starting_up_imports_no_plug_in(tmp_path: Path) -> None:
+    """Help is shown although a package with entry points, were it imported, would end the process."""
+    import os
+    import subprocess
+
+    info = tmp_path / "lab-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[qgbench.methods]\nboom = lab:Mine\n[qgbench.archs]\nbang = lab:net\n")
+    (tmp_path / "lab.py").write_text("import os\nos._exit(9)\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+
+    def code(*words: str) -> int:
+        command = [sys.executable, "-m", "qgbench", *words]
+        return subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False).returncode
+
+    assert code("run", "--help") == 0
+    assert code("methods", "boom") == 9  # it is there

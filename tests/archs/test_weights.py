@@ -1,4 +1,6 @@
+import hashlib
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from timm.data import ImageNetInfo, create_transform
 from torch import nn
 
-from qgbench.archs.weights import PACKAGED, load_into, packaged_state, timm_backbone
+from qgbench.archs.weights import PACKAGED, load_into, packaged_state, timm_backbone, weights_hash
 from qgbench.errors import QGBenchError, UserError
 
 LITE = "tf_efficientnet_lite0"
@@ -92,6 +94,18 @@ def test_a_backbone_without_weights_is_random() -> None:
     assert not torch.equal(first.get_submodule("conv1").weight, second.get_submodule("conv1").weight)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["resnet18.a1_in1", "resnt18"])
+def test_a_tag_that_does_not_exist_is_an_unknown_name_and_no_failure_of_the_hub(name: str) -> None:
+    with pytest.raises(UserError, match=f"unknown timm backbone '{re.escape(name)}'"):
+        timm_backbone(name, "imagenet")
+
+
+def test_a_backbone_without_published_weights_is_refused_without_asking_the_hub() -> None:
+    name = next(name for name in timm.list_models("resnet*") if not timm.models.is_model_pretrained(name))
+    with pytest.raises(UserError, match=rf"no published ImageNet weights of '{name}'.*backbone_weights=none"):
+        timm_backbone(name, "imagenet")
+
+
 def test_an_unknown_backbone_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"unknown timm backbone 'resnt18\.a1_in1k'.*Did you mean 'resnet18\.a1_in1k'"):
         timm_backbone("resnt18.a1_in1k", "none")
@@ -116,3 +130,32 @@ def test_tensors_of_another_shape_are_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_a_module_with_tensors_that_are_not_among_the_weights_is_refused() -> None:
     with pytest.raises(QGBenchError, match="lack weight, bias"):
         load_into(nn.Linear(2, 2), PACKAGED[0])
+
+
+# Fingerprint
+
+
+def test_the_fingerprint_is_that_of_names_types_shapes_and_bytes() -> None:
+    module = nn.Linear(2, 1)
+    nn.init.constant_(module.weight, 0.5)
+    nn.init.constant_(module.bias, -1.0)
+    written = b"bias torch.float32 (1,)\0" + struct.pack("<f", -1.0)
+    written += b"weight torch.float32 (1, 2)\0" + struct.pack("<2f", 0.5, 0.5)
+    assert weights_hash(module) == hashlib.sha256(written).hexdigest()
+
+
+def test_the_fingerprint_ignores_the_memory_format_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    start = weights_hash(module)
+    assert weights_hash(module.to(memory_format=torch.channels_last)) == start
+    assert weights_hash(module.eval()) == start
+    found = {start}
+    for tensor in module.state_dict().values():  # also running means and the count of batches
+        changed = tensor.clone()
+        flat = tensor.reshape(-1) if tensor.dim() < 4 else tensor[0, 0, 0]
+        flat[-1] = flat[-1] + 1 if tensor.dtype == torch.long else torch.nextafter(flat[-1], torch.tensor(9.0))
+        found.add(weights_hash(module))
+        tensor.copy_(changed)
+        assert weights_hash(module) == start
+    assert len(found) == 1 + len(module.state_dict())

@@ -1,0 +1,89 @@
+"""Contrastive learning with pseudo-labels: pixels of one class attract, those of two repel."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term, certainty, pixel_bce, segmentation_loss
+
+_STRIDE = 8  # the coarsest features up to this stride are contrasted: coarser cells mix lesion and ground
+_CHANNELS = 128
+
+
+class Contrastive(Method):
+    """Pseudo-labelling, and InfoNCE on projected features: class mean as the positive, the other class as negatives.
+
+    Source: Chaitanya et al., arXiv 2112.09645 (its contrast within an image); head and temperature of arXiv 2101.11939;
+    settings of arXiv 2606.01753, row CL, whose release omits the method. Common code contrasts a batch's pixels, so
+    that another image's wrong label acts on a row; here no label leaves its image. The fair twin of row CL-QW is
+    threshold 0, labels_from teacher.
+    """
+
+    class Settings(MethodSettings):
+        """Settings of contrastive learning with pseudo-labels."""
+
+        threshold: float = Field(0.9, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
+        labels_from: Literal["student", "teacher"] = Field("student", description="which network labels")
+        weight: float = Field(0.1, ge=0, description="weight of the contrastive loss beside the pseudo-label loss")
+        temperature: float = Field(0.1, gt=0, description="divisor of cosine similarities")
+        negatives: int = Field(256, ge=1, description="pixels drawn of each class, at most: anchors, and negatives")
+
+    settings: Settings
+    needs_features = True
+
+    def __init__(self, build: Callable[[], nn.Module], settings: Settings) -> None:
+        super().__init__(build, settings)
+        student: Any = self.student.eval()
+        with torch.no_grad():
+            channels = _contrasted(student.encode(torch.zeros(1, 3, 224, 224)), 224).shape[1]
+        student.train()
+        self.head = nn.Sequential(nn.Conv2d(channels, _CHANNELS, 1), nn.ReLU(), nn.Conv2d(_CHANNELS, _CHANNELS, 1))
+
+    def uses_teacher(self) -> bool:
+        """A teacher is kept only if it labels."""
+        return self.settings.labels_from == "teacher"
+
+    def step(self, batch: Batch) -> Step:
+        """Two terms: the pseudo-label loss, and InfoNCE summed over anchors; their number is the denominator."""
+        student: Any = self.student
+        label = self.label(self.teacher or student, batch.u_w)
+        features = student.encode(batch.u_w)
+        pred_l, pred_u_w = student(batch.x_l), student.decode(features)
+        certain = certainty(label) >= self.settings.threshold
+        loss = (pixel_bce(pred_u_w, (label > 0.5).float()) * certain).mean((1, 2, 3))
+        contrast, anchors = self._contrast(_contrasted(features, label.shape[-1]), label)
+        terms = [Term(loss, batch.u_w, label), Term(contrast, batch.u_w, label, anchors, coef=self.settings.weight)]
+        return Step(segmentation_loss(pred_l, batch.y_l), terms)
+
+    def _contrast(self, feature: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """InfoNCE summed over each image's anchors (U,), and their numbers (U,)."""
+        pixels = F.normalize(self.head(feature).float().flatten(2).transpose(1, 2), dim=2)
+        cells = F.interpolate(label, feature.shape[2:], mode="area").flatten(1)
+        certain = certainty(cells) >= self.settings.threshold
+        chance = torch.rand_like(cells)  # as many numbers whatever the labels say: none acts on another image's draw
+        classes = [self._draw(pixels, chance, certain & own) for own in (cells > 0.5, cells <= 0.5)]
+        loss = anchors = torch.zeros_like(cells[:, 0])
+        for (own, present), (other, rival) in (classes, classes[::-1]):
+            mean = F.normalize((own * present.unsqueeze(2)).sum(1, keepdim=True), dim=2)
+            positive = (own @ mean.transpose(1, 2)).float() / self.settings.temperature
+            negative = (own @ other.transpose(1, 2)).float() / self.settings.temperature
+            negative = negative.masked_fill(~rival.unsqueeze(1), -torch.inf)
+            anchor = present & rival.any(1, keepdim=True)
+            nce = torch.cat([positive, negative], 2).logsumexp(2) - positive.squeeze(2)
+            loss, anchors = loss + (nce * anchor).sum(1), anchors + anchor.sum(1)
+        return loss, anchors
+
+    def _draw(self, pixels: Tensor, chance: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
+        """At most `negatives` candidates of each image (U, K, C), and which of the K places are taken."""
+        count = min(self.settings.negatives, pixels.shape[1])
+        drawn, index = torch.where(candidate, chance, -1.0).topk(count, dim=1)
+        return pixels.gather(1, index.unsqueeze(2).expand(-1, -1, pixels.shape[2])), drawn >= 0
+
+
+def _contrasted(features: list[Tensor], side: int) -> Tensor:
+    """Choose the feature map for images of `side` pixels, given fine to coarse."""
+    return next((f for f in reversed(features) if f.shape[-1] * _STRIDE >= side), features[0])

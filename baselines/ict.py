@@ -1,0 +1,40 @@
+"""Interpolation consistency training: predictions of mixed images are mixed predictions."""
+
+import torch
+from pydantic import Field
+from torch.distributions import Beta
+
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term, segmentation_loss
+
+
+class InterpolationConsistency(Method):
+    """Squared error between the student on a mixture of two images and the same mixture of the EMA teacher's labels.
+
+    Source: Verma et al., arXiv 1903.03825, Algorithm 1; alpha of arXiv 2606.01753, row ICT. As in the paper, one share
+    is drawn per step and probabilities are mixed; its code mixes logits, SSL4MIS draws a share per pair from Beta(0.2).
+    The second images are a permutation of the first. Both networks see the weak view: mixing is the perturbation.
+    """
+
+    class Settings(MethodSettings):
+        """Settings of interpolation consistency training."""
+
+        alpha: float = Field(1.0, gt=0, description="the share of the first image is drawn from Beta(alpha, alpha)")
+
+    settings: Settings
+
+    def uses_teacher(self) -> bool:
+        """Always: the teacher makes the labels that are mixed."""
+        return True
+
+    def step(self, batch: Batch) -> Step:
+        """One term: mean squared error of probabilities per mixed image, a row of two labels."""
+        assert self.teacher is not None
+        label = self.label(self.teacher, batch.u_w)
+        share = Beta(self.settings.alpha, self.settings.alpha).sample().to(label)
+        second = torch.randperm(len(label), device=label.device)
+        mixed = share * batch.u_w + (1 - share) * batch.u_w[second]
+        target = share * label + (1 - share) * label[second]
+        pred_l, pred_mixed = self.student(batch.x_l), self.student(mixed)
+        loss = (torch.sigmoid(pred_mixed) - target).square().mean((1, 2, 3))
+        blend = (second, share.expand(len(label)))
+        return Step(segmentation_loss(pred_l, batch.y_l), [Term(loss, batch.u_w, label, blend=blend)])

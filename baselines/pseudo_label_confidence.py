@@ -1,0 +1,31 @@
+"""Pseudo-labelling in which confident images count more."""
+
+from pydantic import Field
+
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term, certainty, pixel_bce, segmentation_loss
+
+
+class PseudoLabelConfidence(Method):
+    """Train on the student's own hard labels, each image weighted by how confident the student is of it.
+
+    Source: Lee, ICML-W 2013; settings of arXiv 2606.01753, row PL-C. Its release omits this method: the weight is the
+    paper's own (Eqn 7) with an image's mean certainty c in the place of quality: c**temperature, 0 below the threshold.
+    Other code cuts single pixels; here the threshold is one of whole images, all of whose pixels then count.
+    """
+
+    class Settings(MethodSettings):
+        """Settings of pseudo-labelling weighted by confidence."""
+
+        threshold: float = Field(0.9, ge=0, le=1, description="least mean max(p, 1 - p) of an image that counts")
+        temperature: float = Field(2.0, ge=0, description="exponent of an image's mean max(p, 1 - p) in its weight")
+
+    settings: Settings
+
+    def step(self, batch: Batch) -> Step:
+        """One term: BCE against the hard label, averaged over the image, times the image's weight."""
+        label = self.label(self.student, batch.u_w)
+        pred_l, pred_u_w = self.student(batch.x_l), self.student(batch.u_w)
+        confidence = certainty(label).mean((1, 2, 3))
+        weight = confidence**self.settings.temperature * (confidence >= self.settings.threshold)
+        loss = weight * pixel_bce(pred_u_w, (label > 0.5).float()).mean((1, 2, 3))
+        return Step(segmentation_loss(pred_l, batch.y_l), [Term(loss, batch.u_w, label, denominator=weight)])

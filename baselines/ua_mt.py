@@ -1,0 +1,66 @@
+"""Uncertainty-aware Mean Teacher: consistency where the teacher is certain."""
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term, segmentation_loss
+
+
+class UncertaintyAwareMeanTeacher(Method):
+    """Mean Teacher on pixels where the mean of T noisy passes of the teacher has little entropy; more as time goes on.
+
+    Source: Yu et al., arXiv 1907.07034, settings of its code and of arXiv 2606.01753, row UA-MT. The target is a noisy
+    pass of its own, as there. Noise is in units of each image's standard deviation (there images are standardised;
+    SSL4MIS adds it to [0, 1]). Dropout is active in every pass; unlike in that code, BatchNorm uses its averages and
+    keeps them. The student sees the strong view, as in mean_teacher, which is the method without the uncertainty.
+    """
+
+    class Settings(MethodSettings):
+        """Settings of the uncertainty-aware Mean Teacher."""
+
+        passes: int = Field(8, ge=1, description="stochastic passes of the teacher that entropy is estimated from")
+        noise: float = Field(0.1, ge=0, description="standard deviation of the teacher's input noise, 1 = the image's")
+        clip: float = Field(0.2, ge=0, description="largest noise, in the same unit")
+        threshold: float = Field(
+            0.75, ge=0, le=1, description="entropy that is allowed at first, 1 = ln 2, the largest"
+        )
+
+    settings: Settings
+
+    def uses_teacher(self) -> bool:
+        """Always: the teacher labels and is asked for its uncertainty."""
+        return True
+
+    def step(self, batch: Batch) -> Step:
+        """One term: squared error summed over certain pixels; their number is the denominator."""
+        assert self.teacher is not None
+        passes = self._noisy_passes(self.teacher, batch.u_w, self.settings.passes + 1)
+        label = self.pseudo_label(batch.u_w, passes[0], self.teacher)
+        mean = passes[1:].mean(0)
+        entropy = torch.special.entr(mean) + torch.special.entr(1 - mean)
+        ramp = math.exp(-5 * (1 - batch.progress) ** 2)
+        start = self.settings.threshold
+        certain = (entropy < (start + (1 - start) * ramp) * math.log(2)).float()
+        pred_l, pred_u_s = self.student(batch.x_l), self.student(batch.u_s1)
+        loss = ((torch.sigmoid(pred_u_s) - label).square() * certain).sum((1, 2, 3))
+        term = Term(loss, batch.u_w, label, denominator=certain.sum((1, 2, 3)))
+        return Step(segmentation_loss(pred_l, batch.y_l), [term])
+
+    @torch.no_grad()
+    def _noisy_passes(self, teacher: nn.Module, image: Tensor, count: int) -> Tensor:
+        """Probabilities (count, U, 1, H, W) with noise and dropout; normalisation layers stay as in evaluation."""
+        spread = image.std((1, 2, 3), keepdim=True)
+        limit = self.settings.clip
+        teacher.train()
+        for layer in teacher.modules():
+            if isinstance(layer, nn.modules.batchnorm._NormBase):
+                layer.eval()
+        probs = []
+        for _ in range(count):
+            noise = (self.settings.noise * torch.randn_like(image)).clamp(-limit, limit)
+            probs.append(torch.sigmoid(teacher(image + spread * noise).float()))
+        teacher.eval()
+        return torch.stack(probs)

@@ -1,0 +1,70 @@
+"""UniMatch: two strong views and perturbed features, all supervised by the weak view."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term, certainty, pixel_bce, segmentation_loss
+
+
+def paste(rows: Tensor, cut: Tensor, partner: Tensor) -> Tensor:
+    """Replace the region `cut` (U, 1, H, W) of every row by its partner's: (U, C, H, W) -> the same."""
+    return torch.where(cut, rows[partner], rows)
+
+
+def certain_bce(logits: Tensor, label: Tensor, threshold: float | Tensor) -> Tensor:
+    """Cross-entropy to the hard label, zero where it is not certain enough: (U, 1, H, W) twice -> (U, 1, H, W)."""
+    return pixel_bce(logits, (label > 0.5).float()) * (certainty(label) >= threshold)
+
+
+def cutmix_term(pixels: Tensor, image: Tensor, label: Tensor, cut: Tensor, partner: Tensor, coef: float) -> Term:
+    """Split losses of pixels (U, 1, H, W) of pasted views into two rows a view: what it kept, what its partner gave.
+
+    A row's loss and its denominator are shares of the whole view, so that the mean stays one over all pixels.
+    """
+    regions = torch.cat([~cut, cut])
+    loss = (pixels.repeat(2, 1, 1, 1) * regions).mean((1, 2, 3))
+    owner = torch.cat([torch.arange(len(label), device=label.device), partner])
+    return Term(loss, image, label, denominator=regions.float().mean((1, 2, 3)), owner=owner, coef=coef)
+
+
+class UniMatch(Method):
+    """Hard labels of the weak view supervise two CutMix strong views and the weak view with dropped feature channels.
+
+    Source: Yang et al., arXiv 2208.09910: (L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2, each averaged over all pixels,
+    certain or not; threshold 0.95, channel dropout 0.5, no ramp.
+    """
+
+    class Settings(MethodSettings):
+        """Settings of UniMatch."""
+
+        lambda_u: float = Field(0.5, ge=0, description="weight of the unlabelled losses; the supervised one has 0.5")
+        warmup: float = Field(0.0, ge=0, le=1, description="fraction of the budget before the unlabelled losses start")
+        ramp: float = Field(0.0, ge=0, le=1, description="fraction of the budget over which it rises linearly")
+        threshold: float = Field(0.95, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
+        dropout: float = Field(0.5, ge=0, lt=1, description="share of the weak view's feature channels that is dropped")
+
+    needs_features = True
+    settings: Settings
+
+    def step(self, batch: Batch) -> Step:
+        """Three terms: a strong view each, then the perturbed features."""
+        student: Any = self.student
+        label = self.label(student, batch.u_w)
+        threshold, labelled = self.settings.threshold, len(batch.x_l)
+        features = student.encode(torch.cat([batch.x_l, batch.u_w]))
+        perturbed = [torch.cat([f[:labelled], F.dropout2d(f[labelled:], self.settings.dropout)]) for f in features]
+        pred = student.decode(perturbed)
+        pred_l, pred_u_fp = pred[:labelled], pred[labelled:]
+        partner = torch.arange(len(label), device=label.device).roll(1)
+        views = torch.cat([paste(batch.u_s1, batch.cut1, partner), paste(batch.u_s2, batch.cut2, partner)])
+        terms = []
+        for pred_u_s, cut in zip(student(views).chunk(2), (batch.cut1, batch.cut2), strict=True):
+            pixels = certain_bce(pred_u_s, paste(label, cut, partner), threshold)
+            terms.append(cutmix_term(pixels, batch.u_w, label, cut, partner, 0.25))
+        loss_fp = certain_bce(pred_u_fp, label, threshold).mean((1, 2, 3))
+        terms.append(Term(loss_fp, batch.u_w, label, coef=0.5))
+        return Step(0.5 * segmentation_loss(pred_l, batch.y_l), terms)

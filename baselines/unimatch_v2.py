@@ -1,0 +1,63 @@
+"""UniMatch V2: two strong views with complementary dropout, supervised by an averaged teacher."""
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from qgbench.baselines.unimatch import certain_bce, cutmix_term, paste
+from torch import Tensor
+
+from qgbench.methods import Batch, Method, MethodSettings, Step, segmentation_loss
+
+
+class UniMatchV2(Method):
+    """The EMA teacher's hard labels of the weak view supervise two CutMix strong views with complementary channels.
+
+    Source: Yang et al., TPAMI 2025, arXiv 2410.10777: (L_x + 0.5 L_s1 + 0.5 L_s2) / 2, threshold 0.95, no ramp; of each
+    image's features one view keeps the channels that the other drops, except for half of the images.
+    Chosen for 2025-26 because it needs one ordinary network and neither a foundation model nor a second student, its
+    training logs are public (Pascal, 183 labels, one encoder: 87.9 mIoU, UniMatch 87.5), and later work still takes it
+    as the rival. The rest of its published lead over UniMatch with a ResNet is DINOv2's, which is not used here.
+    """
+
+    class Settings(MethodSettings):
+        """Settings of UniMatch V2."""
+
+        lambda_u: float = Field(0.5, ge=0, description="weight of the unlabelled losses; the supervised one has 0.5")
+        warmup: float = Field(0.0, ge=0, le=1, description="fraction of the budget before the unlabelled losses start")
+        ramp: float = Field(0.0, ge=0, le=1, description="fraction of the budget over which it rises linearly")
+        threshold: float = Field(0.95, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
+        whole: float = Field(0.5, ge=0, le=1, description="share of the images whose features are left whole")
+
+    needs_features = True
+    settings: Settings
+
+    def uses_teacher(self) -> bool:
+        """Always: it labels."""
+        return True
+
+    def drop(self, features: list[Tensor]) -> list[Tensor]:
+        """Drop complementary halves of the channels in the two views: (2U, C, H, W), first all first views."""
+        images = len(features[0]) // 2
+        whole = torch.randperm(images)[: int(self.settings.whole * images)]
+        dropped = []
+        for scale in features:
+            kept = torch.randint(0, 2, (images, scale.shape[1], 1, 1)) * 2.0
+            kept[whole] = 1.0
+            dropped.append(scale * torch.cat([kept, 2.0 - kept]).to(scale))
+        return dropped
+
+    def step(self, batch: Batch) -> Step:
+        """Two terms, one for each strong view."""
+        assert self.teacher is not None
+        student: Any = self.student
+        label = self.label(self.teacher, batch.u_w)
+        partner = torch.arange(len(label), device=label.device).flip(0)
+        views = torch.cat([paste(batch.u_s1, batch.cut1, partner), paste(batch.u_s2, batch.cut2, partner)])
+        pred_l = student(batch.x_l)
+        pred_u_s = student.decode(self.drop(student.encode(views)))
+        terms = []
+        for pred, cut in zip(pred_u_s.chunk(2), (batch.cut1, batch.cut2), strict=True):
+            pixels = certain_bce(pred, paste(label, cut, partner), self.settings.threshold)
+            terms.append(cutmix_term(pixels, batch.u_w, label, cut, partner, 0.5))
+        return Step(0.5 * segmentation_loss(pred_l, batch.y_l), terms)

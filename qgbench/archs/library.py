@@ -1,0 +1,164 @@
+"""Networks of segmentation-models-pytorch on encoders of that library or of timm.
+
+U-Net (Ronneberger et al., arXiv 1505.04597), U-Net++ (Zhou et al., arXiv 1807.10165), MA-Net (Fan et al., IEEE Access
+2020), DeepLabV3+ (Chen et al., arXiv 1802.02611), SegFormer's decoder (Xie et al., arXiv 2105.15203), UPerNet (Xiao et
+al., arXiv 1807.10221) and a feature pyramid (Kirillov et al., arXiv 1901.02446).
+
+Every builder takes the encoder's name, ``'imagenet'`` or ``'none'``, the protocol's ``decoder_channels`` (coarse to
+fine) and the side of the images in pixels, and returns a network with ``encoder``, ``decoder`` and
+``segmentation_head``. All raise `UserError` for an encoder that is unknown or does not suit the network, and
+`QGBenchError` for ImageNet weights that cannot be fetched.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+from segmentation_models_pytorch.base import SegmentationModel
+
+from qgbench.archs.weights import PACKAGED, Weights, hub_error, load_into, timm_names, unpublished
+from qgbench.errors import UserError, unknown_name
+
+_GROUPS = 32  # of the group normalisation in the feature pyramid's segmentation blocks
+
+
+def build_unet(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+    """Build a U-Net whose decoder's stages have `decoder_channels`, one for each halving in the encoder."""
+    return _staged(smp.Unet, "unet", encoder, weights, decoder_channels, size)
+
+
+def build_unetpp(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+    """Build a U-Net++ whose outermost stages have `decoder_channels`; its inner nodes have the encoder's.
+
+    An encoder without features at stride 2 is refused: the nodes at that stride would have no channels.
+    """
+    network = _staged(smp.UnetPlusPlus, "unetpp", encoder, weights, decoder_channels, size)
+    if 0 in network.encoder.out_channels:
+        raise unsuitable(encoder, "unetpp", "it has no features at half the resolution of the image")
+    return network
+
+
+def build_manet(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+    """Build an MA-Net whose decoder's stages have `decoder_channels`, one for each halving in the encoder."""
+    return _staged(smp.MAnet, "manet", encoder, weights, decoder_channels, size)
+
+
+def build_deeplabv3plus(
+    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int
+) -> SegmentationModel:
+    """Build a DeepLabV3+ on a dilated encoder; the first of `decoder_channels` is the width of all its convolutions."""
+    return _from_library(
+        smp.DeepLabV3Plus, "deeplabv3plus", encoder, weights, size, decoder_channels=decoder_channels[0]
+    )
+
+
+def build_segformer(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+    """Build SegFormer's decoder of linear layers; the first of `decoder_channels` is its width."""
+    return _from_library(
+        smp.Segformer, "segformer", encoder, weights, size, decoder_segmentation_channels=decoder_channels[0]
+    )
+
+
+def build_upernet(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+    """Build a UPerNet; the first of `decoder_channels` is the width of its pyramid."""
+    return _from_library(smp.UPerNet, "upernet", encoder, weights, size, decoder_channels=decoder_channels[0])
+
+
+def build_fpn(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+    """Build a feature pyramid as wide as the first of `decoder_channels`, its segmentation blocks as the second.
+
+    Raises
+    ------
+    UserError
+        Also if the second width is not a multiple of 32.
+    """
+    if decoder_channels[1] % _GROUPS:
+        raise UserError(
+            f"arch 'fpn' normalises the second of decoder_channels, {decoder_channels[1]}, in {_GROUPS} groups: give a "
+            f"multiple of {_GROUPS}."
+        )
+    return _from_library(
+        smp.FPN,
+        "fpn",
+        encoder,
+        weights,
+        size,
+        decoder_pyramid_channels=decoder_channels[0],
+        decoder_segmentation_channels=decoder_channels[1],
+    )
+
+
+def unsuitable(encoder: str, arch: str, reason: object) -> UserError:
+    """Explain why an encoder does not suit an architecture and name one that does."""
+    return UserError(
+        f"encoder '{encoder}' cannot be used with arch '{arch}': {str(reason).rstrip('.')}. "
+        f"Encoders that can: --encoder {PACKAGED[0]}, --encoder resnet34."
+    )
+
+
+def _staged(
+    model: type[SegmentationModel],
+    arch: str,
+    encoder: str,
+    weights: Weights,
+    decoder_channels: tuple[int, ...],
+    size: int,
+) -> SegmentationModel:
+    depth = len(decoder_channels)
+    return _from_library(
+        model, arch, encoder, weights, size, encoder_depth=depth, decoder_channels=list(decoder_channels)
+    )
+
+
+def _from_library(
+    model: type[SegmentationModel], arch: str, encoder: str, weights: Weights, size: int, **settings: Any
+) -> SegmentationModel:
+    native = encoder in smp.encoders.encoders
+    _require_known(encoder)
+    packaged = weights == "imagenet" and encoder in PACKAGED
+    from_hub = weights == "imagenet" and not packaged
+    if from_hub and not _has_imagenet(encoder):
+        raise unpublished(encoder)
+    if not native and (config := timm.get_pretrained_cfg(encoder)) is not None and config.fixed_input_size:
+        settings["img_size"] = size  # such as Swin Transformers
+
+    def construct(pretrained: Any) -> SegmentationModel:
+        with warnings.catch_warnings():
+            # Of smp: encoders under an older name, and nodes without channels, which `build_unetpp` refuses itself.
+            warnings.filterwarnings("ignore", "`timm-` encoders are deprecated", DeprecationWarning)
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors", UserWarning)
+            return model(encoder if native else f"tu-{encoder}", encoder_weights=pretrained, **settings)
+
+    try:
+        network = construct(("imagenet" if native else True) if from_hub else None)
+    except Exception as error:
+        refusal = _refusal(construct) if from_hub else error
+        if refusal is None:
+            raise hub_error(encoder, error) from error
+        raise unsuitable(encoder, arch, refusal) from error
+    if packaged:
+        load_into(network.encoder.model, encoder)
+    return network
+
+
+def _refusal(construct: Callable[[None], SegmentationModel]) -> Exception | None:
+    """Say why a network cannot be built even without weights; None if it can, so that it is the hub that failed."""
+    try:
+        construct(None)
+    except Exception as error:
+        return error
+    return None
+
+
+def _require_known(encoder: str) -> None:
+    known = {*smp.encoders.encoders, *timm_names()}
+    if encoder not in known:
+        raise unknown_name("encoder", encoder, known)
+
+
+def _has_imagenet(encoder: str) -> bool:
+    if encoder in smp.encoders.encoders:
+        return "imagenet" in smp.encoders.encoders[encoder]["pretrained_settings"]
+    return timm.models.is_model_pretrained(encoder)

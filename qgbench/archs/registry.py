@@ -1,0 +1,142 @@
+"""The segmentation networks that can be named, and what a user should know of each before choosing it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from types import MappingProxyType
+
+from torch import nn
+
+from qgbench.archs import library, swin_unet
+from qgbench.archs.attention_unet import build_attention_unet
+from qgbench.archs.weights import Weights
+from qgbench.errors import unknown_name
+
+Builder = Callable[[str, Weights, tuple[int, ...], int], nn.Module]
+
+
+def _multiple_of_32(size: int) -> bool:
+    return size % 32 == 0
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One architecture.
+
+    Attributes
+    ----------
+    build : callable
+        (encoder, weights, decoder_channels, size) -> a network with encoder, decoder and segmentation_head.
+    description : str
+        One line.
+    source : str
+        Where it was published and where its parts come from.
+    decoder : str
+        What it takes from the protocol's ``decoder_channels``.
+    strides : tuple of int
+        Of the features that `SegmentationNetwork.encode` gives, fine to coarse. Encoders that begin with patches of
+        4 x 4 pixels give features without channels at stride 2.
+    own_encoder : str or None
+        The encoder that it takes unless told otherwise, if it cannot take the protocol's.
+    sizes : str
+        Which sides of an image fit, in words: "a multiple of 32".
+    fits : callable
+        Tells whether a side in pixels fits.
+    min_batch : int
+        Least number of images of one process in a training step.
+    """
+
+    build: Builder
+    description: str
+    source: str
+    decoder: str
+    strides: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    own_encoder: str | None = None
+    sizes: str = "a multiple of 32"
+    fits: Callable[[int], bool] = _multiple_of_32
+    min_batch: int = 1
+
+
+_STAGES = "one stage for each width"
+_WIDTH = "the first is the width of the decoder"
+_SMP = "segmentation-models-pytorch"
+
+ARCHS: Mapping[str, Arch] = MappingProxyType(
+    {
+        "unet": Arch(
+            library.build_unet, "U-Net: encoder, decoder, skip connections", f"arXiv 1505.04597, {_SMP}", _STAGES
+        ),
+        "unetpp": Arch(
+            library.build_unetpp,
+            "U-Net++: nested, densely connected skip connections",
+            f"arXiv 1807.10165, {_SMP}",
+            f"{_STAGES}; the nodes in between have the encoder's",
+        ),
+        "attention_unet": Arch(
+            build_attention_unet,
+            "U-Net with additive attention gates on its skip connections",
+            f"arXiv 1804.03999, U-Net of {_SMP}",
+            _STAGES,
+        ),
+        "swin_unet": Arch(
+            swin_unet.build_swin_unet,
+            "Swin-Unet: Swin Transformer blocks in encoder and decoder",
+            "arXiv 2105.05537, blocks of timm",
+            "nothing: the decoder has the encoder's widths",
+            strides=swin_unet.STRIDES,
+            own_encoder=swin_unet.ENCODER,
+            sizes="a multiple of 32 whose 32nd part can be divided by a window of 2 to 7 patches",
+            fits=swin_unet.fits,
+        ),
+        "deeplabv3plus": Arch(
+            library.build_deeplabv3plus,
+            "DeepLabV3+: dilated encoder, atrous spatial pyramid pooling",
+            f"arXiv 1802.02611, {_SMP}",
+            _WIDTH,
+            strides=(1, 2, 4, 8, 16, 16),
+            min_batch=2,
+        ),
+        "segformer": Arch(
+            library.build_segformer, "SegFormer's decoder of linear layers", f"arXiv 2105.15203, {_SMP}", _WIDTH
+        ),
+        "upernet": Arch(
+            library.build_upernet,
+            "UPerNet: pyramid pooling and a feature pyramid",
+            f"arXiv 1807.10221, {_SMP}",
+            _WIDTH,
+            min_batch=2,
+        ),
+        "manet": Arch(
+            library.build_manet,
+            "MA-Net: U-Net with attention over positions and channels",
+            f"doi 10.1109/ACCESS.2020.3025372, {_SMP}",
+            _STAGES,
+        ),
+        "fpn": Arch(
+            library.build_fpn,
+            "Feature pyramid network",
+            f"arXiv 1901.02446, {_SMP}",
+            "the first is the width of its pyramid, the second, a multiple of 32, that of its last blocks",
+        ),
+    }
+)
+
+
+def default_encoder(arch: str, protocol_encoder: str) -> str:
+    """Name the encoder that a run takes when none is asked for: the architecture's own, else the protocol's.
+
+    Raises
+    ------
+    UserError
+        Unknown architecture.
+    """
+    if arch not in ARCHS:
+        raise unknown_name("arch", arch, ARCHS)
+    return ARCHS[arch].own_encoder or protocol_encoder
+
+
+def nearest_sizes(arch: Arch, size: int) -> list[int]:
+    """List the largest side below `size` pixels that fits, if there is one, and the smallest above."""
+    below = next((side for side in range(size - 1, 31, -1) if arch.fits(side)), None)
+    above = next(side for side in count(size + 1) if arch.fits(side))
+    return [side for side in (below, above) if side is not None]

@@ -1,0 +1,76 @@
+"""What the tests of single methods share: a fixed batch, a loss and gradients written out without the package."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qgbench.methods import Batch, Method
+from qgbench.quality.guide import Guide
+from qgbench.training.objective import Objective
+
+
+def make_batch(unlabelled: int = 4, size: int = 16, progress: float = 1.0) -> Batch:
+    """The same images on every call."""
+    generator = torch.Generator().manual_seed(5)
+    weak = torch.rand(unlabelled, 3, size, size, generator=generator)
+    return Batch(
+        x_l=torch.rand(3, 3, size, size, generator=generator),
+        y_l=(torch.rand(3, 1, size, size, generator=generator) > 0.6).float(),
+        u_w=weak,
+        u_s1=(weak * 0.8).clamp(0, 1),
+        u_s2=(weak * 1.2).clamp(0, 1),
+        cut1=torch.zeros(unlabelled, 1, size, size, dtype=torch.bool),
+        cut2=torch.zeros(unlabelled, 1, size, size, dtype=torch.bool),
+        progress=progress,
+    )
+
+
+def objective(method: Method, batch: Batch, seed: int = 0) -> tuple[dict[str, float], list[Tensor]]:
+    """Parts of the loss and the gradient of everything trainable, zeros where there is none, of a copy of a method."""
+    method = copy.deepcopy(method)
+    torch.manual_seed(seed)
+    total, parts = Objective(method, Guide([]))(batch, None, 0)
+    total.backward()
+    gradient = [torch.zeros_like(p) if p.grad is None else p.grad for p in method.trainable()]
+    return {name: float(value) for name, value in parts.items()}, gradient
+
+
+def assert_same_gradient(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    """Equal but for rounding, which is all that a bias before a batch normalisation gets."""
+    assert max(float(value.abs().max()) for value in theirs) > 1e-2
+    for mine, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-6)
+
+
+def written_gradient(loss: Tensor, modules: list[torch.nn.Module]) -> list[Tensor]:
+    """Differentiate a loss written in a test by the parameters of the copies that it was written with."""
+    parameters = [p for module in modules for p in module.parameters()]
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+def half_bce_half_dice(prob: Tensor, target: Tensor) -> Tensor:
+    """The supervised loss, from probabilities."""
+    bce = -(target * prob.log() + (1 - target) * (1 - prob).log()).mean()
+    overlap = 2 * (prob * target).sum((1, 2, 3)) + 1
+    dice = 1 - overlap / (prob.sum((1, 2, 3)) + target.sum((1, 2, 3)) + 1)
+    return 0.5 * bce + 0.5 * dice.mean()
+
+
+def bce(prob: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of every pixel, from probabilities."""
+    return -(target * prob.log() + (1 - target) * (1 - prob).log())
+
+
+def buffers(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.named_buffers()}
+
+
+def sharpen(network: Any, factor: float) -> None:
+    """Scale a toy network's logits and centre them on the fixed images, so that probabilities spread over (0, 1)."""
+    last = network.head[-1]
+    with torch.no_grad():
+        last.weight.mul_(factor)
+        last.bias.sub_(copy.deepcopy(network).eval()(make_batch().u_w).mean())

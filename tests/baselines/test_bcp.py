@@ -1,0 +1,220 @@
+"""BCP against the equations of its paper (arXiv 2305.00673), image by image in numpy."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from qgbench.baselines.bcp import halves, largest_component
+from skimage.measure import label as components
+
+from qgbench.methods import Batch
+from qgbench.quality.guide import Guide
+from qgbench.registry import load_method
+from qgbench.training.objective import Objective
+from tests.baselines.test_unimatch import SIDE, assert_gradient, bce, evaluated, make, make_batch
+
+PATCH = 21  # int(2/3 * 32)
+
+
+def patch_of(seed: int) -> torch.Tensor:
+    """The zero-centred mask M of the paper, drawn as the step will draw it: (H, W), 0 in the patch."""
+    torch.manual_seed(seed)
+    top, left = int(torch.randint(SIDE - PATCH + 1, ())), int(torch.randint(SIDE - PATCH + 1, ()))
+    mask = torch.ones(SIDE, SIDE)
+    mask[top : top + PATCH, left : left + PATCH] = 0
+    return mask
+
+
+def loss_in(logits: torch.Tensor, target: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+    """(CE + Dice) / 2 of one image (1, H, W) inside a region of ones."""
+    prob, chosen = torch.sigmoid(logits[0].double()), region == 1
+    p, t = prob[chosen], target[0][chosen].double()
+    dice = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+    return (bce(logits[0][chosen], t).mean() + dice) / 2
+
+
+def numpy_component(prob: torch.Tensor) -> torch.Tensor:
+    """Largest component of (H, W) probabilities as scikit-image finds it: a mask."""
+    parts = components(prob.numpy() > 0.5)
+    if parts.max() == 0:
+        return torch.zeros_like(prob)
+    return torch.from_numpy((parts == np.argmax(np.bincount(parts.flat)[1:]) + 1).astype(np.float32))
+
+
+def written_out(method: Any, batch: Batch, seed: int) -> dict[str, Any]:
+    """L_in + L_out with x_in = x_l * M + x_u * (1 - M) and x_out = x_u * M + x_l * (1 - M)."""
+    assert method.teacher is not None
+    mask, network = patch_of(seed), copy.deepcopy(method.student).train()
+    target = torch.stack([numpy_component(prob[0])[None] for prob in evaluated(method.teacher, batch.u_w)])
+    b, u = len(batch.x_l), len(batch.u_w)
+    first_l, second_l = [*range((b + 1) // 2)], [*range(b // 2, b)]
+    first_u, second_u = [*range((u + 1) // 2)], [*range(u // 2, u)]
+    rows = max(len(first_l), len(first_u))
+    pair = [[half[n % len(half)] for n in range(rows)] for half in (first_l, second_l, first_u, second_u)]
+    out_l, in_l, out_u, in_u = pair
+    x_out = torch.stack([batch.u_w[k] * mask + batch.x_l[i] * (1 - mask) for i, k in zip(out_l, out_u, strict=True)])
+    x_in = torch.stack([batch.x_l[i] * mask + batch.u_w[k] * (1 - mask) for i, k in zip(in_l, in_u, strict=True)])
+    pred_out, pred_in = network(x_out), network(x_in)
+    labelled, rows_out, rows_in = [], [], []
+    for n in range(rows):
+        labelled.append(
+            loss_in(pred_out[n], batch.y_l[out_l[n]], 1 - mask) + loss_in(pred_in[n], batch.y_l[in_l[n]], mask)
+        )
+        rows_out.append(loss_in(pred_out[n], target[out_u[n]], mask))
+        rows_in.append(loss_in(pred_in[n], target[in_u[n]], 1 - mask))
+    sup, out, inside = (torch.stack(values) for values in (labelled, rows_out, rows_in))
+    total = sup.mean() + 0.5 * out.mean() + 0.5 * inside.mean()
+    total.backward()
+    return {
+        "supervised": sup.mean().item(),
+        "rows": [out.detach().numpy(), inside.detach().numpy()],
+        "owners": [out_u, in_u],
+        "total": total.item(),
+        "target": target,
+        "gradient": [parameter.grad for parameter in network.parameters()],
+    }
+
+
+def second_phase(bias: float = 0.0, **settings: object) -> Any:
+    """A method whose teacher differs from its student and stays: the first phase is over."""
+    method = make("bcp", bias, **settings)
+    method.pretrained.fill_(True)
+    return method
+
+
+@pytest.mark.parametrize(
+    ("labelled", "unlabelled", "bias"),
+    [(4, 8, 0.0), (8, 4, 0.0), (3, 5, 0.0), (2, 2, 0.0), (2, 7, 0.0), (4, 6, -40.0), (4, 6, 40.0)],
+)
+def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, bias: float) -> None:
+    method, batch = second_phase(bias), make_batch(labelled, unlabelled, progress=0.5)
+    expected = written_out(method, batch, seed=11)
+    torch.manual_seed(11)
+    step = copy.deepcopy(method)(batch)
+    assert float(step.supervised.detach()) == pytest.approx(expected["supervised"], rel=1e-5)
+    for term, rows, owners in zip(step.terms, expected["rows"], expected["owners"], strict=True):
+        np.testing.assert_allclose(term.loss.detach().numpy(), rows, rtol=2e-4, atol=1e-7)
+        assert term.owner.tolist() == owners
+        assert term.denominator is None
+        assert term.image is batch.u_w
+        assert torch.equal((term.label > 0.5).float(), expected["target"])  # what is judged is what supervises
+    assert {owner for term in step.terms for owner in term.owner.tolist()} == set(range(unlabelled))
+    torch.manual_seed(11)
+    found = Objective(copy.deepcopy(method), Guide([]))(batch, None, 0)[0]
+    assert float(found.detach()) == pytest.approx(expected["total"], rel=1e-5)
+    assert_gradient(method, batch, expected["gradient"], seed=11)
+
+
+@pytest.mark.parametrize("labelled", [2, 3, 8])
+def test_the_first_phase_pastes_among_labelled_images(labelled: int) -> None:
+    method, batch = make("bcp"), make_batch(labelled, 4, progress=0.2)
+    mask, network = patch_of(13), copy.deepcopy(method.student).train()
+    other = [labelled - 1, *range(labelled - 1)]
+    logits = network(torch.stack([batch.x_l[i] * mask + batch.x_l[j] * (1 - mask) for i, j in enumerate(other)]))
+    rows = [
+        loss_in(logits[i], batch.y_l[i], mask) + loss_in(logits[i], batch.y_l[j], 1 - mask) for i, j in enumerate(other)
+    ]
+    total = torch.stack(rows).mean()
+    total.backward()
+    torch.manual_seed(13)
+    step = copy.deepcopy(method)(batch)
+    assert step.terms == []
+    assert float(step.supervised.detach()) == pytest.approx(total.item(), rel=1e-5)
+    assert_gradient(method, batch, [parameter.grad for parameter in network.parameters()], seed=13)
+
+
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    ours, theirs = first.state_dict(), second.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_the_teacher_starts_the_second_phase_as_the_pretrained_network_and_only_once() -> None:
+    method = make("bcp", warmup=0.25)
+    assert method.teacher is not None
+    method(make_batch(progress=0.2))
+    method.update_teacher(0.9)
+    assert not method.pretrained
+    assert not same(method.teacher, method.student)
+    labelled_by = copy.deepcopy(method.student)
+    step = method(make_batch(progress=0.25))
+    assert method.pretrained
+    assert same(method.teacher, labelled_by)  # the step moved the student's running statistics, not the teacher's
+    torch.testing.assert_close(
+        (step.terms[0].label > 0.5).float(), largest_component(evaluated(labelled_by, make_batch().u_w)).gt(0.5).float()
+    )
+    with torch.no_grad():
+        for parameter in method.student.parameters():
+            parameter.add_(0.05)
+    method.update_teacher(0.9)
+    moved = copy.deepcopy(method.teacher)
+    method(make_batch(progress=0.3))
+    assert same(method.teacher, moved)
+    assert not same(method.teacher, method.student)
+
+
+def test_a_restored_run_does_not_start_the_teacher_again() -> None:
+    first = make("bcp")
+    first(make_batch(progress=0.25))
+    with torch.no_grad():
+        for parameter in first.student.parameters():
+            parameter.add_(0.05)
+    first.update_teacher(0.9)
+    second = make("bcp")
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    torch.manual_seed(4)
+    expected = first(make_batch(progress=0.3)).terms[0].loss
+    torch.manual_seed(4)
+    assert torch.equal(second(make_batch(progress=0.3)).terms[0].loss, expected)
+    assert same(first.teacher, second.teacher)
+
+
+def test_the_largest_of_three_components_stays() -> None:
+    prob = torch.full((1, 1, 9, 9), 0.2)
+    prob[..., 0:2, 0:2] = 0.9  # 4 pixels
+    prob[..., 5:8, 5:8] = 0.7  # 9 pixels
+    prob[..., 8, 8] = 0.8  # touches the square by a corner
+    prob[..., 0, 8] = 0.6
+    found = largest_component(prob)
+    expected = prob.clone()
+    expected[..., 0:2, 0:2] = 0.0
+    expected[..., 0, 8] = 0.0
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.9])
+def test_empty_and_full_labels_stay(value: float) -> None:
+    prob = torch.full((2, 1, 5, 5), value)
+    assert torch.equal(largest_component(prob), prob)
+
+
+def test_components_are_those_of_scikit_image() -> None:
+    prob = torch.rand(30, 1, 12, 12, generator=torch.Generator().manual_seed(0)) * 0.85
+    found = largest_component(prob)
+    for row in range(30):
+        assert torch.equal((found[row, 0] > 0.5).float(), numpy_component(prob[row, 0]))
+    removed = (prob > 0.5) & (found <= 0.5)
+    assert bool(removed.any())
+    assert torch.equal(found[~removed], prob[~removed])
+
+
+def test_patches_are_two_thirds_wide_and_anywhere() -> None:
+    method, corners = make("bcp"), set()
+    for _ in range(300):
+        inside = method.patch(torch.zeros(2, 3, SIDE, SIDE))
+        rows, columns = inside[0, 0].any(1).nonzero().flatten(), inside[0, 0].any(0).nonzero().flatten()
+        assert inside.sum() == PATCH**2 == len(rows) * len(columns)
+        corners.add((int(rows[0]), int(columns[0])))
+    assert {row for row, _ in corners} == {column for _, column in corners} == set(range(SIDE - PATCH + 1))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, ([0], [0])), (2, ([0], [1])), (5, ([0, 1, 2], [2, 3, 4]))])
+def test_halves(count: int, expected: tuple[list[int], list[int]]) -> None:
+    first, second = halves(torch.zeros(count, 2))
+    assert (first.tolist(), second.tolist()) == expected
+
+
+def test_settings_are_the_papers() -> None:
+    settings = load_method("bcp").Settings().model_dump()
+    assert settings == {"lambda_u": 1.0, "warmup": 0.25, "ramp": 0.0, "alpha": 0.5, "beta": 2 / 3}
