@@ -22,7 +22,7 @@ from qgbench.training.loop import Trainer
 from qgbench.training.objective import Objective
 
 _SIZE = 32
-_WARM_UP = 60  # steps after which the toy network is confident on the toy images
+_WARM_UP = 100  # steps after which the toy network is confident on the toy images, each as a whole too
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,9 @@ def test_a_clash_is_an_error_after_the_list(plug_in: str, console: Console) -> N
     with pytest.raises(UserError) as caught:
         print_methods(console, [plug_in, "den.py"])
     assert str(caught.value).count("of plug-in lab.py and of plug-in den.py") == 2
-    assert line_of("fixmatch", lines_of(console))
+    lines = lines_of(console)
+    assert line_of("fixmatch", lines)
+    assert [line for line in lines if line.startswith(("Twins", "Bare"))] == []
 
 
 def test_all_about_a_method(plug_in: str, console: Console) -> None:
