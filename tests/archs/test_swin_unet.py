@@ -116,8 +116,8 @@ def block(dim: int, heads: int, window: int = 7) -> int:
     return 4 * dim**2 + 4 * dim + 8 * dim**2 + 5 * dim + 4 * dim + heads * (2 * window - 1) ** 2
 
 
-def test_parameters_at_224_pixels_are_those_of_the_paper() -> None:
-    """27.17 million in the paper; counted here layer by layer, two blocks a stage."""
+def test_parameters_at_224_pixels_are_those_of_the_publication() -> None:
+    """The 27.17 million that are quoted for it; counted here layer by layer, two blocks a stage."""
     widths, heads = (96, 192, 384, 768), (3, 6, 12, 24)
     encoder = 48 * 96 + 96 + 2 * 96 + 2 * 768  # patches and their normalisation, the last normalisation
     encoder += sum(2 * block(d, h) for d, h in zip(widths, heads, strict=True))

@@ -33,8 +33,9 @@ def contrastive(**settings: object) -> Any:
     for network in (method.student, method.teacher):
         if network is not None:
             sharpen(network, 16.0)
-    with torch.no_grad():
-        method.head[2].bias.normal_(generator=torch.Generator().manual_seed(8))
+    with torch.no_grad():  # projections that point in many directions
+        method.head[0].weight.mul_(4.0)
+        method.head[2].bias.zero_()
     return method
 
 
@@ -173,7 +174,7 @@ def test_pixels_are_drawn_at_random_from_the_certain_ones() -> None:
     lesion, ground = np.flatnonzero(certain & (prob[0] > 0.5)), np.flatnonzero(certain & (prob[0] <= 0.5))
     pairs = [2 * np.log1p(np.exp((pixels[0, i] @ pixels[0, j] - 1) / 0.1)) for i in lesion for j in ground]
     assert len(pairs) >= 4
-    np.testing.assert_allclose(sorted(found), sorted(pairs), rtol=1e-3)
+    np.testing.assert_allclose(sorted(found), sorted(pairs), atol=1e-5)
     assert max(found.values()) < 3 * 400 / len(pairs)
 
 

@@ -115,7 +115,10 @@ def test_noise_is_gaussian_clipped_and_in_units_of_the_image_s_spread() -> None:
     batch.u_w[1] = 0.3  # a constant image: nothing to add to
     seen = watched(ua_mt(), batch)
     assert len(seen.inputs) == 9
-    noise = torch.stack(seen.inputs) - batch.u_w
+    given = torch.stack(seen.inputs)
+    assert given.min() < 0
+    assert given.max() > 1  # nothing is cut off at black and white
+    noise = given - batch.u_w
     assert not noise[:, 1].any()
     deviation = 0.1 * math.sqrt(stats.norm.expect(lambda x: np.clip(x, -2, 2) ** 2))
     for image in (0, 2, 3):
