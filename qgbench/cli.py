@@ -168,7 +168,7 @@ def run(
 
     Example: [bold]qgbench run --method fixmatch --qg --arch unet[/bold]
     """
-    from qgbench.registry import load_arch, load_method, method_source, resolve
+    from qgbench.registry import arch_source, load_arch, load_method, method_source, resolve
     from qgbench.run import describe
     from qgbench.run import run as carry_out
     from qgbench.training.device import best_device, processes
@@ -211,6 +211,7 @@ def run(
             "threads": threads or known.threads,
             "processes": processes(),
             "source": method_source(method),
+            "arch_source": arch_source(arch),
             "overrides": overrides,
         }
     )

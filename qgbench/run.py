@@ -46,7 +46,7 @@ from qgbench.records import (
     write_images,
     write_record,
 )
-from qgbench.registry import load_method, method_source
+from qgbench.registry import arch_source, load_arch, load_method, method_source
 from qgbench.report.cases import draw_run
 from qgbench.spec import Protocol, Regime, RunSpec, apply_settings
 from qgbench.training.checkpoint import Checkpoints
@@ -161,6 +161,8 @@ def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
     method_class = load_method(spec.method)
     if method_source(spec.method) != spec.source:
         raise UserError(f"{spec.method} is not the file that this run was started with; give the command anew.")
+    if arch_source(spec.arch) != spec.arch_source:
+        raise UserError(f"{spec.arch} is not the file that this run was started with; give the command anew.")
     settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
     _refuse_contradictions(spec, method_class, Regime.parse(spec.regime))
     check_batches(protocol.train, spec.processes)
@@ -210,6 +212,11 @@ def _refuse_contradictions(spec: RunSpec, method_class: type[Method], regime: Re
     if spec.qg_mode in ("qw", "both") and not method_class.pseudo_labels:
         raise UserError(
             f"method '{spec.method}' makes no pseudo-labels, so QW has nothing to weigh; use --qg-mode qar."
+        )
+    if method_class.needs_features and not load_arch(spec.arch).strides:
+        raise UserError(
+            f"method '{spec.method}' needs features of its networks, and arch '{spec.arch}' gives none (strides is "
+            "empty); choose another --arch, see qgbench archs."
         )
     idle = [key for key in spec.overrides if key.startswith(("qg.", "quality."))]
     if spec.qg_mode == "none" and idle:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qgbench.errors import UserError, unknown_name
+from qgbench.listing import allowed
 
 Score = Literal["g", "one", "shuffled", "confidence", "agreement", "oracle"]
 SCORES: tuple[Score, ...] = ("g", "one", "shuffled", "confidence", "agreement", "oracle")
@@ -206,7 +207,14 @@ def apply_settings(settings: S, changes: dict[str, Any], prefix: str) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"setting {prefix}{where} = {first['input']!r}: {first['msg'].lower()}.") from error
+        expected = f" Expected: {allowed(known[str(first['loc'][0])])}." if first["loc"] else ""
+        message = f"setting {prefix}{where} = {first['input']!r}: {first['msg'].lower()}.{expected}"
+        raise UserError(message) from error
+
+
+def _file_name(reference: str) -> str:
+    """Shorten a name or reference to what can be a part of a file's name: lab.py:Mine -> lab_Mine."""
+    return re.sub(r"\W+", "_", re.sub(r"\.py(?=:|$)", "", reference).rpartition("/")[2])
 
 
 def _of_addon(key: str) -> bool:
@@ -231,7 +239,8 @@ class RunSpec(Settings):
     device: Literal["cpu", "cuda", "mps"]
     threads: int = Field(ge=1)
     processes: int = Field(1, ge=1, description="processes that share each batch; others give other last bits")
-    source: str = Field("", description="SHA-256 of the method's file; '' for a method by name")
+    source: str = Field("", description="`qgbench.registry.method_source` of the method; '' for a built-in")
+    arch_source: str = Field("", description="the same of the architecture")
     overrides: dict[str, Any] = Field(default_factory=dict, description="settings that differ: 'method.threshold': 0.9")
 
     @field_validator("regime")
@@ -311,11 +320,11 @@ class RunSpec(Settings):
             "device": "cpu",
         }
         defaults |= {"qg_mode": "none", "qg_score": "g", "qg_norm": "weighted", "overrides": {}}
-        defaults |= {"processes": 1, "source": ""}
+        defaults |= {"processes": 1, "source": "", "arch_source": ""}
         differing = {key: value for key, value in fields.items() if key not in defaults or defaults[key] != value}
         differing["protocol"] = f"{protocol.name}-v{protocol.version}"
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:8]
-        method = re.sub(r"\W+", "_", self.method.removesuffix(".py").rpartition("/")[2])
+        method = _file_name(self.method)
         dataset = re.sub(r"\W+", "_", self.dataset.rstrip("/").rpartition("/")[2])
         addon = re.sub(r"[^\w.=+-]+", "_", f"+{self.addon}") if self.addon else ""
-        return f"{self.protocol}-{dataset}-{self.regime}-{self.arch}-{method}{addon}-k{self.seed}-{digest}"
+        return f"{self.protocol}-{dataset}-{self.regime}-{_file_name(self.arch)}-{method}{addon}-k{self.seed}-{digest}"

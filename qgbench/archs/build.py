@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.library import unsuitable
-from qgbench.archs.registry import ARCHS, nearest_sizes
+from qgbench.archs.registry import nearest_sizes
 from qgbench.archs.weights import Weights
-from qgbench.errors import UserError, unknown_name
+from qgbench.errors import UserError
+from qgbench.registry import load_arch
 
 # Encoders that segmentation-models-pytorch names otherwise than timm does.
 _NAMES_IN_TIMM = MappingProxyType(
@@ -98,7 +99,7 @@ def build_network(
     Parameters
     ----------
     arch : str
-        One of `qgbench.archs.registry.ARCHS`.
+        A name or reference as `qgbench.registry.load_arch` takes them.
     encoder : str
         A name of segmentation-models-pytorch (``resnet34``) or of timm (``tf_efficientnet_lite0``).
     weights : 'imagenet' or 'none'
@@ -114,9 +115,7 @@ def build_network(
     QGBenchError
         ImageNet weights cannot be fetched.
     """
-    if arch not in ARCHS:
-        raise unknown_name("arch", arch, ARCHS)
-    entry = ARCHS[arch]
+    entry = load_arch(arch)
     if not entry.fits(size):
         near = " and ".join(str(side) for side in nearest_sizes(entry, size))
         raise UserError(
