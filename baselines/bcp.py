@@ -8,7 +8,8 @@ from pydantic import Field
 from scipy import ndimage
 from torch import Tensor, nn
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term, pixel_bce, probabilities, soft_dice_loss
+from qgbench.losses import pixel_bce, soft_dice_loss
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term, probabilities
 
 
 def largest_component(prob: Tensor) -> Tensor:
@@ -16,8 +17,7 @@ def largest_component(prob: Tensor) -> Tensor:
     kept = []
     for foreground in (prob[:, 0] > 0.5).cpu().numpy():
         parts, _ = ndimage.label(foreground, np.ones((3, 3)))
-        sizes = np.bincount(parts[foreground], minlength=1)
-        kept.append((parts == sizes.argmax()) | ~foreground)
+        kept.append((parts == np.bincount(parts[foreground], minlength=1).argmax()) | ~foreground)
     return prob * torch.from_numpy(np.stack(kept)).to(prob.device).unsqueeze(1)
 
 

@@ -1,14 +1,15 @@
 """Contrastive learning with pseudo-labels: pixels of one class attract, those of two repel."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term, certainty, pixel_bce, segmentation_loss
+from qgbench.losses import certain_bce, certainty, segmentation_loss
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term, feature_shapes
 
 _STRIDE = 8  # the coarsest features up to this stride are contrasted: coarser cells mix lesion and ground
 _CHANNELS = 128
@@ -37,11 +38,10 @@ class Contrastive(Method):
 
     def __init__(self, build: Callable[[], nn.Module], settings: Settings) -> None:
         super().__init__(build, settings)
-        student: Any = self.student.eval()
-        with torch.no_grad():
-            channels = _contrasted(student.encode(torch.zeros(1, 3, 224, 224)), 224).shape[1]
-        student.train()
-        self.head = nn.Sequential(nn.Conv2d(channels, _CHANNELS, 1), nn.ReLU(), nn.Conv2d(_CHANNELS, _CHANNELS, 1))
+        shapes, size = feature_shapes(self.student), cast(int, self.student.size)
+        self.level = max((i for i, (_, side, _) in enumerate(shapes) if side * _STRIDE >= size), default=0)
+        hidden = nn.Conv2d(shapes[self.level][0], _CHANNELS, 1)
+        self.head = nn.Sequential(hidden, nn.ReLU(), nn.Conv2d(_CHANNELS, _CHANNELS, 1))
 
     def uses_teacher(self) -> bool:
         """A teacher is kept only if it labels."""
@@ -53,9 +53,8 @@ class Contrastive(Method):
         label = self.label(self.teacher or student, batch.u_w)
         features = student.encode(batch.u_w)
         pred_l, pred_u_w = student(batch.x_l), student.decode(features)
-        certain = certainty(label) >= self.settings.threshold
-        loss = (pixel_bce(pred_u_w, (label > 0.5).float()) * certain).mean((1, 2, 3))
-        contrast, anchors = self._contrast(_contrasted(features, label.shape[-1]), label)
+        loss = certain_bce(pred_u_w, label, self.settings.threshold).mean((1, 2, 3))
+        contrast, anchors = self._contrast(features[self.level], label)
         terms = [Term(loss, batch.u_w, label), Term(contrast, batch.u_w, label, anchors, coef=self.settings.weight)]
         return Step(segmentation_loss(pred_l, batch.y_l), terms)
 
@@ -82,8 +81,3 @@ class Contrastive(Method):
         count = min(self.settings.negatives, pixels.shape[1])
         drawn, index = torch.where(candidate, chance, -1.0).topk(count, dim=1)
         return pixels.gather(1, index.unsqueeze(2).expand(-1, -1, pixels.shape[2])), drawn >= 0
-
-
-def _contrasted(features: list[Tensor], side: int) -> Tensor:
-    """Choose the feature map for images of `side` pixels, given fine to coarse."""
-    return next((f for f in reversed(features) if f.shape[-1] * _STRIDE >= side), features[0])

@@ -4,27 +4,28 @@ from typing import ClassVar
 
 import torch
 
-from qgbench.methods import Batch, Method, Step, Term, pixel_bce, segmentation_loss
+from qgbench.losses import pixel_bce, segmentation_loss
+from qgbench.methods import Batch, Method, Step, Term
 
 
 class CrossPseudoSupervision(Method):
     """Each of two students, started differently, learns from the other's hard label of the same weak view.
 
     Source: Chen et al., arXiv 2106.01226; settings of arXiv 2606.01753, row CPS. As in the paper, the two networks are
-    the only perturbation (one view for all), and a label is the very prediction that is trained, in training mode; its
-    best code adds CutMix and labels in a pass of its own. Its term on labelled images is left out, as in SSL4MIS.
+    the only perturbation (one view for all), a label is the very prediction that is trained, in training mode, and the
+    labelled images are cross-supervised too; SSL4MIS leaves those out, the authors' best code adds CutMix.
     """
 
     networks: ClassVar[int] = 2
 
     def step(self, batch: Batch) -> Step:
-        """Two terms, one a student: BCE against the other student's hard label, averaged over the image."""
+        """Four terms, of unlabelled and of labelled images: each student's BCE against the other's hard label."""
         first, second = self.students
-        supervised = segmentation_loss(first(batch.x_l), batch.y_l) + segmentation_loss(second(batch.x_l), batch.y_l)
-        pred_first, pred_second = first(batch.u_w), second(batch.u_w)
+        pred_l, pred_u = ((first(image), second(image)) for image in (batch.x_l, batch.u_w))
+        supervised = segmentation_loss(pred_l[0], batch.y_l) + segmentation_loss(pred_l[1], batch.y_l)
         terms = []
-        for pred, other, labeller in ((pred_first, pred_second, second), (pred_second, pred_first, first)):
-            label = self.pseudo_label(batch.u_w, torch.sigmoid(other.float()), labeller)
-            loss = pixel_bce(pred, (label > 0.5).float()).mean((1, 2, 3))
-            terms.append(Term(loss, batch.u_w, label))
+        for image, preds in ((batch.u_w, pred_u), (batch.x_l, pred_l)):
+            for pred, other, labeller in ((*preds, second), (*preds[::-1], first)):
+                label = self.pseudo_label(image, torch.sigmoid(other.float()), labeller)
+                terms.append(Term(pixel_bce(pred, (label > 0.5).float()).mean((1, 2, 3)), image, label))
         return Step(supervised, terms)

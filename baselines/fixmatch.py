@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term, certainty, pixel_bce, segmentation_loss
+from qgbench.losses import certain_bce, segmentation_loss
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term
 
 
 class FixMatch(Method):
@@ -25,6 +26,5 @@ class FixMatch(Method):
         """One term: BCE on the strong view against the weak view's hard label, averaged over all pixels."""
         label = self.label(self.student, batch.u_w)
         pred_l, pred_u_s = self.student(batch.x_l), self.student(batch.u_s1)
-        certain = certainty(label) >= self.settings.threshold
-        loss = (pixel_bce(pred_u_s, (label > 0.5).float()) * certain).mean((1, 2, 3))
+        loss = certain_bce(pred_u_s, label, self.settings.threshold).mean((1, 2, 3))
         return Step(segmentation_loss(pred_l, batch.y_l), [Term(loss, batch.u_w, label)])

@@ -4,7 +4,8 @@ import torch
 from pydantic import Field
 from torch.distributions import Beta
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term, segmentation_loss
+from qgbench.losses import segmentation_loss
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term
 
 
 class InterpolationConsistency(Method):

@@ -2,7 +2,8 @@
 
 import torch
 
-from qgbench.methods import Batch, Method, Step, Term, segmentation_loss
+from qgbench.losses import segmentation_loss
+from qgbench.methods import Batch, Method, Step, Term
 
 
 class MeanTeacher(Method):

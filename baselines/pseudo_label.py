@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term, certainty, pixel_bce, segmentation_loss
+from qgbench.losses import certain_bce, segmentation_loss
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term
 
 
 class PseudoLabel(Method):
@@ -30,6 +31,5 @@ class PseudoLabel(Method):
         """One term: BCE against the hard label, averaged over all pixels of the image."""
         label = self.label(self.teacher or self.student, batch.u_w)
         pred_l, pred_u_w = self.student(batch.x_l), self.student(batch.u_w)
-        certain = certainty(label) >= self.settings.threshold
-        loss = (pixel_bce(pred_u_w, (label > 0.5).float()) * certain).mean((1, 2, 3))
+        loss = certain_bce(pred_u_w, label, self.settings.threshold).mean((1, 2, 3))
         return Step(segmentation_loss(pred_l, batch.y_l), [Term(loss, batch.u_w, label)])

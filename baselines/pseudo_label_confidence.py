@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term, certainty, pixel_bce, segmentation_loss
+from qgbench.losses import certainty, pixel_bce, segmentation_loss
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term
 
 
 class PseudoLabelConfidence(Method):

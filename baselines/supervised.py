@@ -1,6 +1,7 @@
 """Supervised training on the labelled images alone."""
 
-from qgbench.methods import Batch, Method, Step, segmentation_loss
+from qgbench.losses import segmentation_loss
+from qgbench.methods import Batch, Method, Step
 
 
 class Supervised(Method):

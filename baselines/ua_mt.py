@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term, segmentation_loss
+from qgbench.losses import segmentation_loss
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term
 
 
 class UncertaintyAwareMeanTeacher(Method):

@@ -5,30 +5,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term, certainty, pixel_bce, segmentation_loss
-
-
-def paste(rows: Tensor, cut: Tensor, partner: Tensor) -> Tensor:
-    """Replace the region `cut` (U, 1, H, W) of every row by its partner's: (U, C, H, W) -> the same."""
-    return torch.where(cut, rows[partner], rows)
-
-
-def certain_bce(logits: Tensor, label: Tensor, threshold: float | Tensor) -> Tensor:
-    """Cross-entropy to the hard label, zero where it is not certain enough: (U, 1, H, W) twice -> (U, 1, H, W)."""
-    return pixel_bce(logits, (label > 0.5).float()) * (certainty(label) >= threshold)
-
-
-def cutmix_term(pixels: Tensor, image: Tensor, label: Tensor, cut: Tensor, partner: Tensor, coef: float) -> Term:
-    """Split losses of pixels (U, 1, H, W) of pasted views into two rows a view: what it kept, what its partner gave.
-
-    A row's loss and its denominator are shares of the whole view, so that the mean stays one over all pixels.
-    """
-    regions = torch.cat([~cut, cut])
-    loss = (pixels.repeat(2, 1, 1, 1) * regions).mean((1, 2, 3))
-    owner = torch.cat([torch.arange(len(label), device=label.device), partner])
-    return Term(loss, image, label, denominator=regions.float().mean((1, 2, 3)), owner=owner, coef=coef)
+from qgbench.cutmix import cutmix_term, paste
+from qgbench.losses import certain_bce, segmentation_loss
+from qgbench.methods import Batch, Method, MethodSettings, Step, Term
 
 
 class UniMatch(Method):

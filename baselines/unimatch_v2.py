@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from qgbench.baselines.unimatch import certain_bce, cutmix_term, paste
 from torch import Tensor
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, segmentation_loss
+from qgbench.cutmix import cutmix_term, paste
+from qgbench.losses import certain_bce, segmentation_loss
+from qgbench.methods import Batch, Method, MethodSettings, Step
 
 
 class UniMatchV2(Method):

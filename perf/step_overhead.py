@@ -16,7 +16,7 @@ from qgbench.data.cache import prepare
 from qgbench.data.experiment import training_data
 from qgbench.data.readers import open_source
 from qgbench.data.splits import load_split
-from qgbench.methods import segmentation_loss
+from qgbench.losses import segmentation_loss
 from qgbench.quality.guide import Guide
 from qgbench.registry import load_method
 from qgbench.run import _build

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
-from qgbench.errors import QGBenchError
+from qgbench.errors import QGBenchError, UserError
 from qgbench.methods import Batch, Method, check_step
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import Labelling, PredictedQuality, one
@@ -40,6 +40,8 @@ class ToySegmenter(nn.Module):
     Features, as those of `qgbench.archs.build.SegmentationNetwork`: one map of 8 channels at full resolution.
     """
 
+    size = _SIZE
+
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
@@ -54,7 +56,7 @@ class ToySegmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Give logits."""
-        return self.decode(self.encode(image))
+        return self.head(self.features(image))
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Give features (B, 8, H, W), a list of one."""
@@ -63,6 +65,18 @@ class ToySegmenter(nn.Module):
     def decode(self, features: list[Tensor]) -> Tensor:
         """Give logits of features."""
         return self.head(features[-1])
+
+
+class FeaturelessSegmenter(ToySegmenter):
+    """The toy network of a method that does not state `needs_features`: it refuses to give any."""
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Refuse."""
+        raise UserError("the method calls encode of a network; state needs_features = True.")
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Refuse."""
+        raise UserError("the method calls decode of a network; state needs_features = True.")
 
 
 class ToyQuality(nn.Module):
@@ -134,7 +148,8 @@ class _Bench:
         torch.manual_seed(3)
         quality = ToyQuality().requires_grad_(False).eval()
         torch.manual_seed(0)
-        method = self.method_class(ToySegmenter, self.method_class.Settings())
+        network = ToySegmenter if self.method_class.needs_features else FeaturelessSegmenter
+        method = self.method_class(network, self.method_class.Settings())
         if self.start is not None:
             method.load_state_dict(self.start)
         guide = Guide(modes(quality))
@@ -165,8 +180,8 @@ def check_method(method_class: type[Method]) -> Iterator[Finding]:
     Finding
     """
     accelerator = make_accelerator("cpu", "fp32", 1)
-    trainer, _ = _Bench(method_class, accelerator).trainer(lambda g: [], _WARM_UP)
     try:
+        trainer, _ = _Bench(method_class, accelerator).trainer(lambda g: [], _WARM_UP)
         _finish(trainer)
     except QGBenchError as error:
         yield Finding("the step keeps the contract and its loss is finite", False, str(error))

@@ -8,10 +8,9 @@ of the pseudo-label that they trust (arXiv 2606.01753, Eqn 7) and reduces them (
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -83,7 +82,8 @@ class Method(nn.Module):
     ----------
     build : callable
         Makes one segmentation network: images (B, 3, H, W) in [0, 1] -> logits (B, 1, H, W) in float32. Its ``encode``
-        gives features (a list, fine to coarse) and its ``decode`` turns them into logits.
+        gives features (a list, fine to coarse), its ``decode`` turns them into logits, its ``size`` is the run's H = W.
+        A head of the method's own finds its number of channels by `feature_shapes`.
     settings : MethodSettings
         An instance of the class's `Settings`.
     """
@@ -195,6 +195,17 @@ class Method(nn.Module):
                 value.copy_(theirs[name])
 
 
+def feature_shapes(network: nn.Module) -> list[tuple[int, int, int]]:
+    """Shapes (C, H, W) of the features that a network gives for images of the run's size, fine to coarse."""
+    encoder: Any = network
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        features = encoder.encode(torch.zeros(1, 3, encoder.size, encoder.size))
+    network.train(training)
+    return [tuple(feature.shape[1:]) for feature in features]
+
+
 def probabilities(network: nn.Module, image: Tensor) -> Tensor:
     """Foreground probabilities (B, 1, H, W), float32, of a network in evaluation mode, without gradient.
 
@@ -206,37 +217,6 @@ def probabilities(network: nn.Module, image: Tensor) -> Tensor:
         prob = torch.sigmoid(network(image).float())
     network.train(training)
     return prob
-
-
-def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Supervised loss 0.5 BCE + 0.5 Dice (arXiv 2606.01753, section 4), averaged over the images: a scalar.
-
-    Parameters
-    ----------
-    logits : (B, 1, H, W)
-    target : (B, 1, H, W)
-        0 or 1.
-    """
-    logits = logits.float()
-    bce = F.binary_cross_entropy_with_logits(logits, target)
-    return 0.5 * bce + 0.5 * soft_dice_loss(torch.sigmoid(logits), target).mean()
-
-
-def soft_dice_loss(prob: Tensor, target: Tensor) -> Tensor:
-    """1 - (2 sum p t + 1) / (sum p + sum t + 1) of every image: (B, 1, H, W) twice -> (B,)."""
-    overlap = (prob * target).flatten(1).sum(1)
-    total = prob.flatten(1).sum(1) + target.flatten(1).sum(1)
-    return 1.0 - (2.0 * overlap + 1.0) / (total + 1.0)
-
-
-def pixel_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy of every pixel, float32: (B, 1, H, W) logits and targets -> (B, 1, H, W)."""
-    return F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
-
-
-def certainty(prob: Tensor) -> Tensor:
-    """Probability of the likelier class of every pixel, max(p, 1 - p), in [0.5, 1]."""
-    return torch.maximum(prob, 1.0 - prob)
 
 
 def row_weights(term: Term, weight: Tensor) -> Tensor:

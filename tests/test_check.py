@@ -9,7 +9,8 @@ from torch import Tensor
 
 from qgbench.check import Finding, check_method
 from qgbench.errors import UserError
-from qgbench.methods import Batch, Method, Step, Term, pixel_bce, probabilities, segmentation_loss
+from qgbench.losses import pixel_bce, segmentation_loss
+from qgbench.methods import Batch, Method, Step, Term, probabilities
 from qgbench.registry import load_method, method_names
 
 

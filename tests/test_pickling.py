@@ -35,7 +35,8 @@ from qgbench.training.objective import Objective
 SECONDS = 300  # a worker that does not answer fails its test instead of hanging all
 
 OWN_METHOD = """
-from qgbench.methods import Batch, Method, MethodSettings, Step, segmentation_loss
+from qgbench.losses import segmentation_loss
+from qgbench.methods import Batch, Method, MethodSettings, Step
 
 
 class Own(Method):

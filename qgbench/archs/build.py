@@ -38,6 +38,8 @@ class SegmentationNetwork(nn.Module):
         and then its ``segmentation_head`` turn them into logits (B, 1, H, W). As in segmentation-models-pytorch.
     mean, std : sequences of 3 floats
         Of the encoder's training data, for images in [0, 1].
+    size : int
+        Side of the images that it was built for, pixels.
     min_batch : int
         Least number of images in training mode.
     """
@@ -46,8 +48,11 @@ class SegmentationNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], min_batch: int = 1) -> None:
+    def __init__(
+        self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], size: int, min_batch: int = 1
+    ) -> None:
         super().__init__()
+        self.size = size
         self.min_batch = min_batch
         self.body = cast(EncoderDecoder, body)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -122,7 +127,7 @@ def build_network(
             f"images of {size} pixels do not fit arch '{arch}': the side must be {entry.sizes}; the nearest: {near}."
         )
     body = entry.build(encoder, weights, decoder_channels, size)
-    network = SegmentationNetwork(body, *normalisation(encoder), entry.min_batch)
+    network = SegmentationNetwork(body, *normalisation(encoder), size, entry.min_batch)
     keep_depthwise_in_float32(network)
     network.to(memory_format=torch.channels_last)
     try:

@@ -85,9 +85,11 @@ class QualityWeighting(Mode):
         self._window: list[Tensor] = []  # (3, M) each: true Dice, quality and confidence of pseudo-labels
 
     def weigh(self, labelling: Labelling) -> Tensor:
-        """W = q**T (q >= tau); what it did to the batch of all processes is kept for the log."""
+        """W = q**T (q >= tau); what it did to the unlabelled images of all processes is kept for the log."""
         quality = self._score(labelling).float()
         weight = quality_weight(quality, self._settings.tau, self._settings.temperature)
+        if not labelling.unlabelled:
+            return weight
         joined, qualities = self.world.gather(weight), self.world.gather(quality)
         self._log.append(
             {
@@ -221,7 +223,7 @@ class Guide:
         method.corrector = correct
 
     def weights(
-        self, terms: list[Term], method: Method, truth: Tensor | None, views: Tensor | None = None
+        self, terms: list[Term], method: Method, truth: Tensor | None, batch: Batch | None = None
     ) -> list[Tensor]:
         """Weight of every pseudo-label of every term, ones where no mode weighs.
 
@@ -232,8 +234,9 @@ class Guide:
             Tells which network made a label.
         truth : (U, 1, H, W) or None
             Held-back masks, for the oracle control and for the log.
-        views : (U, 3, H, W), optional
-            The weak views that `truth` is aligned with: no other pictures are judged by it. All, if not given.
+        batch : Batch, optional
+            What the method saw: `truth` is that of its weak views, its labelled images have their own masks, and for
+            other pictures there is none. `truth` is that of all pictures, if not given.
 
         Returns
         -------
@@ -244,8 +247,9 @@ class Guide:
             key = (id(term.image), id(term.label))
             if key not in known:
                 network = method.labelled_by(term.label) or method.student
-                aligned = truth if views is None or term.image is views else None
-                labelling = Labelling(term.image, term.label, network, aligned, self._world)
+                labelled = batch is not None and term.image is batch.x_l
+                aligned = truth if batch is None or term.image is batch.u_w else batch.y_l if labelled else None
+                labelling = Labelling(term.image, term.label, network, aligned, self._world, not labelled)
                 weight = term.label.new_ones(len(term.label), dtype=torch.float32)
                 for mode in self.modes:
                     given = mode.weigh(labelling)

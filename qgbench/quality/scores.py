@@ -22,8 +22,9 @@ class Labelling:
     image: Tensor  # (U, 3, H, W) weak views in [0, 1]
     prob: Tensor  # (U, 1, H, W) the labelling network's probabilities
     network: nn.Module  # the network that labelled
-    truth: Tensor | None  # (U, 1, H, W) held-back masks in the same geometry, NaN where unknown; for the oracle only
+    truth: Tensor | None  # (U, 1, H, W) masks in the same geometry, NaN where unknown; for the oracle only
     world: World = ALONE  # the processes that label the other rows of the same batch
+    unlabelled: bool = True  # False for labelled images, whose truth is no secret
 
 
 ScoreFunction = Callable[[Labelling], Tensor]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from qgbench.archs.build import SegmentationNetwork, normalisation
 from qgbench.data.views import labelled_view
-from qgbench.methods import probabilities, soft_dice_loss
+from qgbench.losses import soft_dice_loss
+from qgbench.methods import probabilities
 from qgbench.spec import QualitySettings
 from qgbench.training.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 
@@ -46,8 +47,8 @@ class WeakModels:
         new_scaler(accelerator)
         torch.manual_seed(seed)
         body = smp.Unet(settings.weak_encoder, encoder_weights=None)
-        network = SegmentationNetwork(body, *normalisation(settings.weak_encoder)).to(memory_format=torch.channels_last)
-        self._network = network.to(accelerator.device).train()
+        network = SegmentationNetwork(body, *normalisation(settings.weak_encoder), image.shape[-1])
+        self._network = network.to(memory_format=torch.channels_last).to(accelerator.device).train()
         self._optimiser = accelerator.prepare_optimizer(torch.optim.Adam(network.parameters(), lr=settings.weak_lr))
         self._accelerator = accelerator
         self._image, self._mask, self._others = image, mask, others

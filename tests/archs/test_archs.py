@@ -20,7 +20,7 @@ from qgbench.archs.swin_unet import ENCODER as SWIN
 from qgbench.archs.weights import Weights, packaged_state, weights_hash
 from qgbench.data.phantom import generate_phantom
 from qgbench.errors import UserError
-from qgbench.methods import segmentation_loss
+from qgbench.losses import segmentation_loss
 from qgbench.spec import load_protocol
 from qgbench.training.device import make_accelerator
 

@@ -14,7 +14,8 @@ from torchvision.transforms.functional import normalize
 from qgbench.archs.build import SegmentationNetwork, build_network, normalisation
 from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.errors import QGBenchError, UserError
-from qgbench.methods import probabilities, segmentation_loss
+from qgbench.losses import segmentation_loss
+from qgbench.methods import probabilities
 from qgbench.training.device import make_accelerator
 
 LITE = "tf_efficientnet_lite0"
@@ -161,7 +162,7 @@ def test_the_network_normalises_its_own_input() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     body = nn.Module()
     body.encoder, body.decoder, body.segmentation_head = Listed(), Last(), nn.Identity()
-    network = SegmentationNetwork(body, mean, std)
+    network = SegmentationNetwork(body, mean, std, 32)
     expected = normalize(images(2, 32), list(mean), list(std))
     torch.testing.assert_close(network(images(2, 32)), expected)
     torch.testing.assert_close(network.encode(images(2, 32))[-1], expected)

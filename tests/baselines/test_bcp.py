@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qgbench.baselines.bcp import halves, largest_component
 from skimage.measure import label as components
 
+from qgbench.baselines.bcp import halves, largest_component
 from qgbench.methods import Batch
 from qgbench.quality.guide import Guide
 from qgbench.registry import load_method

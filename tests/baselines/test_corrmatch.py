@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qgbench.archs.correlation import spread_over_regions
 from qgbench.methods import Batch, Term
 from qgbench.quality.guide import Guide
 from qgbench.registry import load_method
@@ -32,9 +33,9 @@ GRID = SIDE // 8
 def make_corrmatch(bias: float = 0.0, **settings: object) -> Any:
     """Without dropout in the head, so that two passes agree."""
     method = make("corrmatch", bias, **settings)
-    method.compare[3].p = 0.0
+    method.compare.layers[3].p = 0.0
     with torch.no_grad():
-        method.compare[4].weight.mul_(2)  # correlations that differ from 1/P
+        method.compare.layers[4].weight.mul_(2)  # correlations that differ from 1/P
     return method
 
 
@@ -89,7 +90,7 @@ def written_threshold(prob: np.ndarray, old: float, elapsed: float, span: float 
 def written_out(method: Any, batch: Batch, seed: int) -> dict[str, Any]:
     """The losses of the paper over whole batches, and their gradient."""
     settings = method.settings
-    network, head = copy.deepcopy(method.student).train(), copy.deepcopy(method.compare).train()
+    network, head = copy.deepcopy(method.student).train(), copy.deepcopy(method.compare.layers).train()
     labelled, unlabelled = len(batch.x_l), len(batch.u_w)
     prob = evaluated(method.student, batch.u_w)
     threshold = written_threshold(prob.numpy(), settings.threshold, batch.progress, settings.span)
@@ -103,7 +104,7 @@ def written_out(method: Any, batch: Batch, seed: int) -> dict[str, Any]:
     correlation, corr = written_correlation(head, features, pred)
     corr = corr[:, 1:] - corr[:, :1]
     with torch.no_grad():  # the very numbers, or a pixel on the edge of a region falls to either side by rounding
-        found, _ = copy.deepcopy(method).correlate(features, pred)
+        found, _ = copy.deepcopy(method.compare)(features, pred)
     torch.testing.assert_close(found, correlation.detach(), rtol=1e-3, atol=1e-6)
     correlation = found
     spread = prob.clone()
@@ -201,7 +202,7 @@ FLAT = drawn([[1, 1, 1, 1]] * GRID)
 def spread_with(method: Any, prob: Tensor, maps: list[Tensor]) -> Tensor:
     """Spread one label (1, H, W) with these maps and no others, however they are drawn."""
     correlation = torch.stack([maps[row % len(maps)] for row in range(GRID**2)])
-    return method.spread(prob[None], correlation[None])[0, 0]
+    return spread_over_regions(prob[None], correlation[None], method.threshold, method.settings.regions)[0, 0]
 
 
 def test_a_certain_region_gives_its_class_to_its_uncertain_pixels() -> None:
@@ -334,7 +335,7 @@ def test_a_rejected_label_has_no_part_in_any_row_that_counts() -> None:
 def test_the_head_is_trained() -> None:
     method = make_corrmatch()
     assert {id(p) for p in method.heads()} == {id(p) for p in method.compare.parameters()}
-    assert method.compare[0].in_channels == 8 + 10  # features of strides 8 and 16
+    assert method.compare.layers[0].in_channels == 8 + 10  # features of strides 8 and 16
 
 
 def test_settings_are_the_papers() -> None:

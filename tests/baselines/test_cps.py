@@ -45,14 +45,16 @@ def test_each_student_is_held_to_the_other_s_hard_label(unlabelled: int) -> None
     probs = [sigmoid(logits(student, batch.u_w, True)) for student in method.students]
     assert ((probs[0] > 0.5) != (probs[1] > 0.5)).mean() > 0.05
     step = method(batch)
-    assert len(step.terms) == 2
-    for index, term in enumerate(step.terms):
-        mine, other = probs[index], probs[1 - index]
+    assert len(step.terms) == 4
+    of_labelled = [sigmoid(logits(student, batch.x_l, True)) for student in method.students]
+    for place, term in enumerate(step.terms):
+        index = place % 2
+        mine, other = (probs if place < 2 else of_labelled)[index], (probs if place < 2 else of_labelled)[1 - index]
         expected = cross_entropy(mine, other > 0.5).mean((1, 2, 3))
         np.testing.assert_allclose(term.loss.detach().numpy(), expected, rtol=1e-4)
         np.testing.assert_allclose(term.label.numpy(), other, rtol=1e-4)
         assert method.labelled_by(term.label) is method.students[1 - index]
-        assert term.image is batch.u_w
+        assert term.image is (batch.u_w if place < 2 else batch.x_l)
         assert term.denominator is None
         assert term.owner is None
         assert term.coef == 1
@@ -69,8 +71,10 @@ def test_the_gradient_is_that_of_the_written_sum() -> None:
     _, ours = objective(method, batch)
     first, second = (copy.deepcopy(student).train() for student in method.students)
     supervised = sum(half_bce_half_dice(torch.sigmoid(s(batch.x_l)), batch.y_l) for s in (first, second))
-    p1, p2 = torch.sigmoid(first(batch.u_w)), torch.sigmoid(second(batch.u_w))
-    crossed = bce(p1, (p2.detach() > 0.5).float()).mean() + bce(p2, (p1.detach() > 0.5).float()).mean()
+    crossed = torch.zeros(())
+    for image in (batch.u_w, batch.x_l):  # L_cps = L_cps^u + L_cps^l, each a mean over its own images
+        p1, p2 = torch.sigmoid(first(image)), torch.sigmoid(second(image))
+        crossed = crossed + bce(p1, (p2.detach() > 0.5).float()).mean() + bce(p2, (p1.detach() > 0.5).float()).mean()
     assert_same_gradient(ours, written_gradient(supervised + 0.25 * crossed, [first, second]))
 
 
@@ -82,7 +86,7 @@ def test_a_label_teaches_only_the_other_student() -> None:
             grads = torch.autograd.grad(
                 term.loss.sum(), list(student.parameters()), retain_graph=True, allow_unused=True
             )
-            assert any(g is not None and bool(g.any()) for g in grads) == (which == index)
+            assert any(g is not None and bool(g.any()) for g in grads) == (which == index % 2)
 
 
 class _RejectLabelsOf(Mode):

@@ -25,6 +25,8 @@ class Pyramid(nn.Module):
     `bias` moves all logits: -40 predicts nothing, 40 everything.
     """
 
+    size = SIDE
+
     def __init__(self, bias: float = 0.0) -> None:
         super().__init__()
         self.fine = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU())

@@ -20,7 +20,7 @@ from qgbench.quality.guide import (
     quality_weight,
     ramp,
 )
-from qgbench.quality.scores import Labelling, ShuffledQuality
+from qgbench.quality.scores import Labelling, ShuffledQuality, overlap
 from qgbench.spec import QGSettings
 from qgbench.training.device import World
 from qgbench.training.streams import Streams
@@ -183,6 +183,23 @@ def test_the_score_is_told_which_network_labelled_and_gets_the_held_back_masks()
     guide.weights([term(image, by_teacher), term(image, by_student)], method, truth)
     assert [asked.network for asked in score.asked] == [method.teacher, method.student]
     assert all(asked.truth is truth for asked in score.asked)
+
+
+def test_labelled_images_have_their_own_masks_and_no_part_in_the_log() -> None:
+    method = method_of()
+    batch = batch_at(0.5)
+    score = Counting(lambda asked: torch.full((len(asked.prob),), 0.9 if asked.unlabelled else 0.6))
+    guide = Guide([QualityWeighting(score, SETTINGS)])
+    truth, mixed = torch.ones(len(batch.u_w), 1, *batch.u_w.shape[2:]), batch.u_w.flip(0)
+    images = (batch.x_l, batch.u_w, mixed)
+    weights = guide.weights([term(i, labelled(method, i, 0)) for i in images], method, truth, batch)
+    assert [float(weight[0]) for weight in weights] == pytest.approx([0.36, 0.81, 0.81])
+    assert score.asked[0].truth is batch.y_l
+    assert score.asked[1].truth is truth
+    assert score.asked[2].truth is None
+    assert guide.take_log()["mean_q"] == pytest.approx(0.9)
+    unlabelled_dice = overlap(score.asked[1].prob > 0.5, truth > 0.5)
+    assert guide.take_window()["pseudo_dice"] == pytest.approx(float(unlabelled_dice.mean()))
 
 
 def test_weights_are_those_of_equation_7_and_detached() -> None:

@@ -15,16 +15,17 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
+
+from qgbench.archs.build import build_network
 from qgbench.baselines.fixmatch import FixMatch
 from qgbench.baselines.mean_teacher import MeanTeacher
 from qgbench.baselines.pseudo_label import PseudoLabel
 from qgbench.baselines.supervised import Supervised
-from torch import Tensor, nn
-
-from qgbench.archs.build import build_network
 from qgbench.check import ToyQuality, ToySegmenter, toy_data, toy_protocol
 from qgbench.errors import QGBenchError, UserError
-from qgbench.methods import Batch, Method, Step, Term, pixel_bce, segmentation_loss
+from qgbench.losses import pixel_bce, segmentation_loss
+from qgbench.methods import Batch, Method, Step, Term
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import Labelling, make_score
 from qgbench.training.device import World, make_accelerator, processes, what_cannot_repeat

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from qgbench.check import ToySegmenter, toy_data, toy_protocol
-from qgbench.methods import Batch, Method, Step, segmentation_loss
+from qgbench.losses import segmentation_loss
+from qgbench.methods import Batch, Method, Step
 from qgbench.quality.guide import Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import PredictedQuality, overlap
 from qgbench.registry import load_method
