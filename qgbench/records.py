@@ -154,6 +154,9 @@ class Provenance(_Part):
     data: str = Field(description="fingerprint of the prepared images and masks")
     split: str = Field(description="fingerprint of the ids in each part")
     labelled_ids: list[str]
+    encoder: str | None = Field(
+        None, description="SHA-256 of the encoder's tensors before training; None in records from before it was kept"
+    )
     g: str | None = Field(description="id of the quality predictor")
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from qgbench import provenance
 from qgbench.archs.build import build_network
+from qgbench.archs.weights import weights_hash
 from qgbench.data.cache import Prepared, prepare
 from qgbench.data.experiment import TrainingData, training_data
 from qgbench.data.readers import Source, open_pool, open_source
@@ -124,13 +125,14 @@ def run(
         torch.manual_seed(spec.seed)
         # Networks come first: an unknown architecture shall not be found out after minutes spent on data and g.
         method = method_class(lambda: _build(protocol), settings)
+        encoder_hash = weights_hash(method.student.get_submodule("body.encoder"))
         data = _open_data(spec, protocol, data_dir, cache_dir)
         alone = folder.locked() if accelerator.is_main_process else nullcontext()
         with alone:
             accelerator.wait_for_everyone()
             if (record := _finished(folder)) is not None:  # by the process that this one waited for
                 return Outcome(record, folder.path, was_done=True)
-            job = _Job(spec, protocol, method, data, folder, output, accelerator, tracker)
+            job = _Job(spec, protocol, method, encoder_hash, data, folder, output, accelerator, tracker)
             if accelerator.is_main_process:
                 _with_status(job)
             else:
@@ -166,6 +168,7 @@ def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
     settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
     _refuse_contradictions(spec, method_class, Regime.parse(spec.regime))
     check_batches(protocol.train, spec.processes)
+    _refuse_small_batches(spec, protocol)
     return protocol, method_class, settings
 
 
@@ -174,6 +177,7 @@ class _Job:
     spec: RunSpec
     protocol: Protocol
     method: Method
+    encoder_hash: str  # of the weights that training starts from
     data: _Data
     folder: RunFolder
     output: Path
@@ -225,6 +229,18 @@ def _refuse_contradictions(spec: RunSpec, method_class: type[Method], regime: Re
         raise UserError("QAR needs a differentiable score: --qg-score is for QW; use --qg-mode qw or --qg-score g.")
     if spec.qg_score == "oracle" and regime.pools:
         raise UserError("the oracle needs the masks of all unlabelled images, which a pool has not; leave --pool out.")
+
+
+def _refuse_small_batches(spec: RunSpec, protocol: Protocol) -> None:
+    least = load_arch(spec.arch).min_batch
+    for name in ("batch_labelled", "batch_unlabelled"):
+        share = getattr(protocol.train, name) // spec.processes
+        if share < least:
+            raise UserError(
+                f"arch '{spec.arch}' needs {least} or more images in each process, because it pools features to one "
+                f"pixel and normalises them over the batch; train.{name} gives {share}. Set train.{name}="
+                f"{least * spec.processes} or more, or take another arch."
+            )
 
 
 def _open_data(spec: RunSpec, protocol: Protocol, data_dir: Path | None, cache_dir: Path | None) -> _Data:
@@ -395,6 +411,7 @@ def _make_record(
             data=data.fingerprint,
             split=split_fingerprint(data.split),
             labelled_ids=data.training.labelled.ids,
+            encoder=job.encoder_hash,
             g=card.id if card else None,
         ),
     )

@@ -153,7 +153,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
 ) -> None:
     method = tmp_path / "exploding.py"
     method.write_text(
-        "from qgbench.methods import Batch, Method, Step, segmentation_loss\n"
+        "from qgbench.losses import segmentation_loss\n"
+        "from qgbench.methods import Batch, Method, Step\n"
         "class Exploding(Method):\n"
         "    pseudo_labels = False\n"
         "    def step(self, batch: Batch) -> Step:\n"
@@ -246,9 +247,8 @@ def test_a_method_that_breaks_a_rule_is_told_which_and_where(
     ("text", "expected"),
     [
         (METHOD + METHOD.replace("Mine", "Yours"), "defines 2 subclasses"),
-        ("from qgbench.methods import Method\n", "defines 0 subclasses")(
-            "class Mine(:\n", "cannot be imported: SyntaxError"
-        ),
+        ("from qgbench.methods import Method\n", "defines 0 subclasses"),
+        ("class Mine(:\n", "cannot be imported: SyntaxError"),
     ],
     ids=["two methods", "none", "syntax error"],
 )

@@ -76,10 +76,10 @@ def test_every_name_is_offered_after_each_of_its_beginnings(function: Callable[[
 
 def test_archs_are_those_that_can_be_built() -> None:
     """The names are written twice, because the registry of networks imports torch."""
-    from qgbench.archs.build import ARCHS
+    from qgbench.archs.registry import ARCHS
 
     assert set(completion.archs("")) == set(ARCHS)
-    assert completion.archs("une") == ["unet"]
+    assert completion.archs("une") == ["unet", "unetpp"]
     assert completion.archs("zzz") == []
 
 
@@ -113,7 +113,7 @@ def test_runs_are_those_of_the_output_folder(folder: Path, monkeypatch: pytest.M
         ("run --qg --method fixmatch --dataset ph", ["ph2", "phantom"]),
         ("run --protocol sm", ["small", "smoke"]),
         ("run --pool isic_pool --pool k", ["kvasir_pool"]),
-        ("run --arch un", ["unet"]),
+        ("run --arch un", ["unet", "unetpp"]),
         ("run --encoder resnet1", ["resnet18"]),
         ("check mean_", ["mean_teacher"]),
         ("show sm", sorted(RUNS)),

@@ -98,7 +98,8 @@ def test_a_broken_file_is_refused_with_its_cause(tmp_path: Path, text: str, caus
     [
         (ONE + ONE.replace("Mine", "Yours"), 2),
         (ONE + "\n\nclass Child(Mine):\n    pass\n", 2),
-        ("from qgbench.methods import Method\n", 0)("class Mine:\n    pass\n", 0),
+        ("from qgbench.methods import Method\n", 0),
+        ("class Mine:\n    pass\n", 0),
     ],
     ids=["two", "parent and child", "only imported", "no subclass"],
 )

@@ -10,7 +10,6 @@ from torch import nn
 from qgbench.archs import library, swin_unet
 from qgbench.archs.attention_unet import build_attention_unet
 from qgbench.archs.weights import Weights
-from qgbench.errors import unknown_name
 
 Builder = Callable[[str, Weights, tuple[int, ...], int], nn.Module]
 
@@ -120,19 +119,6 @@ ARCHS: Mapping[str, Arch] = MappingProxyType(
         ),
     }
 )
-
-
-def default_encoder(arch: str, protocol_encoder: str) -> str:
-    """Name the encoder that a run takes when none is asked for: the architecture's own, else the protocol's.
-
-    Raises
-    ------
-    UserError
-        Unknown architecture.
-    """
-    if arch not in ARCHS:
-        raise unknown_name("arch", arch, ARCHS)
-    return ARCHS[arch].own_encoder or protocol_encoder
 
 
 def nearest_sizes(arch: Arch, size: int) -> list[int]:

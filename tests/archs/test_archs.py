@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate
 
-from qgbench.archs.build import ARCHS, SegmentationNetwork, build_network
-from qgbench.archs.registry import default_encoder, nearest_sizes
+from qgbench.archs.build import SegmentationNetwork, build_network
+from qgbench.archs.registry import ARCHS, nearest_sizes
 from qgbench.archs.swin_unet import ENCODER as SWIN
 from qgbench.archs.weights import Weights, packaged_state, weights_hash
 from qgbench.data.phantom import generate_phantom
@@ -47,7 +47,7 @@ def images(count: int, size: int = 64, seed: int = 0) -> Tensor:
 def build(arch: str, size: int = 64, seed: int = 0) -> SegmentationNetwork:
     """A light network with weights where pip has them."""
     torch.manual_seed(seed)
-    encoder = default_encoder(arch, LITE)
+    encoder = ARCHS[arch].own_encoder or LITE
     weights: Weights = "imagenet" if encoder == LITE else "none"
     return build_network(arch, encoder, weights, DECODER, size)
 
@@ -88,14 +88,6 @@ def test_every_description_can_be_printed(arch: str) -> None:
         assert "\n" not in text
         assert len(text) < 100
     assert re.search(r"arXiv \d{4}\.\d{5}|doi 10\.", entry.source)
-
-
-def test_a_run_takes_the_architecture_s_own_encoder_or_the_protocol_s() -> None:
-    assert default_encoder("unet", LITE) == LITE
-    assert default_encoder("upernet", "mit_b0") == "mit_b0"
-    assert default_encoder("swin_unet", LITE) == SWIN
-    with pytest.raises(UserError, match=r"unknown arch 'swinunet'.*Did you mean 'swin_unet'"):
-        default_encoder("swinunet", LITE)
 
 
 # Parameters
@@ -168,7 +160,7 @@ def test_decoded_features_are_the_body_s_own_forward_pass(arch: str) -> None:
 @pytest.mark.parametrize("size", [33, 100, 240])
 def test_a_side_that_does_not_fit_is_refused_with_the_nearest_that_fit(arch: str, size: int) -> None:
     with pytest.raises(UserError, match=rf"{size} pixels do not fit arch '{arch}': .* multiple of 32") as caught:
-        build_network(arch, default_encoder(arch, LITE), "none", DECODER, size)
+        build_network(arch, (ARCHS[arch].own_encoder or LITE), "none", DECODER, size)
     named = [int(side) for side in re.findall(r"\d+", str(caught.value).partition("nearest:")[2])]
     assert named == nearest_sizes(ARCHS[arch], size)
     expected = {33: [32, 64], 100: [96, 128], 240: [224, 256]}[size]
@@ -186,7 +178,7 @@ def test_multiples_of_32_that_windows_cannot_tile_are_refused() -> None:
 @every_arch
 def test_gradients_reach_every_parameter(arch: str) -> None:
     # Not the light encoder, on which MA-Net's bottlenecks of one or two units can be dead from the start.
-    network = build_network(arch, default_encoder(arch, "resnet34"), "none", DECODER, 64)
+    network = build_network(arch, (ARCHS[arch].own_encoder or "resnet34"), "none", DECODER, 64)
     torch.manual_seed(0)
     image = images(4)
     segmentation_loss(network(image), (image[:, :1] > 0.5).float()).backward()
