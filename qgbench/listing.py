@@ -3,47 +3,22 @@
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
-from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from qgbench.errors import UserError
 from qgbench.registry import Kind, Known, PluginImportError, catalogue, load_arch, load_method, resolve
+from qgbench.spec import allowed, load_protocol
 
 if TYPE_CHECKING:
     from qgbench.archs.registry import Arch
     from qgbench.methods import Method
 
-_BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 _ARXIV = re.compile(r"arXiv[: ]\s*(\d{4}\.\d{4,5})")
-
-
-def allowed(field: FieldInfo) -> str:
-    """Say which values a setting takes: ``a number >= 0 and <= 1``, ``student or teacher``, ``true or false``."""
-    limits = [
-        f"{sign} {getattr(constraint, bound):g}"
-        for bound, sign in _BOUNDS
-        for constraint in field.metadata
-        if getattr(constraint, bound, None) is not None
-    ]
-    return f"{_type(field.annotation)} {' and '.join(limits)}".rstrip()
-
-
-def _type(annotation: Any) -> str:
-    values = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return " or ".join(filter(None, (", ".join(map(str, values[:-1])), str(values[-1]))))
-    if get_origin(annotation) in (Union, UnionType):
-        return " or ".join("nothing" if value is type(None) else _type(value) for value in values)
-    if get_origin(annotation) in (tuple, list):
-        return "a list of: " + ", ".join(_type(value) for value in values if value is not Ellipsis)
-    names: Mapping[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
-    return names.get(annotation, inspect.formatannotation(annotation))
 
 
 def print_methods(console: Console, plugins: Iterable[str] = ()) -> None:
@@ -110,6 +85,7 @@ def print_arch(name: str, console: Console, plugins: Iterable[str] = ()) -> None
         ("strides of its features", ", ".join(map(str, arch.strides)) or "it gives no features"),
         ("side of the images", arch.sizes),
         ("least batch in training", str(arch.min_batch)),
+        ("parameters", _parameters(reference, arch)),
     ):
         table.add_row(Text(key), Text(value))
     console.print(table)
@@ -119,7 +95,7 @@ def _print_head(name: str, reference: str, code: Any, console: Console) -> None:
     """Print the name, the class or function and where it is defined, and its docstring."""
     file = re.fullmatch(r"(.*\.py)(:\w+)?", reference)
     console.print(Text.assemble((name, "bold"), f"  ({code.__qualname__} in {file[1] if file else code.__module__})\n"))
-    console.print(f"{_text(code)}\n", markup=False, highlight=False, emoji=False)
+    console.print(f"{_reflowed(_text(code))}\n", markup=False, highlight=False, emoji=False)
 
 
 def _print_all(
@@ -195,6 +171,20 @@ def _arch_row(arch: "Arch") -> tuple[str, ...]:
     )
 
 
+def _parameters(reference: str, arch: "Arch") -> str:
+    """Count the trainable parameters of the network that the paper's protocol would train."""
+    from qgbench.archs.build import build_network
+
+    paper = load_protocol("paper")
+    encoder = arch.own_encoder or paper.encoder
+    try:
+        network = build_network(reference, encoder, "none", paper.decoder_channels, paper.size)
+    except UserError as error:
+        return str(error)
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    return f"{millions:.2f} million ({encoder}, protocol paper)"
+
+
 def _has_teacher(kind: type["Method"]) -> bool:
     """Tell whether a method keeps a teacher at its default settings, without building its networks.
 
@@ -212,6 +202,12 @@ def _has_teacher(kind: type["Method"]) -> bool:
 def _text(code: Any) -> str:
     """The docstring of a class or function: its own, not its parent's."""
     return inspect.cleandoc(code.__doc__ or "(it has no docstring)")
+
+
+def _reflowed(text: str) -> str:
+    """Join the lines of each paragraph of prose, which the terminal then breaks; sections and lists keep theirs."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(p if re.search(r"^(\s|---|- )", p, re.M) else " ".join(p.split()) for p in paragraphs)
 
 
 def _first_paragraph(text: str) -> str:

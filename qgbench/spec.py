@@ -1,22 +1,26 @@
 """What a run is: protocols, regimes, and the RunSpec that names one run. Imports no torch."""
 
 import hashlib
+import inspect
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from qgbench.errors import UserError, unknown_name
-from qgbench.listing import allowed
 
 Score = Literal["g", "one", "shuffled", "confidence", "agreement", "oracle"]
 SCORES: tuple[Score, ...] = ("g", "one", "shuffled", "confidence", "agreement", "oracle")
 QGMode = Literal["none", "qw", "qar", "both"]
 SplitKind = Literal["grouped", "image"]
 Precision = Literal["fp32", "bf16", "fp16"]
+_BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 
 
 class Settings(BaseModel):
@@ -210,6 +214,29 @@ def apply_settings(settings: S, changes: dict[str, Any], prefix: str) -> S:
         expected = f" Expected: {allowed(known[str(first['loc'][0])])}." if first["loc"] else ""
         message = f"setting {prefix}{where} = {first['input']!r}: {first['msg'].lower()}.{expected}"
         raise UserError(message) from error
+
+
+def allowed(field: FieldInfo) -> str:
+    """Say which values a setting takes: ``a number >= 0 and <= 1``, ``student or teacher``, ``true or false``."""
+    limits = [
+        f"{sign} {getattr(constraint, bound):g}"
+        for bound, sign in _BOUNDS
+        for constraint in field.metadata
+        if getattr(constraint, bound, None) is not None
+    ]
+    return f"{_type_in_words(field.annotation)} {' and '.join(limits)}".rstrip()
+
+
+def _type_in_words(annotation: Any) -> str:
+    values = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return " or ".join(filter(None, (", ".join(map(str, values[:-1])), str(values[-1]))))
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join("nothing" if value is type(None) else _type_in_words(value) for value in values)
+    if get_origin(annotation) in (tuple, list):
+        return "a list of: " + ", ".join(_type_in_words(value) for value in values if value is not Ellipsis)
+    names: Mapping[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+    return names.get(annotation, inspect.formatannotation(annotation))
 
 
 def _file_name(reference: str) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import io
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,9 +13,9 @@ from rich.console import Console
 
 from qgbench.archs.registry import ARCHS
 from qgbench.errors import UserError
-from qgbench.listing import allowed, print_arch, print_archs, print_method, print_methods
+from qgbench.listing import print_arch, print_archs, print_method, print_methods
 from qgbench.registry import PluginImportError, load_method, method_names
-from qgbench.spec import Settings
+from qgbench.spec import Settings, allowed
 
 PLUG_IN = """
 from typing import Literal
@@ -204,3 +205,4 @@ def test_every_architecture_has_a_line_and_a_page(console: Console) -> None:
         shown = " ".join(" ".join(lines_of(console)).replace("│", " ").split())
         assert arch.description in shown
         assert " ".join((arch.build.__doc__ or "").split()) in shown
+        assert float(re.search(r"([\d.]+) million", shown)[1]) > 5, shown  # type: ignore[index]  # None fails, too
