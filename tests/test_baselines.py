@@ -1,7 +1,11 @@
 """Each method's loss and gradient on a fixed batch against its paper's equations, written out independently."""
 
+import ast
 import copy
+import io
 import math
+import tokenize
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ import torch
 from qgbench.check import ToySegmenter
 from qgbench.methods import Batch, Method, Step
 from qgbench.quality.guide import Guide
-from qgbench.registry import load_method
+from qgbench.registry import load_method, method_names
 from qgbench.training.objective import Objective
 
 
@@ -78,7 +82,7 @@ def test_supervised_is_half_bce_half_dice(batch: Batch) -> None:
     method = make("supervised")
     step = step_of(method, batch)
     expected = supervised_loss(sigmoid(logits(method.student, batch.x_l, True)), batch.y_l.numpy())
-    assert float(step.supervised) == pytest.approx(expected, rel=1e-5)
+    assert float(step.supervised.detach()) == pytest.approx(expected, rel=1e-5)
     assert step.terms == []
 
 
@@ -175,3 +179,24 @@ def test_settings_are_those_of_the_papers() -> None:
     for name in ("pseudo_label", "mean_teacher"):
         settings = load_method(name).Settings()
         assert (settings.lambda_u, settings.warmup, settings.ramp) == (0.25, 0.075, 0.15)
+
+
+def lines_of_code(file: Path) -> int:
+    """Lines that hold a token of code: no blank lines, comments or docstrings."""
+    source = file.read_text()
+    documented: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            documented |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    empty = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    lines = {line for t in tokens if t.type not in empty for line in range(t.start[0], t.end[0] + 1)}
+    return len(lines - documented)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_method_is_a_short_file_that_knows_nothing_of_quality(name: str) -> None:
+    file = Path(__file__).parent.parent / "baselines" / f"{name}.py"
+    assert 0 < lines_of_code(file) <= 60
+    code = "".join(line for line in file.read_text().splitlines(keepends=True) if "qgbench" not in line)
+    assert "quality" not in code.replace("in the place of quality", "")  # how row PL-C's weight is worded

@@ -10,7 +10,7 @@ from torch import Tensor
 from qgbench.check import Finding, check_method
 from qgbench.errors import UserError
 from qgbench.losses import pixel_bce, segmentation_loss
-from qgbench.methods import Batch, Method, Step, Term, probabilities
+from qgbench.methods import Batch, Method, Step, Term, feature_shapes, probabilities
 from qgbench.registry import load_method, method_names
 
 
@@ -60,12 +60,21 @@ class _LabelBehindTheHarness(_Consistency):
         return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, label)])
 
 
+class _UnstatedFeatures(_Consistency):
+    """It would fail late, on an architecture that has no features."""
+
+    def step(self, batch: Batch) -> Step:
+        feature_shapes(self.student)
+        return super().step(batch)
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
         (_AttachedLabel, "carries a gradient"),
         (_ReducedLoss, "one value per row"),
         (_LabelBehindTheHarness, "pseudo_label"),
+        (_UnstatedFeatures, "state needs_features = True"),
     ],
 )
 def test_a_step_that_breaks_the_contract_is_refused_by_name(method: type[Method], message: str) -> None:

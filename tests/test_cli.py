@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from qgbench.cli import main
+from qgbench.errors import UserError
+from qgbench.run import describe
+from qgbench.spec import RunSpec
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -72,6 +75,8 @@ RUN = ["run", "--protocol", "smoke", "--threads", "1"]
         (["--method", "fixmatch", "--plugin", "missing.py"], "missing.py does not exist"),
         (["--method", "fixmatch", "--plugin", "surely_missing"], "there is no module surely_missing"),
         (["--method", "fixmatch", "--arch", "missing.py"], "missing.py does not exist"),
+        (["--method", "fixmatch", "--arch", "unetpp", "--encoder", "mit_b0"], "cannot be used with arch 'unetpp'"),
+        (["--method", "fixmatch", "--arch", "swin_unet", "--encoder", "resnet34"], "made of Swin Transformer blocks"),
     ],
     ids=lambda value: " ".join(value[2:]) or value[1] if isinstance(value, list) else "",
 )
@@ -287,6 +292,17 @@ def test_a_method_that_needs_features_refuses_an_arch_without(
     assert message.startswith("error: ")
     assert "needs features" in message
     assert "nets.py:flat" in message
+
+
+def test_a_batch_that_leaves_a_process_too_few_images_for_the_arch_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *RUN, "--method", "fixmatch", "--arch", "upernet", "--dry-run") == 0
+    fields = json.loads(capsys.readouterr().out)["spec"] | {"processes": 4}
+    with pytest.raises(UserError, match=r"'upernet' needs 2 or more images.*train.batch_labelled=8"):
+        describe(RunSpec.model_validate(fields))
+    assert describe(RunSpec.model_validate(fields | {"processes": 2}))
+    assert describe(RunSpec.model_validate(fields | {"arch": "unet"}))
 
 
 def test_the_code_of_an_own_arch_is_part_of_the_runs_id(
