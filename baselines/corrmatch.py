@@ -12,7 +12,7 @@ from qgbench.archs.correlation import CorrelationHead, spread_over_regions
 from qgbench.baselines.unimatch import UniMatch
 from qgbench.cutmix import cutmix_term, paste
 from qgbench.losses import certain_bce, certainty, pixel_bce, segmentation_loss
-from qgbench.methods import Batch, Method, Step, Term, feature_shapes, probabilities
+from qgbench.methods import Batch, Method, Step, Term, feature_shapes, label_probabilities
 
 
 class CorrMatch(Method):
@@ -55,7 +55,7 @@ class CorrMatch(Method):
         """Five terms: strong view (hard, soft), perturbed features, spread predictions (strong, weak)."""
         student: Any = self.student
         u_w, cut, labelled = batch.u_w, batch.cut1, len(batch.x_l)
-        prob = probabilities(student, u_w)
+        prob = label_probabilities(student, u_w)
         threshold = self.update_threshold(prob, batch.progress)
         features = student.encode(torch.cat([batch.x_l, u_w]))
         pred = student.decode([torch.cat([f, F.dropout2d(f[labelled:], self.settings.dropout)]) for f in features])

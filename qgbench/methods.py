@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from qgbench.batchnorm import frozen_statistics, normalising_layers
 from qgbench.errors import UserError
 from qgbench.spec import Settings
 
@@ -142,7 +143,7 @@ class Method(nn.Module):
         return probabilities(self.student, image)
 
     def label(self, network: nn.Module, image: Tensor) -> Tensor:
-        """Pseudo-label images: evaluation mode, no gradient, through `pseudo_label`.
+        """Pseudo-label images: without gradient (`label_probabilities`), through `pseudo_label`.
 
         Parameters
         ----------
@@ -155,7 +156,7 @@ class Method(nn.Module):
         -------
         (B, 1, H, W) foreground probabilities, detached.
         """
-        return self.pseudo_label(image, probabilities(network, image), network)
+        return self.pseudo_label(image, label_probabilities(network, image), network)
 
     def pseudo_label(self, image: Tensor, prob: Tensor, network: nn.Module | None = None) -> Tensor:
         """Pass a pseudo-label through the harness: detached and unchanged, unless an add-on corrects labels.
@@ -216,6 +217,25 @@ def probabilities(network: nn.Module, image: Tensor) -> Tensor:
     with torch.no_grad():
         prob = torch.sigmoid(network(image).float())
     network.train(training)
+    return prob
+
+
+def label_probabilities(network: nn.Module, image: Tensor) -> Tensor:
+    """Foreground probabilities (B, 1, H, W), float32, that a pseudo-label is made of; no gradient, no dropout.
+
+    A network in training mode, a student, normalises with the statistics of these very images and leaves its running
+    ones alone. Those lag behind a student and mix labelled and strong views: labels made with them lose foreground, the
+    student learns to lose it, and the next labels lose more. A teacher, in evaluation mode, has averaged statistics
+    that belong to its averaged weights, and uses them.
+    """
+    if not network.training:
+        return probabilities(network, image)
+    network.eval()
+    with torch.no_grad(), frozen_statistics(network):
+        for layer in normalising_layers(network):
+            layer.train()
+        prob = torch.sigmoid(network(image).float())
+    network.train()
     return prob
 
 

@@ -95,7 +95,7 @@ def test_pseudo_label_is_masked_cross_entropy_on_the_same_view(
     labeller = method.student if labels_from == "student" else method.teacher
     assert labeller is not None
     (term,) = step_of(method, batch).terms
-    label = sigmoid(logits(labeller, batch.u_w, False))
+    label = sigmoid(logits(labeller, batch.u_w, labeller is method.student))
     # Statistics of the labelled pass come first in training mode; batch normalisation uses each batch's own.
     prob = sigmoid(logits(method.student, batch.u_w, True))
     certain = np.maximum(label, 1 - label) >= threshold
@@ -109,7 +109,7 @@ def test_pseudo_label_is_masked_cross_entropy_on_the_same_view(
 def test_fixmatch_labels_the_weak_view_and_trains_the_strong_one(batch: Batch) -> None:
     method = make("fixmatch", threshold=0.55)
     (term,) = step_of(method, batch).terms
-    label = sigmoid(logits(method.student, batch.u_w, False))
+    label = sigmoid(logits(method.student, batch.u_w, True))  # of the batch's own statistics
     prob = sigmoid(logits(method.student, batch.u_s1, True))
     certain = np.maximum(label, 1 - label) >= 0.55
     expected = (cross_entropy(prob, label > 0.5) * certain).mean((1, 2, 3))
@@ -138,7 +138,7 @@ def test_the_gradient_is_that_of_the_written_equation(batch: Batch, name: str) -
 
     network = copy.deepcopy(method.student).train()
     labeller = method.teacher if method.teacher is not None else method.student
-    label = torch.sigmoid(logits(labeller, batch.u_w, False)).detach()
+    label = torch.sigmoid(logits(labeller, batch.u_w, labeller is method.student)).detach()
     prob_l = torch.sigmoid(network(batch.x_l))
     view = batch.u_w if name == "pseudo_label" else batch.u_s1
     prob_u = torch.sigmoid(network(view))

@@ -3,12 +3,12 @@
 A mode may weigh pseudo-labels, add a loss, or correct a label. It knows nothing of methods, and methods nothing of it.
 """
 
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from qgbench.batchnorm import frozen_statistics
 from qgbench.methods import Batch, Method, Term
 from qgbench.quality.audit import correlations
 from qgbench.quality.scores import Labelling, ScoreFunction, ShuffledQuality, foreground_confidence, overlap
@@ -170,25 +170,6 @@ class QualityRegularisation(Mode):
     def take_log(self) -> dict[str, float]:
         """Weight of the regularisation."""
         return dict(self._log)
-
-
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Any:
-    """Let normalisation layers in training mode use batch statistics without updating their running ones.
-
-    SyncBatchNorm's statistics remain those of all processes.
-    """
-    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
-    kept = [(layer.running_mean, layer.running_var) for layer in layers]
-    for layer in layers:
-        layer.track_running_stats = False
-        layer.running_mean = layer.running_var = None
-    try:
-        yield
-    finally:
-        for layer, (mean, variance) in zip(layers, kept, strict=True):
-            layer.track_running_stats = True
-            layer.running_mean, layer.running_var = mean, variance
 
 
 class Guide:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qgbench.errors import UserError
-from qgbench.methods import probabilities
+from qgbench.methods import label_probabilities
 from qgbench.training.device import ALONE, World
 
 
@@ -51,7 +51,7 @@ def foreground_confidence(labelling: Labelling) -> Tensor:
 
 def flip_agreement(labelling: Labelling) -> Tensor:
     """Dice between the labelling network's prediction on a view and on its left-right flip."""
-    flipped = probabilities(labelling.network, labelling.image.flip(3)).flip(3)
+    flipped = label_probabilities(labelling.network, labelling.image.flip(3)).flip(3)
     return overlap(labelling.prob > 0.5, flipped > 0.5)
 
 

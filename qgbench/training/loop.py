@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.errors import QGBenchError, UserError
 from qgbench.logs import logger
-from qgbench.methods import Method, probabilities
+from qgbench.methods import Method, label_probabilities
 from qgbench.quality.audit import agreement, correlations
 from qgbench.quality.guide import Guide
 from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
@@ -275,7 +275,7 @@ class Trainer:
         for index in np.array_split(self._audit_index, max(1, -(-len(self._audit_index) // 64))):
             image = self._audit_set.images(index).to(self._accelerator.device)
             with self._accelerator.autocast():
-                labelling = Labelling(image, probabilities(network, image), network, None)
+                labelling = Labelling(image, label_probabilities(network, image), network, None)
                 for name, score in scores.items():
                     values[name].append(score(labelling).cpu().float())
             values["dice"].append(overlap(labelling.prob.cpu() > 0.5, self._audit_set.masks(index) > 0.5))

@@ -41,7 +41,7 @@ def contrastive(**settings: object) -> Any:
 
 def labels(method: Method, batch: Batch) -> Tensor:
     labeller = method.student if method.teacher is None else method.teacher
-    return torch.sigmoid(logits(labeller, batch.u_w, False)).detach()
+    return torch.sigmoid(logits(labeller, batch.u_w, labeller is method.student)).detach()
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

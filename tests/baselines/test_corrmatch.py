@@ -18,12 +18,12 @@ from qgbench.training.objective import Objective
 from tests.baselines.test_unimatch import (
     SIDE,
     assert_gradient,
-    evaluated,
     make,
     make_batch,
     masked,
     pasted,
     split,
+    student_label,
     supervised,
 )
 
@@ -92,7 +92,7 @@ def written_out(method: Any, batch: Batch, seed: int) -> dict[str, Any]:
     settings = method.settings
     network, head = copy.deepcopy(method.student).train(), copy.deepcopy(method.compare.layers).train()
     labelled, unlabelled = len(batch.x_l), len(batch.u_w)
-    prob = evaluated(method.student, batch.u_w)
+    prob = student_label(method.student, batch.u_w)
     threshold = written_threshold(prob.numpy(), settings.threshold, batch.progress, settings.span)
     partner = [unlabelled - 1, *range(unlabelled - 1)]
     torch.manual_seed(seed)

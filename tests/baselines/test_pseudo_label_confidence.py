@@ -27,7 +27,7 @@ def confident(temperature: float, threshold: float) -> Method:
 
 
 def confidences(method: Method, image: torch.Tensor) -> np.ndarray:
-    label = sigmoid(logits(method.student, image, False))
+    label = sigmoid(logits(method.student, image, True))
     return np.abs(label - 0.5).mean((1, 2, 3)) + 0.5
 
 
@@ -43,7 +43,7 @@ def test_rows_are_the_weighted_cross_entropy_and_the_denominator_is_the_weight(
     certainty = confidences(method, batch.u_w)
     weight = np.where(certainty >= between, certainty**temperature, 0)
     assert 0 < np.count_nonzero(weight) < unlabelled
-    label = sigmoid(logits(method.student, batch.u_w, False))
+    label = sigmoid(logits(method.student, batch.u_w, True))
     prob = sigmoid(logits(method.student, batch.u_w, True))
     loss = cross_entropy(prob, label > 0.5).mean((1, 2, 3))
     assert term.denominator is not None
@@ -62,7 +62,7 @@ def test_the_gradient_is_that_of_the_weighted_mean() -> None:
     method = confident(2.0, between)
     _, ours = objective(method, batch)
     network = copy.deepcopy(method.student).train()
-    label = torch.sigmoid(logits(method.student, batch.u_w, False)).detach()
+    label = torch.sigmoid(logits(method.student, batch.u_w, True)).detach()
     certainty = torch.maximum(label, 1 - label).mean((1, 2, 3))
     weight = certainty**2 * (certainty >= between)
     loss = bce(torch.sigmoid(network(batch.u_w)), label.round()).mean((1, 2, 3))

@@ -92,6 +92,12 @@ def evaluated(network: nn.Module, image: Tensor) -> Tensor:
         return torch.sigmoid(copy.deepcopy(network).eval()(image))
 
 
+def student_label(network: nn.Module, image: Tensor) -> Tensor:
+    """Probabilities of a copy, normalised by these images; it has no dropout."""
+    with torch.no_grad():
+        return torch.sigmoid(copy.deepcopy(network).train()(image))
+
+
 def bce(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of every pixel from its definition; float64."""
     logits, target = logits.double(), target.double()
@@ -165,7 +171,7 @@ CASE_NAMES = [
 def written_out(method: Any, batch: Batch, threshold: float, seed: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """L = (L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2, the pixels of each part, and the network's gradient."""
     network = copy.deepcopy(method.student).train()
-    label = evaluated(method.student, batch.u_w)
+    label = student_label(method.student, batch.u_w)
     labelled, unlabelled = len(batch.x_l), len(batch.u_w)
     partner = [unlabelled - 1, *range(unlabelled - 1)]
     features = network.encode(torch.cat([batch.x_l, batch.u_w]))
@@ -192,7 +198,7 @@ def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, 
     partner = [unlabelled - 1, *range(unlabelled - 1)]
     for term, pixels, cut in zip(step.terms, parts, (batch.cut1, batch.cut2, None), strict=True):
         assert term.image is batch.u_w
-        torch.testing.assert_close(term.label, evaluated(method.student, batch.u_w))
+        torch.testing.assert_close(term.label, student_label(method.student, batch.u_w))
         if cut is None:
             loss = pixels.mean((1, 2, 3)).detach().numpy()
             assert term.denominator is None

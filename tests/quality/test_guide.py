@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from qgbench.batchnorm import frozen_statistics
 from qgbench.check import ToyQuality, ToySegmenter, toy_data, toy_protocol
 from qgbench.methods import Batch, Method, Step, Term, probabilities
 from qgbench.quality.guide import (
@@ -16,7 +17,6 @@ from qgbench.quality.guide import (
     QualityRegularisation,
     QualityWeighting,
     effective_sample_size,
-    frozen_statistics,
     quality_weight,
     ramp,
 )
