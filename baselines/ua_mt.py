@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from qgbench.batchnorm import frozen_statistics
 from qgbench.losses import segmentation_loss
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term
 
@@ -15,8 +16,8 @@ class UncertaintyAwareMeanTeacher(Method):
 
     Source: Yu et al., arXiv 1907.07034, settings of its code and of arXiv 2606.01753, row UA-MT. The target is a noisy
     pass of its own, as there. Noise is in units of each image's standard deviation (there images are standardised;
-    SSL4MIS adds it to [0, 1]). Dropout is active in every pass; unlike in that code, BatchNorm uses its averages and
-    keeps them. The student sees the strong view, as in mean_teacher, which is the method without the uncertainty.
+    SSL4MIS adds it to [0, 1]). As there, the teacher is in training mode in every pass, dropout and BatchNorm alike;
+    its running statistics stay the averages of the student's. The student sees the strong view, as in mean_teacher.
     """
 
     class Settings(MethodSettings):
@@ -52,16 +53,13 @@ class UncertaintyAwareMeanTeacher(Method):
 
     @torch.no_grad()
     def _noisy_passes(self, teacher: nn.Module, image: Tensor, count: int) -> Tensor:
-        """Probabilities (count, U, 1, H, W) with noise and dropout; normalisation layers stay as in evaluation."""
+        """Probabilities (count, U, 1, H, W) with noise and dropout, normalised by statistics of the noisy images."""
         spread = image.std((1, 2, 3), keepdim=True)
         limit = self.settings.clip
-        teacher.train()
-        for layer in teacher.modules():
-            if isinstance(layer, nn.modules.batchnorm._NormBase):
-                layer.eval()
         probs = []
-        for _ in range(count):
-            noise = (self.settings.noise * torch.randn_like(image)).clamp(-limit, limit)
-            probs.append(torch.sigmoid(teacher(image + spread * noise).float()))
+        with frozen_statistics(teacher.train()):
+            for _ in range(count):
+                noise = (self.settings.noise * torch.randn_like(image)).clamp(-limit, limit)
+                probs.append(torch.sigmoid(teacher(image + spread * noise).float()))
         teacher.eval()
         return torch.stack(probs)

@@ -129,12 +129,12 @@ def test_noise_is_gaussian_clipped_and_in_units_of_the_image_s_spread() -> None:
         assert np.abs(np.corrcoef(units) - np.eye(9)).max() < 0.1
 
 
-def test_passes_use_the_teacher_s_running_statistics_and_leave_them_alone() -> None:
+def test_passes_use_the_statistics_of_the_noisy_images_and_leave_the_teacher_s_alone() -> None:
     method, batch = ua_mt(), make_batch()
     assert method.teacher is not None
     seen = watched(method, batch)
     for image, prob in zip(seen.inputs, seen.probs, strict=True):
-        np.testing.assert_allclose(sigmoid(logits(method.teacher, image, False)), prob, rtol=1e-4)
+        np.testing.assert_allclose(sigmoid(logits(method.teacher, image, True)), prob, rtol=1e-4)
     before = buffers(method.teacher)
     method(batch)
     assert all(torch.equal(value, before[name]) for name, value in method.teacher.named_buffers())
