@@ -93,7 +93,7 @@ def test_resized_tables_of_relative_positions_keep_the_bias_of_an_offset(old: in
 
 def test_expanding_undoes_the_arrangement_of_patch_merging() -> None:
     merging = PatchMerging(3)
-    merging.norm, merging.reduction = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+    merging.norm, merging.reduction = nn.Identity(), nn.Identity()  # type: ignore[assignment]  # typed as timm's
     picture = torch.arange(2 * 6 * 4 * 3.0).view(2, 6, 4, 3)
     assert torch.equal(expand_pixels(merging(picture), 2), picture)
 
