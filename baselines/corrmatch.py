@@ -19,7 +19,8 @@ class CorrMatch(Method):
     """Certain labels spread over regions of correlated pixels; predictions spread along correlations are trained too.
 
     Source: Sun et al., arXiv 2306.04300 and its code: (0.5 L_x + 0.5 L_x_corr + 0.25 (L_hard + L_soft + L_fp) + 0.125
-    (L_corr_s + L_corr_w)) / 2, no ramp; threshold from 0.85, averaged over 1000 of 52,900 steps; layers of its head.
+    (L_corr_s + L_corr_w)) / 2, no ramp; threshold from 0.85, momentum 0.999 a step; layers of its head. The momentum is
+    not scaled with the budget: it averages over batches, as BatchNorm's does, and in 200 steps must not reach 1 in ten.
     Two classes: one logit is the difference of two and spreading is linear, so that nothing is lost; the compared
     vectors keep the length that they have on Pascal, the number of classes there: with 2 their correlations had rank 2.
     """
@@ -28,35 +29,31 @@ class CorrMatch(Method):
         """Settings of CorrMatch."""
 
         threshold: float = Field(0.85, ge=0.5, le=1, description="least max(p, 1 - p) of a pixel that counts, at first")
-        span: float = Field(0.019, gt=0, description="fraction of the budget over which the threshold is averaged")
+        momentum: float = Field(0.999, ge=0, le=1, description="share of the threshold that a step keeps")
         regions: int = Field(128, ge=1, description="pixels whose regions of correlated pixels are tried")
         compared: int = Field(21, ge=1, description="length of the vectors that are compared")
 
     needs_features = True
     settings: Settings
     threshold: Tensor
-    seen: Tensor  # progress at the threshold's last update
 
     def __init__(self, build: Callable[[], nn.Module], settings: Settings) -> None:
         super().__init__(build, settings)
         self.register_buffer("threshold", torch.tensor(settings.threshold))
-        self.register_buffer("seen", torch.tensor(0.0))
         self.compare = CorrelationHead(feature_shapes(self.student), cast(int, self.student.size), settings.compared)
 
     @torch.no_grad()
-    def update_threshold(self, prob: Tensor, progress: float) -> Tensor:
+    def update_threshold(self, prob: Tensor) -> Tensor:
         """Average in the highest certainty of each class, over the classes that are predicted."""
         highest = [certainty(prob)[pixels].max() for pixels in (prob > 0.5, prob <= 0.5) if pixels.any()]
-        share = -torch.expm1((self.seen - progress).clamp_max(0.0) / self.settings.span)
-        self.seen.fill_(progress)
-        return self.threshold.lerp_(torch.stack(highest).mean(), share)
+        return self.threshold.lerp_(torch.stack(highest).mean(), 1.0 - self.settings.momentum)
 
     def step(self, batch: Batch) -> Step:
         """Five terms: strong view (hard, soft), perturbed features, spread predictions (strong, weak)."""
         student: Any = self.student
         u_w, cut, labelled = batch.u_w, batch.cut1, len(batch.x_l)
         prob = label_probabilities(student, u_w)
-        threshold = self.update_threshold(prob, batch.progress)
+        threshold = self.update_threshold(prob)
         features = student.encode(torch.cat([batch.x_l, u_w]))
         pred = student.decode([torch.cat([f, F.dropout2d(f[labelled:], self.settings.dropout)]) for f in features])
         pred, pred_fp = pred.split([labelled + len(u_w), len(u_w)])
