@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qgbench.data.layouts import Grouping, Layout
 from qgbench.errors import UserError, unknown_name
 
 CARD_NAME = "card.toml"
@@ -33,6 +34,9 @@ class Card(BaseModel):
     groups: str = Field(description="what one group is, for example 'lesion', 'video sequence'; or 'none known'")
     images: int | None = Field(default=None, gt=0, description="expected number of images; None where it is not fixed")
     budget: int | None = Field(default=None, gt=0, description="labelled images used by default; None for a pool")
+
+    grouping: Grouping | None = Field(None, description="how a group is told from an id; None: groups.csv")
+    layout: tuple[Layout, ...] = Field((), description="distributions that can be read beside the common layout")
 
     @model_validator(mode="after")
     def _pool_has_no_budget(self) -> Self:
