@@ -16,12 +16,13 @@ Masks hold only 0 and one other value, so grey ones may have any number of bits;
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from qgbench.data.layouts import MaskRule
 from qgbench.errors import UserError
 from qgbench.logs import logger
 
@@ -87,8 +88,8 @@ def read_image(file: Path) -> NDArray[np.uint8]:
     return pixels
 
 
-def read_mask(file: Path, image_file: Path) -> NDArray[np.bool_]:
-    """Read a mask, of which 0 (or black) is the background and one other value the lesion.
+def read_mask(file: Path, image_file: Path, rule: MaskRule = "binary") -> NDArray[np.bool_]:
+    """Read a mask, of which 0 (or black) is the background.
 
     Of the image only the header is read.
 
@@ -98,6 +99,9 @@ def read_mask(file: Path, image_file: Path) -> NDArray[np.bool_]:
         In any format of `read_image`, with any number of bits if it is grey.
     image_file : Path
         The image that it belongs to.
+    rule : {'binary', 'half', 'nonzero'}
+        What the lesion is: the one other value; what is above half of the largest value that the mask's bits can hold
+        (for masks in JPEG); or every other value (for numbered lesions).
 
     Returns
     -------
@@ -107,8 +111,8 @@ def read_mask(file: Path, image_file: Path) -> NDArray[np.bool_]:
     Raises
     ------
     UserError
-        A file cannot be read (see `read_image`), the mask has not the size that the image is shown in, or it holds more
-        than 0 and one other value.
+        A file cannot be read (see `read_image`), the mask has not the size that the image is shown in, it holds more
+        than 0 and one other value under the rule 'binary', or bits without a largest value under the rule 'half'.
     """
     with _opened(file) as mask, _opened(image_file) as image:
         _check_same_size(file, mask, image_file, image)
@@ -120,11 +124,15 @@ def read_mask(file: Path, image_file: Path) -> NDArray[np.bool_]:
         _check_opaque(file, picture)
         is_grey = picture.mode in _GREY_MODES or picture.mode.startswith(("I", "F"))
         pixels = np.asarray(picture if is_grey else picture.convert("RGB"))
+    if rule == "half":
+        return _above_half(file, pixels)
     if not is_grey:
         is_grey = bool((pixels == pixels[..., :1]).all())
         # Otherwise one number per colour.
         pixels = pixels[..., 0] if is_grey else pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     foreground = pixels != 0
+    if rule == "nonzero":
+        return foreground
     top = pixels.max()
     if strays := np.count_nonzero(foreground & (pixels != top)):
         top_name, zero, kind = (str(top), "0", "value") if is_grey else (f"#{top:06x}", "black", "colour")
@@ -134,6 +142,16 @@ def read_mask(file: Path, image_file: Path) -> NDArray[np.bool_]:
             f"{kind}: threshold it, for example at half of its maximum, and save it as PNG (JPEG adds values)."
         )
     return foreground
+
+
+def _above_half(file: Path, pixels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Cut grey values or the mean of three colours at half of what their type can hold."""
+    if pixels.dtype == np.bool_:
+        return pixels
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise UserError(f"{file} is a mask of {pixels.dtype} values, whose largest is not known; save it with 8 bits.")
+    grey = pixels if pixels.ndim == 2 else pixels.mean(2)
+    return grey > np.iinfo(pixels.dtype).max / 2
 
 
 def read_bytes(file: Path) -> bytes:

@@ -30,6 +30,7 @@ class GroupTable(BaseModel):
     file: str = Field(description="pattern of its path")
     image: str = Field(description="column that holds the id")
     group: str = Field(description="column that holds the group")
+    optional: bool = Field(False, description="without the file every image is a group of its own")
 
 
 class Grouping(BaseModel):
@@ -204,7 +205,7 @@ def _groups(grouping: Grouping | None, ids: list[str], folder: Path, files: list
         pattern = re.compile(grouping.pattern)
         groups = {id: found[1] for id in ids if (found := pattern.fullmatch(id)) is not None}
     elif grouping.table is not None:
-        groups = _from_table(grouping.table, folder, files)
+        groups = _from_table(grouping.table, ids, folder, files)
     else:
         spans = grouping.ranges.items()
         groups = {id: group for id in ids if id.isdecimal() for group, (a, b) in spans if a <= int(id) <= b}
@@ -214,9 +215,11 @@ def _groups(grouping: Grouping | None, ids: list[str], folder: Path, files: list
     return {id: groups[id] for id in ids}
 
 
-def _from_table(table: GroupTable, folder: Path, files: list[str]) -> dict[str, str]:
+def _from_table(table: GroupTable, ids: list[str], folder: Path, files: list[str]) -> dict[str, str]:
     pattern = _compiled(table.file)
     found = [file for file in files if pattern.fullmatch(file)]
+    if not found and table.optional:
+        return {id: id for id in ids}
     if len(found) != 1:
         raise UserError(f"{folder} holds {len(found)} files {table.file}, which names the groups; expected one.")
     try:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from qgbench.data import phantom
 from qgbench.data.cards import CARD_NAME, Card, Kind, card_names, load_card, read_card
 from qgbench.data.images import read_bytes, read_image, read_mask, unreadable
+from qgbench.data.layouts import MaskRule, match_layouts
 from qgbench.errors import QGBenchError, UserError, unknown_name
 from qgbench.logs import logger
 
@@ -97,21 +98,24 @@ class FolderSource(Source):
     card : Card
     images : dict of str to Path
         File of each image by id.
-    masks : dict of str to Path, optional
-        File of each mask by id; None for a pool.
+    masks : dict of str to list of Path, optional
+        Files of each mask by id, whose foregrounds are joined; None for a pool.
     groups : dict of str to str
         Group of each image by id.
     extra : Source, optional
         Further images without a mask.
+    rule : {'binary', 'half', 'nonzero'}
+        What of a mask is the lesion, see `qgbench.data.images.read_mask`.
     """
 
     def __init__(
         self,
         card: Card,
         images: dict[str, Path],
-        masks: dict[str, Path] | None,
+        masks: dict[str, list[Path]] | None,
         groups: dict[str, str],
         extra: Source | None,
+        rule: MaskRule = "binary",
     ) -> None:
         self.card = card
         self.ids = sorted(images)
@@ -120,20 +124,25 @@ class FolderSource(Source):
         self.extra = extra
         self._images = images
         self._masks = masks or {}
+        self._rule: MaskRule = rule
 
     def image(self, id: str) -> NDArray[np.uint8]:  # noqa: D102 (described by Source)
         return read_image(self._images[id])
 
     def mask(self, id: str) -> NDArray[np.bool_]:  # noqa: D102 (described by Source)
-        return read_mask(self._masks[id], self._images[id])
+        files = self._masks[id]
+        return np.logical_or.reduce([read_mask(file, self._images[id], self._rule) for file in files])
 
     def content_key(self) -> str:
         """Hash the name and the bytes of every image and mask file."""
         digest = hashlib.sha256()
-        for files in (self._images, self._masks):
-            for id in sorted(files):
-                digest.update(f"{id}\0{files[id].name}\0".encode())
-                digest.update(hashlib.sha256(read_bytes(files[id])).digest())
+        if self._rule != "binary":
+            digest.update(self._rule.encode())
+        for files_of in ({id: [file] for id, file in self._images.items()}, self._masks):
+            for id in sorted(files_of):
+                for file in files_of[id]:
+                    digest.update(f"{id}\0{file.name}\0".encode())
+                    digest.update(hashlib.sha256(read_bytes(file)).digest())
             digest.update(b"\0masks\0")
         return digest.hexdigest()
 
@@ -199,6 +208,8 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     if dataset == PHANTOM_NAME:
         return PhantomSource()
     folder, card = _locate(dataset, data_dir, "labelled")
+    if (distribution := _open_distribution(folder, card)) is not None:
+        return distribution
     images = _image_files(folder / "images", "labelled", IMAGE_SUFFIXES)
     masks = _match_masks(images, folder)
     groups = _read_groups(folder / "groups.csv", images)
@@ -206,7 +217,27 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     if os.path.lexists(folder / "unlabelled"):
         pool_facts = {"name": f"{card.name}_unlabelled", "kind": "pool", "groups": "none known", "images": None}
         extra = _open_unlabelled(folder, card.model_copy(update={**pool_facts, "budget": None}))
-    return FolderSource(card, images, masks, groups, extra)
+    return FolderSource(card, images, {id: [file] for id, file in masks.items()}, groups, extra)
+
+
+def _open_distribution(folder: Path, card: Card) -> FolderSource | None:
+    """Open a data set as its owners distribute it; None where it is in the common layout, or in none that is known."""
+    if (folder / "images").is_dir() or (folder / "unlabelled").is_dir():
+        return None
+    found = match_layouts(card.layout, card.grouping, folder)
+    if found is None:
+        return None
+    _refuse_case_twins(found.images)
+    for file in [*found.images.values(), *chain.from_iterable(found.masks.values())]:
+        _check_file(file)
+    if card.kind == "pool":
+        return FolderSource(card, found.images, None, found.groups, None)
+    if bare := sorted(id for id, files in found.masks.items() if not files):
+        raise UserError(
+            f"{name_some(bare, 'image')} of {folder} without a mask ({found.layout.about}): unpack the archive of the "
+            "masks there too, or fetch what is missing."
+        )
+    return FolderSource(card, found.images, found.masks, found.groups, None, found.layout.mask)
 
 
 def open_pool(pool: str, data_dir: Path | None = None) -> Source:
@@ -225,6 +256,8 @@ def open_pool(pool: str, data_dir: Path | None = None) -> Source:
         Unknown name, missing folder, or a folder without unlabelled images.
     """
     folder, card = _locate(pool, data_dir, "pool")
+    if (distribution := _open_distribution(folder, card)) is not None:
+        return distribution
     return _open_unlabelled(folder, card)
 
 
@@ -316,6 +349,13 @@ def _image_files(folder: Path, kind: Kind, suffixes: tuple[str, ...]) -> dict[st
         files[id] = file
     if not files:
         raise UserError(f"{folder} holds no images ({', '.join(suffixes)}); expected {_LAYOUT[kind]}.")
+    _refuse_case_twins(files)
+    if passed_over:
+        logger.warning("%s: passed over %s: none of %s.", folder, name_some(passed_over, "file"), ", ".join(suffixes))
+    return files
+
+
+def _refuse_case_twins(files: dict[str, Path]) -> None:
     by_folded: dict[str, Path] = {}
     for id, file in files.items():
         if (other := by_folded.setdefault(id.casefold(), file)) is not file:
@@ -323,9 +363,6 @@ def _image_files(folder: Path, kind: Kind, suffixes: tuple[str, ...]) -> dict[st
                 f"{other} and {file.name} differ in nothing but case, and on a disk that ignores case one would "
                 "replace the other; rename one of them (and its mask)."
             )
-    if passed_over:
-        logger.warning("%s: passed over %s: none of %s.", folder, name_some(passed_over, "file"), ", ".join(suffixes))
-    return files
 
 
 def _entries(folder: Path) -> list[Path]:
