@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ Score = Literal["g", "one", "shuffled", "confidence", "agreement", "oracle"]
 SCORES: tuple[Score, ...] = ("g", "one", "shuffled", "confidence", "agreement", "oracle")
 QGMode = Literal["none", "qw", "qar", "both"]
 SplitKind = Literal["grouped", "image"]
+_SPLIT = re.compile(r"grouped|image|given-[0-9a-f]{8}")
 Precision = Literal["fp32", "bf16", "fp16"]
 _BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 
@@ -137,19 +139,28 @@ def without_defaults(overrides: dict[str, Any], settings: Settings, prefix: str)
 
 
 class Regime(Settings):
-    """Which labels and which unlabelled images a run gets, and how the data set is split."""
+    """Which labels and which unlabelled images a run gets, and how the data set is split.
 
-    budget: int | None = Field(description="labelled images; None = all of the training part")
+    Written ``n28+isic_pool@grouped``: the labelled budget (``n28`` images, ``p10`` per cent of the training part, or
+    ``all``), external pools, and the kind of split: ``grouped``, ``image``, or ``given-`` with the first 8 hexadecimal
+    digits of the fingerprint of a split that someone else made.
+    """
+
+    budget: int | None = Field(description="labelled images; None = `percent` of the training part, or all of it")
+    percent: float | None = Field(None, gt=0, le=100, description="labelled share of the training part, in per cent")
     pools: tuple[str, ...] = Field(description="external unlabelled pools")
-    split: SplitKind
+    split: str = Field("grouped", pattern=_SPLIT.pattern)
 
     def __str__(self) -> str:
-        budget = "all" if self.budget is None else f"n{self.budget}"
+        if self.percent is not None:
+            budget = f"p{self.percent:g}"
+        else:
+            budget = "all" if self.budget is None else f"n{self.budget}"
         return "+".join((budget, *self.pools)) + f"@{self.split}"
 
     @classmethod
     def parse(cls, text: str) -> "Regime":
-        """Read ``n28+isic_pool@grouped``: budget (``n<number>`` or ``all``), pools, split kind (default grouped).
+        """Read ``n28+isic_pool@grouped``; ``28`` and ``10%`` will do for ``n28`` and ``p10``.
 
         Raises
         ------
@@ -158,16 +169,28 @@ class Regime(Settings):
         """
         body, _, split = text.partition("@")
         budget, *pools = body.split("+")
-        match = re.fullmatch(r"n?(\d+)|all", budget)
-        if match is None or "" in pools or split not in ("", "grouped", "image"):
+        number = re.fullmatch(r"n?(\d+)", budget)
+        percent = re.fullmatch(r"p(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)%", budget)
+        understood = number or percent or budget == "all"
+        if not understood or "" in pools or (split and not _SPLIT.fullmatch(split)):
             raise UserError(
-                f"regime '{text}' is not understood. Expected a budget (n28 or all), any pools, a split kind "
-                "(grouped or image): for example 'n28@grouped' or 'all+isic_pool@image'."
+                f"regime '{text}' is not understood. Expected a budget (n28, p10 for 10 % or all), any pools, a split "
+                "kind (grouped or image): for example 'n28@grouped' or 'all+isic_pool@image'."
             )
-        number = None if match.group(1) is None else int(match.group(1))
-        if number == 0:
+        if number and int(number[1]) == 0:
             raise UserError(f"regime '{text}' has a budget of 0 labelled images; give at least 1.")
-        return cls(budget=number, pools=tuple(pools), split="image" if split == "image" else "grouped")
+        share = float(percent[1] or percent[2]) if percent else None
+        if share is not None and not 0 < share <= 100:
+            raise UserError(f"regime '{text}' has a budget of {share:g} %; give more than 0 and at most 100.")
+        return cls(
+            budget=int(number[1]) if number else None, percent=share, pools=tuple(pools), split=split or "grouped"
+        )
+
+    def labelled(self, training: int) -> int:
+        """Return the number of labelled images among so many of the training part; a share is rounded, half up."""
+        if self.percent is not None:
+            return math.floor(training * self.percent / 100 + 0.5)
+        return training if self.budget is None else self.budget
 
 
 def parse_assignments(pairs: list[str]) -> dict[str, Any]:

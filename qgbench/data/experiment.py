@@ -90,7 +90,7 @@ def training_data(
     """
     row_of = {name: row for row, name in enumerate(prepared.ids)}
     part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
-    drawn = draw_labelled(part["train"], len(part["train"]) if regime.budget is None else regime.budget, k)
+    drawn = draw_labelled(part["train"], regime.labelled(len(part["train"])), k)
     chosen = set(drawn)
     rest = [row_of[name] for name in sorted(part["train"]["id"]) if name not in chosen]
     labelled = np.array([row_of[name] for name in drawn])

@@ -13,17 +13,18 @@ import sys
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
+from qgbench.data.cache import Prepared, prepare
 from qgbench.data.cards import card_folder, card_names
 from qgbench.data.readers import Source, name_some, open_source
 from qgbench.errors import UserError
 from qgbench.records import write_atomically
+from qgbench.spec import SplitKind
 
-SplitKind = Literal["grouped", "image"]
 Fractions = tuple[float, float, float]
 PARTS = ("train", "val", "test")
 COLUMNS = ["id", "group", "split"]
@@ -31,18 +32,26 @@ HALF_TEST: Fractions = (0.4, 0.1, 0.5)
 PAPER: Fractions = (0.7, 0.1, 0.2)
 
 _LEAST_IMAGES = 2  # in each part
-_SHUFFLES = 256
+_SHUFFLES = 1024
+_WEIGHT_OF_NUMBERS = 4  # beside the balance of areas
+_MEDIAN_DISTANCE = 0.8276  # median of the limiting distribution of sqrt(n) times the distance of n drawn from the whole
 
 
 def make_split(
-    ids: Sequence[str], groups: Sequence[str], kind: SplitKind, fractions: Fractions = HALF_TEST, seed: int = 0
+    ids: Sequence[str],
+    groups: Sequence[str],
+    kind: SplitKind,
+    fractions: Fractions = HALF_TEST,
+    seed: int = 0,
+    areas: Sequence[float] | None = None,
 ) -> pd.DataFrame:
-    """Split a data set at random.
+    """Split a data set at random, balanced in numbers of images and in lesion area.
 
     The units that are dealt out are groups or, for the kind ``image``, images. Their numbers follow the fractions (by
-    largest remainder; at least 2 in each part, but 1 will do for validation where groups hold several images). Of 256
-    shuffles of the units the one is taken that gives every part 2 images and whose numbers of images come nearest to
-    the fractions.
+    largest remainder; at least 2 in each part, but 1 will do for validation where groups hold several images). Of 1024
+    shuffles of the units the first is taken that gives every part 2 images and has the least miss: summed over the
+    parts, 4 times how far its share of images is from the fraction, and how far its lesion areas are from those of the
+    whole (Kolmogorov's distance), beyond what half of all random samples of its size reach.
 
     Parameters
     ----------
@@ -52,6 +61,8 @@ def make_split(
     fractions : (train, val, test)
         Whole percentages that add up to 1.
     seed : int
+    areas : sequence of float, (N,), optional
+        Lesion's share of each image, 0 to 1; numbers of images alone count where it is None.
 
     Returns
     -------
@@ -67,26 +78,51 @@ def make_split(
     if kind not in get_args(SplitKind):
         raise UserError(f"unknown split kind '{kind}'; expected one of: {', '.join(get_args(SplitKind))}.")
     percents = _percents(fractions)
-    table = pd.DataFrame({"id": list(ids), "group": list(groups)}).sort_values("id", ignore_index=True)
+    table = pd.DataFrame({"id": list(ids), "group": list(groups), "area": list(areas or [0.0] * len(ids))})
+    table = table.sort_values("id", ignore_index=True)
     units = table["group"] if kind == "grouped" else table["id"]
     names, unit_of_row, unit_sizes = np.unique(units.to_numpy(dtype=str), return_inverse=True, return_counts=True)
     least = np.array([2, 1 if len(names) < len(table) else 2, 2])
     if len(names) < least.sum():
         raise _too_few(kind, len(names), len(table), least)
     part_of_place = np.repeat(np.arange(3), _deal(len(names), percents, least))
-    wanted = percents * len(table)
+    by_area = np.argsort(table["area"].to_numpy(), kind="stable")
+    last_of_area = np.append(np.diff(table["area"].to_numpy()[by_area]) > 0, True)
     stream = _stream("split", kind, str(seed))
     best, least_miss = part_of_place, (math.inf, math.inf)
     for _ in range(_SHUFFLES):
         part_of_unit = part_of_place[_permutation(stream, len(names))]
         images = np.bincount(part_of_unit, weights=unit_sizes, minlength=3)
-        miss = ((images < _LEAST_IMAGES).sum(), np.abs(100 * images - wanted).sum())
+        distance = _distance_of_areas(part_of_unit[unit_of_row][by_area], images, last_of_area)
+        off = _WEIGHT_OF_NUMBERS * np.abs(images / len(table) - percents / 100).sum() + distance.sum()
+        miss = ((images < _LEAST_IMAGES).sum(), round(float(off), 9))  # rounded: ties are ties on every machine
         if miss < least_miss:
             best, least_miss = part_of_unit, miss
-    return table.assign(split=np.array(PARTS)[best[unit_of_row]])
+    return table[["id", "group"]].assign(split=np.array(PARTS)[best[unit_of_row]])
 
 
-def load_split(dataset: Source | str, kind: SplitKind = "grouped", fractions: Fractions = HALF_TEST) -> pd.DataFrame:
+def _distance_of_areas(part_of_image: np.ndarray, images: np.ndarray, last_of_area: np.ndarray) -> np.ndarray:
+    """Kolmogorov's distance of each part's areas from the whole's, beyond the median of random samples: (3,).
+
+    Images are in the order of their areas; `last_of_area` marks the last one of those with equal areas.
+    """
+    whole = np.arange(1, len(part_of_image) + 1) / len(part_of_image)
+    below = np.cumsum(part_of_image == np.arange(3)[:, None], axis=1) / np.maximum(images, 1)[:, None]
+    distance = np.abs(below - whole)[:, last_of_area].max(axis=1)
+    return np.maximum(distance - _MEDIAN_DISTANCE / np.sqrt(np.maximum(images, 1)), 0.0)
+
+
+def lesion_areas(prepared: Prepared) -> list[float]:
+    """Return the lesion's share of each image of a labelled data set, at its original size: N numbers, 0 to 1."""
+    return [float(prepared.original_mask(row).mean()) for row in range(len(prepared.ids))]
+
+
+def load_split(
+    dataset: Source | str,
+    kind: SplitKind = "grouped",
+    fractions: Fractions = HALF_TEST,
+    prepared: Prepared | None = None,
+) -> pd.DataFrame:
     """Return the split of a data set: the committed one where there is one, else a random one.
 
     Parameters
@@ -95,6 +131,8 @@ def load_split(dataset: Source | str, kind: SplitKind = "grouped", fractions: Fr
         Images to be split; or the name of a shipped data set, whose committed split is returned as it is.
     kind : {'grouped', 'image'}
     fractions : (train, val, test)
+    prepared : Prepared, optional
+        The same images; where they are given, a random split is balanced in their lesion areas.
 
     Returns
     -------
@@ -113,7 +151,8 @@ def load_split(dataset: Source | str, kind: SplitKind = "grouped", fractions: Fr
     if committed is None or not committed.is_file():
         if isinstance(dataset, str):
             raise UserError(f"no split {file} is committed for '{name}'; open its images and split those.")
-        return make_split(dataset.ids, dataset.groups, kind, fractions)
+        areas = None if prepared is None else lesion_areas(prepared)
+        return make_split(dataset.ids, dataset.groups, kind, fractions, areas=areas)
     split = pd.read_csv(StringIO(committed.read_text(encoding="utf-8")), dtype=str, keep_default_na=False)
     if isinstance(dataset, Source):
         _check_same_images(split, dataset)
@@ -172,10 +211,11 @@ def split_fingerprint(split: pd.DataFrame) -> str:
 def write_committed_split(source: Source, folder: Path) -> list[Path]:
     """Write both kinds of split of a source, under both fractions, as CSV into a folder; return the files."""
     files = []
+    areas = lesion_areas(prepare(source, 96))
     for kind in get_args(SplitKind):
         for fractions in (HALF_TEST, PAPER):
             file = folder / f"{split_name(kind, fractions)}.csv"
-            split = make_split(source.ids, source.groups, kind, fractions)
+            split = make_split(source.ids, source.groups, kind, fractions, areas=areas)
             write_atomically(file, split.to_csv(index=False, lineterminator="\n").encode())
             files.append(file)
     return files
