@@ -25,7 +25,7 @@ QUICK_G = ["--set", "quality.steps=4", "--set", "quality.weak_epochs=[1]", "--se
 # Run by the new environment's Python: what is found, and where.
 LOOK = """
 import qgbench, qgbench.baselines
-from qgbench.data.cards import card_names, load_card
+from qgbench.data.cards import card_folder, card_names, listed_ids, load_card
 from qgbench.data.splits import load_split
 from qgbench.registry import load_method, method_names
 from qgbench.spec import load_protocol, protocol_names
@@ -34,7 +34,9 @@ print(qgbench.__file__, *qgbench.__path__, *qgbench.baselines.__path__, sep="\\n
 print("methods", *(name for name in method_names() if load_method(name)))
 print("protocols", *(load_protocol(name).name for name in protocol_names()))
 print("cards", *card_names())
-for name in card_names("labelled"):
+committed = [name for name in card_names("labelled") if card_folder(name).joinpath("splits").is_dir()]
+print("lists", *(name for name in card_names() if listed_ids(load_card(name))))
+for name in committed:
     for protocol in protocol_names():
         for kind in ("grouped", "image"):
             split = load_split(name, kind, load_protocol(protocol).fractions)

@@ -3,15 +3,18 @@
 A card is declarative: adding a data set in the common layout (`qgbench.data.readers`) takes a card and no Python.
 """
 
+import csv
 import tomllib
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from io import StringIO
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qgbench.data.layouts import Grouping, Layout
+from qgbench.data.links import Download
 from qgbench.errors import UserError, unknown_name
 
 CARD_NAME = "card.toml"
@@ -35,6 +38,13 @@ class Card(BaseModel):
     images: int | None = Field(default=None, gt=0, description="expected number of images; None where it is not fixed")
     budget: int | None = Field(default=None, gt=0, description="labelled images used by default; None for a pool")
 
+    spacing: str = Field("not stated", description="size of a pixel in mm, or why it is not known")
+    defects: tuple[str, ...] = Field((), description="known defects of the distribution, a sentence each")
+    obtain: str = Field("", description="how to get the data by hand")
+    downloads: tuple[Download, ...] = Field((), description="files that the owner offers by direct links")
+    subset: str | None = Field(
+        None, description="table beside the card whose column id lists the images, where the distribution holds more"
+    )
     grouping: Grouping | None = Field(None, description="how a group is told from an id; None: groups.csv")
     layout: tuple[Layout, ...] = Field((), description="distributions that can be read beside the common layout")
 
@@ -75,6 +85,25 @@ def load_card(name: str) -> Card:
         raise unknown_name("dataset", name, known)
     file = card_folder(name).joinpath(CARD_NAME)
     return _parse_card(file.read_text(encoding="utf-8"), str(file))
+
+
+def listed_ids(card: Card) -> list[str] | None:
+    """List the images of a shipped data set that is a part of its distribution, sorted; None where it is the whole.
+
+    Raises
+    ------
+    UserError
+        The table that the card names is not beside a shipped card.
+    """
+    if card.subset is None:
+        return None
+    table = card_folder(card.name).joinpath(card.subset)
+    if not table.is_file():
+        raise UserError(
+            f"the card '{card.name}' says subset = '{card.subset}'; only shipped data sets have such a table."
+        )
+    rows = csv.DictReader(StringIO(table.read_text(encoding="utf-8")))
+    return sorted(row["id"] for row in rows)
 
 
 def read_card(file: Path) -> Card:

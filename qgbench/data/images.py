@@ -8,15 +8,18 @@
 - 32 bits, floating point and LAB are refused for images: their black and white levels are not known.
 - Several pages and animations are refused: which of them is meant is not known. Of a phone's multi-picture JPEG (MPO)
   the first frame is the picture.
+- A TIFF of three samples that is labelled grey (BlackIsZero), as CVC-ClinicDB has some, is read as RGB.
 - The EXIF orientation is applied, as every viewer does, to images and to masks, to each its own.
 
 Masks hold only 0 and one other value, so grey ones may have any number of bits; 16-bit colours are refused there.
 """
 
+import io
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +47,11 @@ _TURNS = {
 }
 _SWAPS_SIDES = 5  # orientations from here on exchange width and height
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # TIFF tags
-_WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA_SAMPLES = 258, 262, 277, 284, 338  # TIFF tags
+_UNKNOWN_TAG = 65000  # private: read by nobody
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _SEPARATE_PLANES = 0, 1, 2, 2
+_TIFF_BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_TIFF_SHORT = 3  # type of a tag's value
 
 
 def read_image(file: Path) -> NDArray[np.uint8]:
@@ -185,7 +191,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     with ExitStack() as stack:
         with _damage_named(file):
             # Not by name: Pillow would map an uncompressed TIFF into memory and misread it if it is to be turned.
-            image = stack.enter_context(Image.open(stack.enter_context(file.open("rb")), formats=FORMATS))
+            stream = _colours_labelled(stack.enter_context(file.open("rb")))
+            image = stack.enter_context(Image.open(stream, formats=FORMATS))
             frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":
             raise UserError(
@@ -195,6 +202,28 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         if fault := _misread(image):
             raise UserError(f"{file} {fault}, which is not read truly; save it as PNG with 8 bits per channel.")
         yield image
+
+
+def _colours_labelled(stream: IO[bytes]) -> IO[bytes]:
+    """Label a TIFF of three samples as RGB that is labelled grey, which Pillow refuses; hand out others as they are."""
+    entries: dict[
+        int, tuple[int, int]
+    ] = {}  # tag -> where its entry is in the file, and its value if that is one short
+    if (order := _TIFF_BYTE_ORDERS.get(stream.read(4))) is not None and len(start := stream.read(4)) == 4:
+        position = stream.seek(struct.unpack(f"{order}I", start)[0]) + 2
+        count = int.from_bytes(stream.read(2), "little" if order == "<" else "big")
+        table = stream.read(12 * count)
+        for tag, kind, values, value, _ in struct.iter_unpack(f"{order}HHIHH", table[: len(table) // 12 * 12]):
+            entries[tag] = position, value if (kind, values) == (_TIFF_SHORT, 1) else -1
+            position += 12
+    stream.seek(0)
+    if [entries.get(tag, (0, -1))[1] for tag in (_SAMPLES, _PHOTOMETRIC)] != [3, _BLACK_IS_ZERO]:
+        return stream
+    content = bytearray(stream.read())
+    struct.pack_into(f"{order}H", content, entries[_PHOTOMETRIC][0] + 8, _RGB)
+    if _EXTRA_SAMPLES in entries:  # calls the second and the third sample extra
+        struct.pack_into(f"{order}H", content, entries[_EXTRA_SAMPLES][0], _UNKNOWN_TAG)
+    return io.BytesIO(content)
 
 
 @contextmanager

@@ -1,17 +1,18 @@
-"""Layouts of data sets as their owners distribute them: patterns of paths in a card, matched against a folder.
+"""Layouts of data sets as their owners distribute them: patterns of paths in a card, matched against folders.
 
 A pattern is a path with ``/``; ``{field}`` stands for a part of a name without ``/``, ``*`` for any such part that does
-not matter. The same field twice is the same text twice. Above the pattern's first folder there may be others, as an
-unpacked archive often has them.
+not matter. The same field twice is the same text twice; upper and lower case are equal. Above the pattern's first
+folder there may be others, as an unpacked archive often has them, and the folder that is given counts as one of them.
+A distribution may lie in several folders, as it does that comes as several archives.
 """
 
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -23,14 +24,17 @@ _TOKEN = re.compile(r"\{(\w+)\}|\*")
 
 
 class GroupTable(BaseModel):
-    """A CSV file of the distribution that names the group of each image."""
+    """CSV files of the distribution that name the group of each image.
+
+    A file without both columns is passed over; files that have them must agree. Rows of other images do no harm.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file: str = Field(description="pattern of its path")
+    file: str = Field(description="pattern of their paths")
     image: str = Field(description="column that holds the id")
     group: str = Field(description="column that holds the group")
-    optional: bool = Field(False, description="without the file every image is a group of its own")
+    optional: bool = Field(False, description="without a file every image is a group of its own")
 
 
 class Grouping(BaseModel):
@@ -95,24 +99,37 @@ class Match:
         Mask files by id; empty lists where there is none.
     groups : dict of str to str
         Group by id; the id itself where none is known.
+    spare_masks : list of Path
+        Masks that belong to no image, or are a second copy.
     """
 
     layout: Layout
     images: dict[str, Path]
     masks: dict[str, list[Path]]
     groups: dict[str, str]
+    spare_masks: list[Path]
 
 
-def match_layouts(layouts: Iterable[Layout], grouping: Grouping | None, folder: Path) -> Match | None:
-    """Find the first layout that a folder holds images of.
+class _File(NamedTuple):
+    name: str  # path with '/' that begins with the given folder's own name; accents composed
+    path: Path
+    top: Path  # the given folder
+
+
+def match_layouts(layouts: Iterable[Layout], grouping: Grouping | None, folders: Sequence[Path]) -> Match | None:
+    """Find the first layout that folders hold images of.
+
+    An image's masks are looked for in its own place (the same folders above the pattern) and, if none is there, in the
+    one other place that has some: archives may be unpacked side by side.
 
     Parameters
     ----------
     layouts : iterable of Layout
     grouping : Grouping or None
         None where every image is a group of its own.
-    folder : Path
-        An unpacked distribution, or a folder above it. Links to folders are not followed, hidden files passed over.
+    folders : sequence of Path
+        An unpacked distribution: its own folder or folders, or any above them. Links to folders are not followed,
+        hidden files are passed over.
 
     Returns
     -------
@@ -122,51 +139,94 @@ def match_layouts(layouts: Iterable[Layout], grouping: Grouping | None, folder: 
     Raises
     ------
     UserError
-        Two files have one id, or a group is not known.
+        Two files have one id, masks of one image are in several places, a group is not known, or a folder cannot be
+        read.
     """
-    files = sorted(_files(folder))
+    files = _files(folders)
+    where = ", ".join(map(str, folders))
     for layout in layouts:
-        if (match := _match(layout, grouping, folder, files)) is not None:
+        if (match := _match(layout, grouping, files, where)) is not None:
             return match
     return None
 
 
-def _files(folder: Path) -> Iterable[str]:
-    """Paths of all files below a folder, relative to it, with '/'."""
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        base = Path(where).relative_to(folder).as_posix()
-        for name in names:
-            if not name.startswith("."):
-                yield name if base == "." else f"{base}/{name}"
+def id_of(layout: Layout, path: str) -> str | None:
+    """Tell the id of the image that a path with '/' names, whether or not the file is there; None if it names none."""
+    if layout.masks is not None and layout.masks != layout.images and _compiled(layout.masks).fullmatch(path):
+        return None
+    found = _compiled(layout.images).fullmatch(path)
+    return None if found is None else _id(layout, found.groupdict())
 
 
-def _match(layout: Layout, grouping: Grouping | None, folder: Path, files: list[str]) -> Match | None:
-    image_pattern = _compiled(layout.images)
-    mask_pattern = None if layout.masks is None else _compiled(layout.masks)
-    masks: dict[tuple[str, ...], list[Path]] = {}
-    shared = [] if layout.masks is None else sorted(set(_fields(layout.masks)))
-    are_masks = set()
-    if mask_pattern is not None and layout.masks != layout.images:
-        for file in files:
-            if found := mask_pattern.fullmatch(file):
-                are_masks.add(file)
-                masks.setdefault(tuple(found[field] for field in ("root", *shared)), []).append(folder / file)
+def _files(folders: Sequence[Path]) -> list[_File]:
+    """List the files below all folders, each once, sorted."""
+    found: dict[Path, _File] = {}
+    for folder in folders:
+        top = folder.resolve()
+        for path in _walk(folder):
+            relative = path.relative_to(folder)
+            name = unicodedata.normalize("NFC", f"{top.name}/{relative.as_posix()}")
+            found.setdefault(top / relative, _File(name, path, folder))
+    return sorted(found.values())
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for where, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        yield from (Path(where, name) for name in names if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(
+        f"{error.filename} cannot be read ({error.strerror}); check that the folder is there and that you may read it."
+    ) from error
+
+
+def _match(layout: Layout, grouping: Grouping | None, files: list[_File], where: str) -> Match | None:
+    masks = {} if layout.masks is None else _masks(layout, layout.masks, files)
+    are_masks = {path for places in masks.values() for paths in places.values() for path in paths}
+    shared = _shared_fields(layout)
+    pattern = _compiled(layout.images)
     images: dict[str, Path] = {}
     masks_of: dict[str, list[Path]] = {}
     for file in files:
-        if file in are_masks or not (found := image_pattern.fullmatch(file)):
+        if file.path in are_masks or not (found := pattern.fullmatch(file.name)):
             continue
         id = _id(layout, found.groupdict())
         if id in images:
             raise UserError(
-                f"{images[id]} and {folder / file} are both the image '{id}' ({layout.about}); keep one of them."
+                f"{images[id]} and {file.path} are both the image '{id}' ({layout.about}); keep one of them."
             )
-        images[id] = folder / file
-        masks_of[id] = masks.get(tuple(found[field] for field in ("root", *shared)), [])
+        places = masks.get(tuple(found[field] for field in shared), {})
+        place = (file.top, found["root"])
+        if place not in places and len(places) > 1:
+            several = " and ".join(str(paths[0]) for paths in list(places.values())[:2])
+            raise UserError(
+                f"{several} are masks of the image '{id}' in two places ({layout.about}); keep one of them."
+            )
+        images[id] = file.path
+        masks_of[id] = places.get(place) or next(iter(places.values()), [])
     if not images:
         return None
-    return Match(layout, images, masks_of, _groups(grouping, list(images), folder, files))
+    used = {path for paths in masks_of.values() for path in paths}
+    return Match(layout, images, masks_of, _groups(grouping, list(images), files, where), sorted(are_masks - used))
+
+
+def _masks(
+    layout: Layout, pattern: str, files: list[_File]
+) -> dict[tuple[str, ...], dict[tuple[Path, str], list[Path]]]:
+    """Collect masks by the fields that they share with their image, then by place."""
+    masks: dict[tuple[str, ...], dict[tuple[Path, str], list[Path]]] = {}
+    compiled = _compiled(pattern)
+    for file in files:
+        if found := compiled.fullmatch(file.name):
+            places = masks.setdefault(tuple(found[field] for field in _shared_fields(layout)), {})
+            places.setdefault((file.top, found["root"]), []).append(file.path)
+    return masks
+
+
+def _shared_fields(layout: Layout) -> list[str]:
+    return [] if layout.masks is None else sorted(set(_fields(layout.masks)))
 
 
 def _fields(pattern: str) -> list[str]:
@@ -198,35 +258,49 @@ def _id(layout: Layout, fields: dict[str, str]) -> str:
     return unicodedata.normalize("NFC", layout.id.format_map(values))
 
 
-def _groups(grouping: Grouping | None, ids: list[str], folder: Path, files: list[str]) -> dict[str, str]:
+def _groups(grouping: Grouping | None, ids: list[str], files: list[_File], where: str) -> dict[str, str]:
     if grouping is None:
         return {id: id for id in ids}
     if grouping.pattern is not None:
         pattern = re.compile(grouping.pattern)
         groups = {id: found[1] for id in ids if (found := pattern.fullmatch(id)) is not None}
     elif grouping.table is not None:
-        groups = _from_table(grouping.table, ids, folder, files)
+        groups = _from_tables(grouping.table, ids, files, where)
     else:
         spans = grouping.ranges.items()
         groups = {id: group for id in ids if id.isdecimal() for group, (a, b) in spans if a <= int(id) <= b}
     if unknown := sorted(set(ids) - set(groups)):
         some = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise UserError(f"{folder}: the group of {len(unknown)} images is not known ({some}).")
+        source = "" if grouping.table is None else f" from {grouping.table.file}"
+        raise UserError(f"{where}: the group of {len(unknown)} images is not known{source} ({some}).")
     return {id: groups[id] for id in ids}
 
 
-def _from_table(table: GroupTable, ids: list[str], folder: Path, files: list[str]) -> dict[str, str]:
+def _from_tables(table: GroupTable, ids: list[str], files: list[_File], where: str) -> dict[str, str]:
     pattern = _compiled(table.file)
-    found = [file for file in files if pattern.fullmatch(file)]
-    if not found and table.optional:
+    tables = [rows for file in files if pattern.fullmatch(file.name) and (rows := _rows(table, file.path)) is not None]
+    if not tables and table.optional:
         return {id: id for id in ids}
-    if len(found) != 1:
-        raise UserError(f"{folder} holds {len(found)} files {table.file}, which names the groups; expected one.")
+    if not tables:
+        raise UserError(
+            f"{where} holds no {table.file} with the columns {table.image} and {table.group}, which names the groups; "
+            "fetch it too."
+        )
+    rows = pd.concat(tables).drop_duplicates()
+    if twice := sorted(set(rows["id"][rows["id"].duplicated()])):
+        raise UserError(f"{where}: {table.file} names several groups of the image '{twice[0]}'.")
+    return dict(zip(rows["id"], rows["group"], strict=True))
+
+
+def _rows(table: GroupTable, file: Path) -> pd.DataFrame | None:
+    """Read the columns id and group of a table, without empty cells; None if it has not both."""
     try:
-        rows = pd.read_csv(folder / found[0], dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / found[0]} cannot be read as CSV: {error}") from error
+        raise UserError(f"{file} cannot be read as CSV: {error}") from error
     rows.columns = rows.columns.str.strip()
     if not {table.image, table.group} <= set(rows.columns):
-        raise UserError(f"{folder / found[0]} has no columns {table.image} and {table.group}.")
-    return dict(zip(rows[table.image].str.strip(), rows[table.group].str.strip(), strict=True))
+        return None
+    ids, groups = (rows[column].str.strip() for column in (table.image, table.group))
+    named = pd.DataFrame({"id": ids.map(lambda id: unicodedata.normalize("NFC", id)), "group": groups})
+    return named[named["group"] != ""]

@@ -8,10 +8,12 @@ Layout of a labelled data set (the suffix of a file may be any of `IMAGE_SUFFIXE
     unlabelled/ID.jpg     optional; further images without a mask
     card.toml             optional; see `qgbench.data.cards`
 
-A pool is a folder that holds ``unlabelled/`` alone. Hidden files are passed over; so are files of other suffixes, with
-a warning. Names that differ in nothing but case are refused: on a disk that ignores case one file would replace the
-other. Accented letters are equal however they are composed (macOS decomposes them). How files become pixels, and which
-are refused: `qgbench.data.images`.
+A pool is a folder that holds ``unlabelled/`` alone. A folder of neither kind may hold a distribution as its owners hand
+it out, in a layout that the card describes (`qgbench.data.layouts`); files that match no pattern are passed over there.
+
+Hidden files are passed over; so are files of other suffixes, with a warning. Names that differ in nothing but case are
+refused: on a disk that ignores case one file would replace the other. Accented letters are equal however they are
+composed (macOS decomposes them). How files become pixels, and which are refused: `qgbench.data.images`.
 """
 
 import hashlib
@@ -20,7 +22,7 @@ import os
 import stat
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -30,8 +32,9 @@ import scipy
 from numpy.typing import NDArray
 
 from qgbench.data import phantom
-from qgbench.data.cards import CARD_NAME, Card, Kind, card_names, load_card, read_card
-from qgbench.data.images import read_bytes, read_image, read_mask, unreadable
+from qgbench.data.cards import CARD_NAME, Card, Kind, card_names, listed_ids, load_card, read_card
+from qgbench.data.content import hash_files
+from qgbench.data.images import read_image, read_mask, unreadable
 from qgbench.data.layouts import MaskRule, match_layouts
 from qgbench.errors import QGBenchError, UserError, unknown_name
 from qgbench.logs import logger
@@ -126,6 +129,10 @@ class FolderSource(Source):
         self._masks = masks or {}
         self._rule: MaskRule = rule
 
+    def files(self, id: str) -> tuple[Path, list[Path]]:
+        """Name the file of an image and those of its mask, whose foregrounds are joined; none for a pool."""
+        return self._images[id], list(self._masks.get(id, []))
+
     def image(self, id: str) -> NDArray[np.uint8]:  # noqa: D102 (described by Source)
         return read_image(self._images[id])
 
@@ -134,15 +141,17 @@ class FolderSource(Source):
         return np.logical_or.reduce([read_mask(file, self._images[id], self._rule) for file in files])
 
     def content_key(self) -> str:
-        """Hash the name and the bytes of every image and mask file."""
+        """Hash the name and the bytes of every image and mask file; only files that changed are read again."""
+        masks = [(id, file) for id in sorted(self._masks) for file in self._masks[id]]
+        parts = [sorted(self._images.items()), masks]
+        hashes = iter(hash_files([file for part in parts for _, file in part]))
         digest = hashlib.sha256()
         if self._rule != "binary":
             digest.update(self._rule.encode())
-        for files_of in ({id: [file] for id, file in self._images.items()}, self._masks):
-            for id in sorted(files_of):
-                for file in files_of[id]:
-                    digest.update(f"{id}\0{file.name}\0".encode())
-                    digest.update(hashlib.sha256(read_bytes(file)).digest())
+        for part in parts:
+            for id, file in part:
+                digest.update(f"{id}\0{file.name}\0".encode())
+                digest.update(next(hashes))
             digest.update(b"\0masks\0")
         return digest.hexdigest()
 
@@ -194,9 +203,10 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     Parameters
     ----------
     dataset : str
-        ``"phantom"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; or the path of a folder
-        in the same layout. A shipped name wins over a folder of that name in the working directory; a folder elsewhere
-        that bears a shipped name is taken for that data set.
+        ``"phantom"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; the path of a folder in
+        the same layout; or the name of a folder in `data_dir` that has a card of its own. A shipped name wins over a
+        folder of that name in the working directory; a folder elsewhere that bears a shipped name is taken for that
+        data set.
     data_dir : Path, optional
         Folder that holds a folder per data set; the environment variable QGBENCH_DATA where None.
 
@@ -208,7 +218,7 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     if dataset == PHANTOM_NAME:
         return PhantomSource()
     folder, card = _locate(dataset, data_dir, "labelled")
-    if (distribution := _open_distribution(folder, card)) is not None:
+    if (distribution := _open_unless_common(card, folder)) is not None:
         return distribution
     images = _image_files(folder / "images", "labelled", IMAGE_SUFFIXES)
     masks = _match_masks(images, folder)
@@ -220,24 +230,63 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     return FolderSource(card, images, {id: [file] for id, file in masks.items()}, groups, extra)
 
 
-def _open_distribution(folder: Path, card: Card) -> FolderSource | None:
-    """Open a data set as its owners distribute it; None where it is in the common layout, or in none that is known."""
-    if (folder / "images").is_dir() or (folder / "unlabelled").is_dir():
-        return None
-    found = match_layouts(card.layout, card.grouping, folder)
+def open_distribution(card: Card, folders: Sequence[Path]) -> FolderSource | None:
+    """Open a data set as its owners distribute it, in one of the layouts of its card.
+
+    Parameters
+    ----------
+    card : Card
+    folders : sequence of Path
+        Unpacked archives, or folders above them; see `qgbench.data.layouts.match_layouts`.
+
+    Returns
+    -------
+    FolderSource or None
+        With the images that the card lists, where it lists some. None where no layout matches a single image.
+
+    Raises
+    ------
+    UserError
+        An image without a mask or the reverse, a listed image that is missing, names that differ in nothing but case,
+        a file that cannot be reached, or what `match_layouts` raises.
+    """
+    found = match_layouts(card.layout, card.grouping, folders)
     if found is None:
         return None
+    where = f"{', '.join(map(str, folders))} ({found.layout.about})"
     _refuse_case_twins(found.images)
-    for file in [*found.images.values(), *chain.from_iterable(found.masks.values())]:
+    if found.spare_masks:
+        spare = [file.name for file in found.spare_masks]
+        raise UserError(
+            f"{where} holds {name_some(spare, 'mask')} without an image or beside another copy: unpack the archive of "
+            "the images there too, fetch what is missing, or remove the copy."
+        )
+    ids = listed_ids(card) or sorted(found.images)
+    if missing := [id for id in ids if id not in found.images]:
+        raise UserError(f"'{card.name}' is {len(ids)} listed images, and {where} lacks {name_some(missing, 'image')}.")
+    images = {id: found.images[id] for id in ids}
+    masks = {id: found.masks[id] for id in ids}
+    for file in [*images.values(), *chain.from_iterable(masks.values())]:
         _check_file(file)
     if card.kind == "pool":
-        return FolderSource(card, found.images, None, found.groups, None)
-    if bare := sorted(id for id, files in found.masks.items() if not files):
+        return FolderSource(card, images, None, found.groups, None)
+    if bare := [id for id, files in masks.items() if not files]:
         raise UserError(
-            f"{name_some(bare, 'image')} of {folder} without a mask ({found.layout.about}): unpack the archive of the "
-            "masks there too, or fetch what is missing."
+            f"{name_some(bare, 'image')} of {where} without a mask: unpack the archive of the masks there too, or "
+            "fetch what is missing."
         )
-    return FolderSource(card, found.images, found.masks, found.groups, None, found.layout.mask)
+    return FolderSource(card, images, masks, found.groups, None, found.layout.mask)
+
+
+def _open_unless_common(card: Card, folder: Path) -> FolderSource | None:
+    """Open a folder as a distribution; None where it is in the common layout, or its card describes no other."""
+    if (folder / "images").is_dir() or (folder / "unlabelled").is_dir() or not card.layout:
+        return None
+    if (distribution := open_distribution(card, [folder])) is not None:
+        return distribution
+    part = "images" if card.kind == "labelled" else "unlabelled"
+    others = "; ".join(f"{layout.images} ({layout.about})" for layout in card.layout)
+    raise UserError(f"there is no folder {folder / part}; expected {_LAYOUT[card.kind]}. Or: {others}.")
 
 
 def open_pool(pool: str, data_dir: Path | None = None) -> Source:
@@ -256,9 +305,19 @@ def open_pool(pool: str, data_dir: Path | None = None) -> Source:
         Unknown name, missing folder, or a folder without unlabelled images.
     """
     folder, card = _locate(pool, data_dir, "pool")
-    if (distribution := _open_distribution(folder, card)) is not None:
+    if (distribution := _open_unless_common(card, folder)) is not None:
         return distribution
     return _open_unlabelled(folder, card)
+
+
+def open_any(name: str, data_dir: Path | None = None) -> Source:
+    """Open a data set or a pool, whichever it is: as `open_source` and `open_pool`."""
+    if name in card_names():
+        is_pool = load_card(name).kind == "pool"
+    else:
+        folder = _own_folder(name, data_dir)
+        is_pool = folder is not None and not (folder / "images").is_dir() and (folder / "unlabelled").is_dir()
+    return (open_pool if is_pool else open_source)(name, data_dir)
 
 
 def _open_unlabelled(folder: Path, card: Card) -> FolderSource:
@@ -274,14 +333,21 @@ def _locate(dataset: str, data_dir: Path | None, kind: Kind) -> tuple[Path, Card
             given = {"labelled": "a labelled data set", "pool": "a pool of images without masks"}
             raise UserError(f"'{dataset}' is {given[card.kind]}; expected one of: {', '.join(card_names(kind))}.")
         return _named_folder(dataset, data_dir, kind), card
-    folder = Path(dataset).expanduser()
-    is_path = any(separator in dataset for separator in ("/", os.sep))
-    if folder.is_dir():
-        folder = folder.resolve()
+    if (folder := _own_folder(dataset, data_dir)) is not None:
         return folder, _own_card(folder, kind)
-    if is_path:
+    if any(separator in dataset for separator in ("/", os.sep)):
         raise UserError(f"there is no folder {dataset}; expected a data set with {_LAYOUT[kind]}.")
     raise unknown_name("dataset", dataset, card_names(kind))
+
+
+def _own_folder(dataset: str, data_dir: Path | None) -> Path | None:
+    """Find a folder given by its path, or by its name in the data folder if it has a card there."""
+    folder = Path(dataset).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    given = data_dir or os.environ.get(DATA_VARIABLE)
+    named = None if given is None else Path(given).expanduser() / dataset
+    return named.resolve() if named is not None and (named / CARD_NAME).is_file() else None
 
 
 def _named_folder(name: str, data_dir: Path | None, kind: Kind) -> Path:

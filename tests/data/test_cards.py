@@ -1,13 +1,29 @@
+import re
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from qgbench.data.cards import Card, card_folder, card_names, load_card, read_card
+from qgbench.data.cards import Card, card_folder, card_names, listed_ids, load_card, read_card
 from qgbench.errors import UserError
 
-LABELLED = ["cvc_clinicdb", "cvc_colondb", "isic2017", "ph2", "phantom", "scd"]
-POOLS = ["isic_pool", "kvasir_pool"]
+LABELLED = [
+    "busi",
+    "cvc_clinicdb",
+    "cvc_colondb",
+    "dermofit",
+    "dsb2018",
+    "glas",
+    "isic2016",
+    "isic2017",
+    "isic2017_full",
+    "isic2018",
+    "kvasir_seg",
+    "ph2",
+    "phantom",
+    "scd",
+]
+POOLS = ["isic2020", "isic_pool", "kvasir_pool", "polyp_box_seg"]
 VALID = """name = "own"
 title = "Own"
 kind = "labelled"
@@ -34,6 +50,37 @@ def test_shipped_card_is_named_after_its_folder_and_says_whom_to_cite(name: str)
     assert card.citation
     assert card.terms
     assert (card.budget is None) == (card.kind == "pool")
+
+
+@pytest.mark.parametrize("name", [name for name in LABELLED + POOLS if name != "phantom"])
+def test_shipped_card_says_where_the_images_are(name: str) -> None:
+    card = load_card(name)
+    assert card.downloads or card.obtain
+    assert card.homepage.startswith(("https://", "http://"))
+    assert card.spacing
+    assert all(defect.endswith(".") for defect in card.defects)
+    for download in card.downloads:
+        assert download.url.startswith("https://")
+        assert download.url.endswith(f"/{download.file}")
+        assert download.sha256 is None or re.fullmatch("[0-9a-f]{64}", download.sha256)
+
+
+def test_a_subset_lists_the_images_of_every_committed_split() -> None:
+    subsets = {name for name in LABELLED + POOLS if load_card(name).subset is not None}
+    assert subsets == {"isic2017", "isic_pool", "kvasir_pool"}
+    assert not set(listed_ids(load_card("isic_pool")) or []) & set(listed_ids(load_card("isic2017")) or [])
+    for name in subsets:
+        assert len(listed_ids(load_card(name)) or []) == load_card(name).images
+    card = load_card("isic2017")
+    listed = listed_ids(card)
+    assert listed is not None
+    assert len(listed) == card.images == 400
+    for split in card_folder("isic2017").joinpath("splits").iterdir():
+        rows = split.read_text().splitlines()[1:]
+        assert sorted(row.split(",")[0] for row in rows) == listed
+    assert listed_ids(load_card("isic2017_full")) is None
+    with pytest.raises(UserError, match="only shipped data sets have such a table"):
+        listed_ids(card.model_copy(update={"name": "own"}))
 
 
 def test_each_pool_shares_its_domain_with_a_labelled_set() -> None:

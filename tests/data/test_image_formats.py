@@ -15,7 +15,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from qgbench.data.images import read_bytes, read_image, read_mask
 from qgbench.errors import UserError
@@ -263,6 +263,55 @@ def test_transparent_colour_of_a_png(tmp_path: Path, pixels: np.ndarray, colour_
     file = put(tmp_path, png(pixels, colour_type, (b"tRNS", colour.astype(">u2").tobytes())))
     count = (pixels.reshape(620, -1) == colour).all(axis=1).sum()
     assert f"{count} of 620 pixels" in refusal(file)
+
+
+# Colours that a TIFF calls grey
+
+
+def with_tag(content: bytes, tag: int, value: int) -> bytes:
+    """A TIFF with another value in one tag that holds a short."""
+    order = "<" if content[:2] == b"II" else ">"
+    changed = bytearray(content)
+    start = struct.unpack_from(f"{order}I", content, 4)[0]
+    count = struct.unpack_from(f"{order}H", content, start)[0]
+    entry = next(
+        at for n in range(count) if struct.unpack_from(f"{order}H", content, at := start + 2 + 12 * n)[0] == tag
+    )
+    struct.pack_into(f"{order}H", changed, entry + 8, value)
+    return bytes(changed)
+
+
+def colours_called_grey() -> list[bytes]:
+    plain = [tiff(NOISE, byteorder=order, photometric="minisblack", planarconfig="contig") for order in "<>"]
+    other = [tiff(NOISE, byteorder=order) for order in "<>"]
+    other += [encoded(Image.fromarray(NOISE), "TIFF", compression=name) for name in ("tiff_lzw", "tiff_adobe_deflate")]
+    return plain + [with_tag(content, 262, 1) for content in other]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("content", colours_called_grey())
+def test_tiff_of_three_samples_that_is_labelled_grey_is_read_as_rgb(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(io.BytesIO(content))
+    file = put(tmp_path, content)
+    np.testing.assert_array_equal(read_image(file), NOISE)
+    mask = put(tmp_path, encoded(Image.fromarray(BINARY), "PNG"), "m.png")
+    np.testing.assert_array_equal(read_mask(mask, file), BINARY > 0)
+    for kept in (*range(0, 200, 3), len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:kept])
+        pixels, message = attempt(read_image, file)
+        assert str(file) in message if pixels is None else np.array_equal(pixels, NOISE)
+
+
+def test_mask_in_a_tiff_of_three_samples_that_is_labelled_grey(tmp_path: Path) -> None:
+    file = put(tmp_path, tiff(grey(BINARY), photometric="minisblack", planarconfig="contig"))
+    np.testing.assert_array_equal(read_mask(file, file), BINARY > 0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_tiff_whose_directory_is_nowhere(tmp_path: Path) -> None:
+    for start in (0, 4, 1 << 31):
+        assert "fetch it again" in refusal(put(tmp_path, b"II*\0" + struct.pack("<I", start)))
 
 
 # Pages and frames
