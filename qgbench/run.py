@@ -1,9 +1,9 @@
 """One run from end to end: data, quality predictor, training, evaluation, record."""
 
-import hashlib
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,10 +18,8 @@ from torch import nn
 from qgbench import provenance
 from qgbench.archs.build import build_network
 from qgbench.archs.weights import weights_hash
-from qgbench.data.cache import Prepared, prepare
-from qgbench.data.experiment import TrainingData, training_data
-from qgbench.data.readers import Source, open_pool, open_source
-from qgbench.data.splits import load_split, split_fingerprint
+from qgbench.data.run_data import RunData, open_run_data
+from qgbench.data.splits import split_fingerprint
 from qgbench.errors import QGBenchError, UserError
 from qgbench.folder import CASES_NAME, PREDICTIONS_NAME, SPEC_NAME, TEXT_LOG_NAME, RunFolder, place_for
 from qgbench.interruption import Interrupted, interruptible
@@ -68,15 +66,6 @@ class Outcome:
     was_done: bool  # the record was there already and nothing was trained
 
 
-@dataclass(frozen=True)
-class _Data:
-    prepared: Prepared
-    source: Source
-    split: pd.DataFrame
-    training: TrainingData
-    fingerprint: str
-
-
 def run(
     spec: RunSpec,
     output: Path,
@@ -84,6 +73,7 @@ def run(
     cache_dir: Path | None = None,
     force: bool = False,
     tracker: str | None = None,
+    split_from: Sequence[Path] = (),
 ) -> Outcome:
     """Carry out a run, continue an interrupted one, or give the record of one that is done already.
 
@@ -102,6 +92,8 @@ def run(
         Redo a finished run in a new folder, ``<id>~2`` and so on.
     tracker : str, optional
         Also send the curves to a tracker, see `qgbench.training.tracking`.
+    split_from : sequence of Path
+        Files of the split, where someone else made it (`qgbench.data.given`).
 
     Raises
     ------
@@ -126,7 +118,7 @@ def run(
         # Networks come first: an unknown architecture shall not be found out after minutes spent on data and g.
         method = method_class(lambda: _build(protocol), settings)
         encoder_hash = weights_hash(method.student.get_submodule("body.encoder"))
-        data = _open_data(spec, protocol, data_dir, cache_dir)
+        data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
         alone = folder.locked() if accelerator.is_main_process else nullcontext()
         with alone:
             accelerator.wait_for_everyone()
@@ -178,7 +170,7 @@ class _Job:
     protocol: Protocol
     method: Method
     encoder_hash: str  # of the weights that training starts from
-    data: _Data
+    data: RunData
     folder: RunFolder
     output: Path
     accelerator: Accelerator
@@ -243,17 +235,23 @@ def _refuse_small_batches(spec: RunSpec, protocol: Protocol) -> None:
             )
 
 
-def _open_data(spec: RunSpec, protocol: Protocol, data_dir: Path | None, cache_dir: Path | None) -> _Data:
-    regime = Regime.parse(spec.regime)
-    source = open_source(spec.dataset, data_dir)
-    prepared = prepare(source, protocol.size, cache_dir, track)
-    extra = [prepare(source.extra, protocol.size, cache_dir, track)] if source.extra is not None else []
-    extra += [prepare(open_pool(pool, data_dir), protocol.size, cache_dir, track) for pool in regime.pools]
-    if spec.qg_score == "oracle" and extra:
+def _open_data(
+    spec: RunSpec, protocol: Protocol, data_dir: Path | None, cache_dir: Path | None, split_from: Sequence[Path]
+) -> RunData:
+    data = open_run_data(
+        spec.dataset,
+        Regime.parse(spec.regime),
+        spec.seed,
+        protocol.size,
+        protocol.fractions,
+        data_dir,
+        cache_dir,
+        split_from,
+        track,
+    )
+    if spec.qg_score == "oracle" and not data.training.unlabelled.masked.all():
         raise UserError("the oracle needs the masks of all unlabelled images; this data set has images without one.")
-    split = load_split(source, regime.split, protocol.fractions)
-    fingerprint = hashlib.sha256("".join(part.fingerprint for part in (prepared, *extra)).encode()).hexdigest()
-    return _Data(prepared, source, split, training_data(prepared, extra, split, regime, spec.seed), fingerprint)
+    return data
 
 
 def _carry_out(job: _Job) -> None:

@@ -20,7 +20,9 @@ Score = Literal["g", "one", "shuffled", "confidence", "agreement", "oracle"]
 SCORES: tuple[Score, ...] = ("g", "one", "shuffled", "confidence", "agreement", "oracle")
 QGMode = Literal["none", "qw", "qar", "both"]
 SplitKind = Literal["grouped", "image"]
-_SPLIT = re.compile(r"grouped|image|given-[0-9a-f]{8}")
+GIVEN = "given-"  # begins the name of a split that someone else made; 8 digits of its hash follow
+_SPLIT = re.compile(rf"grouped|image|{GIVEN}[0-9a-f]{{8}}")
+_POOL = re.compile(r"(?P<name>.+?)(?:~(?P<draw>[1-9]\d*))?")
 Precision = Literal["fp32", "bf16", "fp16"]
 _BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 
@@ -142,8 +144,8 @@ class Regime(Settings):
     """Which labels and which unlabelled images a run gets, and how the data set is split.
 
     Written ``n28+isic_pool@grouped``: the labelled budget (``n28`` images, ``p10`` per cent of the training part, or
-    ``all``), external pools, and the kind of split: ``grouped``, ``image``, or ``given-`` with the first 8 hexadecimal
-    digits of the fingerprint of a split that someone else made.
+    ``all``), external pools (``isic2020~5000``: so many images drawn from one), and the kind of split: ``grouped``,
+    ``image``, or ``given-`` and 8 hexadecimal digits for a split that someone else made.
     """
 
     budget: int | None = Field(description="labelled images; None = `percent` of the training part, or all of it")
@@ -185,6 +187,28 @@ class Regime(Settings):
         return cls(
             budget=int(number[1]) if number else None, percent=share, pools=tuple(pools), split=split or "grouped"
         )
+
+    @property
+    def pool_names(self) -> list[str]:
+        """The pools without the numbers of images drawn from them."""
+        return [self._pool(pool)["name"] for pool in self.pools]
+
+    @property
+    def pool_draws(self) -> list[int | None]:
+        """How many images are drawn from each pool; None: all."""
+        draws = [self._pool(pool)["draw"] for pool in self.pools]
+        return [None if draw is None else int(draw) for draw in draws]
+
+    @staticmethod
+    def _pool(pool: str) -> re.Match[str]:
+        found = _POOL.fullmatch(pool)
+        assert found is not None, "a pool has a name"
+        return found
+
+    @property
+    def split_kind(self) -> SplitKind:
+        """The kind of a split by qgbench."""
+        return "image" if self.split == "image" else "grouped"
 
     def labelled(self, training: int) -> int:
         """Return the number of labelled images among so many of the training part; a share is rounded, half up."""

@@ -13,6 +13,13 @@ from qgbench.data.splits import draw_labelled
 from qgbench.errors import UserError
 from qgbench.spec import Regime
 
+Part = tuple[Prepared, np.ndarray]  # a prepared data set and rows of it
+
+
+def whole(prepared: Prepared) -> Part:
+    """Take all images of a prepared data set."""
+    return prepared, np.arange(len(prepared.ids))
+
 
 class ImageSet:
     """Images of equal size, with masks where they are known, held as uint8 and converted batch by batch.
@@ -23,7 +30,7 @@ class ImageSet:
         Prepared data sets and the rows that are taken from each.
     """
 
-    def __init__(self, parts: list[tuple[Prepared, np.ndarray]]) -> None:
+    def __init__(self, parts: list[Part]) -> None:
         self._parts = [part for part, _ in parts]
         self._part_of = np.concatenate([np.full(len(rows), index) for index, (_, rows) in enumerate(parts)])
         self._row_of = np.concatenate([rows for _, rows in parts]).astype(int)
@@ -67,7 +74,12 @@ class TrainingData:
 
 
 def training_data(
-    prepared: Prepared, extra: list[Prepared], split: pd.DataFrame, regime: Regime, k: int
+    prepared: Prepared,
+    extra: list[Part],
+    split: pd.DataFrame,
+    regime: Regime,
+    k: int,
+    labelled_ids: list[str] | None = None,
 ) -> TrainingData:
     """Draw the labelled images of seed index k and gather the rest.
 
@@ -75,26 +87,34 @@ def training_data(
     ----------
     prepared : Prepared
         The labelled data set.
-    extra : list of Prepared
-        Unlabelled images: those beside the data set, and the regime's pools.
+    extra : list of (Prepared, rows)
+        Unlabelled images: those beside the data set, and those of the regime's pools.
     split : DataFrame
         Columns id, group, split.
     regime : Regime
     k : int
         Seed index.
+    labelled_ids : list of str, optional
+        The labelled images, where the split's maker chose them; the same for every k.
 
     Raises
     ------
     UserError
-        The budget is below 2 or exceeds the training part, or fewer than 2 images are to validate on.
+        The budget is below 2, exceeds the training part or is not the number of `labelled_ids`, or fewer than 2 images
+        are to validate on.
     """
     row_of = {name: row for row, name in enumerate(prepared.ids)}
     part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
-    drawn = draw_labelled(part["train"], regime.labelled(len(part["train"])), k)
+    budget = regime.labelled(len(part["train"]))
+    drawn = draw_labelled(part["train"], budget, k) if labelled_ids is None else labelled_ids
+    if len(drawn) != budget:
+        raise UserError(
+            f"the split names {len(drawn)} labelled images, and the budget is {budget}; leave --labelled out."
+        )
     chosen = set(drawn)
     rest = [row_of[name] for name in sorted(part["train"]["id"]) if name not in chosen]
     labelled = np.array([row_of[name] for name in drawn])
-    unlabelled = [(pool, np.arange(len(pool.ids))) for pool in extra]
+    unlabelled = list(extra)
     if rest:
         unlabelled.insert(0, (prepared, np.array(rest)))
     if len(drawn) < 2:

@@ -202,6 +202,37 @@ def draw_labelled(train: pd.DataFrame, budget: int, k: int) -> list[str]:
     return [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)][:budget]
 
 
+def draw_pool(ids: Sequence[str], pool: str, number: int, k: int) -> list[str]:
+    """Draw unlabelled images of seed index k from a pool; a smaller draw is part of a larger one.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        Images of the pool. Their order does not matter.
+    pool : str
+        Its name: two pools are drawn from independently.
+    number : int
+        At least 1.
+    k : int
+        Seed index.
+
+    Returns
+    -------
+    list of str
+        Ids in the order of the draw.
+
+    Raises
+    ------
+    UserError
+        The pool has fewer images.
+    """
+    if number > len(ids):
+        raise UserError(f"{number} images are to be drawn from the pool '{pool}', which has {len(ids)}; take fewer.")
+    order = _permutation(_stream("pool", pool, str(k)), len(ids))
+    by_id = sorted(ids)
+    return [by_id[i] for i in order[:number]]
+
+
 def split_fingerprint(split: pd.DataFrame) -> str:
     """Return the SHA-256 (64 hexadecimal digits) of the rows id, group, split, whatever their order."""
     rows = sorted(map(tuple, split[COLUMNS].astype(str).to_numpy()))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qgbench.data.cache import Prepared
-from qgbench.data.experiment import ImageSet, training_data
+from qgbench.data.experiment import ImageSet, training_data, whole
 from qgbench.data.splits import draw_labelled, make_split
 from qgbench.errors import UserError
 from qgbench.spec import Regime
@@ -84,7 +84,7 @@ def test_the_labelled_images_are_those_of_the_draw() -> None:
 
 def test_all_labels_with_a_pool_leave_only_the_pool_unlabelled() -> None:
     images, pool = prepared("i", [1] * 10), prepared("p", [1] * 5, first=100, masked=False)
-    result = training_data(images, [pool], split_of(images, "ttttttvvxx"), regime(None, "p"), 0)
+    result = training_data(images, [whole(pool)], split_of(images, "ttttttvvxx"), regime(None, "p"), 0)
     assert sorted(result.labelled.ids) == images.ids[:6]
     assert result.unlabelled.ids == pool.ids
     assert not result.unlabelled_are_labelled
@@ -100,7 +100,9 @@ def test_a_budget_of_all_without_a_pool_trains_the_unlabelled_losses_on_the_labe
 def test_pools_join_the_unlabelled_images_and_are_marked_as_having_no_mask() -> None:
     images = prepared("i", [1] * 10)
     pools = [prepared("p", [1] * 3, first=100, masked=False), prepared("q", [1] * 2, first=200, masked=False)]
-    unlabelled = training_data(images, pools, split_of(images, "ttttttvvxx"), regime(2, "p", "q"), 0).unlabelled
+    unlabelled = training_data(
+        images, [whole(pool) for pool in pools], split_of(images, "ttttttvvxx"), regime(2, "p", "q"), 0
+    ).unlabelled
     assert unlabelled.masked.tolist() == [True] * 4 + [False] * 5
     assert numbers(unlabelled)[4:] == [100, 101, 102, 200, 201]
     masks = unlabelled.masks(np.arange(9))

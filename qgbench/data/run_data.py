@@ -1,0 +1,139 @@
+"""Everything that one run reads of its data set and pools, in accordance with its regime."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from qgbench.data.cache import Prepared, Track, no_progress, prepare
+from qgbench.data.experiment import Part, TrainingData, training_data, whole
+from qgbench.data.given import GivenSplit, read_given
+from qgbench.data.readers import Source, name_some, open_pool, open_source
+from qgbench.data.splits import Fractions, draw_pool, load_split
+from qgbench.errors import UserError
+from qgbench.spec import GIVEN, Regime
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data of one run.
+
+    Attributes
+    ----------
+    prepared : Prepared
+        The labelled data set as arrays; `source` reads the same images from their files.
+    split : DataFrame
+        Columns id, group, split ('train', 'val' or 'test').
+    training : TrainingData
+        What may be seen before the end.
+    fingerprint : str
+        SHA-256 over the arrays of data set and pools, 64 hexadecimal digits.
+    """
+
+    source: Source
+    prepared: Prepared
+    split: pd.DataFrame
+    training: TrainingData
+    fingerprint: str
+
+
+def open_run_data(
+    dataset: str,
+    regime: Regime,
+    seed: int,
+    size: int,
+    fractions: Fractions,
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    split_from: Sequence[Path] = (),
+    track: Track = no_progress,
+) -> RunData:
+    """Open data set and pools, split the data set, and draw the labelled images of a seed index.
+
+    Parameters
+    ----------
+    dataset : str
+        As in `qgbench.data.readers.open_source`.
+    regime : Regime
+    seed : int
+        Seed index k: of the labelled images and of the images drawn from a pool.
+    size : int
+        Side of the images in pixels.
+    fractions : (train, val, test)
+        Shares of a split by qgbench.
+    data_dir, cache_dir : Path, optional
+    split_from : sequence of Path
+        Files of the split, where the regime's split is one that someone else made (`qgbench.data.given`).
+    track : Track
+
+    Raises
+    ------
+    UserError
+        What opening, splitting and drawing raise; the files are not those of the regime's split; a pool holds images
+        that are to validate or test on.
+    """
+    source = open_source(dataset, data_dir)
+    pools = [open_pool(name, data_dir) for name in regime.pool_names]
+    given = _given(regime, split_from, source, pools)
+    prepared = prepare(source, size, cache_dir, track)
+    split = load_split(source, regime.split_kind, fractions, prepared) if given is None else given.table
+    parts = [] if source.extra is None else [whole(prepare(source.extra, size, cache_dir, track))]
+    for pool, draw in zip(pools, regime.pool_draws, strict=True):
+        images = prepare(pool, size, cache_dir, track)
+        ids = images.ids
+        if given is not None and given.pool is not None:
+            ids = sorted(set(ids) & set(given.pool))
+        if draw is not None:
+            ids = draw_pool(ids, pool.name, draw, seed)
+        row_of = {id: row for row, id in enumerate(images.ids)}
+        parts.append((images, np.array([row_of[id] for id in ids])))
+    _refuse_leaks(prepared, split, parts, [pool.name for pool in pools])
+    fingerprints = [images.fingerprint for images in (prepared, *(images for images, _ in parts))]
+    labelled = None if given is None else given.labelled
+    return RunData(
+        source=source,
+        prepared=prepared,
+        split=split,
+        training=training_data(prepared, parts, split, regime, seed, labelled),
+        fingerprint=hashlib.sha256("".join(fingerprints).encode()).hexdigest(),
+    )
+
+
+def _given(regime: Regime, split_from: Sequence[Path], source: Source, pools: Sequence[Source]) -> GivenSplit | None:
+    if not regime.split.startswith(GIVEN):
+        if split_from:
+            raise UserError(f"--split-from gives a split, and the regime '{regime}' names another; give one of them.")
+        return None
+    if not split_from:
+        raise UserError(f"the regime '{regime}' has a split from files; name them with --split-from.")
+    given = read_given(split_from, source, pools)
+    if given.kind != regime.split:
+        raise UserError(
+            f"the files of --split-from are the split '{given.kind}', and the regime is '{regime}': they, or the "
+            "images, are not those of that run. Give its files, or leave the split out of --regime."
+        )
+    return given
+
+
+def _refuse_leaks(prepared: Prepared, split: pd.DataFrame, parts: Sequence[Part], names: Sequence[str]) -> None:
+    """Refuse unlabelled images that are, pixel by pixel, images to validate or to test on."""
+    row_of = {id: row for row, id in enumerate(prepared.ids)}
+    middle = prepared.images.shape[1] // 2
+    held_out: dict[bytes, list[int]] = {}  # by the pixels of the middle row; whole images are compared where it agrees
+    for id in split.loc[split["split"] != "train", "id"]:
+        held_out.setdefault(prepared.images[row_of[id], middle].tobytes(), []).append(row_of[id])
+    for images, rows in parts:
+        leaked = sorted(
+            images.ids[row]
+            for row in rows
+            for other in held_out.get(images.images[row, middle].tobytes(), [])
+            if np.array_equal(images.images[row], prepared.images[other])
+        )
+        if leaked:
+            raise UserError(
+                f"of the unlabelled images, {name_some(leaked, 'image')} are images to validate or test on: remove "
+                f"them from the pool ({', '.join(names) or 'unlabelled/'}). qgbench data verify names the pairs."
+            )
