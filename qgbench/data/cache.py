@@ -2,31 +2,43 @@
 
 A cache entry is a folder ``<name>-<size>-<key>/`` with ``images.npy`` (N, S, S, 3), ``masks.npy`` (N, S, S),
 ``originals.bin`` (masks at their original sizes, one bit a pixel, each beginning on a byte) and ``index.json``. It is
-built beside its place, as ``.<entry>.partial/``, and moved there in one step; what a killed process left there is
-cleared by the next one. Its bytes are checked against its fingerprint when it is opened.
+built beside its place, as ``.<entry>.partial/``, and moved there in one step.
+
+An interrupted preparation goes on where it stopped: ``progress.json`` in the partial entry says how many rows are whole
+and what their bytes hash to. What follows them is cut off; if anything before is not as recorded, all begins again.
+Partial entries of the same data set and size but of other content are cleared, unless a process is writing them.
+
+When damage is noticed: an entry's bytes are compared with its fingerprint when it is opened, but read again only after
+a change of a file's size, times or inode (`hash_files`). So a file that was cut, overwritten or replaced is noticed at
+the next opening; bits that a disk loses silently only up to the first opening later than 2 s after the entry was made.
 """
 
 import errno
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
-from filelock import FileLock
+import PIL
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 
+from qgbench.data.content import CACHE_VARIABLE, checked, default_cache_dir, hash_files, read_checked, usable_cores
 from qgbench.data.readers import Source
 from qgbench.errors import QGBenchError, UserError
 
-CACHE_VARIABLE = "QGBENCH_CACHE"
 # Part of every key: raised whenever the same raw files would give other arrays.
 CACHE_VERSION = 2
 
@@ -34,6 +46,15 @@ _INDEX = "index.json"
 _IMAGES = "images.npy"
 _MASKS = "masks.npy"
 _ORIGINALS = "originals.bin"
+_PROGRESS = "progress.json"
+_PARTIAL = ".partial"
+_KEY_DIGITS = 16
+_BLOCK = 1 << 20  # bytes read at once
+_SHARE_OF_SAVES = 0.05  # of the time; what is written since the last one is lost with a killed process
+_MAKE_ROOM = (
+    "Free some space and give the same command again, which goes on where it stopped; or set "
+    f"{CACHE_VARIABLE} to a folder on another disk."
+)
 
 T = TypeVar("T")
 
@@ -41,11 +62,11 @@ T = TypeVar("T")
 class Track(Protocol):
     """Something that shows progress, such as a progress bar: hands through what it is given."""
 
-    def __call__(self, iterable: Iterable[T], description: str, total: int, unit: str) -> Iterator[T]:
-        """Yield the items of `iterable`, of which there are `total`."""
+    def __call__(self, iterable: Iterable[T], description: str, total: int, unit: str, start: int = 0) -> Iterator[T]:
+        """Yield the items of `iterable`; with the `start` that are done already there are `total`."""
 
 
-def no_progress(iterable: Iterable[T], description: str, total: int, unit: str) -> Iterator[T]:
+def no_progress(iterable: Iterable[T], description: str, total: int, unit: str, start: int = 0) -> Iterator[T]:
     """Show nothing."""
     yield from iterable
 
@@ -94,12 +115,6 @@ class Prepared:
         return np.unpackbits(packed, count=height * width).reshape(height, width).view(np.bool_)
 
 
-def default_cache_dir() -> Path:
-    """Name the folder of the cache: ``$QGBENCH_CACHE``, else ``~/.cache/qgbench``."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "qgbench"
-
-
 def prepare(source: Source, size: int, cache_dir: Path | None = None, track: Track = no_progress) -> Prepared:
     """Decode and resize every image of a source, or open the arrays of an earlier call with the same content.
 
@@ -117,22 +132,25 @@ def prepare(source: Source, size: int, cache_dir: Path | None = None, track: Tra
     ------
     UserError
         A file is damaged, gone or changed meanwhile, a mask is not binary or of another size than its image, or `size`
-        is below 1. No part of an entry is left.
+        is below 1.
     QGBenchError
-        The cache cannot be written. No part of an entry is left.
+        The cache cannot be written, or its disk has not the space for the arrays.
+
+    After every error, as after Ctrl-C or a kill, the next call with the same content goes on where this one stopped;
+    until then nothing is taken for an entry.
     """
     if size < 1:
         raise UserError(f"the image size is {size}; give 1 or more pixels.")
     cache_dir = cache_dir or default_cache_dir()
     content = source.content_key()
-    key = hashlib.sha256(f"{CACHE_VERSION}/{size}/{content}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{CACHE_VERSION}/{size}/{content}".encode()).hexdigest()[:_KEY_DIGITS]
     folder = cache_dir / f"{source.name}-{size}-{key}"
     if (prepared := _load(folder, source)) is not None:
         return prepared
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         # Whoever waited here for another process finds that one's arrays.
-        with FileLock(cache_dir / f".{folder.name}.lock"):
+        with _lock(folder):
             if (prepared := _load(folder, source)) is None:
                 _build(folder, source, content, size, track)
                 prepared = _load(folder, source)
@@ -146,7 +164,7 @@ def prepare(source: Source, size: int, cache_dir: Path | None = None, track: Tra
 def _not_written(cache_dir: Path, error: OSError) -> QGBenchError:
     text = f"cannot write the cache {cache_dir}: {error.strerror}."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return QGBenchError(f"{text} Free some space, or set {CACHE_VARIABLE} to a folder on another disk.")
+        return QGBenchError(f"{text} {_MAKE_ROOM}")
     if error.errno == errno.ENOENT:
         return QGBenchError(f"{text} It was removed meanwhile: give the same command again.")
     return QGBenchError(f"{text} Set {CACHE_VARIABLE} to a folder that you can write to.")
@@ -198,73 +216,240 @@ def _overlaps(length: int, size: int) -> NDArray[np.float32]:
     return (overlap.clip(min=0) * size / length).astype(np.float32)
 
 
+class _GrowingFile:
+    """A file that is written front to back, and hashed on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Appended to, not written through a memory map: a full disk then is an error and not a dead process.
+        self._stream = path.open("ab")
+        self._length = 0
+        self._hash = hashlib.sha256()
+
+    def begin(self) -> None:
+        """Cut off everything."""
+        self._stream.truncate(0)
+        self._length = 0
+        self._hash = hashlib.sha256()
+
+    def go_on(self, length: int, digest: str) -> bool:
+        """Cut off what follows `length` bytes; False where those are not the ones that hash to `digest`."""
+        with self._path.open("rb") as stream:
+            while block := stream.read(min(length - self._length, _BLOCK)):
+                self._hash.update(block)
+                self._length += len(block)
+        self._stream.truncate(self._length)
+        return self.state == (length, digest)
+
+    @property
+    def state(self) -> tuple[int, str]:
+        """Length in bytes and SHA-256."""
+        return self._length, self._hash.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._hash.update(data)
+        self._length += len(data)
+
+    def sync(self) -> None:
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _PartialEntry:
+    """The arrays of an entry while they are written, row by row. To be used under the entry's lock.
+
+    What `save` recorded stays: whatever happens afterwards, the next process goes on from there.
+    """
+
+    def __init__(self, folder: Path, source: Source, content: str, size: int, stack: ExitStack) -> None:
+        self._folder = folder
+        self._source = source
+        self._content = content
+        self._sizes: list[tuple[int, int]] = []
+        folder.mkdir(exist_ok=True)
+        self._files = {name: _GrowingFile(folder / name) for name in _array_names(source.labelled)}
+        for file in self._files.values():
+            stack.callback(file.close)
+        record = read_checked(folder / _PROGRESS)
+        # Another release of Pillow may decode to other pixels.
+        if record is not None and record["pillow"] == PIL.__version__ and self._go_on(record["files"]):
+            self._sizes = [(height, width) for height, width in record["sizes"]]
+        else:
+            self._begin(size)
+        self._whole = self._state()
+
+    def _go_on(self, states: dict[str, tuple[int, str]]) -> bool:
+        return all([file.go_on(*states[name]) for name, file in self._files.items()])
+
+    def _begin(self, size: int) -> None:
+        shape = (len(self._source.ids), size, size)
+        for name, file in self._files.items():
+            file.begin()
+            if name != _ORIGINALS:
+                file.write(_header((*shape, 3) if name == _IMAGES else shape))
+
+    def _state(self) -> tuple[int, dict[str, tuple[int, str]]]:
+        return len(self._sizes), {name: file.state for name, file in self._files.items()}
+
+    @property
+    def rows(self) -> int:
+        """Rows that are whole."""
+        return self._whole[0]
+
+    def append(self, decoded: _Decoded) -> None:
+        """Write one row to every array."""
+        self._files[_IMAGES].write(decoded.image.tobytes())
+        if decoded.mask is not None:
+            self._files[_MASKS].write(decoded.mask.tobytes())
+            self._files[_ORIGINALS].write(decoded.packed.tobytes())
+        self._sizes.append(decoded.size)
+        self._whole = self._state()
+
+    def save(self) -> None:
+        """Record which rows are whole.
+
+        Raises
+        ------
+        UserError
+            The source's files are not what they were when the entry was begun: the former record stays.
+        OSError
+            The disk is full.
+        """
+        for file in self._files.values():
+            file.sync()
+        # Rows under the key of other files than they were made of would be believed for ever.
+        if self._source.content_key() != self._content:
+            raise UserError(
+                f"files of '{self._source.name}' changed while they were prepared; wait until they are complete (is a "
+                "copy still running?), then give the same command again."
+            )
+        rows, states = self._whole
+        record = {"pillow": PIL.__version__, "sizes": self._sizes[:rows], "files": states}
+        new = self._folder / f"{_PROGRESS}.new"
+        _write_durably(new, checked(record))
+        new.replace(self._folder / _PROGRESS)
+
+    def finish(self) -> None:
+        """Write the index, which makes a whole entry of the folder."""
+        self.save()
+        ids = self._source.ids
+        hashes = [bytes.fromhex(digest) for _, digest in self._whole[1].values()]
+        index = {"ids": ids, "sizes": self._sizes, "labelled": self._source.labelled}
+        index["fingerprint"] = _fingerprint(ids, self._sizes, hashes)
+        _write_durably(self._folder / _INDEX, json.dumps(index).encode())
+
+
 def _build(folder: Path, source: Source, content: str, size: int, track: Track) -> None:
     """Write a cache entry beside its place, then move it there. To be called under the entry's lock."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        sizes = _write_arrays(partial, source, size, track)
-        index = {"ids": source.ids, "sizes": sizes, "labelled": source.labelled}
-        index["fingerprint"] = _fingerprint(partial, source.ids, sizes)
-        (partial / _INDEX).write_text(json.dumps(index), encoding="utf-8")
-        # An entry under the key of other files than it was made of would be believed for ever.
-        if source.content_key() != content:
-            raise UserError(
-                f"files of '{source.name}' changed while they were prepared; wait until they are complete (is a copy "
-                "still running?), then give the same command again."
-            )
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _write_arrays(partial: Path, source: Source, size: int, track: Track) -> list[tuple[int, int]]:
-    """Write images and masks in the order of the ids; return the original sizes."""
-    count = len(source.ids)
-    sizes = []
+    partial_folder = folder.with_name(f".{folder.name}{_PARTIAL}")
+    _clear_stale(partial_folder)
     with ExitStack() as stack:
-        # Appended to, not written through a memory map: a full disk then is an error and not a dead process.
-        images = stack.enter_context((partial / _IMAGES).open("wb"))
-        _write_header(images, (count, size, size, 3))
-        if source.labelled:
-            masks = stack.enter_context((partial / _MASKS).open("wb"))
-            originals = stack.enter_context((partial / _ORIGINALS).open("wb"))
-            _write_header(masks, (count, size, size))
-        pool = ThreadPoolExecutor(os.cpu_count())
-        stack.callback(pool.shutdown, cancel_futures=True)
-        decoded_in_turn = pool.map(lambda id: _decode(source, id, size), source.ids)
-        for decoded in track(decoded_in_turn, f"Preparing {source.name}", count, "images"):
-            images.write(decoded.image.tobytes())
-            if decoded.mask is not None:
-                masks.write(decoded.mask.tobytes())
-                originals.write(decoded.packed.tobytes())
-            sizes.append(decoded.size)
-    return sizes
+        partial = _PartialEntry(partial_folder, source, content, size, stack)
+        _check_space(folder.parent, source, size, len(source.ids) - partial.rows)
+        try:
+            _write_rows(partial, source, size, track)
+            partial.finish()
+        except BaseException:
+            with suppress(OSError, QGBenchError):
+                partial.save()
+            raise
+    shutil.rmtree(folder, ignore_errors=True)
+    partial_folder.rename(folder)
+    (folder / _PROGRESS).unlink()
 
 
-def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+def _clear_stale(partial: Path) -> None:
+    """Remove partial entries of the same data set and size, but of other content, that no process is writing."""
+    stem = partial.name.rpartition("-")[0]
+    alike = re.compile(rf"\.({re.escape(stem[1:])}-[0-9a-f]{{{_KEY_DIGITS}}}){re.escape(_PARTIAL)}")
+    for other in partial.parent.iterdir():
+        if other != partial and (match := alike.fullmatch(other.name)):
+            with suppress(Timeout), _lock(partial.parent / match[1], timeout=0):
+                shutil.rmtree(other, ignore_errors=True)
 
 
-def _fingerprint(folder: Path, ids: list[str], sizes: list[tuple[int, int]]) -> str:
-    digest = hashlib.sha256(json.dumps([ids, sizes]).encode())
-    for name in (_IMAGES, _MASKS, _ORIGINALS):
-        if (file := folder / name).exists():
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+def _lock(folder: Path, timeout: float = -1) -> FileLock:
+    return FileLock(folder.with_name(f".{folder.name}.lock"), timeout)
+
+
+def _check_space(cache_dir: Path, source: Source, size: int, rows: int) -> None:
+    """Refuse to begin what the disk cannot hold; the masks at original size come on top, an eighth byte a pixel."""
+    needed = rows * size * size * (4 if source.labelled else 3)
+    if (free := shutil.disk_usage(cache_dir).free) < needed:
+        raise QGBenchError(
+            f"cannot write the cache {cache_dir}: the images of '{source.name}' at {size} x {size} pixels need "
+            f"{needed / 1e9:.2f} GB more, and {free / 1e9:.2f} GB are free. {_MAKE_ROOM}"
+        )
+
+
+def _write_rows(partial: _PartialEntry, source: Source, size: int, track: Track) -> None:
+    """Write the rows that are missing, in the order of the ids; record now and then how many are whole."""
+    done, count = partial.rows, len(source.ids)
+    save_at = time.monotonic()
+    with closing(_decode_all(source, source.ids[done:], size)) as decoded_in_turn:
+        for decoded in track(decoded_in_turn, f"Preparing {source.name}", count, "images", done):
+            partial.append(decoded)
+            if (begin := time.monotonic()) >= save_at:
+                partial.save()
+                end = time.monotonic()
+                save_at = end + (end - begin) / _SHARE_OF_SAVES
+
+
+def _decode_all(source: Source, ids: list[str], size: int) -> Generator[_Decoded]:
+    """Decode on all cores, in the order of the ids, only so far ahead of the caller that no core waits for it."""
+    cores = usable_cores()
+    ahead: deque[Future[_Decoded]] = deque()
+    # Threads, as Pillow holds the interpreter's lock for a seventh of the time: they keep about 7 cores busy, and
+    # processes did no better on 2.
+    pool = ThreadPoolExecutor(cores)
+    try:
+        for id in ids:
+            ahead.append(pool.submit(_decode, source, id, size))
+            if len(ahead) > 2 * cores:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """Return what an .npy file of these bytes begins with."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _write_durably(file: Path, data: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _array_names(labelled: bool) -> list[str]:
+    return [_IMAGES, _MASKS, _ORIGINALS] if labelled else [_IMAGES]
+
+
+def _fingerprint(ids: list[str], sizes: list[tuple[int, int]], hashes: list[bytes]) -> str:
+    """Hash ids, original sizes and the SHA-256 of each array's file."""
+    return hashlib.sha256(json.dumps([ids, sizes]).encode() + b"".join(hashes)).hexdigest()
 
 
 def _load(folder: Path, source: Source) -> Prepared | None:
     """Open a cache entry; None where it is missing, incomplete or damaged."""
     try:
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        if index["ids"] != source.ids or _fingerprint(folder, index["ids"], index["sizes"]) != index["fingerprint"]:
-            return None
         labelled = index["labelled"]
+        files = [folder / name for name in _array_names(labelled)]
+        # Remembered outside of the entry, which another process may be replacing.
+        hashes = hash_files(files, folder.parent / ".hashes" / f"{folder.name}.json")
+        if index["ids"] != source.ids or _fingerprint(index["ids"], index["sizes"], hashes) != index["fingerprint"]:
+            return None
         return Prepared(
             ids=source.ids,
             groups=source.groups,
@@ -274,7 +459,7 @@ def _load(folder: Path, source: Source) -> Prepared | None:
             fingerprint=index["fingerprint"],
             originals=np.memmap(folder / _ORIGINALS, dtype=np.uint8, mode="r") if labelled else None,
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -1,24 +1,34 @@
+import errno
+import io
+import itertools
+import json
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 from skimage.transform import resize_local_mean
+from typing_extensions import Buffer
 
 from qgbench.data import cache
+from qgbench.data import content as file_content
 from qgbench.data.cache import Prepared, default_cache_dir, prepare, resize_mask
+from qgbench.data.content import read_checked
 from qgbench.data.readers import FolderSource, open_pool, open_source
 from qgbench.errors import QGBenchError, UserError
 from tests.data.test_readers import corner, save_mask, write_tree
@@ -51,7 +61,21 @@ def masks_of(prepared: Prepared) -> np.ndarray:
 
 
 def entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.endswith(".lock"))
+    """What may be taken for prepared arrays."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def partials(folder: Path) -> list[Path]:
+    return sorted(folder.glob(".*.partial"))
+
+
+def rows_recorded(folder: Path) -> list[int]:
+    """Rows of each partial entry that the next process goes on from."""
+    return [len(read_checked(partial / "progress.json")["sizes"]) for partial in partials(folder)]
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 # Arrays
@@ -224,28 +248,164 @@ def test_damaged_entry_is_rebuilt(
     assert entries(tmp_path / "cache") == [entry]
 
 
-def test_bad_file_leaves_nothing_behind(tree: Path, tmp_path: Path) -> None:
+def test_bad_file_is_named_and_leaves_no_entry(tree: Path, tmp_path: Path) -> None:
+    intact = (tree / "masks/c.png").read_bytes()
     save_mask(tree / "masks/c.png", corner(5, 5, 2))
     with pytest.raises(UserError, match=r"c\.png is 5 x 5"):
         prepare(open_source(str(tree)), 12, tmp_path / "cache")
     assert entries(tmp_path / "cache") == []
+    assert rows_recorded(tmp_path / "cache") == [2]
+    (tree / "masks/c.png").write_bytes(intact)
+    prepare(open_source(str(tree)), 12, tmp_path / "cache")
+    assert len(entries(tmp_path / "cache")) == 1
+    assert partials(tmp_path / "cache") == []
 
 
-def test_interruption_leaves_nothing_behind(tree: Path, tmp_path: Path) -> None:
-    def interrupt(iterable: Iterable, description: str, total: int, unit: str) -> Iterator:
-        yield next(iter(iterable))
+def interrupted_after(images: int) -> Callable[..., Iterator]:
+    def track(iterable: Iterable, description: str, total: int, unit: str, start: int = 0) -> Iterator:
+        yield from itertools.islice(iterable, images)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        prepare(open_source(str(tree)), 12, tmp_path / "cache", track=interrupt)
+    return track
+
+
+# Going on
+
+
+@pytest.fixture
+def long_tree(tmp_path: Path) -> Path:
+    write_tree(tmp_path / "own", ids=tuple("abcdefghi"))
+    return tmp_path / "own"
+
+
+def test_interrupted_preparation_goes_on(long_tree: Path, tmp_path: Path, decoded: list[str]) -> None:
+    source, told = open_source(str(long_tree)), []
+    for rows in (4, 2):
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, 12, tmp_path / "cache", interrupted_after(rows))
     assert entries(tmp_path / "cache") == []
-    assert prepare(open_source(str(tree)), 12, tmp_path / "cache").images.shape[0] == 3
+    assert rows_recorded(tmp_path / "cache") == [6]
+    decoded.clear()
+
+    def track(iterable: Iterable, description: str, total: int, unit: str, start: int = 0) -> Iterator:
+        told.append((total, start))
+        yield from iterable
+
+    prepare(source, 12, tmp_path / "cache", track)
+    assert decoded == ["g", "h", "i"]
+    assert told == [(9, 6)]
+    (entry,) = entries(tmp_path / "cache")
+    prepare(source, 12, tmp_path / "other")
+    assert content_of(entry) == content_of(tmp_path / "other" / entry.name)
+    assert partials(tmp_path / "cache") == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_killed_at_any_byte(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Rows after the last record may be there in part, in each file another part."""
+    folder = tmp_path_factory.mktemp("killed")
+    write_tree(folder / "own", ids=tuple("abcdefghi"))
+    source = open_source(str(folder / "own"))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, 12, folder / "cache", interrupted_after(3))
+    (partial,) = partials(folder / "cache")
+    record = (partial / "progress.json").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, 12, folder / "cache", interrupted_after(3))
+    for name in ("images.npy", "masks.npy", "originals.bin"):
+        recorded = json.loads(record.split(b"\n")[1])["files"][name][0]
+        os.truncate(partial / name, data.draw(st.integers(recorded, (partial / name).stat().st_size)))
+    (partial / "progress.json").write_bytes(record)
+    (partial / "progress.json.new").write_bytes(record[: data.draw(st.integers(0, len(record)))])
+    tracked: list[int] = []
+
+    def track(iterable: Iterable, description: str, total: int, unit: str, start: int = 0) -> Iterator:
+        tracked.append(start)
+        yield from iterable
+
+    prepare(source, 12, folder / "cache", track)
+    assert tracked == [3]
+    (entry,) = entries(folder / "cache")
+    prepare(source, 12, folder / "other")
+    assert content_of(entry) == content_of(folder / "other" / entry.name)
+
+
+def flip_first_row(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[140 if file.suffix == ".npy" else 10] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, flip_first_row, lambda file: os.truncate(file, 9)])
+@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "originals.bin", "progress.json"])
+def test_damaged_partial_entry_is_begun_anew(
+    long_tree: Path, tmp_path: Path, decoded: list[str], harm: Callable[[Path], None], name: str
+) -> None:
+    source = open_source(str(long_tree))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, 12, tmp_path / "cache", interrupted_after(4))
+    (partial,) = partials(tmp_path / "cache")
+    harm(partial / name)
+    decoded.clear()
+    prepare(source, 12, tmp_path / "cache")
+    assert sorted(decoded) == list("abcdefghi")
+    (entry,) = entries(tmp_path / "cache")
+    prepare(source, 12, tmp_path / "other")
+    assert content_of(entry) == content_of(tmp_path / "other" / entry.name)
+
+
+def test_other_pillow_begins_anew(
+    long_tree: Path, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        prepare(open_source(str(long_tree)), 12, tmp_path / "cache", interrupted_after(4))
+    monkeypatch.setattr("PIL.__version__", "0.1")
+    decoded.clear()
+    prepare(open_source(str(long_tree)), 12, tmp_path / "cache")
+    assert len(decoded) == 9
+
+
+def test_partial_entries_of_other_content_are_cleared_unless_in_use(long_tree: Path, tmp_path: Path) -> None:
+    for shade in (40, 41):
+        with pytest.raises(KeyboardInterrupt):
+            prepare(open_source(str(long_tree)), 12, tmp_path / "cache", interrupted_after(1))
+        save_mask(long_tree / "images/a.png", np.full((20, 31, 3), shade, dtype=np.uint8))
+        for size in (9, 10):
+            with pytest.raises(KeyboardInterrupt):
+                prepare(open_source(str(long_tree)), size, tmp_path / "cache", interrupted_after(1))
+    sizes = [partial.name.split("-")[1] for partial in partials(tmp_path / "cache")]
+    assert sorted(sizes) == ["10", "12", "9"]
+    (stale,) = [partial for partial in partials(tmp_path / "cache") if partial.name.startswith(".own-12-")]
+    with FileLock(stale.with_name(stale.name.replace(".partial", ".lock"))):
+        prepare(open_source(str(long_tree)), 12, tmp_path / "cache")
+        assert stale.exists()
+    save_mask(long_tree / "images/a.png", np.full((20, 31, 3), 42, dtype=np.uint8))
+    prepare(open_source(str(long_tree)), 12, tmp_path / "cache")
+    assert not stale.exists()
+
+
+def test_work_ahead_is_bounded(tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results must not pile up where writing is slower than decoding."""
+    write_tree(tmp_path / "own", ids=tuple(f"{n:02d}" for n in range(24)))
+    monkeypatch.setattr(cache, "usable_cores", lambda: 2)
+    most = 0
+
+    def track(iterable: Iterable, description: str, total: int, unit: str, start: int = 0) -> Iterator:
+        nonlocal most
+        for number, item in enumerate(iterable):
+            time.sleep(0.02)
+            most = max(most, len(decoded) - number)
+            yield item
+
+    prepare(open_source(str(tmp_path / "own")), 12, tmp_path / "cache", track)
+    assert 1 < most <= 5
 
 
 def stop_after(images: int, act: Callable[[], object]) -> Callable[..., Iterator]:
     """A progress bar that does something in mid-preparation."""
 
-    def track(iterable: Iterable, description: str, total: int, unit: str) -> Iterator:
+    def track(iterable: Iterable, description: str, total: int, unit: str, start: int = 0) -> Iterator:
         for number, item in enumerate(iterable):
             if number == images:
                 act()
@@ -259,11 +419,11 @@ def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode the next image only when the one before is written."""
 
     class Serial:
-        def __init__(self, workers: int | None) -> None:
+        def __init__(self, workers: int) -> None:
             pass
 
-        def map(self, function: Callable, items: Iterable) -> Iterator:
-            return map(function, items)
+        def submit(self, function: Callable, *arguments: object) -> SimpleNamespace:
+            return SimpleNamespace(result=lambda: function(*arguments))
 
         def shutdown(self, cancel_futures: bool) -> None:
             pass
@@ -304,7 +464,7 @@ def test_file_that_changes_in_mid_preparation(tree: Path, tmp_path: Path) -> Non
     ):
         prepare(source, 12, tmp_path / "cache", stop_after(1, lambda: save_mask(mask, corner(21, 30, 9))))
     assert entries(tmp_path / "cache") == []
-    mask.write_bytes(original)
+    mask.write_bytes(original)  # what was made of the other one must not be gone on from
     assert prepare(source, 12, tmp_path / "cache").original_mask(0).sum() == 16
 
 
@@ -318,62 +478,108 @@ def test_cache_that_vanishes_in_mid_preparation(tree: Path, tmp_path: Path) -> N
     assert len(prepare(source, 12, tmp_path / "cache").ids) == 3
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "originals.bin", "index.json"])
-def test_full_disk_in_mid_preparation(tree: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+class FullDisk(io.FileIO):
+    """A file that takes 200 bytes, which is less than a header and a row."""
+
+    def write(self, data: Buffer) -> int:
+        if self.tell() + len(bytes(data)) > 200:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "originals.bin", "progress.json.new", "index.json"])
+@pytest.mark.parametrize("rows", [0, 4])
+def test_full_disk_in_mid_preparation(
+    long_tree: Path, tmp_path: Path, name: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = Path.open
 
-    def to_a_full_disk(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> IO:
-        full = self.name == name and "w" in mode
-        return original(Path("/dev/full") if full else self, mode, *arguments, **options)
+    def open_on_full_disk(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> IO:
+        if self.name == name and mode in ("ab", "wb"):
+            return io.BufferedWriter(FullDisk(self, mode))
+        return original(self, mode, *arguments, **options)
 
-    def write_text(self: Path, text: str, encoding: str) -> None:
-        with self.open("w", encoding=encoding) as file:
-            file.write(text)
-
-    source = open_source(str(tree))
+    source = open_source(str(long_tree))
+    if rows:
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, 12, tmp_path / "cache", interrupted_after(rows))
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", to_a_full_disk)
-        patch.setattr(Path, "write_text", write_text)
+        patch.setattr(Path, "open", open_on_full_disk)
         with pytest.raises(QGBenchError) as caught:
             prepare(source, 12, tmp_path / "cache")
     assert str(caught.value) == (
-        f"cannot write the cache {tmp_path / 'cache'}: No space left on device. "
-        "Free some space, or set QGBENCH_CACHE to a folder on another disk."
+        f"cannot write the cache {tmp_path / 'cache'}: No space left on device. Free some space and give the same "
+        "command again, which goes on where it stopped; or set QGBENCH_CACHE to a folder on another disk."
     )
     assert entries(tmp_path / "cache") == []
-    assert len(prepare(source, 12, tmp_path / "cache").ids) == 3
+    if rows:
+        assert rows_recorded(tmp_path / "cache")[0] >= rows
+    prepare(source, 12, tmp_path / "cache")
+    (entry,) = entries(tmp_path / "cache")
+    prepare(source, 12, tmp_path / "other")
+    assert content_of(entry) == content_of(tmp_path / "other" / entry.name)
+
+
+def test_disk_too_small_for_the_arrays(
+    long_tree: Path, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(str(long_tree))
+    needed = 9 * 12 * 12 * 4
+    free = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free._replace(free=needed - 1))
+    with pytest.raises(
+        QGBenchError, match=r"'own' at 12 x 12 pixels need 0\.00 GB more, .* are free\. Free some space"
+    ):
+        prepare(source, 12, tmp_path / "cache")
+    assert decoded == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free._replace(free=needed))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, 12, tmp_path / "cache", interrupted_after(8))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free._replace(free=12 * 12 * 4))  # for the row that is left
+    assert len(prepare(source, 12, tmp_path / "cache").ids) == 9
 
 
 KILLED = """
 import sys, time
 from pathlib import Path
-from qgbench.data.cache import prepare
+from qgbench.data import cache
 from qgbench.data.readers import open_source
 
-def track(iterable, description, total, unit):
-    for item in iterable:
+def track(iterable, description, total, unit, start=0):
+    for number, item in enumerate(iterable):
+        if number == 3:
+            print("three are written", flush=True)
+            time.sleep(60)
         yield item
-        print("one is written", flush=True)
-        time.sleep(60)
 
-prepare(open_source(sys.argv[1]), 12, Path(sys.argv[2]), track)
+cache._SHARE_OF_SAVES = float("inf")
+cache.prepare(open_source(sys.argv[1]), 12, Path(sys.argv[2]), track)
 """
 
 
 @pytest.mark.timeout(60)
-def test_remains_of_a_killed_process_are_cleared(tree: Path, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", KILLED, str(tree), str(tmp_path / "cache")]
+def test_killed_preparation_goes_on(long_tree: Path, tmp_path: Path, decoded: list[str]) -> None:
+    arguments = [sys.executable, "-c", KILLED, str(long_tree), str(tmp_path / "cache")]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
-        assert child.stdout.readline() == "one is written\n"
+        assert child.stdout.readline() == "three are written\n"
         child.kill()
-    (partial,) = entries(tmp_path / "cache")
-    assert (partial / "images.npy").exists()
-    prepared = prepare(open_source(str(tree)), 12, tmp_path / "cache")
+    assert entries(tmp_path / "cache") == []
+    assert rows_recorded(tmp_path / "cache") == [3]
+    prepare(open_source(str(long_tree)), 12, tmp_path / "cache")
+    assert sorted(decoded) == list("defghi")
     (entry,) = entries(tmp_path / "cache")
-    assert entry != partial
-    assert prepared.fingerprint == prepare(open_source(str(tree)), 12, tmp_path / "other").fingerprint
+    prepare(open_source(str(long_tree)), 12, tmp_path / "other")
+    assert content_of(entry) == content_of(tmp_path / "other" / entry.name)
+
+
+def test_intact_arrays_are_read_once(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(str(tree))
+    prepare(source, 12, tmp_path / "cache")
+    monkeypatch.setattr(file_content, "_LEAST_AGE", 0)
+    fingerprint = prepare(source, 12, tmp_path / "cache").fingerprint
+    monkeypatch.setattr(file_content, "_hash", lambda file: pytest.fail(f"{file} was read"))
+    assert prepare(source, 12, tmp_path / "cache").fingerprint == fingerprint
 
 
 def test_cache_that_cannot_be_written(tree: Path, tmp_path: Path) -> None:
@@ -390,7 +596,7 @@ def test_size_below_one(tree: Path, tmp_path: Path) -> None:
 def test_progress_is_told_what_is_coming(tree: Path, tmp_path: Path) -> None:
     told: list[object] = []
 
-    def track(iterable: Iterable, description: str, total: int, unit: str) -> Iterator:
+    def track(iterable: Iterable, description: str, total: int, unit: str, start: int = 0) -> Iterator:
         told.append((description, total, unit))
         for item in iterable:
             told.append("item")
@@ -406,7 +612,7 @@ def test_progress_is_told_what_is_coming(tree: Path, tmp_path: Path) -> None:
 def prepare_in_child(tree: str, folder: str, start: Barrier, results: "Queue[tuple[str, int, int]]") -> None:
     tracked = []
 
-    def track(iterable: Iterable, description: str, total: int, unit: str) -> Iterator:
+    def track(iterable: Iterable, description: str, total: int, unit: str, start: int = 0) -> Iterator:
         tracked.append(total)
         yield from iterable
 
