@@ -5,16 +5,20 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from qgbench import __version__, completion
+from qgbench import __version__, completion, data_cli
 from qgbench.errors import QGBenchError, UserError
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.logs import NORMAL, QUIET, SILENT, VERBOSE, logger, set_verbosity, verbosity
+from qgbench.options import DataDir, Output, Quiet, Verbose
 from qgbench.spec import SCORES, Regime, RunSpec, load_protocol, parse_assignments, without_defaults
+
+if TYPE_CHECKING:
+    from qgbench.data.given import GivenSplit
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,29 +38,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _say_more(wanted: bool) -> None:
-    if wanted:
-        set_verbosity(VERBOSE)
-
-
-def _say_less(wanted: bool) -> None:
-    if wanted:
-        set_verbosity(QUIET)
-
-
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", callback=_say_more, help="Say more, and show the traceback of an error.")
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=_say_less, help="No progress and no notes; warnings stay.")
-]
-Output = Annotated[Path, typer.Option(help="Folder of all runs; each run has a folder in it.")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Folder that holds the data sets, one folder each. (default: the variable QGBENCH_DATA)"),
-]
-
-
 Plugin = Annotated[
     list[str] | None,
     typer.Option(help="Also use the names in a .py file or an importable module of one's own; repeatable."),
@@ -64,6 +45,7 @@ Plugin = Annotated[
 
 new_app = typer.Typer(no_args_is_help=True, help="Begin something of your own: [bold]qgbench new method mine[/bold].")
 app.add_typer(new_app, name="new")
+app.add_typer(data_cli.app, name="data")
 
 
 @app.callback()
@@ -109,18 +91,25 @@ def run(
     data_dir: DataDir = None,
     regime: Annotated[
         str | None,
-        typer.Option(help="Budget, pools, split: n28@grouped, all+isic_pool@image. (default: the data set's budget)"),
+        typer.Option(
+            help="Budget, pools, split: n28@grouped, p10+isic2020~5000@image. (default: the data set's budget)"
+        ),
     ] = None,
     labelled: Annotated[
-        str | None, typer.Option(help="Instead of --regime: number of labelled images, or all.")
+        str | None, typer.Option(help="Instead of --regime: number of labelled images, a share (10%), or all.")
     ] = None,
     pool: Annotated[
         list[str] | None,
         typer.Option(
-            help="Instead of --regime: external unlabelled pool; repeatable.", autocompletion=completion.pools
+            help="Instead of --regime: external unlabelled pool, NAME~5000 for so many of its images; repeatable.",
+            autocompletion=completion.pools,
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Instead of --regime: grouped or image. (default: grouped)")] = None,
+    split_from: Annotated[
+        list[Path] | None,
+        typer.Option(help="Published split: CSV or list files (or their folder) of train, val, test; repeatable."),
+    ] = None,
     protocol: Annotated[
         str, typer.Option(help="Protocol: paper, small or smoke.", autocompletion=completion.protocols)
     ] = "small",
@@ -198,7 +187,7 @@ def run(
         {
             "protocol": protocol,
             "dataset": dataset,
-            "regime": _regime(dataset, data_dir, regime, labelled, pool, split),
+            "regime": _regime(dataset, data_dir, regime, labelled, pool or [], split, split_from or []),
             "method": method,
             "arch": arch,
             "encoder": encoder or load_arch(arch).own_encoder or known.encoder,
@@ -218,7 +207,7 @@ def run(
     if dry_run:
         print(json.dumps(describe(spec), indent=1))
         return
-    outcome = carry_out(spec, output, data_dir, force=force, tracker=track)
+    outcome = carry_out(spec, output, data_dir, force=force, tracker=track, split_from=split_from or [])
     if not _is_main_process():
         return
     if verbosity() == QUIET:
@@ -226,7 +215,9 @@ def run(
         return
     from qgbench.report.terminal import print_outcome
 
-    print_outcome(outcome.record, outcome.folder, outcome.was_done, _twin_command(spec, data_dir, output))
+    print_outcome(
+        outcome.record, outcome.folder, outcome.was_done, _twin_command(spec, data_dir, split_from or [], output)
+    )
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -239,22 +230,36 @@ def _regime(
     data_dir: Path | None,
     regime: str | None,
     labelled: str | None,
-    pool: list[str] | None,
+    pools: list[str],
     split: str | None,
+    split_from: list[Path],
 ) -> str:
-    if regime is not None:
-        if labelled is not None or pool or split is not None:
-            raise UserError("give either --regime or --labelled/--pool/--split, not both.")
-        return str(Regime.parse(regime))
-    if labelled is None:
+    """Put the regime together from the options."""
+    if regime is not None and (labelled is not None or pools or split is not None):
+        raise UserError("give either --regime or --labelled/--pool/--split, not both.")
+    chosen = regime or "+".join((labelled or "all", *pools)) + (f"@{split}" if split else "")
+    parsed = Regime.parse(chosen)
+    given = _given(dataset, data_dir, parsed, split_from) if split_from and "@" not in chosen else None
+    if given is not None:
+        parsed = parsed.model_copy(update={"split": given.kind})
+    if regime is None and labelled is None:
         from qgbench.data.readers import open_source
 
-        budget = open_source(dataset, data_dir).card.budget
-        labelled = "all" if budget is None else str(budget)
-    return str(Regime.parse("+".join((labelled, *(pool or []))) + f"@{split or 'grouped'}"))
+        fixed = None if given is None else given.labelled
+        budget = open_source(dataset, data_dir).card.budget if fixed is None else len(fixed)
+        parsed = parsed.model_copy(update={"budget": budget})
+    return str(parsed)
 
 
-def _twin_command(spec: RunSpec, data_dir: Path | None, output: Path) -> str:
+def _given(dataset: str, data_dir: Path | None, regime: Regime, split_from: list[Path]) -> "GivenSplit":
+    from qgbench.data.given import read_given
+    from qgbench.data.readers import open_pool, open_source
+
+    pools = [open_pool(name, data_dir) for name in regime.pool_names]
+    return read_given(split_from, open_source(dataset, data_dir), pools)
+
+
+def _twin_command(spec: RunSpec, data_dir: Path | None, split_from: list[Path], output: Path) -> str:
     """Give the command of the same run with the add-on instead of without, or without instead of with."""
     known = load_protocol(spec.protocol)
     words = ["qgbench", "run", "--method", spec.method]
@@ -267,6 +272,8 @@ def _twin_command(spec: RunSpec, data_dir: Path | None, output: Path) -> str:
     if data_dir is not None:
         words += ["--data-dir", str(data_dir)]
     words += ["--regime", spec.regime]
+    for path in split_from:
+        words += ["--split-from", str(path)]
     for name in ("arch", "encoder", "precision", "threads"):
         if getattr(spec, name) != getattr(known, name):
             words += [f"--{name}", str(getattr(spec, name))]

@@ -57,6 +57,11 @@ def datasets(incomplete: str) -> list[str]:
     return _begun(incomplete, card_names("labelled"))
 
 
+def data_names(incomplete: str) -> list[str]:
+    """Complete the name of a data set or a pool."""
+    return _begun(incomplete, card_names())
+
+
 def pools(incomplete: str) -> list[str]:
     """Complete the name of a pool of unlabelled images."""
     return _begun(incomplete, card_names("pool"))

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import QGBenchError
 
 Level = Literal["ok", "warning", "error"]
 Remarks = Iterator[tuple[Level, str]]
@@ -382,34 +382,28 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _data(data_dir: Path | None) -> Remarks:
-    from qgbench.data.cards import card_names, load_card
-    from qgbench.data.readers import DATA_VARIABLE, PHANTOM_NAME, open_pool, open_source
+    from qgbench.data.inventory import inventory
+    from qgbench.data.readers import DATA_VARIABLE, PHANTOM_NAME
 
-    yield "ok", f"{PHANTOM_NAME}: drawn on demand, needs no files"
-    others = [name for name in card_names() if name != PHANTOM_NAME]
     given = data_dir or os.environ.get(DATA_VARIABLE)
-    place = "DIR/NAME/images and DIR/NAME/masks (pools: DIR/NAME/unlabelled)"
-    if not given:
-        yield "ok", f"{DATA_VARIABLE} is not set. For {', '.join(others)}: put files at {place} and set it to DIR"
-        return
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
-        yield "error", f"there is no folder {folder}: correct {DATA_VARIABLE} or --data-dir"
-        return
-    found = [name for name in others if (folder / name).is_dir()]
-    for name in found:
-        card = load_card(name)
-        try:
-            count = len((open_pool if card.kind == "pool" else open_source)(name, folder).ids)
-        except UserError as error:
-            yield "error", f"{name}: {error}"
-            continue
-        if card.images is not None and count != card.images:
-            yield "warning", f"{name}: {count} images in {folder / name}; its card expects {card.images}"
-        else:
-            yield "ok", f"{name}: {count} images in {folder / name}"
-    if missing := [name for name in others if name not in found]:
-        yield ("ok" if found else "warning"), f"not in {folder}: {', '.join(missing)}. They belong at {place}"
+    entries = inventory(data_dir)
+    for entry in entries:
+        name, where = entry.card.name, "" if given is None else f" in {Path(given).expanduser() / entry.card.name}"
+        if entry.card.name == PHANTOM_NAME:
+            yield "ok", f"{name}: drawn on demand, needs no files"
+        elif entry.state == "ready":
+            yield "ok", f"{name}: {entry.images} images{where}"
+        elif entry.state == "incomplete":
+            yield "warning", f"{name}: {entry.images} images{where}; its card expects {entry.card.images}"
+        elif entry.state == "broken":
+            yield "error", f"{name}: {entry.remark}"
+    absent = ", ".join(entry.card.name for entry in entries if entry.state == "absent")
+    how = "qgbench data list says how to get each; they belong at DIR/NAME/images and DIR/NAME/masks"
+    if given is None:
+        yield "ok", f"{DATA_VARIABLE} is not set, and no --data-dir given. For {absent}: {how}"
+    elif absent:
+        found = any(entry.card.name != PHANTOM_NAME and entry.state != "absent" for entry in entries)
+        yield ("ok" if found else "warning"), f"not in {given}: {absent}; {how}"
 
 
 def _weights() -> Remarks:

@@ -1,0 +1,139 @@
+"""A split to be looked at: numbers, groups and lesion areas of its parts, and the labelled draws of a budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from qgbench.data.cache import Track, no_progress, prepare
+from qgbench.data.given import read_given
+from qgbench.data.readers import open_source
+from qgbench.data.splits import (
+    PARTS,
+    Fractions,
+    SplitKind,
+    draw_labelled,
+    lesion_areas,
+    load_split,
+    make_split,
+    split_fingerprint,
+)
+from qgbench.errors import UserError
+from qgbench.records import write_atomically
+from qgbench.spec import Regime
+
+_SIZE = 96  # pixels; areas are those of the originals, whatever it is
+
+
+@dataclass(frozen=True, eq=False)
+class ShownSplit:
+    """A split with what is known of its images.
+
+    Attributes
+    ----------
+    name : str
+        The data set.
+    table : DataFrame
+        Columns id, group, split, and labelled_k for each draw k: 'yes' or ''; sorted by id.
+    areas : dict of str to float
+        Lesion's share of each image, 0 to 1.
+    """
+
+    name: str
+    table: pd.DataFrame
+    areas: dict[str, float]
+
+
+def split_of(
+    name: str,
+    data_dir: Path | None,
+    kind: SplitKind,
+    fractions: Fractions,
+    seed: int,
+    split_from: Sequence[Path] = (),
+    budget: str | None = None,
+    draws: int = 5,
+    track: Track = no_progress,
+) -> ShownSplit:
+    """Draw or read a split.
+
+    Parameters
+    ----------
+    name : str
+        Labelled data set: a name or a folder.
+    data_dir : Path or None
+    kind : {'grouped', 'image'}
+    fractions : (train, val, test)
+    seed : int
+        0: the split that runs use, which is the committed one where there is one.
+    split_from : sequence of Path
+        Files of a published split, which is taken instead.
+    budget : str, optional
+        Labelled images, as in a regime: ``n28``, ``p10``, ``all``.
+    draws : int
+        Number of labelled draws, from k = 0.
+    track : Track
+
+    Raises
+    ------
+    UserError
+        What opening, splitting, drawing and reading raise.
+    """
+    source = open_source(name, data_dir)
+    prepared = prepare(source, _SIZE, track=track)
+    areas = lesion_areas(prepared)
+    labelled = None
+    if split_from:
+        given = read_given(split_from, source)
+        table, labelled = given.table, given.labelled
+    elif seed == 0:
+        table = load_split(source, kind, fractions, prepared)
+    else:
+        table = make_split(source.ids, source.groups, kind, fractions, seed, areas)
+    if labelled is not None:
+        if budget is not None:
+            raise UserError("the published split names its labelled images; leave --labelled out.")
+        table = table.assign(labelled_0=_marks(table, labelled))
+    elif budget is not None:
+        train = table.loc[table["split"] == "train"]
+        number = Regime.parse(budget).labelled(len(train))
+        columns = {f"labelled_{k}": _marks(table, draw_labelled(train, number, k)) for k in range(draws)}
+        table = table.assign(**columns)
+    return ShownSplit(source.name, table, dict(zip(source.ids, areas, strict=True)))
+
+
+def _marks(table: pd.DataFrame, labelled: Sequence[str]) -> "pd.Series[str]":
+    return table["id"].isin(labelled).map({True: "yes", False: ""})
+
+
+def print_split(shown: ShownSplit, console: Console) -> None:
+    """Print a line for each part, and one for each labelled draw."""
+    grid = Table(box=None, pad_edge=False, title=f"{shown.name}, {len(shown.table)} images", title_justify="left")
+    for heading in ("part", "images", "groups", "lesion area: mean", "smallest", "median", "largest"):
+        grid.add_column(heading, justify="left" if heading == "part" else "right")
+    rows = {part: shown.table["split"] == part for part in PARTS}
+    draws = [column for column in shown.table.columns if column.startswith("labelled_")]
+    rows |= {f"labelled, draw {column.removeprefix('labelled_')}": shown.table[column] == "yes" for column in draws}
+    for name, chosen in rows.items():
+        part = shown.table.loc[chosen]
+        areas = part["id"].map(shown.areas)
+        numbers = (areas.mean(), areas.min(), areas.median(), areas.max())
+        grid.add_row(name, str(len(part)), str(part["group"].nunique()), *(f"{100 * area:.1f} %" for area in numbers))
+    console.print(grid)
+    crossing = int((shown.table.groupby("group")["split"].nunique() > 1).sum())
+    console.print(f"groups in several parts: {crossing}", highlight=False)
+    console.print(f"fingerprint: {split_fingerprint(shown.table)}", highlight=False, soft_wrap=True)
+
+
+def write_split(shown: ShownSplit, file: Path) -> None:
+    """Write the table as CSV, which ``--split-from`` reads.
+
+    Raises
+    ------
+    QGBenchError
+        The file cannot be written.
+    """
+    write_atomically(file, shown.table.to_csv(index=False, lineterminator="\n").encode())

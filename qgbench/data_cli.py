@@ -1,0 +1,266 @@
+"""The verbs of ``qgbench data``: thin, over `qgbench.data`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from qgbench import completion
+from qgbench.errors import UserError, unknown_name
+from qgbench.logs import logger
+from qgbench.options import DataDir, Quiet, Verbose
+from qgbench.spec import load_protocol
+
+if TYPE_CHECKING:
+    from qgbench.spec import SplitKind
+
+app = typer.Typer(
+    no_args_is_help=True, help="Get, check, split and look at data: [bold]qgbench data list[/bold] to begin with."
+)
+
+Name = Annotated[str, typer.Argument(help="A name that qgbench data list shows.", autocompletion=completion.data_names)]
+AnyData = Annotated[
+    str, typer.Argument(help="Data set or pool: a name, or a folder.", autocompletion=completion.data_names)
+]
+SplitOption = Annotated[str, typer.Option("--split", help="grouped or image.")]
+ProtocolOption = Annotated[
+    str, typer.Option(help="Whose image size, or shares of a split, is meant.", autocompletion=completion.protocols)
+]
+
+
+@app.command("list")
+def list_data(
+    name: Annotated[
+        str | None, typer.Argument(help="Show all about this one.", autocompletion=completion.data_names)
+    ] = None,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the data sets and pools: which are there, what their owners allow, how to get them; or show one.
+
+    Example: [bold]qgbench data list --data-dir ~/data[/bold]
+    """
+    from qgbench.data.inventory import inventory, print_entry, print_inventory
+
+    entries = {entry.card.name: entry for entry in inventory(data_dir)}
+    if name is None:
+        print_inventory(list(entries.values()), Console())
+    elif name in entries:
+        print_entry(entries[name], Console())
+    else:
+        raise unknown_name("dataset", name, list(entries))
+
+
+@app.command()
+def prepare(
+    name: Name,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="What you downloaded: a ZIP, or the folder of ZIPs or unpacked files; repeatable. (default: the "
+            "images are in the data folder already)"
+        ),
+    ] = None,
+    protocol: ProtocolOption = "small",
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bring a data set into the data folder, and decode it for a protocol's image size, so that runs start at once.
+
+    Example: [bold]qgbench data prepare ph2 --source ~/Downloads/PH2Dataset.zip --data-dir ~/data[/bold]
+    """
+    from qgbench.data.cards import load_card
+    from qgbench.data.install import install_distribution, writable_data_dir
+    from qgbench.progress import track
+
+    size = load_protocol(protocol).size
+    if source:
+        data_dir = writable_data_dir(data_dir)
+        print(install_distribution(load_card(name), source, data_dir, track))
+    _decode(name, data_dir, size)
+
+
+def _decode(name: str, data_dir: Path | None, size: int) -> None:
+    from qgbench.data.cache import prepare as decode
+    from qgbench.data.readers import open_any
+    from qgbench.progress import track
+
+    source = open_any(name, data_dir)
+    decoded = decode(source, size, track=track)
+    if source.extra is not None:
+        decode(source.extra, size, track=track)
+    logger.info("%s: %d images of %d px are ready, fingerprint %s", name, len(decoded.ids), size, decoded.fingerprint)
+
+
+@app.command()
+def fetch(
+    name: Name,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a data set from its owner, where that is allowed without a form to sign, and bring it into place.
+
+    The same command goes on with an interrupted download.
+
+    Example: [bold]qgbench data fetch kvasir_seg --data-dir ~/data[/bold]
+    """
+    from qgbench.data.cards import load_card
+    from qgbench.data.download import fetch as download
+    from qgbench.data.install import install_distribution, writable_data_dir
+    from qgbench.progress import track
+
+    card = load_card(name)
+    data_dir = writable_data_dir(data_dir)
+    if (data_dir / name).exists():
+        raise UserError(f"{data_dir / name} is there already; remove it to fetch '{name}' again.")
+    logger.info("%s. Terms: %s. Cite: %s", card.title, card.terms, card.citation)
+    files = download(card, data_dir / f".{name}.download", track)
+    print(install_distribution(card, files, data_dir, track))
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Data sets and pools. (default: all that are there)", autocompletion=completion.data_names),
+    ] = None,
+    split: SplitOption = "grouped",
+    protocol: ProtocolOption = "small",
+    output: Annotated[Path | None, typer.Option(help="Also write the findings into this JSON file.")] = None,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check files, masks, groups and splits, and look for images that are twice there. Exits with 1 on an error.
+
+    Example: [bold]qgbench data verify cvc_colondb kvasir_pool[/bold]
+    """
+    from qgbench.data.inventory import inventory
+    from qgbench.data.verify import print_findings, verify, write_findings
+    from qgbench.progress import track
+
+    chosen = names or [entry.card.name for entry in inventory(data_dir) if entry.state != "absent"]
+    findings = verify(chosen, data_dir, _kind(split), load_protocol(protocol).fractions, track)
+    print_findings(findings, Console())
+    if output is not None:
+        write_findings(findings, output)
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("split")
+def split_data(
+    name: AnyData,
+    split: SplitOption = "grouped",
+    shares: Annotated[str, typer.Option(help="Per cent to train, validate and test on.")] = "40/10/50",
+    seed: Annotated[int, typer.Option(min=0, help="Another number, another split.")] = 0,
+    labelled: Annotated[
+        str | None, typer.Option(help="Also draw labelled images: a number, a share (10%), or all.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Number of draws, one for each seed index k.")] = 5,
+    split_from: Annotated[
+        list[Path] | None, typer.Option(help="Look at a published split instead of drawing one; repeatable.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write id, group, split into this CSV file.")] = None,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show how a data set is split, or draw a split and write it for qgbench run --split-from.
+
+    Seed 0 is the split that runs use: the committed one of a shipped data set.
+
+    Example: [bold]qgbench data split ph2 --split grouped --shares 60/20/20 --output ph2.csv[/bold]
+    """
+    from qgbench.data.split_view import print_split, split_of, write_split
+    from qgbench.progress import track
+
+    fractions = _fractions(shares)
+    found = split_of(name, data_dir, _kind(split), fractions, seed, split_from or [], labelled, draws, track)
+    print_split(found, Console())
+    if output is not None:
+        write_split(found, output)
+        print(output)
+
+
+@app.command()
+def show(
+    name: AnyData,
+    ids: Annotated[list[str] | None, typer.Argument(help="Images. (default: --count of them, evenly chosen)")] = None,
+    count: Annotated[int, typer.Option(min=1, max=600, help="Number of images.")] = 24,
+    output: Annotated[Path | None, typer.Option(help="PNG file. (default: NAME.png)")] = None,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a contact sheet: images with the outlines of their masks.
+
+    Example: [bold]qgbench data show scd --count 60 --output scd.png[/bold]
+    """
+    from qgbench.data.readers import open_any
+    from qgbench.data.sheet import choose_images, draw_sheet
+
+    source = open_any(name, data_dir)
+    for id in ids or []:
+        if id not in source.ids:
+            raise unknown_name("image", id, source.ids)
+    file = output or Path(f"{source.name}.png")
+    draw_sheet(source, ids or choose_images(source, count), file)
+    print(file)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Its name from now on: letters, digits, '_', '.', '-'.")],
+    images: Annotated[Path, typer.Option(help="Folder of the images.")],
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of the masks: ID.png, ID_mask.png, ... (default: the images are a pool)")
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV with the columns stem and group: patient, lesion or video of each image.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="What tables call it. (default: the name)")] = None,
+    domain: Annotated[str, typer.Option(help="For example skin, colon.")] = "not stated",
+    modality: Annotated[str, typer.Option(help="For example dermoscopy.")] = "not stated",
+    terms: Annotated[str, typer.Option(help="What may be done with the images.")] = "not stated",
+    citation: Annotated[str, typer.Option(help="Whom to cite.")] = "not stated",
+    unit: Annotated[str, typer.Option(help="What a group is: patient, lesion, video.")] = "group",
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add images of one's own to the data folder, to be used by name as the others are.
+
+    Example: [bold]qgbench data add mine --images photos --masks outlines --groups patients.csv --data-dir ~/data[/bold]
+    """
+    from qgbench.data.install import add_own, own_card, writable_data_dir
+    from qgbench.progress import track
+
+    facts = {"domain": domain, "modality": modality, "terms": terms, "citation": citation}
+    if masks is None and groups is not None:
+        raise UserError("--groups says which images a split must not part, and a pool is not split; leave it out.")
+    card = own_card(name, title or name, unit if groups else "none known", pool=masks is None, facts=facts)
+    print(add_own(card, images, masks, groups, writable_data_dir(data_dir), track))
+    logger.info("next: qgbench data verify %s, qgbench data show %s", name, name)
+
+
+def _kind(text: str) -> "SplitKind":
+    if text == "grouped":
+        return "grouped"
+    if text == "image":
+        return "image"
+    raise UserError(f"--split {text}: expected grouped or image.")
+
+
+def _fractions(text: str) -> tuple[float, float, float]:
+    parts = text.split("/")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise UserError(
+            f"--shares {text}: expected whole percentages to train, validate and test on, such as 40/10/50."
+        )
+    train, val, test = (int(part) / 100 for part in parts)
+    return train, val, test

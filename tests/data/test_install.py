@@ -1,0 +1,229 @@
+"""Data sets are brought into the data folder: every distribution, from folders and from archives, and one's own."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qgbench.data.cards import card_names, load_card
+from qgbench.data.install import add_own, card_text, install_distribution, own_card, writable_data_dir
+from qgbench.data.readers import FolderSource, Source, open_distribution, open_pool, open_source
+from qgbench.errors import QGBenchError, UserError
+from tests.data.distributions import BUILDERS, build
+from tests.data.test_readers import write_tree
+
+FACTS = {"domain": "breast", "modality": "ultrasound", "terms": 'mine: "all" \\ rights', "citation": "a\nb"}
+# Trees with hundreds of listed images are opened elsewhere; one of them will do here.
+NAMES = sorted({name for name, _ in BUILDERS} - {"isic2017", "isic_pool"})
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, path.relative_to(folder))
+    return archive
+
+
+def opened(name: str, data_dir: Path) -> Source:
+    return (open_pool if load_card(name).kind == "pool" else open_source)(name, data_dir)
+
+
+def assert_same_data(found: Source, expected: Source) -> None:
+    assert found.ids == expected.ids
+    assert found.labelled == expected.labelled
+    for id in found.ids:
+        np.testing.assert_array_equal(found.image(id), expected.image(id))
+        if found.labelled:
+            np.testing.assert_array_equal(found.mask(id), expected.mask(id))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_distribution_becomes_the_common_layout(name: str, tmp_path: Path) -> None:
+    raw, data_dir = build(name, tmp_path / "raw"), tmp_path / "data"
+    data_dir.mkdir()
+    card = load_card(name)
+    expected = open_distribution(card, [raw])
+    assert expected is not None
+    folder = install_distribution(card, [raw], data_dir)
+    assert folder == data_dir / name
+    found = opened(name, data_dir)
+    assert_same_data(found, expected)
+    if found.labelled:
+        assert found.groups == expected.groups
+        assert {np.unique(np.asarray(Image.open(file))).tolist()[-1] for file in (folder / "masks").iterdir()} <= {
+            0,
+            255,
+        }
+    assert [entry.name for entry in data_dir.iterdir() if not entry.name.endswith(".lock")] == [name]
+
+
+def test_archives_are_unpacked_one_by_one_or_all_that_a_folder_holds(tmp_path: Path) -> None:
+    raw = build("isic2016", tmp_path / "raw")
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    archives = [zipped_part(raw, part, downloads) for part in sorted(raw.iterdir()) if part.is_dir()]
+    assert len(archives) >= 2
+    expected = open_distribution(load_card("isic2016"), [raw])
+    assert expected is not None
+    for place, sources in (("one", archives), ("two", [downloads])):
+        data_dir = tmp_path / place
+        data_dir.mkdir()
+        install_distribution(load_card("isic2016"), sources, data_dir)
+        assert_same_data(open_source("isic2016", data_dir), expected)
+        assert not (data_dir / ".isic2016.unpacked").exists()
+
+
+def zipped_part(raw: Path, part: Path, folder: Path) -> Path:
+    archive = folder / f"{part.name}.ZIP"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(part.rglob("*")):
+            file.write(path, path.relative_to(raw))
+    return archive
+
+
+def test_what_was_unpacked_before_a_failure_is_not_unpacked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = build("ph2", tmp_path / "raw")
+    archive = zipped(raw, tmp_path / "PH2.zip")
+    unpacked: list[Path] = []
+
+    def fail(*args: object) -> None:
+        raise UserError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qgbench.data.install._write", fail)
+        with pytest.raises(UserError, match="stopped"):
+            install_distribution(load_card("ph2"), [archive], tmp_path)
+    assert not (tmp_path / "ph2").exists()
+    monkeypatch.setattr("qgbench.data.install.unpack", lambda *args: unpacked.append(args[0]))
+    install_distribution(load_card("ph2"), [archive], tmp_path)
+    assert unpacked == []
+    assert open_source("ph2", tmp_path).ids == [sample for sample in open_source("ph2", tmp_path).ids]
+
+
+def test_images_take_no_room_twice(tmp_path: Path) -> None:
+    raw = build("kvasir_seg", tmp_path / "raw")
+    install_distribution(load_card("kvasir_seg"), [raw], tmp_path)
+    found = open_source("kvasir_seg", tmp_path)
+    assert isinstance(found, FolderSource)
+    for id in found.ids:
+        assert found.files(id)[0].stat().st_nlink == 2
+
+
+def test_the_common_layout_is_taken_as_it_is(tmp_path: Path) -> None:
+    write_tree(tmp_path / "raw/inner", ids=("IMD002", "IMD003"))
+    install_distribution(load_card("ph2"), [tmp_path / "raw"], tmp_path)
+    assert_same_data(open_source("ph2", tmp_path), open_source(str(tmp_path / "raw/inner")))
+
+
+def test_what_cannot_be_brought_in_leaves_the_data_folder_as_it_was(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    raw = build("ph2", tmp_path / "raw")
+    broken = next(raw.rglob("*_lesion.bmp"))
+    broken.write_bytes(broken.read_bytes()[:100])
+    cases = [
+        ([tmp_path / "nowhere"], r"there is no file or folder .*nowhere"),
+        ([tmp_path / "empty"], "no images of 'ph2' were found there. Expected files like PH2 Dataset images/"),
+        ([raw], broken.name),
+    ]
+    (tmp_path / "empty").mkdir()
+    for sources, message in cases:
+        with pytest.raises(UserError, match=message):
+            install_distribution(load_card("ph2"), sources, data_dir)
+        assert [entry.name for entry in data_dir.iterdir() if not entry.name.endswith(".lock")] == []
+
+
+def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
+    write_tree(tmp_path / "ph2", ids=("IMD002",))
+    with pytest.raises(UserError, match="is there already: look at it with qgbench data verify ph2"):
+        install_distribution(load_card("ph2"), [build("ph2", tmp_path / "raw")], tmp_path)
+
+
+def test_other_numbers_than_the_card_expects_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = build("ph2", tmp_path / "raw")
+    install_distribution(load_card("ph2"), [raw], tmp_path)
+    count = len(open_source("ph2", tmp_path).ids)
+    assert f"'ph2' has {count} images; its card expects 200" in caplog.text
+
+
+# One's own
+
+
+def test_own_images_become_a_data_set_of_that_name(tmp_path: Path) -> None:
+    write_tree(tmp_path / "raw", mask_ending="_mask")
+    groups = tmp_path / "patients.csv"
+    groups.write_text("stem,group\na,p\nb,p\nc,q\n")
+    card = own_card("mine", "My own", "patient", pool=False, facts=FACTS)
+    folder = add_own(card, tmp_path / "raw/images", tmp_path / "raw/masks", groups, tmp_path / "raw")
+    found = open_source(str(folder))
+    assert_same_data(found, open_source(str(tmp_path / "raw")))
+    assert found.groups == ["p", "p", "q"]
+    assert found.card == card
+    assert {entry.name for entry in folder.iterdir()} == {"images", "masks", "groups.csv", "card.toml"}
+
+
+def test_own_images_without_masks_become_a_pool(tmp_path: Path) -> None:
+    write_tree(tmp_path / "raw")
+    folder = add_own(own_card("p", "P", "none known", True, FACTS), tmp_path / "raw/images", None, None, tmp_path)
+    pool = open_pool(str(folder))
+    assert (pool.ids, pool.labelled, pool.card.kind) == (["a", "b", "c"], False, "pool")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a,p\nb,p\n", r"patients\.csv: 1 image \(c\) not listed"),
+        ("a,p\nb,p\nc,q\nd,q\n", r"patients\.csv: 1 image \(d\) listed without an image"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused_and_nothing_is_left(tmp_path: Path, rows: str, message: str) -> None:
+    write_tree(tmp_path / "raw")
+    (tmp_path / "patients.csv").write_text("stem,group\n" + rows)
+    card = own_card("mine", "Mine", "patient", False, FACTS)
+    with pytest.raises(UserError, match=message):
+        add_own(card, tmp_path / "raw/images", tmp_path / "raw/masks", tmp_path / "patients.csv", tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir() if not entry.name.endswith(".lock")) == [
+        "patients.csv",
+        "raw",
+    ]
+
+
+def test_names_that_are_taken_or_cannot_be_names_are_refused() -> None:
+    for name in card_names():
+        with pytest.raises(UserError, match="is a data set that qgbench knows"):
+            own_card(name, name, "-", False, FACTS)
+    for name in ("a/b", "", ".hidden", "ä"):
+        with pytest.raises(UserError, match="cannot name a data set"):
+            own_card(name, name, "-", False, FACTS)
+
+
+def test_a_card_survives_being_written(tmp_path: Path) -> None:
+    card = own_card("mine", "Mäßig 'grün' \"x\" \x07 \U0001f600", "patient", False, FACTS)
+    (tmp_path / "card.toml").write_text(card_text(card), encoding="utf-8")
+    from qgbench.data.cards import read_card
+
+    assert read_card(tmp_path / "card.toml") == card
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qgbench.data.install._link", full)
+    with pytest.raises(QGBenchError, match="is full; free some space"):
+        install_distribution(load_card("ph2"), [build("ph2", tmp_path / "raw")], tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir() if not entry.name.endswith(".lock")) == ["raw"]
+
+
+def test_no_data_folder_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("QGBENCH_DATA", raising=False)
+    with pytest.raises(UserError, match="give --data-dir DIR or set QGBENCH_DATA=DIR"):
+        writable_data_dir(None)
+    assert writable_data_dir(tmp_path / "new/deep").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made"):
+        writable_data_dir(tmp_path / "file/below")

@@ -1,0 +1,151 @@
+"""``qgbench data``: each verb as a user types it."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from qgbench.cli import app
+from qgbench.data.cards import load_card
+from qgbench.errors import UserError
+from tests.data.distributions import build
+from tests.data.test_readers import write_tree
+
+IDS = tuple(f"i{number:02d}" for number in range(20))
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setenv("QGBENCH_DATA", str(folder))
+    monkeypatch.setenv("QGBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return folder
+
+
+def qgbench(*words: str) -> Result:
+    result = CliRunner().invoke(app, ["data", *words])
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def own(data_dir: Path, tmp_path: Path) -> None:
+    write_tree(tmp_path / "raw", IDS)
+    groups = tmp_path / "groups.csv"
+    groups.write_text("stem,group\n" + "".join(f"{id},p{int(id[1:]) // 2}\n" for id in IDS))
+    words = ("--images", str(tmp_path / "raw/images"), "--masks", str(tmp_path / "raw/masks"), "--groups", str(groups))
+    result = qgbench("add", "mine", *words, "--domain", "skin", "--unit", "patient")
+    assert result.stdout.strip() == str(data_dir / "mine")
+
+
+def test_add_list_verify_split_show_and_run_by_name(data_dir: Path, tmp_path: Path) -> None:
+    own(data_dir, tmp_path)
+    listed = qgbench("list").stdout
+    line = next(line for line in listed.splitlines() if line.startswith("mine"))
+    assert line.split()[:5] == ["mine", "labelled", "skin", "20", "ready"]
+    assert qgbench("verify", "mine").exit_code == 0
+    file = tmp_path / "split.csv"
+    words = ("--shares", "60/20/20", "--seed", "3", "--labelled", "25%", "--draws", "2", "--output", str(file))
+    shown = qgbench("split", "mine", *words).stdout
+    table = pd.read_csv(file, keep_default_na=False)
+    assert list(table.columns) == ["id", "group", "split", "labelled_0", "labelled_1"]
+    assert table["split"].value_counts().to_dict() == {"train": 12, "val": 4, "test": 4}
+    assert (table.groupby("group")["split"].nunique() == 1).all()
+    assert [(table[column] == "yes").sum() for column in ("labelled_0", "labelled_1")] == [3, 3]
+    assert "groups in several parts: 0" in shown
+    again = qgbench("split", "mine", "--split-from", str(file)).stdout
+    assert shown.splitlines()[-2] == again.splitlines()[-1]  # the fingerprint
+    qgbench("show", "mine", "i03", "i05", "--output", str(tmp_path / "sheet.png"))
+    assert Image.open(tmp_path / "sheet.png").size == (2 * 248 + 8, 272)
+    with pytest.raises(UserError, match="unknown image 'i99'"):
+        qgbench("show", "mine", "i99")
+    spec = [
+        "run",
+        "--method",
+        "fixmatch",
+        "--dataset",
+        "mine",
+        "--labelled",
+        "4",
+        "--split-from",
+        str(file),
+        "--dry-run",
+    ]
+    regime = json.loads(CliRunner().invoke(app, spec).stdout)["spec"]["regime"]
+    assert regime.startswith("n4@given-")
+
+
+def test_prepare_from_a_folder_then_without_one(data_dir: Path, tmp_path: Path) -> None:
+    raw = build("ph2", tmp_path / "raw")
+    first = qgbench("prepare", "ph2", "--source", str(raw), "--protocol", "smoke")
+    assert first.stdout.strip() == str(data_dir / "ph2")
+    entries = sorted(entry.name for entry in (tmp_path / "cache").iterdir() if entry.name.startswith("ph2-64-"))
+    assert len(entries) == 1
+    assert qgbench("prepare", "ph2", "--protocol", "smoke").exit_code == 0
+    with pytest.raises(UserError, match="is there already"):
+        qgbench("prepare", "ph2", "--source", str(raw))
+    with pytest.raises(UserError, match="unknown dataset 'ph3'"):
+        qgbench("prepare", "ph3", "--source", str(raw))
+
+
+def test_verify_exits_with_1_on_an_error_and_writes_its_findings(data_dir: Path, tmp_path: Path) -> None:
+    own(data_dir, tmp_path)
+    Image.new("L", (31, 20)).save(data_dir / "mine/masks/i00.png")
+    (data_dir / "mine/images/i01.png").write_bytes(b"no picture")
+    result = qgbench("verify", "mine", "--output", str(tmp_path / "findings.json"))
+    assert result.exit_code == 1
+    assert "i01" in result.stdout
+    assert "i01" in (tmp_path / "findings.json").read_text()
+
+
+def test_fetch_of_what_has_no_link_says_what_to_do(data_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"qgbench data prepare ph2 --source"):
+        qgbench("fetch", "ph2")
+    write_tree(data_dir / "kvasir_seg")
+    with pytest.raises(UserError, match="is there already"):
+        qgbench("fetch", "kvasir_seg")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["split", "phantom", "--split", "video"], "expected grouped or image"),
+        (["split", "phantom", "--shares", "40/60"], "such as 40/10/50"),
+        (["split", "phantom", "--shares", "40/10/60"], "add up to 1"),
+        (["split", "phantom", "--labelled", "0"], "budget of 0 labelled images"),
+        (["split", "phantom", "--labelled", "97"], "expected 1 to 96"),
+        (["add", "ph2", "--images", "."], "is a data set that qgbench knows"),
+        (["add", "p", "--images", ".", "--groups", "g.csv"], "a pool is not split"),
+        (["add", "p", "--images", "nowhere"], "nowhere"),
+        (["show", "nothing"], "unknown dataset 'nothing'"),
+    ],
+)
+def test_mistakes_get_one_message(data_dir: Path, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        qgbench(*words)
+
+
+def test_list_without_a_data_folder_says_how_to_get_each_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QGBENCH_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = {line.split()[0]: line for line in qgbench("list").stdout.splitlines() if line.strip()}
+    assert "ready" in lines["phantom"]
+    assert lines["kvasir_seg"].split()[3:6] == ["1,000", "absent", "fetch"]
+    assert "absent  by hand" in lines["ph2"]
+    assert "qgbench data fetch kvasir_seg" in qgbench("list", "kvasir_seg").stdout
+    assert load_card("ph2").citation.split()[0] in qgbench("list", "ph2").stdout
+    with pytest.raises(UserError, match="unknown dataset 'ph3'"):
+        qgbench("list", "ph3")
+
+
+def test_the_committed_split_of_the_phantom(data_dir: Path) -> None:
+    text = qgbench("split", "phantom", "--labelled", "12", "--draws", "1").stdout
+    rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    assert [rows[part][1:3] for part in ("train", "val", "test")] == [["96", "48"], ["24", "12"], ["120", "60"]]
+    assert rows["labelled, draw 0"][3:5] == ["12", "12"]
