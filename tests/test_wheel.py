@@ -71,13 +71,14 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(source: Path
 
 def test_it_finds_its_methods_protocols_cards_and_splits(call: Call, home: Path, desk: Path, source: Path) -> None:
     lines = call(desk, "python", "-c", LOOK).splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     for path in lines[:3]:
         assert Path(path).is_relative_to(home)
     methods = {file.stem for file in (source / "baselines").glob("*.py")} - {"__init__"}
     assert set(lines[3].split()[1:]) == methods
     assert set(lines[4].split()[1:]) == {file.stem for file in (source / "qgbench" / "protocols").glob("*.toml")}
     assert set(lines[5].split()[1:]) == {file.parent.name for file in (source / "datasets").glob("*/card.toml")}
+    assert lines[6].split()[1:] == ["isic2017", "isic_pool", "kvasir_pool"]
 
 
 def test_the_demo_runs_in_an_empty_folder(call: Call, desk: Path) -> None:

@@ -54,6 +54,14 @@ _TIFF_BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _TIFF_SHORT = 3  # type of a tag's value
 
 
+class MaskSizeError(UserError):
+    """A mask has another size than its image."""
+
+
+class MaskValuesError(UserError):
+    """A mask holds more than two values."""
+
+
 def read_image(file: Path) -> NDArray[np.uint8]:
     """Read an image.
 
@@ -116,9 +124,12 @@ def read_mask(file: Path, image_file: Path, rule: MaskRule = "binary") -> NDArra
 
     Raises
     ------
+    MaskSizeError
+        The mask has not the size that the image is shown in.
+    MaskValuesError
+        It holds more than 0 and one other value under the rule 'binary'.
     UserError
-        A file cannot be read (see `read_image`), the mask has not the size that the image is shown in, it holds more
-        than 0 and one other value under the rule 'binary', or bits without a largest value under the rule 'half'.
+        A file cannot be read (see `read_image`), or the mask has bits without a largest value under the rule 'half'.
     """
     with _opened(file) as mask, _opened(image_file) as image:
         _check_same_size(file, mask, image_file, image)
@@ -142,7 +153,7 @@ def read_mask(file: Path, image_file: Path, rule: MaskRule = "binary") -> NDArra
     top = pixels.max()
     if strays := np.count_nonzero(foreground & (pixels != top)):
         top_name, zero, kind = (str(top), "0", "value") if is_grey else (f"#{top:06x}", "black", "colour")
-        raise UserError(
+        raise MaskValuesError(
             f"{file} holds {np.unique(pixels).size} {kind}s: {strays} of {pixels.size} pixels "
             f"({strays / pixels.size:.1%}) are neither {zero} nor {top_name}. A mask holds {zero} and one other "
             f"{kind}: threshold it, for example at half of its maximum, and save it as PNG (JPEG adds values)."
@@ -309,11 +320,11 @@ def _check_same_size(file: Path, mask: Image.Image, image_file: Path, image: Ima
         return
     sizes = f"{file} is {size[0]} x {size[1]} pixels, its image {image_file} is {expected[0]} x {expected[1]}"
     if turned >= _SWAPS_SIDES and size == expected[::-1]:
-        raise UserError(
+        raise MaskSizeError(
             f"{sizes} when it is turned as its EXIF orientation ({turned}) says. The mask fits the unturned image: "
             "turn the mask in the same way, or remove the orientation from the image (exiftool -Orientation= FILE)."
         )
-    raise UserError(f"{sizes}; a mask has the size of its image.")
+    raise MaskSizeError(f"{sizes}; a mask has the size of its image.")
 
 
 def _check_opaque(file: Path, image: Image.Image) -> None:

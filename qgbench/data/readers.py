@@ -311,13 +311,26 @@ def open_pool(pool: str, data_dir: Path | None = None) -> Source:
 
 
 def open_any(name: str, data_dir: Path | None = None) -> Source:
-    """Open a data set or a pool, whichever it is: as `open_source` and `open_pool`."""
+    """Open a data set or a pool, whichever it is by its card or, without one, by its folders.
+
+    Raises
+    ------
+    UserError
+        As `open_source` and `open_pool`.
+    """
     if name in card_names():
-        is_pool = load_card(name).kind == "pool"
+        kind = load_card(name).kind
+    elif (folder := _own_folder(name, data_dir)) is None:
+        if any(separator in name for separator in ("/", os.sep)):
+            raise UserError(f"there is no folder {name}; expected a data set or a pool.")
+        raise unknown_name("dataset", name, card_names())
+    elif os.path.lexists(folder / CARD_NAME):
+        kind = read_card(folder / CARD_NAME).kind
+    elif folder.name in card_names():
+        kind = load_card(folder.name).kind
     else:
-        folder = _own_folder(name, data_dir)
-        is_pool = folder is not None and not (folder / "images").is_dir() and (folder / "unlabelled").is_dir()
-    return (open_pool if is_pool else open_source)(name, data_dir)
+        kind = "pool" if (folder / "unlabelled").is_dir() and not (folder / "images").is_dir() else "labelled"
+    return (open_pool if kind == "pool" else open_source)(name, data_dir)
 
 
 def _open_unlabelled(folder: Path, card: Card) -> FolderSource:
