@@ -1,5 +1,6 @@
 """The verbs of ``qgbench data``: thin, over `qgbench.data`."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,8 +119,9 @@ def fetch(
     if (data_dir / name).exists():
         raise UserError(f"{data_dir / name} is there already; remove it to fetch '{name}' again.")
     logger.info("%s. Terms: %s. Cite: %s", card.title, card.terms, card.citation)
-    files = download(card, data_dir / f".{name}.download", track)
-    print(install_distribution(card, files, data_dir, track))
+    archives = data_dir / f".{name}.download"
+    print(install_distribution(card, download(card, archives, track), data_dir, track))
+    shutil.rmtree(archives, ignore_errors=True)  # what it held is in its place
 
 
 @app.command()

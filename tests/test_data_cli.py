@@ -1,6 +1,8 @@
 """``qgbench data``: each verb as a user types it."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -10,19 +12,24 @@ from typer.testing import CliRunner, Result
 
 from qgbench.cli import app
 from qgbench.data.cards import load_card
+from qgbench.data.links import Download
+from qgbench.data.readers import open_source
 from qgbench.errors import UserError
 from tests.data.distributions import build
+from tests.data.test_download import Owner, owner, quick
 from tests.data.test_readers import write_tree
+
+__all__ = ["owner", "quick"]  # fixtures
 
 IDS = tuple(f"i{number:02d}" for number in range(20))
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data_dir(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
     monkeypatch.setenv("QGBENCH_DATA", str(folder))
-    monkeypatch.setenv("QGBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("QGBENCH_CACHE", str(cache_dir))
     monkeypatch.setenv("COLUMNS", "200")
     return folder
 
@@ -81,7 +88,10 @@ def test_add_list_verify_split_show_and_run_by_name(data_dir: Path, tmp_path: Pa
     assert regime.startswith("n4@given-")
 
 
-def test_prepare_from_a_folder_then_without_one(data_dir: Path, tmp_path: Path) -> None:
+def test_prepare_from_a_folder_then_without_one(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QGBENCH_CACHE", str(tmp_path / "cache"))
     raw = build("ph2", tmp_path / "raw")
     first = qgbench("prepare", "ph2", "--source", str(raw), "--protocol", "smoke")
     assert first.stdout.strip() == str(data_dir / "ph2")
@@ -102,6 +112,23 @@ def test_verify_exits_with_1_on_an_error_and_writes_its_findings(data_dir: Path,
     assert result.exit_code == 1
     assert "i01" in result.stdout
     assert "i01" in (tmp_path / "findings.json").read_text()
+
+
+def test_fetch_downloads_goes_on_after_a_cut_and_brings_it_into_place(
+    data_dir: Path, tmp_path: Path, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = build("kvasir_seg", tmp_path / "raw")
+    archive = Path(shutil.make_archive(str(tmp_path / "kvasir-seg"), "zip", raw))
+    owner.content = archive.read_bytes()
+    link = Download(url=owner.url, file="kvasir-seg.zip", sha256=hashlib.sha256(owner.content).hexdigest())
+    card = load_card("kvasir_seg").model_copy(update={"downloads": (link,)})
+    monkeypatch.setattr("qgbench.data.cards.load_card", lambda name: card)
+    owner.cuts = [1000]
+    assert qgbench("fetch", "kvasir_seg").stdout.strip() == str(data_dir / "kvasir_seg")
+    assert owner.requests[1]["Range"] == "bytes=1000-"
+    found, expected = open_source(str(data_dir / "kvasir_seg")), open_source(str(raw / "Kvasir-SEG"))
+    assert found.ids == expected.ids
+    assert sorted(entry.name for entry in data_dir.iterdir() if not entry.name.endswith(".lock")) == ["kvasir_seg"]
 
 
 def test_fetch_of_what_has_no_link_says_what_to_do(data_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """Data sets are brought into the data folder: every distribution, from folders and from archives, and one's own."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qgbench.data.cache import prepare
 from qgbench.data.cards import card_names, load_card
 from qgbench.data.install import add_own, card_text, install_distribution, own_card, writable_data_dir
 from qgbench.data.readers import FolderSource, Source, open_distribution, open_pool, open_source
@@ -227,3 +229,15 @@ def test_no_data_folder_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made"):
         writable_data_dir(tmp_path / "file/below")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["ph2", "scd", "cvc_colondb", "cvc_clinicdb", "isic2017", "isic_pool", "kvasir_pool"])
+def test_the_real_folders_are_brought_in_as_they_are(name: str, tmp_path: Path) -> None:
+    if "QGBENCH_DATA" not in os.environ:
+        pytest.skip("QGBENCH_DATA is not set")
+    raw = Path(os.environ["QGBENCH_DATA"])
+    install_distribution(load_card(name), [raw / name], tmp_path)
+    found, expected = (prepare(opened(name, data_dir), 16, tmp_path / "cache") for data_dir in (tmp_path, raw))
+    assert found.fingerprint == expected.fingerprint
+    assert found.groups == expected.groups
