@@ -1,0 +1,599 @@
+"""The one analysis behind every table, figure and page: cells, contrasts, and what holds across settings.
+
+A cell is a method (with its settings, with or without an add-on) in a setting (protocol, data set, regime,
+architecture, encoder), over seeds. A contrast compares two cells of a setting over the seeds that both have, and only
+if each pair has the same test images, precision, device class and number of processes. Contrasts are: each cell with an
+add-on against its twin without (``twin``); QW by g against QW by each control score (``control``); and pairs asked for
+by name (``asked``).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qgbench.errors import UserError
+from qgbench.report.collect import Collection, Name, Problem, Run, Setting
+from qgbench.report.measures import MEASURES, Measure, measure
+from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
+from qgbench.stats.combined import estimate_mean_of
+from qgbench.stats.crossed import Estimate, estimate, holm
+from qgbench.stats.effects import Spread, effect_size, headroom_share, probability_of_improvement, spread
+
+Kind = Literal["twin", "control", "asked"]
+
+FULL_BUDGET = "all"  # how a regime with all labels begins
+ROPE = 0.01  # in Dice: differences of one point or less are of no practical use
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A cell over some seeds, or the difference of two (first minus second). In the measure's own unit: Dice in [0, 1].
+
+    Attributes
+    ----------
+    seeds : list of int
+    images : int
+    groups : list of str
+        Names of the test groups, in the order of `table`.
+    table : (G, S) float
+        Mean of the measure over the images of each group, for each seed.
+    estimate : Estimate
+        The mean over groups and seeds, from the crossed model.
+    spread : Spread
+        Standard deviations over images, groups and seeds.
+    means : dict of str to float
+        Each of `qgbench.report.measures.MEASURES` averaged over images and seeds; ``missed`` and ``spurious``, images
+        for each seed.
+    """
+
+    seeds: list[int]
+    images: int
+    groups: list[str]
+    table: NDArray[np.float64]
+    estimate: Estimate
+    spread: Spread
+    means: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """Two cells of one setting, compared over the seeds that both have.
+
+    Attributes
+    ----------
+    kind : {'twin', 'control', 'asked'}
+    name, reference : Name
+        The cell that is compared, and what with. A twin's reference may be missing, and so may the cell itself.
+    scores, reference_scores : Scores or None
+        Over the common seeds; where there is no difference, over all seeds that they have. None: no usable record.
+    difference : Scores or None
+        `name` minus `reference`; None where one is missing or the comparison is refused.
+    refused : str
+        Why the two may not be compared; empty if they may, or if one is missing.
+    holm_p : float or None
+        The difference's p, adjusted for all of its kind in its setting.
+    improvement : float or None
+        Probability of improvement, by groups; in the direction in which the measure is better.
+    effect : float or None
+        Standardised mean difference over groups.
+    headroom : float or None
+        Share of the distance from supervised with the budget to supervised with all labels that the difference covers.
+    """
+
+    kind: Kind
+    name: Name
+    reference: Name
+    scores: Scores | None
+    reference_scores: Scores | None
+    difference: Scores | None
+    refused: str
+    holm_p: float | None = None
+    improvement: float | None = None
+    effect: float | None = None
+    headroom: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """Everything about one setting.
+
+    Attributes
+    ----------
+    setting : Setting
+    runs : list of Run
+    cells : dict of Name to Scores
+        In the order of `Name.order`.
+    contrasts : list of Contrast
+        Twins first; each kind in the order of its names.
+    best : list of Name
+        The cells that are not told apart from the one with the best mean: those whose contrast with it has a
+        Holm-adjusted p of 0.05 or more, or none. Never the best alone where others cannot be excluded.
+    problems : list of Problem
+    """
+
+    setting: Setting
+    runs: list[Run]
+    cells: dict[Name, Scores]
+    contrasts: list[Contrast]
+    best: list[Name]
+    problems: list[Problem]
+
+
+@dataclass(frozen=True, eq=False)
+class AddonAcross:
+    """What one add-on does over methods and settings.
+
+    Attributes
+    ----------
+    addon : str
+    contrasts : list of (Setting, Contrast)
+        Its twins, wherever there is a difference.
+    methods : list of str
+        Those with a difference in every setting: what `combined` averages over.
+    left_out : list of str
+        Methods without a difference in some setting, each with how many it lacks.
+    combined : Estimate or None
+        Mean difference over these methods and all settings, each with equal weight.
+    win_tie_loss : (int, int, int)
+        Contrasts with Holm-adjusted p below 0.05 in favour, others, against.
+    rope : (float, float, float) or None
+        P(harm), P(difference within one Dice point), P(gain) by the Bayesian signed-rank test over the contrasts; for
+        Dice only.
+    """
+
+    addon: str
+    contrasts: list[tuple[Setting, Contrast]]
+    methods: list[str]
+    left_out: list[str]
+    combined: Estimate | None
+    win_tie_loss: tuple[int, int, int]
+    rope: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Across:
+    """What holds over the data sets and regimes of one protocol, architecture and encoder.
+
+    Attributes
+    ----------
+    protocol, protocol_version, arch, encoder
+        As in `Setting`.
+    settings : list of Setting
+        The blocks of the comparison.
+    names : list of Name
+        The cells that every block has, best average rank first.
+    left_out : dict of Name to int
+        Cells that some blocks lack, and how many.
+    means : (D, M) float
+        Of the measure, by block and name.
+    ranks : (M,) float
+        Average ranks; 1 is best.
+    friedman_p : float or None
+    cliques : list of list of Name
+        Names that Wilcoxon's test with Holm's correction does not tell apart.
+    frequencies : (M, M) float
+        Share of bootstrap draws over groups and seeds in which name m has rank r.
+    least_p : float
+        Least p that a signed-rank test over so many blocks can give.
+    addons : list of AddonAcross
+    """
+
+    protocol: str
+    protocol_version: int
+    arch: str
+    encoder: str
+    settings: list[Setting]
+    names: list[Name]
+    left_out: dict[Name, int]
+    means: NDArray[np.float64]
+    ranks: NDArray[np.float64]
+    friedman_p: float | None
+    cliques: list[list[Name]]
+    frequencies: NDArray[np.float64]
+    least_p: float
+    addons: list[AddonAcross]
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Everything that a report shows.
+
+    Attributes
+    ----------
+    measure : Measure
+        What the statistics are about.
+    sections : list of Section
+        Sorted by protocol, version, data set, regime, architecture, encoder.
+    across : list of Across
+        For each protocol, version, architecture and encoder with two blocks or more.
+    problems : list of Problem
+        Records that were not used.
+    """
+
+    measure: Measure
+    sections: list[Section]
+    across: list[Across]
+    problems: list[Problem]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which records a report is about; an empty tuple lets all pass."""
+
+    dataset: tuple[str, ...] = ()
+    regime: tuple[str, ...] = ()
+    arch: tuple[str, ...] = ()
+    method: tuple[str, ...] = ()
+
+    def chosen(self, runs: Iterable[Run]) -> list[Run]:
+        """Keep the runs that pass.
+
+        Raises
+        ------
+        UserError
+            A filter names something that no record has, or no record passes all of them.
+        """
+        runs = list(runs)
+        for field in ("dataset", "regime", "arch", "method"):
+            known = sorted({getattr(run.record.cell, field) for run in runs})
+            for wanted in getattr(self, field):
+                if wanted not in known:
+                    raise UserError(f"no record has the {field} '{wanted}'; there are: {', '.join(known)}.")
+        kept = [
+            run
+            for run in runs
+            if all(
+                not getattr(self, field) or getattr(run.record.cell, field) in getattr(self, field)
+                for field in ("dataset", "regime", "arch", "method")
+            )
+        ]
+        if runs and not kept:
+            raise UserError("no record passes all filters together; give fewer of them.")
+        return kept
+
+
+def analyse(
+    collection: Collection, filters: Filters | None = None, metric: str = "dice", asked: Sequence[str] = ()
+) -> Analysis:
+    """Compare whatever can be compared.
+
+    Parameters
+    ----------
+    collection : Collection
+    filters : Filters, optional
+    metric : str
+        One of `qgbench.report.measures.MEASURES`.
+    asked : sequence of str
+        Further contrasts, ``A:B`` (A minus B), each side ``method`` or ``method+addon``.
+
+    Raises
+    ------
+    UserError
+        An unknown metric, a filter or a contrast that names what no record has.
+    """
+    what = measure(metric)
+    runs = (filters or Filters()).chosen(collection.runs)
+    by_setting: dict[Setting, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_setting[Setting.of(run.record.cell)].append(run)
+    pairs = [_pair(text, runs) for text in asked]
+    full = _supervised_with_all_labels(by_setting, what)
+    sections = [_section(setting, by_setting[setting], what, pairs, full) for setting in sorted(by_setting)]
+    return Analysis(what, sections, _across(sections, what), collection.problems)
+
+
+def _pair(text: str, runs: Sequence[Run]) -> tuple[Name, Name]:
+    first, colon, second = text.partition(":")
+    if not colon:
+        raise UserError(f"--contrast {text}: expected A:B, for example pseudo_label+qw:pseudo_label_confidence.")
+    known = {_short(Name.of(run.record.cell)): Name.of(run.record.cell) for run in runs}
+    for side in (first, second):
+        if side not in known:
+            raise UserError(f"--contrast {text}: no record of '{side}'; there are: {', '.join(sorted(known))}.")
+    return known[first], known[second]
+
+
+def _short(name: Name) -> str:
+    """Write a cell's name as one types it: ``fixmatch(threshold=0.9)+qw``."""
+    variant = f"({name.variant})" if name.variant else ""
+    return f"{name.method}{variant}" + (f"+{name.addon}" if name.addon else "")
+
+
+def _supervised_with_all_labels(by_setting: dict[Setting, list[Run]], what: Measure) -> dict[Setting, float]:
+    """Mean of supervised training with all labels, by the setting with its regime replaced by the kind of split."""
+    found: dict[Setting, float] = {}
+    for setting, runs in by_setting.items():
+        alone = [run for run in runs if Name.of(run.record.cell) == Name("supervised", "", "")]
+        if setting.regime.startswith(f"{FULL_BUDGET}@") and alone and not _units_differ(alone):
+            found[_any_budget(setting)] = float(
+                np.mean([run.units.by_group(run.values[what.name]).mean() for run in alone])
+            )
+    return found
+
+
+def _any_budget(setting: Setting) -> Setting:
+    return setting._replace(regime=setting.regime.rpartition("@")[2])
+
+
+def _section(
+    setting: Setting,
+    runs: list[Run],
+    what: Measure,
+    asked: Sequence[tuple[Name, Name]],
+    full: dict[Setting, float],
+) -> Section:
+    by_name: dict[Name, dict[int, Run]] = defaultdict(dict)
+    for run in sorted(runs, key=lambda run: run.seed):
+        by_name[Name.of(run.record.cell)][run.seed] = run
+    problems: list[Problem] = []
+    usable: dict[Name, dict[int, Run]] = {}
+    for name in sorted(by_name, key=lambda name: name.order):
+        if _units_differ(list(by_name[name].values())):
+            cause = f"refused: seeds {_listed(sorted(by_name[name]))} were tested on different images"
+            problems.append(Problem(str(name), cause))
+        else:
+            usable[name] = by_name[name]
+    cells = {name: _scores(list(by_seed.values()), what) for name, by_seed in usable.items()}
+    contrasts: list[Contrast] = []
+    for kind, pairs in (("twin", _twins(by_name)), ("control", _controls(by_name)), ("asked", asked)):
+        here = [
+            _contrast(kind, pair, usable, what, problems)  # type: ignore[arg-type]
+            for pair in pairs
+            if pair[0] in by_name or pair[1] in by_name
+        ]
+        contrasts += _adjusted(here)
+    budget = cells.get(Name("supervised", "", ""))
+    all_labels = full.get(_any_budget(setting))
+    if budget is not None and all_labels is not None and not setting.regime.startswith(FULL_BUDGET):
+        contrasts = [
+            replace(
+                c, headroom=headroom_share(_gain(c.difference.estimate.mean, what), *_toward(budget, all_labels, what))
+            )
+            if c.difference is not None
+            else c
+            for c in contrasts
+        ]
+    return Section(setting, runs, cells, contrasts, _best(usable, cells, what), sorted(problems))
+
+
+def _gain(difference: float, what: Measure) -> float:
+    return difference if what.higher_is_better else -difference
+
+
+def _toward(budget: Scores, full: float, what: Measure) -> tuple[float, float]:
+    return (budget.estimate.mean, full) if what.higher_is_better else (-budget.estimate.mean, -full)
+
+
+def _twins(names: Iterable[Name]) -> list[tuple[Name, Name]]:
+    """Each cell with an add-on and its twin without; a cell without any add-on beside itself."""
+    names = list(names)
+    with_addon = [name for name in names if name.addon]
+    alone = {name._replace(addon="") for name in with_addon}
+    single = [name for name in names if not name.addon and name not in alone]
+    return sorted([(name, name._replace(addon="")) for name in [*with_addon, *single]], key=lambda pair: pair[0].order)
+
+
+def _controls(names: Iterable[Name]) -> list[tuple[Name, Name]]:
+    """QW by g, against QW by another score: the rivals that g must beat."""
+    names = list(names)
+    pairs = []
+    for name in names:
+        addon, dash, _ = name.addon.partition("-")
+        if dash and name._replace(addon=addon) in names:
+            pairs.append((name._replace(addon=addon), name))
+    return sorted(pairs, key=lambda pair: (pair[0].order, pair[1].order))
+
+
+def _contrast(
+    kind: Kind,
+    pair: tuple[Name, Name],
+    usable: dict[Name, dict[int, Run]],
+    what: Measure,
+    problems: list[Problem],
+) -> Contrast:
+    """Compare two cells, each a run by seed, either of which may be missing; append what was left out to `problems`."""
+    name, reference = pair
+    own = usable.get(name, {})
+    other = {} if name == reference else usable.get(reference, {})
+    where = str(name) if kind == "twin" else f"{name} : {reference}"
+    words = ("with", "without") if kind == "twin" else (f"of {name}", f"of {reference}")
+    lacking = [word for word, runs in zip(words, (own, other), strict=True) if not runs]
+    missing = ""
+    if lacking and kind == "twin":
+        missing = f"no usable record {' or '.join(reversed(lacking))} an add-on"
+        if name == reference:
+            missing = "no usable record with an add-on" if own else "no usable record"
+    elif lacking:
+        missing = f"no usable record {' or '.join(lacking)}"
+    common = sorted(own.keys() & other.keys())
+    refused = "" if missing else _refusal([(own[seed], other[seed]) for seed in common], kind)
+    for cause in (missing, refused and f"refused: {refused}"):
+        if cause:
+            problems.append(Problem(where, cause))
+    if missing or refused:
+        scores, other_scores = (_scores(list(runs.values()), what) if runs else None for runs in (own, other))
+        if name == reference:  # a cell that has no twin stands where a base does
+            scores, other_scores = None, scores
+        return Contrast(kind, name, reference, scores, other_scores, None, refused)
+    for only, word in ((other.keys() - own.keys(), words[1]), (own.keys() - other.keys(), words[0])):
+        if only:
+            tail = " the add-on" if kind == "twin" else ""
+            problems.append(Problem(where, f"seeds {_listed(sorted(only))} only {word}{tail}: left out"))
+    runs, other_runs = [own[seed] for seed in common], [other[seed] for seed in common]
+    scores, other_scores = _scores(runs, what), _scores(other_runs, what)
+    difference = _scores(runs, what, other_runs)
+    sign = 1 if what.higher_is_better else -1
+    return Contrast(
+        kind=kind,
+        name=name,
+        reference=reference,
+        scores=scores,
+        reference_scores=other_scores,
+        difference=difference,
+        refused="",
+        improvement=probability_of_improvement(sign * scores.table, sign * other_scores.table),
+        effect=effect_size(difference.table),
+    )
+
+
+def _refusal(pairs: list[tuple[Run, Run]], kind: Kind) -> str:
+    """Say why runs may not be compared; empty if they may."""
+    words = ("with", "without the add-on") if kind == "twin" else ("of the first", "of the second")
+    if not pairs:
+        return "the two have no seed in common"
+    for own, other in pairs:
+        for what, one, two in (
+            ("precision", own.record.precision, other.record.precision),
+            ("device class", own.device_class, other.device_class),
+            ("number of processes", own.processes, other.processes),
+        ):
+            if one != two:
+                return f"{what} differs at seed {own.seed}: {two} {words[1]}, {one} {words[0]}"
+    if _units_differ([run for pair in pairs for run in pair]):
+        return "the test images differ"
+    return ""
+
+
+def _units_differ(runs: list[Run]) -> bool:
+    return any(run.units.key != runs[0].units.key for run in runs[1:])
+
+
+def _scores(runs: list[Run], what: Measure, minus: list[Run] | None = None) -> Scores:
+    """Average the runs of a cell, one a seed, or their differences from the runs in `minus`, in the same order."""
+    values = np.column_stack([run.values[what.name] for run in runs])
+    means = {name: float(np.mean([run.values[name].mean() for run in runs])) for name in MEASURES}
+    means |= {
+        name: float(np.mean([getattr(run.record.summary, name) for run in runs])) for name in ("missed", "spurious")
+    }
+    if minus is not None:
+        other = _scores(minus, what)
+        values = values - np.column_stack([run.values[what.name] for run in minus])
+        means = {name: value - other.means[name] for name, value in means.items()}
+    units = runs[0].units
+    table = np.column_stack([units.by_group(column) for column in values.T])
+    return Scores(
+        seeds=[run.seed for run in runs],
+        images=len(units.ids),
+        groups=units.group_names,
+        table=table,
+        estimate=estimate(table),
+        spread=spread(values, units.groups),
+        means=means,
+    )
+
+
+def _adjusted(contrasts: list[Contrast]) -> list[Contrast]:
+    """Fill in the Holm-adjusted p-values of one family."""
+    p_values = {
+        index: contrast.difference.estimate.p
+        for index, contrast in enumerate(contrasts)
+        if contrast.difference is not None and contrast.difference.estimate.p is not None
+    }
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return [replace(contrast, holm_p=adjusted.get(index)) for index, contrast in enumerate(contrasts)]
+
+
+def _best(usable: dict[Name, dict[int, Run]], cells: dict[Name, Scores], what: Measure) -> list[Name]:
+    """The cells that cannot be told apart from the best one."""
+    if not cells:
+        return []
+    top = max(cells, key=lambda name: _gain(cells[name].estimate.mean, what))
+    rivals = [name for name in cells if name != top]
+    against = _adjusted([_contrast("asked", (top, name), usable, what, []) for name in rivals])
+    tied = [c.reference for c in against if c.holm_p is None or c.holm_p >= 0.05]
+    return [name for name in cells if name == top or name in tied]
+
+
+def _across(sections: Sequence[Section], what: Measure) -> list[Across]:
+    by_scope: dict[tuple[str, int, str, str], list[Section]] = defaultdict(list)
+    for section in sections:
+        setting = section.setting
+        by_scope[setting.protocol, setting.protocol_version, setting.arch, setting.encoder].append(section)
+    return [_one_across(scope, blocks, what) for scope, blocks in by_scope.items() if len(blocks) > 1]
+
+
+def _one_across(scope: tuple[str, int, str, str], blocks: Sequence[Section], what: Measure) -> Across:
+    sign = 1 if what.higher_is_better else -1
+    lacking = {
+        name: sum(name not in block.cells for block in blocks) for name in {n for block in blocks for n in block.cells}
+    }
+    names = sorted((name for name, count in lacking.items() if not count), key=lambda name: name.order)
+    means = np.array([[block.cells[name].estimate.mean for name in names] for block in blocks]).reshape(len(blocks), -1)
+    ranks = average_ranks(sign * means) if names else np.empty(0)
+    order = np.argsort(ranks, kind="stable")
+    names, means, ranks = [names[i] for i in order], means[:, order], ranks[order]
+    several = len(names) > 1
+    tables = [_shared_tables([block.cells[name] for name in names]) for block in blocks] if several else []
+    whole = all(table is not None for table in tables)
+    return Across(
+        *scope,
+        settings=[block.setting for block in blocks],
+        names=names,
+        left_out={name: lacking[name] for name in sorted(lacking, key=lambda n: n.order) if lacking[name]},
+        means=means,
+        ranks=ranks,
+        friedman_p=friedman(sign * means) if several else None,
+        cliques=[[names[i] for i in clique] for clique in cliques(sign * means)] if several else [],
+        frequencies=rank_frequencies([sign * t for t in tables if t is not None])
+        if several and whole
+        else np.full((len(names), len(names)), np.nan),
+        least_p=least_p(len(blocks)),
+        addons=[_addon_across(addon, blocks, what) for addon in _addons(blocks)],
+    )
+
+
+def _shared_tables(cells: Sequence[Scores]) -> NDArray[np.float64] | None:
+    """Stack cells of one block over the seeds that all have: (M, G, S); None where test groups or seeds differ."""
+    seeds = sorted(set.intersection(*(set(cell.seeds) for cell in cells)))
+    if not seeds or any(cell.groups != cells[0].groups for cell in cells):
+        return None
+    return np.stack([cell.table[:, [cell.seeds.index(seed) for seed in seeds]] for cell in cells])
+
+
+def _addons(blocks: Sequence[Section]) -> list[str]:
+    found = {c.name.addon for block in blocks for c in block.contrasts if c.kind == "twin" and c.difference is not None}
+    return sorted(found - {""}, key=lambda addon: ("-" in addon, addon))
+
+
+def _addon_across(addon: str, blocks: Sequence[Section], what: Measure) -> AddonAcross:
+    found = [
+        (block.setting, contrast)
+        for block in blocks
+        for contrast in block.contrasts
+        if contrast.kind == "twin" and contrast.name.addon == addon and contrast.difference is not None
+    ]
+    settings = list(dict.fromkeys(setting for setting, _ in found))
+    by_name: dict[Name, dict[Setting, Scores]] = defaultdict(dict)
+    for setting, contrast in found:
+        assert contrast.difference is not None
+        by_name[contrast.name][setting] = contrast.difference
+    core = [name for name, scores in by_name.items() if len(scores) == len(settings)]
+    tables = []
+    for setting in settings:
+        table = _shared_tables([by_name[name][setting] for name in core]) if core else None
+        if table is not None:
+            tables.append(table.mean(axis=0))
+    estimates = [c.difference.estimate for _, c in found if c.difference is not None]
+    sign = 1 if what.higher_is_better else -1
+    differences = np.array([each.mean for each in estimates])
+    return AddonAcross(
+        addon=addon,
+        contrasts=found,
+        methods=[_short(name._replace(addon="")) for name in core],
+        left_out=[
+            f"{_short(name._replace(addon=''))} (in {len(settings) - len(scores)} of {len(settings)} settings)"
+            for name, scores in by_name.items()
+            if name not in core
+        ],
+        combined=estimate_mean_of(tables) if tables and len(tables) == len(settings) else None,
+        win_tie_loss=win_tie_loss([replace(e, mean=sign * e.mean) for e in estimates], [c.holm_p for _, c in found]),
+        rope=rope(differences, ROPE) if what.name == "dice" and len(differences) > 1 else None,
+    )
+
+
+def _listed(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds))
