@@ -377,18 +377,138 @@ def new_method(
 @app.command()
 def report(
     folders: Annotated[list[Path] | None, typer.Argument(help="Folders that hold records. (default: runs)")] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("report"),
+    output: Annotated[Path, typer.Option(help="Folder for tables, figures and page.")] = Path("report"),
+    dataset: Annotated[list[str] | None, typer.Option(help="Only these data sets; repeatable.")] = None,
+    regime: Annotated[list[str] | None, typer.Option(help="Only these regimes; repeatable.")] = None,
+    arch: Annotated[list[str] | None, typer.Option(help="Only these architectures; repeatable.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only these methods; repeatable.")] = None,
+    metric: Annotated[str, typer.Option(help="What the statistics are about: dice, hd95, nsd_2px, ...")] = "dice",
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option(help="Also compare A:B, for example pseudo_label+qw:pseudo_label_confidence; repeatable."),
+    ] = None,
+    html: Annotated[bool, typer.Option("--html", help="Also write a page that opens from disk: OUTPUT/page.")] = False,
+    figures: Annotated[bool, typer.Option(help="Draw the figures.")] = True,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write tables of all records: method, method + add-on, difference with its confidence interval.
+    """Write tables and figures of all records: method, method + add-on, difference, how sure it is.
 
-    Example: [bold]qgbench report runs --output report[/bold]
+    Example: [bold]qgbench report runs --output report --html[/bold]
     """
+    from qgbench.report.analysis import Filters, analyse
+    from qgbench.report.collect import collect
     from qgbench.report.write import write_report
 
-    for path in write_report(folders or [Path("runs")], output):
+    filters = Filters(*(tuple(names or ()) for names in (dataset, regime, arch, method)))
+    found = analyse(collect(folders or [Path("runs")]), filters, metric, contrast or [])
+    for path in write_report(found, output, figures=figures, html=html):
         print(path)
+
+
+@app.command()
+def power(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of records whose spread is taken. (default: it is stated)")
+    ] = None,
+    gain: Annotated[list[float] | None, typer.Option(help="Dice points; repeatable. (default: 0.5 1 2 4)")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(min=2, help="Seeds; repeatable. (default: 3 5 10)")] = None,
+    groups: Annotated[
+        list[int] | None, typer.Option(min=2, help="Test groups in the curves; repeatable. (default: 15 40 100)")
+    ] = None,
+    group_sd: Annotated[float | None, typer.Option(help="Stated: SD of the groups' true differences, points.")] = None,
+    run_sd: Annotated[float | None, typer.Option(help="Stated: SD of what a run's groups share, points.")] = None,
+    image_sd: Annotated[float | None, typer.Option(help="Stated: SD of one image's difference, points.")] = None,
+    icc: Annotated[float, typer.Option(help="Stated: correlation of two images of a group, 0 to 1.")] = 0.0,
+    images_per_group: Annotated[float, typer.Option(help="Stated: images in a group.")] = 1.0,
+    dataset: Annotated[list[str] | None, typer.Option(help="Only these data sets; repeatable.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only these methods; repeatable.")] = None,
+    contrast: Annotated[list[str] | None, typer.Option(help="Also the contrast A:B; repeatable.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write power.csv and, of the first case, curves here.")] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say how many test groups and seeds a claim of a gain needs, and what an existing contrast could have shown.
+
+    The spread comes from records, or is stated in Dice points.
+
+    Example: [bold]qgbench power runs --gain 1 --gain 2[/bold] or [bold]qgbench power --group-sd 2 --run-sd 1
+    --image-sd 8[/bold]
+    """
+    from qgbench.records import write_atomically
+    from qgbench.report.analysis import Filters, analyse
+    from qgbench.report.collect import collect
+    from qgbench.report.power import Case, cases_of, draw_power, power_rows, print_power
+    from qgbench.stats.power import stated
+
+    spreads = (group_sd, run_sd, image_sd)
+    if any(spread is not None for spread in spreads) == bool(folders):
+        raise UserError("give either folders of records, or all of --group-sd, --run-sd and --image-sd.")
+    if folders:
+        found = analyse(
+            collect(folders), Filters(tuple(dataset or ()), method=tuple(method or ())), asked=contrast or []
+        )
+        cases, unknown = cases_of(found)
+        for line in unknown:
+            logger.warning("%s", line)
+        if not cases:
+            raise UserError(
+                "no contrast of these records has 2 test groups and 2 seeds; run more seeds, or state spreads."
+            )
+    else:
+        if group_sd is None or run_sd is None or image_sd is None:
+            raise UserError("a stated spread needs all of --group-sd, --run-sd and --image-sd, in Dice points.")
+        spread = stated(group_sd / 100, run_sd / 100, image_sd / 100, icc, images_per_group)
+        cases = [Case("stated", spread, None, None)]
+    gains = gain or [0.5, 1.0, 2.0, 4.0]
+    if any(points <= 0 for points in gains):
+        raise UserError("--gain is in Dice points and above 0.")
+    table = power_rows(cases, [points / 100 for points in gains], seeds or [3, 5, 10])
+    print_power(table, Console())
+    if output is not None:
+        write_atomically(output / "power.csv", table.to_csv(index=False, float_format="%.17g").encode())
+        for file in (output / "power.csv", *draw_power(cases[0], groups or [15, 40, 100], seeds or [3, 5, 10], output)):
+            print(file)
+
+
+@app.command()
+def verify(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold records: runs, results.")],
+    judge: Annotated[
+        str | None, typer.Option(help="medpy: also measure kept predictions anew, with that library.")
+    ] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check records: numbers against the per-image tables, schema, protocol, fingerprints. Exits with 1 on a fault.
+
+    Example: [bold]qgbench verify results[/bold]
+    """
+    from qgbench.progress import track
+    from qgbench.verification import print_faults, record_files, verify_records
+
+    faults = verify_records(folders, judge, track)
+    print_faults(faults, len(record_files(folders)), Console())
+    if any(fault.severity == "fault" for fault in faults):
+        raise typer.Exit(1)
+
+
+@app.command()
+def submit(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    results: Annotated[Path, typer.Option(help="Folder of the leaderboard's evidence.")] = Path("results"),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Copy finished runs into results/, after the checks of qgbench verify; CONTRIBUTING.md says what comes next.
+
+    Example: [bold]qgbench submit runs/small-ph2-n28@grouped-unet-fixmatch-k0-1a2b3c4d[/bold]
+    """
+    from qgbench.submission import submit as copy
+
+    for run in runs:
+        for file in copy(run, results):
+            print(file)
 
 
 @app.command()

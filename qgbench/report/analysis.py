@@ -3,8 +3,8 @@
 A cell is a method (with its settings, with or without an add-on) in a setting (protocol, data set, regime,
 architecture, encoder), over seeds. A contrast compares two cells of a setting over the seeds that both have, and only
 if each pair has the same test images, precision, device class and number of processes. Contrasts are: each cell with an
-add-on against its twin without (``twin``); QW by g against QW by each control score (``control``); and pairs asked for
-by name (``asked``).
+add-on against its twin without (``twin``); QW by each control score against the twin, and QW by g against it
+(``control``); and pairs asked for by name (``asked``).
 """
 
 from collections import defaultdict
@@ -131,7 +131,7 @@ class AddonAcross:
     ----------
     addon : str
     contrasts : list of (Setting, Contrast)
-        Its twins, wherever there is a difference.
+        Against the twins without, wherever there is a difference.
     methods : list of str
         Those with a difference in every setting: what `combined` averages over.
     left_out : list of str
@@ -369,23 +369,27 @@ def _toward(budget: Scores, full: float, what: Measure) -> tuple[float, float]:
 
 
 def _twins(names: Iterable[Name]) -> list[tuple[Name, Name]]:
-    """Each cell with an add-on and its twin without; a cell without any add-on beside itself."""
+    """Each cell with an add-on and its twin without; a cell that no add-on was run with beside itself."""
     names = list(names)
-    with_addon = [name for name in names if name.addon]
-    alone = {name._replace(addon="") for name in with_addon}
+    with_addon = [name for name in names if name.addon and not _is_control(name)]
+    alone = {_base(name) for name in names if name.addon}
     single = [name for name in names if not name.addon and name not in alone]
-    return sorted([(name, name._replace(addon="")) for name in [*with_addon, *single]], key=lambda pair: pair[0].order)
+    return sorted([(name, _base(name)) for name in [*with_addon, *single]], key=lambda pair: pair[0].order)
 
 
 def _controls(names: Iterable[Name]) -> list[tuple[Name, Name]]:
-    """QW by g, against QW by another score: the rivals that g must beat."""
-    names = list(names)
-    pairs = []
-    for name in names:
-        addon, dash, _ = name.addon.partition("-")
-        if dash and name._replace(addon=addon) in names:
-            pairs.append((name._replace(addon=addon), name))
-    return sorted(pairs, key=lambda pair: (pair[0].order, pair[1].order))
+    """QW by a control score against the twin without, and QW by g against QW by that score: the rival g must beat."""
+    controls = sorted((name for name in names if _is_control(name)), key=lambda name: name.order)
+    by_g = [(name._replace(addon=name.addon.partition("-")[0]), name) for name in controls]
+    return [(name, _base(name)) for name in controls] + by_g
+
+
+def _is_control(name: Name) -> bool:
+    return "-" in name.addon
+
+
+def _base(name: Name) -> Name:
+    return name._replace(addon="")
 
 
 def _contrast(
@@ -399,18 +403,19 @@ def _contrast(
     name, reference = pair
     own = usable.get(name, {})
     other = {} if name == reference else usable.get(reference, {})
-    where = str(name) if kind == "twin" else f"{name} : {reference}"
-    words = ("with", "without") if kind == "twin" else (f"of {name}", f"of {reference}")
+    twin = reference == _base(name)
+    where = str(name) if twin else f"{name} : {reference}"
+    words = ("with", "without") if twin else (f"of {name}", f"of {reference}")
     lacking = [word for word, runs in zip(words, (own, other), strict=True) if not runs]
     missing = ""
-    if lacking and kind == "twin":
+    if lacking and twin:
         missing = f"no usable record {' or '.join(reversed(lacking))} an add-on"
         if name == reference:
             missing = "no usable record with an add-on" if own else "no usable record"
     elif lacking:
         missing = f"no usable record {' or '.join(lacking)}"
     common = sorted(own.keys() & other.keys())
-    refused = "" if missing else _refusal([(own[seed], other[seed]) for seed in common], kind)
+    refused = "" if missing else _refusal([(own[seed], other[seed]) for seed in common], twin)
     for cause in (missing, refused and f"refused: {refused}"):
         if cause:
             problems.append(Problem(where, cause))
@@ -421,7 +426,7 @@ def _contrast(
         return Contrast(kind, name, reference, scores, other_scores, None, refused)
     for only, word in ((other.keys() - own.keys(), words[1]), (own.keys() - other.keys(), words[0])):
         if only:
-            tail = " the add-on" if kind == "twin" else ""
+            tail = " the add-on" if twin else ""
             problems.append(Problem(where, f"seeds {_listed(sorted(only))} only {word}{tail}: left out"))
     runs, other_runs = [own[seed] for seed in common], [other[seed] for seed in common]
     scores, other_scores = _scores(runs, what), _scores(other_runs, what)
@@ -440,9 +445,9 @@ def _contrast(
     )
 
 
-def _refusal(pairs: list[tuple[Run, Run]], kind: Kind) -> str:
+def _refusal(pairs: list[tuple[Run, Run]], twin: bool) -> str:
     """Say why runs may not be compared; empty if they may."""
-    words = ("with", "without the add-on") if kind == "twin" else ("of the first", "of the second")
+    words = ("with", "without the add-on") if twin else ("of the first", "of the second")
     if not pairs:
         return "the two have no seed in common"
     for own, other in pairs:
@@ -555,8 +560,14 @@ def _shared_tables(cells: Sequence[Scores]) -> NDArray[np.float64] | None:
 
 
 def _addons(blocks: Sequence[Section]) -> list[str]:
-    found = {c.name.addon for block in blocks for c in block.contrasts if c.kind == "twin" and c.difference is not None}
+    found = {c.name.addon for block in blocks for c in block.contrasts if _adds(c)}
     return sorted(found - {""}, key=lambda addon: ("-" in addon, addon))
+
+
+def _adds(contrast: Contrast) -> bool:
+    """Whether the contrast shows what an add-on does to its twin."""
+    is_twin = contrast.reference == _base(contrast.name) != contrast.name
+    return contrast.kind != "asked" and is_twin and contrast.difference is not None
 
 
 def _addon_across(addon: str, blocks: Sequence[Section], what: Measure) -> AddonAcross:
@@ -564,7 +575,7 @@ def _addon_across(addon: str, blocks: Sequence[Section], what: Measure) -> Addon
         (block.setting, contrast)
         for block in blocks
         for contrast in block.contrasts
-        if contrast.kind == "twin" and contrast.name.addon == addon and contrast.difference is not None
+        if _adds(contrast) and contrast.name.addon == addon
     ]
     settings = list(dict.fromkeys(setting for setting, _ in found))
     by_name: dict[Name, dict[Setting, Scores]] = defaultdict(dict)
@@ -583,9 +594,9 @@ def _addon_across(addon: str, blocks: Sequence[Section], what: Measure) -> Addon
     return AddonAcross(
         addon=addon,
         contrasts=found,
-        methods=[_short(name._replace(addon="")) for name in core],
+        methods=[_short(_base(name)) for name in core],
         left_out=[
-            f"{_short(name._replace(addon=''))} (in {len(settings) - len(scores)} of {len(settings)} settings)"
+            f"{_short(_base(name))} (in {len(settings) - len(scores)} of {len(settings)} settings)"
             for name, scores in by_name.items()
             if name not in core
         ],

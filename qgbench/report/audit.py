@@ -36,7 +36,7 @@ def audit(runs: list[Run]) -> list[AuditRow]:
     Parameters
     ----------
     runs : list of Run
-        All runs of a setting (`qgbench.report.collect.Section.runs`).
+        All runs of a setting (`qgbench.report.analysis.Section.runs`).
 
     Returns
     -------

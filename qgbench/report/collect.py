@@ -110,10 +110,6 @@ class Run:
         return self.record.device.partition(":")[0]
 
 
-UNIT_COLUMNS = ["id", "group", "height", "width", "n_ref"]
-"""What must be equal for two records to have been tested on the same images."""
-
-
 @dataclass(frozen=True)
 class Collection:
     """All records that can be used (at most one for each cell and seed), and what went wrong."""
@@ -196,33 +192,35 @@ def _read(path: Path, known: dict[bytes, Units]) -> Run:
     """Read one record and its CSV, and check that they belong together; `known` holds the test images seen so far."""
     record = read_record(path)
     images = read_images(images_path(path))
-    table = images_path(path).name
+    file = images_path(path).name
     if images.empty or images[["id", "group", "status", "dice"]].isna().any(axis=None):
-        raise QGBenchError(f"{table} has no rows, or a row without id, group, status or Dice")
+        raise QGBenchError(f"{file} has no rows, or a row without id, group, status or Dice")
     if images["id"].duplicated().any():
-        raise QGBenchError(f"{table} has two rows for image {images.loc[images['id'].duplicated(), 'id'].iloc[0]}")
+        raise QGBenchError(f"{file} has two rows for image {images.loc[images['id'].duplicated(), 'id'].iloc[0]}")
     try:
         recomputed = summarise(images).model_dump()
     except (TypeError, ValueError) as error:
-        raise QGBenchError(f"{table} has a cell that is not a number: {error}") from error
+        raise QGBenchError(f"{file} has a cell that is not a number: {error}") from error
     stored = record.summary.model_dump()
     for name, value in recomputed.items():
         if not math.isclose(value, stored[name], rel_tol=1e-9, abs_tol=1e-9):
             raise QGBenchError(
-                f"{table} gives {name} = {value:.6g}, the record says {stored[name]:.6g}: one of the two was changed"
+                f"{file} gives {name} = {value:.6g}, the record says {stored[name]:.6g}: one of the two was changed"
             )
     images = images.sort_values("id", ignore_index=True)
-    key = hashlib.sha256(images[UNIT_COLUMNS].to_csv().encode()).digest()
+    names, groups = images["id"].tolist(), images["group"].tolist()
+    sizes = images[["height", "width", "n_ref"]].to_numpy(float)
+    key = hashlib.sha256("\0".join([*names, *groups]).encode() + sizes.tobytes()).digest()
     if key not in known:
-        diagonal = np.hypot(images["height"].to_numpy(float), images["width"].to_numpy(float))
-        known[key] = Units(images["id"].tolist(), images["group"].tolist(), diagonal, key)
+        known[key] = Units(names, groups, np.hypot(sizes[:, 0], sizes[:, 1]), key)
     units = known[key]
-    values = {name: images[name].to_numpy(float) for name in MEASURES if name in images}
+    columns = [name for name in MEASURES if name in images.columns]
+    table = images[columns].to_numpy(float)
+    values = dict(zip(columns, table.T.copy(), strict=True))
     for name in DISTANCE_COLUMNS:
         values[name] = np.where(np.isnan(values[name]), units.diagonal, values[name])
     values["hd95_percent"] = 100 * values["hd95"] / units.diagonal
-    content = hashlib.sha256(images.to_csv().encode()).digest()
-    return Run(path, record, units, values, content)
+    return Run(path, record, units, values, hashlib.sha256(key + table.tobytes()).digest())
 
 
 def _without_repeats(runs: list[Run]) -> tuple[list[Run], list[Problem]]:

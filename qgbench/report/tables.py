@@ -1,29 +1,49 @@
 """Lay out comparisons and audits as tables of text, and render them as Markdown or LaTeX."""
 
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
 
 from qgbench.records import EMPTY_MASK_RULE
+from qgbench.report.analysis import Across, AddonAcross, Contrast, Scores, Section
 from qgbench.report.audit import SCORES, AuditRow, Mean
-from qgbench.report.collect import Problem, Row, Scores, Section, Setting
+from qgbench.report.collect import Name, Problem
+from qgbench.report.measures import Measure
+from qgbench.stats.crossed import Estimate
 
 MISSING = "--"
 NOT_A_REPLICATION = {"small", "smoke"}
 
 UNIT_RULE = (
-    "Dice: mean over test groups (patient, lesion, video; the image where none is known) and seeds of a group's mean "
-    "Dice, in %, with its 95 % confidence interval. Interval, p and P(claim false), the probability that the true "
+    "{label}: mean over test groups (patient, lesion, video; the image where none is known) and seeds of a group's mean"
+    "{unit}, with its 95 % confidence interval. Interval, p and P(claim false), the probability that the true "
     "difference has the other sign, come from one model with crossed random effects of groups and seeds."
 )
 TEST_RULE = (
-    "Both Dice columns of a row and their difference (add-on minus base, in Dice points) are over the same seeds. "
+    "Both {label} columns of a row and their difference (add-on minus base, in {unit}) are over the same seeds. "
     "p (Holm): adjusted for all p-values of this table. p (Wilcoxon): signed-rank test on the groups' means over "
     "seeds, zeros by Pratt's rule; it does not see the variance of seeds."
 )
+BOLD_RULE = "Bold: every cell that is not told apart from the best one (Holm-adjusted p of 0.05 or more, or withheld)."
 DISTANCE_RULE = (
     "HD95 (pixels of the original image; % of its diagonal) averages over test images and seeds; missed: images with a "
     "lesion of which nothing was predicted, for each seed."
+)
+EFFECT_RULE = (
+    "Standard deviations: of images and of groups, averaged over seeds, and of the seeds' means. Improvement: "
+    "probability that a test group is better with the add-on. Effect: standardised mean difference over groups "
+    "(Hedges). Headroom: share of the distance from supervised training with the budget to supervised training with "
+    "all labels."
+)
+CONTROL_RULE = (
+    "Controls put another score in the place of g: if the oracle (true Dice) does not help, QW cannot; if shuffled "
+    "scores help as much, g is not the cause; if confidence helps as much, g is not needed. 'qw : qw-confidence' is QW "
+    "by g minus QW by confidence."
+)
+ACROSS_RULE = (
+    "Ranks are over the cells that every setting has; 1 is best. Settings are taken as they are: a p-value or an "
+    "interval here speaks of these data sets, averaged, not of others. {least}"
 )
 AUDIT_RULE = (
     "Averages over records (one a seed); a predictor that several runs share counts once. '(1 of 3)': defined in so "
@@ -39,6 +59,8 @@ class Table:
     columns: list[str]
     rows: list[list[str]]
     names: int
+    bold: frozenset[tuple[int, int]] = frozenset()
+    """Places (row, column) that are set in bold."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +74,32 @@ class Chapter:
     problems: list[Problem]
 
 
-def chapter(section: Section, audits: list[AuditRow]) -> Chapter:
+def chapter(section: Section, audits: list[AuditRow], what: Measure) -> Chapter:
     """Lay out one setting."""
     setting = section.setting
-    tables = [_comparison(section.rows), *_audit_tables(audits)]
+    twins, controls, asked = ([c for c in section.contrasts if c.kind == kind] for kind in ("twin", "control", "asked"))
+    tables = [
+        _comparison(twins, section.best, what),
+        _pairs("Controls of the quality score", controls, what),
+        _pairs("Contrasts asked for", asked, what),
+        _effects([c for c in section.contrasts if c.difference is not None], what),
+        *_audit_tables(audits),
+    ]
     audited_on = sorted({run.record.pseudo_labels_on for run in section.runs if run.record.pseudo_labels})
+    unit = f", in {what.unit}"
     return Chapter(
         title=f"{setting.dataset}, {setting.regime}, {setting.arch}, {setting.encoder}",
-        above=[protocol_line(setting)],
-        tables=tables,
+        above=[protocol_line(setting.protocol, setting.protocol_version)],
+        tables=[table for table in tables if table.rows],
         below=[
             f"Empty-mask rule ({EMPTY_MASK_RULE}).",
-            f"Statistical unit: test groups x seeds. {UNIT_RULE}",
-            TEST_RULE,
+            f"Statistical unit: test groups x seeds. {UNIT_RULE.format(label=what.label, unit=unit)}",
+            TEST_RULE.format(label=what.label, unit=what.difference_unit),
+            BOLD_RULE,
             DISTANCE_RULE,
-            *_withheld(section.rows),
+            *([CONTROL_RULE] if controls else []),
+            *([EFFECT_RULE] if any(c.difference for c in section.contrasts) else []),
+            *_withheld(section.contrasts),
             AUDIT_RULE,
             *([f"Pseudo-labels audited on: {', '.join(audited_on)}."] if audited_on else []),
         ],
@@ -74,22 +107,25 @@ def chapter(section: Section, audits: list[AuditRow]) -> Chapter:
     )
 
 
-def protocol_line(setting: Setting) -> str:
+def protocol_line(protocol: str, version: int) -> str:
     """Name the protocol and its version, and what it is not."""
-    line = f"protocol {setting.protocol} v{setting.protocol_version}"
-    if setting.protocol in NOT_A_REPLICATION:
-        return f"{line}: not a replication of the paper's experiments (reduced size, light encoder)"
+    line = f"protocol {protocol} v{version}"
+    if protocol in NOT_A_REPLICATION:
+        return (
+            f"{line}: not a replication of the paper's experiments (96 px or less, EfficientNet-Lite0, few steps, "
+            "stand-in sets and pools)"
+        )
     return line
 
 
-def _comparison(rows: list[Row]) -> Table:
+def _comparison(contrasts: list[Contrast], best: list[Name], what: Measure) -> Table:
     columns = [
         "Method",
         "Add-on",
         "Seeds",
-        "Base\nDice %",
-        "+ add-on\nDice %",
-        "Difference\n(points)",
+        f"Base\n{what.label} {what.unit}",
+        f"+ add-on\n{what.label} {what.unit}",
+        f"Difference\n({what.difference_unit})",
         "p",
         "p\n(Holm)",
         "P(claim\nfalse)",
@@ -98,43 +134,176 @@ def _comparison(rows: list[Row]) -> Table:
         "HD95 % diag.\nbase / +",
         "Missed\nbase / +",
     ]
-    return Table("Methods with and without the add-on", columns, [_comparison_row(row) for row in rows], names=2)
+    bold = {
+        (row, column)
+        for row, contrast in enumerate(contrasts)
+        for column, name, scores in (
+            (3, contrast.reference, contrast.reference_scores),
+            (4, contrast.name, contrast.scores),
+        )
+        if scores is not None and name in best
+    }
+    rows = [_comparison_row(contrast, what) for contrast in contrasts]
+    return Table("Methods with and without the add-on", columns, rows, names=2, bold=frozenset(bold))
 
 
-def _comparison_row(row: Row) -> list[str]:
-    either = row.base or row.addon
-    absent = "refused" if row.refused else MISSING
+def _comparison_row(contrast: Contrast, what: Measure) -> list[str]:
+    either = contrast.reference_scores or contrast.scores
 
     def pair(get: str, digits: int) -> str:
-        values = [MISSING if side is None else f"{getattr(side, get):.{digits}f}" for side in (row.base, row.addon)]
-        return " / ".join(values)
+        sides = (contrast.reference_scores, contrast.scores)
+        return " / ".join(MISSING if side is None else f"{side.means[get]:.{digits}f}" for side in sides)
 
-    if row.difference is None:
-        tests = [absent] * 5
-    else:
-        dice = row.difference.dice
-        tests = [_points(row.difference), *map(_p, (dice.p, row.holm_p, dice.p_false, dice.wilcoxon_p))]
     return [
-        row.name.method + (f" ({row.name.variant})" if row.name.variant else ""),
-        row.name.addon or MISSING,
+        method_name(contrast.name),
+        contrast.name.addon or MISSING,
         str(len(either.seeds)) if either else MISSING,
-        _points(row.base),
-        _points(row.addon),
-        *tests,
+        _points(contrast.reference_scores, what),
+        _points(contrast.scores, what),
+        *_tests(contrast, what),
         pair("hd95", 1),
         pair("hd95_percent", 1),
         pair("missed", 1),
     ]
 
 
-def _points(scores: Scores | None) -> str:
-    """Dice or a difference, in points, with its interval."""
-    if scores is None:
-        return MISSING
-    dice = scores.dice
-    if dice.interval is None:
-        return f"{100 * dice.mean:.2f}"
-    return f"{100 * dice.mean:.2f} [{100 * dice.interval[0]:.2f}, {100 * dice.interval[1]:.2f}]"
+def method_name(name: Name) -> str:
+    """Write a method and the settings that differ from the protocol's."""
+    return name.method + (f" ({name.variant})" if name.variant else "")
+
+
+def _tests(contrast: Contrast, what: Measure) -> list[str]:
+    """Difference, p, adjusted p, P(claim false) and Wilcoxon's p."""
+    if contrast.difference is None:
+        return ["refused" if contrast.refused else MISSING] * 5
+    found = contrast.difference.estimate
+    return [_points(contrast.difference, what), *map(_p, (found.p, contrast.holm_p, found.p_false, found.wilcoxon_p))]
+
+
+def _pairs(title: str, contrasts: list[Contrast], what: Measure) -> Table:
+    """Lay out contrasts that are no twins."""
+    columns = [
+        "Method",
+        "Contrast",
+        "Seeds",
+        f"Difference\n({what.difference_unit})",
+        "p",
+        "p\n(Holm)",
+        "P(claim\nfalse)",
+        "p\n(Wilcoxon)",
+    ]
+    rows = []
+    for contrast in contrasts:
+        one, other = contrast.name, contrast.reference
+        same = one._replace(addon="") == other._replace(addon="")
+        sides = [name.addon or "base" if same else str(name) for name in (one, other)]
+        either = contrast.difference or contrast.reference_scores or contrast.scores
+        seeds = str(len(either.seeds)) if either else MISSING
+        rows.append([method_name(one) if same else MISSING, " : ".join(sides), seeds, *_tests(contrast, what)])
+    return Table(title, columns, rows, names=2)
+
+
+def _effects(contrasts: list[Contrast], what: Measure) -> Table:
+    unit = what.difference_unit
+    columns = [
+        "Contrast",
+        f"SD images\n({unit})",
+        f"SD groups\n({unit})",
+        f"SD seeds\n({unit})",
+        "Improvement",
+        "Effect",
+        "Headroom",
+    ]
+    rows = []
+    for contrast in contrasts:
+        assert contrast.difference is not None
+        spread = contrast.difference.spread
+        spreads = [
+            MISSING if sd is None else f"{what.scale * sd:.2f}" for sd in (spread.images, spread.groups, spread.seeds)
+        ]
+        effects = [MISSING if value is None else f"{value:.2f}" for value in (contrast.improvement, contrast.effect)]
+        headroom = MISSING if contrast.headroom is None else f"{100 * contrast.headroom:.0f} %"
+        rows.append([f"{contrast.name} : {contrast.reference}", *spreads, *effects, headroom])
+    return Table("Spread of the differences and size of the effects", columns, rows, names=1)
+
+
+def summary(across: Across, what: Measure) -> Chapter:
+    """Lay out what holds over the data sets and regimes of one protocol, architecture and encoder."""
+    title = f"Across settings: {across.arch}, {across.encoder}"
+    least = f"With {len(across.settings)} settings no signed-rank test can give p below {_p(across.least_p)}."
+    ranks = Table(
+        f"Average ranks over {len(across.settings)} settings",
+        ["Cell", "Average\nrank", "First", *(f"{s.dataset}\n{s.regime}" for s in across.settings)],
+        [
+            [
+                str(name),
+                f"{across.ranks[row]:.2f}",
+                MISSING if math.isnan(across.frequencies[row, 0]) else f"{across.frequencies[row, 0]:.2f}",
+                *(f"{what.scale * value:.2f}" for value in across.means[:, row]),
+            ]
+            for row, name in enumerate(across.names)
+        ],
+        names=1,
+        bold=frozenset((row, 1) for row, name in enumerate(across.names) if name in _first_clique(across)),
+    )
+    columns = [
+        "Add-on",
+        "Methods",
+        f"Combined\n({what.difference_unit})",
+        "p",
+        "P(claim\nfalse)",
+        "Win / tie\n/ loss",
+        "P(harm)",
+        "P(within 1\npoint)",
+        "P(gain)",
+    ]
+    addons = Table(
+        "What the add-ons do over all settings", columns, [_addon_row(a, what) for a in across.addons], names=1
+    )
+    absent = [f"{name}: missing in {count} of {len(across.settings)}" for name, count in across.left_out.items()]
+    partly = [f"{addon.addon}: {'; '.join(addon.left_out)}" for addon in across.addons if addon.left_out]
+    friedman = "" if across.friedman_p is None else f"Friedman's test of equal ranks: p {_p(across.friedman_p)}. "
+    tied = "; ".join(", ".join(map(str, clique)) for clique in across.cliques if len(clique) > 1)
+    return Chapter(
+        title=title,
+        above=[protocol_line(across.protocol, across.protocol_version)],
+        tables=[table for table in (addons, ranks) if table.rows],
+        below=[
+            friedman + ACROSS_RULE.format(least=least),
+            *([f"Not told apart (Wilcoxon, Holm): {tied}."] if tied else []),
+            "First: share of bootstrap draws over groups and seeds in which the cell has the best rank.",
+            "Combined: mean difference over the methods that have it in every setting and over the settings, with "
+            "equal weights. P(harm), P(gain): probability that the typical difference is below -1 or above +1 Dice "
+            "point (Bayesian signed-rank test over the contrasts).",
+            *([f"Left out of the ranks: {'; '.join(absent)}."] if absent else []),
+            *([f"Left out of 'combined': {'; '.join(partly)}."] if partly else []),
+        ],
+        problems=[],
+    )
+
+
+def _first_clique(across: Across) -> list[Name]:
+    """The names that are not told apart from the one of the best rank."""
+    return next((clique for clique in across.cliques if across.names and across.names[0] in clique), across.names[:1])
+
+
+def _addon_row(addon: AddonAcross, what: Measure) -> list[str]:
+    combined = addon.combined
+    tests = [MISSING] * 3 if combined is None else [_interval(combined, what), _p(combined.p), _p(combined.p_false)]
+    rope = [MISSING] * 3 if addon.rope is None else [f"{value:.2f}" for value in addon.rope]
+    return [addon.addon, str(len(addon.methods)), *tests, " / ".join(map(str, addon.win_tie_loss)), *rope]
+
+
+def _points(scores: Scores | None, what: Measure) -> str:
+    """Write a mean or a difference with its interval, in the unit that people read."""
+    return MISSING if scores is None else _interval(scores.estimate, what)
+
+
+def _interval(found: Estimate, what: Measure) -> str:
+    if found.interval is None:
+        return f"{what.scale * found.mean:.2f}"
+    low, high = (what.scale * end for end in found.interval)
+    return f"{what.scale * found.mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _p(value: float | None) -> str:
@@ -143,14 +312,14 @@ def _p(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.0005 else "<0.001"
 
 
-def _withheld(rows: list[Row]) -> list[str]:
-    """Say what of a table was withheld, and why: one sentence a reason."""
+def _withheld(contrasts: list[Contrast]) -> list[str]:
+    """Say what of the tables was withheld, and why: one sentence a reason."""
     reasons: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        shown = row.difference or row.base or row.addon
-        if shown is not None and shown.dice.reason:
-            reasons[shown.dice.reason].append(str(row.name))
-    return [f"{reason} ({', '.join(names)})." for reason, names in reasons.items()]
+    for contrast in contrasts:
+        shown = contrast.difference or contrast.reference_scores or contrast.scores
+        if shown is not None and shown.estimate.reason:
+            reasons[shown.estimate.reason].append(str(contrast.name))
+    return [f"{reason} ({', '.join(dict.fromkeys(names))})." for reason, names in reasons.items()]
 
 
 def _audit_tables(audits: list[AuditRow]) -> list[Table]:
@@ -255,10 +424,12 @@ def markdown_table(table: Table) -> str:
     def line(cells: list[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    rows = [
-        [markdown_name(cell) if i < table.names and cell != MISSING else cell for i, cell in enumerate(row)]
-        for row in table.rows
-    ]
+    def cell(row: int, column: int, text: str) -> str:
+        if column < table.names and text != MISSING:
+            return markdown_name(text)
+        return f"**{text}**" if (row, column) in table.bold else text
+
+    rows = [[cell(place, i, text) for i, text in enumerate(row)] for place, row in enumerate(table.rows)]
     rule = ["---" if i < table.names else "---:" for i in range(len(table.columns))]
     return "\n".join(map(line, [[column.replace("\n", " ") for column in table.columns], rule, *rows]))
 
@@ -271,11 +442,11 @@ def markdown_name(text: str) -> str:
 def latex_table(table: Table, above: list[str]) -> str:
     """Render a table, with its title and the lines above it, as a booktabs longtable, which may run over pages."""
 
-    def cell(index: int, text: str) -> str:
+    def cell(row: int, index: int, text: str) -> str:
         if text == MISSING:
             return text
         if index >= table.names:
-            return _latex_numbers(text)
+            return rf"\textbf{{{_latex_numbers(text)}}}" if (row, index) in table.bold else _latex_numbers(text)
         return r"\raggedright " + re.sub("[,=]", r"\g<0>\\allowbreak{}", escape_latex(text))
 
     def spanning(text: str) -> str:
@@ -283,7 +454,9 @@ def latex_table(table: Table, above: list[str]) -> str:
 
     head = [r"\toprule", " & ".join(map(_latex_header, table.columns)) + r" \\", r"\midrule"]
     widths = ["p{38mm}", "p{18mm}"][: table.names]
-    body = [" & ".join(cell(i, text) for i, text in enumerate(row)) + r" \\" for row in table.rows]
+    body = [
+        " & ".join(cell(place, i, text) for i, text in enumerate(row)) + r" \\" for place, row in enumerate(table.rows)
+    ]
     return "\n".join(
         [
             rf"\begin{{longtable}}{{@{{}}{''.join(widths)}{'r' * (len(table.columns) - table.names)}@{{}}}}",

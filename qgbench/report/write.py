@@ -1,14 +1,20 @@
 """Write a report: Markdown and LaTeX for people, CSV with full precision for programs."""
 
-from collections.abc import Sequence
+import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from qgbench.records import write_atomically
+from qgbench.records import finite_or_none, write_atomically
+from qgbench.report.analysis import Across, Analysis, Scores, Section
 from qgbench.report.audit import AuditRow, audit
-from qgbench.report.collect import Name, Problem, Scores, Section, Setting, collect, compare
+from qgbench.report.collect import Name, Problem, Setting
+from qgbench.report.figures import CAPTIONS, draw_figures, why_not
+from qgbench.report.measures import MEASURES, Measure
+from qgbench.report.page.build import write_page
 from qgbench.report.tables import (
     Chapter,
     chapter,
@@ -16,29 +22,37 @@ from qgbench.report.tables import (
     latex_table,
     markdown_name,
     markdown_table,
+    summary,
 )
 
 TITLE = "qgbench: methods with and without the quality-guided add-on"
 
 RESULT_COLUMNS = [
-    "kind",  # cell | contrast (add-on minus base over their common seeds)
+    "kind",  # cell | twin | control | asked; the last three are differences over common seeds
+    "measure",  # of `qgbench.report.measures`: what mean, interval and tests are about
     *Setting._fields,
     *Name._fields,
+    *(f"reference_{field}" for field in Name._fields),  # what the difference is from
     "seeds",  # seed indices, separated by blanks
     "images",
     "groups",
-    "dice",  # in [0, 1]: mean over groups and seeds, or its difference
+    "mean",  # over groups and seeds, or its difference; Dice and its like in [0, 1], distances in pixels
     "ci_low",
     "ci_high",
     "standard_error",
-    "p",  # contrasts only, as the next three
+    "sd_images",
+    "sd_groups",
+    "sd_seeds",
+    "p",  # of differences only, as all up to headroom
     "p_holm",
     "p_false",  # probability that the true difference has the other sign
     "p_wilcoxon",
-    "image_dice",  # in [0, 1]: mean over images and seeds
-    "hd95",  # pixels
-    "hd95_percent",  # of the image diagonal
+    "improvement",  # probability that a test group is better
+    "effect",  # standardised mean difference over groups
+    "headroom",  # share of the way to supervised training with all labels
+    *(f"image_{name}" for name in MEASURES),  # means over images and seeds, or their differences
     "missed",  # images for each seed
+    "spurious",
     "reason",  # why something was withheld or refused
 ]
 AUDIT_COLUMNS = [
@@ -53,77 +67,93 @@ AUDIT_COLUMNS = [
 ]
 
 
-def write_report(folders: Sequence[Path], output: Path) -> list[Path]:
-    """Write ``report.md``, ``report.tex``, ``results.csv`` and ``audit.csv``.
+def write_report(analysis: Analysis, output: Path, figures: bool = False, html: bool = False) -> list[Path]:
+    """Write an analysis for people and for programs.
 
     Parameters
     ----------
-    folders : sequence of Path
-        Where records are looked for, at any depth.
+    analysis : Analysis
     output : Path
         Folder to write to; made if it does not exist.
+    figures : bool
+        Also draw the figures, into ``figures/``; ``report.tex`` and ``report.md`` then show them.
+    html : bool
+        Also build the page that opens from disk, ``page/``.
 
     Returns
     -------
     list of Path
-        The files written.
+        The files written: ``report.md`` and ``report.tex`` for people, ``tables/*.tex`` to be put into a paper one by
+        one, ``results.csv`` and ``audit.csv`` with full precision, ``report.json`` with all of it; then figures and
+        the page's beginning.
 
     Raises
     ------
-    UserError
-        A folder does not exist, or no record is found.
     QGBenchError
         The output cannot be written.
     """
-    collection = collect(folders)
-    sections = [(section, audit(section.runs)) for section in compare(collection)]
-    chapters = [chapter(section, audits) for section, audits in sections]
-    results = pd.DataFrame([row for section, _ in sections for row in _result_rows(section)], columns=RESULT_COLUMNS)
-    audits = pd.DataFrame([row for pair in sections for row in _audit_rows(*pair)], columns=AUDIT_COLUMNS)
+    sections = [(section, audit(section.runs)) for section in analysis.sections]
+    chapters = [summary(across, analysis.measure) for across in analysis.across]
+    chapters += [chapter(section, audits, analysis.measure) for section, audits in sections]
+    rows = [row for section, _ in sections for row in _result_rows(section, analysis.measure)]
+    audits = [row for pair in sections for row in _audit_rows(*pair)]
+    drawn = draw_figures(analysis, output / "figures") if figures else []
+    shown = [
+        (caption, [path for path in drawn if path.stem == kind or path.stem.startswith(f"{kind}-")])
+        for kind, caption in CAPTIONS.items()
+    ]
+    absent = [Problem(kind, cause) for kind, cause in why_not(analysis).items()] if figures else []
     files = {
-        "report.md": _markdown(chapters, collection.problems),
-        "report.tex": _latex(chapters, collection.problems),
-        "results.csv": results.to_csv(index=False, float_format="%.17g"),
-        "audit.csv": audits.to_csv(index=False, float_format="%.17g"),
+        "report.md": _markdown(chapters, shown, absent, analysis.problems),
+        "report.tex": _latex(chapters, shown, absent, analysis.problems),
+        "results.csv": pd.DataFrame(rows, columns=RESULT_COLUMNS).to_csv(index=False, float_format="%.17g"),
+        "audit.csv": pd.DataFrame(audits, columns=AUDIT_COLUMNS).to_csv(index=False, float_format="%.17g"),
+        "report.json": _json(analysis, rows),
+        **_single_tables(chapters),
     }
     for name, text in files.items():
         write_atomically(output / name, text.encode())
-    return [output / name for name in files]
+    page = write_page(analysis, output / "page", [path for path in drawn if path.suffix == ".png"]) if html else []
+    return [*(output / name for name in files), *drawn, *page[:1]]
 
 
-def _result_rows(section: Section) -> list[dict[str, Any]]:
-    cells = [_result_row("cell", section.setting, name, scores) for name, scores in section.cells.items()]
-    contrasts = []
-    for row in section.rows:
-        if row.difference is not None:
-            result = _result_row("contrast", section.setting, row.name, row.difference)
-            dice = row.difference.dice
-            result |= {"p": dice.p, "p_holm": row.holm_p, "p_false": dice.p_false, "p_wilcoxon": dice.wilcoxon_p}
-            contrasts.append(result)
-        elif row.refused:
-            named = {**section.setting._asdict(), **row.name._asdict()}
-            contrasts.append({"kind": "contrast", **named, "reason": f"refused: {row.refused}"})
-    return cells + contrasts
+def _result_rows(section: Section, what: Measure) -> list[dict[str, Any]]:
+    common = {"measure": what.name, **section.setting._asdict()}
+    rows = [{"kind": "cell", **common, **_scored(name, scores)} for name, scores in section.cells.items()]
+    for contrast in section.contrasts:
+        if contrast.name == contrast.reference:
+            continue
+        named = {**common, **{f"reference_{key}": value for key, value in contrast.reference._asdict().items()}}
+        if contrast.difference is None:
+            reason = f"refused: {contrast.refused}" if contrast.refused else "one of the two is missing"
+            rows.append({"kind": contrast.kind, **named, **contrast.name._asdict(), "reason": reason})
+            continue
+        found = contrast.difference.estimate
+        tests = {"p": found.p, "p_holm": contrast.holm_p, "p_false": found.p_false, "p_wilcoxon": found.wilcoxon_p}
+        tests |= {"improvement": contrast.improvement, "effect": contrast.effect, "headroom": contrast.headroom}
+        rows.append({"kind": contrast.kind, **named, **_scored(contrast.name, contrast.difference), **tests})
+    return rows
 
 
-def _result_row(kind: str, setting: Setting, name: Name, scores: Scores) -> dict[str, Any]:
-    low, high = scores.dice.interval or (None, None)
+def _scored(name: Name, scores: Scores) -> dict[str, Any]:
+    found = scores.estimate
+    low, high = found.interval or (None, None)
     return {
-        "kind": kind,
-        **setting._asdict(),
         **name._asdict(),
         "seeds": " ".join(map(str, scores.seeds)),
         "images": scores.images,
-        "groups": scores.dice.groups,
-        "dice": scores.dice.mean,
+        "groups": found.groups,
+        "mean": found.mean,
         "ci_low": low,
         "ci_high": high,
-        "standard_error": scores.dice.standard_error,
-        "image_dice": scores.image_dice,
-        "hd95": scores.hd95,
-        "hd95_percent": scores.hd95_percent,
-        "missed": scores.missed,
-        "reason": scores.dice.reason,
+        "standard_error": found.standard_error,
+        "sd_images": scores.spread.images,
+        "sd_groups": scores.spread.groups,
+        "sd_seeds": scores.spread.seeds,
+        **{f"image_{measure}": scores.means[measure] for measure in MEASURES},
+        "missed": scores.means["missed"],
+        "spurious": scores.means["spurious"],
+        "reason": found.reason,
     }
 
 
@@ -144,7 +174,78 @@ def _audit_rows(section: Section, audits: list[AuditRow]) -> list[dict[str, Any]
     ]
 
 
-def _markdown(chapters: list[Chapter], unread: list[Problem]) -> str:
+def _json(analysis: Analysis, rows: list[dict[str, Any]]) -> str:
+    """Everything in one file, for programs: the rows of results.csv, what holds across settings, and all problems."""
+    whole = {
+        "measure": asdict(analysis.measure),
+        "results": rows,
+        "best": [
+            {**section.setting._asdict(), "names": [name._asdict() for name in section.best]}
+            for section in analysis.sections
+        ],
+        "across": [_across_json(across) for across in analysis.across],
+        "problems": [
+            *(problem._asdict() for problem in analysis.problems),
+            *({**s.setting._asdict(), **problem._asdict()} for s in analysis.sections for problem in s.problems),
+        ],
+    }
+    return json.dumps(_finite(whole), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _across_json(across: Across) -> dict[str, Any]:
+    return {
+        "protocol": across.protocol,
+        "protocol_version": across.protocol_version,
+        "arch": across.arch,
+        "encoder": across.encoder,
+        "settings": [setting._asdict() for setting in across.settings],
+        "names": [name._asdict() for name in across.names],
+        "left_out": [{**name._asdict(), "missing": count} for name, count in across.left_out.items()],
+        "means": across.means.tolist(),
+        "ranks": across.ranks.tolist(),
+        "friedman_p": across.friedman_p,
+        "least_p": across.least_p,
+        "cliques": [[name._asdict() for name in clique] for clique in across.cliques],
+        "rank_frequencies": across.frequencies.tolist(),
+        "addons": [
+            {
+                "addon": addon.addon,
+                "methods": addon.methods,
+                "left_out": addon.left_out,
+                "combined": None if addon.combined is None else asdict(addon.combined),
+                "win_tie_loss": addon.win_tie_loss,
+                "rope": addon.rope,
+            }
+            for addon in across.addons
+        ],
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Put null where a number is not defined, as JSON has no other word for it."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return finite_or_none(value) if isinstance(value, float) else value
+
+
+def _single_tables(chapters: list[Chapter]) -> dict[str, str]:
+    """Each table as a file of its own, numbered in the order of the report."""
+    named = [(part, table) for part in chapters for table in part.tables]
+    files = {}
+    for number, (part, table) in enumerate(named, start=1):
+        words = re.sub(r"[^a-z0-9]+", "-", f"{part.title} {table.title}".casefold()).strip("-")
+        needs = "% needs \\usepackage{booktabs,longtable}\n"
+        files[f"tables/{number:03}-{words[:80]}.tex"] = needs + latex_table(table, part.above) + "\n"
+    return files
+
+
+Shown = list[tuple[str, list[Path]]]
+"""Captions and the files that they stand under."""
+
+
+def _markdown(chapters: list[Chapter], shown: Shown, absent: list[Problem], unread: list[Problem]) -> str:
     def listed(problems: list[Problem]) -> list[str]:
         return [f"- {markdown_name(problem.where)}: {_plain(problem.cause)}" for problem in problems]
 
@@ -155,6 +256,14 @@ def _markdown(chapters: list[Chapter], unread: list[Problem]) -> str:
             blocks += [f"### {table.title}", *map(_plain, part.above), markdown_table(table)]
         blocks.append("\n".join(f"- {_plain(line)}" for line in part.below))
         blocks += ["### Problems", "\n".join(listed(part.problems)) or "None."]
+    pictures = [(caption, [path for path in paths if path.suffix == ".png"]) for caption, paths in shown]
+    if any(paths for _, paths in pictures):
+        blocks.append("## Figures")
+        for caption, paths in pictures:
+            blocks += [f"![{path.stem}](figures/{path.name})" for path in paths]
+            blocks += [_plain(caption)] if paths else []
+    if absent:
+        blocks += ["## Figures that were not drawn", "\n".join(listed(absent))]
     blocks += ["## Records that were not used", "\n".join(listed(unread)) or "None."]
     return "\n\n".join(blocks) + "\n"
 
@@ -166,7 +275,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _latex(chapters: list[Chapter], unread: list[Problem]) -> str:
+def _latex(chapters: list[Chapter], shown: Shown, absent: list[Problem], unread: list[Problem]) -> str:
     def itemised(lines: list[str]) -> list[str]:
         # The bullet of mathematics: LaTeX's own is in a font that small installations lack.
         items = [rf"\item[$\bullet$] {line}" for line in lines]
@@ -178,7 +287,7 @@ def _latex(chapters: list[Chapter], unread: list[Problem]) -> str:
     lines = [
         r"\documentclass{article}",
         r"\usepackage[a4paper,landscape,margin=12mm]{geometry}",
-        r"\usepackage{booktabs,longtable}",
+        r"\usepackage{booktabs,graphicx,longtable}",
         r"\setlength{\tabcolsep}{4pt}",
         r"\setlength{\LTleft}{0pt}",
         r"\setlength{\parindent}{0pt}",
@@ -191,5 +300,14 @@ def _latex(chapters: list[Chapter], unread: list[Problem]) -> str:
         lines += [latex_table(table, part.above) for table in part.tables]
         lines += itemised([escape_latex(line) for line in part.below])
         lines += [r"\subsection*{Problems}", *listed(part.problems)]
+    plots = [(caption, [path for path in paths if path.suffix == ".pdf"]) for caption, paths in shown]
+    for caption, paths in plots:
+        for path in paths:
+            picture = (
+                rf"\includegraphics[width=\linewidth,height=0.75\textheight,keepaspectratio]{{figures/{path.name}}}"
+            )
+            lines += [r"\clearpage", rf"\begin{{center}}{picture}\end{{center}}", escape_latex(caption), ""]
+    if absent:
+        lines += [r"\section*{Figures that were not drawn}", *listed(absent)]
     lines += [r"\section*{Records that were not used}", *listed(unread), r"\end{document}"]
     return "\n".join(lines) + "\n"

@@ -28,8 +28,9 @@ from qgbench.records import (
     write_images,
     write_record,
 )
+from qgbench.report.analysis import Filters, Section, analyse
 from qgbench.report.audit import audit
-from qgbench.report.collect import Name, Section, collect, compare
+from qgbench.report.collect import Name, collect
 from qgbench.report.tables import escape_latex, markdown_name
 from qgbench.report.write import write_report
 
@@ -152,28 +153,32 @@ def make_twins(folder: Path, seeds: int = 3, groups: int = 8, **cell: Any) -> No
 
 
 def only_section(folder: Path) -> Section:
-    (section,) = compare(collect([folder]))
+    (section,) = analyse(collect([folder])).sections
     return section
+
+
+def report(folder: Path, output: Path) -> list[Path]:
+    return write_report(analyse(collect([folder])), output)
 
 
 class TestNumbers:
     def test_contrast_with_known_truth(self, tmp_path: Path) -> None:
         make_twins(tmp_path)
         section = only_section(tmp_path)
-        (row,) = section.rows
-        assert row.base is not None
-        assert row.addon is not None
+        (row,) = section.contrasts
+        assert row.reference_scores is not None
+        assert row.scores is not None
         assert row.difference is not None
         judge = stats.ttest_1samp(GROUP_GAIN, 0)
         assert row.name == Name("mean_teacher", "", "qw")
-        assert row.difference.dice.mean == pytest.approx(0.02)
-        assert row.difference.dice.interval == pytest.approx(tuple(judge.confidence_interval()), rel=1e-6)
-        assert row.difference.dice.p == pytest.approx(judge.pvalue, rel=1e-6)
-        assert row.difference.dice.p_false == pytest.approx(judge.pvalue / 2, rel=1e-6)
-        assert row.holm_p == row.difference.dice.p
-        assert row.base.dice.mean == pytest.approx(GROUP_DICE.mean() + 0.02)
-        assert row.base.seeds == [0, 1, 2]
-        assert (row.base.images, row.base.dice.groups) == (16, 8)
+        assert row.difference.estimate.mean == pytest.approx(0.02)
+        assert row.difference.estimate.interval == pytest.approx(tuple(judge.confidence_interval()), rel=1e-6)
+        assert row.difference.estimate.p == pytest.approx(judge.pvalue, rel=1e-6)
+        assert row.difference.estimate.p_false == pytest.approx(judge.pvalue / 2, rel=1e-6)
+        assert row.holm_p == row.difference.estimate.p
+        assert row.reference_scores.estimate.mean == pytest.approx(GROUP_DICE.mean() + 0.02)
+        assert row.reference_scores.seeds == [0, 1, 2]
+        assert (row.reference_scores.images, row.reference_scores.estimate.groups) == (16, 8)
         assert section.problems == []
 
     def test_unequal_groups_count_once_each(self, tmp_path: Path) -> None:
@@ -182,16 +187,16 @@ class TestNumbers:
         make_record(tmp_path, GROUP_DICE, images=images)
         scores = only_section(tmp_path).cells[Name("mean_teacher", "", "")]
         expected = np.array([0.51, *GROUP_DICE[1:7], (0.49 + 0.89 + 0.91) / 3]).mean()
-        assert scores.dice.mean == pytest.approx(expected)
-        assert scores.image_dice == pytest.approx(GROUP_DICE.mean())
+        assert scores.estimate.mean == pytest.approx(expected)
+        assert scores.means["dice"] == pytest.approx(GROUP_DICE.mean())
 
     def test_missed_images_count_with_their_diagonal(self, tmp_path: Path) -> None:
         make_record(tmp_path, GROUP_DICE, missed=2, seed=0)
         make_record(tmp_path, GROUP_DICE, missed=0, seed=1)
         scores = only_section(tmp_path).cells[Name("mean_teacher", "", "")]
-        assert scores.missed == 1
-        assert scores.hd95 == pytest.approx(((2 * 50 + 14 * 5) / 16 + 5) / 2)  # 30 x 40: the diagonal is 50
-        assert scores.hd95_percent == pytest.approx(((2 * 100 + 14 * 10) / 16 + 10) / 2)
+        assert scores.means["missed"] == 1
+        assert scores.means["hd95"] == pytest.approx(((2 * 50 + 14 * 5) / 16 + 5) / 2)  # 30 x 40: the diagonal is 50
+        assert scores.means["hd95_percent"] == pytest.approx(((2 * 100 + 14 * 10) / 16 + 10) / 2)
 
     def test_p_values_of_a_table_are_holm_adjusted(self, tmp_path: Path) -> None:
         for method, scale in (("supervised", 1), ("ict", 0.3), ("cps", -0.5)):
@@ -199,10 +204,12 @@ class TestNumbers:
                 noise = np.roll(GROUP_GAIN, seed) - GROUP_GAIN.mean()
                 make_record(tmp_path, GROUP_DICE, method=method, seed=seed)
                 make_record(tmp_path, GROUP_DICE + scale * GROUP_GAIN + noise, method=method, addon="qar", seed=seed)
-        rows = only_section(tmp_path).rows
+        rows = only_section(tmp_path).contrasts
         assert [row.name.method for row in rows] == ["supervised", "cps", "ict"]
         plain = [
-            row.difference.dice.p for row in rows if row.difference is not None and row.difference.dice.p is not None
+            row.difference.estimate.p
+            for row in rows
+            if row.difference is not None and row.difference.estimate.p is not None
         ]
         smallest, middle, largest = sorted(plain)
         expected = {smallest: 3 * smallest}
@@ -211,24 +218,92 @@ class TestNumbers:
         assert len(set(plain)) == 3
         assert [row.holm_p for row in rows] == pytest.approx([min(1, expected[p]) for p in plain])
 
-    def test_several_addons_of_one_method_give_a_row_each(self, tmp_path: Path) -> None:
+    def test_a_control_is_compared_with_the_base_and_with_the_add_on(self, tmp_path: Path) -> None:
         make_twins(tmp_path)
         for seed in range(3):
             make_record(tmp_path, GROUP_DICE + 0.02 * seed, addon="qw-shuffled", seed=seed)
-        rows = only_section(tmp_path).rows
-        assert [row.name.addon for row in rows] == ["qw", "qw-shuffled"]
-        assert rows[1].difference is not None
-        assert (rows[1].difference.dice.mean, rows[1].difference.dice.p) == (0, 1)
+        twin, control, rival = only_section(tmp_path).contrasts
+        kinds = [(c.kind, c.name.addon, c.reference.addon) for c in (twin, control, rival)]
+        assert kinds == [("twin", "qw", ""), ("control", "qw-shuffled", ""), ("control", "qw", "qw-shuffled")]
+        assert control.difference is not None
+        assert (control.difference.estimate.mean, control.difference.estimate.p) == (0, 1)
+        assert rival.difference is not None
+        assert rival.difference.estimate == twin.difference.estimate  # type: ignore[union-attr]
+        assert rival.holm_p == 2 * twin.holm_p  # type: ignore[operator]  # two in the family of controls
+
+    def test_contrasts_that_are_asked_for(self, tmp_path: Path) -> None:
+        make_twins(tmp_path)
+        for seed in range(3):
+            make_record(tmp_path, GROUP_DICE - 0.05 + 0.02 * seed, method="ict", variant="method.x=1", seed=seed)
+        collection = collect([tmp_path])
+        (section,) = analyse(collection, asked=["mean_teacher+qw:ict(method.x=1)"]).sections
+        (asked,) = [c for c in section.contrasts if c.kind == "asked"]
+        assert asked.difference is not None
+        assert asked.difference.estimate.mean == pytest.approx(0.02 + 0.05)
+        with pytest.raises(
+            UserError, match=r"no record of 'ict'; there are: ict\(method.x=1\), mean_teacher, mean_teach"
+        ):
+            analyse(collection, asked=["mean_teacher+qw:ict"])
+        with pytest.raises(UserError, match="expected A:B"):
+            analyse(collection, asked=["mean_teacher"])
+
+    def test_filters(self, tmp_path: Path) -> None:
+        make_twins(tmp_path)
+        make_twins(tmp_path, dataset="other", method="ict")
+        collection = collect([tmp_path])
+        (section,) = analyse(collection, Filters(dataset=("other",))).sections
+        assert (section.setting.dataset, {name.method for name in section.cells}) == ("other", {"ict"})
+        with pytest.raises(UserError, match=r"no record has the dataset 'ph2'; there are: other, phantom"):
+            analyse(collection, Filters(dataset=("ph2",)))
+        with pytest.raises(UserError, match="no record passes all filters together"):
+            analyse(collection, Filters(dataset=("other",), method=("mean_teacher",)))
+
+    def test_another_metric(self, tmp_path: Path) -> None:
+        """Distances are better when they are smaller, and count with the diagonal where a lesion is missed."""
+        for seed in range(3):
+            make_record(tmp_path, GROUP_DICE, missed=2, seed=seed)
+            make_record(tmp_path, GROUP_DICE, missed=0, addon="qw", seed=seed)
+        (section,) = analyse(collect([tmp_path]), metric="hd95").sections
+        (twin,) = section.contrasts
+        assert twin.difference is not None
+        assert twin.difference.estimate.mean == pytest.approx(-45 / 8)  # one group of eight: from 50 to 5 pixels
+        assert twin.improvement == pytest.approx((1 + 7 / 2) / 8)
+        assert Name("mean_teacher", "", "qw") in section.best
+        with pytest.raises(UserError, match="unknown metric 'hd59'"):
+            analyse(collect([tmp_path]), metric="hd59")
+
+    def test_headroom_is_what_all_labels_would_give(self, tmp_path: Path) -> None:
+        make_twins(tmp_path)
+        for seed in range(3):
+            make_record(tmp_path, GROUP_DICE - 0.02, method="supervised", seed=seed)
+            make_record(tmp_path / "all", GROUP_DICE + 0.06, method="supervised", regime="all@grouped", seed=seed)
+        by_regime = {section.setting.regime: section for section in analyse(collect([tmp_path])).sections}
+        (twin,) = [c for c in by_regime["n28@grouped"].contrasts if c.name.addon == "qw"]
+        assert twin.headroom == pytest.approx(0.02 / 0.08)
+
+    def test_bold_is_the_whole_top_clique(self, tmp_path: Path) -> None:
+        """ict is as good as the best one up to noise; cps is five points below in every group."""
+        noise = np.array([1, -1, 1, -1, 1, -1, 1, -1]) * 0.004
+        for seed in range(3):
+            for method, shift in (("mean_teacher", 0.0), ("ict", noise - 0.0005), ("cps", noise / 4 - 0.05)):
+                make_record(tmp_path, GROUP_DICE + shift + 0.001 * seed, method=method, seed=seed)
+        section = only_section(tmp_path)
+        assert [name.method for name in section.best] == ["ict", "mean_teacher"]
+        report(tmp_path, tmp_path / "out")
+        text = (tmp_path / "out" / "report.md").read_text()
+        rows = {line.split("`")[1]: line for line in text.splitlines()[::-1] if line.startswith("| `")}  # first table
+        assert [("**" in rows[method]) for method in ("ict", "mean_teacher", "cps")] == [True, True, False]
+        assert r"\textbf{" in (tmp_path / "out" / "report.tex").read_text()
 
     def test_settings_apart_from_each_other(self, tmp_path: Path) -> None:
         make_twins(tmp_path)
         make_twins(tmp_path, dataset="other")
-        assert [section.setting.dataset for section in compare(collect([tmp_path]))] == ["other", "phantom"]
+        assert [section.setting.dataset for section in analyse(collect([tmp_path])).sections] == ["other", "phantom"]
 
     def test_variants_are_not_twins(self, tmp_path: Path) -> None:
         make_record(tmp_path, GROUP_DICE)
         make_record(tmp_path, GROUP_DICE, addon="qw", variant="method.threshold=0.9")
-        rows = only_section(tmp_path).rows
+        rows = only_section(tmp_path).contrasts
         assert [row.difference for row in rows] == [None, None]
 
 
@@ -242,9 +317,9 @@ class TestNothingIsDroppedInSilence:
             ("cps + qw", "no usable record without an add-on"),
             ("ict", "no usable record with an add-on"),
         ]
-        write_report([tmp_path], tmp_path / "out")
+        report(tmp_path, tmp_path / "out")
         text = (tmp_path / "out" / "report.md").read_text()
-        (ict,) = [line for line in text.splitlines() if line.startswith("| `ict` | -- | 1 | 71.50 [")]
+        (ict,) = [line for line in text.splitlines() if line.startswith("| `ict` | -- | 1 | **71.50 [")]
         assert ict.split(" | ")[4:10] == ["--"] * 6
         assert ict.endswith("| 5.0 / -- | 10.0 / -- | 0.0 / -- |")
         assert "- `ict`: no usable record with an add-on" in text
@@ -253,10 +328,10 @@ class TestNothingIsDroppedInSilence:
         make_twins(tmp_path, seeds=3)
         make_record(tmp_path, GROUP_DICE - 0.3, seed=7)
         section = only_section(tmp_path)
-        (row,) = section.rows
-        assert row.base is not None
-        assert row.base.seeds == [0, 1, 2]
-        assert row.base.dice.mean == pytest.approx(GROUP_DICE.mean() + 0.02)
+        (row,) = section.contrasts
+        assert row.reference_scores is not None
+        assert row.reference_scores.seeds == [0, 1, 2]
+        assert row.reference_scores.estimate.mean == pytest.approx(GROUP_DICE.mean() + 0.02)
         assert section.cells[Name("mean_teacher", "", "")].seeds == [0, 1, 2, 7]
         assert section.problems == [("mean_teacher + qw", "seeds 7 only without the add-on: left out")]
 
@@ -276,17 +351,17 @@ class TestNothingIsDroppedInSilence:
         make_record(tmp_path, GROUP_DICE, addon="qw", fields=fields)
         section = only_section(tmp_path)
         assert section.problems == [("mean_teacher + qw", cause)]
-        assert section.rows[0].difference is None
-        assert section.rows[0].base is not None
-        write_report([tmp_path], tmp_path / "out")
+        assert section.contrasts[0].difference is None
+        assert section.contrasts[0].reference_scores is not None
+        report(tmp_path, tmp_path / "out")
         assert "| refused | refused |" in (tmp_path / "out" / "report.md").read_text()
         results = pd.read_csv(tmp_path / "out" / "results.csv")
-        assert results.loc[results["kind"] == "contrast", "reason"].tolist() == [cause]
+        assert results.loc[results["kind"] == "twin", "reason"].tolist() == [cause]
 
     def test_another_card_of_the_same_kind_is_not_refused(self, tmp_path: Path) -> None:
         make_record(tmp_path, GROUP_DICE, fields={"device": "cuda:0"})
         make_record(tmp_path, GROUP_DICE, addon="qw", fields={"device": "cuda:1"})
-        assert only_section(tmp_path).rows[0].difference is not None
+        assert only_section(tmp_path).contrasts[0].difference is not None
 
     @pytest.mark.parametrize("column", ["id", "group", "n_ref"])
     def test_other_test_images_are_refused(self, tmp_path: Path, column: str) -> None:
@@ -296,15 +371,15 @@ class TestNothingIsDroppedInSilence:
         make_record(tmp_path, GROUP_DICE, addon="qw", images=images)
         section = only_section(tmp_path)
         assert section.problems == [("mean_teacher + qw", "refused: the test images differ")]
-        assert section.rows[0].refused == "the test images differ"
+        assert section.contrasts[0].refused == "the test images differ"
 
     def test_seeds_of_one_cell_on_different_images(self, tmp_path: Path) -> None:
         make_twins(tmp_path, seeds=2)
         make_record(tmp_path, GROUP_DICE[:7], seed=2)
         section = only_section(tmp_path)
         assert ("mean_teacher", "refused: seeds 0, 1, 2 were tested on different images") in section.problems
-        assert section.rows[0].base is None
-        assert section.rows[0].difference is None
+        assert section.contrasts[0].reference_scores is None
+        assert section.contrasts[0].difference is None
 
     def test_no_seed_in_common(self, tmp_path: Path) -> None:
         make_record(tmp_path, GROUP_DICE, seed=0)
@@ -315,10 +390,10 @@ class TestNothingIsDroppedInSilence:
         make_record(tmp_path, GROUP_DICE)
         shuffled = make_images(GROUP_DICE + 0.01).sample(frac=1, random_state=0)
         make_record(tmp_path, GROUP_DICE, addon="qw", images=shuffled)
-        difference = only_section(tmp_path).rows[0].difference
+        difference = only_section(tmp_path).contrasts[0].difference
         assert difference is not None
-        assert difference.dice.mean == pytest.approx(0.01)
-        assert difference.dice.standard_error == pytest.approx(0, abs=1e-12)
+        assert difference.estimate.mean == pytest.approx(0.01)
+        assert difference.estimate.standard_error == pytest.approx(0, abs=1e-12)
 
 
 def cut(path: Path) -> None:
@@ -357,7 +432,7 @@ class TestBrokenFiles:
             ("json", cut, "is not a record"),
             ("json", lambda path: path.write_text(""), "is not a record"),
             ("json", lambda path: path.write_bytes(b"\xff\x00"), "is not a record"),
-            ("json", lambda path: path.write_text("{}"), "is not a record: run_id"),
+            ("json", lambda path: path.write_text("{}"), "is not a record: schema_version"),
             ("csv", cut, "is cut off in its last row"),
             ("csv", edit_dice, "gives dice = 0.7151, the record says 0.715: one of the two was changed"),
             ("csv", blank_dice, "a row without id, group, status or Dice"),
@@ -377,12 +452,12 @@ class TestBrokenFiles:
         (problem,) = collection.problems
         assert problem.where == str(broken)
         assert any(part in problem.cause for part in cause.split("|"))
-        write_report([tmp_path], tmp_path / "out")
+        report(tmp_path, tmp_path / "out")
         assert str(broken) in (tmp_path / "out" / "report.md").read_text()
 
     def test_nothing_but_broken_files_still_gives_a_report(self, tmp_path: Path) -> None:
         cut(make_record(tmp_path, GROUP_DICE))
-        for path in write_report([tmp_path], tmp_path / "out"):
+        for path in report(tmp_path, tmp_path / "out"):
             assert path.stat().st_size > 0
 
     def test_copies_count_once(self, tmp_path: Path) -> None:
@@ -406,7 +481,7 @@ class TestBrokenFiles:
 
     def test_empty_and_absent_folders(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"no records under .*qgbench run"):
-            write_report([tmp_path], tmp_path / "out")
+            report(tmp_path, tmp_path / "out")
         with pytest.raises(UserError, match=r"no folder .*nowhere"):
             collect([tmp_path / "nowhere"])
         with pytest.raises(UserError, match="no records"):
@@ -417,7 +492,7 @@ class TestBrokenFiles:
         make_record(tmp_path, GROUP_DICE)
         (tmp_path / "out").write_text("")
         with pytest.raises(QGBenchError, match="cannot write"):
-            write_report([tmp_path], tmp_path / "out")
+            report(tmp_path, tmp_path / "out")
 
 
 class TestAudit:
@@ -454,17 +529,24 @@ class TestAudit:
 class TestFiles:
     def test_markdown(self, tmp_path: Path) -> None:
         make_twins(tmp_path, seeds=2)
-        written = write_report([tmp_path], tmp_path / "out")
-        assert [path.name for path in written] == ["report.md", "report.tex", "results.csv", "audit.csv"]
+        written = report(tmp_path, tmp_path / "out")
+        names = [path.relative_to(tmp_path / "out").as_posix() for path in written]
+        assert names[:5] == ["report.md", "report.tex", "results.csv", "audit.csv", "report.json"]
+        start = "tables/001-phantom-n28-grouped-unet-tf-efficientnet-lite0-methods-with-and-without"
+        assert names[5].startswith(start)
+        assert len(names) == 5 + 5
         lines = (tmp_path / "out" / "report.md").read_text().splitlines()
         interval = stats.ttest_1samp(GROUP_GAIN, 0).confidence_interval()
         difference = f"2.00 [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
         (row,) = [line for line in lines if difference in line]
         assert row.startswith("| `mean_teacher` | `qw` | 2 | 72.50 [")
         assert "| 5.0 / 5.0 | 10.0 / 10.0 | 0.0 / 0.0 |" in row
-        sentence = "protocol small v1: not a replication of the paper's experiments (reduced size, light encoder)"
+        sentence = (
+            "protocol small v1: not a replication of the paper's experiments (96 px or less, EfficientNet-Lite0, few "
+            "steps, stand-in sets and pools)"
+        )
         titles = [i for i, line in enumerate(lines) if line.startswith("### ") and line != "### Problems"]
-        assert len(titles) == 4
+        assert len(titles) == 5
         assert all(lines[i + 2] == sentence and lines[i + 4].startswith("| ") for i in titles)
         text = "\n".join(lines)
         assert EMPTY_MASK_RULE in text
@@ -479,7 +561,7 @@ class TestFiles:
     @pytest.mark.parametrize(("protocol", "said"), [("smoke", True), ("small", True), ("paper", False)])
     def test_what_is_not_a_replication_says_so(self, tmp_path: Path, protocol: str, said: bool) -> None:
         make_record(tmp_path, GROUP_DICE, protocol=protocol, protocol_version=3)
-        write_report([tmp_path], tmp_path / "out")
+        report(tmp_path, tmp_path / "out")
         for name in ("report.md", "report.tex"):
             text = (tmp_path / "out" / name).read_text()
             assert f"protocol {protocol} v3" in text
@@ -494,24 +576,24 @@ class TestFiles:
     )
     def test_withheld_with_the_reason(self, tmp_path: Path, seeds: int, groups: int, reason: str) -> None:
         make_twins(tmp_path, seeds=seeds, groups=groups)
-        (row,) = only_section(tmp_path).rows
+        (row,) = only_section(tmp_path).contrasts
         assert row.holm_p is None
-        write_report([tmp_path], tmp_path / "out")
+        report(tmp_path, tmp_path / "out")
         text = (tmp_path / "out" / "report.md").read_text()
         assert "| withheld | withheld | withheld | withheld |" in text
         assert f"- {reason} (mean\\_teacher + qw)." in text
 
     def test_csv_has_full_precision(self, tmp_path: Path) -> None:
         make_twins(tmp_path)
-        write_report([tmp_path], tmp_path / "out")
+        report(tmp_path, tmp_path / "out")
         results = pd.read_csv(tmp_path / "out" / "results.csv")
-        assert results["kind"].tolist() == ["cell", "cell", "contrast"]
-        (row,) = only_section(tmp_path).rows
+        assert results["kind"].tolist() == ["cell", "cell", "twin"]
+        (row,) = only_section(tmp_path).contrasts
         assert row.difference is not None
         contrast = results.iloc[2]
-        assert contrast["dice"] == pytest.approx(row.difference.dice.mean, rel=1e-14)
-        assert (contrast["ci_low"], contrast["ci_high"]) == pytest.approx(row.difference.dice.interval, rel=1e-14)
-        assert (contrast["p"], contrast["p_holm"]) == pytest.approx((row.difference.dice.p, row.holm_p), rel=1e-14)
+        assert contrast["mean"] == pytest.approx(row.difference.estimate.mean, rel=1e-14)
+        assert (contrast["ci_low"], contrast["ci_high"]) == pytest.approx(row.difference.estimate.interval, rel=1e-14)
+        assert (contrast["p"], contrast["p_holm"]) == pytest.approx((row.difference.estimate.p, row.holm_p), rel=1e-14)
         assert contrast["seeds"] == "0 1 2"
         audits = pd.read_csv(tmp_path / "out" / "audit.csv")
         picked = audits.query("part == 'pseudo_labels' and progress == 0.5 and quantity == 'g_pearson'")
@@ -521,8 +603,8 @@ class TestFiles:
     def test_same_records_give_the_same_bytes(self, tmp_path: Path) -> None:
         make_twins(tmp_path / "runs")
         make_twins(tmp_path / "runs", method="ict")
-        one = [path.read_bytes() for path in write_report([tmp_path / "runs"], tmp_path / "one")]
-        other = [path.read_bytes() for path in write_report([tmp_path / "runs"], tmp_path / "other")]
+        one = [path.read_bytes() for path in report(tmp_path / "runs", tmp_path / "one")]
+        other = [path.read_bytes() for path in report(tmp_path / "runs", tmp_path / "other")]
         assert one == other
 
 
@@ -542,7 +624,7 @@ class TestLatex:
 
     def test_tables_have_as_many_cells_as_columns(self, tmp_path: Path) -> None:
         make_twins(tmp_path, method="a & b")
-        write_report([tmp_path], tmp_path / "out")
+        report(tmp_path, tmp_path / "out")
         tex = (tmp_path / "out" / "report.tex").read_text()
         assert r"a \& b & \raggedright qw & 3 & 73.50 {[}" in tex
         for table in tex.split(r"\begin{longtable}")[1:]:
@@ -560,7 +642,7 @@ class TestLatex:
         make_twins(tmp_path, method="supervised", variant="[method.x]=1")
         make_record(tmp_path, GROUP_DICE, method="*starred")
         cut(make_record(tmp_path, GROUP_DICE, method="ict"))
-        write_report([tmp_path], tmp_path / "out")
+        report(tmp_path, tmp_path / "out")
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
         for _ in range(2):
             done = subprocess.run(

@@ -1,0 +1,145 @@
+"""Time and memory of a report over many records: ``python perf/report_scale.py [RECORDS] [--html] [--no-figures]``.
+
+Records of 100 test images in 50 groups are generated: 20 data sets, 50 methods with and without QW, 5 seeds. Printed
+are the seconds of reading, of the analysis and of writing, and the peak memory of the process that did it.
+"""
+
+import argparse
+import itertools
+import math
+import multiprocessing
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from qgbench.records import IMAGE_COLUMNS, Cell, Provenance, Record, Times, summarise, write_images, write_record
+
+IMAGES, GROUPS = 100, 50
+
+
+def images_of(dice: np.ndarray, areas: np.ndarray) -> pd.DataFrame:
+    """Per-image rows whose counts agree with their Dice as nearly as whole pixels can."""
+    both = np.rint(dice * areas)
+    dice = both / areas
+    table = pd.DataFrame(
+        {
+            "id": [f"image{n:03}" for n in range(IMAGES)],
+            "group": [f"g{n * GROUPS // IMAGES:02}" for n in range(IMAGES)],
+            "height": 200,
+            "width": 300,
+            "n_ref": areas,
+            "n_pred": areas,
+            "n_tp": both.astype(int),
+            "dice": dice,
+            "jaccard": dice / (2 - dice),
+            "precision": dice,
+            "recall": dice,
+            "hd95": 40 * (1 - dice),
+            "hd95_max": 45 * (1 - dice),
+            "assd": 15 * (1 - dice),
+            "nsd_2px": dice**2,
+            "nsd_2pct": dice,
+            "status": np.where(both > 0, "ok", "missed"),
+            "q": 0.8,
+            "confidence": 0.9,
+        }
+    )
+    return table[IMAGE_COLUMNS]
+
+
+def generate(folder: Path, count: int) -> None:
+    noise = np.random.default_rng(0)
+    places = itertools.product(range(20), range(50), ("", "qw"), range(5))
+    difficulty = {d: 0.55 + 0.4 * noise.random(IMAGES) for d in range(20)}
+    areas = {d: noise.integers(500, 5000, IMAGES) for d in range(20)}
+    for d, m, addon, seed in itertools.islice(places, count):
+        skill = 0.02 * math.sin(m) + 0.01 * (addon == "qw") + 0.01 * noise.standard_normal()
+        images = images_of(np.clip(difficulty[d] + skill + 0.03 * noise.standard_normal(IMAGES), 0.05, 0.99), areas[d])
+        cell = Cell(
+            protocol="small",
+            protocol_version=2,
+            dataset=f"set{d:02}",
+            regime="n28@grouped",
+            arch="unet",
+            encoder="tf_efficientnet_lite0",
+            method=f"method{m:02}",
+            addon=addon,
+            variant="",
+            seed=seed,
+        )
+        name = f"set{d:02}-method{m:02}{addon and '+' + addon}-k{seed}"
+        record = Record(
+            run_id=name,
+            cell=cell,
+            spec={},
+            settings={},
+            steps=200,
+            precision="bf16",
+            device="cpu",
+            threads=1,
+            summary=summarise(images),
+            others={},
+            best_val_step=None,
+            val_dice=[(step, 0.5 + step / 500) for step in range(20, 201, 20)],
+            audit=None,
+            pseudo_labels=[],
+            pseudo_labels_on="unlabelled training images",
+            guidance=None,
+            times=Times(g=100.0, g_reused=seed > 0, train=90.0, evaluate=3.0),
+            peak_memory_mib=1500.0,
+            provenance=Provenance(
+                created="2026-01-01T00:00:00+00:00",
+                git_commit=None,
+                packages={},
+                python="3.11",
+                hardware={},
+                data="0",
+                split="0",
+                labelled_ids=[],
+                g=None,
+            ),
+        )
+        write_images(folder / name / "images.csv", images)
+        write_record(folder / name, record)
+
+
+def measure(folder: Path, html: bool, figures: bool) -> None:
+    from qgbench.report.analysis import analyse
+    from qgbench.report.collect import collect
+    from qgbench.report.write import write_report
+
+    begin = time.perf_counter()
+    collection = collect([folder])
+    read = time.perf_counter()
+    analysis = analyse(collection)
+    analysed = time.perf_counter()
+    write_report(analysis, folder / "report", figures=figures, html=html)
+    end = time.perf_counter()
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    print(
+        f"{len(collection.runs)} records, {len(collection.problems)} problems: reading {read - begin:.1f} s, analysis "
+        f"{analysed - read:.1f} s, writing {end - analysed:.1f} s, together {end - begin:.1f} s; peak {peak:.0f} MiB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("records", nargs="?", type=int, default=10_000)
+    parser.add_argument("--html", action="store_true")
+    parser.add_argument("--no-figures", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        generate(Path(place), options.records)
+        child = multiprocessing.get_context("spawn").Process(
+            target=measure, args=(Path(place), options.html, not options.no_figures)
+        )
+        child.start()
+        child.join()
+
+
+if __name__ == "__main__":
+    main()
