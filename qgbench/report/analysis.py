@@ -26,6 +26,7 @@ from qgbench.stats.effects import Spread, effect_size, headroom_share, probabili
 Kind = Literal["twin", "control", "asked"]
 
 FULL_BUDGET = "all"  # how a regime with all labels begins
+_TOLD_APART = 0.05  # adjusted p below which two cells are
 ROPE = 0.01  # in Dice: differences of one point or less are of no practical use
 
 
@@ -341,7 +342,7 @@ def _section(
     contrasts: list[Contrast] = []
     for kind, pairs in (("twin", _twins(by_name)), ("control", _controls(by_name)), ("asked", asked)):
         here = [
-            _contrast(kind, pair, usable, what, problems)  # type: ignore[arg-type]
+            _contrast(kind, pair, usable, cells, what, problems)  # type: ignore[arg-type]
             for pair in pairs
             if pair[0] in by_name or pair[1] in by_name
         ]
@@ -396,6 +397,7 @@ def _contrast(
     kind: Kind,
     pair: tuple[Name, Name],
     usable: dict[Name, dict[int, Run]],
+    cells: dict[Name, Scores],
     what: Measure,
     problems: list[Problem],
 ) -> Contrast:
@@ -420,7 +422,7 @@ def _contrast(
         if cause:
             problems.append(Problem(where, cause))
     if missing or refused:
-        scores, other_scores = (_scores(list(runs.values()), what) if runs else None for runs in (own, other))
+        scores, other_scores = (cells[one] if runs else None for one, runs in zip(pair, (own, other), strict=True))
         if name == reference:  # a cell that has no twin stands where a base does
             scores, other_scores = None, scores
         return Contrast(kind, name, reference, scores, other_scores, None, refused)
@@ -429,8 +431,11 @@ def _contrast(
             tail = " the add-on" if twin else ""
             problems.append(Problem(where, f"seeds {_listed(sorted(only))} only {word}{tail}: left out"))
     runs, other_runs = [own[seed] for seed in common], [other[seed] for seed in common]
-    scores, other_scores = _scores(runs, what), _scores(other_runs, what)
-    difference = _scores(runs, what, other_runs)
+    scores, other_scores = (
+        cells[one] if cells[one].seeds == common else _scores(chosen, what)
+        for one, chosen in ((name, runs), (reference, other_runs))
+    )
+    difference = _difference(runs, other_runs, scores, other_scores, what)
     sign = 1 if what.higher_is_better else -1
     return Contrast(
         kind=kind,
@@ -467,17 +472,22 @@ def _units_differ(runs: list[Run]) -> bool:
     return any(run.units.key != runs[0].units.key for run in runs[1:])
 
 
-def _scores(runs: list[Run], what: Measure, minus: list[Run] | None = None) -> Scores:
-    """Average the runs of a cell, one a seed, or their differences from the runs in `minus`, in the same order."""
-    values = np.column_stack([run.values[what.name] for run in runs])
+def _scores(runs: list[Run], what: Measure) -> Scores:
+    """Average the runs of a cell, one a seed."""
     means = {name: float(np.mean([run.values[name].mean() for run in runs])) for name in MEASURES}
     means |= {
         name: float(np.mean([getattr(run.record.summary, name) for run in runs])) for name in ("missed", "spurious")
     }
-    if minus is not None:
-        other = _scores(minus, what)
-        values = values - np.column_stack([run.values[what.name] for run in minus])
-        means = {name: value - other.means[name] for name, value in means.items()}
+    return _scored(runs, np.column_stack([run.values[what.name] for run in runs]), means)
+
+
+def _difference(runs: list[Run], others: list[Run], scores: Scores, other_scores: Scores, what: Measure) -> Scores:
+    """Average the differences of runs from others of the same seeds, whose own averages are known."""
+    values = np.column_stack([a.values[what.name] - b.values[what.name] for a, b in zip(runs, others, strict=True)])
+    return _scored(runs, values, {name: mean - other_scores.means[name] for name, mean in scores.means.items()})
+
+
+def _scored(runs: list[Run], values: NDArray[np.float64], means: dict[str, float]) -> Scores:
     units = runs[0].units
     table = np.column_stack([units.by_group(column) for column in values.T])
     return Scores(
@@ -503,14 +513,21 @@ def _adjusted(contrasts: list[Contrast]) -> list[Contrast]:
 
 
 def _best(usable: dict[Name, dict[int, Run]], cells: dict[Name, Scores], what: Measure) -> list[Name]:
-    """The cells that cannot be told apart from the best one."""
+    """The cells that cannot be told apart from the best one, by the test that a contrast with it would get."""
     if not cells:
         return []
     top = max(cells, key=lambda name: _gain(cells[name].estimate.mean, what))
-    rivals = [name for name in cells if name != top]
-    against = _adjusted([_contrast("asked", (top, name), usable, what, []) for name in rivals])
-    tied = [c.reference for c in against if c.holm_p is None or c.holm_p >= 0.05]
-    return [name for name in cells if name == top or name in tied]
+    p_of: dict[Name, float] = {}
+    for name in cells:
+        common = sorted(usable[top].keys() & usable[name].keys())
+        if name == top or _refusal([(usable[top][seed], usable[name][seed]) for seed in common], twin=False):
+            continue
+        tables = (cells[one].table[:, [cells[one].seeds.index(seed) for seed in common]] for one in (top, name))
+        p = estimate(np.subtract(*tables)).p
+        if p is not None:
+            p_of[name] = p
+    adjusted = dict(zip(p_of, holm(list(p_of.values())), strict=True))
+    return [name for name in cells if adjusted.get(name, 1.0) >= _TOLD_APART]
 
 
 def _across(sections: Sequence[Section], what: Measure) -> list[Across]:

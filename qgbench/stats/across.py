@@ -75,12 +75,14 @@ def least_p(sets: int) -> float:
     return min(1.0, 2.0 ** (1 - sets))
 
 
-def _wilcoxon(differences: np.ndarray) -> float:
-    """Two-sided p, Pratt's zeros; never below what the non-zero differences can give at all."""
-    if not differences.any():
-        return 1.0
-    p = float(stats.wilcoxon(differences, zero_method="pratt").pvalue)
-    return max(p, least_p(int(np.count_nonzero(differences))))
+def _wilcoxon(differences: np.ndarray) -> np.ndarray:
+    """Two-sided p, Pratt's zeros, of each column (D, P); never below what the non-zero differences can give at all."""
+    p = np.ones(differences.shape[1])
+    some = differences.any(axis=0)
+    if some.any():
+        found = stats.wilcoxon(differences[:, some], zero_method="pratt", axis=0).pvalue
+        p[some] = np.maximum(found, 2.0 ** (1 - np.count_nonzero(differences[:, some], axis=0)))
+    return np.minimum(p, 1.0)
 
 
 def cliques(matrix: np.ndarray, alpha: float = 0.05) -> list[list[int]]:
@@ -112,7 +114,9 @@ def cliques(matrix: np.ndarray, alpha: float = 0.05) -> list[list[int]]:
     matrix = _checked(matrix)
     order = [int(column) for column in np.argsort(average_ranks(matrix), kind="stable")]
     pairs = list(itertools.combinations(range(len(order)), 2))
-    adjusted = holm([_wilcoxon(matrix[:, order[i]] - matrix[:, order[j]]) for i, j in pairs])
+    first_of, second_of = np.array(pairs, dtype=int).reshape(-1, 2).T
+    ordered = matrix[:, order]
+    adjusted = holm(_wilcoxon(ordered[:, first_of] - ordered[:, second_of]).tolist())
     differ = {pair for pair, p in zip(pairs, adjusted, strict=True) if p < alpha}
 
     found: list[list[int]] = []

@@ -1,0 +1,151 @@
+"""Budget curves: what more labelled images bring, with and without add-ons."""
+
+import re
+from collections import defaultdict
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from qgbench.report.analysis import Analysis, Scores, Section
+from qgbench.report.collect import Name
+from qgbench.report.figures.style import (
+    GREY,
+    AddonLook,
+    Layout,
+    Plan,
+    add_legend,
+    addon_looks,
+    is_control,
+    legend_height,
+    line_handle,
+    measure_words,
+    method_looks,
+    of_method,
+    setting_words,
+    sheets,
+)
+from qgbench.report.tables import method_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CAPTION = (
+    "The measure against the number of labelled images, which is the regime's budget; one panel a method, data set, "
+    "pools and split. Unit: test groups x seeds; bars are 95 % confidence intervals of a cell, not of a difference "
+    "(see the forest plot). Grey crosses: supervised training. Points at one budget are moved apart. Controls are not "
+    "shown."
+)
+
+_LAYOUT = Layout(columns=3, rows=4, height=1.5, below=0.25, left=0.45, right=0.12)
+_SUPERVISED = AddonLook((0, (1, 1.5)), "full")
+
+
+class _Panel(NamedTuple):
+    """A method in settings that differ only in their budget: scores by add-on and number of labelled images."""
+
+    method: Name
+    words: str
+    curves: dict[str, dict[float, Scores]]
+    supervised: dict[float, Scores]
+
+
+def plan(analysis: Analysis) -> Plan:
+    """Lay out a panel for each method with two budgets or more."""
+    families: dict[tuple[str, ...], list[Section]] = defaultdict(list)
+    for section in analysis.sections:
+        families[tuple(map(str, _without_budget(section)))].append(section)
+    panels = [panel for sections in families.values() for panel in _panels(sections, analysis)]
+    if not panels:
+        return Plan([], ["no method was run with two numbers of labelled images or more, all else equal"])
+    return Plan([partial(_draw, part, analysis) for part in sheets(panels, _LAYOUT.panels)])
+
+
+def _without_budget(section: Section) -> tuple[object, ...]:
+    return section.setting._replace(regime=_rest(section.setting.regime))
+
+
+def _rest(regime: str) -> str:
+    """Take the budget off a regime: pools and split are left."""
+    return re.sub(r"^[^+@]*", "", regime)
+
+
+def _panels(sections: list[Section], analysis: Analysis) -> list[_Panel]:
+    curves: dict[Name, dict[float, Scores]] = defaultdict(dict)
+    for section in sections:
+        for name, scores in section.cells.items():
+            ids = [len(r.record.provenance.labelled_ids) for r in section.runs if Name.of(r.record.cell) == name]
+            if min(ids) > 0 and not is_control(name.addon) and np.isfinite(scores.estimate.mean):
+                curves[name][float(np.mean(ids))] = scores
+    setting = sections[0].setting
+    words = setting_words(setting._replace(regime=_rest(setting.regime).lstrip("@+")), analysis)
+    alone = curves.get(Name("supervised", "", ""), {})
+    panels = []
+    for method in sorted({name._replace(addon="") for name in curves}, key=lambda name: name.order):
+        own = {name.addon: curve for name, curve in curves.items() if name._replace(addon="") == method}
+        if any(len(curve) > 1 for curve in own.values()):
+            own = dict(sorted(own.items()))
+            panels.append(_Panel(method, words, own, {} if of_method(method) == ("supervised", "") else alone))
+    return panels
+
+
+def _draw(panels: list[_Panel], analysis: Analysis) -> "Figure":
+    what = analysis.measure
+    addons = addon_looks(analysis)
+    used = sorted({addon for panel in panels for addon in panel.curves})
+    handles = [line_handle(GREY, "o", addons[addon].dashes, addons[addon].fillstyle) for addon in used]
+    labels = [f"+ {addon}" if addon else "without an add-on" for addon in used]
+    if any(panel.supervised for panel in panels):
+        handles.append(line_handle(GREY, "x", _SUPERVISED.dashes))
+        labels.append("supervised")
+    figure, grid = _LAYOUT.draw(len(panels), legend_height(len(handles), 4))
+    looks = method_looks(analysis)
+    for axes, panel in zip(grid, panels, strict=True):
+        axes.set_xscale("log")
+        color, marker = looks[of_method(panel.method)]
+        lines = [(panel.supervised, GREY, "x", _SUPERVISED)] if panel.supervised else []
+        lines += [(curve, color, marker, addons[addon]) for addon, curve in panel.curves.items()]
+        for index, (curve, shade, mark, look) in enumerate(lines):
+            shift = 1.0 + 0.04 * (index - (len(lines) - 1) / 2)
+            _curve(axes, curve, shift, what.scale, shade, mark, look)
+        _ticks(axes, sorted({x for curve in [*panel.curves.values(), panel.supervised] for x in curve}))
+        _LAYOUT.head(axes, method_name(panel.method), panel.words)
+    for words in {panel.words for panel in panels}:
+        own = [axes for axes, panel in zip(grid, panels, strict=True) if panel.words == words]
+        lows, highs = zip(*(axes.get_ylim() for axes in own), strict=True)
+        for axes in own:
+            axes.set_ylim(min(lows), max(highs))
+    _LAYOUT.label(grid, "labelled images", measure_words(what))
+    add_legend(figure, handles, labels, 4)
+    return figure
+
+
+def _curve(
+    axes: "Axes", curve: dict[float, Scores], shift: float, scale: float, color: str, marker: str, look: AddonLook
+) -> None:
+    budgets = sorted(curve)
+    x = [budget * shift for budget in budgets]
+    estimates = [curve[budget].estimate for budget in budgets]
+    means = [scale * estimate.mean for estimate in estimates]
+    axes.plot(x, means, color=color, marker=marker, linestyle=look.dashes, fillstyle=look.fillstyle, gid="curve")
+    for place, estimate in zip(x, estimates, strict=True):
+        if estimate.interval is not None:
+            axes.plot([place, place], [scale * end for end in estimate.interval], color=color, linewidth=0.7)
+
+
+def _ticks(axes: "Axes", budgets: list[float]) -> None:
+    """Write the budgets below a logarithmic axis, each that has room beside the one before."""
+    from matplotlib.ticker import NullLocator
+
+    low, high = budgets[0] / 1.3, budgets[-1] * 1.3
+    inches = _LAYOUT.width / np.log(high / low)
+    labels: list[str] = []
+    last = -np.inf
+    for budget in budgets:
+        fits = inches * (np.log(budget) - last) > 0.3
+        labels.append(f"{budget:.0f}" if fits else "")
+        last = np.log(budget) if fits else last
+    axes.set_xlim(low, high)
+    axes.set_xticks(budgets, labels)
+    axes.xaxis.set_minor_locator(NullLocator())

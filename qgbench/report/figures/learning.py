@@ -1,0 +1,132 @@
+"""Learning curves: validation Dice over the steps of training."""
+
+from collections import defaultdict
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from qgbench.report.analysis import Analysis, Section
+from qgbench.report.collect import Name, Run
+from qgbench.report.figures.style import (
+    Layout,
+    Plan,
+    addon_looks,
+    fitted,
+    is_control,
+    method_looks,
+    of_method,
+    setting_words,
+    sheets,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CAPTION = (
+    "Mean Dice over the validation images, at the resolution of training, by step. Unit: runs; lines are means over "
+    "seeds, bands their range. A method keeps its colour with an add-on; without one it is dashed. Settings with many "
+    "cells take several panels. Controls are not shown."
+)
+
+_LINES = 8  # in one panel
+_LAYOUT = Layout(columns=2, rows=3, height=1.75, below=0.95, left=0.45, right=0.12)
+
+
+class _Curve(NamedTuple):
+    """A cell's mean, least and largest validation Dice at each step, in per cent."""
+
+    name: Name
+    steps: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def plan(analysis: Analysis) -> Plan:
+    """Lay out a panel or more for each setting with validation Dice at two steps or more."""
+    panels = []
+    for section in analysis.sections:
+        parts = _parts(_curves(section))
+        for index, part in enumerate(parts):
+            words = f"part {index + 1} of {len(parts)}" if len(parts) > 1 else ""
+            panels.append((section, words, part))
+    if not panels:
+        return Plan([], ["no record has validation Dice at two steps or more"])
+    return Plan([partial(_draw, part, analysis) for part in sheets(panels, _LAYOUT.panels)])
+
+
+def _curves(section: Section) -> list[_Curve]:
+    runs: dict[Name, list[Run]] = defaultdict(list)
+    for run in section.runs:
+        runs[Name.of(run.record.cell)].append(run)
+    curves = []
+    for name in section.cells:
+        if is_control(name.addon):
+            continue
+        by_step: dict[int, list[float]] = defaultdict(list)
+        for run in runs[name]:
+            for step, dice in run.record.val_dice:
+                if np.isfinite(dice):
+                    by_step[step].append(100 * dice)
+        steps = sorted(by_step)
+        if len(steps) > 1:
+            values = [by_step[step] for step in steps]
+            means = [float(np.mean(each)) for each in values]
+            curves.append(_Curve(name, steps, means, [min(each) for each in values], [max(each) for each in values]))
+    return curves
+
+
+def _parts(curves: list[_Curve]) -> list[list[_Curve]]:
+    """Share curves out among panels, those of one method in the same as far as they fit."""
+    by_method: dict[Name, list[_Curve]] = defaultdict(list)
+    for curve in curves:
+        by_method[curve.name._replace(addon="")].append(curve)
+    parts: list[list[_Curve]] = []
+    for own in by_method.values():
+        for some in sheets(own, _LINES):
+            if not parts or len(parts[-1]) + len(some) > _LINES:
+                parts.append([])
+            parts[-1] += some
+    return parts
+
+
+def _draw(panels: list[tuple[Section, str, list[_Curve]]], analysis: Analysis) -> "Figure":
+    figure, grid = _LAYOUT.draw(len(panels))
+    for axes, (section, words, curves) in zip(grid, panels, strict=True):
+        _panel(axes, curves, analysis)
+        _LAYOUT.head(axes, setting_words(section.setting, analysis), words)
+    return figure
+
+
+def _panel(axes: "Axes", curves: list[_Curve], analysis: Analysis) -> None:
+    looks, addons = method_looks(analysis), addon_looks(analysis)
+    for curve in curves:
+        color, marker = looks[of_method(curve.name)]
+        dashes, fillstyle = addons[curve.name.addon]
+        axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.1, linewidth=0)
+        axes.plot(
+            curve.steps,
+            curve.mean,
+            color=color,
+            marker=marker,
+            markevery=max(1, len(curve.steps) // 10),
+            linestyle=dashes,
+            fillstyle=fillstyle,
+            gid=str(curve.name),
+        )
+    axes.set(xlabel="step", ylabel="validation Dice (%)")
+    axes.legend(
+        axes.lines,
+        [fitted(str(curve.name), 1.3) for curve in curves],
+        loc="upper left",
+        bbox_to_anchor=(-0.14, -0.2),
+        ncols=2,
+        frameon=False,
+        handlelength=2.6,
+        borderpad=0,
+        borderaxespad=0,
+        labelspacing=0.25,
+        columnspacing=0.6,
+    )

@@ -1,0 +1,187 @@
+"""What the scores of pseudo-labels are worth: g's audit by setting, and how it develops over training by cell."""
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from qgbench.records import CheckpointAudit
+from qgbench.report.analysis import Analysis, Section
+from qgbench.report.audit import SCORES, audit
+from qgbench.report.collect import Name, Run
+from qgbench.report.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT_GREY,
+    VERMILLION,
+    Dashes,
+    Layout,
+    Plan,
+    add_legend,
+    is_control,
+    legend_height,
+    line_handle,
+    setting_words,
+    sheets,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+AUDIT_CAPTION = (
+    "How well g, confidence (mean probability of the predicted foreground) and agreement (Dice between the predictions "
+    "of a view and its flip) tell the true Dice of masks. Synthetic and weak-model masks: mean over the predictors of "
+    "a setting. Pseudo-labels, within each checkpoint and pooled over all: mean over the runs in which g was asked, "
+    "bars are their range. Pooling flatters every score, because all of them rise with training."
+)
+TRAINING_CAPTION = (
+    "Correlation (Pearson) of g, confidence and agreement with the true Dice of pseudo-labels at checkpoints of the "
+    "run, and that Dice itself; one panel a cell. Unit: runs; lines are means over seeds, bands their range. Controls "
+    "are not shown."
+)
+
+
+class _Style(NamedTuple):
+    color: str
+    marker: str
+    dashes: Dashes
+
+
+_STYLES = {
+    "g": _Style(BLUE, "o", "-"),
+    "confidence": _Style(VERMILLION, "s", (0, (4, 2))),
+    "agreement": _Style(GREEN, "D", (0, (6, 1.5, 1, 1.5))),
+}
+_TRUE_DICE = _Style(BLACK, "x", (0, (1, 1.5)))
+_AUDIT = Layout(columns=2, rows=4, height=1.4, below=0.35)
+_SYNTHETIC, _WEAK, _FIRST, _GAP = 0.0, 1.7, 3.5, 0.6  # places on the axis: audits of g, pseudo-labels, pooled
+_TRAINING = Layout(columns=3, rows=4, height=1.45, below=0.25, left=0.45, right=0.12)
+
+
+class _Point(NamedTuple):
+    """A mean and the range around it."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def _point(values: Iterable[float | None]) -> _Point | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return _Point(sum(known) / len(known), min(known), max(known)) if known else None
+
+
+def _asked(runs: Iterable[Run]) -> list[Run]:
+    """Runs whose pseudo-labels were scored by g: there all scores judge the same masks."""
+    return [run for run in runs if any("g" in each.scores for each in run.record.pseudo_labels)]
+
+
+def _at(runs: Iterable[Run], progress: float | None) -> list[CheckpointAudit]:
+    return [each for run in runs for each in run.record.pseudo_labels if each.progress == progress]
+
+
+def _moments(runs: Iterable[Run]) -> list[float]:
+    return sorted({each.progress for run in runs for each in run.record.pseudo_labels if each.progress is not None})
+
+
+def plan_audit(analysis: Analysis) -> Plan:
+    """Lay out two panels (Pearson, MAE) for each setting with an audit."""
+    shown = [s for s in analysis.sections if _asked(s.runs) or any(run.record.audit for run in s.runs)]
+    if not shown:
+        return Plan([], ["no record has an audit of g"])
+    return Plan([partial(_draw_audit, part, analysis) for part in sheets(shown, _AUDIT.rows)])
+
+
+def plan_training(analysis: Analysis) -> Plan:
+    """Lay out a panel for each cell whose pseudo-labels were scored by g at two checkpoints or more."""
+    panels = []
+    for section in analysis.sections:
+        for name in section.cells:
+            runs = _asked(run for run in section.runs if Name.of(run.record.cell) == name)
+            if len(_moments(runs)) > 1 and not is_control(name.addon):
+                panels.append((section, name, runs))
+    if not panels:
+        return Plan([], ["no record has pseudo-labels that g scored at two checkpoints or more"])
+    return Plan([partial(_draw_training, part, analysis) for part in sheets(panels, _TRAINING.panels)])
+
+
+def _draw_audit(sections: list[Section], analysis: Analysis) -> "Figure":
+    figure, grid = _AUDIT.draw(2 * len(sections), legend_height(3, 3))
+    for row, section in enumerate(sections):
+        runs = _asked(section.runs)
+        moments = _moments(runs)
+        masks = [row.means for row in audit(section.runs) if row.part == "predictor"]
+        for axes, quantity in ((grid[2 * row], "pearson"), (grid[2 * row + 1], "mae")):
+            for place, kind in ((_SYNTHETIC, "synthetic"), (_WEAK, "weak")):
+                for means in masks:
+                    _mark(axes, place, "g", _point([means[f"{kind}_{quantity}"].value]))
+            for score in SCORES:
+                for place, progress in enumerate([*moments, None]):
+                    found = [each.scores[score] for each in _at(runs, progress) if score in each.scores]
+                    x = _FIRST + place + (_GAP if progress is None else 0) + 0.2 * (SCORES.index(score) - 1)
+                    _mark(axes, x, score, _point(getattr(agreement, quantity) for agreement in found))
+            last = _FIRST + len(moments) + _GAP
+            ticks = {_SYNTHETIC: "synthetic", _WEAK: "weak\nmodels", last: "pooled"}
+            ticks |= {_FIRST + i: f"{100 * moment:.0f}" for i, moment in enumerate(moments)}
+            axes.set_xticks(list(ticks), list(ticks.values()))
+            for edge in (_FIRST - 0.8, last - 0.8):
+                axes.axvline(edge, color=LIGHT_GREY, linewidth=0.7, zorder=0)
+            axes.set_xlim(-0.8, last + 0.5)
+            low, high = axes.get_ylim()
+            axes.set_ylim((min(low, 0), 1.02) if quantity == "pearson" else (0, 1.05 * high))
+            if quantity == "pearson":
+                axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+            axes.set_ylabel("Pearson correlation" if quantity == "pearson" else "mean absolute error (Dice)")
+            _AUDIT.head(axes, setting_words(section.setting, analysis), "")
+    for axes in grid[-2:]:
+        axes.set_xlabel("masks of g's audit; pseudo-labels by share of the run (%)")
+    _legend(figure, list(_STYLES), 3)
+    return figure
+
+
+def _mark(axes: "Axes", x: float, score: str, point: _Point | None) -> None:
+    if point is None:
+        return
+    color, marker, _ = _STYLES[score]
+    axes.plot([x, x], [point.low, point.high], color=color, linewidth=0.9)
+    axes.plot([x], [point.mean], color=color, marker=marker, linestyle="none", gid=score)
+
+
+def _legend(figure: "Figure", scores: list[str], columns: int, *, dice: bool = False) -> None:
+    styles = [_STYLES[score] for score in scores] + [_TRUE_DICE] * dice
+    add_legend(
+        figure,
+        [line_handle(style.color, style.marker, style.dashes if dice else "-") for style in styles],
+        scores + ["mean true Dice"] * dice,
+        columns,
+    )
+
+
+def _draw_training(panels: list[tuple[Section, Name, list[Run]]], analysis: Analysis) -> "Figure":
+    figure, grid = _TRAINING.draw(len(panels), legend_height(4, 4))
+    for axes, (section, name, runs) in zip(grid, panels, strict=True):
+        moments = _moments(runs)
+        for score, style in [*_STYLES.items(), ("", _TRUE_DICE)]:
+            points = []
+            for moment in moments:
+                here = _at(runs, moment)
+                values = [each.scores[score].pearson for each in here if score in each.scores] if score else []
+                points.append((moment, _point(values if score else [each.mean_dice for each in here])))
+            known = [(100 * moment, *point) for moment, point in points if point is not None]
+            if known:
+                x, mean, low, high = zip(*known, strict=True)
+                axes.fill_between(x, low, high, color=style.color, alpha=0.13, linewidth=0)
+                axes.plot(x, mean, color=style.color, marker=style.marker, linestyle=style.dashes, gid=score or "dice")
+        axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+        axes.set_xlim(0, 104)
+        axes.set_xticks([0, 25, 50, 75, 100])
+        _TRAINING.head(axes, str(name), setting_words(section.setting, analysis))
+    lowest = min(axes.get_ylim()[0] for axes in grid)
+    for axes in grid:
+        axes.set_ylim(lowest, 1.02)
+    _TRAINING.label(grid, "share of the run (%)", "correlation; Dice")
+    _legend(figure, list(_STYLES), 4, dice=True)
+    return figure

@@ -1,0 +1,314 @@
+"""What all figures share: size, fonts, looks that colour-blind readers and grey print tell apart, and safe names.
+
+Colours are those of Okabe & Ito (Color Universal Design, 2008). Whatever colour tells apart, a marker, a dash or a
+hatch tells apart too. Lengths are in inches on the page.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+from qgbench.report.analysis import Analysis
+from qgbench.report.cases import _printable, _shortened
+from qgbench.report.collect import Name, Setting
+from qgbench.report.measures import Measure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 6.9  # of every figure: the text of an A4 page or a page of two columns
+FONT_SIZE = 7.0  # points
+LINE = 0.13  # from one line of text to the next
+_MARGIN = 0.06
+
+BLACK, GREY, LIGHT_GREY = "#000000", "#767676", "#d9d9d9"
+ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7"
+
+RC = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": FONT_SIZE,
+    "axes.labelsize": FONT_SIZE,
+    "axes.titlesize": FONT_SIZE,
+    "xtick.labelsize": FONT_SIZE,
+    "ytick.labelsize": FONT_SIZE,
+    "legend.fontsize": FONT_SIZE,
+    "text.parse_math": False,  # a name may hold dollar signs
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.pad": 2.0,
+    "ytick.major.pad": 2.0,
+    "axes.labelpad": 2.0,
+    "axes.titlepad": 3.0,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 3.5,
+    "hatch.linewidth": 0.5,
+    "pdf.fonttype": 42,  # journals refuse Type 3
+}
+
+T = TypeVar("T")
+
+Dashes = Literal["-", "none"] | tuple[float, tuple[float, ...]]
+
+
+class Look(NamedTuple):
+    """How a method is drawn, whatever its add-on."""
+
+    color: str
+    marker: str
+
+
+class AddonLook(NamedTuple):
+    """How an add-on is drawn, whatever its method."""
+
+    dashes: Dashes
+    fillstyle: Literal["none", "full", "left", "top", "right", "bottom"]
+
+
+_COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")  # 10 and 7 share no factor: 70 looks
+_BASE = AddonLook((0, (4, 2)), "none")
+_ADDONS = (
+    AddonLook("-", "full"),
+    AddonLook((0, (6, 1.5, 1, 1.5)), "left"),
+    AddonLook((0, (1, 1.2)), "top"),
+    AddonLook((0, (6, 1.5, 1, 1.5, 1, 1.5)), "right"),
+    AddonLook((0, (9, 2)), "bottom"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The files of one kind of figure, not drawn yet, and what they do not show.
+
+    Attributes
+    ----------
+    draws : list of callable
+        Each draws the figure of one file.
+    left_out : list of str
+        What is not shown, and why.
+    """
+
+    draws: list[Callable[[], "Figure"]]
+    left_out: list[str] = field(default_factory=list)
+
+
+def method_looks(analysis: Analysis) -> dict[tuple[str, str], Look]:
+    """Give each (method, variant) of an analysis its colour and marker; supervised first, then alphabetical."""
+    names = {name._replace(addon="") for section in analysis.sections for name in section.cells}
+    return {
+        (name.method, name.variant): Look(_COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)])
+        for index, name in enumerate(sorted(names, key=lambda name: name.order))
+    }
+
+
+def addon_looks(analysis: Analysis) -> dict[str, AddonLook]:
+    """Give each add-on of an analysis its dashes and filling: none is dashed and open."""
+    addons = {name.addon for section in analysis.sections for name in section.cells} - {""}
+    ordered = sorted(addons, key=lambda addon: (is_control(addon), addon))
+    return {"": _BASE} | {addon: _ADDONS[index % len(_ADDONS)] for index, addon in enumerate(ordered)}
+
+
+def is_control(addon: str) -> bool:
+    """Say whether an add-on is QW by a score other than g."""
+    return "-" in addon
+
+
+def setting_words(setting: Setting, analysis: Analysis) -> str:
+    """Name a setting by its data set and regime, and by whatever else differs within the analysis."""
+    settings = [section.setting for section in analysis.sections]
+    words = [setting.dataset, setting.regime]
+    for part, text in (
+        (("arch",), setting.arch),
+        (("encoder",), setting.encoder),
+        (("protocol", "protocol_version"), f"{setting.protocol} v{setting.protocol_version}"),
+    ):
+        if len({tuple(getattr(other, field) for field in part) for other in settings}) > 1:
+            words.append(text)
+    return ", ".join(words)
+
+
+def measure_words(what: Measure) -> str:
+    """Name a measure and its unit, for an axis."""
+    return f"{what.label} ({what.unit})"
+
+
+def number(value: float, sign: str = "") -> str:
+    """Write a number with one decimal and a true minus sign; `sign` is '+' where the sign always shows."""
+    rounded = round(value, 1) + 0.0  # turns -0.0 into 0.0
+    return f"{rounded:{sign}.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def p_words(p: float) -> str:
+    """Write a p-value as the tables do."""
+    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
+
+
+def fitted(text: str, width: float, size: float = FONT_SIZE, weight: str = "normal") -> str:
+    """Make a text printable in the figures' font and, if it is wider than `width` inches, leave out its middle."""
+    text = _shortened(_printable(text), 300)  # no page holds more; measuring a novel takes seconds
+    length = len(text)
+    shown = text
+    while length > 1 and text_width(shown, size, weight) > width:
+        length = min(length - 1, int(length * max(0.5, width / text_width(shown, size, weight))) + 1)
+        shown = _shortened(text, length)
+    return shown
+
+
+def text_width(text: str, size: float = FONT_SIZE, weight: str = "normal") -> float:
+    """Measure one line of text: inches, with a little to spare for what rounding to pixels adds."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties(family="DejaVu Sans", weight=weight)))
+    font.set_size(size, 720)
+    font.set_text(text)
+    return 1.02 * float(font.get_width_height()[0]) / 64 / 720
+
+
+def wrapped(text: str, width: float = WIDTH - 2 * _MARGIN, most: int = 6) -> list[str]:
+    """Break a text into lines of at most `width` inches; what `most` lines do not hold is cut with an ellipsis."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and text_width(together := f"{lines[-1]} {_printable(word)}") <= width:
+            lines[-1] = together
+        else:
+            lines.append(fitted(word, width))
+    if len(lines) > most:
+        lines = [*lines[: most - 1], fitted(f"{lines[most - 1]} \N{HORIZONTAL ELLIPSIS}", width)]
+    return lines
+
+
+def blank(height: float) -> "Figure":
+    """Open a figure of the common width."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def place(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
+    """Add axes, in inches from the top left corner."""
+    whole = figure.get_figheight()
+    return figure.add_axes((left / WIDTH, 1 - (top + height) / whole, width / WIDTH, height / whole))
+
+
+def write(figure: "Figure", left: float, top: float, text: str, **style: Any) -> None:
+    """Write one or more lines, in inches from the top left corner."""
+    figure.text(left / WIDTH, 1 - top / figure.get_figheight(), text, **{"va": "top", "linespacing": 1.25, **style})
+
+
+def write_lines(figure: "Figure", top: float, lines: Sequence[str]) -> None:
+    """Write notes below a figure's axes, one under the other."""
+    for index, line in enumerate(lines):
+        write(figure, _MARGIN, top + LINE * index, line)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Small multiples: panels of one size, each with a heading of two lines above it.
+
+    Attributes
+    ----------
+    columns, rows : int
+        Of a full file.
+    height : float
+        Of a panel.
+    below : float
+        Room under each panel, for tick labels and perhaps a label and a legend; the last row has a line more.
+    left : float
+        Room beside each panel, for tick labels and the axis label.
+    right : float
+        Room to its right.
+    """
+
+    columns: int
+    rows: int
+    height: float
+    below: float
+    left: float = 0.5
+    right: float = 0.12
+
+    @property
+    def width(self) -> float:
+        """Of a panel."""
+        return WIDTH / self.columns - self.left - self.right
+
+    @property
+    def panels(self) -> int:
+        """How many a file holds."""
+        return self.columns * self.rows
+
+    def draw(self, count: int, footer: float = 0.0) -> "tuple[Figure, list[Axes]]":
+        """Open a figure with `count` panels, row by row, and `footer` inches below all of them."""
+        rows = -(-count // self.columns)
+        pitch = 2 * LINE + 0.08 + self.height + self.below
+        figure = blank(rows * pitch + LINE + footer + _MARGIN)
+        return figure, [
+            place(
+                figure,
+                self.left + index % self.columns * WIDTH / self.columns,
+                index // self.columns * pitch + 2 * LINE + 0.08,
+                self.width,
+                self.height,
+            )
+            for index in range(count)
+        ]
+
+    def head(self, axes: "Axes", first: str, second: str) -> None:
+        """Write what a panel shows above it."""
+        width = self.width + self.right
+        lines = [fitted(text, width) for text in (first, second) if text]
+        axes.set_title("\n".join(lines), loc="left", y=1, linespacing=1.2)
+
+    def label(self, panels: "Sequence[Axes]", x: str, y: str) -> None:
+        """Label the y axis of each row's first panel and the x axis of each column's last."""
+        for index, axes in enumerate(panels):
+            if index % self.columns == 0:
+                axes.set_ylabel(fitted(y, self.height + 2 * LINE))
+            if index + self.columns >= len(panels):
+                axes.set_xlabel(fitted(x, self.width + self.left + self.right))
+
+
+def sheets(items: Sequence[T], size: int) -> list[list[T]]:
+    """Cut a list into parts of at most `size`."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def add_legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str], columns: int) -> None:
+    """Put a legend at the bottom left of a figure; it takes `legend_height` inches."""
+    figure.legend(
+        handles,
+        [fitted(label, WIDTH / columns - 0.6) for label in labels],
+        loc="lower left",
+        bbox_to_anchor=(_MARGIN / WIDTH, _MARGIN / figure.get_figheight()),
+        ncols=columns,
+        frameon=False,
+        handlelength=3.0,
+        borderpad=0,
+        borderaxespad=0,
+        labelspacing=0.3,
+    )
+
+
+def legend_height(count: int, columns: int) -> float:
+    """How high a legend of `count` entries is: inches."""
+    return -(-count // columns) * (LINE + 0.02) + 0.04
+
+
+def line_handle(color: str, marker: str, dashes: Dashes, fillstyle: str = "full") -> Any:
+    """Make a legend's sample of a line with its marker."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=color, marker=marker, linestyle=dashes, fillstyle=fillstyle)  # type: ignore[arg-type]
+
+
+def of_method(name: Name) -> tuple[str, str]:
+    """Key of `method_looks`."""
+    return name.method, name.variant

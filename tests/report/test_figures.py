@@ -1,0 +1,624 @@
+"""Figures: what is drawn equals the analysis, fits on the page and is the same every time."""
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+import pytest
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon, Rectangle
+from matplotlib.text import Text
+from PIL import Image
+
+from qgbench.records import (
+    Agreement,
+    Cell,
+    CheckpointAudit,
+    Provenance,
+    QualityAudit,
+    Record,
+    Summary,
+    Times,
+)
+from qgbench.report.analysis import Analysis, Contrast, Section, analyse
+from qgbench.report.collect import Collection, Name, Run, Units
+from qgbench.report.figures import (
+    CAPTIONS,
+    MOST_FILES,
+    budgets,
+    cost,
+    draw_figures,
+    forest,
+    groups,
+    learning,
+    quality,
+    ranks,
+    rope,
+    why_not,
+)
+from qgbench.report.figures.style import RC, Plan, fitted, text_width
+from qgbench.report.measures import MEASURES
+
+PLANS = {
+    "forest": forest.plan,
+    "critical_difference": ranks.plan_critical_difference,
+    "rank_frequencies": ranks.plan_frequencies,
+    "rope": rope.plan,
+    "groups": groups.plan,
+    "quality_audit": quality.plan_audit,
+    "quality_training": quality.plan_training,
+    "budgets": budgets.plan,
+    "learning": learning.plan,
+    "cost": cost.plan,
+}
+HOSTILE = {
+    "fixmatch": r"$x_1^{2}$ \frac %&#_{",
+    "cps": "日本語の方法 <script>" + "W" * 200,
+    "qw": "q$w\n",
+    "phantom": "長い" * 60,
+}
+LINE_OF_ADDON, DASHED = "-", "--"
+
+
+def a_run(
+    method: str = "fixmatch",
+    addon: str = "",
+    seed: int = 0,
+    *,
+    dataset: str = "phantom",
+    regime: str = "n28@grouped",
+    labelled: int = 28,
+    gain: float = 0.0,
+    count: int = 8,
+    device: str = "cpu",
+    with_g: bool = True,
+) -> Run:
+    """A run on `count` groups of one image; Dice differs by group, seed and method, and by `gain`."""
+    rng = np.random.default_rng([count, seed, labelled, len(method), len(addon)])
+    dice = np.clip(np.linspace(0.5, 0.8, count) + gain + rng.normal(0, 0.01, count), 0, 1)
+    ids = [f"image{index:03}" for index in range(count)]
+    values = {name: 50 * (1 - dice) if name.startswith(("hd95", "assd")) else dice for name in MEASURES}
+    mean = float(dice.mean())
+    summary = Summary(
+        **dict.fromkeys(("images", "groups"), count),
+        **dict.fromkeys(("dice", "jaccard", "precision", "recall", "nsd_2px", "nsd_2pct"), mean),
+        **dict.fromkeys(("hd95", "hd95_max", "hd95_percent", "assd"), 5.0),
+        missed=0,
+        spurious=0,
+    )
+    scores = {
+        "g": Agreement(masks=9, pearson=0.6 + 0.1 * seed, spearman=0.6, mae=0.1),
+        "confidence": Agreement(masks=9, pearson=0.4, spearman=0.2, mae=0.2),
+        "agreement": Agreement(masks=9, pearson=None if seed == 0 else 0.2, spearman=0.2, mae=0.3),
+    }
+    if not with_g:
+        scores = {"confidence": Agreement(masks=9, pearson=-0.9, spearman=0, mae=0.9)}
+    quality_audit = QualityAudit(
+        synthetic=Agreement(masks=50, pearson=0.9 + 0.01 * seed, spearman=0.85, mae=0.06),
+        weak_models=Agreement(masks=50, pearson=0.8, spearman=0.7, mae=0.12),
+        image_dependence=0.4,
+        image_dependent=True,
+    )
+    record = Record(
+        run_id=f"{dataset}-{regime}-{method}-{addon}-{seed}",
+        cell=Cell(
+            protocol="small",
+            protocol_version=2,
+            dataset=dataset,
+            regime=regime,
+            arch="unet",
+            encoder="e",
+            method=method,
+            addon=addon,
+            variant="",
+            seed=seed,
+        ),
+        spec={},
+        settings={},
+        steps=40,
+        precision="fp32",
+        device=device,
+        threads=1,
+        summary=summary,
+        others={},
+        best_val_step=None,
+        val_dice=[(step, 0.4 + step / 100 + gain + 0.02 * seed) for step in (10, 20, 40)],
+        audit=quality_audit if addon else None,
+        pseudo_labels=[
+            CheckpointAudit(progress=moment, mean_dice=0.5 + 0.1 * seed, scores=scores)
+            for moment in (0.25, 0.5, 1.0, None)
+        ],
+        pseudo_labels_on="unlabelled training images",
+        guidance=None,
+        times=Times(g=300.0 + seed if addon else 0.0, g_reused=False, train=100.0 + seed, evaluate=1.0),
+        peak_memory_mib=1.0,
+        provenance=Provenance(
+            created="2026-01-01T00:00:00Z",
+            git_commit=None,
+            packages={},
+            python="3.11",
+            hardware={},
+            data="d",
+            split="s",
+            labelled_ids=[str(index) for index in range(labelled)],
+            g=f"g{seed}" if addon else None,
+        ),
+    )
+    key = hashlib.sha256(f"{dataset}{count}".encode()).digest()
+    return Run(Path(record.run_id), record, Units(ids, ids, np.full(count, 500.0), key), values, key)
+
+
+def some_runs(count: int = 8, seeds: int = 3, rename: dict[str, str] | None = None, **both: Any) -> list[Run]:
+    """Two regimes of three methods, two of them with QW, one of these with a control too."""
+    called = {name: (rename or {}).get(name, name) for name in ("fixmatch", "cps", "qw", "phantom")}
+    runs = []
+    for regime, labelled, more in (("n28@grouped", 28, 0.0), ("all@grouped", 120, 0.08)):
+        for seed in range(seeds):
+            shared = {"dataset": called["phantom"], "regime": regime, "labelled": labelled, "count": count, **both}
+            runs.append(a_run("supervised", seed=seed, gain=more - 0.05, **shared))
+            for method, gain in ((called["fixmatch"], 0.02), (called["cps"], -0.015)):
+                runs.append(a_run(method, seed=seed, gain=more, **shared))
+                runs.append(a_run(method, called["qw"], seed, gain=more + gain, **shared))
+            control = f"{called['qw']}-shuffled"
+            runs.append(a_run(called["fixmatch"], control, seed, gain=more + 0.005, **shared))
+    return runs
+
+
+def few_runs(**both: Any) -> list[Run]:
+    """One of the two regimes: nothing is compared across settings, which takes a second."""
+    return [run for run in some_runs(**both) if run.record.cell.regime == "n28@grouped"]
+
+
+def analysis_of(runs: list[Run], metric: str = "dice") -> Analysis:
+    return analyse(Collection(runs, []), metric=metric)
+
+
+@pytest.fixture(scope="module")
+def analysis() -> Analysis:
+    return analysis_of(some_runs())
+
+
+@pytest.fixture(scope="module")
+def written(analysis: Analysis, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return draw_figures(analysis, tmp_path_factory.mktemp("figures") / "new")
+
+
+def figures(plan: Plan) -> list[Figure]:
+    with matplotlib.style.context(["default", RC]):
+        return [draw() for draw in plan.draws]
+
+
+def only_figure(plan: Plan) -> Figure:
+    (figure,) = figures(plan)
+    return figure
+
+
+def tagged(where: Figure | Axes, tag: str) -> list[Any]:
+    return where.findobj(lambda artist: artist.get_gid() == tag)
+
+
+def texts(where: Figure | Axes) -> list[str]:
+    return [text.get_text() for text in where.findobj(Text) if text.get_text()]
+
+
+def panel(figure: Figure, heading: str) -> Axes:
+    (axes,) = [axes for axes in figure.axes if axes.get_title(loc="left").split("\n")[0] == heading]
+    return axes
+
+
+def contrasts(analysis: Analysis, *kinds: str) -> list[Contrast]:
+    return [c for section in analysis.sections for c in section.contrasts if c.kind in kinds]
+
+
+def with_section(analysis: Analysis, **changes: Any) -> Analysis:
+    """The analysis with its first section changed, and nothing else in it."""
+    return replace(analysis, sections=[replace(analysis.sections[0], **changes)], across=[])
+
+
+class TestFiles:
+    def test_each_kind_is_written_as_pdf_and_png(self, analysis: Analysis, written: list[Path]) -> None:
+        assert [path.name for path in written] == [f"{kind}.{suffix}" for kind in CAPTIONS for suffix in ("pdf", "png")]
+        assert why_not(analysis) == {}
+        for path in written:
+            if path.suffix == ".pdf":
+                assert path.read_bytes().startswith(b"%PDF")
+                assert b"CreationDate" not in path.read_bytes()
+            else:
+                assert Image.open(path).width == 1380  # 6.9 inches at 200 dots per inch
+        assert sorted(written) == sorted(written[0].parent.iterdir())
+
+    def test_captions_are_of_the_kinds_that_are_drawn(self) -> None:
+        assert list(CAPTIONS) == list(PLANS)
+        assert all(len(caption) > 80 for caption in CAPTIONS.values())
+
+    def test_nothing_at_all(self, tmp_path: Path) -> None:
+        nothing = analysis_of([])
+        assert draw_figures(nothing, tmp_path) == []
+        assert list(why_not(nothing)) == list(CAPTIONS)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_one_run(self) -> None:
+        one = analysis_of([a_run()])
+        drawn = [kind for kind, plan in PLANS.items() if figures(plan(one))]
+        assert sorted([*drawn, *why_not(one)]) == sorted(CAPTIONS)
+        assert drawn == ["quality_audit", "quality_training", "learning", "cost"]
+        assert why_not(one)["forest"] == "no contrast has a difference"
+
+    def test_same_bytes_in_another_process_whatever_the_users_settings(
+        self, analysis: Analysis, written: list[Path], tmp_path: Path
+    ) -> None:
+        (tmp_path / "matplotlibrc").write_text("font.size: 20\nsavefig.dpi: 30\nfont.family: serif\npdf.fonttype: 3\n")
+        code = (
+            "import sys; from pathlib import Path; from qgbench.report.figures import draw_figures\n"
+            "print([module for module in ('torch', 'matplotlib') if module in sys.modules])\n"
+            "import pickle; draw_figures(pickle.load(sys.stdin.buffer), Path(sys.argv[1]))"
+        )
+        environment = {**os.environ, "PYTHONHASHSEED": "5", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+        command = [sys.executable, "-c", code, str(tmp_path / "other")]
+        given = pickle.dumps(analysis)
+        done = subprocess.run(command, check=True, input=given, env=environment, timeout=120, stdout=subprocess.PIPE)
+        assert done.stdout.strip() == b"[]", "importing the package needs neither"
+        assert len(written) == 20
+        for path in written:
+            assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
+
+    def test_the_limit_of_files_is_stated(self, analysis: Analysis, tmp_path: Path, monkeypatch: Any) -> None:
+        many = with_section(analysis, contrasts=analysis.sections[0].contrasts * 80, runs=[], cells={})
+        files = len(forest.plan(many).draws)
+        assert files > MOST_FILES
+        assert f"the first {MOST_FILES} of {files} files" in why_not(many)["forest"]
+
+
+@pytest.fixture(scope="module", params=["plain", "hostile", "distance"])
+def drawn(request: pytest.FixtureRequest, analysis: Analysis) -> dict[str, list[Figure]]:
+    what = analysis
+    if request.param == "distance":
+        what = analysis_of(some_runs(count=5), metric="hd95")
+    elif request.param == "hostile":
+        what = analysis_of(some_runs(rename=HOSTILE))
+    return {kind: figures(plan(what)) for kind, plan in PLANS.items()}
+
+
+class TestPage:
+    @pytest.mark.parametrize("kind", PLANS)
+    def test_no_text_is_cut_small_or_on_another(self, drawn: dict[str, list[Figure]], kind: str) -> None:
+        for figure in drawn[kind]:
+            assert figure.get_figwidth() == 6.9
+            assert figure.get_figheight() < 9.7
+            figure.set_dpi(200)
+            with matplotlib.style.context(["default", RC]):
+                figure.draw_without_rendering()
+                shown = list(_boxes(figure))
+            assert all(float(text.get_fontsize()) >= 7 for text, _ in shown)
+            assert not any(text.get_parse_math() for text, _ in shown), "a name may hold dollar signs"
+            boxes = np.array([box for _, box in shown])
+            page = np.array([figure.bbox.width, figure.bbox.height])
+            off = np.any([*(boxes[:, :2] < -1).T, *(boxes[:, 2:] > page + 1).T], axis=0)
+            assert [text.get_text() for (text, _), beyond in zip(shown, off, strict=True) if beyond] == []
+            low, high = boxes[:, None, :2], boxes[:, None, 2:]
+            shared = np.minimum(high, high.swapaxes(0, 1)) - np.maximum(low, low.swapaxes(0, 1))
+            pairs = np.argwhere(np.triu((shared > 4).all(axis=2), 1))
+            assert [(shown[one][0].get_text(), shown[two][0].get_text()) for one, two in pairs] == []
+
+    def test_names_are_cut_in_the_middle(self) -> None:
+        text = "begin " + "W" * 200 + " end"
+        shown = fitted(text, 2.0)
+        assert shown.startswith("begin")
+        assert shown.endswith("end")
+        assert "\N{HORIZONTAL ELLIPSIS}" in shown
+        assert 1.8 < text_width(shown) <= 2.0
+        assert fitted("short", 2.0) == "short"
+        assert fitted("日", 2.0) == "\\u65e5"
+        assert "\n" not in fitted("a\nb", 2.0)
+
+
+def _boxes(figure: Figure) -> Iterator[tuple[Text, tuple[float, float, float, float]]]:
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if text.get_text().strip() and text.get_visible() and _is_drawn(text, figure):
+            box = text.get_window_extent(canvas.get_renderer())
+            yield text, (box.x0, box.y0, box.x1, box.y1)
+
+
+def _is_drawn(text: Text, figure: Figure) -> bool:
+    """Tick labels outside the limits of their axis are kept but not drawn."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in [*axis.majorTicks, *axis.minorTicks]:
+                if text in (tick.label1, tick.label2):
+                    return bool(low <= tick.get_loc() <= high) and axes.axison
+    return True
+
+
+class TestForest:
+    def test_means_and_intervals_are_those_of_the_analysis(self, analysis: Analysis) -> None:
+        figure = only_figure(forest.plan(analysis))
+        expected = [c.difference.estimate for c in contrasts(analysis, "twin", "control") if c.difference is not None]
+        assert len(expected) == 8  # in each of two regimes two twins, the control minus none, QW minus the control
+        means = [line.get_xdata()[0] for line in tagged(figure, "mean")]
+        assert means == pytest.approx([100 * estimate.mean for estimate in expected])
+        limit = figure.axes[0].get_xlim()[1]
+        for line, estimate in zip(tagged(figure, "interval"), expected, strict=True):
+            assert estimate.interval is not None
+            assert list(line.get_xdata()) == pytest.approx(
+                [max(100 * estimate.interval[0], -limit), min(100 * estimate.interval[1], limit)]
+            )
+
+    def test_numbers_beside_a_row(self, analysis: Analysis) -> None:
+        contrast = contrasts(analysis, "twin")[1]
+        assert contrast.difference is not None
+        estimate = contrast.difference.estimate
+        assert estimate.interval is not None
+        assert contrast.holm_p is not None
+        found = texts(only_figure(forest.plan(with_section(analysis, contrasts=[replace(contrast, holm_p=0.0321)]))))
+        low, high = (f"{100 * end:.1f}".replace("-", "−") for end in estimate.interval)
+        assert f"{100 * estimate.mean:+.1f} [{low}, {high}]".replace("-", "−") in found
+        assert "0.032" in found
+        assert "8 × 3" in found
+        assert str(contrast.name) in found
+
+    def test_combined_estimate_is_a_diamond(self, analysis: Analysis) -> None:
+        figure = only_figure(forest.plan(analysis))
+        diamonds = tagged(figure, "combined")
+        addons = analysis.across[0].addons
+        assert [addon.addon for addon in addons] == ["qw", "qw-shuffled"]
+        for diamond, addon in zip(diamonds, addons, strict=True):
+            assert isinstance(diamond, Polygon)
+            assert addon.combined is not None
+            assert addon.combined.interval is not None
+            x = diamond.get_xy()[:, 0]
+            assert (x.min(), x.max()) == pytest.approx(tuple(100 * end for end in addon.combined.interval))
+            assert x[1] == pytest.approx(100 * addon.combined.mean)
+        assert "qw: methods 2, settings 2" in texts(figure)
+
+    def test_withheld_p_is_said_with_its_reason(self) -> None:
+        found = texts(only_figure(forest.plan(analysis_of(few_runs(seeds=1)))))
+        assert "withheld (a)" in found
+        assert any(text.startswith("(a) p withheld: one seed") for text in found)
+
+    def test_refused_and_missing_comparisons_are_rows(self) -> None:
+        runs = [run for run in few_runs() if run.record.cell.method != "cps" or run.record.cell.addon]
+        moved = [a_run("fixmatch", "qw", seed, device="cuda:0", gain=0.02) for seed in range(3)]
+        runs = [run for run in runs if (run.record.cell.method, run.record.cell.addon) != ("fixmatch", "qw")]
+        found = texts(only_figure(forest.plan(analysis_of(runs + moved))))
+        assert any(text.startswith("refused: device class differs at seed 0") for text in found)
+        assert found.count("no usable record without an add-on") == 1  # cps
+        assert found.count("no usable record with an add-on") == 1  # supervised
+        assert found.count("fixmatch + qw") == 1
+
+    def test_not_a_finite_number(self, analysis: Analysis) -> None:
+        twin = contrasts(analysis, "twin")[1]
+        assert twin.difference is not None
+        broken = replace(twin.difference, estimate=replace(twin.difference.estimate, mean=np.nan))
+        other = contrasts(analysis, "twin")[2]
+        figure = only_figure(forest.plan(with_section(analysis, contrasts=[replace(twin, difference=broken), other])))
+        assert "the difference is not a finite number" in texts(figure)
+        assert len(tagged(figure, "mean")) == 1
+
+    def test_band_of_one_point_for_dice_only(self, analysis: Analysis) -> None:
+        (band,) = tagged(only_figure(forest.plan(analysis)), "rope")
+        assert isinstance(band, Rectangle)
+        assert (band.get_x(), band.get_width()) == pytest.approx((-1.0, 2.0))
+        distances = only_figure(forest.plan(analysis_of(few_runs(), metric="hd95")))
+        assert tagged(distances, "rope") == []
+        assert distances.axes[0].get_xlabel() == "Difference of HD95 (pooled) (px); left of 0 is better"
+
+    def test_a_wide_interval_does_not_hide_the_others(self, analysis: Analysis) -> None:
+        found = contrasts(analysis, "twin", "control")
+        twin = next(c for c in found if c.difference is not None)
+        assert twin.difference is not None
+        wide = replace(twin.difference, estimate=replace(twin.difference.estimate, interval=(-9.0, 9.0)))
+        figure = only_figure(forest.plan(with_section(analysis, contrasts=[replace(twin, difference=wide), *found])))
+        limit = figure.axes[0].get_xlim()[1]
+        assert limit < 50
+        assert list(tagged(figure, "interval")[0].get_xdata()) == [-limit, limit]
+        assert any("[−900.0, 900.0]" in text for text in texts(figure))
+
+    def test_two_hundred_contrasts_take_several_pages_and_none_is_lost(self, analysis: Analysis) -> None:
+        twin = contrasts(analysis, "twin")[1]
+        many = [replace(twin, name=Name(f"m{index:03}", "", "qw")) for index in range(200)]
+        pages = figures(forest.plan(with_section(analysis, contrasts=many)))
+        assert len(pages) == 5
+        found = [text for page in pages for text in texts(page) if text.startswith("m")]
+        assert found == [f"m{index:03} + qw" for index in range(200)]
+        assert all(any("(continued)" in text for text in texts(page)) for page in pages[1:])
+
+
+class TestRanks:
+    def test_each_cell_hangs_from_its_rank(self, analysis: Analysis) -> None:
+        across = analysis.across[0]
+        figure = only_figure(ranks.plan_critical_difference(analysis))
+        starts = np.array([line.get_xdata()[0] for line in tagged(figure, "rank")])
+        ticks = {text.get_text(): text.get_position()[0] for text in figure.axes[0].texts if text.get_text().isdigit()}
+        left, right = ticks["1"], ticks[str(len(across.names))]
+        assert len(across.names) == 6
+        assert 1 + (starts - left) / (right - left) * (len(across.names) - 1) == pytest.approx(across.ranks)
+        found = texts(figure)
+        for name, rank in zip(across.names, across.ranks, strict=True):
+            assert any(f"{rank:.2f}" in text and str(name) in text for text in found)
+
+    def test_cliques_are_bars_and_p_values_are_written(self, analysis: Analysis) -> None:
+        names = analysis.across[0].names
+        across = replace(
+            analysis.across[0],
+            ranks=np.arange(1.0, 7.0),
+            cliques=[names[:3], names[2:4], names[4:], names[5:]],
+            friedman_p=0.0123,
+            least_p=0.5,
+        )
+        figure = only_figure(ranks.plan_critical_difference(replace(analysis, across=[across])))
+        hung = [line.get_xdata()[0] for line in tagged(figure, "rank")]
+        bars = [(line.get_xdata()[0], line.get_xdata()[1], line.get_ydata()[0]) for line in tagged(figure, "clique")]
+        spans = sorted(tuple(int(np.argmin(np.abs(np.array(hung) - x))) for x in bar[:2]) for bar in bars)
+        assert spans == [(0, 2), (2, 3), (4, 5)]
+        level = {span: bar[2] for span, bar in zip([(0, 2), (4, 5), (2, 3)], bars, strict=True)}
+        assert level[0, 2] != level[2, 3]  # they share a cell
+        words = " ".join(texts(figure))
+        assert "p 0.012" in words
+        assert "settings can give: 0.5; no two cells can be told apart." in words
+
+    def test_frequencies(self, analysis: Analysis) -> None:
+        figure = only_figure(ranks.plan_frequencies(analysis))
+        (mesh,) = tagged(figure, "frequencies")
+        assert isinstance(mesh, QuadMesh)
+        assert np.asarray(mesh.get_array()).ravel() == pytest.approx(100 * analysis.across[0].frequencies.ravel())
+        assert figure.axes[0].get_ylim()[0] > figure.axes[0].get_ylim()[1]  # the best on top
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert labels == [str(name) for name in analysis.across[0].names]
+
+    def test_unknown_frequencies_are_not_drawn(self, analysis: Analysis) -> None:
+        across = replace(analysis.across[0], frequencies=np.full((6, 6), np.nan))
+        assert ranks.plan_frequencies(replace(analysis, across=[across])).draws == []
+        assert "share no seeds" in why_not(replace(analysis, across=[across]))["rank_frequencies"]
+
+    def test_one_setting_has_no_ranks(self, analysis: Analysis) -> None:
+        assert "two settings or more" in why_not(replace(analysis, across=[]))["critical_difference"]
+
+
+class TestRope:
+    def test_bars_are_the_probabilities(self, analysis: Analysis) -> None:
+        across = analysis.across[0]
+        addons = [replace(across.addons[0], rope=(0.05, 0.25, 0.7)), replace(across.addons[1], rope=None)]
+        changed = replace(analysis, across=[replace(across, addons=addons)])
+        figure = only_figure(rope.plan(changed))
+        bars = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+        assert [bar.get_width() for bar in bars] == pytest.approx([0.05, 0.25, 0.7])
+        assert [bar.get_x() for bar in bars] == pytest.approx([0, 0.05, 0.3])
+        assert len({bar.get_hatch() for bar in bars}) == 3  # told apart without colour
+        assert {"0.05", "0.25", "0.70", "4"} <= set(texts(figure))  # two methods in two settings
+        assert why_not(changed)["rope"] == "qw-shuffled: fewer than two differences"
+
+    def test_dice_only(self) -> None:
+        assert "Dice only" in why_not(analysis_of(few_runs(), metric="hd95"))["rope"]
+
+
+class TestGroups:
+    @pytest.mark.parametrize("metric", ["dice", "hd95"])
+    def test_dots_are_groups_averaged_over_seeds(self, metric: str) -> None:
+        what = analysis_of(few_runs(), metric=metric)
+        figure = only_figure(groups.plan(what))
+        twins = [c for c in contrasts(what, "twin") if c.difference is not None]
+        scale = 100 if metric == "dice" else 1
+        for axes, twin in zip(figure.axes, twins, strict=True):
+            assert twin.scores is not None
+            assert twin.reference_scores is not None
+            (dots,) = tagged(axes, "groups")
+            assert dots.get_xdata() == pytest.approx(scale * twin.reference_scores.table.mean(axis=1))
+            assert dots.get_ydata() == pytest.approx(scale * twin.scores.table.mean(axis=1))
+            assert axes.get_xlim() == axes.get_ylim()
+            gained = dots.get_ydata() > dots.get_xdata() if metric == "dice" else dots.get_ydata() < dots.get_xdata()
+            assert axes.texts[0].get_text() == f"{gained.sum()} of 8\nbetter"
+        assert 0 < sum(int(axes.texts[0].get_text()[0]) for axes in figure.axes) < 8 * len(twins)
+
+
+class TestQuality:
+    def test_audit_shows_means_over_the_runs_in_which_g_was_asked(self) -> None:
+        runs = few_runs() + [a_run("ict", seed=seed, with_g=False) for seed in range(3)]
+        figure = only_figure(quality.plan_audit(analysis_of(runs)))
+        pearson, mae = figure.axes
+        assert [line.get_ydata()[0] for line in tagged(pearson, "g")] == pytest.approx([0.91, 0.8, *[0.7] * 4])
+        assert [line.get_ydata()[0] for line in tagged(pearson, "confidence")] == pytest.approx([0.4] * 4)
+        assert [line.get_ydata()[0] for line in tagged(pearson, "agreement")] == pytest.approx([0.2] * 4)
+        assert [line.get_ydata()[0] for line in tagged(mae, "g")] == pytest.approx([0.06, 0.12, *[0.1] * 4])
+        labels = [label.get_text() for label in pearson.get_xticklabels()]
+        assert sorted(labels) == sorted(["synthetic", "weak\nmodels", "25", "50", "100", "pooled"])
+
+    def test_training_shows_each_cell_over_the_run(self, analysis: Analysis) -> None:
+        figure = only_figure(quality.plan_training(analysis))
+        assert len(figure.axes) == 10  # the control is left out
+        axes = figure.axes[0]
+        for tag, value in (("g", 0.7), ("confidence", 0.4), ("agreement", 0.2), ("dice", 0.6)):
+            (line,) = tagged(axes, tag)
+            assert list(line.get_xdata()) == [25, 50, 100]
+            assert list(line.get_ydata()) == pytest.approx([value] * 3)
+
+    def test_nothing_was_audited(self) -> None:
+        reasons = why_not(analysis_of([a_run(with_g=False)]))
+        assert reasons["quality_audit"] == "no record has an audit of g"
+        assert "two checkpoints" in reasons["quality_training"]
+
+
+class TestBudgets:
+    def test_curves(self, analysis: Analysis) -> None:
+        figure = only_figure(budgets.plan(analysis))
+        axes = panel(figure, "fixmatch")
+        assert axes.get_xscale() == "log"
+        supervised, base, addon = tagged(axes, "curve")
+        by_regime = {section.setting.regime: section.cells for section in analysis.sections}
+        for line, name in (
+            (supervised, Name("supervised", "", "")),
+            (base, Name("fixmatch", "", "")),
+            (addon, Name("fixmatch", "", "qw")),
+        ):
+            expected = [100 * by_regime[regime][name].estimate.mean for regime in ("n28@grouped", "all@grouped")]
+            assert list(line.get_ydata()) == pytest.approx(expected)
+            assert list(line.get_xdata()) == pytest.approx([28, 120], rel=0.05)
+        assert base.get_color() == addon.get_color() != supervised.get_color()
+        assert (base.get_linestyle(), addon.get_linestyle()) == (DASHED, LINE_OF_ADDON)
+        ticks = [label.get_text() for label in axes.get_xticklabels() if label.get_text()]
+        assert ticks == ["28", "120"]
+
+    def test_pools_and_splits_are_kept_apart(self) -> None:
+        runs = [a_run(regime="n28@grouped"), a_run(regime="n60+pool@grouped", labelled=60)]
+        assert budgets.plan(analysis_of(runs)).draws == []
+        runs.append(a_run(regime="p50@grouped", labelled=60))
+        assert len(only_figure(budgets.plan(analysis_of(runs))).axes) == 1
+
+
+class TestLearning:
+    def test_means_over_seeds(self, analysis: Analysis) -> None:
+        figure = only_figure(learning.plan(analysis))
+        axes = panel(figure, "phantom, n28@grouped")
+        (base,) = tagged(axes, "fixmatch")
+        (addon,) = tagged(axes, "fixmatch + qw")
+        assert list(base.get_xdata()) == [10, 20, 40]
+        assert list(base.get_ydata()) == pytest.approx([52, 62, 82])
+        assert list(addon.get_ydata()) == pytest.approx([54, 64, 84])
+        assert base.get_color() == addon.get_color()
+        assert (base.get_linestyle(), addon.get_linestyle()) == (DASHED, LINE_OF_ADDON)
+
+    def test_what_is_not_finite_is_passed_over(self) -> None:
+        run = a_run()
+        broken = run.record.model_copy(update={"val_dice": [(10, 0.4), (20, np.nan), (40, 0.6)]})
+        figure = only_figure(learning.plan(analysis_of([replace(run, record=broken)])))
+        (line,) = tagged(figure, "fixmatch")
+        assert list(line.get_xdata()) == [10, 40]
+
+    def test_many_cells_take_several_panels(self) -> None:
+        runs = [a_run(f"m{index:02}", addon) for index in range(10) for addon in ("", "qw")]
+        figure = only_figure(learning.plan(analysis_of(runs)))
+        assert len(figure.axes) == 3
+        lines = [line.get_gid() for axes in figure.axes for line in axes.lines]
+        assert lines == [f"m{index:02}{addon}" for index in range(10) for addon in ("", " + qw")]
+
+
+class TestCost:
+    def test_seconds_with_g_marked(self, analysis: Analysis) -> None:
+        figure = only_figure(cost.plan(analysis))
+        section: Section = analysis.sections[1]
+        axes = panel(figure, "phantom, n28@grouped")
+        cells = [name for name in section.cells if "-" not in name.addon]
+        points: list[Line2D] = tagged(axes, "cell")
+        assert len(points) == len(cells) == 5
+        for point, name in zip(points, cells, strict=True):
+            assert point.get_xdata()[0] == pytest.approx(402 if name.addon else 101)  # type: ignore[index]
+            assert point.get_ydata()[0] == pytest.approx(100 * section.cells[name].estimate.mean)  # type: ignore[index]
+            assert point.get_fillstyle() == ("full" if name.addon else "none")
+        shares: list[Artist] = tagged(axes, "g")
+        assert [list(share.get_xdata()) for share in shares] == [[101, 402]] * 2  # type: ignore[attr-defined]
