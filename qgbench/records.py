@@ -3,15 +3,24 @@
 A record is two files in the run's folder: ``record.json`` (a `Record`) and ``images.csv`` (one row per test image,
 columns `IMAGE_COLUMNS`). Every mean in the JSON can be recomputed from the CSV by `summarise`.
 Nothing here imports torch.
+
+A record says by which version of the schema it was written, and `migrate` brings it up to the present one. A field that
+records from before lack may come with a default and needs no new version; a field that is removed, renamed or comes to
+mean something else does, and so does a change of `IMAGE_COLUMNS`: `SCHEMA_VERSION` goes up, `migrate` gets a step, and
+``tests/golden/records/v<version>`` a record. A test compares the schema with the one that is kept there.
 """
 
 import io
 import json
 import math
 import os
+import re
 import secrets
-from collections.abc import Hashable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import cache
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +28,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qgbench.errors import QGBenchError
+from qgbench.spec import load_protocol, protocol_names
 
+SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
 IMAGES_NAME = "images.csv"
 
@@ -45,8 +56,12 @@ IMAGE_COLUMNS = [
     "confidence",  # mean probability of the predicted foreground
 ]
 _PARTIAL_SUFFIX = ".partial"
+_LAYOUT = "v1"  # of the folder of submitted results
+_LONGEST_NAME = 150  # of a folder, in characters; file systems allow 255 bytes
+_UNFIT_FOR_FILES = re.compile(r"^\.|[^\w.=+,@~-]+")
 TEXT_COLUMNS = ["id", "group", "status"]
 DISTANCE_COLUMNS = ["hd95", "hd95_max", "assd"]
+_MEANS = ("dice", "jaccard", "precision", "recall", "nsd_2px", "nsd_2pct")
 EMPTY_MASK_RULE = (
     "both empty: Dice 1, distances 0, NSD 1; one empty: Dice 0, NSD 0, distances = the image diagonal in every average"
 )
@@ -190,6 +205,10 @@ class Record(_Part):
     provenance: Provenance
 
 
+_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType({})
+"""By version: what turns the content of a record.json of that version into one of the next."""
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
@@ -224,19 +243,19 @@ def remove_partial_files(folder: Path) -> None:
 
 def summarise(images: pd.DataFrame) -> Summary:
     """Average per-image rows (columns `IMAGE_COLUMNS`) under `EMPTY_MASK_RULE`."""
-    diagonal = pd.Series(np.hypot(images["height"], images["width"]), index=images.index)
-    filled = {name: images[name].astype(float).fillna(diagonal) for name in DISTANCE_COLUMNS}
-    means = {
-        name: float(images[name].mean()) for name in ("dice", "jaccard", "precision", "recall", "nsd_2px", "nsd_2pct")
-    }
+    columns = ["height", "width", *_MEANS, *DISTANCE_COLUMNS]
+    values = dict(zip(columns, images[columns].to_numpy(float).T, strict=True))
+    diagonal = np.hypot(values["height"], values["width"])
+    filled = {name: np.where(np.isnan(values[name]), diagonal, values[name]) for name in DISTANCE_COLUMNS}
+    status = images["status"].tolist()
     return Summary(
         images=len(images),
         groups=images["group"].nunique(),
-        **means,
+        **{name: float(values[name].mean()) for name in _MEANS},
         **{name: float(column.mean()) for name, column in filled.items()},
         hd95_percent=float((100 * filled["hd95"] / diagonal).mean()),
-        missed=int((images["status"] == "missed").sum()),
-        spurious=int((images["status"] == "spurious").sum()),
+        missed=status.count("missed"),
+        spurious=status.count("spurious"),
     )
 
 
@@ -274,23 +293,57 @@ def write_record(folder: Path, record: Record) -> None:
     write_atomically(folder / RECORD_NAME, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
 
 
-def read_record(path: Path) -> Record:
-    """Read a ``record.json`` (or the folder that holds it).
+def migrate(data: Any) -> dict[str, Any]:
+    """Bring the content of a ``record.json`` up to the present version of the schema, one version after the other.
+
+    Parameters
+    ----------
+    data : anything that JSON can hold
+
+    Returns
+    -------
+    dict
+        Of version `SCHEMA_VERSION`, its fields not checked yet.
 
     Raises
     ------
     QGBenchError
-        The file is missing, cut off, or not a record of this schema.
+        The content names no version, one that never was, or one of a newer qgbench.
+    """
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if type(version) is not int or version < 1:
+        raise QGBenchError(f"is not a record: schema_version is {version!r}; expected 1 to {SCHEMA_VERSION}")
+    if version > SCHEMA_VERSION:
+        raise QGBenchError(
+            f"was written by a newer qgbench: schema version {version}, and this one reads up to {SCHEMA_VERSION}. "
+            "Upgrade: pip install --upgrade qgbench"
+        )
+    for step in range(version, SCHEMA_VERSION):
+        data = _MIGRATIONS[step](data)
+    return data
+
+
+def read_record(path: Path) -> Record:
+    """Read a ``record.json`` (or the folder that holds it), of this or an earlier version of the schema.
+
+    Raises
+    ------
+    QGBenchError
+        The file is missing, cut off, not a record, or of a version of the schema that this qgbench does not know.
     """
     file = path / RECORD_NAME if path.is_dir() else path
     try:
-        return Record.model_validate_json(file.read_bytes())
+        return Record.model_validate(migrate(json.loads(file.read_bytes())))
     except OSError as error:
         raise QGBenchError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise QGBenchError(f"{file} is not a record: {where}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise QGBenchError(f"{file} is not a record: {error}") from error
+    except QGBenchError as error:
+        raise QGBenchError(f"{file} {error}") from error
 
 
 def images_path(record_path: Path) -> Path:
@@ -303,6 +356,46 @@ def find_records(folder: Path) -> Iterator[Path]:
     yield from sorted(
         path for path in folder.rglob("*.json") if path.name == RECORD_NAME or path.name.startswith("seed")
     )
+
+
+def result_path(record: Record) -> PurePosixPath:
+    """Say where a record lies in the folder of submitted results.
+
+    ``v1/<protocol>/<dataset>/<regime>/<arch>/<method>[+<add-on>]/seed<k>.json``. An encoder other than the protocol's
+    follows the architecture (``unet-resnet34``), settings of a variant the method (``fixmatch,method.threshold=0.9``),
+    and 8 digits of a hash the name of a method or architecture that does not ship (``lab_Mine@1a2b3c4d``). What cannot
+    stand in the name of a file becomes ``_``, and 8 digits of a hash tell such names apart (``...~1a2b3c4d``).
+    """
+    cell, spec = record.cell, record.spec
+    arch = _marked(cell.arch, spec.get("arch_source", ""))
+    if cell.encoder != _encoder(cell.protocol):
+        arch += f"-{cell.encoder}"
+    method = _marked(cell.method, spec.get("source", ""))
+    method += f",{cell.variant}" if cell.variant else ""
+    method += f"+{cell.addon}" if cell.addon else ""
+    folders = (_as_folder(part) for part in (cell.protocol, cell.dataset, cell.regime, arch, method))
+    return PurePosixPath(_LAYOUT, *folders, f"seed{cell.seed}.json")
+
+
+@cache
+def _encoder(protocol: str) -> str | None:
+    """Name the encoder of a protocol; None where there is no such protocol."""
+    return load_protocol(protocol).encoder if protocol in protocol_names() else None
+
+
+def _marked(reference: str, source: str) -> str:
+    """Shorten the reference of what does not ship to a name, and mark it by a hash over reference and source."""
+    if not source:
+        return reference
+    name = re.sub(r"\W+", "_", reference.replace(".py", "").rpartition("/")[2])
+    return f"{name}@{sha256(f'{reference} {source}'.encode()).hexdigest()[:8]}"
+
+
+def _as_folder(name: str) -> str:
+    fit = _UNFIT_FOR_FILES.sub("_", name)
+    if fit == name and len(name) <= _LONGEST_NAME:
+        return name
+    return f"{fit[:_LONGEST_NAME]}~{sha256(name.encode()).hexdigest()[:8]}"
 
 
 def finite_or_none(value: float) -> float | None:

@@ -7,6 +7,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -114,6 +115,7 @@ def protocol_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
+@cache
 def load_protocol(name: str) -> Protocol:
     """Read a protocol by name.
 

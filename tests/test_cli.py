@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from qgbench.cli import main
+from qgbench.cli import app, main
 from qgbench.errors import UserError
 from qgbench.run import describe
 from qgbench.spec import RunSpec
@@ -369,3 +370,32 @@ def test_starting_up_imports_no_plug_in(tmp_path: Path) -> None:
 
     assert code("run", "--help") == 0
     assert code("methods", "boom") == 9  # it is there
+
+
+def test_verify_and_submit_from_the_command_line(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden/records/v1"
+    place = tmp_path / "runs/one"
+    shutil.copytree(golden, place)
+    (place / "schema.json").unlink()
+    result = CliRunner().invoke(app, ["verify", str(tmp_path / "runs")])
+    assert result.exit_code == 0, result.output
+    images = place / "images.csv"
+    images.write_text(images.read_text().replace("ok", "missed", 1))
+    result = CliRunner().invoke(app, ["verify", str(tmp_path / "runs")])
+    assert result.exit_code == 1
+    assert "images.csv" in result.output
+    result = CliRunner().invoke(app, ["submit", str(place), "--results", str(tmp_path / "results")])
+    assert isinstance(result.exception, UserError)
+    assert not (tmp_path / "results").exists()
+
+
+def test_report_filters_and_metric_from_the_command_line(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden/records/v1"
+    shutil.copytree(golden, tmp_path / "runs/one")
+    words = ["report", str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--metric", "hd95", "--no-figures"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "HD95 (pooled)" in (tmp_path / "out/report.md").read_text()
+    result = CliRunner().invoke(app, [*words, "--dataset", "nothing"])
+    assert isinstance(result.exception, UserError)
+    assert "no record has the dataset 'nothing'" in str(result.exception)

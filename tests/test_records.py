@@ -1,24 +1,28 @@
 import errno
+import inspect
 import json
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
+from qgbench import records
 from qgbench.errors import QGBenchError
 from qgbench.records import (
     DISTANCE_COLUMNS,
     IMAGE_COLUMNS,
     IMAGES_NAME,
     RECORD_NAME,
+    SCHEMA_VERSION,
     Agreement,
     Cell,
     CheckpointAudit,
@@ -30,6 +34,7 @@ from qgbench.records import (
     find_records,
     finite_or_none,
     images_path,
+    migrate,
     read_images,
     read_record,
     summarise,
@@ -182,7 +187,13 @@ def test_a_record_cut_off_is_refused(tmp_path: Path, share: float) -> None:
     ("change", "message"),
     [
         ({"steps": "many"}, "is not a record: steps"),
-        ({"schema_version": 2}, "is not a record: schema_version"),
+        (
+            {"schema_version": 2},
+            r"record\.json was written by a newer qgbench: schema version 2, .*reads up to 1.*Upgrade",
+        ),
+        ({"schema_version": 0}, "is not a record: schema_version is 0; expected 1 to 1"),
+        ({"schema_version": True}, "is not a record: schema_version is True"),
+        ({"schema_version": "1"}, "is not a record: schema_version is '1'"),
         ({"surplus": 1}, "is not a record: surplus"),
         ({"summary": {}}, "is not a record: summary.images"),
     ],
@@ -193,6 +204,13 @@ def test_a_record_of_another_schema_is_refused_by_field(tmp_path: Path, change: 
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(QGBenchError, match=message):
         read_record(file)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '"record"'])
+def test_a_record_that_names_no_version_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / RECORD_NAME).write_text(content)
+    with pytest.raises(QGBenchError, match=r"record\.json is not a record: schema_version is None"):
+        read_record(tmp_path)
 
 
 def test_a_missing_record_is_refused(tmp_path: Path) -> None:
@@ -218,6 +236,86 @@ def test_reading_records_needs_no_torch() -> None:
 def test_what_is_unknown_is_none() -> None:
     assert finite_or_none(math.nan) is finite_or_none(math.inf) is finite_or_none(-math.inf) is None
     assert finite_or_none(np.float64(0.25)) == 0.25
+
+
+# Versions of the schema
+
+GOLDEN = Path(__file__).parent / "golden/records"
+
+
+def structure() -> dict[str, Any]:
+    """What a record consists of: type and necessity of every field of every part, and the columns of the rows."""
+    parts: dict[str, Any] = {"images.csv": IMAGE_COLUMNS}
+    waiting: list[Any] = [Record]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, type) and not get_args(part) and issubclass(part, BaseModel):
+            parts[part.__name__] = {
+                name: inspect.formatannotation(field.annotation).replace("qgbench.records.", "").replace("typing.", "")
+                + ("" if field.is_required() else ", may be missing")
+                for name, field in part.model_fields.items()
+            }
+            waiting += [field.annotation for field in part.model_fields.values()]
+        waiting += get_args(part)
+    return parts
+
+
+def test_the_schema_is_the_one_that_is_kept_for_its_version() -> None:
+    kept = json.loads((GOLDEN / f"v{SCHEMA_VERSION}/schema.json").read_text())
+    assert structure() == kept, "raise SCHEMA_VERSION, add a step to migrate, and a folder to tests/golden/records"
+
+
+def test_there_is_a_golden_record_of_every_version() -> None:
+    assert sorted(path.name for path in GOLDEN.iterdir()) == [f"v{version + 1}" for version in range(SCHEMA_VERSION)]
+    for folder in GOLDEN.iterdir():
+        assert f"v{json.loads((folder / RECORD_NAME).read_text())['schema_version']}" == folder.name
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
+def test_a_golden_record_of_every_version_gives_its_numbers(version: int) -> None:
+    folder = GOLDEN / f"v{version}"
+    record = read_record(folder)
+    assert record.schema_version == SCHEMA_VERSION
+    # From images.csv by csv, statistics.fmean and math.hypot; no mask of that run is empty.
+    expected = {
+        "images": 100,
+        "groups": 100,
+        "dice": 0.9145001701825204,
+        "jaccard": 0.8487515249029659,
+        "precision": 0.9427050313385769,
+        "recall": 0.9019803140817888,
+        "hd95": 14.29306230323394,
+        "hd95_max": 16.440781310242656,
+        "hd95_percent": 4.465616828029455,
+        "assd": 5.103495282666944,
+        "nsd_2px": 0.43092680250574267,
+        "nsd_2pct": 0.7993917146216944,
+        "missed": 0,
+        "spurious": 0,
+    }
+    assert record.summary.model_dump() == pytest.approx(expected, rel=1e-14)
+    assert summarise(read_images(folder / IMAGES_NAME)).model_dump() == pytest.approx(expected, rel=1e-14)
+    assert (record.cell.method, record.cell.addon, record.cell.seed) == ("fixmatch", "qw", 0)
+    assert (record.warnings, record.provenance.encoder) == ([], None)  # fields that came later
+    assert record.val_dice[-1] == (200, 0.9032756686210632)
+
+
+def test_records_are_brought_up_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = {
+        1: lambda data: data | {"schema_version": 2, "seen": ["from 1"]},
+        2: lambda data: data | {"schema_version": 3, "seen": [*data["seen"], "from 2"]},
+    }
+    monkeypatch.setattr(records, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(records, "_MIGRATIONS", steps)
+    assert migrate({"schema_version": 1}) == {"schema_version": 3, "seen": ["from 1", "from 2"]}
+    assert migrate({"schema_version": 2, "seen": []})["seen"] == ["from 2"]
+    assert migrate({"schema_version": 3}) == {"schema_version": 3}
+    with pytest.raises(QGBenchError, match="newer qgbench: schema version 4, and this one reads up to 3"):
+        migrate({"schema_version": 4})
+
+
+def test_every_version_has_its_step() -> None:
+    assert sorted(records._MIGRATIONS) == list(range(1, SCHEMA_VERSION))
 
 
 # Rows per image

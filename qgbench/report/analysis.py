@@ -9,12 +9,13 @@ add-on against its twin without (``twin``); QW by each control score against the
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qgbench.claims import Claim
 from qgbench.errors import UserError
 from qgbench.report.collect import Collection, Name, Problem, Run, Setting
 from qgbench.report.measures import MEASURES, Measure, measure
@@ -157,7 +158,7 @@ class AddonAcross:
 
 @dataclass(frozen=True, eq=False)
 class Across:
-    """What holds over the data sets and regimes of one protocol, architecture and encoder.
+    """What holds over the data sets of one protocol, architecture, encoder and kind of regime.
 
     Attributes
     ----------
@@ -198,6 +199,11 @@ class Across:
     least_p: float
     addons: list[AddonAcross]
 
+    @property
+    def regimes(self) -> str:
+        """What the regimes of all blocks have in common: ``budget@grouped``, ``all+pool@image``."""
+        return regime_kind(self.settings[0].regime)
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
@@ -210,15 +216,18 @@ class Analysis:
     sections : list of Section
         Sorted by protocol, version, data set, regime, architecture, encoder.
     across : list of Across
-        For each protocol, version, architecture and encoder with two blocks or more.
+        For each protocol, version, architecture, encoder and kind of regime with two blocks or more.
     problems : list of Problem
         Records that were not used.
+    claims : list of Claim
+        Numbers that papers claim; nothing is computed from them.
     """
 
     measure: Measure
     sections: list[Section]
     across: list[Across]
     problems: list[Problem]
+    claims: list[Claim] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -239,17 +248,17 @@ class Filters:
             A filter names something that no record has, or no record passes all of them.
         """
         runs = list(runs)
-        for field in ("dataset", "regime", "arch", "method"):
-            known = sorted({getattr(run.record.cell, field) for run in runs})
-            for wanted in getattr(self, field):
+        for what in ("dataset", "regime", "arch", "method"):
+            known = sorted({getattr(run.record.cell, what) for run in runs})
+            for wanted in getattr(self, what):
                 if wanted not in known:
-                    raise UserError(f"no record has the {field} '{wanted}'; there are: {', '.join(known)}.")
+                    raise UserError(f"no record has the {what} '{wanted}'; there are: {', '.join(known)}.")
         kept = [
             run
             for run in runs
             if all(
-                not getattr(self, field) or getattr(run.record.cell, field) in getattr(self, field)
-                for field in ("dataset", "regime", "arch", "method")
+                not getattr(self, what) or getattr(run.record.cell, what) in getattr(self, what)
+                for what in ("dataset", "regime", "arch", "method")
             )
         ]
         if runs and not kept:
@@ -284,7 +293,7 @@ def analyse(
     pairs = [_pair(text, runs) for text in asked]
     full = _supervised_with_all_labels(by_setting, what)
     sections = [_section(setting, by_setting[setting], what, pairs, full) for setting in sorted(by_setting)]
-    return Analysis(what, sections, _across(sections, what), collection.problems)
+    return Analysis(what, sections, _across(sections, what), collection.problems, collection.claims)
 
 
 def _pair(text: str, runs: Sequence[Run]) -> tuple[Name, Name]:
@@ -531,14 +540,21 @@ def _best(usable: dict[Name, dict[int, Run]], cells: dict[Name, Scores], what: M
 
 
 def _across(sections: Sequence[Section], what: Measure) -> list[Across]:
-    by_scope: dict[tuple[str, int, str, str], list[Section]] = defaultdict(list)
+    by_scope: dict[tuple[str, int, str, str, str], list[Section]] = defaultdict(list)
     for section in sections:
-        setting = section.setting
-        by_scope[setting.protocol, setting.protocol_version, setting.arch, setting.encoder].append(section)
-    return [_one_across(scope, blocks, what) for scope, blocks in by_scope.items() if len(blocks) > 1]
+        protocol, version, _, regime, arch, encoder = section.setting
+        by_scope[protocol, version, arch, encoder, regime_kind(regime)].append(section)
+    return [_one_across(blocks, what) for blocks in by_scope.values() if len(blocks) > 1]
 
 
-def _one_across(scope: tuple[str, int, str, str], blocks: Sequence[Section], what: Measure) -> Across:
+def regime_kind(regime: str) -> str:
+    """Forget how many labels and which pools: ``budget``, ``all``, ``+pool``, and the kind of split."""
+    body, _, split = regime.partition("@")
+    budget, *pools = body.split("+")
+    return ("all" if budget == FULL_BUDGET else "budget") + ("+pool" if pools else "") + f"@{split}"
+
+
+def _one_across(blocks: Sequence[Section], what: Measure) -> Across:
     sign = 1 if what.higher_is_better else -1
     lacking = {
         name: sum(name not in block.cells for block in blocks) for name in {n for block in blocks for n in block.cells}
@@ -551,8 +567,12 @@ def _one_across(scope: tuple[str, int, str, str], blocks: Sequence[Section], wha
     several = len(names) > 1
     tables = [_shared_tables([block.cells[name] for name in names]) for block in blocks] if several else []
     whole = all(table is not None for table in tables)
+    first = blocks[0].setting
     return Across(
-        *scope,
+        protocol=first.protocol,
+        protocol_version=first.protocol_version,
+        arch=first.arch,
+        encoder=first.encoder,
         settings=[block.setting for block in blocks],
         names=names,
         left_out={name: lacking[name] for name in sorted(lacking, key=lambda n: n.order) if lacking[name]},

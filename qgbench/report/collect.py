@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qgbench.claims import CLAIMS_NAME, Claim, read_claims
 from qgbench.errors import QGBenchError, UserError
 from qgbench.records import (
     DISTANCE_COLUMNS,
@@ -112,10 +113,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Collection:
-    """All records that can be used (at most one for each cell and seed), and what went wrong."""
+    """All records that can be used (at most one for each cell and seed), what went wrong, and what papers claim."""
 
     runs: list[Run]
     problems: list[Problem]
+    claims: list[Claim] = field(default_factory=list)
 
 
 class Setting(NamedTuple):
@@ -162,7 +164,8 @@ def collect(folders: Sequence[Path]) -> Collection:
     Parameters
     ----------
     folders : sequence of Path
-        Runs (``record.json`` + ``images.csv``) or submitted results (``seed<k>.json`` + ``seed<k>.csv``), at any depth.
+        Runs (``record.json`` + ``images.csv``) or submitted results (``seed<k>.json`` + ``seed<k>.csv``), at any depth;
+        claims of papers in ``claims/``.
 
     Raises
     ------
@@ -185,7 +188,13 @@ def collect(folders: Sequence[Path]) -> Collection:
         except QGBenchError as error:
             problems.append(Problem(str(path), str(error)))
     unique, repeated = _without_repeats(runs)
-    return Collection(unique, problems + repeated)
+    claims: list[Claim] = []
+    for folder in folders:
+        try:
+            claims += read_claims(folder / CLAIMS_NAME)
+        except UserError as error:
+            problems.append(Problem(str(folder / CLAIMS_NAME), str(error)))
+    return Collection(unique, problems + repeated, claims)
 
 
 def _read(path: Path, known: dict[bytes, Units]) -> Run:

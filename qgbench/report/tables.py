@@ -5,9 +5,10 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 
+from qgbench.claims import Claim
 from qgbench.records import EMPTY_MASK_RULE
-from qgbench.report.analysis import Across, AddonAcross, Contrast, Scores, Section
-from qgbench.report.audit import SCORES, AuditRow, Mean
+from qgbench.report.analysis import Across, AddonAcross, Analysis, Contrast, Scores, Section
+from qgbench.report.audit import SCORES, AuditRow, Mean, audit
 from qgbench.report.collect import Name, Problem
 from qgbench.report.measures import Measure
 from qgbench.stats.crossed import Estimate
@@ -229,7 +230,7 @@ def _effects(contrasts: list[Contrast], what: Measure) -> Table:
 
 def summary(across: Across, what: Measure) -> Chapter:
     """Lay out what holds over the data sets and regimes of one protocol, architecture and encoder."""
-    title = f"Across settings: {across.arch}, {across.encoder}"
+    title = f"Across settings: {across.regimes}, {across.arch}, {across.encoder}"
     least = f"With {len(across.settings)} settings no signed-rank test can give p below {_p(across.least_p)}."
     ranks = Table(
         f"Average ranks over {len(across.settings)} settings",
@@ -280,6 +281,43 @@ def summary(across: Across, what: Measure) -> Chapter:
         ],
         problems=[],
     )
+
+
+def claims_chapter(analysis: Analysis) -> Chapter:
+    """Lay out what papers claim, beside what was measured of the same."""
+    predictors = [row for section in analysis.sections for row in audit(section.runs) if row.part == "predictor"]
+
+    def measured(claim: Claim) -> str:
+        if claim.about == "predictor":
+            values = [
+                row.means[f"synthetic_{claim.metric}"].value
+                for row in predictors
+                if f"synthetic_{claim.metric}" in row.means
+            ]
+            known = [value for value in values if value is not None]
+            return f"{min(known):.3f} to {max(known):.3f}" if known else MISSING
+        found = [
+            f"{scores.means[claim.metric]:.3f} ({', '.join((setting.regime, setting.arch, setting.protocol))})"
+            for section in analysis.sections
+            for setting in (section.setting,)
+            for name, scores in section.cells.items()
+            if (name.method, name.addon) == (claim.method, claim.addon)
+            and claim.dataset in ("", setting.dataset)
+            and claim.metric in scores.means
+        ]
+        return "; ".join(found) or MISSING
+
+    columns = ["Source", "About", "Metric", "Claimed", "Measured here"]
+    rows = []
+    for claim in analysis.claims:
+        about = "g, synthetic masks" if claim.about == "predictor" else f"{claim.method} {claim.addon}".strip()
+        where = ", ".join(filter(None, (claim.reference, claim.table, claim.note)))
+        rows.append(
+            [f"{claim.source} ({where})", f"{about} {claim.dataset}".strip(), claim.metric, claim.text, measured(claim)]
+        )
+    table = Table("Claimed by papers, not measured here", columns, rows, names=3)
+    below = ["Claimed numbers are copied from their sources, whose data, protocol and metrics may differ from these."]
+    return Chapter("Claims of papers", [], [table] if rows else [], below, [])
 
 
 def _first_clique(across: Across) -> list[Name]:
@@ -453,7 +491,7 @@ def latex_table(table: Table, above: list[str]) -> str:
         return rf"\multicolumn{{{len(table.columns)}}}{{@{{}}l@{{}}}}{{{text}}} \\"
 
     head = [r"\toprule", " & ".join(map(_latex_header, table.columns)) + r" \\", r"\midrule"]
-    widths = ["p{38mm}", "p{18mm}"][: table.names]
+    widths = ["p{38mm}", "p{18mm}", "p{18mm}"][: table.names]
     body = [
         " & ".join(cell(place, i, text) for i, text in enumerate(row)) + r" \\" for place, row in enumerate(table.rows)
     ]

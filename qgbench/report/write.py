@@ -18,6 +18,7 @@ from qgbench.report.page.build import write_page
 from qgbench.report.tables import (
     Chapter,
     chapter,
+    claims_chapter,
     escape_latex,
     latex_table,
     markdown_name,
@@ -95,6 +96,7 @@ def write_report(analysis: Analysis, output: Path, figures: bool = False, html: 
     sections = [(section, audit(section.runs)) for section in analysis.sections]
     chapters = [summary(across, analysis.measure) for across in analysis.across]
     chapters += [chapter(section, audits, analysis.measure) for section, audits in sections]
+    chapters += [claims_chapter(analysis)] if analysis.claims else []
     rows = [row for section, _ in sections for row in _result_rows(section, analysis.measure)]
     audits = [row for pair in sections for row in _audit_rows(*pair)]
     drawn = draw_figures(analysis, output / "figures") if figures else []
@@ -184,6 +186,7 @@ def _json(analysis: Analysis, rows: list[dict[str, Any]]) -> str:
             for section in analysis.sections
         ],
         "across": [_across_json(across) for across in analysis.across],
+        "claims": [claim.model_dump(mode="json") for claim in analysis.claims],
         "problems": [
             *(problem._asdict() for problem in analysis.problems),
             *({**s.setting._asdict(), **problem._asdict()} for s in analysis.sections for problem in s.problems),
@@ -198,6 +201,7 @@ def _across_json(across: Across) -> dict[str, Any]:
         "protocol_version": across.protocol_version,
         "arch": across.arch,
         "encoder": across.encoder,
+        "regimes": across.regimes,
         "settings": [setting._asdict() for setting in across.settings],
         "names": [name._asdict() for name in across.names],
         "left_out": [{**name._asdict(), "missing": count} for name, count in across.left_out.items()],

@@ -165,7 +165,7 @@ def some_runs(count: int = 8, seeds: int = 3, rename: dict[str, str] | None = No
     """Two regimes of three methods, two of them with QW, one of these with a control too."""
     called = {name: (rename or {}).get(name, name) for name in ("fixmatch", "cps", "qw", "phantom")}
     runs = []
-    for regime, labelled, more in (("n28@grouped", 28, 0.0), ("all@grouped", 120, 0.08)):
+    for regime, labelled, more in (("n28@grouped", 28, 0.0), ("n120@grouped", 120, 0.08)):
         for seed in range(seeds):
             shared = {"dataset": called["phantom"], "regime": regime, "labelled": labelled, "count": count, **both}
             runs.append(a_run("supervised", seed=seed, gain=more - 0.05, **shared))
@@ -566,7 +566,7 @@ class TestBudgets:
             (base, Name("fixmatch", "", "")),
             (addon, Name("fixmatch", "", "qw")),
         ):
-            expected = [100 * by_regime[regime][name].estimate.mean for regime in ("n28@grouped", "all@grouped")]
+            expected = [100 * by_regime[regime][name].estimate.mean for regime in ("n28@grouped", "n120@grouped")]
             assert list(line.get_ydata()) == pytest.approx(expected)
             assert list(line.get_xdata()) == pytest.approx([28, 120], rel=0.05)
         assert base.get_color() == addon.get_color() != supervised.get_color()

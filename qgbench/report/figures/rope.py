@@ -44,7 +44,9 @@ def plan(analysis: Analysis) -> Plan:
     several = len(analysis.across) > 1
     bars = [
         (
-            f"{addon.addon} ({across.arch}, {across.protocol} v{across.protocol_version})" if several else addon.addon,
+            f"{addon.addon} ({across.regimes}, {across.arch}, {across.protocol} v{across.protocol_version})"
+            if several
+            else addon.addon,
             addon,
         )
         for across in analysis.across

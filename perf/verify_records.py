@@ -1,0 +1,68 @@
+"""Seconds and memory that verifying takes: ``python perf/verify_records.py [RECORDS]``, 10,000 by default.
+
+Every record is of the protocol of today, so that all rules apply: the golden record (100 images of PH2) under another
+learning rate or seed, with other counts.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from qgbench.data.splits import draw_labelled, load_split
+from qgbench.records import Record, images_path, read_images, read_record, result_path, summarise, write_images
+from qgbench.spec import RunSpec, load_protocol
+from qgbench.verification import verify_records
+
+GOLDEN = Path(__file__).parent.parent / "tests/golden/records/v1"
+SEEDS = 5
+
+
+def write_results(results: Path, records: int) -> None:
+    golden, rows = read_record(GOLDEN).model_dump(mode="json"), read_images(GOLDEN / "images.csv")
+    split = load_split("ph2")
+    labelled = [draw_labelled(split[split["split"] == "train"], 28, seed) for seed in range(SEEDS)]
+    stream = np.random.default_rng(0)
+    known = {name: golden["spec"][name] for name in ("protocol", "dataset", "regime", "method", "arch", "encoder")}
+    for number in range(records):
+        cell, seed = divmod(number, SEEDS)
+        mode = "none" if cell % 2 else "qw"
+        overrides = {"train.lr": 1e-3 + 1e-6 * (1 + cell // 2)}
+        spec = RunSpec(**known, precision="bf16", device="cpu", threads=1, seed=seed, qg_mode=mode, overrides=overrides)
+        images = rows.copy()
+        ref, pred = images["n_ref"], images["n_pred"]
+        images["n_tp"] = tp = np.maximum(images["n_tp"] - stream.integers(0, 50, len(images)), 0)
+        images["dice"], images["jaccard"] = 2 * tp / (ref + pred), tp / (ref + pred - tp)
+        images["precision"], images["recall"] = tp / pred, tp / ref
+        if mode == "none":
+            images["q"] = np.nan
+        data = golden | {"run_id": spec.id, "spec": spec.model_dump(mode="json"), "steps": spec.resolve().train.steps}
+        data["cell"] = {name: getattr(spec, name) for name in golden["cell"] if name != "protocol_version"}
+        data["cell"]["protocol_version"] = load_protocol(spec.protocol).version
+        data["settings"] = golden["settings"] | {"protocol": spec.resolve().model_dump(mode="json")}
+        data["summary"] = summarise(images).model_dump()
+        data["provenance"] = golden["provenance"] | {"labelled_ids": labelled[seed]}
+        data["provenance"]["g"] = golden["provenance"]["g"] if mode == "qw" else None
+        target = results / result_path(Record.model_validate(data))
+        write_images(images_path(target), images)
+        target.write_text(json.dumps(data, indent=1))
+
+
+def main() -> None:
+    records = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    with tempfile.TemporaryDirectory() as folder:
+        write_results(Path(folder), records)
+        begin, begin_cpu = time.monotonic(), time.process_time()
+        found = verify_records([Path(folder)])
+        seconds, cpu = time.monotonic() - begin, time.process_time() - begin_cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    time_taken = f"{seconds:.1f} s ({cpu:.1f} s of one processor)"
+    print(f"{records} records of 100 images: {time_taken}, peak {peak:.0f} MiB, {len(found)} findings")
+
+
+if __name__ == "__main__":
+    main()
