@@ -89,7 +89,8 @@ def test_the_demo_runs_in_an_empty_folder(call: Call, desk: Path) -> None:
         shown = call(desk, "qgbench", *RUN, "fixmatch", "--steps", "4", *options)
         record = shown.split("record: ")[1].splitlines()[0]
         assert (desk / record).is_file()
-    call(desk, "qgbench", "report")
+    call(desk, "qgbench", "report", "--html")
+    assert (desk / "report/page/index.html").is_file()
     table = (desk / "report" / "report.md").read_text()
     assert "fixmatch" in table
     assert "qw" in table

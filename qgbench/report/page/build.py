@@ -1,0 +1,302 @@
+"""The report as a folder of pages that open from disk: leaderboard, comparisons, runs, cards, problems, and the data.
+
+Nothing is fetched when a page is looked at: one style sheet and one script lie in the folder, and a Content-Security-
+Policy forbids all others. Names, ids and texts come from records, that is, from anybody: the templates escape all of
+them, file names are made by `qgbench.report.page.names`, and characters that do not show are replaced by their code.
+
+Tables are sorted and filtered by 150 lines of JavaScript of our own. itables (DataTables, jQuery) would add 1 MB of
+inline script to each page, which no such policy allows, and its rows could not be sorted by keyboard on the heading.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from qgbench.errors import QGBenchError, UserError
+from qgbench.folder import locked
+from qgbench.records import IMAGES_NAME, RECORD_NAME, Record, images_path
+from qgbench.report.analysis import Analysis, Contrast, Scores, Section
+from qgbench.report.collect import Name, Run, Setting
+from qgbench.report.measures import MEASURES
+from qgbench.report.page import words
+from qgbench.report.page.board import NONE, Board, board, board_csv, board_json, protocol_words
+from qgbench.report.page.cards import dataset_cards, method_cards
+from qgbench.report.page.charts import audit_chart, group_chart, learning_chart
+from qgbench.report.page.images import images_body, images_head
+from qgbench.report.page.names import contrast_slug, run_slug, slug, visible
+from qgbench.report.tables import protocol_line
+
+MARKER = ".qgbench-page"
+"""A file in every page's folder: only a folder that has it is ever replaced."""
+
+TOP = ("index.html", "leaderboard.csv", "leaderboard.json")
+
+
+def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = ()) -> list[Path]:
+    """Write the pages of a report.
+
+    The folder is built beside its place, in ``.<name>.work``, and moved there when it is whole.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    output : Path
+        Folder to make. One that holds an earlier page is replaced.
+    figures : sequence of Path
+        Shown on the page about all settings if they are PNG files, offered for download there if not.
+
+    Returns
+    -------
+    list of Path
+        ``index.html``, where a reader begins, and the leaderboard as CSV and JSON.
+
+    Raises
+    ------
+    UserError
+        `output` is a file, or a folder with something else in it.
+    QGBenchError
+        A file cannot be written, or one of a run or figure cannot be read any more.
+    """
+    output = output.resolve()
+    _refuse_others(output)
+    work = output.with_name(f".{output.name}.work")
+    try:
+        with locked(work, "page"):
+            new, old = work / "new", work / "old"
+            _restore(output, old)
+            shutil.rmtree(new, ignore_errors=True)
+            try:
+                _Site(analysis, new).write(figures)
+                _refuse_others(output)
+                if output.exists():
+                    output.rename(old)
+                new.rename(output)
+            finally:
+                _restore(output, old)
+                shutil.rmtree(new, ignore_errors=True)
+    except OSError as error:
+        raise QGBenchError(
+            f"cannot write the page {output}: {error}. Free some space or choose another folder."
+        ) from error
+    return [output / name for name in TOP]
+
+
+def _refuse_others(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; give a folder for the page.")
+    if output.is_dir() and not (output / MARKER).is_file() and any(output.iterdir()):
+        raise UserError(f"{output} holds something else than a page of qgbench; give another folder, or empty it.")
+
+
+def _restore(output: Path, old: Path) -> None:
+    """Put the earlier page back where its successor did not take its place; remove it where it did."""
+    if old.exists() and not output.exists():
+        old.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@dataclass
+class _Site:
+    """All pages of one analysis, written into a folder that does not exist yet."""
+
+    analysis: Analysis
+    folder: Path
+    titles: dict[str, str] = field(init=False)
+    templates: Environment = field(init=False)
+    rendered: dict[str, Markup] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        runs = [run for section in self.analysis.sections for run in section.runs]
+        self.dataset_cards = dataset_cards(runs)
+        self.method_cards = method_cards({run.record.cell.method for run in runs})
+        self.titles = {each.name: each.card.title if each.card else each.name for each in self.dataset_cards}
+        self.templates = _environment()
+        self.templates.globals.update(
+            what=self.analysis.measure,
+            measures=MEASURES,
+            titles=self.titles,
+            method_anchors={each.name: each.anchor for each in self.method_cards},
+            dataset_anchors={each.name: each.anchor for each in self.dataset_cards},
+            problem_count=len(self.analysis.problems) + sum(len(s.problems) for s in self.analysis.sections),
+            has_across=bool(self.analysis.across),
+            NONE=NONE,
+            words=words,
+            protocol_words=protocol_words,
+        )
+
+    def write(self, figures: Sequence[Path]) -> None:
+        """Write everything."""
+        for name in ("page.css", "page.js"):
+            self._put(f"static/{name}", files("qgbench.report.page").joinpath("static", name).read_bytes())
+        laid_out = board(self.analysis, self.titles)
+        self._leaderboard(laid_out)
+        self._page("methods.html", "methods.html", cards=self.method_cards)
+        self._page("datasets.html", "datasets.html", cards=self.dataset_cards)
+        self._page("problems.html", "problems.html", analysis=self.analysis)
+        self._across(figures)
+        for section in self.analysis.sections:
+            for contrast in section.contrasts:
+                self._contrast(section, contrast)
+            pages = _pages_by_name(section)
+            for run in section.runs:
+                self._run(run, section.setting, pages.get(Name.of(run.record.cell), []))
+        self._put(MARKER, b"A page of qgbench: `qgbench report --html` replaces this folder.\n")
+
+    def _put(self, place: str, data: bytes) -> None:
+        path = self.folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def _page(self, place: str, template: str, **content: Any) -> None:
+        text = self.templates.get_template(template).render(root="../" * place.count("/"), **content)
+        self._put(place, text.encode())
+
+    def _facts(self, values: dict[str, Any]) -> Markup:
+        """Render nested facts as a table. Most runs share settings, packages and hardware: those are rendered once."""
+        key = json.dumps(values)
+        if key not in self.rendered:
+            self.rendered[key] = Markup(self.templates.get_template("pairs.html").render(items=_flat(values)))
+        return self.rendered[key]
+
+    def _leaderboard(self, laid_out: Board) -> None:
+        settings = [section.setting for section in self.analysis.sections]
+        protocols = sorted({(s.protocol, s.protocol_version) for s in settings})
+        lines = [protocol_line(*protocol) for protocol in protocols]
+        runs = sum(len(section.runs) for section in self.analysis.sections)
+        self._page("index.html", "index.html", board=laid_out, protocol_lines=lines, run_count=runs)
+        self._page("comparisons.html", "comparisons.html", board=laid_out, protocol_lines=lines)
+        measure = self.analysis.measure.name
+        self._put("leaderboard.csv", board_csv(laid_out.rows, measure).encode())
+        self._put("leaderboard.json", board_json(laid_out.rows, measure).encode())
+
+    def _across(self, figures: Sequence[Path]) -> None:
+        shown: list[tuple[str, str]] = []
+        offered: list[tuple[str, str]] = []
+        for figure in figures:
+            place = f"figures/{slug(figure.stem)}{'.png' if figure.suffix == '.png' else '.pdf'}"
+            self._put(place, figure.read_bytes())
+            (shown if figure.suffix == ".png" else offered).append((figure.stem, place))
+        self._page("across.html", "across.html", analysis=self.analysis, figures=shown, files=offered)
+
+    def _contrast(self, section: Section, contrast: Contrast) -> None:
+        both = (str(contrast.name), f"{contrast.name} : {contrast.reference}")
+        runs: dict[Name, dict[int, str]] = {contrast.name: {}, contrast.reference: {}}
+        for run in section.runs:
+            name = Name.of(run.record.cell)
+            if name in runs:
+                runs[name][run.seed] = run_slug(run)
+        shown = contrast.difference or contrast.reference_scores or contrast.scores
+        self._page(
+            f"contrasts/{contrast_slug(section.setting, contrast)}.html",
+            "contrast.html",
+            setting=section.setting,
+            contrast=contrast,
+            runs=runs,
+            means={
+                contrast.reference: _seed_means(contrast.reference_scores),
+                contrast.name: _seed_means(contrast.scores or contrast.reference_scores),
+            },
+            gains=_seed_means(contrast.difference),
+            seeds=sorted({*runs[contrast.name], *runs[contrast.reference]}),
+            chart=group_chart(shown, self.analysis.measure, contrast.difference is not None) if shown else None,
+            protocol_line=protocol_line(section.setting.protocol, section.setting.protocol_version),
+            problems=[problem.cause for problem in section.problems if problem.where in both],
+        )
+
+    def _run(self, run: Run, setting: Setting, contrasts: list[tuple[Contrast, str]]) -> None:
+        page = run_slug(run)
+        record = run.record
+        self._put(f"data/{page}/{RECORD_NAME}", run.path.read_bytes())
+        self._put(f"data/{page}/{IMAGES_NAME}", images_path(run.path).read_bytes())
+        self._page(
+            f"runs/{page}.html",
+            "run.html",
+            page=page,
+            record=record,
+            setting=setting,
+            name=Name.of(record.cell),
+            contrasts=contrasts,
+            facts=[
+                ("Cell", self._facts({"run": record.run_id, **record.cell.model_dump(), **_computed(record)})),
+                ("Settings", self._facts(record.settings)),
+                ("Specification", self._facts(record.spec)),
+                ("Provenance", self._facts(record.provenance.model_dump(exclude={"packages", "hardware"}))),
+                ("Packages and hardware", self._facts(record.provenance.packages | record.provenance.hardware)),
+            ],
+            learning=learning_chart(record),
+            audit=audit_chart(record),
+            head=images_head(),
+            body=images_body(run),
+            protocol_line=protocol_line(setting.protocol, setting.protocol_version),
+        )
+
+
+def _environment() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("qgbench.report.page"),
+        autoescape=True,
+        auto_reload=False,
+        undefined=StrictUndefined,
+        finalize=_final,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters.update(
+        number=words.number,
+        signed=words.signed,
+        probability=words.probability,
+        interval=words.interval,
+        method=words.method_words,
+        addon=words.addon_words,
+        name=words.name_words,
+        regime=words.regime_words,
+    )
+    return templates
+
+
+def _final(value: Any) -> Any:
+    """Prepare what a template puts out, before it is escaped: nothing invisible, a dash for what is unknown."""
+    if value is None:
+        return words.MISSING
+    # Not of subclasses: Markup is already HTML.
+    return visible(value) if type(value) is str else value
+
+
+def _pages_by_name(section: Section) -> dict[Name, list[tuple[Contrast, str]]]:
+    """List the contrasts that each cell is a side of, with their pages."""
+    pages: dict[Name, list[tuple[Contrast, str]]] = {}
+    for contrast in section.contrasts:
+        page = contrast_slug(section.setting, contrast)
+        for name in dict.fromkeys((contrast.name, contrast.reference)):
+            pages.setdefault(name, []).append((contrast, page))
+    return pages
+
+
+def _seed_means(scores: Scores | None) -> dict[int, float]:
+    """Average each seed's run over test groups."""
+    return {} if scores is None else dict(zip(scores.seeds, scores.table.mean(axis=0).tolist(), strict=True))
+
+
+def _computed(record: Record) -> dict[str, Any]:
+    """Say how a run was computed, and what it took: seconds and MiB."""
+    return {
+        **record.model_dump(include={"steps", "precision", "device", "threads"}),
+        "seconds": record.times.model_dump(),
+        "peak memory, MiB": record.peak_memory_mib,
+    }
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Write nested settings as pairs, ``protocol.train.steps`` and ``200``."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,57 @@
+"""File names of pages: readable, unique, and nothing of what a record says can leave the folder."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+from qgbench.report.analysis import Contrast
+from qgbench.report.collect import Name, Run, Setting
+
+_LONGEST = 72
+
+
+def slug(*parts: object) -> str:
+    """Write parts as ``ph2-n28-grouped-fixmatch-0a1b2c3d``: ASCII letters, digits and dashes, then a hash of all."""
+    texts = [str(part) for part in parts]
+    readable = re.sub(r"[^a-z0-9]+", "-", "-".join(texts).lower()).strip("-")[:_LONGEST].strip("-")
+    digest = hashlib.sha256(_joined(texts).encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    return f"{readable}-{digest}" if readable else digest
+
+
+def _joined(texts: Iterable[str]) -> str:
+    """Join texts so that no two lists give the same."""
+    return "".join(f"{len(text)}:{text}" for text in texts)
+
+
+def run_slug(run: Run) -> str:
+    """Name a run's page and its folder of data; a cell and seed have one run."""
+    cell = run.record.cell
+    name = (cell.method, cell.addon, cell.variant, f"k{cell.seed}")
+    return slug(cell.dataset, cell.regime, cell.arch, *name, cell.encoder, cell.protocol, cell.protocol_version)
+
+
+def contrast_slug(setting: Setting, contrast: Contrast) -> str:
+    """Name a contrast's page."""
+    return slug(
+        setting.dataset,
+        setting.regime,
+        setting.arch,
+        *_ordered(contrast.name),
+        "vs",
+        *_ordered(contrast.reference),
+        contrast.kind,
+        setting.encoder,
+        setting.protocol,
+        setting.protocol_version,
+    )
+
+
+def _ordered(name: Name) -> tuple[str, str, str]:
+    return name.method, name.addon, name.variant
+
+
+def visible(text: str) -> str:
+    """Replace characters that do not show, or that reorder others (controls, overrides of direction), by their code."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else f"⟨U+{ord(char):04X}⟩" for char in text)

@@ -1,0 +1,269 @@
+"""Statistics in words and in short numbers, as the pages show them. Plain text: the templates escape it."""
+
+import math
+
+from qgbench.errors import UserError
+from qgbench.report.analysis import Across, AddonAcross, Contrast, Scores
+from qgbench.report.collect import Name
+from qgbench.report.measures import Measure
+from qgbench.spec import Regime
+from qgbench.stats.crossed import Estimate
+
+LEVEL = 0.05
+MISSING = "–"
+_MINUS = "−"
+
+_METHODS = {
+    "bcp": "BCP",
+    "contrastive": "Contrastive",
+    "corrmatch": "CorrMatch",
+    "cps": "CPS",
+    "fixmatch": "FixMatch",
+    "ict": "ICT",
+    "mean_teacher": "Mean Teacher",
+    "pseudo_label": "Pseudo-label",
+    "pseudo_label_confidence": "Pseudo-label by confidence",
+    "supervised": "Supervised",
+    "ua_mt": "UA-MT",
+    "unimatch": "UniMatch",
+    "unimatch_v2": "UniMatch V2",
+}
+_KINDS = {
+    "twin": "a method with an add-on against itself without",
+    "control": "a control of the quality score, with another score in the place of g",
+    "asked": "asked for by name",
+}
+
+
+def method_words(method: str) -> str:
+    """Give the usual spelling of a method's name; a name that has none stays as it is."""
+    return _METHODS.get(method, method)
+
+
+def addon_words(addon: str) -> str:
+    """Write ``qw-shuffled`` as 'QW (shuffled)', ``qw+qar`` as 'QW+QAR', no add-on as ''."""
+    mode, _, score = addon.partition("-")
+    if mode not in ("qw", "qar", "qw+qar"):
+        return addon
+    return mode.upper() + (f" ({score})" if score else "")
+
+
+def name_words(name: Name) -> str:
+    """Name a cell: 'FixMatch (method.threshold=0.9) + QW'."""
+    variant = f" ({name.variant})" if name.variant else ""
+    return method_words(name.method) + variant + (f" + {addon_words(name.addon)}" if name.addon else "")
+
+
+def regime_words(regime: str) -> str:
+    """Say what a regime is: '28 labels', '10 % of the labels + isic_pool, image split'; what is no regime stays."""
+    try:
+        parsed = Regime.parse(regime)
+    except UserError:
+        return regime
+    if parsed.percent is not None:
+        labels = f"{parsed.percent:g} % of the labels"
+    else:
+        labels = "all labels" if parsed.budget is None else _counted(parsed.budget, "label")
+    split = "" if parsed.split == "grouped" else f", {parsed.split} split"
+    return " + ".join((labels, *parsed.pools)) + split
+
+
+def kind_words(kind: str) -> str:
+    """Say what a kind of contrast compares."""
+    return _KINDS[kind]
+
+
+def number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:
+    """Round a number times `scale`; a true minus sign, none before a rounded zero; None and NaN are a dash."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{scale * value:.{digits}f}"
+    if float(text) == 0:
+        return text.removeprefix("-")
+    return text.replace("-", _MINUS)
+
+
+def signed(value: float, scale: float = 1.0, digits: int = 1) -> str:
+    """Round a difference times `scale`, with its sign unless it rounds to zero."""
+    text = number(value, scale, digits)
+    return text if text.startswith(_MINUS) or not any(char in "123456789" for char in text) else f"+{text}"
+
+
+def interval(found: Estimate, scale: float, digits: int = 1) -> str:
+    """Write a confidence interval, '0.4 to 2.2'; empty if there is none."""
+    if found.interval is None:
+        return ""
+    return " to ".join(number(end, scale, digits) for end in found.interval)
+
+
+def probability(value: float | None) -> str:
+    """Round a probability to two digits that count: '0.012'; 'below 0.001'; None is 'withheld'."""
+    if value is None:
+        return "withheld"
+    if value < 0.001:
+        return "below 0.001"
+    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def headline(contrast: Contrast, where: str, what: Measure) -> str:
+    """Say a contrast in one sentence.
+
+    Parameters
+    ----------
+    contrast : Contrast
+    where : str
+        Data set and regime, 'PH2, 28 labels'.
+    what : Measure
+
+    Returns
+    -------
+    str
+        'FixMatch + QW against FixMatch on PH2, 28 labels: +1.3 Dice points, CI 0.4 to 2.2; 100 images, 3 seeds; such a
+        claim would be false with probability 0.01.' Where there is no difference, why not.
+    """
+    if contrast.name == contrast.reference:
+        subject = f"{name_words(contrast.name)} on {where}"
+    else:
+        subject = f"{name_words(contrast.name)} against {name_words(contrast.reference)} on {where}"
+    if contrast.refused:
+        return f"{subject}: refused, {contrast.refused}."
+    if contrast.difference is None:
+        return f"{subject}: {_missing(contrast)}."
+    return f"{subject}: {_claim(contrast.difference, what)}."
+
+
+def _missing(contrast: Contrast) -> str:
+    """Say which side has no usable record."""
+    if contrast.name == contrast.reference:
+        return "no usable record with an add-on, nothing to compare"
+    pairs = ((contrast.name, contrast.scores), (contrast.reference, contrast.reference_scores))
+    lacking = [name_words(name) for name, scores in pairs if scores is None]
+    return f"no usable record of {' or of '.join(lacking)}"
+
+
+def _claim(scores: Scores, what: Measure) -> str:
+    found = scores.estimate
+    parts = [_amount(found, what)]
+    images = _counted(scores.images, "image")
+    if found.groups != scores.images:
+        images += f" in {_counted(found.groups, 'group')}"
+    parts += [f"{images}, {_counted(found.seeds, 'seed')}", _doubt(found)]
+    return "; ".join(parts)
+
+
+def _amount(found: Estimate, what: Measure) -> str:
+    """'+1.3 Dice points, CI 0.4 to 2.2'."""
+    size = signed(found.mean, what.scale)
+    text = f"{size} {what.label} points" if what.unit == "%" else f"{size} {what.unit} {what.label}"
+    return text + (f", CI {interval(found, what.scale)}" if found.interval else ", no CI")
+
+
+def _doubt(found: Estimate) -> str:
+    if found.p_false is None:
+        return "how probably such a claim would be false is withheld"
+    claim = "such a claim would be false with probability"
+    return f"{claim} {probability(found.p_false)}"
+
+
+def details(contrast: Contrast, what: Measure) -> list[str]:
+    """Say what else is known of a difference, a sentence each; nothing where there is no difference."""
+    if contrast.difference is None:
+        return []
+    found = contrast.difference.estimate
+    unit = what.difference_unit
+    lines = []
+    if not what.higher_is_better:
+        lines.append(f"Lower {what.label} is better: a negative difference is a gain.")
+    lines += _test(found, contrast.holm_p)
+    spread = contrast.difference.spread
+    known = [
+        f"{number(sd, what.scale, 2)} over {over}"
+        for sd, over in ((spread.images, "images"), (spread.groups, "groups"), (spread.seeds, "seeds"))
+        if sd is not None
+    ]
+    if known:
+        lines.append(f"Standard deviation of the difference, in {unit}: {', '.join(known)}.")
+    if contrast.improvement is not None:
+        share = number(contrast.improvement, digits=2)
+        lines.append(f"In one run of each, a test group does better with probability {share} (that of improvement).")
+    if contrast.effect is not None:
+        lines.append(f"Effect size: {number(contrast.effect, digits=2)} standard deviations over test groups.")
+    if contrast.headroom is not None:
+        lines.append(
+            f"The difference covers {number(contrast.headroom, 100, 0)} % of the distance from supervised training "
+            "with these labels to supervised training with all labels."
+        )
+    return lines
+
+
+def _test(found: Estimate, holm_p: float | None) -> list[str]:
+    lines = withheld(found)
+    if found.p is None or holm_p is None:
+        return lines
+    told = "tell" if holm_p < LEVEL else "do not tell"
+    lines.append(
+        f"{_p(found.p)}; adjusted by Holm's method for all comparisons of its kind in this setting, {_p(holm_p)}: the "
+        f"data {told} the two apart at the 5 % level."
+    )
+    if found.wilcoxon_p is not None:
+        lines.append(
+            f"Wilcoxon's signed-rank test on the means of test groups gives {_p(found.wilcoxon_p)}; it does not "
+            "see how much results change from seed to seed."
+        )
+    return lines
+
+
+def withheld(found: Estimate) -> list[str]:
+    """Say what of an estimate is withheld and why, a sentence each."""
+    reasons = [part.replace("p withheld:", "p is withheld:") for part in found.reason.split("; ") if part]
+    return [f"{part if part.startswith('p ') else part[0].upper() + part[1:]}." for part in reasons]
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {probability(value)}"
+
+
+def addon_across_words(addon: AddonAcross, what: Measure) -> list[str]:
+    """Say what an add-on does over methods and settings, a sentence each."""
+    settings = len({setting for setting, _ in addon.contrasts})
+    words = addon_words(addon.addon)
+    lines = []
+    if addon.combined is not None:
+        over = f"{_counted(len(addon.methods), 'method')} and {_counted(settings, 'setting')}"
+        claim = f"{_amount(addon.combined, what)}; {_doubt(addon.combined)}"
+        lines += [f"{words}, averaged over {over}: {claim}.", *withheld(addon.combined)]
+    else:
+        lines.append(f"{words}: no average over methods and settings, as no method has a difference in each setting.")
+    win, tie, loss = addon.win_tie_loss
+    lines.append(
+        f"Of {_counted(win + tie + loss, 'comparison')}, {win} in favour, {loss} against, {tie} undecided "
+        "(Holm-adjusted p below 0.05 decides)."
+    )
+    if addon.rope is not None:
+        harm, same, gain = map(probability, addon.rope)
+        lines.append(
+            f"On a further setting (Bayesian signed-rank test): probability {gain} of a gain of more than one Dice "
+            f"point, {same} of a difference within one point, {harm} of a loss of more than one point."
+        )
+    if addon.left_out:
+        lines.append(f"Left out of the average: {', '.join(addon.left_out)}.")
+    return lines
+
+
+def across_words(across: Across) -> list[str]:
+    """Say what the comparison of many cells over settings can tell, a sentence each."""
+    blocks = len(across.settings)
+    lines = []
+    if across.friedman_p is not None:
+        told = "differ" if across.friedman_p < LEVEL else "are not shown to differ"
+        lines.append(f"Friedman's test over {blocks} settings: {_p(across.friedman_p)}; the ranks {told}.")
+    short = " No pair of cells can be told apart with so few." if across.least_p >= LEVEL else ""
+    lines.append(f"With {blocks} settings no signed-rank test can give p below {across.least_p:.2g}.{short}")
+    if across.left_out:
+        lacking = [f"{name_words(name)} (in {count} of {blocks})" for name, count in across.left_out.items()]
+        lines.append(f"Not ranked, as they lack settings: {', '.join(lacking)}.")
+    return lines
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,196 @@
+"""Statistics in words, from numbers that are known."""
+
+import numpy as np
+import pytest
+
+from qgbench.report.analysis import Across, AddonAcross, Contrast, Kind, Scores
+from qgbench.report.collect import Name, Setting
+from qgbench.report.measures import MEASURES
+from qgbench.report.page.words import (
+    across_words,
+    addon_across_words,
+    addon_words,
+    details,
+    headline,
+    method_words,
+    name_words,
+    number,
+    probability,
+    regime_words,
+    signed,
+)
+from qgbench.stats.crossed import Estimate
+from qgbench.stats.effects import Spread
+
+DICE, HD95 = MEASURES["dice"], MEASURES["hd95"]
+BASE, ADDON = Name("fixmatch", "", ""), Name("fixmatch", "", "qw")
+PH2 = Setting("small", 1, "ph2", "n28@grouped", "unet", "tf_efficientnet_lite0")
+
+
+def known(
+    mean: float = 0.013,
+    interval: tuple[float, float] | None = (0.004, 0.022),
+    p: float | None = 0.02,
+    reason: str = "",
+    groups: int = 100,
+) -> Estimate:
+    p_false = None if p is None else p / 2
+    return Estimate(groups, 3, mean, interval, 0.004, p, p_false, None if p is None else 0.0004, reason)
+
+
+def scores(found: Estimate, images: int = 100) -> Scores:
+    table = np.full((found.groups, found.seeds), found.mean)
+    spread = Spread(images=0.041, groups=0.02, seeds=None)
+    return Scores([0, 1, 2], images, [f"g{i}" for i in range(found.groups)], table, found, spread, {})
+
+
+def contrast(found: Estimate | None = None, kind: Kind = "twin", images: int = 100, refused: str = "") -> Contrast:
+    """FixMatch + QW against FixMatch; without an estimate there is no difference."""
+    side = scores(known(), images)
+    if found is None:
+        return Contrast(kind, ADDON, BASE, side, side if refused else None, None, refused)
+    return Contrast(kind, ADDON, BASE, side, side, scores(found, images), "", 0.04, 0.71, 0.305, 0.234)
+
+
+def test_headline_is_the_sentence_that_was_asked_for() -> None:
+    assert headline(contrast(known()), "PH2, 28 labels", DICE) == (
+        "FixMatch + QW against FixMatch on PH2, 28 labels: +1.3 Dice points, CI 0.4 to 2.2; 100 images, 3 seeds; such "
+        "a claim would be false with probability 0.01."
+    )
+
+
+def test_headline_of_a_loss_counts_groups_and_writes_true_minus_signs() -> None:
+    found = known(-0.0135, (-0.0463, 0.0193), 0.227, groups=14)
+    assert headline(contrast(found, images=305), "CVC, 28 labels", DICE) == (
+        "FixMatch + QW against FixMatch on CVC, 28 labels: −1.4 Dice points, CI −4.6 to 1.9; 305 images in 14 groups, "
+        "3 seeds; such a claim would be false with probability 0.11."
+    )
+
+
+def test_headline_of_a_distance_has_its_unit_and_says_which_way_is_better() -> None:
+    found = known(-2.13, (-4.0, -0.26))
+    assert ": −2.1 px HD95 (pooled), CI −4.0 to −0.3;" in headline(contrast(found), "PH2", HD95)
+    assert details(contrast(found), HD95)[0] == "Lower HD95 (pooled) is better: a negative difference is a gain."
+
+
+def test_withheld_p_is_said_with_its_reason() -> None:
+    reason = "p withheld: 5 test groups, at least 6 are needed; the interval is over test groups only"
+    found = contrast(known(p=None, reason=reason))
+    assert headline(found, "PH2", DICE).endswith("; how probably such a claim would be false is withheld.")
+    assert details(found, DICE)[:2] == [
+        "p is withheld: 5 test groups, at least 6 are needed.",
+        "The interval is over test groups only.",
+    ]
+    assert not any(line.startswith("p =") for line in details(found, DICE))
+
+
+def test_refusal_and_missing_records_are_said() -> None:
+    refused = headline(contrast(refused="the test images differ"), "PH2", DICE)
+    assert refused == "FixMatch + QW against FixMatch on PH2: refused, the test images differ."
+    assert headline(contrast(), "PH2", DICE) == "FixMatch + QW against FixMatch on PH2: no usable record of FixMatch."
+    alone = Contrast("twin", BASE, BASE, None, scores(known()), None, "")
+    assert headline(alone, "PH2", DICE) == ("FixMatch on PH2: no usable record with an add-on, nothing to compare.")
+    assert details(contrast(), DICE) == []
+
+
+def test_details_hold_every_statistic() -> None:
+    assert details(contrast(known()), DICE) == [
+        "p = 0.02; adjusted by Holm's method for all comparisons of its kind in this setting, p = 0.04: the data tell "
+        "the two apart at the 5 % level.",
+        "Wilcoxon's signed-rank test on the means of test groups gives p < 0.001; it does not see how much results "
+        "change from seed to seed.",
+        "Standard deviation of the difference, in points: 4.10 over images, 2.00 over groups.",
+        "In one run of each, a test group does better with probability 0.71 (that of improvement).",
+        "Effect size: 0.30 standard deviations over test groups.",
+        "The difference covers 23 % of the distance from supervised training with these labels to supervised training "
+        "with all labels.",
+    ]
+
+
+def test_large_adjusted_p_does_not_tell_apart() -> None:
+    found = Contrast("twin", ADDON, BASE, None, None, scores(known()), "", holm_p=0.05)
+    assert "the data do not tell the two apart" in details(found, DICE)[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "with_sign"),
+    [
+        (0.0134, "1.3", "+1.3"),
+        (-0.0134, "−1.3", "−1.3"),
+        (-0.0004, "0.0", "0.0"),
+        (0.0004, "0.0", "0.0"),
+        (0.1, "10.0", "+10.0"),
+    ],
+)
+def test_numbers_round_with_true_signs(value: float, plain: str, with_sign: str) -> None:
+    assert number(value, 100) == plain
+    assert signed(value, 100) == with_sign
+
+
+def test_unknown_numbers_are_dashes() -> None:
+    assert (number(None), number(float("nan")), number(float("inf"))) == ("–", "–", "–")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "withheld"),
+        (0.0, "below 0.001"),
+        (0.0009, "below 0.001"),
+        (0.00123, "0.0012"),
+        (0.012, "0.012"),
+        (0.5, "0.50"),
+        (1.0, "1.00"),
+    ],
+)
+def test_probabilities(value: float | None, text: str) -> None:
+    assert probability(value) == text
+
+
+@pytest.mark.parametrize(
+    ("regime", "text"),
+    [
+        ("n28@grouped", "28 labels"),
+        ("n1@grouped", "1 label"),
+        ("all@image", "all labels, image split"),
+        ("p12.5+isic_pool@grouped", "12.5 % of the labels + isic_pool"),
+        ("<b>", "<b>"),
+    ],
+)
+def test_regimes(regime: str, text: str) -> None:
+    assert regime_words(regime) == text
+
+
+def test_names() -> None:
+    assert name_words(Name("fixmatch", "method.threshold=0.9", "qw-shuffled")) == (
+        "FixMatch (method.threshold=0.9) + QW (shuffled)"
+    )
+    assert (addon_words("qw+qar"), addon_words(""), addon_words("<i>-x")) == ("QW+QAR", "", "<i>-x")
+    assert (method_words("ua_mt"), method_words("lab.py:Mine")) == ("UA-MT", "lab.py:Mine")
+
+
+def test_addon_across_settings() -> None:
+    one, other = contrast(known()), contrast(known())
+    addon = AddonAcross(
+        "qw", [(PH2, one), (PH2._replace(dataset="scd"), other)], ["fixmatch"], ["cps (in 1 of 2 settings)"],
+        known(), (1, 1, 0), (0.01, 0.6, 0.39),
+    )  # fmt: skip
+    assert addon_across_words(addon, DICE) == [
+        "QW, averaged over 1 method and 2 settings: +1.3 Dice points, CI 0.4 to 2.2; such a claim would be false with "
+        "probability 0.01.",
+        "Of 2 comparisons, 1 in favour, 0 against, 1 undecided (Holm-adjusted p below 0.05 decides).",
+        "On a further setting (Bayesian signed-rank test): probability 0.39 of a gain of more than one Dice point, "
+        "0.60 of a difference within one point, 0.01 of a loss of more than one point.",
+        "Left out of the average: cps (in 1 of 2 settings).",
+    ]
+
+
+def test_ranks_across_settings_say_what_so_few_settings_cannot_show() -> None:
+    settings = [PH2._replace(dataset=str(i)) for i in range(5)]
+    means, ranks = np.ones((5, 1)), np.ones(1)
+    few = Across("small", 1, "unet", "e", settings, [BASE], {ADDON: 2}, means, ranks, 0.03, [], means[:1], 0.0625, [])
+    assert across_words(few) == [
+        "Friedman's test over 5 settings: p = 0.03; the ranks differ.",
+        "With 5 settings no signed-rank test can give p below 0.062. No pair of cells can be told apart with so few.",
+        "Not ranked, as they lack settings: FixMatch + QW (in 2 of 5).",
+    ]
