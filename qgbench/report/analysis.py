@@ -21,7 +21,7 @@ from qgbench.report.collect import Collection, Name, Problem, Run, Setting
 from qgbench.report.measures import MEASURES, Measure, measure
 from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
 from qgbench.stats.combined import estimate_mean_of
-from qgbench.stats.crossed import Estimate, estimate, holm
+from qgbench.stats.crossed import Estimate, estimate, holm, p_value
 from qgbench.stats.effects import Spread, effect_size, headroom_share, probability_of_improvement, spread
 
 Kind = Literal["twin", "control", "asked"]
@@ -487,16 +487,17 @@ def _scores(runs: list[Run], what: Measure) -> Scores:
     means |= {
         name: float(np.mean([getattr(run.record.summary, name) for run in runs])) for name in ("missed", "spurious")
     }
-    return _scored(runs, np.column_stack([run.values[what.name] for run in runs]), means)
+    return _scored(runs, np.column_stack([run.values[what.name] for run in runs]), means, tested=False)
 
 
 def _difference(runs: list[Run], others: list[Run], scores: Scores, other_scores: Scores, what: Measure) -> Scores:
     """Average the differences of runs from others of the same seeds, whose own averages are known."""
     values = np.column_stack([a.values[what.name] - b.values[what.name] for a, b in zip(runs, others, strict=True)])
-    return _scored(runs, values, {name: mean - other_scores.means[name] for name, mean in scores.means.items()})
+    means = {name: mean - other_scores.means[name] for name, mean in scores.means.items()}
+    return _scored(runs, values, means, tested=True)
 
 
-def _scored(runs: list[Run], values: NDArray[np.float64], means: dict[str, float]) -> Scores:
+def _scored(runs: list[Run], values: NDArray[np.float64], means: dict[str, float], tested: bool) -> Scores:
     units = runs[0].units
     table = np.column_stack([units.by_group(column) for column in values.T])
     return Scores(
@@ -504,7 +505,7 @@ def _scored(runs: list[Run], values: NDArray[np.float64], means: dict[str, float
         images=len(units.ids),
         groups=units.group_names,
         table=table,
-        estimate=estimate(table),
+        estimate=estimate(table, tested),
         spread=spread(values, units.groups),
         means=means,
     )
@@ -532,8 +533,7 @@ def _best(usable: dict[Name, dict[int, Run]], cells: dict[Name, Scores], what: M
         if name == top or _refusal([(usable[top][seed], usable[name][seed]) for seed in common], twin=False):
             continue
         tables = (cells[one].table[:, [cells[one].seeds.index(seed) for seed in common]] for one in (top, name))
-        p = estimate(np.subtract(*tables)).p
-        if p is not None:
+        if (p := p_value(np.subtract(*tables))) is not None:
             p_of[name] = p
     adjusted = dict(zip(p_of, holm(list(p_of.values())), strict=True))
     return [name for name in cells if adjusted.get(name, 1.0) >= _TOLD_APART]

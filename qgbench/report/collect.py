@@ -6,9 +6,12 @@ per-image CSVs; the averages in the JSON only serve to check that both belong to
 
 import hashlib
 import math
+import multiprocessing
+import signal
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qgbench.claims import CLAIMS_NAME, Claim, read_claims
+from qgbench.data.content import usable_cores
 from qgbench.errors import QGBenchError, UserError
 from qgbench.records import (
     DISTANCE_COLUMNS,
@@ -29,6 +33,9 @@ from qgbench.records import (
     summarise,
 )
 from qgbench.report.measures import MEASURES
+
+_WORTH_PROCESSES = 500  # records; a process takes a second to start
+_CHUNK = 50
 
 
 class Problem(NamedTuple):
@@ -182,11 +189,11 @@ def collect(folders: Sequence[Path]) -> Collection:
         )
     runs, problems = [], []
     known: dict[bytes, Units] = {}
-    for path in paths.values():
-        try:
-            runs.append(_read(path, known))
-        except QGBenchError as error:
-            problems.append(Problem(str(path), str(error)))
+    for found in _read_all(list(paths.values())):
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            runs.append(replace(found, units=known.setdefault(found.units.key, found.units)))
     unique, repeated = _without_repeats(runs)
     claims: list[Claim] = []
     for folder in folders:
@@ -197,8 +204,29 @@ def collect(folders: Sequence[Path]) -> Collection:
     return Collection(unique, problems + repeated, claims)
 
 
-def _read(path: Path, known: dict[bytes, Units]) -> Run:
-    """Read one record and its CSV, and check that they belong together; `known` holds the test images seen so far."""
+def _read_all(paths: list[Path]) -> Iterator[Run | Problem]:
+    """Read records in the order of their paths; many of them on all cores."""
+    cores = usable_cores()
+    if len(paths) < _WORTH_PROCESSES or cores == 1:
+        yield from map(_read_or_say, paths)
+        return
+    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _leave_interrupts_to_the_parent) as pool:
+        yield from pool.map(_read_or_say, paths, chunksize=_CHUNK)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _read_or_say(path: Path) -> Run | Problem:
+    try:
+        return _read(path)
+    except QGBenchError as error:
+        return Problem(str(path), str(error))
+
+
+def _read(path: Path) -> Run:
+    """Read one record and its CSV, and check that they belong together."""
     record = read_record(path)
     images = read_images(images_path(path))
     file = images_path(path).name
@@ -220,9 +248,7 @@ def _read(path: Path, known: dict[bytes, Units]) -> Run:
     names, groups = images["id"].tolist(), images["group"].tolist()
     sizes = images[["height", "width", "n_ref"]].to_numpy(float)
     key = hashlib.sha256("\0".join([*names, *groups]).encode() + sizes.tobytes()).digest()
-    if key not in known:
-        known[key] = Units(names, groups, np.hypot(sizes[:, 0], sizes[:, 1]), key)
-    units = known[key]
+    units = Units(names, groups, np.hypot(sizes[:, 0], sizes[:, 1]), key)
     columns = [name for name in MEASURES if name in images.columns]
     table = images[columns].to_numpy(float)
     values = dict(zip(columns, table.T.copy(), strict=True))

@@ -167,13 +167,23 @@ def _p_value(squares: MeanSquares) -> float:
     return max(added, *(_t_test(target, float(floor), degrees) for floor, degrees in squares.floors))
 
 
-def estimate(values: np.ndarray) -> Estimate:
+def p_value(values: np.ndarray) -> float | None:
+    """Two-sided p of "the true mean is 0" of one table (G, S): that of `estimate`, None where it is withheld."""
+    values = np.asarray(values, dtype=float)
+    if values.shape[0] < MIN_GROUPS or values.shape[1] == 1:
+        return None
+    return _p_value(mean_squares(values))
+
+
+def estimate(values: np.ndarray, tested: bool = True) -> Estimate:
     """Infer the mean of one table.
 
     Parameters
     ----------
     values : (G, S) float
         One value for each test group and seed: group means of a cell, or paired differences of two twins.
+    tested : bool
+        False where nobody asks whether the mean is 0, as of a cell's Dice: the p-values are then None.
 
     Returns
     -------
@@ -211,7 +221,7 @@ def estimate(values: np.ndarray) -> Estimate:
         squares = mean_squares(values)
         error = math.sqrt(float(squares.variance))
         width = float(half_width(squares))
-        if groups >= MIN_GROUPS:
+        if groups >= MIN_GROUPS and tested:
             p = _p_value(squares)
             wilcoxon = _wilcoxon(values.mean(axis=1))
     return Estimate(

@@ -470,6 +470,20 @@ class TestBrokenFiles:
         assert [run.path for run in collection.runs] == [record]
         assert collection.problems == [(str(submitted), f"a copy of {record}, used once")]
 
+    def test_many_records_are_read_on_all_cores_with_the_same_outcome(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_twins(tmp_path)
+        cut(make_record(tmp_path, GROUP_DICE, method="ict"))
+        alone = collect([tmp_path])
+        monkeypatch.setattr("qgbench.report.collect._WORTH_PROCESSES", 2)
+        monkeypatch.setattr("qgbench.report.collect.usable_cores", lambda: 2)
+        together = collect([tmp_path])
+        assert together.problems == alone.problems
+        assert [run.path for run in together.runs] == [run.path for run in alone.runs]
+        assert [run.content for run in together.runs] == [run.content for run in alone.runs]
+        assert len({id(run.units) for run in together.runs}) == 1
+
     def test_two_records_of_one_seed_are_both_refused(self, tmp_path: Path) -> None:
         first = make_record(tmp_path / "a", GROUP_DICE)
         second = make_record(tmp_path / "b", GROUP_DICE, fields={"precision": "bf16"})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from qgbench.errors import QGBenchError
-from qgbench.stats.crossed import MIN_GROUPS, estimate, half_width, holm, mean_squares
+from qgbench.stats.crossed import MIN_GROUPS, estimate, half_width, holm, mean_squares, p_value
 
 # Rows 6 groups, columns 2 seeds. Worked by hand: mean 4; group means 1, 2, 3, 5, 6, 7; seed means 3, 5.
 # MS_group = 2 (9+4+1+1+4+9) / 5 = 11.2; MS_seed = 6 (1+1) / 1 = 12; residuals +-d with d = 1, 1, 0, 1, -1, -2
@@ -227,3 +227,15 @@ def test_neither_statistics_nor_reports_import_torch() -> None:
     code = f"import sys, qgbench.report.write, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_p_alone_is_that_of_the_estimate_and_an_untested_mean_has_none() -> None:
+    generator = np.random.default_rng(11)
+    for groups, seeds in ((8, 3), (40, 5), (6, 2)):
+        values = 0.3 + generator.standard_normal((groups, seeds))
+        found, untested = estimate(values), estimate(values, tested=False)
+        assert p_value(values) == found.p
+        assert (untested.mean, untested.interval, untested.reason) == (found.mean, found.interval, found.reason)
+        assert (untested.p, untested.p_false, untested.wilcoxon_p) == (None, None, None)
+    assert p_value(np.ones((5, 3))) is None
+    assert p_value(np.ones((9, 1))) is None
