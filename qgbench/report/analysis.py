@@ -349,13 +349,13 @@ def _section(
             usable[name] = by_name[name]
     cells = {name: _scores(list(by_seed.values()), what) for name, by_seed in usable.items()}
     contrasts: list[Contrast] = []
-    for kind, pairs in (("twin", _twins(by_name)), ("control", _controls(by_name)), ("asked", asked)):
-        here = [
-            _contrast(kind, pair, usable, cells, what, problems)  # type: ignore[arg-type]
-            for pair in pairs
-            if pair[0] in by_name or pair[1] in by_name
-        ]
-        contrasts += _adjusted(here)
+    families: tuple[tuple[Kind, Sequence[tuple[Name, Name]]], ...] = (
+        ("twin", _twins(by_name)),
+        ("control", _controls(by_name)),
+        ("asked", [pair for pair in asked if pair[0] in by_name or pair[1] in by_name]),
+    )
+    for kind, pairs in families:
+        contrasts += _adjusted([_contrast(kind, pair, usable, cells, what, problems) for pair in pairs])
     budget = cells.get(Name("supervised", "", ""))
     all_labels = full.get(_any_budget(setting))
     if budget is not None and all_labels is not None and not setting.regime.startswith(FULL_BUDGET):

@@ -79,10 +79,12 @@ def power_rows(cases: Sequence[Case], gains: Sequence[float], seeds: Sequence[in
     """
     rows = []
     for case in cases:
-        as_run = case.groups is not None and case.seeds is not None and case.groups >= MIN_GROUPS
-        least = least_gain(case.groups, case.seeds, case.spread, _TARGET) if as_run else None  # type: ignore[arg-type]
+        run = None if case.groups is None or case.seeds is None else (case.groups, case.seeds)
+        if run is not None and run[0] < MIN_GROUPS:
+            run = None  # its p is withheld
+        least = None if run is None else least_gain(*run, case.spread, _TARGET)
         for gain in gains:
-            shown = power(gain, case.groups, case.seeds, case.spread) if as_run else None  # type: ignore[arg-type]
+            shown = None if run is None else power(gain, *run, case.spread)
             for count in seeds:
                 rows.append(
                     {
