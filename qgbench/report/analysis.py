@@ -19,6 +19,7 @@ from qgbench.claims import Claim
 from qgbench.errors import UserError
 from qgbench.report.collect import Collection, Name, Problem, Run, Setting
 from qgbench.report.measures import MEASURES, Measure, measure
+from qgbench.spec import SCORES
 from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
 from qgbench.stats.combined import estimate_mean_of
 from qgbench.stats.crossed import Estimate, estimate, holm, p_value
@@ -26,6 +27,7 @@ from qgbench.stats.effects import Spread, effect_size, headroom_share, probabili
 
 Kind = Literal["twin", "control", "asked"]
 
+CONTROLS = frozenset(SCORES) - {"g"}
 FULL_BUDGET = "all"  # how a regime with all labels begins
 _TOLD_APART = 0.05  # adjusted p below which two cells are
 ROPE = 0.01  # in Dice: differences of one point or less are of no practical use
@@ -381,7 +383,7 @@ def _toward(budget: Scores, full: float, what: Measure) -> tuple[float, float]:
 def _twins(names: Iterable[Name]) -> list[tuple[Name, Name]]:
     """Each cell with an add-on and its twin without; a cell that no add-on was run with beside itself."""
     names = list(names)
-    with_addon = [name for name in names if name.addon and not _is_control(name)]
+    with_addon = [name for name in names if name.addon and not is_control(name.addon)]
     alone = {_base(name) for name in names if name.addon}
     single = [name for name in names if not name.addon and name not in alone]
     return sorted([(name, _base(name)) for name in [*with_addon, *single]], key=lambda pair: pair[0].order)
@@ -389,13 +391,18 @@ def _twins(names: Iterable[Name]) -> list[tuple[Name, Name]]:
 
 def _controls(names: Iterable[Name]) -> list[tuple[Name, Name]]:
     """QW by a control score against the twin without, and QW by g against QW by that score: the rival g must beat."""
-    controls = sorted((name for name in names if _is_control(name)), key=lambda name: name.order)
-    by_g = [(name._replace(addon=name.addon.partition("-")[0]), name) for name in controls]
+    controls = sorted((name for name in names if is_control(name.addon)), key=lambda name: name.order)
+    by_g = [(name._replace(addon=_by_g(name.addon)), name) for name in controls]
     return [(name, _base(name)) for name in controls] + by_g
 
 
-def _is_control(name: Name) -> bool:
-    return "-" in name.addon
+def is_control(addon: str) -> bool:
+    """Whether another score stands in the place of g: ``qw-shuffled``, unlike ``qw-quality.steps=600``."""
+    return _by_g(addon) != addon
+
+
+def _by_g(addon: str) -> str:
+    return "-".join(part for part in addon.split("-") if part not in CONTROLS)
 
 
 def _base(name: Name) -> Name:
@@ -598,7 +605,7 @@ def _shared_tables(cells: Sequence[Scores]) -> NDArray[np.float64] | None:
 
 def _addons(blocks: Sequence[Section]) -> list[str]:
     found = {c.name.addon for block in blocks for c in block.contrasts if _adds(c)}
-    return sorted(found - {""}, key=lambda addon: ("-" in addon, addon))
+    return sorted(found - {""}, key=lambda addon: (is_control(addon), addon))
 
 
 def _adds(contrast: Contrast) -> bool:

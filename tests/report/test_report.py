@@ -231,6 +231,18 @@ class TestNumbers:
         assert rival.difference.estimate == twin.difference.estimate  # type: ignore[union-attr]
         assert rival.holm_p == 2 * twin.holm_p  # type: ignore[operator]  # two in the family of controls
 
+    def test_settings_of_an_add_on_do_not_make_it_a_control(self, tmp_path: Path) -> None:
+        for seed in range(2):
+            make_record(tmp_path, GROUP_DICE, seed=seed)
+            for addon in ("qw-quality.steps=6", "qw-oracle-quality.steps=6"):
+                make_record(tmp_path, GROUP_DICE + 0.01, addon=addon, seed=seed)
+        kinds = [(c.kind, c.name.addon, c.reference.addon) for c in only_section(tmp_path).contrasts]
+        assert kinds == [
+            ("twin", "qw-quality.steps=6", ""),
+            ("control", "qw-oracle-quality.steps=6", ""),
+            ("control", "qw-quality.steps=6", "qw-oracle-quality.steps=6"),
+        ]
+
     def test_contrasts_that_are_asked_for(self, tmp_path: Path) -> None:
         make_twins(tmp_path)
         for seed in range(3):

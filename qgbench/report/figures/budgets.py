@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Scores, Section
+from qgbench.report.analysis import Analysis, Scores, Section, is_control
 from qgbench.report.collect import Name
 from qgbench.report.figures.style import (
     GREY,
@@ -16,7 +16,6 @@ from qgbench.report.figures.style import (
     Plan,
     add_legend,
     addon_looks,
-    is_control,
     legend_height,
     line_handle,
     measure_words,

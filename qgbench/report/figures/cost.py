@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Scores, Section
+from qgbench.report.analysis import Analysis, Scores, Section, is_control
 from qgbench.report.collect import Name
 from qgbench.report.figures.style import (
     GREY,
@@ -16,7 +16,6 @@ from qgbench.report.figures.style import (
     addon_looks,
     blank,
     fitted,
-    is_control,
     line_handle,
     measure_words,
     method_looks,

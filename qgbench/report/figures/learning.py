@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Section
+from qgbench.report.analysis import Analysis, Section, is_control
 from qgbench.report.collect import Name, Run
 from qgbench.report.figures.style import (
     Layout,
     Plan,
     addon_looks,
     fitted,
-    is_control,
     method_looks,
     of_method,
     setting_words,

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from qgbench.records import CheckpointAudit
-from qgbench.report.analysis import Analysis, Section
+from qgbench.report.analysis import Analysis, Section, is_control
 from qgbench.report.audit import SCORES, audit
 from qgbench.report.collect import Name, Run
 from qgbench.report.figures.style import (
@@ -20,7 +20,6 @@ from qgbench.report.figures.style import (
     Layout,
     Plan,
     add_legend,
-    is_control,
     legend_height,
     line_handle,
     setting_words,

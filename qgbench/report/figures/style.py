@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from qgbench.report.analysis import Analysis
+from qgbench.report.analysis import Analysis, is_control
 from qgbench.report.cases import _printable, _shortened
 from qgbench.report.collect import Name, Setting
 from qgbench.report.measures import Measure
@@ -112,11 +112,6 @@ def addon_looks(analysis: Analysis) -> dict[str, AddonLook]:
     addons = {name.addon for section in analysis.sections for name in section.cells} - {""}
     ordered = sorted(addons, key=lambda addon: (is_control(addon), addon))
     return {"": _BASE} | {addon: _ADDONS[index % len(_ADDONS)] for index, addon in enumerate(ordered)}
-
-
-def is_control(addon: str) -> bool:
-    """Say whether an add-on is QW by a score other than g."""
-    return "-" in addon
 
 
 def setting_words(setting: Setting, analysis: Analysis) -> str:
