@@ -1,17 +1,21 @@
 """Many methods on many data sets: ranks, cliques, wins, equivalence. Source of most: Demsar, JMLR 7, 2006, 1-30.
 
 A matrix has D data sets (rows) and M methods (columns), higher is better, and no holes: a method that lacks a data set
-is left out by the caller, by name. scipy and baycomp do the arithmetic.
+is left out by the caller, by name. scipy does the arithmetic.
 """
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 from qgbench.errors import QGBenchError
 from qgbench.stats.crossed import Estimate, holm
+
+_PRIOR_STRENGTH = 0.5  # of the pseudo-observation at a difference of 0
+_ROPE_DRAWS, _ROPE_BATCH = 50_000, 500
 
 
 def average_ranks(matrix: np.ndarray) -> np.ndarray:
@@ -165,8 +169,9 @@ def rope(differences: np.ndarray, rope: float = 0.01, seed: int = 0) -> tuple[fl
     """Posterior probabilities that a gain is negative, practically nil, or positive on a further data set.
 
     Bayesian signed-rank test with a region of practical equivalence (Benavoli et al., ICML 2014; Benavoli, Corani,
-    Demsar & Zaffalon, JMLR 18(77), 2017, 1-36), by baycomp: 50,000 draws, prior strength 0.5 at a difference of 0,
-    standard error of a probability at most 0.0022.
+    Demsar & Zaffalon, JMLR 18(77), 2017, 1-36): 50,000 draws, prior strength 0.5 at a difference of 0, standard error
+    of a probability at most 0.0022. The same draws and numbers as baycomp's ``SignedRankTest``, whose time grows with
+    N squared (100 s for 1,000 differences) where this one's grows with N log N.
 
     Parameters
     ----------
@@ -187,13 +192,33 @@ def rope(differences: np.ndarray, rope: float = 0.01, seed: int = 0) -> tuple[fl
     QGBenchError
         No difference, one that is not finite, or `rope` not positive.
     """
-    from baycomp import SignedRankTest  # imports plotting libraries
-
     differences = np.asarray(differences, dtype=float)
     if differences.ndim != 1 or differences.size == 0 or not np.isfinite(differences).all() or not rope > 0:
         raise QGBenchError(f"expected finite differences (N,) and a rope > 0, got {differences.shape} and {rope}")
-    worse, within, better = SignedRankTest.probs(np.zeros_like(differences), differences, rope, random_state=seed)
-    return float(worse), float(within), float(better)
+    # Sorted, so that the pairs (i, j) with z_i + z_j beyond the region are, for each i, one end of the row of j.
+    places = np.concatenate([[0.0], differences])
+    strengths = np.where(np.arange(len(places)) == 0, _PRIOR_STRENGTH, 1.0)
+    order = np.argsort(places, kind="stable")
+    ordered = places[order]
+
+    def ends(edge: float) -> list[np.ndarray]:
+        sides: tuple[Literal["left", "right"], ...] = ("left", "right")
+        return [np.array([np.searchsorted(z + ordered, edge, side) for z in places]) for side in sides]
+
+    below, above = ends(-2 * rope), ends(2 * rope)
+    generator = np.random.RandomState(seed)
+    wins = np.zeros(3)
+    for count in np.diff(np.arange(0, _ROPE_DRAWS + _ROPE_BATCH, _ROPE_BATCH).clip(max=_ROPE_DRAWS)):
+        weights = generator.dirichlet(strengths, count)
+        before = np.zeros((count, len(places) + 1))
+        np.cumsum(weights[:, order], axis=1, out=before[:, 1:])
+        # A pair exactly at the edge counts half: the mean of the masses with and without it.
+        loss = (weights * (before[:, below[0]] + before[:, below[1]])).sum(axis=1) / 2
+        gain = 1 - (weights * (before[:, above[0]] + before[:, above[1]])).sum(axis=1) / 2
+        masses = np.column_stack([loss, 1 - loss - gain, gain])
+        wins += np.bincount(masses.argmax(axis=1), minlength=3)
+    worse, within, better = (float(share) for share in wins / _ROPE_DRAWS)
+    return worse, within, better
 
 
 def rank_frequencies(cells: Sequence[np.ndarray], draws: int = 2000, seed: int = 0) -> np.ndarray:
@@ -231,18 +256,20 @@ def rank_frequencies(cells: Sequence[np.ndarray], draws: int = 2000, seed: int =
         raise QGBenchError("expected finite values: leave out what is missing, by name")
     generator = np.random.default_rng(seed)
     methods = len(arrays[0])
-    shares = np.zeros((methods, methods))
-    positions = np.arange(1, methods + 1)
+    edges = np.zeros((methods, methods + 1))  # where a share begins and where it ends, summed over all draws
     for cell in arrays:
         _, groups, seeds = cell.shape
         of_groups = generator.multinomial(groups, np.full(groups, 1 / groups), size=draws) / groups
         of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
         # Rounded, so that equal methods tie whatever the order of summation.
         means = np.einsum("bg,mgs,bs->bm", of_groups, cell, of_seeds, optimize=True).round(12)
-        low, high = (stats.rankdata(-means, method=side, axis=1)[:, :, None] for side in ("min", "max"))
-        covered = (positions >= low) & (positions <= high)
-        shares += (covered / (high - low + 1)).mean(axis=0)
-    return shares / len(arrays)
+        low, high = (stats.rankdata(-means, method=side, axis=1).astype(int) for side in ("min", "max"))
+        share = 1 / ((high - low + 1) * draws)
+        rows = np.broadcast_to(np.arange(methods) * (methods + 1), low.shape)
+        for at, sign in ((low - 1, 1), (high, -1)):
+            edges += np.bincount((rows + at).ravel(), sign * share.ravel(), edges.size).reshape(edges.shape)
+    # Sums that cancel leave last bits of either sign where there is no share.
+    return np.maximum(edges.cumsum(axis=1)[:, :methods].round(12), 0) / len(arrays)
 
 
 def _checked(matrix: np.ndarray) -> np.ndarray:

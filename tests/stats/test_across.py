@@ -149,6 +149,20 @@ class TestRope:
         # Better wins where 1 - w0**2 > 1/2, so where w0 < sqrt(1/2); w0 ~ Beta(1/2, 1) has P(w0 < x) = sqrt(x).
         assert rope(np.array([0.05]))[2] == pytest.approx(0.5**0.25, abs=0.007)
 
+    @pytest.mark.parametrize(
+        "values",
+        [
+            np.random.default_rng(0).normal(0.008, 0.02, 5),
+            np.random.default_rng(1).normal(0.01, 0.01, 40),
+            np.array([0.02, 0.0, 0.01, -0.02, 0.02, 0.03]),  # pairs exactly at the edges count half
+        ],
+    )
+    def test_equals_baycomp_on_the_same_draws(self, values: np.ndarray) -> None:
+        from baycomp import SignedRankTest
+
+        judge = SignedRankTest.probs(np.zeros_like(values), values, 0.01, random_state=3)
+        assert rope(values, seed=3) == pytest.approx(judge, abs=1e-4)
+
     @pytest.mark.parametrize(("values", "width"), [([], 0.01), ([np.nan], 0.01), ([0.1], 0.0)])
     def test_refuses(self, values: list[float], width: float) -> None:
         with pytest.raises(QGBenchError, match="rope > 0"):
