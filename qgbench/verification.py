@@ -59,9 +59,14 @@ percentiles are interpolated, 1 against 0.95), nor ASSD by either. Nothing here 
 """
 
 import math
+import multiprocessing
+import signal
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache, partial
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -76,6 +81,7 @@ from rich.console import Console
 from qgbench.claims import CLAIMS_NAME, read_claims
 from qgbench.data.cache import Track, no_progress
 from qgbench.data.cards import card_names
+from qgbench.data.content import usable_cores
 from qgbench.data.readers import name_some
 from qgbench.data.splits import draw_labelled, load_split, split_fingerprint
 from qgbench.errors import QGBenchError, UserError, unknown_name
@@ -102,6 +108,9 @@ from qgbench.spec import GIVEN, Protocol, Regime, RunSpec, load_protocol, protoc
 
 JUDGES = ("medpy",)
 Severity = Literal["fault", "note"]
+
+_WORTH_PROCESSES = 500  # records; a process takes a second to start
+_CHUNK = 10  # records; a judge takes seconds for each, and progress shows no less than a chunk
 
 _EXACT = 1e-9  # for what is recomputed from the same numbers in double precision
 _SINGLE = 1e-5  # for what was averaged in single precision
@@ -198,12 +207,12 @@ def verify_records(folders: Sequence[Path], judge: str | None = None, track: Tra
             "seed<k>.json of submitted results."
         )
     faults, seen = [], []
-    verifier = _Verifier(None if judge is None else Judge())
-    for path in track(paths, "verify", len(paths), "records"):
-        found, own = verifier.verify(path)
-        faults += found
-        if own is not None:
-            seen.append(own)
+    # Closed at once on Ctrl-C: an open pool would check all other records before the interpreter could exit.
+    with closing(_verify_each(paths, judge)) as checked:
+        for found, own in track(checked, "verify", len(paths), "records"):
+            faults += found
+            if own is not None:
+                seen.append(own)
     faults += [*_across(seen), *_lone_tables(folders), *_claims(folders)]
     whole = [fault for fault in faults if fault.severity == "fault"]
     notes = _gathered(fault for fault in faults if fault.severity == "note")
@@ -231,16 +240,38 @@ def print_faults(faults: Sequence[Fault], checked: int, console: Console) -> Non
     console.print(f"{checked} record{'' if checked == 1 else 's'} checked: {summed}.", markup=False, highlight=False)
 
 
+def _verify_each(paths: Sequence[Path], judge: str | None) -> Generator[tuple[list[Fault], _Seen | None], None, None]:
+    """Check records by themselves, in the order of their paths; many of them on all cores."""
+    cores = usable_cores()
+    if len(paths) < _WORTH_PROCESSES or cores == 1:
+        yield from map(_Verifier(judge).verify, paths)
+        return
+    leave_interrupts_to_the_parent = (signal.SIGINT, signal.SIG_IGN)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores, spawn, signal.signal, leave_interrupts_to_the_parent) as pool:
+        yield from pool.map(partial(_verify_in_worker, judge), paths, chunksize=_CHUNK)
+
+
+def _verify_in_worker(judge: str | None, path: Path) -> tuple[list[Fault], _Seen | None]:
+    return _verifier_of_worker(judge).verify(path)
+
+
+@cache
+def _verifier_of_worker(judge: str | None) -> "_Verifier":
+    """Give the one verifier of a process that ends with the pool; elsewhere it would outlive changes to the data."""
+    return _Verifier(judge)
+
+
 class _Verifier:
     """Checks records one by one, and keeps the committed splits and draws that several of them need.
 
     Parameters
     ----------
-    judge : Judge or None
+    judge : {'medpy'} or None
     """
 
-    def __init__(self, judge: Judge | None) -> None:
-        self._judge = judge
+    def __init__(self, judge: str | None) -> None:
+        self._judge = None if judge is None else Judge()
         self._protocols = {name: load_protocol(name) for name in protocol_names()}
         self._splits: dict[tuple[str, str, str], _CommittedSplit | None] = {}
         self._draws: dict[tuple[str, str, str, int, int], list[str]] = {}

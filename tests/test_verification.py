@@ -1,11 +1,12 @@
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ from qgbench.verification import Fault, print_faults, record_files, verify_recor
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden/records/v1"
 Change = Callable[[dict[str, Any], pd.DataFrame], object]
+T = TypeVar("T")
 
 
 def overlap_again(images: pd.DataFrame) -> None:
@@ -487,6 +489,81 @@ def test_data_that_differ_are_named_on_both_sides(tmp_path: Path) -> None:
     assert [(fault.rule, fault.path) for fault in faults] == [("data", tmp_path / "c/record.json")]
     assert "ffffffffffff... in 1 record" in faults[0].text
     assert str(tmp_path / "a/record.json") in faults[0].text
+
+
+# Many records
+
+
+@pytest.fixture
+def pool_of_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Have records checked by two other processes from now on; this one then cannot check any."""
+
+    def switch() -> None:
+        monkeypatch.setattr("qgbench.verification._WORTH_PROCESSES", 2)
+        monkeypatch.setattr("qgbench.verification._CHUNK", 2)
+        monkeypatch.setattr("qgbench.verification.usable_cores", lambda: 2)
+        monkeypatch.setattr("qgbench.verification._Verifier", None)
+
+    return switch
+
+
+def watched(folder: Path, judge: str | None = None) -> tuple[list[Fault], list[tuple[str, int, str]], int]:
+    """Verify; give also what progress was announced and how many records were then shown."""
+    announced, shown = [], 0
+
+    def track(iterable: Iterable[T], description: str, total: int, unit: str, start: int = 0) -> Iterator[T]:
+        nonlocal shown
+        announced.append((description, total, unit))
+        for item in iterable:
+            yield item
+            shown += 1
+
+    return verify_records([folder], judge, track), announced, shown
+
+
+def test_processes_find_what_one_alone_finds(tmp_path: Path, pool_of_two: Callable[[], None]) -> None:
+    for seed in range(5):
+        write_run(tmp_path / f"sound{seed}", *present(seed))
+    write_run(tmp_path / "copied", present(6)[0], present(0)[1])
+    planted = {"overlap": in_row(dice=0.99), "status": in_row(status="missed"), "spec": in_json("steps", 400)}
+    for rule, change in planted.items():
+        changed(tmp_path / rule, change, again=True)
+    (write_run(tmp_path / "record", *present()) / "record.json").write_text("[1]")
+    (write_run(tmp_path / "images", *present()) / "images.csv").write_text("")
+    alone = watched(tmp_path)
+    assert alone[1:] == ([("verify", 11, "records")], 11)
+    named = {(fault.path.parent.name, fault.rule) for fault in alone[0] if fault.severity == "fault"}
+    assert named >= {(rule, rule) for rule in (*planted, "record", "images")}
+    assert {"same scores", "two records", "summary"} <= {rule for _, rule in named}
+    pool_of_two()
+    assert watched(tmp_path) == alone
+
+
+def test_processes_judge_what_one_alone_judges(judged: Path, pool_of_two: Callable[[], None]) -> None:
+    write_run(judged / "without predictions", *present(seed=1))
+    images = read_images(judged / "images.csv")
+    images.loc[1, "hd95"] += 1e-5
+    write_images(judged / "images.csv", images)
+    alone = watched(judged, "medpy")
+    assert {"judge"} <= rules(alone[0])
+    assert {"not judged"} <= rules(alone[0], "note")
+    pool_of_two()
+    assert watched(judged, "medpy") == alone
+
+
+def test_an_interrupt_stops_the_processes(tmp_path: Path, pool_of_two: Callable[[], None]) -> None:
+    for seed in range(4):
+        write_run(tmp_path / str(seed), *present(seed))
+    pool_of_two()
+
+    def interrupted(iterable: Iterable[T], description: str, total: int, unit: str, start: int = 0) -> Iterator[T]:
+        yield next(iter(iterable))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        verify_records([tmp_path], track=interrupted)
+    assert multiprocessing.active_children() == []
+    assert caught.tb is not None  # its frames kept the records' iterator alive until here
 
 
 # The command's side
