@@ -6,23 +6,24 @@ variance with Satterthwaite's degrees of freedom. 2: the worst case over a fine 
 drawn directly; the chance of a rejection given the mean squares is exact, so that 40,000 draws leave an error of about
 0.1 points. 3: how much of what the interval covers beyond 95 % could be taken away at all.
 
-Tables 4 to 7 test it on records that look like real ones (`qgbench.stats.simulate`: bounded skewed Dice with misses,
+Tables 4 to 9 test it on records that look like real ones (`qgbench.stats.simulate`: bounded skewed Dice with misses,
 unequal groups, correlated images, run-to-run noise, shared labelled draws). 4: single contrasts. 5: Holm's family of
 twelve contrasts. 6: the mean over data sets (`qgbench.stats.combined`). 7: skewed differences of few groups, where
-the level is exceeded.
+the level is exceeded. 8 (normal means): where t over sets exceeds its level. 9: what remedies for 7 would cost.
 
-``python perf/null_simulation.py 4 5 6`` prints some of them. All take about five minutes on one core.
+``python perf/null_simulation.py 4 5 6`` prints some of them. All take about six minutes on one core.
 """
 
 import itertools
 import sys
+from dataclasses import replace
 
 import numpy as np
 from scipy import optimize, sparse, stats
 from scipy.special import erfc
 
 from qgbench.stats import combined
-from qgbench.stats.crossed import MIN_GROUPS, MeanSquares, half_width, mean_squares
+from qgbench.stats.crossed import MIN_GROUPS, MeanSquares, half_width, mean_squares, rests_on_few_groups
 from qgbench.stats.simulate import Scenario, simulate
 
 REPLICATES = 20_000
@@ -44,6 +45,17 @@ SPREADS = [
 RECORDS = 4_000
 SIZES = [(40, 5), (40, 6), (100, 8), (190, 8), (300, 15), (103, 40), (100, 100), (300, 100)]  # images, groups
 GAINS = (0.005, 0.01, 0.02, 0.04)
+# Eight data sets: numbers of groups, images in a group, correlations, spreads between runs and methods all differ.
+SETS = (
+    Scenario(103, 83, run_sd=0.01),
+    Scenario(100, 100, run_sd=0.005, taste=0.3),
+    Scenario(200, 200, run_sd=0.01, difficulty=0.6),
+    Scenario(300, 14, run_sd=0.015),
+    Scenario(190, 8, run_sd=0.01, icc=0.1),
+    Scenario(60, 30, run_sd=0.003, noise=0.5),
+    Scenario(120, 60, run_sd=0.02),
+    Scenario(80, 20, run_sd=0.01, taste=0.1),
+)
 RATIOS = (1, 1.1, 1.25, 1.5, 2, 3, 4, 6, 10, 20, 50, 200, 1000)
 
 
@@ -200,23 +212,80 @@ def records() -> None:
 
 def skewed() -> None:
     print(
-        "twins that help hard images and harm easy ones (leveling), ICC 0.3, run SD 0.5 points, about 12 images a group"
+        "twins that help hard images and harm easy ones (leveling), ICC 0.3, run SD 0.5 points, 12 images a group on "
+        "average"
     )
     print(
-        "groups seeds leveling | skewness of group means, E MS_group / E MS_res | rejected % at true difference 0, +2"
+        "groups seeds leveling | skewness of group means, E MS_group / E MS_res | true difference 0: rejected %, "
+        "without a warning; +2 points: the same"
     )
-    for groups, seeds, leveling in itertools.product((6, 8, 10, 15, 40), (3, 5), (0.1, 0.2, 0.3, 0.5)):
+    for groups, seeds, leveling in itertools.product((6, 8, 10, 15, 20, 40), (3, 4, 5, 10), (0.3, 0.5)):
         scenario = Scenario(12 * groups, groups, seeds, run_sd=0.005, leveling=leveling)
         twins = simulate(scenario, RECORDS, (0.0, 0.02), seed=groups).by_group()
         tables = twins[1:] - twins[0]
-        squares = mean_squares(tables[0])
+        squares = mean_squares(tables - np.array([0.0, 0.02])[:, None, None, None])
         skewness = stats.skew(tables[0].mean(axis=2), axis=None)
-        rates = [100 * rejected(table - gain).mean() for table, gain in zip(tables, (0.0, 0.02), strict=True)]
-        ratio = squares.group.mean() / squares.residual.mean()
-        print(
-            f"{groups:6} {seeds:5} {leveling:8.1f} | {skewness:5.2f} {ratio:5.1f} | {rates[0]:5.2f} {rates[1]:5.2f}",
-            flush=True,
-        )
+        ratio = squares.group[0].mean() / squares.residual[0].mean()
+        claims = np.abs(squares.mean) > half_width(squares)
+        silent = claims & ~rests_on_few_groups(squares)
+        rates = " ".join(f"{100 * rate:5.2f}" for both in zip(claims, silent, strict=True) for rate in np.mean(both, 1))
+        print(f"{groups:6} {seeds:5} {leveling:8.1f} | {skewness:5.2f} {ratio:5.1f} | {rates}", flush=True)
+
+
+def remedied(squares: MeanSquares, skewness: np.ndarray) -> dict[str, np.ndarray]:
+    """Which tables (...) have p < 0.05 by the interval and by remedies for skewed differences of few groups.
+
+    `skewness` is that of the groups' means over seeds. "fewer": the groups' t quantile from 0.6 (G - 1) degrees of
+    freedom; "growing": from down to 0.6 (G - 1) as MS_group grows over MS_res; "late": down to 0.5 (G - 1), beginning
+    where MS_group is 3 MS_res and complete at 8; "Johnson": the mean shifted by its skewness (JASA 73, 1978, 536-544).
+    """
+    ratio, degrees = squares.group / squares.residual, squares.groups - 1
+    factors = {
+        "fewer": np.full_like(ratio, 0.6),
+        "growing": 1 - 0.4 * np.clip(1 - 1 / ratio, 0, 1),
+        "late": 1 - 0.5 * np.clip((ratio - 3) / 5, 0, 1),
+    }
+    width, mean = half_width(squares), np.abs(squares.mean)
+    found = {"none": mean > width}
+    (group, _), (seed, _) = squares.parts
+    for name, factor in factors.items():
+        wider = stats.t.isf(0.025, factor * degrees) ** 2
+        total = np.maximum(wider * group + stats.t.isf(0.025, squares.seeds - 1) ** 2 * seed, wider * squares.group)
+        found[name] = mean > np.maximum(width, np.sqrt(total / (squares.groups * squares.seeds)))
+    spread = np.sqrt(squares.group / squares.seeds)
+    shift = skewness * (spread / (6 * squares.groups) + squares.mean**2 / (3 * spread))
+    found["Johnson"] = np.abs(squares.mean + shift) > width
+    return found
+
+
+def remedied_rates(scenario: Scenario, gains: tuple[float, ...], tested: tuple[float, ...]) -> np.ndarray:
+    """Percentages (remedies, gains) of tables whose mean differs from what is `tested`."""
+    twins = simulate(scenario, RECORDS, gains, seed=scenario.groups).by_group()
+    tables = twins[1:] - twins[0] - np.array(tested)[:, None, None, None]
+    found = remedied(mean_squares(tables), stats.skew(tables.mean(axis=3), axis=2))
+    return np.array([100 * claims.mean(axis=1) for claims in found.values()])
+
+
+def remedies() -> None:
+    print("remedies for table 7. Rejected %: true nulls with leveling 0.5 (at difference 0 or +2 points, the larger),")
+    print("without it (taste 0.5; run SD 0.5, 1.5 points), and normal ones (SD of runs 1, residual 0.3);")
+    print("then true differences of +1, +2, +4, -4 points (no leveling, run SD 0.5)")
+    print("groups seeds | none, fewer, growing, late, Johnson")
+    for groups, seeds in itertools.product((6, 8, 15), (5, 10)):
+        plain = Scenario(12 * groups, groups, seeds, run_sd=0.005)
+        skewed = remedied_rates(replace(plain, leveling=0.5), (0.0, 0.02), (0.0, 0.02))
+        lines = {"null, leveling 0.5": skewed.max(axis=1)}
+        for name, harmless in (("taste 0.5", replace(plain, taste=0.5)), ("run SD 1.5", replace(plain, run_sd=0.015))):
+            lines[f"null, {name}"] = remedied_rates(harmless, (0.0,), (0.0,))[:, 0]
+        generator = np.random.default_rng(groups)
+        by_run = 0.3 * generator.standard_normal((RECORDS, groups, seeds))
+        by_run += generator.standard_normal((RECORDS, 1, seeds))
+        found = remedied(mean_squares(by_run), stats.skew(by_run.mean(axis=2), axis=1))
+        lines["null, normal, runs"] = np.array([100 * claims.mean() for claims in found.values()])
+        powers = remedied_rates(plain, (0.0, 0.01, 0.02, 0.04, -0.04), (0.0,) * 5)
+        lines |= dict(zip(("null, run SD 0.5", "+1", "+2", "+4", "-4"), powers.T, strict=True))
+        for name, rates in lines.items():
+            print(f"{groups:6} {seeds:5} {name:18} | {' '.join(f'{rate:5.1f}' for rate in rates)}", flush=True)
 
 
 def holm_rejects(differences: np.ndarray) -> np.ndarray:
@@ -257,39 +326,95 @@ def families() -> None:
 
 
 def over_sets() -> None:
-    print("mean over D data sets: the last D of 103 images in 83 groups, 100 in 100, 200 in 200, 300 in 14, 190 in 8")
-    print(
-        "rejected % under the null, power % at +0.5, +1, +2, +4 points: combined, and a t test over the D sets' means"
-    )
-    print(
-        "D seeds | combined                      | t test                        | combined, null, run effects shared"
-    )
-    sizes = ((103, 83), (100, 100), (200, 200), (300, 14), (190, 8))
-    for count, seeds in itertools.product((2, 5), SEEDS):
-        rates, over_means = [], []
-        for gain in (0.0, *GAINS):
-            tables = []
-            for index, (images, groups) in enumerate(sizes[-count:]):
-                twins = simulate(Scenario(images, groups, seeds), RECORDS // 2, (gain,), seed=index).by_group()
-                tables.append(twins[1] - twins[0])
-            rates.append(over_sets_rate(tables))
-            means = np.stack([table.mean(axis=(1, 2)) for table in tables])
-            over_means.append(100 * np.mean(stats.ttest_1samp(means, 0, axis=0).pvalue < 0.05))
-            if gain == 0:
-                effects = 0.01 * np.random.default_rng(9).standard_normal((RECORDS // 2, 1, seeds))
-                carried = over_sets_rate([table + effects for table in tables])
-        shown = " | ".join(" ".join(f"{rate:5.1f}" for rate in each) for each in (rates, over_means))
-        print(f"{count} {seeds:5} | {shown} | {carried:5.2f}")
+    """Rates of both rules of `qgbench.stats.combined`, on unequal data sets, for true means that differ or do not."""
+    print("mean over the first D of eight unequal data sets; their true means spread about their own mean with some SD")
+    print("rejected % under the null, and power % at +0.5, +1, +2, +4 points; * marks the rule that is taken")
+    print("D seeds SD of true means | combined                      | t over sets")
+    count = RECORDS // 2
+    for seeds in (2, 3, 4, 5):
+        tables: list[MeanSquares] = []
+        for index, scenario in enumerate(SETS):
+            twins = simulate(replace(scenario, seeds=seeds), count, (0.0, *GAINS), seed=100 * seeds + index).by_group()
+            tables.append(mean_squares(twins[1:] - twins[0]))
+        for sets, spread in itertools.product((2, 3, 4, 5, 8), (0.0, 0.01, 0.02)):
+            shifts = np.random.default_rng(sets).permutation(np.linspace(-1, 1, sets))
+            shifts *= spread / shifts.std()
+            moved = [each._replace(mean=each.mean + z) for each, z in zip(tables[:sets], shifts, strict=True)]
+            means = np.stack([each.mean for each in moved])
+            widths = {"combined": combined.half_width(moved), "t over sets": combined.half_width_over_sets(means)}
+            taken = combined.rule([seeds] * sets)
+            shown = [
+                " ".join(f"{100 * rate:5.1f}" for rate in (np.abs(means.mean(axis=0)) > width).mean(axis=1))
+                + " *"[rule == taken]
+                for rule, width in widths.items()
+            ]
+            print(f"{sets} {seeds:5} {100 * spread:17.0f} | {' | '.join(shown)}", flush=True)
+
+    print("\nrun effects that data sets share (SD 1 point): combined rejects % under the null")
+    for sets, seeds in itertools.product((2, 5), (2, 3, 5)):
+        effects = 0.01 * np.random.default_rng(9).standard_normal((count, 1, seeds))
+        shared = []
+        for index, scenario in enumerate(SETS[:sets]):
+            twins = simulate(replace(scenario, seeds=seeds), count, (0.0,), seed=index).by_group()
+            shared.append(mean_squares(twins[1] - twins[0] + effects))
+        mean = np.mean([each.mean for each in shared], axis=0)
+        print(f"D = {sets}, {seeds} seeds: {100 * np.mean(np.abs(mean) > combined.half_width(shared)):.1f}")
+
+    print("\nt over sets, D sets alike, strongly skewed (leveling): rejected % under the null")
+    print("D groups seeds | leveling 0, 0.3, 0.5")
+    for sets, groups, seeds in ((4, 8, 3), (5, 8, 3), (5, 3, 3), (8, 3, 2), (5, 1, 3), (5, 1, 1), (5, 40, 1)):
+        rates = []
+        for leveling in (0.0, 0.3, 0.5):
+            scenario = Scenario(max(12 * groups, 36), groups, seeds, run_sd=0.01, leveling=leveling)
+            drawn = [simulate(scenario, RECORDS, (0.0,), seed=200 + index).by_group() for index in range(sets)]
+            means = np.stack([(twins[1] - twins[0]).mean(axis=(1, 2)) for twins in drawn])
+            rates.append(np.mean(np.abs(means.mean(axis=0)) > combined.half_width_over_sets(means)))
+        print(f"{sets} {groups:6} {seeds:5} | {' '.join(f'{100 * rate:5.2f}' for rate in rates)}", flush=True)
 
 
-def over_sets_rate(tables: list[np.ndarray]) -> float:
-    """Percentage of replicates whose mean over data sets has p < 0.05."""
-    squares = [mean_squares(table) for table in tables]
-    mean = np.mean([each.mean for each in squares], axis=0)
-    return float(100 * np.mean(np.abs(mean) > combined.half_width(squares)))
+def rate_over_sets(errors: np.ndarray, truth: np.ndarray, noise: np.ndarray, alpha: float) -> float:
+    """Percentage of draws of D means, of standard errors and true means (D,), that t over sets rejects."""
+    means = (truth + errors * noise).T
+    return float(100 * np.mean(np.abs(means.mean(axis=0)) > combined.half_width_over_sets(means, alpha)))
 
 
-TABLES = {"1": normal_tables, "2": worst_case, "3": narrowest, "4": records, "5": families, "6": over_sets, "7": skewed}
+def unequal_sets() -> None:
+    """Search for standard errors and fixed true means, of mean 0, at which t over sets rejects most."""
+    print("t over sets of D given sets: true means fixed, unequal, their mean 0; standard errors up to R times apart")
+    print("nominal %  R   D | most rejected % found | at standard errors; at true means")
+    generator = np.random.default_rng(3)
+    for alpha, ratio, sets in itertools.product((0.05, 0.01), (1, 3, 5, 10, 1000), (4, 5, 8)):
+        noise, fresh = generator.standard_normal((10_000, sets)), generator.standard_normal((200_000, sets))
+
+        found = []
+        for trial in range(300):
+            errors = np.exp(generator.uniform(-np.log(ratio), 0, sets))
+            if trial % 2:
+                errors = np.where(np.arange(sets) <= trial % 3, 1.0, 1 / ratio)
+            truth = generator.standard_normal(sets)
+            if trial % 4 == 3:
+                truth = np.where(np.arange(sets) == 0, 1.0, -1 / (sets - 1))
+            truth = (truth - truth.mean()) * generator.choice([0.05, 0.1, 0.3, 0.6, 1, 2, 4])
+            found.append((errors / errors.max(), truth))
+        tried = np.array([rate_over_sets(errors, truth, noise, alpha) for errors, truth in found])
+        again = [(rate_over_sets(found[i][0], found[i][1], fresh, alpha), i) for i in np.argsort(-tried)[:5]]
+        most, worst = max(again)
+        errors, truth = found[worst]
+        print(f"{100 * alpha:9.0f} {ratio:4} {sets:2} | {most:6.2f} | {errors.round(2)}; {truth.round(2)}", flush=True)
+
+
+TABLES = {
+    "1": normal_tables,
+    "2": worst_case,
+    "3": narrowest,
+    "4": records,
+    "5": families,
+    "6": over_sets,
+    "7": skewed,
+    "8": unequal_sets,
+    "9": remedies,
+}
+
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or TABLES:

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from qgbench.errors import QGBenchError
-from qgbench.stats.crossed import MIN_GROUPS, estimate, half_width, holm, mean_squares, p_value
+from qgbench.stats.crossed import (
+    MIN_GROUPS,
+    MeanSquares,
+    estimate,
+    half_width,
+    holm,
+    mean_squares,
+    p_value,
+    rests_on_few_groups,
+)
 
 # Rows 6 groups, columns 2 seeds. Worked by hand: mean 4; group means 1, 2, 3, 5, 6, 7; seed means 3, 5.
 # MS_group = 2 (9+4+1+1+4+9) / 5 = 11.2; MS_seed = 6 (1+1) / 1 = 12; residuals +-d with d = 1, 1, 0, 1, -1, -2
@@ -132,6 +141,24 @@ class TestProbabilities:
         assert flipped.p == pytest.approx(result.p, rel=1e-6)
         assert flipped.mean == pytest.approx(-3 * result.mean)
 
+    def test_p_and_half_width_are_those_of_scipys_t_distribution(self) -> None:
+        # Two terms, seeds fewer than groups: p solves t_group(p)**2 (MS_group - MS_res) + t_seed(p)**2 MS_seed = 192.
+        squares = mean_squares(HAND)
+        p = estimate(HAND).p
+        assert p is not None
+
+        def width(alpha: float) -> float:
+            t_group, t_seed = (float(stats.t.isf(alpha / 2, degrees)) for degrees in (5, 1))
+            return math.sqrt((t_group**2 * (11.2 - 3.2) + t_seed**2 * 12) / 12)
+
+        for alpha in (0.2, 0.05, 1e-6):
+            assert half_width(squares, alpha) == pytest.approx(width(alpha), rel=1e-12)
+        assert width(p) == pytest.approx(4, rel=1e-12)
+        groups = np.random.default_rng(12).normal(3, 1, size=30)
+        judge = 2 * stats.t.sf(abs(groups.mean()) / stats.sem(groups), 29)
+        assert 0 < judge < 1e-12
+        assert estimate(np.repeat(groups[:, None], 3, axis=1)).p == pytest.approx(judge, rel=1e-9)
+
     def test_p_is_never_below_that_of_any_mean_square_alone(self) -> None:
         squares = mean_squares(HAND)
         target = 16 * 12
@@ -190,6 +217,39 @@ class TestWithheld:
     def test_tables_with_holes_are_refused(self, values: np.ndarray) -> None:
         with pytest.raises(QGBenchError, match="full table"):
             estimate(values)
+
+
+class TestSkewedFewGroups:
+    @staticmethod
+    def squares(group: float, groups: int = 8, seeds: int = 5) -> MeanSquares:
+        return MeanSquares(*(np.array(part) for part in (0.0, group, 1.0, 1.0)), groups, seeds)
+
+    def test_share_by_hand(self) -> None:
+        # 8 groups, 5 seeds: t**2 = 5.591 (7 degrees of freedom), 7.709 (4). With MS_seed = MS_res = 1 the groups' part
+        # is 5.591 M of 5.591 (M - 1) + 7.709, which is 0.7 at M = 0.7 (7.709 - 5.591) / (0.3 * 5.591) = 0.884 < 1, so
+        # that MS_seed = 6 decides: M = 0.7 (6 * 7.709 - 5.591) / (0.3 * 5.591) = 16.97.
+        below, above = (self.squares(group)._replace(seed=np.array(6.0)) for group in (16.9, 17.1))
+        assert not rests_on_few_groups(below)
+        assert rests_on_few_groups(above)
+
+    @pytest.mark.parametrize(("groups", "seeds", "expected"), [(19, 4, True), (20, 4, False), (19, 3, False)])
+    def test_only_few_groups_with_several_seeds(self, groups: int, seeds: int, expected: bool) -> None:
+        assert bool(rests_on_few_groups(self.squares(1e6, groups, seeds))) is expected
+
+    def test_a_claim_is_warned_of_and_keeps_its_p(self) -> None:
+        means = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 2.0])
+        result = estimate(np.repeat(means[:, None], 4, axis=1))
+        assert result.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue, rel=1e-9)
+        assert result.reason.startswith("p may be too small: it rests on 8 test groups")
+        assert ";" not in result.reason
+
+    def test_no_claim_no_warning(self) -> None:
+        means = np.array([-0.5, 0.2, 0.3, -0.4, 0.5, -0.6, 0.7, 2.0])
+        result = estimate(np.repeat(means[:, None], 4, axis=1))
+        assert result.p is not None
+        assert result.p > 0.05
+        assert result.reason == ""
+        assert estimate(np.repeat(means[:, None] + 9, 4, axis=1), tested=False).reason == ""
 
 
 def test_groups_and_seeds_are_treated_alike() -> None:
