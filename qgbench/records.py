@@ -58,6 +58,7 @@ IMAGE_COLUMNS = [
 _PARTIAL_SUFFIX = ".partial"
 _LAYOUT = "v1"  # of the folder of submitted results
 _LONGEST_NAME = 150  # of a folder, in characters; file systems allow 255 bytes
+_OF_A_SEED = re.compile(r"seed\d+\.json")
 _UNFIT_FOR_FILES = re.compile(r"^\.|[^\w.=+,@~-]+")
 TEXT_COLUMNS = ["id", "group", "status"]
 DISTANCE_COLUMNS = ["hd95", "hd95_max", "assd"]
@@ -231,7 +232,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise QGBenchError(
-            f"cannot write {path}: {error.strerror}. Free some space or choose another --output."
+            f"cannot write {path}: {error.strerror}. Free some space on that disk, or choose another folder."
         ) from error
 
 
@@ -354,7 +355,7 @@ def images_path(record_path: Path) -> Path:
 def find_records(folder: Path) -> Iterator[Path]:
     """Yield the record files under a folder, sorted: ``record.json`` of runs, ``seed<k>.json`` of submitted results."""
     yield from sorted(
-        path for path in folder.rglob("*.json") if path.name == RECORD_NAME or path.name.startswith("seed")
+        path for path in folder.rglob("*.json") if path.name == RECORD_NAME or _OF_A_SEED.fullmatch(path.name)
     )
 
 

@@ -1,4 +1,4 @@
-"""Hand in a finished run: its record, checked, in its place among the submitted results.
+"""Hand in a finished run: its record, checked, in its place among the submitted results, and what reruns of it found.
 
 What is refused, beside every fault of `qgbench.verification`: a run that is not done; the smoke protocol, whose scores
 mean nothing; a former version of a protocol, which cannot be checked in full; code with changes that no commit holds,
@@ -14,6 +14,7 @@ from qgbench.errors import UserError
 from qgbench.folder import RunFolder
 from qgbench.logs import logger
 from qgbench.records import RECORD_NAME, Record, images_path, read_record, result_path, write_atomically
+from qgbench.reproduce import mark, read_reproductions, reproductions_path
 from qgbench.spec import load_protocol
 from qgbench.verification import verify_records
 
@@ -34,7 +35,8 @@ def submit(run: Path, results: Path) -> list[Path]:
     Returns
     -------
     list of Path
-        The JSON and the CSV, whether they were written now or were there already.
+        The JSON, the CSV and, where the run was repeated, what the reruns found; whether they were written now or were
+        there already.
 
     Raises
     ------
@@ -70,7 +72,10 @@ def submit(run: Path, results: Path) -> list[Path]:
     # A record is found by its JSON, which comes last: until then the CSV counts for nothing and may be replaced.
     for file, content in contents.items():
         write_atomically(file, content)
-    return [target, images_path(target)]
+    reruns = read_reproductions(source)
+    for rerun in reruns:
+        mark(target, rerun)  # beside those that are there already
+    return [target, images_path(target), *([reproductions_path(target)] if reruns else [])]
 
 
 def _refuse(run: Path, record: Record) -> None:

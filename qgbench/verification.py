@@ -28,7 +28,8 @@ labels         fault    labelled images that repeat, are test images, are not as
 split          fault    another split than the committed one
 test images    fault    other test images or groups than the committed split's
 place          fault    submitted under a name that is not the record's (`qgbench.records.result_path`)
-pair           fault    a submitted CSV without its JSON
+pair           fault    a submitted CSV, or what reruns found, without its JSON
+reproduction   fault    what reruns found cannot be read or is of another record, or the last rerun disagrees
 older          note     a former version of the protocol: run_id, settings, split, labelled images and place are not
                         compared with those of today
 split unknown  note     no split is committed for this data set, or someone else made it: split and test images are not
@@ -104,6 +105,7 @@ from qgbench.records import (
     result_path,
     summarise,
 )
+from qgbench.reproduce import is_of_reproductions, record_path_of, reproduction_of
 from qgbench.spec import GIVEN, Protocol, Regime, RunSpec, load_protocol, protocol_names
 
 JUDGES = ("medpy",)
@@ -293,7 +295,7 @@ class _Verifier:
         faults += [Fault(table, *found) for found in _compared("the record", summarise(images), record.summary)]
         faults += [fault for name, summary in record.others.items() for fault in _other(table, name, summary)]
         faults += [Fault(path, *found) for found in (*_ranges(record), *_consistent(record), *_labels(record, images))]
-        faults += [*self._protocol(path, record, images), *_notes(path, record)]
+        faults += [*self._protocol(path, record, images), *_notes(path, record), *_reproduced(path)]
         if self._judge is not None:
             faults += self._judged(path, record, images)
         return faults, _seen(path, record, images, numbers["dice"])
@@ -627,6 +629,16 @@ def _notes(path: Path, record: Record) -> Iterator[Fault]:
         yield Fault(path, "uncommitted", text, "note")
 
 
+def _reproduced(path: Path) -> Iterator[Fault]:
+    try:
+        last = reproduction_of(path)
+    except QGBenchError as error:
+        yield Fault(path, "reproduction", str(error))
+        return
+    if last is not None and last.verdict == "disagrees":
+        yield Fault(path, "reproduction", f"its rerun disagrees ({last.created}): {last.reason}")
+
+
 def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _CommittedSplit | None:
     """Give the committed split of a data set; None where there is none."""
     if dataset not in card_names("labelled"):
@@ -736,9 +748,16 @@ def _gaps(seen: Sequence[_Seen]) -> Iterator[Fault]:
 
 
 def _lone_tables(folders: Sequence[Path]) -> Iterator[Fault]:
-    for table in {path.resolve(): path for folder in folders for path in folder.rglob("seed*.csv")}.values():
-        if not table.with_suffix(".json").is_file():
-            yield Fault(table, "pair", f"there is no {table.with_suffix('.json').name} beside it")
+    files = {path.resolve(): path for folder in folders for path in folder.rglob("seed*") if path.is_file()}
+    for file in files.values():
+        if is_of_reproductions(file):
+            record = record_path_of(file)
+        elif file.suffix == ".csv":
+            record = file.with_suffix(".json")
+        else:
+            continue
+        if not record.is_file():
+            yield Fault(file, "pair", f"there is no {record.name} beside it")
 
 
 def _claims(folders: Sequence[Path]) -> Iterator[Fault]:
