@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from qgbench import __version__, completion, data_cli
+from qgbench import __version__, completion, data_cli, suite_cli
 from qgbench.errors import QGBenchError, UserError
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.logs import NORMAL, QUIET, SILENT, VERBOSE, logger, set_verbosity, verbosity
 from qgbench.options import DataDir, Output, Quiet, Verbose
-from qgbench.spec import SCORES, Regime, RunSpec, load_protocol, parse_assignments, without_defaults
+from qgbench.spec import SCORES, Regime, RunSpec, load_protocol, parse_assignments
 
 if TYPE_CHECKING:
     from qgbench.data.given import GivenSplit
@@ -46,6 +46,7 @@ Plugin = Annotated[
 new_app = typer.Typer(no_args_is_help=True, help="Begin something of your own: [bold]qgbench new method mine[/bold].")
 app.add_typer(new_app, name="new")
 app.add_typer(data_cli.app, name="data")
+app.add_typer(suite_cli.app, name="suite")
 
 
 @app.callback()
@@ -146,7 +147,10 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Redo a finished run in a new folder, ID~2; the old one stays.")
     ] = False,
-    track: Annotated[str | None, typer.Option(help="Also send the curves to a tracker: tensorboard.")] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(help="Also send the curves to a tracker: tensorboard, wandb, mlflow, ... (those of accelerate)."),
+    ] = None,
     output: Output = Path("runs"),
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -157,10 +161,10 @@ def run(
 
     Example: [bold]qgbench run --method fixmatch --qg --arch unet[/bold]
     """
-    from qgbench.registry import arch_source, load_arch, load_method, method_source, resolve
+    from qgbench.registry import load_method, resolve
+    from qgbench.request import make_spec
     from qgbench.run import describe
     from qgbench.run import run as carry_out
-    from qgbench.training.device import best_device, processes
 
     known = load_protocol(protocol)
     method = resolve("method", method, plugin or [])
@@ -182,27 +186,21 @@ def run(
     overrides = parse_assignments(settings or [])
     if steps is not None:
         overrides["train.steps"] = steps
-    overrides = without_defaults(overrides, method_class.Settings(), "method.")
-    spec = RunSpec.model_validate(
-        {
-            "protocol": protocol,
-            "dataset": dataset,
-            "regime": _regime(dataset, data_dir, regime, labelled, pool or [], split, split_from or []),
-            "method": method,
-            "arch": arch,
-            "encoder": encoder or load_arch(arch).own_encoder or known.encoder,
-            "seed": seed,
-            "qg_mode": mode,
-            "qg_score": qg_score,
-            "qg_norm": qg_norm,
-            "precision": precision or known.precision,
-            "device": best_device() if device == "auto" else device,
-            "threads": threads or known.threads,
-            "processes": processes(),
-            "source": method_source(method),
-            "arch_source": arch_source(arch),
-            "overrides": overrides,
-        }
+    spec = make_spec(
+        protocol,
+        dataset,
+        _regime(dataset, data_dir, regime, labelled, pool or [], split, split_from or []),
+        method,
+        arch=arch,
+        encoder=encoder,
+        seed=seed,
+        qg_mode=mode,
+        qg_score=qg_score,
+        qg_norm=qg_norm,
+        precision=precision,
+        device=device,
+        threads=threads,
+        overrides=overrides,
     )
     if dry_run:
         print(json.dumps(describe(spec), indent=1))
@@ -490,6 +488,51 @@ def verify(
     faults = verify_records(folders, judge, track)
     print_faults(faults, len(record_files(folders)), Console())
     if any(fault.severity == "fault" for fault in faults):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(
+    record: Annotated[Path, typer.Argument(help="A run's folder, its record.json, or a seed<k>.json of results.")],
+    output: Annotated[Path, typer.Option(help="Folder of all reruns.")] = Path("reproductions"),
+    data_dir: DataDir = None,
+    split_from: Annotated[
+        list[Path] | None, typer.Option(help="Files of the split, where the record's is a published one; repeatable.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only compare data, versions and machine; train nothing.")
+    ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Repeat the run of a record, say whether the numbers are the same or alike, and mark the record.
+
+    Refuses other data, splits or protocol versions. The same command continues an interrupted rerun. Exits with 1 if
+    record and rerun disagree.
+
+    Example: [bold]qgbench reproduce results/v1/small/ph2/n28@grouped/unet/fixmatch/seed0.json[/bold]
+    """
+    from qgbench import reproduce as reproduction
+    from qgbench.run import foresee
+
+    console = Console(quiet=not _is_main_process())
+    original = reproduction.open_original(record)
+    now = foresee(original.spec, data_dir, split_from=split_from or [])
+    conditions = reproduction.compare_conditions(original.record, now)
+    if verbosity() != QUIET:
+        reproduction.print_conditions(conditions, console)
+    reproduction.refuse_another_experiment(conditions)
+    if dry_run:
+        return
+    rerun = reproduction.reproduce(original, output, data_dir, split_from=split_from or [])
+    found = reproduction.judge(original, rerun)
+    reproduction.print_reproduction(original, found, console)
+    if _is_main_process():
+        try:
+            reproduction.mark(original.path, found)
+        except QGBenchError as error:
+            logger.warning("the record is not marked: %s", error)
+    if found.verdict == "disagrees":
         raise typer.Exit(1)
 
 

@@ -13,6 +13,7 @@ from qgbench.data.cards import card_names
 from qgbench.errors import QGBenchError
 from qgbench.registry import method_names
 from qgbench.spec import protocol_names
+from qgbench.suite import suite_names
 
 # The names in `qgbench.archs.build.ARCHS`, which cannot be asked without importing torch.
 ARCHS = (
@@ -45,6 +46,11 @@ def _begun(incomplete: str, names: Iterable[str]) -> list[str]:
 def methods(incomplete: str) -> list[str]:
     """Complete the name of a method that ships with qgbench."""
     return _begun(incomplete, method_names())
+
+
+def suites(incomplete: str) -> list[str]:
+    """Complete the name of a suite that ships with qgbench."""
+    return _begun(incomplete, suite_names())
 
 
 def protocols(incomplete: str) -> list[str]:

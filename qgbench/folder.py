@@ -1,8 +1,9 @@
 """The folder of one run: its files, its status, and the lock that keeps a second process out. Imports no torch.
 
-``runs/<id>/`` holds ``status`` (running | interrupted | failed | done), ``config.json`` (the RunSpec), ``log.jsonl``
-(numbers, a JSON object a line), ``run.log`` (what was said, with times), ``last.pt`` and ``previous.pt`` (checkpoints),
-and, once the run is done, ``record.json``, ``images*.csv``, ``predictions.npz`` and ``cases.png``.
+``runs/<id>/`` holds ``status`` (running | interrupted | failed | done; below it, why a run failed), ``config.json``
+(the RunSpec), ``log.jsonl`` (numbers, a JSON object a line), ``run.log`` (what was said, with times), ``last.pt`` and
+``previous.pt`` (checkpoints), and, once the run is done, ``record.json``, ``images*.csv``, ``predictions.npz`` and
+``cases.png``.
 """
 
 import json
@@ -39,8 +40,12 @@ _LOCK_NAME = ".lock"
 Status = Literal["running", "interrupted", "failed", "done"]
 
 
+class BusyError(QGBenchError):
+    """Another process is in the folder, and this one was not to wait for it."""
+
+
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, what: str, wait: bool = True) -> Iterator[None]:
     """Keep every other process out of a folder inside the block; wait for one that is in it, and say so.
 
     The lock is the operating system's: it is free as soon as its process has ended, however it ended. What a killed
@@ -52,18 +57,24 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         Made if it is missing.
     what : str
         What the folder is of ('run'), for the message.
+    wait : bool
+        False: raise `BusyError` instead of waiting.
 
     Raises
     ------
     QGBenchError
         The folder cannot be made or written.
+    BusyError
+        Another process is in it, and `wait` is False.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / _LOCK_NAME)
         try:
             lock.acquire(timeout=0)
-        except Timeout:
+        except Timeout as error:
+            if not wait:
+                raise BusyError(f"another process is at this {what} ({folder}).") from error
             logger.info("another process is at this %s (%s); waiting for it to end.", what, folder)
             lock.acquire()
     except OSError as error:
@@ -100,14 +111,24 @@ class RunFolder:
         """
         if (self.path / RECORD_NAME).is_file():
             return "done"
-        try:
-            text = (self.path / STATUS_NAME).read_text(encoding="utf-8").strip()
-        except OSError:
+        text, _ = self._status_and_cause()
+        if text is None:
             return None
         if text == "running" and not self.is_locked():
             return "interrupted"
         known: dict[str, Status] = {status: status for status in get_args(Status)}
         return known.get(text, "failed")
+
+    def cause(self) -> str:
+        """Why the run failed, in words; '' if it did not, or did without a word."""
+        return self._status_and_cause()[1]
+
+    def _status_and_cause(self) -> tuple[str | None, str]:
+        try:
+            status, _, cause = (self.path / STATUS_NAME).read_text(encoding="utf-8").partition("\n")
+        except OSError:
+            return None, ""
+        return status.strip(), cause.strip()
 
     def is_locked(self) -> bool:
         """Tell whether a process is at this run now."""
@@ -121,20 +142,20 @@ class RunFolder:
             return True
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: bool = True) -> Iterator[None]:
         """Keep every other process out of this run, as `locked` does."""
-        with locked(self.path, "run"):
+        with locked(self.path, "run", wait):
             yield
 
-    def set_status(self, status: Status) -> None:
-        """Write the status.
+    def set_status(self, status: Status, cause: str = "") -> None:
+        """Write the status and, of a run that failed, why.
 
         Raises
         ------
         QGBenchError
             The disk is full or the folder cannot be written.
         """
-        write_atomically(self.path / STATUS_NAME, f"{status}\n".encode())
+        write_atomically(self.path / STATUS_NAME, f"{status}\n{cause}".strip().encode() + b"\n")
 
     def spec(self) -> RunSpec | None:
         """The RunSpec in config.json; None if it is missing or not readable."""

@@ -74,6 +74,7 @@ def run(
     force: bool = False,
     tracker: str | None = None,
     split_from: Sequence[Path] = (),
+    wait: bool = True,
 ) -> Outcome:
     """Carry out a run, continue an interrupted one, or give the record of one that is done already.
 
@@ -94,6 +95,8 @@ def run(
         Also send the curves to a tracker, see `qgbench.training.tracking`.
     split_from : sequence of Path
         Files of the split, where someone else made it (`qgbench.data.given`).
+    wait : bool
+        Wait for another process that is at this run.
 
     Raises
     ------
@@ -101,6 +104,8 @@ def run(
         Unknown names, settings out of range, data that are missing or broken.
     QGBenchError
         A loss that is not finite, a disk that is full.
+    BusyError
+        Another process is at this run, and `wait` is False.
     Interrupted
         A signal asked to stop; the same call continues.
     """
@@ -114,12 +119,9 @@ def run(
         logger.info(what_differs)
     with interruptible():
         accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
-        torch.manual_seed(spec.seed)
-        # Networks come first: an unknown architecture shall not be found out after minutes spent on data and g.
-        method = method_class(lambda: _build(protocol), settings)
-        encoder_hash = weights_hash(method.student.get_submodule("body.encoder"))
+        method, encoder_hash = _make_method(spec, protocol, method_class, settings)
         data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
-        alone = folder.locked() if accelerator.is_main_process else nullcontext()
+        alone = folder.locked(wait) if accelerator.is_main_process else nullcontext()
         with alone:
             accelerator.wait_for_everyone()
             if (record := _finished(folder)) is not None:  # by the process that this one waited for
@@ -147,6 +149,24 @@ def describe(spec: RunSpec) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
         "settings": {"protocol": protocol.model_dump(mode="json"), "method": settings.model_dump(mode="json")},
     }
+
+
+def foresee(
+    spec: RunSpec, data_dir: Path | None = None, cache_dir: Path | None = None, split_from: Sequence[Path] = ()
+) -> Provenance:
+    """Say where a run's numbers would come from if it began here and now; g, which may have to be trained, is None.
+
+    Raises
+    ------
+    UserError
+        As `run`, for all that can be known before anything is trained.
+    """
+    protocol, method_class, settings = _resolve(spec)
+    with interruptible():
+        make_accelerator(spec.device, spec.precision, spec.threads)
+        _, encoder_hash = _make_method(spec, protocol, method_class, settings)
+        data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
+    return _provenance(data, encoder_hash, None)
 
 
 def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
@@ -198,7 +218,10 @@ def _with_status(job: _Job) -> None:
             logger.debug("stopped by %s", repr(error), exc_info=True)
             # The status may not be writable either (a full disk): the error that matters is the one being handled.
             with suppress(QGBenchError):
-                folder.set_status("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed")
+                if isinstance(error, Interrupted | KeyboardInterrupt | SystemExit):
+                    folder.set_status("interrupted")
+                else:
+                    folder.set_status("failed", str(error) or type(error).__name__)
             raise
         folder.set_status("done")
         logger.debug("done")
@@ -235,6 +258,18 @@ def _refuse_small_batches(spec: RunSpec, protocol: Protocol) -> None:
             )
 
 
+def _make_method(
+    spec: RunSpec, protocol: Protocol, method_class: type[Method], settings: MethodSettings
+) -> tuple[Method, str]:
+    """Make the method with its networks, and the hash of the encoder that training starts from.
+
+    They come before data and g: an unknown architecture shall not be found out after minutes spent on those.
+    """
+    torch.manual_seed(spec.seed)
+    method = method_class(lambda: _build(protocol), settings)
+    return method, weights_hash(method.student.get_submodule("body.encoder"))
+
+
 def _open_data(
     spec: RunSpec, protocol: Protocol, data_dir: Path | None, cache_dir: Path | None, split_from: Sequence[Path]
 ) -> RunData:
@@ -258,7 +293,7 @@ def _carry_out(job: _Job) -> None:
     """Train, measure, and write the record; with several processes, the main one writes."""
     spec, protocol, data, folder, accelerator = job.spec, job.protocol, job.data, job.folder, job.accelerator
     predictor, card = None, None
-    if spec.qg_mode != "none" and (spec.qg_score in ("g", "shuffled") or spec.qg_mode == "both"):
+    if spec.needs_g:
         predictor, card = find_or_fit(
             folder.name,
             spec,
@@ -275,7 +310,7 @@ def _carry_out(job: _Job) -> None:
     belongs_to = {"images": data.fingerprint, "split": split_fingerprint(data.split), "g": card.id if card else ""}
     checkpoints = Checkpoints(folder.path, belongs_to)
     main = accelerator.is_main_process
-    with tracking(job.tracker if main else None, folder.path) as send:
+    with tracking(job.tracker if main else None, folder.path, spec.model_dump(mode="json")) as send:
 
         def saved() -> None:
             _restore_if_gone(job)
@@ -400,16 +435,20 @@ def _make_record(
         warnings=history.warnings,
         times=times,
         peak_memory_mib=provenance.peak_memory_mib(),
-        provenance=Provenance(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            git_commit=provenance.git_commit(),
-            packages=provenance.package_versions(),
-            python=sys.version.split()[0],
-            hardware=provenance.hardware(),
-            data=data.fingerprint,
-            split=split_fingerprint(data.split),
-            labelled_ids=data.training.labelled.ids,
-            encoder=job.encoder_hash,
-            g=card.id if card else None,
-        ),
+        provenance=_provenance(data, job.encoder_hash, card.id if card else None),
+    )
+
+
+def _provenance(data: RunData, encoder_hash: str, g: str | None) -> Provenance:
+    return Provenance(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        git_commit=provenance.git_commit(),
+        packages=provenance.package_versions(),
+        python=sys.version.split()[0],
+        hardware=provenance.hardware(),
+        data=data.fingerprint,
+        split=split_fingerprint(data.split),
+        labelled_ids=data.training.labelled.ids,
+        encoder=encoder_hash,
+        g=g,
     )

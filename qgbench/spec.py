@@ -68,6 +68,11 @@ class QualitySettings(Settings):
     patience: int = Field(ge=1, description="validations without improvement after which training ends")
     val_masks: int = Field(ge=1, description="synthetic masks for each validation image")
     weak_share: float = Field(ge=0, le=1, description="share of g's training masks that weak models made")
+    weak_folds: int = Field(
+        ge=1,
+        description="1: weak models are asked about the images that they are trained on; K: about those of a fold that "
+        "they are not trained on",
+    )
     weak_encoder: str = Field(description="encoder of the weak U-Net, trained from scratch")
     weak_epochs: tuple[int, ...] = Field(
         min_length=1, description="epochs after which the weak U-Net's outputs are kept"
@@ -362,6 +367,11 @@ class RunSpec(Settings):
         return {
             key.removeprefix(f"{part}."): value for key, value in self.overrides.items() if key.startswith(f"{part}.")
         }
+
+    @property
+    def needs_g(self) -> bool:
+        """Whether a quality predictor takes part: as QAR's, or behind the scores g and shuffled."""
+        return self.qg_mode in ("qar", "both") or (self.qg_mode == "qw" and self.qg_score in ("g", "shuffled"))
 
     @property
     def addon(self) -> str:

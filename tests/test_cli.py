@@ -173,7 +173,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     assert "the loss is nan at step 3 of 4" in shown
     assert "train.lr" in shown
     (run,) = (path for path in (tmp_path / "runs").iterdir() if path.name.startswith("smoke"))
-    assert (run / "status").read_text() == "failed\n"
+    status, cause = (run / "status").read_text().split("\n", 1)
+    assert status == "failed"
+    assert cause.startswith("the loss is nan at step 3 of 4")
 
 
 METHOD = """

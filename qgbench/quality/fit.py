@@ -15,12 +15,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from qgbench.data.views import brightness_contrast, colour_jitter, flip, rotate
-from qgbench.errors import QGBenchError
+from qgbench.errors import QGBenchError, UserError
 from qgbench.quality.audit import agreement, correlation
 from qgbench.quality.corruptions import degrade
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.scores import overlap
-from qgbench.quality.weak import WeakModels
+from qgbench.quality.weak import WeakModels, draw_folds
 from qgbench.records import Agreement
 from qgbench.spec import QualitySettings
 from qgbench.training.checkpoint import Checkpoints
@@ -93,15 +93,57 @@ def fit_predictor(
 
     Raises
     ------
+    UserError
+        There are more folds than labelled images.
     QGBenchError
         The loss is not finite, or the folder cannot be written.
     """
-    models = WeakModels(labelled.image, labelled.mask, val.image, settings, seed, accelerator)
-    seconds = train(models, Checkpoints(folder / _WEAK_STAGE, belongs_to), "weak models")
-    weak, weak_val = models.masks()
+    weak, weak_val, seconds = _weak_masks(labelled, val, settings, seed, accelerator, folder, belongs_to)
     fit = PredictorFit(labelled, val, weak, settings, seed, accelerator)
     seconds += train(fit, Checkpoints(folder / _PREDICTOR_STAGE, belongs_to), "quality predictor g")
     return _audit(fit.best(), val, weak_val, fit.best_step, seed, accelerator, time.monotonic() - seconds)
+
+
+def _weak_masks(
+    labelled: LabelledImages,
+    val: LabelledImages,
+    settings: QualitySettings,
+    seed: int,
+    accelerator: Accelerator,
+    folder: Path,
+    belongs_to: dict[str, str],
+) -> tuple[Tensor, Tensor, float]:
+    """Train weak models and ask them about images.
+
+    One fold: they are trained on all labelled images and asked about the same. K folds: K times, on the images outside
+    a fold and asked about those in it. Those of the first fold judge the validation images, which none of them was
+    trained on, so that the audit has equally many masks whatever the number of folds.
+
+    Returns
+    -------
+    (E, N, 1, H, W) bool for the labelled, (E, V, 1, H, W) bool for the validation images, seconds of training.
+    """
+    count, folds = len(labelled.image), settings.weak_folds
+    if folds > count:
+        raise UserError(
+            f"quality.weak_folds = {folds}, but there are {count} labelled images, and each fold needs one; give "
+            f"--set quality.weak_folds={count} or less."
+        )
+    fold_of = draw_folds(count, folds, seed)
+    weak = torch.empty(len(settings.weak_epochs), *labelled.mask.shape, dtype=torch.bool)
+    seconds = 0.0
+    for fold in range(folds):
+        inside = fold_of == fold
+        outside = inside if folds == 1 else ~inside
+        asked = [labelled.image[inside], *([val.image] if fold == 0 else [])]
+        models = WeakModels(labelled.image[outside], labelled.mask[outside], asked, settings, seed, accelerator)
+        what = "weak models" if folds == 1 else f"weak models, fold {fold + 1} of {folds}"
+        seconds += train(models, Checkpoints(folder / _WEAK_STAGE / str(fold), belongs_to), what)
+        masks = models.masks()
+        weak[:, inside] = masks[0]
+        if fold == 0:
+            weak_val = masks[1]
+    return weak, weak_val, seconds
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Weak models: partially trained segmentation networks whose imperfect masks g learns from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -27,8 +27,8 @@ class WeakModels:
         Labelled images in [0, 1].
     mask : (N, 1, H, W)
         Their masks, 0 or 1.
-    others : (V, 3, H, W)
-        Images that are predicted but not trained on.
+    asked : sequence of (N_i, 3, H, W)
+        Sets of images that are predicted, each by itself.
     settings : QualitySettings
     seed : int
         Of the weights, the order and the views.
@@ -39,7 +39,7 @@ class WeakModels:
         self,
         image: Tensor,
         mask: Tensor,
-        others: Tensor,
+        asked: Sequence[Tensor],
         settings: QualitySettings,
         seed: int,
         accelerator: Accelerator,
@@ -51,13 +51,13 @@ class WeakModels:
         self._network = network.to(memory_format=torch.channels_last).to(accelerator.device).train()
         self._optimiser = accelerator.prepare_optimizer(torch.optim.Adam(network.parameters(), lr=settings.weak_lr))
         self._accelerator = accelerator
-        self._image, self._mask, self._others = image, mask, others
+        self._image, self._mask, self._asked = image, mask, asked
         self._generator = torch.Generator().manual_seed(seed)
         self._batch = min(settings.weak_batch, max(2, len(image)))
         steps = max(settings.weak_epoch_min_steps, len(image) // self._batch)
         self._ends = {epoch * steps for epoch in settings.weak_epochs}
         self._order = torch.empty(0, dtype=torch.long)
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._kept: list[list[Tensor]] = []
         self.step = 0
 
     @property
@@ -82,19 +82,19 @@ class WeakModels:
             self._accelerator.backward(loss)
             self._optimiser.step()
             if step in self._ends:
-                self._kept.append((self._predict(self._image), self._predict(self._others)))
+                self._kept.append([self._predict(images) for images in self._asked])
             self.step = step
             yield step
 
-    def masks(self) -> tuple[Tensor, Tensor]:
+    def masks(self) -> list[Tensor]:
         """Give what was kept, once `run` has ended.
 
         Returns
         -------
-        (E, N, 1, H, W) and (E, V, 1, H, W) bool, on the processor: E = number of `settings.weak_epochs`.
+        (E, N_i, 1, H, W) bool for each set that was asked about, on the processor: E = number of
+        `settings.weak_epochs`.
         """
-        ours, theirs = zip(*self._kept, strict=True)
-        return torch.stack(ours), torch.stack(theirs)
+        return [torch.stack(masks) for masks in zip(*self._kept, strict=True)]
 
     def _predict(self, image: Tensor) -> Tensor:
         parts = image.split(64)
@@ -126,3 +126,22 @@ class WeakModels:
         self._order = state["order"]
         self._kept = state["kept"]
         set_random_states(state["random"])
+
+
+def draw_folds(images: int, folds: int, seed: int) -> Tensor:
+    """Assign images to folds at random; their sizes differ by at most 1.
+
+    Parameters
+    ----------
+    images : int
+    folds : int
+        At most `images`.
+    seed : int
+
+    Returns
+    -------
+    (images,) long, from 0 to folds - 1.
+    """
+    fold = torch.empty(images, dtype=torch.long)
+    fold[torch.randperm(images, generator=torch.Generator().manual_seed(seed))] = torch.arange(images) % folds
+    return fold

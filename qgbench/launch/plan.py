@@ -1,0 +1,199 @@
+"""From a suite to jobs: every run, and each data set and predictor that runs share, once and before them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from qgbench.data.cards import Kind, card_names
+from qgbench.data.readers import DATA_VARIABLE
+from qgbench.errors import QGBenchError, UserError, unknown_name
+from qgbench.launch.job import Job
+from qgbench.records import write_atomically
+from qgbench.spec import Regime, RunSpec, Settings
+from qgbench.suite import Entry, Suite
+
+PLANS = "suites"
+"""Folder, beside the runs, of the plans that were begun."""
+
+
+class Plan(Settings):
+    """The jobs of a suite on this machine, in the order in which they matter; what is shared, before its first user."""
+
+    suite: str
+    question: str
+    jobs: tuple[Job, ...]
+    blocks: dict[str, str]
+    """Block of the suite, by the name of the run."""
+
+    @property
+    def runs(self) -> list[Job]:
+        """The jobs that are runs."""
+        return [job for job in self.jobs if job.kind == "run"]
+
+    def only(self, words: Sequence[str]) -> "Plan":
+        """Keep the runs that one of the words occurs in (their id, or what `Job.words` says), and what they need."""
+        if not words:
+            return self
+        kept = [
+            job for job in self.runs if any(word in f"{self.blocks[job.name]} {job.name} {job.words}" for word in words)
+        ]
+        if not kept:
+            raise UserError(
+                f"no run of the suite {self.suite} has {' or '.join(words)} in its name; see qgbench suite plan."
+            )
+        needed = {job.name for job in kept}
+        for job in reversed(self.jobs):
+            if job.name in needed:
+                needed.update(job.needs)
+        return self.model_copy(update={"jobs": tuple(job for job in self.jobs if job.name in needed)})
+
+    def save(self, output: Path) -> None:
+        """Write the plan where `load_plan` finds it.
+
+        Raises
+        ------
+        QGBenchError
+            The disk is full or the folder cannot be written.
+        """
+        folder = output / PLANS
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise QGBenchError(f"cannot write {folder}: {error.strerror}. Choose another --output.") from error
+        write_atomically(folder / f"{self.suite}.json", self.model_dump_json().encode())
+
+
+def load_plan(name: str, output: Path) -> Plan:
+    """Read the plan of a suite that was begun.
+
+    Raises
+    ------
+    UserError
+        The suite was not begun in this folder.
+    """
+    file = output / PLANS / f"{name}.json"
+    try:
+        return Plan.model_validate_json(file.read_bytes())
+    except FileNotFoundError as error:
+        begun = sorted(path.stem for path in file.parent.glob("*.json"))
+        hint = f"begun there: {', '.join(begun)}" if begun else f"begin it with qgbench suite run {name}"
+        raise UserError(f"the suite '{name}' was not begun in {output}; {hint}.") from error
+    except (OSError, ValidationError) as error:
+        raise UserError(f"cannot read {file}: {error}. Remove it; qgbench suite run {name} writes it anew.") from error
+
+
+def make_plan(suite: Suite, output: Path, data_dir: Path | None, device: str, tracker: str | None = None) -> Plan:
+    """Resolve every run of a suite and find what runs share.
+
+    Parameters
+    ----------
+    suite : Suite
+    output : Path
+        Folder of all runs.
+    data_dir : Path, optional
+        Folder that holds the data sets; the variable QGBENCH_DATA if not given.
+    device : str
+        'auto', 'cpu', 'cuda' or 'mps'.
+    tracker : str, optional
+
+    Raises
+    ------
+    UserError
+        Names that nothing is registered under, settings out of range, contradictions: all are listed.
+    """
+    if data_dir is None and (variable := os.environ.get(DATA_VARIABLE)):
+        data_dir = Path(variable)  # said in the jobs, for engines whose workers do not have this environment
+    entries = suite.entries()
+    specs = _resolve(suite, entries, data_dir, device)
+    output = output.absolute()
+    where: dict[str, Any] = {"output": output, "data_dir": None if data_dir is None else data_dir.absolute()}
+    jobs: dict[str, Job] = {}
+    for spec in specs:
+        size = spec.resolve().size
+        sources = (spec.dataset, *Regime.parse(spec.regime).pool_names)
+        needs = [f"data-{Path(source).name}-{size}px" for source in sources]
+        for name, source in zip(needs, sources, strict=True):
+            jobs.setdefault(name, Job(kind="data", name=name, spec=spec, source=source, **where))
+        if spec.needs_g:
+            name = _predictor_name(spec)
+            jobs.setdefault(name, Job(kind="g", name=name, spec=spec, needs=(needs[0],), **where))
+            needs.append(name)
+        jobs.setdefault(spec.id, Job(kind="run", name=spec.id, spec=spec, needs=tuple(needs), tracker=tracker, **where))
+    return Plan(
+        suite=suite.name,
+        question=suite.primary.question,
+        jobs=tuple(jobs.values()),
+        blocks={spec.id: entry.block for spec, entry in zip(reversed(specs), reversed(entries), strict=True)},
+    )
+
+
+def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, device: str) -> list[RunSpec]:
+    """Give the RunSpecs, or every cause why there are none."""
+    # The registry and the methods need torch, which reading a plan does not.
+    from qgbench.request import make_spec
+    from qgbench.run import describe
+
+    specs: list[RunSpec] = []
+    faults = _unknown_sources(entries, data_dir)
+    for entry in entries:
+        try:
+            spec = make_spec(
+                entry.protocol,
+                entry.dataset,
+                entry.regime,
+                entry.method,
+                arch=entry.arch,
+                seed=entry.seed,
+                qg_mode=entry.qg_mode,
+                qg_score=entry.qg_score,
+                qg_norm=entry.qg_norm,
+                device=device,
+                threads=suite.threads,
+                overrides=entry.overrides,
+            )
+            describe(spec)
+        except QGBenchError as error:
+            faults.append(str(error))
+            continue
+        repeated = sorted(key for key in entry.overrides if key.startswith("method.") and key not in spec.overrides)
+        faults += [f"row '{entry.row}': {key} repeats the default; leave it out" for key in repeated]
+        specs.append(spec)
+    if faults:
+        listed = "\n".join(f"  {fault}" for fault in dict.fromkeys(faults))
+        raise UserError(f"the suite {suite.name} cannot be run:\n{listed}")
+    return specs
+
+
+def _unknown_sources(entries: Sequence[Entry], data_dir: Path | None) -> list[str]:
+    """Say which data sets and pools are unknown. That their images are here is not asked: jobs may run elsewhere."""
+    kinds: tuple[Kind, ...] = ("labelled", "pool")
+    asked = [(entry.dataset, kinds[0]) for entry in entries]
+    asked += [(pool, kinds[1]) for entry in entries for pool in Regime.parse(entry.regime).pool_names]
+    faults = []
+    for name, kind in dict.fromkeys(asked):
+        is_folder = Path(name).is_dir() or (data_dir is not None and (data_dir / name).is_dir())
+        if name not in card_names(kind) and (name in card_names() or not is_folder):
+            what = "data set" if kind == "labelled" else "pool"
+            faults.append(str(unknown_name(what, name, card_names(kind))))
+    return faults
+
+
+def _predictor_name(spec: RunSpec) -> str:
+    """Name what decides a predictor, as far as it is known before the data are opened: equal names, equal g."""
+    protocol = spec.resolve()
+    budget = Regime.parse(spec.regime).model_copy(update={"pools": ()})
+    what = {
+        "dataset": spec.dataset,
+        "regime": str(budget),
+        "settings": protocol.quality.model_dump(mode="json"),
+        "size": protocol.size,
+        "fractions": protocol.fractions,
+        **{name: getattr(spec, name) for name in ("seed", "precision", "threads", "device")},
+    }
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    return f"g-{Path(spec.dataset).name}-{budget}-{protocol.size}px-k{spec.seed}-{digest}"

@@ -1,0 +1,156 @@
+"""How far a suite is: one table, drawn by the command that carries it out and by any other terminal. No torch."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from qgbench.errors import QGBenchError
+from qgbench.folder import Status
+from qgbench.launch.job import Job
+from qgbench.launch.plan import Plan
+
+_STATES: tuple[Status | None, ...] = ("done", "running", "interrupted", "failed", None)
+_COLOURS: Mapping[Status | None, str] = {"running": "cyan", "interrupted": "yellow", "failed": "red", "done": "green"}
+_LISTED = 12  # failed jobs, at most, in the table that is redrawn
+_SHARED = "shared: data, g"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What every job's status says now."""
+
+    plan: Plan
+    states: Mapping[str, Status | None]
+    causes: Mapping[str, str]
+    """Why jobs failed. A job that needs one which failed cannot begin, and counts as failed."""
+    seconds_left: float | None
+    """Until the last job ends, if nothing fails; None where nothing was measured."""
+
+    def count(self, status: Status | None) -> int:
+        """Number of jobs with a status."""
+        return sum(state == status for state in self.states.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to run or running."""
+        return all(state in ("done", "failed") for state in self.states.values())
+
+
+def standing(plan: Plan, seconds_of: Callable[[Job], float | None], slots: int) -> Standing:
+    """Read the status of every job.
+
+    Parameters
+    ----------
+    plan : Plan
+    seconds_of : callable
+        Estimates a whole job's time, in seconds; None where nothing is known of it.
+    slots : int
+        Jobs that run side by side.
+    """
+    states: dict[str, Status | None] = {}
+    causes: dict[str, str] = {}
+    for job in plan.jobs:  # what is needed comes before its users
+        states[job.name] = job.folder.status()
+        broken = next((need for need in job.needs if states.get(need) == "failed"), None)
+        if states[job.name] == "failed":
+            causes[job.name] = job.folder.cause() or "without a word"
+        elif states[job.name] is None and broken is not None:
+            states[job.name] = "failed"
+            causes[job.name] = f"needs {broken}, which failed"
+    left = [job for job in plan.jobs if states[job.name] not in ("done", "failed")]
+    seconds = [
+        None if (whole := seconds_of(job)) is None else whole * (1 - _share_done(job, states[job.name])) for job in left
+    ]
+    known = [each for each in seconds if each is not None]
+    total = None if len(known) < len(left) else sum(known) / slots
+    return Standing(plan, states, causes, total)
+
+
+def render(now: Standing, failures: int | None = _LISTED) -> RenderableType:
+    """Draw the standing: a row a block, then what runs and what failed, with its cause.
+
+    Parameters
+    ----------
+    now : Standing
+    failures : int or None
+        How many failed jobs are named at most; None names all.
+    """
+    plan = now.plan
+    table = Table(title=f"suite {plan.suite}: {plan.question}", title_justify="left")
+    table.add_column("block")
+    for state in _STATES:
+        table.add_column(state or "waiting", justify="right")
+    blocks = {job.name: plan.blocks.get(job.name, _SHARED) for job in plan.jobs}
+    for block in dict.fromkeys(blocks.values()):
+        counts = Counter(now.states[name] for name, of in blocks.items() if of == block)
+        table.add_row(block, *(Text(str(counts[state] or "."), style=_COLOURS.get(state, "")) for state in _STATES))
+    parts: list[RenderableType] = [table]
+    for job in plan.jobs:
+        if now.states[job.name] == "running":
+            parts.append(Text(f"running  {_progress(job)}{job.words}", style=_COLOURS["running"]))
+    failed = [job for job in plan.jobs if now.states[job.name] == "failed"]
+    for job in failed[:failures]:
+        parts.append(Text(f"failed   {job.words}: {now.causes[job.name]}", style=_COLOURS["failed"]))
+    if failures is not None and len(failed) > failures:
+        parts.append(Text(f"... and {len(failed) - failures} more that failed", style=_COLOURS["failed"]))
+    parts.append(Text(summary(now)))
+    return Group(*parts)
+
+
+def watch(look: Callable[[], Standing], console: Console, seconds: float = 2.0) -> Standing:
+    """Redraw the table until the suite is over or the user stops watching."""
+    now = look()
+    with Live(render(now), console=console, auto_refresh=False, transient=True) as live:
+        while not now.is_over:
+            time.sleep(seconds)
+            now = look()
+            live.update(render(now), refresh=True)
+    return now
+
+
+def human(seconds: float) -> str:
+    """A time for people: '40 s', '12 min', '3.5 h', '2.1 d'."""
+    for unit, size, limit in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 48 * 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.1f} h" if unit == "h" else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.1f} d"
+
+
+def summary(now: Standing) -> str:
+    """Say in one line how far the suite is."""
+    done, whole = now.count("done"), len(now.states)
+    if now.is_over:
+        return f"{done} of {whole} jobs done, {now.count('failed')} failed."
+    left = (
+        "time left unknown: nothing like it was measured yet"
+        if now.seconds_left is None
+        else (f"about {human(now.seconds_left)} left")
+    )
+    return f"{done} of {whole} jobs done, {now.count('failed')} failed; {left}."
+
+
+def _steps(job: Job) -> tuple[int, int] | None:
+    """Steps that a run has logged, and all its steps."""
+    if job.kind != "run":
+        return None
+    try:
+        log = job.folder.log()
+        return int(log[-1]["step"]) if log else 0, job.spec.resolve().train.steps
+    except (QGBenchError, ValueError, KeyError):  # a log that is being written, or is damaged
+        return None
+
+
+def _share_done(job: Job, status: Status | None) -> float:
+    steps = _steps(job) if status in ("running", "interrupted") else None
+    return 0.0 if steps is None else steps[0] / steps[1]
+
+
+def _progress(job: Job) -> str:
+    steps = _steps(job)
+    return "" if steps is None else f"{steps[0]}/{steps[1]}  "

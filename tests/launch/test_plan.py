@@ -1,0 +1,104 @@
+"""From a suite to jobs: what is shared is made once, and everything that is unknown is named at once."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from qgbench.errors import QGBenchError, UserError
+from qgbench.launch.job import Job
+from qgbench.launch.plan import Plan, load_plan, make_plan
+from qgbench.suite import load_suite
+from tests.test_suite import TINY, written
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return make_plan(load_suite("smoke"), tmp_path_factory.mktemp("runs"), None, "cpu")
+
+
+def test_what_runs_share_is_planned_once_and_before_its_first_user(smoke: Plan) -> None:
+    assert Counter(job.kind for job in smoke.jobs) == {"data": 1, "g": 2, "run": 10}
+    names = [job.name for job in smoke.jobs]
+    for job in smoke.jobs:
+        assert all(names.index(need) < names.index(job.name) for need in job.needs)
+    with_g = {job.words.split(" on ")[0] for job in smoke.runs if any(need.startswith("g-") for need in job.needs)}
+    assert with_g == {"supervised+qar", "fixmatch+qw"}, "a control by confidence asks no g"
+    assert {job.spec.threads for job in smoke.jobs} == {1}
+    assert {smoke.blocks[job.name] for job in smoke.runs} == {"core", "controls"}
+
+
+def test_one_predictor_serves_a_budget_whatever_the_pool_and_another_setting_of_it_makes_another(
+    tmp_path: Path,
+) -> None:
+    text = TINY.replace('phantom = ["n12"]', 'ph2 = ["n28", "n28+isic_pool", "n56"]\nphantom = ["n12"]').replace(
+        "qg.tau", "quality.steps"
+    )
+    plan = make_plan(load_suite(written(tmp_path, text.replace("0.5, 0.9", "24, 12"))), tmp_path, None, "cpu")
+    predictors = [job.words for job in plan.jobs if job.kind == "g"]
+    where = ("ph2 n28@grouped", "ph2 n56@grouped", "phantom n12@grouped")
+    each = [f"g on {place}, seed {seed}" for place in where for seed in (0, 1)]
+    half_the_steps = "g on phantom n12@grouped, seed 0"
+    assert sorted(predictors) == sorted([*each, half_the_steps])
+    data = [job.words for job in plan.jobs if job.kind == "data"]
+    assert data == ["ph2 at 64 px", "isic_pool at 64 px", "phantom at 64 px"]
+
+
+def test_everything_that_a_suite_names_and_nobody_knows_is_listed_at_once(tmp_path: Path) -> None:
+    text = TINY.replace('method = "pseudo_label"', 'method = "pseudo_lable"')
+    text = text.replace('phantom = ["n12"]', 'phantom = ["n12"]\nph3 = ["n28+isic_pol"]')
+    text = text.replace("seeds = [0]", 'seeds = [0]\narchs = ["unnet"]').replace("qg.tau", "qg.taw")
+    with pytest.raises(UserError) as failure:
+        make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
+    said = str(failure.value)
+    for part in ("'pseudo_lable'", "'ph3'. Did you mean 'ph2'", "'isic_pol'", "'unnet'. Did you mean 'unet'"):
+        assert part in said
+    text = text.replace('archs = ["unnet"]', "")
+    with pytest.raises(UserError, match=r"qg\.taw'. Did you mean 'qg\.tau'"):
+        make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
+
+
+def test_a_row_that_repeats_a_default_is_refused_because_its_record_would_not_say_so(tmp_path: Path) -> None:
+    text = TINY.replace('"method.threshold" = 0.8', '"method.threshold" = 0.9')
+    with pytest.raises(UserError, match=r"row 'sharp': method\.threshold repeats the default"):
+        make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
+
+
+def test_qw_for_a_method_without_pseudo_labels_is_refused(tmp_path: Path) -> None:
+    text = TINY.replace('"sharp"]', '"sharp", "supervised+qw"]')
+    with pytest.raises(UserError, match="'supervised' makes no pseudo-labels"):
+        make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
+
+
+def test_only_keeps_the_runs_that_are_named_and_what_they_need(smoke: Plan) -> None:
+    kept = smoke.only(["fixmatch+qw-confidence"])
+    assert [job.kind for job in kept.jobs] == ["data", "run", "run"]
+    assert [job.kind for job in smoke.only(["supervised+qar on phantom n12@grouped, unet, seed 1"]).jobs] == [
+        "data",
+        "g",
+        "run",
+    ]
+    assert len(smoke.only(["controls", "supervised"]).runs) == 6
+    assert smoke.only([]) == smoke
+    with pytest.raises(UserError, match="no run of the suite smoke has ph2"):
+        smoke.only(["ph2"])
+
+
+def test_a_plan_is_kept_beside_the_runs_for_other_terminals(smoke: Plan, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was not begun"):
+        load_plan("smoke", tmp_path)
+    smoke.save(tmp_path)
+    assert load_plan("smoke", tmp_path) == smoke
+    with pytest.raises(UserError, match="begun there: smoke"):
+        load_plan("small", tmp_path)
+    (tmp_path / "suites" / "smoke.json").write_text('{"suite": ', encoding="utf-8")
+    with pytest.raises(UserError, match="Remove it"):
+        load_plan("smoke", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(QGBenchError, match="cannot write"):
+        smoke.save(tmp_path / "file")
+
+
+def test_a_job_travels_as_json(smoke: Plan) -> None:
+    for job in smoke.jobs:
+        assert Job.model_validate_json(job.model_dump_json()) == job

@@ -1,0 +1,243 @@
+"""Suites in processes of their own: killed, doubled, failing; the records are the uninterrupted suite's."""
+
+import random
+import re
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qgbench.folder import RunFolder, find_runs
+from qgbench.launch.plan import load_plan
+from qgbench.records import IMAGES_NAME, read_record
+from tests.commands import Command
+from tests.test_kills import numbers
+from tests.test_suite import written
+
+pytestmark = pytest.mark.slow
+
+KILLS = 20
+
+
+class Whole:
+    """The smoke suite, carried out without interruption."""
+
+    def __init__(self, folder: Path) -> None:
+        self.output = folder / "runs"
+        begin = time.monotonic()
+        command = Command(["suite", "run", "smoke", "--output", str(self.output)], folder / "said", folder / "cache")
+        assert command.finish(600) == 0, command.said()
+        self.seconds = time.monotonic() - begin
+        self.said = command.said()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return Whole(tmp_path_factory.mktemp("whole"))
+
+
+def assert_equal_records(ours: Path, theirs: Path) -> None:
+    runs = find_runs(ours)
+    assert [run.name for run in runs] == [run.name for run in find_runs(theirs)]
+    assert runs
+    for run in runs:
+        other = theirs / run.name
+        assert numbers(read_record(run.path)) == numbers(read_record(other))
+        assert (run.path / IMAGES_NAME).read_bytes() == (other / IMAGES_NAME).read_bytes()
+
+
+def job_processes(command: Command) -> list[psutil.Process]:
+    """Processes of jobs below a driver: leaders of a session, which the fork server and the tracker are not."""
+    try:
+        below = psutil.Process(command.process.pid).children(recursive=True)
+        return [process for process in below if process.is_running() and _leads_session(process)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _leads_session(process: psutil.Process) -> bool:
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return int(fields[3]) == process.pid
+
+
+def test_a_suite_ends_with_every_run_done_and_what_is_shared_made_once(whole: Whole) -> None:
+    plan = load_plan("smoke", whole.output)
+    assert {job.folder.status() for job in plan.jobs} == {"done"}
+    assert len(list((whole.output / "predictors").glob("*/*.safetensors"))) == 2
+    for run in find_runs(whole.output):
+        assert "quality predictor: " not in "\n".join(run.text_log()), "g was trained by its own job"
+    assert "13 of 13 jobs done, 0 failed" in whole.said
+    again = Command(
+        ["suite", "run", "smoke", "--output", str(whole.output)], whole.output / "said", whole.output.parent / "cache"
+    )
+    begin = time.monotonic()
+    assert again.finish() == 0
+    assert time.monotonic() - begin < 0.7 * whole.seconds
+
+
+def test_another_terminal_sees_how_far_a_suite_is(whole: Whole) -> None:
+    command = Command(
+        ["suite", "status", "smoke", "--output", str(whole.output)], whole.output.parent / "table", whole.output.parent
+    )
+    assert command.finish() == 0, command.said()
+    assert re.search(r"core\s+│\s+8 │\s+\. │\s+\. │\s+\. │\s+\.", command.said())
+    assert "13 of 13 jobs done, 0 failed." in command.said()
+
+
+def test_twenty_kills_of_driver_and_jobs_change_no_number(whole: Whole, tmp_path: Path) -> None:
+    chance = random.Random(7)
+    kills = 0
+    for attempt in range(KILLS):
+        output = tmp_path / f"runs{attempt}"
+        kills += killed_suite(output, tmp_path, KILLS - kills, whole.seconds, chance)
+        assert_equal_records(output, whole.output)
+        if kills == KILLS:
+            break
+    assert kills == KILLS
+
+
+def killed_suite(output: Path, home: Path, most: int, seconds: float, chance: random.Random) -> int:
+    """Carry out the smoke suite, killing drivers and jobs on the way; give the number of kills."""
+    kills = 0
+    while True:
+        # retry: a job that was killed three times under one driver counts as failed
+        command = Command(["suite", "retry", "smoke", "--output", str(output)], home / "said", home / "cache")
+        while kills < most:
+            command.process.join(chance.uniform(0.01, 0.07) * seconds)
+            jobs = job_processes(command)
+            if command.process.exitcode is not None:
+                break
+            if chance.random() < 0.4 or not jobs:
+                command.signal(signal.SIGKILL)  # its jobs live on; the next driver finds them at work
+                command.process.join()
+            else:
+                with suppress(psutil.NoSuchProcess):  # it ended just now
+                    chance.choice(jobs).kill()
+            kills += 1
+        if kills == most:
+            command.process.join(600)
+        if command.process.exitcode == 0:
+            return kills
+
+
+def test_two_commands_on_one_folder_do_no_run_twice(whole: Whole, tmp_path: Path) -> None:
+    words = ["suite", "run", "smoke", "--only", "fixmatch", "--output", str(tmp_path / "runs")]
+    both = [Command(words, tmp_path / f"said{n}", tmp_path / "cache") for n in range(2)]
+    for command in both:
+        assert command.finish(600) == 0, command.said()
+    runs = find_runs(tmp_path / "runs")
+    assert len(runs) == 6
+    for run in runs:
+        begun = [line for line in run.text_log() if re.search(r"process \d+ begins", line)]
+        assert len(begun) == 1, "one process carried it out"
+        assert numbers(read_record(run.path)) == numbers(read_record(whole.output / run.name))
+
+
+FAILING = """
+from pathlib import Path
+from qgbench.losses import segmentation_loss
+from qgbench.methods import Batch, Method, Step
+
+class Failing(Method):
+    '''Its loss is not finite while a file is there.'''
+
+    pseudo_labels = False
+
+    def step(self, batch: Batch) -> Step:
+        loss = segmentation_loss(self.student(batch.x_l), batch.y_l)
+        return Step(loss * float("nan") if Path({flag!r}).exists() else loss)
+"""
+SUITE = """
+name = "tiny"
+about = "one row fails"
+protocol = "smoke"
+threads = 1
+
+[primary]
+question = "Does QAR change Dice?"
+addon = "qar"
+rows = ["supervised"]
+[primary.regimes]
+phantom = "n6@grouped"
+
+[secondary]
+question = "none"
+
+[rows.failing]
+method = {method!r}
+
+[[block]]
+name = "core"
+rows = ["failing", "supervised", "supervised+qar"]
+seeds = [0]
+set = {{ "train.steps" = 2, "quality.steps" = 4, "quality.weak_epochs" = [1] }}
+[block.regimes]
+phantom = ["n6@grouped"]
+"""
+
+
+def test_a_failing_run_stops_no_other_and_is_begun_again_by_retry(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    flag.touch()
+    method = tmp_path / "failing.py"
+    method.write_text(FAILING.format(flag=str(flag)))
+    suite = written(tmp_path, SUITE.format(method=str(method)))
+    output = ["--output", str(tmp_path / "runs")]
+
+    def command(*words: str) -> tuple[int, str]:
+        said = tmp_path / "-".join(words).replace("/", "_")[-60:]
+        started = Command(["suite", *words, suite, *output], said, tmp_path / "cache")
+        return started.finish(), started.said()
+
+    code, said = command("run")
+    assert code == 1
+    assert "the loss is nan at step 1 of 2" in said
+    assert "4 of 5 jobs done, 1 failed" in said
+    assert f"qgbench suite retry {suite}" in said
+    (tmp_path / "runs" / "jobs").exists()
+    code, said = command("status", "--once")
+    assert code == 0
+    assert "failed   Failing" in said or "failed   " in said
+    assert "the loss is nan at step 1 of 2" in " ".join(said.split())
+    code, said = command("run", "-q")
+    assert code == 1, "run leaves it alone"
+    flag.unlink()
+    code, said = command("retry")
+    assert code == 0, said
+    assert {run.status() for run in find_runs(tmp_path / "runs")} == {"done"}
+
+
+def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
+    suite = written(tmp_path, SUITE.format(method="pseudo_label"))
+    words = ["suite", "run", suite, "--output", str(tmp_path / "runs")]
+    full = Command(words, tmp_path / "said", tmp_path / "cache", file_limit=3_000_000)  # data fit, checkpoints do not
+    assert full.finish() == 1
+    assert "File too large. Free some space" in full.said()
+    roomy = Command(["suite", "retry", *words[2:]], tmp_path / "said2", tmp_path / "cache")
+    assert roomy.finish() == 0, roomy.said()
+    assert {run.status() for run in find_runs(tmp_path / "runs")} == {"done"}
+
+
+def test_a_run_folder_that_cannot_be_written_fails_with_its_cause_and_stops_no_other(tmp_path: Path) -> None:
+    suite = written(tmp_path, SUITE.format(method="pseudo_label"))
+    words = ["suite", "run", suite, "--output", str(tmp_path / "runs")]
+    listed = Command([*words, "--dry-run"], tmp_path / "said", tmp_path / "cache")
+    assert listed.finish() == 0
+    from qgbench.launch.plan import make_plan
+    from qgbench.suite import load_suite
+
+    plan = make_plan(load_suite(suite), tmp_path / "runs", None, "auto")
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    blocked = plan.runs[1].folder.path
+    blocked.write_text("not a folder")
+    command = Command(words, tmp_path / "said", tmp_path / "cache")
+    assert command.finish() == 1
+    assert f"cannot write {blocked}" in command.said()
+    done = [RunFolder(job.folder.path).status() for job in plan.runs if job.folder.path != blocked]
+    assert done == ["done", "done"]

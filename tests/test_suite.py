@@ -1,0 +1,149 @@
+"""Suite files: what they declare, what they expand to, what is refused."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from qgbench.errors import UserError
+from qgbench.suite import load_suite, parse_row, suite_names
+
+TINY = """
+name = "tiny"
+about = "two rows"
+protocol = "smoke"
+
+[primary]
+question = "Does QW change Dice?"
+addon = "qw"
+rows = ["fixmatch"]
+[primary.regimes]
+phantom = "12"
+
+[secondary]
+question = "Which twins differ?"
+
+[rows.sharp]
+method = "pseudo_label"
+set = { "method.threshold" = 0.8 }
+
+[[block]]
+name = "core"
+rows = ["fixmatch", "fixmatch+qw", "sharp"]
+seeds = [0, 1]
+[block.regimes]
+phantom = ["n12"]
+
+[[block]]
+name = "taus"
+rows = ["fixmatch", "fixmatch+qw"]
+seeds = [0]
+vary = { "qg.tau" = [0.5, 0.9], "train.steps" = [24, 12] }
+[block.regimes]
+phantom = ["n12@grouped"]
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    file = folder / "tiny.toml"
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def test_a_suite_is_expanded_by_block_seed_data_set_regime_arch_and_row_without_doubles(tmp_path: Path) -> None:
+    entries = load_suite(written(tmp_path, TINY)).entries()
+    listed = [(entry.block, entry.seed, entry.row, dict(entry.overrides)) for entry in entries]
+    core = [("core", seed, row) for seed in (0, 1) for row in ("fixmatch", "fixmatch+qw", "sharp")]
+    assert [entry[:3] for entry in listed[:6]] == core
+    assert [entry[3] for entry in listed[:6]] == [{}, {}, {"method.threshold": 0.8}] * 2
+    # tau 0.5 and 24 steps are the protocol's: those runs are in the block before; tau says nothing to a base row.
+    assert listed[6:] == [
+        ("taus", 0, "fixmatch", {"train.steps": 12}),
+        ("taus", 0, "fixmatch+qw", {"qg.tau": 0.5, "train.steps": 12}),
+        ("taus", 0, "fixmatch+qw", {"qg.tau": 0.9, "train.steps": 24}),
+        ("taus", 0, "fixmatch+qw", {"qg.tau": 0.9, "train.steps": 12}),
+    ]
+    assert entries[-1].place[:7] == (
+        "smoke",
+        "phantom",
+        "n12@grouped",
+        "unet",
+        "fixmatch",
+        "qw-qg.tau=0.9",
+        "train.steps=12",
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [
+        ("supervised", ("supervised", "none", "g", "weighted")),
+        ("supervised+qar", ("supervised", "qar", "g", "weighted")),
+        ("mean_teacher+qw+qar", ("mean_teacher", "both", "g", "weighted")),
+        ("fixmatch+qw-oracle", ("fixmatch", "qw", "oracle", "weighted")),
+        ("fixmatch+qw-unnormalised", ("fixmatch", "qw", "g", "none")),
+        ("fixmatch+qw-shuffled-unnormalised", ("fixmatch", "qw", "shuffled", "none")),
+        ("lab/mine.py:Mine+qw", ("lab/mine.py:Mine", "qw", "g", "weighted")),
+    ],
+)
+def test_a_row_is_written_as_the_leaderboard_writes_it(row: str, parts: tuple[str, ...]) -> None:
+    assert parse_row(row) == parts
+
+
+def test_every_fault_of_a_suite_is_listed_at_once(tmp_path: Path) -> None:
+    text = TINY.replace('"smoke"', '"smok"').replace('"fixmatch+qw", "sharp"', '"fixmatch+wq"')
+    text = text.replace('"n12@grouped"', '"some"').replace('name = "taus"', 'name = "core"')
+    with pytest.raises(UserError) as failure:
+        load_suite(written(tmp_path, text))
+    said = str(failure.value)
+    for part in ("'smok'", "Did you mean 'smoke'", "fixmatch+wq", "regime 'some'", "'core' is there 2", "[rows.sharp]"):
+        assert part in said
+
+
+def test_a_primary_question_that_no_block_answers_is_refused(tmp_path: Path) -> None:
+    text = TINY.replace('rows = ["fixmatch"]', 'rows = ["fixmatch", "sharp"]')
+    with pytest.raises(UserError, match=r"needs sharp\+qw phantom n12@grouped unet, which no block runs"):
+        load_suite(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name = ", "not TOML"),
+        (TINY.replace("seeds = [0, 1]", "seeds = []"), "block.0.seeds"),
+        (TINY.replace("seeds = [0, 1]", "sedes = [0, 1]"), "block.0.sedes"),
+        (TINY.replace('name = "tiny"', 'name = "../tiny"'), "name: "),
+    ],
+)
+def test_a_file_of_another_form_is_refused_with_the_place(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError) as failure:
+        load_suite(written(tmp_path, text))
+    assert said in str(failure.value)
+
+
+def test_an_unknown_suite_is_refused_with_the_nearest_and_a_missing_file_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'small'"):
+        load_suite("smal")
+    with pytest.raises(UserError, match=r"gone\.toml"):
+        load_suite(str(tmp_path / "gone.toml"))
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_shipped_suites_name_themselves_and_answer_their_question(name: str) -> None:
+    suite = load_suite(name)
+    assert suite.name == name
+    entries = suite.entries()
+    assert len({entry.place for entry in entries}) == len(entries)
+
+
+def test_the_paper_suite_is_five_sets_by_three_archs_by_the_papers_rows_and_two_twins_by_three_seeds() -> None:
+    entries = load_suite("paper").entries()
+    assert len(entries) == 5 * 3 * (14 + 2) * 3
+    places = {(entry.dataset, entry.arch, entry.seed) for entry in entries}
+    sets = ("ph2", "scd", "dermofit", "cvc_colondb", "cvc_clinicdb")
+    assert places == set(itertools.product(sets, ("unetpp", "attention_unet", "swin_unet"), range(3)))
+    paper_labels = {"method.threshold": 0.0, "method.labels_from": "teacher"}
+    for method in ("pseudo_label", "contrastive"):
+        weighed = [entry for entry in entries if entry.method == method and entry.qg_mode == "qw"]
+        assert weighed
+        assert all(dict(entry.overrides) == paper_labels for entry in weighed)
