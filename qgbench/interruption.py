@@ -1,4 +1,4 @@
-"""Ctrl-C and the termination signals: a run stops between two steps, with its state saved."""
+"""Ctrl-C and the signals that ask a process to end: a run stops between two steps, with its state saved."""
 
 import signal
 import threading
@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+# SIGUSR2 is what batch systems are told to send before a job's time is over. Windows has only the first two.
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2") if hasattr(signal, name))
 
 
 class Interrupted(BaseException):
@@ -58,7 +59,7 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into `Interrupted` inside the block."""
+    """Turn Ctrl-C, SIGTERM, SIGHUP and SIGUSR2 into `Interrupted` inside the block."""
     with _handled_by(_stop):
         yield
 

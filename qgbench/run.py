@@ -266,7 +266,7 @@ def _make_method(
     They come before data and g: an unknown architecture shall not be found out after minutes spent on those.
     """
     torch.manual_seed(spec.seed)
-    method = method_class(lambda: _build(protocol), settings)
+    method = method_class(lambda: build_student(protocol), settings)
     return method, weights_hash(method.student.get_submodule("body.encoder"))
 
 
@@ -305,7 +305,7 @@ def _carry_out(job: _Job) -> None:
             accelerator,
         )
         predictor.to(accelerator.device)
-    guide = Guide(_modes(spec, protocol, predictor))
+    guide = Guide(modes_of(spec, protocol, predictor))
     trainer = Trainer(job.method, guide, predictor, data.training, protocol, spec.seed, accelerator, spec.qg_norm)
     belongs_to = {"images": data.fingerprint, "split": split_fingerprint(data.split), "g": card.id if card else ""}
     checkpoints = Checkpoints(folder.path, belongs_to)
@@ -357,13 +357,15 @@ def _measure(
     write_record(path, record)  # last: it marks the run as done
 
 
-def _build(protocol: Protocol) -> nn.Module:
+def build_student(protocol: Protocol) -> nn.Module:
+    """Build a network of a protocol, as each student and teacher of a run is built."""
     return build_network(
         protocol.arch, protocol.encoder, protocol.encoder_weights, protocol.decoder_channels, protocol.size
     )
 
 
-def _modes(spec: RunSpec, protocol: Protocol, predictor: nn.Module | None) -> list[Mode]:
+def modes_of(spec: RunSpec, protocol: Protocol, predictor: nn.Module | None) -> list[Mode]:
+    """Give the add-ons of a run; `predictor` is g, where one of them needs it (`RunSpec.needs_g`)."""
     modes: list[Mode] = []
     if spec.qg_mode in ("qw", "both"):
         modes.append(QualityWeighting(make_score(spec.qg_score, predictor, spec.seed), protocol.qg))
@@ -378,7 +380,7 @@ def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, nn.
     if trainer.method.teacher is not None:
         networks["teacher"] = trainer.method.teacher
     if trainer.history.best_step not in (None, trainer.steps):
-        best = _build(protocol).to(next(trainer.method.parameters()).device)
+        best = build_student(protocol).to(next(trainer.method.parameters()).device)
         best.load_state_dict(trainer.history.best_state)
         networks["best_val"] = best
     return networks

@@ -1,15 +1,17 @@
 """Training of g and of the weak models: continued after an interruption, bit for bit."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from qgbench.errors import UserError
+from qgbench.quality import fit as fit_module
 from qgbench.quality.fit import LabelledImages, PredictorFit, fit_predictor, remove_checkpoints
-from qgbench.quality.weak import WeakModels
+from qgbench.quality.weak import WeakModels, draw_folds
 from qgbench.spec import QualitySettings, load_protocol
 from qgbench.training.device import make_accelerator
 from qgbench.training.stage import Resumable
@@ -59,7 +61,7 @@ def differing(first: object, second: object) -> list[str]:
 
 def weak_models(precision: str) -> Resumable:
     accelerator = make_accelerator("cpu", precision, 1)
-    return WeakModels(LABELLED.image, LABELLED.mask, VAL.image, SETTINGS, 3, accelerator)
+    return WeakModels(LABELLED.image, LABELLED.mask, [LABELLED.image, VAL.image], SETTINGS, 3, accelerator)
 
 
 def predictor_fit(precision: str) -> Resumable:
@@ -128,3 +130,96 @@ def test_fit_predictor_leaves_nothing_behind_and_repeats_itself(tmp_path: Path) 
     assert differing(first, fit(tmp_path / "a")) == []  # from the checkpoints, without training
     remove_checkpoints(tmp_path / "a")
     assert list((tmp_path / "a").iterdir()) == []
+
+
+def in_folds(folds: int) -> QualitySettings:
+    return SETTINGS.model_copy(
+        update={"weak_folds": folds, "weak_epochs": (1, 2), "weak_epoch_min_steps": 1, "weak_encoder": "mobilenet_v2"}
+    )
+
+
+@pytest.mark.parametrize("folds", [1, 4])
+def test_weak_models_are_asked_about_the_images_outside_their_training_set(
+    folds: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A stand-in answers with a mask that can be told from the image, so that a mask of another image shows."""
+    asked_about: list[tuple[Tensor, Tensor, Sequence[Tensor]]] = []
+
+    class Recorded(WeakModels):
+        def __init__(self, image: Tensor, mask: Tensor, asked: Sequence[Tensor], *others: object) -> None:
+            asked_about.append((image, mask, asked))
+            super().__init__(image, mask, asked, *others)  # type: ignore[arg-type]
+
+        def _predict(self, image: Tensor) -> Tensor:
+            return image[:, :1] > 0.5
+
+    monkeypatch.setattr(fit_module, "WeakModels", Recorded)
+    accelerator = make_accelerator("cpu", "fp32", 1)
+    weak, weak_val, _ = fit_module._weak_masks(LABELLED, VAL, in_folds(folds), 3, accelerator, tmp_path, {})
+    assert torch.equal(weak, (LABELLED.image[:, :1] > 0.5).expand(2, -1, -1, -1, -1))
+    assert torch.equal(weak_val, (VAL.image[:, :1] > 0.5).expand(2, -1, -1, -1, -1))
+    places = {image.numpy().tobytes(): place for place, image in enumerate(LABELLED.image)}
+    known = [
+        ([places[each.numpy().tobytes()] for each in image], [places[each.numpy().tobytes()] for each in asked[0]])
+        for image, _, asked in asked_about
+    ]
+    for (trained, asked), (_, mask, _) in zip(known, asked_about, strict=True):
+        assert set(trained) & set(asked) == (set(range(6)) if folds == 1 else set())
+        assert torch.equal(mask, LABELLED.mask[trained])
+    assert sorted(place for _, asked in known for place in asked) == list(range(6))
+    assert [len(asked) for _, _, asked in asked_about] == [2] + [1] * (folds - 1)
+
+
+def test_folds_are_even_and_follow_from_the_seed() -> None:
+    folds = draw_folds(14, 4, 3)
+    assert sorted(torch.bincount(folds).tolist()) == [3, 3, 4, 4]
+    assert torch.equal(folds, draw_folds(14, 4, 3))
+    assert not torch.equal(folds, draw_folds(14, 4, 4))
+    assert draw_folds(5, 1, 0).tolist() == [0] * 5
+
+
+def test_more_folds_than_labelled_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"weak_folds = 7, but there are 6 labelled images.*weak_folds=6"):
+        fit_predictor(LABELLED, VAL, in_folds(7), 3, make_accelerator("cpu", "fp32", 1), tmp_path, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stop_at", [(0, 1), (1, 2)])
+def test_weak_models_in_folds_are_continued_bit_for_bit(
+    stop_at: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Stopped in fold i after step j, with a checkpoint after every step; what is done is not done again."""
+    monkeypatch.setattr("qgbench.training.stage.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    steps_done: list[int] = []
+    begun: list[int] = []
+
+    class Counted(WeakModels):
+        def __init__(self, *arguments: object) -> None:
+            begun.append(len(begun))
+            super().__init__(*arguments)  # type: ignore[arg-type]
+
+        def run(self) -> Iterator[int]:
+            for done in super().run():
+                yield done
+                steps_done.append(done)  # after its checkpoint
+                if (begun[-1], done) == stop_now:
+                    raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_module, "WeakModels", Counted)
+
+    def masks(folder: Path) -> tuple[Tensor, Tensor]:
+        begun.clear()
+        steps_done.clear()
+        accelerator = make_accelerator("cpu", "bf16", 1)
+        return fit_module._weak_masks(LABELLED, VAL, in_folds(3), 3, accelerator, folder, {})[:2]
+
+    stop_now: tuple[int, int] | None = None
+    whole = masks(tmp_path / "whole")
+    assert len(steps_done) == 6
+    stop_now = stop_at
+    with pytest.raises(KeyboardInterrupt):
+        masks(tmp_path / "stopped")
+    stop_now = None
+    again = masks(tmp_path / "stopped")
+    assert len(steps_done) == 6 - (2 * stop_at[0] + stop_at[1])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(whole, again, strict=True))
