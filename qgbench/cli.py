@@ -376,6 +376,13 @@ def new_method(
 def report(
     folders: Annotated[list[Path] | None, typer.Argument(help="Folders that hold records. (default: runs)")] = None,
     output: Annotated[Path, typer.Option(help="Folder for tables, figures and page.")] = Path("report"),
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Only a suite's runs, its primary question answered: a name or a .toml file.",
+            autocompletion=completion.suites,
+        ),
+    ] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="Only these data sets; repeatable.")] = None,
     regime: Annotated[list[str] | None, typer.Option(help="Only these regimes; repeatable.")] = None,
     arch: Annotated[list[str] | None, typer.Option(help="Only these architectures; repeatable.")] = None,
@@ -396,10 +403,13 @@ def report(
     """
     from qgbench.report.analysis import Filters, analyse
     from qgbench.report.collect import collect
+    from qgbench.report.declared import declared
     from qgbench.report.write import write_report
+    from qgbench.suite import load_suite
 
     filters = Filters(*(tuple(names or ()) for names in (dataset, regime, arch, method)))
-    found = analyse(collect(folders or [Path("runs")]), filters, metric, contrast or [])
+    asked = None if suite is None else declared(load_suite(suite))
+    found = analyse(collect(folders or [Path("runs")]), filters, metric, contrast or [], asked)
     for path in write_report(found, output, figures=figures, html=html):
         print(path)
 

@@ -212,6 +212,7 @@ def _fault(info: zipfile.ZipInfo, name: str, parts: list[str]) -> str | None:
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # The standard library has these names, the types that mypy knows of it do not.
         method = zipfile.compressor_names.get(info.compress_type, "unknown")  # type: ignore[attr-defined]
         return f"is packed by a method that is not read here ({method}, number {info.compress_type})"
     return None

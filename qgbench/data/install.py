@@ -111,20 +111,15 @@ def add_own(
         Folders of files; a mask bears its image's name, or that and _mask or _segmentation.
     groups : Path, optional
         CSV with the columns stem and group, a row for each image.
-    data_dir : Path
-    track : Track
-
-    Returns
-    -------
-    Path
-        The folder of the data set, ``<data_dir>/<name>``.
+    data_dir, track
+        As `install_distribution`, and so is what is returned.
 
     Raises
     ------
     UserError
         A data set of that name is there already; what opening it raises; a mask cannot be read.
     QGBenchError
-        The data folder cannot be written.
+        As `install_distribution`.
     """
     places = {"images" if masks else "unlabelled": images, "masks": masks, "groups.csv": groups}
     for place in places.values():
@@ -202,7 +197,7 @@ def _toml(value: str | int) -> str:
 
 @contextmanager
 def _place(name: str, data_dir: Path) -> Iterator[Path]:
-    """Give an empty folder beside the place of a data set and move it there at the end; alone at it."""
+    """Give the folder in which a data set is built (module docstring), with no other process at it."""
     folder = data_dir / name
     if folder.exists():
         raise UserError(

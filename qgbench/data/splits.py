@@ -219,7 +219,7 @@ def draw_pool(ids: Sequence[str], pool: str, number: int, k: int) -> list[str]:
     Returns
     -------
     list of str
-        Ids in the order of the draw.
+        As `draw_labelled`.
 
     Raises
     ------

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qgbench.claims import Claim
 from qgbench.errors import UserError
 from qgbench.report.collect import Collection, Name, Problem, Run, Setting
+from qgbench.report.declared import Answer, DeclaredSuite, Place, answer, runs_of_suite
 from qgbench.report.measures import MEASURES, Measure, measure
 from qgbench.spec import SCORES
 from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
@@ -126,6 +127,13 @@ class Section:
     best: list[Name]
     problems: list[Problem]
 
+    def runs_of(self) -> dict[Name, list[Run]]:
+        """Give the runs of each cell, in the order of `runs`."""
+        found: dict[Name, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            found[Name.of(run.record.cell)].append(run)
+        return dict(found)
+
 
 @dataclass(frozen=True, eq=False)
 class AddonAcross:
@@ -141,7 +149,7 @@ class AddonAcross:
     left_out : list of str
         Methods without a difference in some setting, each with how many it lacks.
     combined : Estimate or None
-        Mean difference over these methods and all settings, each with equal weight.
+        Mean difference over these methods and all settings, averaged within data sets, which have equal weights.
     win_tie_loss : (int, int, int)
         Contrasts with Holm-adjusted p below 0.05 in favour, others, against.
     rope : (float, float, float) or None
@@ -223,6 +231,8 @@ class Analysis:
         Records that were not used.
     claims : list of Claim
         Numbers that papers claim; nothing is computed from them.
+    answer : Answer or None
+        Of the suite that the analysis is confined to.
     """
 
     measure: Measure
@@ -230,6 +240,7 @@ class Analysis:
     across: list[Across]
     problems: list[Problem]
     claims: list[Claim] = field(default_factory=list)
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True)
@@ -269,7 +280,11 @@ class Filters:
 
 
 def analyse(
-    collection: Collection, filters: Filters | None = None, metric: str = "dice", asked: Sequence[str] = ()
+    collection: Collection,
+    filters: Filters | None = None,
+    metric: str = "dice",
+    asked: Sequence[str] = (),
+    suite: DeclaredSuite | None = None,
 ) -> Analysis:
     """Compare whatever can be compared.
 
@@ -281,38 +296,59 @@ def analyse(
         One of `qgbench.report.measures.MEASURES`.
     asked : sequence of str
         Further contrasts, ``A:B`` (A minus B), each side ``method`` or ``method+addon``.
+    suite : DeclaredSuite, optional
+        Only its runs count; its primary question is answered, its missing runs are named, and all comparisons are one
+        family for Holm's adjustment.
 
     Raises
     ------
     UserError
-        An unknown metric, a filter or a contrast that names what no record has.
+        An unknown metric, a filter or a contrast that names what no record has, no record of the suite.
     """
     what = measure(metric)
-    runs = (filters or Filters()).chosen(collection.runs)
+    runs = collection.runs
+    absent: frozenset[Place] = frozenset()
+    if suite is not None:
+        runs, absent = runs_of_suite(suite, runs)
+        if not runs:
+            raise UserError(f"no record belongs to the suite '{suite.name}'; do its runs with qgbench suite run.")
+    runs = (filters or Filters()).chosen(runs)
     by_setting: dict[Setting, list[Run]] = defaultdict(list)
     for run in runs:
         by_setting[Setting.of(run.record.cell)].append(run)
     pairs = [_pair(text, runs) for text in asked]
+    problems = list(collection.problems)
+    if suite is not None:
+        for text in suite.contrasts:
+            try:
+                pairs.append(_pair(text, runs))
+            except UserError as error:  # the suite is not finished
+                problems.append(Problem(f"suite {suite.name}", str(error).removeprefix("--")))
     full = _supervised_with_all_labels(by_setting, what)
     sections = [_section(setting, by_setting[setting], what, pairs, full) for setting in sorted(by_setting)]
-    return Analysis(what, sections, _across(sections, what), collection.problems, collection.claims)
+    found = None
+    if suite is not None:
+        sections = _as_one_family(sections)
+        found = answer(suite, sections, what, absent)
+    return Analysis(what, sections, _across(sections, what), problems, collection.claims, found)
+
+
+def _as_one_family(sections: Sequence[Section]) -> list[Section]:
+    """Adjust p for all comparisons of a suite, in whatever setting and table: its secondary questions."""
+    together = _adjusted([contrast for section in sections for contrast in section.contrasts])
+    adjusted = iter(together)
+    return [replace(section, contrasts=[next(adjusted) for _ in section.contrasts]) for section in sections]
 
 
 def _pair(text: str, runs: Sequence[Run]) -> tuple[Name, Name]:
     first, colon, second = text.partition(":")
     if not colon:
         raise UserError(f"--contrast {text}: expected A:B, for example pseudo_label+qw:pseudo_label_confidence.")
-    known = {_short(Name.of(run.record.cell)): Name.of(run.record.cell) for run in runs}
+    known = {name.typed: name for name in {Name.of(run.record.cell) for run in runs}}
     for side in (first, second):
         if side not in known:
             raise UserError(f"--contrast {text}: no record of '{side}'; there are: {', '.join(sorted(known))}.")
     return known[first], known[second]
-
-
-def _short(name: Name) -> str:
-    """Write a cell's name as one types it: ``fixmatch(threshold=0.9)+qw``."""
-    variant = f"({name.variant})" if name.variant else ""
-    return f"{name.method}{variant}" + (f"+{name.addon}" if name.addon else "")
 
 
 def _supervised_with_all_labels(by_setting: dict[Setting, list[Run]], what: Measure) -> dict[Setting, float]:
@@ -384,16 +420,16 @@ def _twins(names: Iterable[Name]) -> list[tuple[Name, Name]]:
     """Each cell with an add-on and its twin without; a cell that no add-on was run with beside itself."""
     names = list(names)
     with_addon = [name for name in names if name.addon and not is_control(name.addon)]
-    alone = {_base(name) for name in names if name.addon}
+    alone = {name.without_addon for name in names if name.addon}
     single = [name for name in names if not name.addon and name not in alone]
-    return sorted([(name, _base(name)) for name in [*with_addon, *single]], key=lambda pair: pair[0].order)
+    return sorted([(name, name.without_addon) for name in [*with_addon, *single]], key=lambda pair: pair[0].order)
 
 
 def _controls(names: Iterable[Name]) -> list[tuple[Name, Name]]:
     """QW by a control score against the twin without, and QW by g against QW by that score: the rival g must beat."""
     controls = sorted((name for name in names if is_control(name.addon)), key=lambda name: name.order)
     by_g = [(name._replace(addon=_by_g(name.addon)), name) for name in controls]
-    return [(name, _base(name)) for name in controls] + by_g
+    return [(name, name.without_addon) for name in controls] + by_g
 
 
 def is_control(addon: str) -> bool:
@@ -403,10 +439,6 @@ def is_control(addon: str) -> bool:
 
 def _by_g(addon: str) -> str:
     return "-".join(part for part in addon.split("-") if part not in CONTROLS)
-
-
-def _base(name: Name) -> Name:
-    return name._replace(addon="")
 
 
 def _contrast(
@@ -421,7 +453,7 @@ def _contrast(
     name, reference = pair
     own = usable.get(name, {})
     other = {} if name == reference else usable.get(reference, {})
-    twin = reference == _base(name)
+    twin = reference == name.without_addon
     where = str(name) if twin else f"{name} : {reference}"
     words = ("with", "without") if twin else (f"of {name}", f"of {reference}")
     lacking = [word for word, runs in zip(words, (own, other), strict=True) if not runs]
@@ -610,7 +642,7 @@ def _addons(blocks: Sequence[Section]) -> list[str]:
 
 def _adds(contrast: Contrast) -> bool:
     """Whether the contrast shows what an add-on does to its twin."""
-    is_twin = contrast.reference == _base(contrast.name) != contrast.name
+    is_twin = contrast.reference == contrast.name.without_addon != contrast.name
     return contrast.kind != "asked" and is_twin and contrast.difference is not None
 
 
@@ -627,24 +659,26 @@ def _addon_across(addon: str, blocks: Sequence[Section], what: Measure) -> Addon
         assert contrast.difference is not None
         by_name[contrast.name][setting] = contrast.difference
     core = [name for name, scores in by_name.items() if len(scores) == len(settings)]
-    tables = []
-    for setting in settings:
-        table = _shared_tables([by_name[name][setting] for name in core]) if core else None
+    # One table a data set: its regimes, like its methods, share test groups and seeds.
+    tables = {}
+    for dataset in dict.fromkeys(setting.dataset for setting in settings):
+        cells = [by_name[name][setting] for name in core for setting in settings if setting.dataset == dataset]
+        table = _shared_tables(cells) if cells else None
         if table is not None:
-            tables.append(table.mean(axis=0))
+            tables[dataset] = table.mean(axis=0)
     estimates = [c.difference.estimate for _, c in found if c.difference is not None]
     sign = 1 if what.higher_is_better else -1
     differences = np.array([each.mean for each in estimates])
     return AddonAcross(
         addon=addon,
         contrasts=found,
-        methods=[_short(_base(name)) for name in core],
+        methods=[name.without_addon.typed for name in core],
         left_out=[
-            f"{_short(_base(name))} (in {len(settings) - len(scores)} of {len(settings)} settings)"
+            f"{name.without_addon.typed} (in {len(settings) - len(scores)} of {len(settings)} settings)"
             for name, scores in by_name.items()
             if name not in core
         ],
-        combined=estimate_mean_of(tables) if tables and len(tables) == len(settings) else None,
+        combined=estimate_mean_of(tables) if tables.keys() == {setting.dataset for setting in settings} else None,
         win_tie_loss=win_tie_loss([replace(e, mean=sign * e.mean) for e in estimates], [c.holm_p for _, c in found]),
         rope=rope(differences, ROPE) if what.name == "dice" and len(differences) > 1 else None,
     )

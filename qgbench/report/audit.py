@@ -1,5 +1,6 @@
 """Average what the records say about the quality predictor g: its own audit, its use in a run, and what it cost."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -45,11 +46,12 @@ def audit(runs: list[Run]) -> list[AuditRow]:
         cell its ``pseudo_labels`` by progress, the pooled row last, and one row of part ``run``: seconds, kept share
         in [0, 1], effective sample size in [0, 1].
     """
-    names = sorted({Name.of(run.record.cell) for run in runs}, key=lambda name: name.order)
+    by_name: dict[Name, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_name[Name.of(run.record.cell)].append(run)
     rows = _predictors(runs)
-    for name in names:
-        own = [run for run in runs if Name.of(run.record.cell) == name]
-        rows += [*_pseudo_labels(name, own), _run(name, own)]
+    for name in sorted(by_name, key=lambda name: name.order):
+        rows += [*_pseudo_labels(name, by_name[name]), _run(name, by_name[name])]
     return rows
 
 

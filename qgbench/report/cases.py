@@ -21,6 +21,7 @@ from qgbench.folder import CASES_NAME, PREDICTIONS_NAME, RunFolder, find_runs
 from qgbench.logs import logger
 from qgbench.predictions import read_predictions
 from qgbench.records import IMAGES_NAME, RECORD_NAME, Record, read_images, read_record, write_atomically
+from qgbench.report.lettering import printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -275,7 +276,7 @@ class _Picture(NamedTuple):
     def caption(self) -> list[str]:
         case = self.case
         hd95 = "undefined" if np.isnan(case.hd95) else f"{case.hd95:.1f} px"
-        lines = [_shortened(_printable(case.id), _ID_LENGTH), f"Dice {100 * case.dice:.1f} %, HD95 {hd95}"]
+        lines = [shortened(printable(case.id), _ID_LENGTH), f"Dice {100 * case.dice:.1f} %, HD95 {hd95}"]
         if case.twin_dice is not None:
             gain = f"{100 * (case.dice - case.twin_dice):+.1f}".replace("-", "\N{MINUS SIGN}")
             lines.append(f"twin: Dice {100 * case.twin_dice:.1f} % (this run {gain})")
@@ -352,10 +353,10 @@ def _compose(
     }
     columns = max([_LEAST_COLUMNS, *(len(row) for row in rows.values())])
     width = 2 * _MARGIN + columns * (_PICTURE_WIDTH + _GAP) - _GAP
-    title_lines = textwrap.wrap(_printable(title), int(width / 0.1))
+    title_lines = textwrap.wrap(printable(title), int(width / 0.1))
     named = {"reference": _REFERENCE, "prediction": _PREDICTION}
     if any(picture.twin is not None for row in rows.values() for picture in row):
-        name = _shortened(_printable(twin_name or ""), _TWIN_NAME_LENGTH)
+        name = shortened(printable(twin_name or ""), _TWIN_NAME_LENGTH)
         named[f"prediction of the twin {name}".rstrip()] = _TWIN
 
     # From top to bottom; every row is as high as its highest picture and its longest caption.
@@ -449,19 +450,3 @@ def _outline(axes: "Axes", mask: NDArray[np.bool_], style: _Style) -> None:
         linewidths=style.width,
         linestyles=[style.line],
     ).set(clip_on=False)
-
-
-def _printable(text: str) -> str:
-    """Replace characters that the font of the figure lacks by their code."""
-    from matplotlib.font_manager import findfont, get_font
-
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    return "".join(letter if ord(letter) in known else f"\\u{ord(letter):04x}" for letter in text)
-
-
-def _shortened(text: str, length: int) -> str:
-    """Leave out the middle of a long text."""
-    if len(text) <= length:
-        return text
-    tail = (length - 1) // 2
-    return f"{text[: length - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{text[-tail:]}"

@@ -6,11 +6,8 @@ per-image CSVs; the averages in the JSON only serve to check that both belong to
 
 import hashlib
 import math
-import multiprocessing
-import signal
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qgbench.claims import CLAIMS_NAME, Claim, read_claims
-from qgbench.data.content import usable_cores
 from qgbench.errors import QGBenchError, UserError
 from qgbench.records import (
     DISTANCE_COLUMNS,
@@ -32,7 +28,9 @@ from qgbench.records import (
     read_record,
     summarise,
 )
+from qgbench.report.cores import on_all_cores
 from qgbench.report.measures import MEASURES
+from qgbench.reproduce import Reproduction, reproduction_of
 
 _WORTH_PROCESSES = 500  # records; a process takes a second to start
 _CHUNK = 50
@@ -94,6 +92,10 @@ class Run:
         Each of `MEASURES` by image, in the order of `units`; distances of images with an empty mask are the diagonal.
     content : bytes
         Equal for records with the same rows.
+    rerun : Reproduction or None
+        What the last rerun of the record found; None where nobody repeated it.
+    rerun_fault : str
+        Why that is not known, where a file of reruns is there; else empty.
     """
 
     path: Path
@@ -101,6 +103,13 @@ class Run:
     units: Units
     values: dict[str, NDArray[np.float64]]
     content: bytes
+    rerun: Reproduction | None = None
+    rerun_fault: str = ""
+
+    @property
+    def disputed(self) -> bool:
+        """Whether the record's last rerun disagrees with it."""
+        return self.rerun is not None and self.rerun.verdict == "disagrees"
 
     @property
     def seed(self) -> int:
@@ -160,6 +169,17 @@ class Name(NamedTuple):
         return self.method + (f" ({self.variant})" if self.variant else "") + addon
 
     @property
+    def without_addon(self) -> "Name":
+        """The cell's twin without an add-on; itself if it has none."""
+        return self._replace(addon="")
+
+    @property
+    def typed(self) -> str:
+        """As one types it: ``fixmatch(threshold=0.9)+qw``."""
+        variant = f"({self.variant})" if self.variant else ""
+        return f"{self.method}{variant}" + (f"+{self.addon}" if self.addon else "")
+
+    @property
     def order(self) -> tuple[bool, str, str, str]:
         """Sort key."""
         return (self.method != "supervised", *self)
@@ -189,11 +209,12 @@ def collect(folders: Sequence[Path]) -> Collection:
         )
     runs, problems = [], []
     known: dict[bytes, Units] = {}
-    for found in _read_all(list(paths.values())):
+    for found in on_all_cores(_read_or_say, list(paths.values()), _WORTH_PROCESSES, _CHUNK):
         if isinstance(found, Problem):
             problems.append(found)
         else:
             runs.append(replace(found, units=known.setdefault(found.units.key, found.units)))
+            problems += [Problem(str(found.path), found.rerun_fault)] if found.rerun_fault else []
     unique, repeated = _without_repeats(runs)
     claims: list[Claim] = []
     for folder in folders:
@@ -204,25 +225,15 @@ def collect(folders: Sequence[Path]) -> Collection:
     return Collection(unique, problems + repeated, claims)
 
 
-def _read_all(paths: list[Path]) -> Iterator[Run | Problem]:
-    """Read records in the order of their paths; many of them on all cores."""
-    cores = usable_cores()
-    if len(paths) < _WORTH_PROCESSES or cores == 1:
-        yield from map(_read_or_say, paths)
-        return
-    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _leave_interrupts_to_the_parent) as pool:
-        yield from pool.map(_read_or_say, paths, chunksize=_CHUNK)
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _read_or_say(path: Path) -> Run | Problem:
     try:
-        return _read(path)
+        run = _read(path)
     except QGBenchError as error:
         return Problem(str(path), str(error))
+    try:
+        return replace(run, rerun=reproduction_of(path))
+    except QGBenchError as error:  # the record is good all the same
+        return replace(run, rerun_fault=str(error))
 
 
 def _read(path: Path) -> Run:

@@ -2,14 +2,16 @@
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qgbench.claims import Claim
 from qgbench.records import EMPTY_MASK_RULE
 from qgbench.report.analysis import Across, AddonAcross, Analysis, Contrast, Scores, Section
 from qgbench.report.audit import SCORES, AuditRow, Mean, audit
-from qgbench.report.collect import Name, Problem
+from qgbench.report.collect import Name, Problem, Run
+from qgbench.report.declared import Answer
 from qgbench.report.measures import Measure
 from qgbench.stats.crossed import Estimate
 
@@ -46,6 +48,10 @@ ACROSS_RULE = (
     "Ranks are over the cells that every setting has; 1 is best. Settings are taken as they are: a p-value or an "
     "interval here speaks of these data sets, averaged, not of others. {least}"
 )
+OVER_SETS_RULE = (
+    "Interval and p of 'combined' ({addons}): Student's t over the data sets' means, as four or more data sets have "
+    "too few seeds each for intervals of their own. Its claim is about data sets like these."
+)
 AUDIT_RULE = (
     "Averages over records (one a seed); a predictor that several runs share counts once. '(1 of 3)': defined in so "
     "many records only. Pooled: the masks of all checkpoints together."
@@ -73,6 +79,41 @@ class Chapter:
     tables: list[Table]
     below: list[str]
     problems: list[Problem]
+
+
+def suite_chapter(answer: Answer, what: Measure) -> Chapter:
+    """Lay out a suite's primary question and its answer: what a report begins with."""
+    absent = [Problem(cell, "no usable record") for cell in answer.absent]
+    return Chapter(f"Suite {answer.suite.name}", [], [], suite_words(answer, what), absent)
+
+
+def suite_words(answer: Answer, what: Measure) -> list[str]:
+    """Say what a suite asked before its runs, and what they answer, a sentence each."""
+    suite, found = answer.suite, answer.estimate
+    place = f"averaged over {', '.join(suite.methods)} inside each of {', '.join(suite.datasets)}, then over these"
+    lines = [f"Primary question, declared before the runs: {suite.question}"]
+    if found is None:
+        needed = f" ({'; '.join(answer.lacking)})" if answer.lacking else ""
+        lines.append(f"Primary estimate: withheld, {answer.reason}{needed}.")
+    else:
+        low, high = (f"{what.scale * end:.2f}" for end in found.interval or (math.nan, math.nan))
+        ends = f"95 % confidence interval {low} to {high}" if found.interval else "no interval"
+        lines.append(
+            f"Primary estimate: {suite.addon} changes {what.label} by {what.scale * found.mean:+.2f} "
+            f"({what.difference_unit}; {ends}), p {_p(found.p)}, P(claim false) {_p(found.p_false)}; {place}."
+        )
+        lines += [OVER_SETS_RULE.format(addons=suite.addon)] if found.method == "t over sets" else []
+        lines += [f"{found.reason}."] if found.reason else []
+    lines.append(
+        "All other rows of this report are secondary, one family: p (Holm) is adjusted for all comparisons of this "
+        "report together, whatever their setting and table."
+    )
+    if answer.missing:
+        lines.append(
+            f"Unfinished: of the suite's {len(suite.places)} runs {answer.missing} have no usable record; "
+            "they are listed, and no average stands for them."
+        )
+    return lines
 
 
 def chapter(section: Section, audits: list[AuditRow], what: Measure) -> Chapter:
@@ -103,9 +144,24 @@ def chapter(section: Section, audits: list[AuditRow], what: Measure) -> Chapter:
             *_withheld(section.contrasts),
             AUDIT_RULE,
             *([f"Pseudo-labels audited on: {', '.join(audited_on)}."] if audited_on else []),
+            *reruns_in_words(section.runs),
         ],
         problems=section.problems,
     )
+
+
+def reruns_in_words(runs: Sequence[Run]) -> list[str]:
+    """Count what reruns of these records found, and name the records that a rerun disagrees with."""
+    found = Counter(run.rerun.verdict for run in runs if run.rerun is not None)
+    if not found:
+        return []
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found.items()))
+    disputed = [
+        f"{Name.of(run.record.cell)}, seed {run.seed}: {run.rerun.reason}"
+        for run in runs
+        if run.rerun is not None and run.disputed
+    ]
+    return [f"Reruns of these {len(runs)} records: {counted}.", *(f"Its rerun disagrees: {one}" for one in disputed)]
 
 
 def protocol_line(protocol: str, version: int) -> str:
@@ -181,6 +237,14 @@ def _tests(contrast: Contrast, what: Measure) -> list[str]:
     return [_points(contrast.difference, what), *map(_p, (found.p, contrast.holm_p, found.p_false, found.wilcoxon_p))]
 
 
+def pair_words(contrast: Contrast) -> tuple[str, str]:
+    """Name the method that both sides share, or '', and the two sides: their add-ons, or all of their names."""
+    one, other = contrast.name, contrast.reference
+    if one.without_addon != other.without_addon:
+        return "", f"{one} : {other}"
+    return method_name(one), f"{one.addon or 'base'} : {other.addon or 'base'}"
+
+
 def _pairs(title: str, contrasts: list[Contrast], what: Measure) -> Table:
     """Lay out contrasts that are no twins."""
     columns = [
@@ -195,12 +259,10 @@ def _pairs(title: str, contrasts: list[Contrast], what: Measure) -> Table:
     ]
     rows = []
     for contrast in contrasts:
-        one, other = contrast.name, contrast.reference
-        same = one._replace(addon="") == other._replace(addon="")
-        sides = [name.addon or "base" if same else str(name) for name in (one, other)]
+        method, sides = pair_words(contrast)
         either = contrast.difference or contrast.reference_scores or contrast.scores
         seeds = str(len(either.seeds)) if either else MISSING
-        rows.append([method_name(one) if same else MISSING, " : ".join(sides), seeds, *_tests(contrast, what)])
+        rows.append([method or MISSING, sides, seeds, *_tests(contrast, what)])
     return Table(title, columns, rows, names=2)
 
 
@@ -262,6 +324,9 @@ def summary(across: Across, what: Measure) -> Chapter:
         "What the add-ons do over all settings", columns, [_addon_row(a, what) for a in across.addons], names=1
     )
     absent = [f"{name}: missing in {count} of {len(across.settings)}" for name, count in across.left_out.items()]
+    combined = {addon.addon: addon.combined for addon in across.addons if addon.combined is not None}
+    by_sets = [name for name, found in combined.items() if found.method == "t over sets"]
+    withheld = [(name, found.reason) for name, found in combined.items() if found.reason]
     partly = [f"{addon.addon}: {'; '.join(addon.left_out)}" for addon in across.addons if addon.left_out]
     friedman = "" if across.friedman_p is None else f"Friedman's test of equal ranks: p {_p(across.friedman_p)}. "
     tied = "; ".join(", ".join(map(str, clique)) for clique in across.cliques if len(clique) > 1)
@@ -276,6 +341,8 @@ def summary(across: Across, what: Measure) -> Chapter:
             "Combined: mean difference over the methods that have it in every setting and over the settings, with "
             "equal weights. P(harm), P(gain): probability that the typical difference is below -1 or above +1 Dice "
             "point (Bayesian signed-rank test over the contrasts).",
+            *([OVER_SETS_RULE.format(addons=", ".join(by_sets))] if by_sets else []),
+            *(f"{reason} (combined, {name})." for name, reason in withheld),
             *([f"Left out of the ranks: {'; '.join(absent)}."] if absent else []),
             *([f"Left out of 'combined': {'; '.join(partly)}."] if partly else []),
         ],

@@ -1,4 +1,8 @@
-"""Write a report: Markdown and LaTeX for people, CSV with full precision for programs."""
+"""Write a report: Markdown and LaTeX for people, CSV and JSON with full precision for programs.
+
+The CSV tables read back exactly, names included: one that begins like a formula is left as it is, so import them into a
+spreadsheet as text. The table that the page offers to people is guarded (`qgbench.report.page.board.board_csv`).
+"""
 
 import json
 import re
@@ -12,6 +16,7 @@ from qgbench.records import finite_or_none, write_atomically
 from qgbench.report.analysis import Across, Analysis, Scores, Section
 from qgbench.report.audit import AuditRow, audit
 from qgbench.report.collect import Name, Problem, Setting
+from qgbench.report.declared import Answer
 from qgbench.report.figures import CAPTIONS, draw_figures, why_not
 from qgbench.report.measures import MEASURES, Measure
 from qgbench.report.page.build import write_page
@@ -23,6 +28,8 @@ from qgbench.report.tables import (
     latex_table,
     markdown_name,
     markdown_table,
+    suite_chapter,
+    suite_words,
     summary,
 )
 
@@ -94,7 +101,8 @@ def write_report(analysis: Analysis, output: Path, figures: bool = False, html: 
         The output cannot be written.
     """
     sections = [(section, audit(section.runs)) for section in analysis.sections]
-    chapters = [summary(across, analysis.measure) for across in analysis.across]
+    chapters = [suite_chapter(analysis.answer, analysis.measure)] if analysis.answer is not None else []
+    chapters += [summary(across, analysis.measure) for across in analysis.across]
     chapters += [chapter(section, audits, analysis.measure) for section, audits in sections]
     chapters += [claims_chapter(analysis)] if analysis.claims else []
     rows = [row for section, _ in sections for row in _result_rows(section, analysis.measure)]
@@ -180,6 +188,7 @@ def _json(analysis: Analysis, rows: list[dict[str, Any]]) -> str:
     """Everything in one file, for programs: the rows of results.csv, what holds across settings, and all problems."""
     whole = {
         "measure": asdict(analysis.measure),
+        "suite": None if analysis.answer is None else _suite_json(analysis.answer, analysis.measure),
         "results": rows,
         "best": [
             {**section.setting._asdict(), "names": [name._asdict() for name in section.best]}
@@ -193,6 +202,23 @@ def _json(analysis: Analysis, rows: list[dict[str, Any]]) -> str:
         ],
     }
     return json.dumps(_finite(whole), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _suite_json(answer: Answer, what: Measure) -> dict[str, Any]:
+    suite = answer.suite
+    return {
+        "name": suite.name,
+        "question": suite.question,
+        "addon": suite.addon,
+        "methods": suite.methods,
+        "datasets": suite.datasets,
+        "metric": suite.metric,
+        "estimate": None if answer.estimate is None else asdict(answer.estimate),
+        "reason": answer.reason,
+        "lacking": answer.lacking,
+        "absent": answer.absent,
+        "words": suite_words(answer, what),
+    }
 
 
 def _across_json(across: Across) -> dict[str, Any]:

@@ -126,19 +126,6 @@ def killed_suite(output: Path, home: Path, most: int, seconds: float, chance: ra
             return kills
 
 
-def test_two_commands_on_one_folder_do_no_run_twice(whole: Whole, tmp_path: Path) -> None:
-    words = ["suite", "run", "smoke", "--only", "fixmatch", "--output", str(tmp_path / "runs")]
-    both = [Command(words, tmp_path / f"said{n}", tmp_path / "cache") for n in range(2)]
-    for command in both:
-        assert command.finish(600) == 0, command.said()
-    runs = find_runs(tmp_path / "runs")
-    assert len(runs) == 6
-    for run in runs:
-        begun = [line for line in run.text_log() if re.search(r"process \d+ begins", line)]
-        assert len(begun) == 1, "one process carried it out"
-        assert numbers(read_record(run.path)) == numbers(read_record(whole.output / run.name))
-
-
 FAILING = """
 from pathlib import Path
 from qgbench.losses import segmentation_loss
@@ -180,6 +167,20 @@ set = {{ "train.steps" = 2, "quality.steps" = 4, "quality.weak_epochs" = [1] }}
 [block.regimes]
 phantom = ["n6@grouped"]
 """
+
+
+def test_two_commands_on_one_folder_do_no_run_twice(tmp_path: Path) -> None:
+    suite = written(tmp_path, SUITE.format(method="pseudo_label"))
+    words = ["suite", "run", suite, "--output", str(tmp_path / "runs")]
+    both = [Command(words, tmp_path / f"said{n}", tmp_path / "cache") for n in range(2)]
+    for command in both:
+        assert command.finish(600) == 0, command.said()
+    runs = find_runs(tmp_path / "runs")
+    assert len(runs) == 3
+    for run in runs:
+        assert run.status() == "done"
+        begun = [line for line in run.text_log() if re.search(r"process \d+ begins", line)]
+        assert len(begun) == 1, "one process carried it out"
 
 
 def test_a_failing_run_stops_no_other_and_is_begun_again_by_retry(tmp_path: Path) -> None:

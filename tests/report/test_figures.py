@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -192,8 +193,15 @@ def analysis() -> Analysis:
 
 
 @pytest.fixture(scope="module")
-def written(analysis: Analysis, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return draw_figures(analysis, tmp_path_factory.mktemp("figures") / "new")
+def small() -> Analysis:
+    """The least of which there is a figure of each kind, in one file."""
+    runs = [run for run in some_runs(seeds=2) if run.record.cell.method != "cps"]
+    return analysis_of([run for run in runs if run.record.cell.addon in ("", "qw")])
+
+
+@pytest.fixture(scope="module")
+def written(small: Analysis, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return draw_figures(small, tmp_path_factory.mktemp("figures") / "new")
 
 
 def figures(plan: Plan) -> list[Figure]:
@@ -229,9 +237,11 @@ def with_section(analysis: Analysis, **changes: Any) -> Analysis:
 
 
 class TestFiles:
-    def test_each_kind_is_written_as_pdf_and_png(self, analysis: Analysis, written: list[Path]) -> None:
+    def test_each_kind_is_written_as_pdf_and_png(
+        self, analysis: Analysis, small: Analysis, written: list[Path]
+    ) -> None:
         assert [path.name for path in written] == [f"{kind}.{suffix}" for kind in CAPTIONS for suffix in ("pdf", "png")]
-        assert why_not(analysis) == {}
+        assert why_not(analysis) == why_not(small) == {}
         for path in written:
             if path.suffix == ".pdf":
                 assert path.read_bytes().startswith(b"%PDF")
@@ -258,7 +268,7 @@ class TestFiles:
         assert why_not(one)["forest"] == "no contrast has a difference"
 
     def test_same_bytes_in_another_process_whatever_the_users_settings(
-        self, analysis: Analysis, written: list[Path], tmp_path: Path
+        self, small: Analysis, written: list[Path], tmp_path: Path
     ) -> None:
         (tmp_path / "matplotlibrc").write_text("font.size: 20\nsavefig.dpi: 30\nfont.family: serif\npdf.fonttype: 3\n")
         code = (
@@ -268,12 +278,18 @@ class TestFiles:
         )
         environment = {**os.environ, "PYTHONHASHSEED": "5", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
         command = [sys.executable, "-c", code, str(tmp_path / "other")]
-        given = pickle.dumps(analysis)
+        given = pickle.dumps(small)
         done = subprocess.run(command, check=True, input=given, env=environment, timeout=120, stdout=subprocess.PIPE)
         assert done.stdout.strip() == b"[]", "importing the package needs neither"
         assert len(written) == 20
         for path in written:
             assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
+
+    def test_what_is_sent_to_other_processes_is_only_what_is_drawn(self, analysis: Analysis) -> None:
+        for kind, plan in PLANS.items():
+            for draw in plan(analysis).draws:
+                sent = pickle.dumps(draw)
+                assert not re.search(rb"\b(Analysis|Section|Contrast|Scores|Run|Record)\b", sent), kind
 
     def test_the_limit_of_files_is_stated(self, analysis: Analysis, tmp_path: Path, monkeypatch: Any) -> None:
         many = with_section(analysis, contrasts=analysis.sections[0].contrasts * 80, runs=[], cells={})

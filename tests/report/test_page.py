@@ -1,13 +1,15 @@
 """The pages of a report: what they say, that names cannot break them, and how they behave in a browser."""
 
 import csv
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from qgbench.records import images_path
 from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.collect import Name, collect
 from qgbench.report.page import build
+from qgbench.report.page.board import board, board_csv, board_json
 from qgbench.report.page.build import MARKER, write_page
 from qgbench.report.page.names import run_slug, slug
 from qgbench.report.page.words import headline, number, signed
@@ -83,8 +86,14 @@ class Document(HTMLParser):
         return [[" ".join(cell.split()) for cell in row] for row in self.tables[0][1:]]
 
 
+@cache
+def read(path: Path) -> Document:
+    """Parse a page once for all tests: `site` and `hostile` stay as they were written."""
+    return Document(path)
+
+
 def documents(site: Path) -> list[Document]:
-    return [Document(path) for path in sorted(site.rglob("*.html"))]
+    return [read(path) for path in sorted(site.rglob("*.html"))]
 
 
 def rewrite(path: Path, **cell: Any) -> None:
@@ -120,6 +129,12 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def analysis(records: Path) -> Analysis:
     return analyse(collect([records]))
+
+
+@pytest.fixture(scope="module")
+def small(records: Path) -> Analysis:
+    """Two records: for what does not depend on what the pages say."""
+    return analyse(collect([records / "own"]))
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +197,7 @@ class TestContent:
                         " ".join(map(str, scores.seeds)),
                     )
                 )
-        rows = Document(site / "index.html").cells
+        rows = read(site / "index.html").cells
         found = [(row[5].split()[0], row[6].split()[0] if row[6] else "", row[10], row[11]) for row in rows]
         assert found == expected
         assert len(rows) == 18
@@ -192,7 +207,7 @@ class TestContent:
         (contrast,) = [c for c in section.contrasts if c.name == Name("fixmatch", "", "qw") and c.kind == "twin"]
         assert contrast.difference is not None
         low, high = contrast.difference.estimate.interval or (0, 0)
-        (row,) = [r for r in Document(site / "index.html").cells if r[:2] == ["FixMatch", "QW"] and r[3] == "28 labels"]
+        (row,) = [r for r in read(site / "index.html").cells if r[:2] == ["FixMatch", "QW"] and r[3] == "28 labels"]
         assert row[2:5] == ["PH2", "28 labels", "unet"]
         assert row[6] == f"+2.0 {100 * low:.1f} to {100 * high:.1f}"
         assert float(row[7]) == pytest.approx(contrast.holm_p, rel=0.05)
@@ -201,7 +216,7 @@ class TestContent:
     def test_top_clique_is_marked(self, analysis: Analysis, site: Path) -> None:
         marked = [
             "best" in attributes.get("class", "")
-            for tag, attributes in Document(site / "index.html").tags
+            for tag, attributes in read(site / "index.html").tags
             if tag == "td" and attributes.get("class", "") in ("ci", "ci best")
         ]
         assert marked == [name in section.best for section in analysis.sections for name in section.cells]
@@ -225,7 +240,7 @@ class TestContent:
 
     def test_protocol_stands_above_every_number(self, site: Path) -> None:
         pages = [site / "index.html", *site.glob("contrasts/*.html"), *site.glob("runs/*.html")]
-        assert all("small v1: not a replication of the paper's experiments" in Document(page).text for page in pages)
+        assert all("small v1: not a replication of the paper's experiments" in read(page).text for page in pages)
 
     def test_data_hold_full_precision(self, analysis: Analysis, site: Path) -> None:
         stored = json.loads((site / "leaderboard.json").read_text())
@@ -240,10 +255,21 @@ class TestContent:
         assert twin["p_holm"] == pytest.approx(min(1, 2 * twin["p"]))
         assert twin["runs"].split() == [place for place in twin["runs"].split() if (site / place).is_dir()]
 
+    @pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t"])
+    def test_no_spreadsheet_runs_a_name_as_a_formula(self, tmp_path: Path, sign: str) -> None:
+        name = f'{sign}HYPERLINK("http://x.y","z")'
+        rewrite(make_record(tmp_path / "r", GROUP_DICE), method=name)
+        found = analyse(collect([tmp_path / "r"]))
+        rows = board(found, {}).rows
+        (row,) = csv.DictReader(io.StringIO(board_csv(rows, "dice")))
+        assert row["method"] == f"'{name}"
+        assert float(row["mean"]) == json.loads(board_json(rows, "dice"))[0]["mean"], "numbers stay numbers"
+        assert json.loads(board_json(rows, "dice"))[0]["method"] == name, "programs read names as they are"
+
     def test_every_contrast_has_a_page_that_says_it_in_words(self, analysis: Analysis, site: Path) -> None:
         contrasts = [c for section in analysis.sections for c in section.contrasts]
-        texts = [" ".join(Document(page).text.split()) for page in site.glob("contrasts/*.html")]
-        assert len(texts) == len(contrasts) == len(Document(site / "comparisons.html").cells)
+        texts = [" ".join(read(page).text.split()) for page in site.glob("contrasts/*.html")]
+        assert len(texts) == len(contrasts) == len(read(site / "comparisons.html").cells)
         said = [headline(contrast, "", analysis.measure).partition(" on ")[0] for contrast in contrasts]
         assert all(any(words in text for text in texts) for words in said)
         assert any(
@@ -260,7 +286,7 @@ class TestContent:
 
     def test_contrast_page_draws_each_group_and_links_the_runs(self, site: Path) -> None:
         (page,) = site.glob("contrasts/ph2-n28-grouped-unet-fixmatch-qw-vs-fixmatch-twin-*.html")
-        found = Document(page)
+        found = read(page)
         assert sum(tag == "circle" and a.get("class") == "dot" for tag, a in found.tags) == 8
         runs = [link for link in found.links if link.startswith("../runs/")]
         assert len(set(runs)) == 6
@@ -272,7 +298,7 @@ class TestContent:
 
     def test_run_page_shows_every_row_of_its_csv(self, analysis: Analysis, site: Path) -> None:
         run = next(r for s in analysis.sections for r in s.runs if r.record.cell.method == "ict" and r.seed == 1)
-        found = Document(site / "runs" / f"{run_slug(run)}.html")
+        found = read(site / "runs" / f"{run_slug(run)}.html")
         with images_path(run.path).open(newline="") as file:
             rows = list(csv.DictReader(file))
         shown = {row[0].strip(): row for row in found.tables[-1][1:]}
@@ -289,20 +315,20 @@ class TestContent:
     ) -> None:
         runs = [run for section in analysis.sections for run in section.runs]
         supervised = next(run for run in runs if run.record.cell.method == "supervised")
-        found = Document(site / "runs" / f"{run_slug(supervised)}.html")
+        found = read(site / "runs" / f"{run_slug(supervised)}.html")
         assert "the loss was not finite at step 12" in found.text
         points = next(a["points"] for tag, a in found.tags if tag == "polyline")
         heights = [float(point.split(",")[1]) for point in points.split()]
         assert heights[0] > heights[2] > heights[1]  # 0.4, 0.55, 0.6 upward
         assert supervised.record.provenance.created in found.text
         audited = next(run for run in runs if run.record.audit is not None and run.seed == 2)
-        found = Document(site / "runs" / f"{run_slug(audited)}.html")
+        found = read(site / "runs" / f"{run_slug(audited)}.html")
         rows = [[cell.strip() for cell in row] for table in found.tables for row in table]
         assert ["pseudo-labels at 25 %", "g", "80.0", "0.700", "0.600", "0.100", "10"] in rows
         assert sum(tag == "polyline" for tag, _ in found.tags) == 3
 
     def test_cards(self, site: Path) -> None:
-        methods, datasets = Document(site / "methods.html").text, Document(site / "datasets.html").text
+        methods, datasets = read(site / "methods.html").text, read(site / "datasets.html").text
         assert "confident labels of the weak view supervise the strong view" in methods
         assert "least max(p, 1 - p) of a pixel that counts" in methods
         assert "weight of the unlabelled losses after the ramp" in methods  # cps inherits it
@@ -323,10 +349,10 @@ class TestContent:
                 assert each.meaning == type(settings).model_fields[each.name].description
 
     def test_problems_and_figures(self, site: Path) -> None:
-        problems = Document(site / "problems.html").text
+        problems = read(site / "problems.html").text
         assert "wreck" in problems
         assert "refused: precision differs at seed 0" in problems
-        across = Document(site / "across.html")
+        across = read(site / "across.html")
         shown = [link for link in across.links if link.startswith("figures/")]
         assert [Path(link).suffix for link in shown] == [".png", ".pdf"]
         assert (site / shown[0]).read_bytes() == PNG
@@ -353,8 +379,9 @@ class TestSafety:
     def test_every_internal_link_resolves_and_nothing_is_fetched(
         self, which: str, request: pytest.FixtureRequest
     ) -> None:
-        found = {page.path.resolve(): page for page in documents(request.getfixturevalue(which))}
         folder: Path = request.getfixturevalue(which)
+        found = {str(page.path): page for page in documents(folder)}
+        files = {str(path) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
         for page in found.values():
             for link in page.links:
                 if link == "data:,":
@@ -364,9 +391,8 @@ class TestSafety:
                     continue
                 place, _, fragment = link.partition("#")
                 assert re.fullmatch(r"(\.\./)?[\w./-]*", place), link
-                target = (page.path.parent / unquote(place)).resolve() if place else page.path.resolve()
-                assert target.is_relative_to(folder.resolve())
-                assert target.is_file(), link
+                target = os.path.normpath(page.path.parent / unquote(place)) if place else str(page.path)
+                assert target in files, link
                 if fragment and "=" not in fragment:
                     assert fragment in found[target].ids, link
             fetched = [(tag, a) for tag, a in page.tags if tag in ("script", "link", "img", "iframe", "object")]
@@ -387,7 +413,7 @@ class TestSafety:
         assert all(re.fullmatch(r"[a-z0-9-]{1,90}(\.html)?", p.name) for p in hostile.glob("contrasts/*.html"))
         assert all(re.fullmatch(r"[a-z0-9-]{1,90}", path.name) for path in (hostile / "data").iterdir())
         assert {path.name for path in hostile.parent.iterdir()} == {"page", "records", ".page.work"}
-        rows = Document(hostile / "index.html").cells
+        rows = read(hostile / "index.html").cells
         assert len(rows) == 2 * len(HOSTILE)
         for name in HOSTILE:
             shown = name.replace("\u202e", "⟨U+202E⟩")
@@ -427,30 +453,30 @@ class TestSafety:
 
 
 class TestFolder:
-    def test_a_page_is_replaced_whole(self, analysis: Analysis, tmp_path: Path) -> None:
-        write_page(analysis, tmp_path / "page")
+    def test_a_page_is_replaced_whole(self, small: Analysis, tmp_path: Path) -> None:
+        write_page(small, tmp_path / "page")
         (tmp_path / "page" / "stale.html").write_text("old")
-        assert write_page(analysis, tmp_path / "page")[0] == tmp_path / "page" / "index.html"
+        assert write_page(small, tmp_path / "page")[0] == tmp_path / "page" / "index.html"
         assert not (tmp_path / "page" / "stale.html").exists()
         assert {path.name for path in (tmp_path / ".page.work").iterdir()} == {".lock"}
 
-    def test_anything_else_is_refused(self, analysis: Analysis, tmp_path: Path) -> None:
+    def test_anything_else_is_refused(self, small: Analysis, tmp_path: Path) -> None:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.tex").write_text("precious")
         (tmp_path / "file").write_text("precious")
         with pytest.raises(UserError, match="holds something else"):
-            write_page(analysis, tmp_path / "mine")
+            write_page(small, tmp_path / "mine")
         with pytest.raises(UserError, match="is a file"):
-            write_page(analysis, tmp_path / "file")
+            write_page(small, tmp_path / "file")
         assert (tmp_path / "mine" / "thesis.tex").read_text() == (tmp_path / "file").read_text() == "precious"
         (tmp_path / "empty").mkdir()
-        assert write_page(analysis, tmp_path / "empty")[0].is_file()
+        assert write_page(small, tmp_path / "empty")[0].is_file()
 
     @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
     def test_a_failure_leaves_the_earlier_page(
-        self, analysis: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+        self, small: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
     ) -> None:
-        write_page(analysis, tmp_path / "page")
+        write_page(small, tmp_path / "page")
         (tmp_path / "page" / "old").write_text("kept")
 
         def fail(*_: object) -> None:
@@ -458,14 +484,14 @@ class TestFolder:
 
         monkeypatch.setattr(build, "images_body", fail)
         with pytest.raises(QGBenchError if isinstance(error, OSError) else KeyboardInterrupt):
-            write_page(analysis, tmp_path / "page")
+            write_page(small, tmp_path / "page")
         assert (tmp_path / "page" / "old").read_text() == "kept"
         assert {path.name for path in (tmp_path / ".page.work").iterdir()} == {".lock"}
 
     def test_a_failed_move_puts_the_earlier_page_back(
-        self, analysis: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, small: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        write_page(analysis, tmp_path / "page")
+        write_page(small, tmp_path / "page")
         (tmp_path / "page" / "old").write_text("kept")
         original = Path.rename
 
@@ -476,15 +502,15 @@ class TestFolder:
 
         monkeypatch.setattr(Path, "rename", rename)
         with pytest.raises(QGBenchError, match="Input/output error"):
-            write_page(analysis, tmp_path / "page")
+            write_page(small, tmp_path / "page")
         assert (tmp_path / "page" / "old").read_text() == "kept"
 
-    def test_a_page_that_a_killed_process_had_moved_aside_comes_back(self, analysis: Analysis, tmp_path: Path) -> None:
-        write_page(analysis, tmp_path / "page")
+    def test_a_page_that_a_killed_process_had_moved_aside_comes_back(self, small: Analysis, tmp_path: Path) -> None:
+        write_page(small, tmp_path / "page")
         (tmp_path / "page").rename(tmp_path / ".page.work" / "old")
         (tmp_path / ".page.work" / "new").mkdir()
         (tmp_path / ".page.work" / "new" / "half.html").write_text("half")
-        write_page(analysis, tmp_path / "page")
+        write_page(small, tmp_path / "page")
         assert (tmp_path / "page" / MARKER).is_file()
         assert not (tmp_path / "page" / "half.html").exists()
         assert {path.name for path in (tmp_path / ".page.work").iterdir()} == {".lock"}
@@ -526,19 +552,32 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture
-def tab(browser: Any) -> Iterator[Any]:
-    """A tab in which any error, message on the console, dialogue or request to a network fails the test."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+@pytest.fixture(scope="module")
+def watched(browser: Any) -> tuple[Any, list[str]]:
+    """The one tab of all tests, because each more takes a third of a second, and what went wrong in it."""
+    page = browser.new_page()
     faults: list[str] = []
     page.on("console", lambda message: faults.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: faults.append(f"error: {error}"))
     page.on("dialog", lambda dialog: (faults.append(f"dialogue: {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda r: r.url.startswith(("file:", "data:")) or faults.append(f"request: {r.url}"))
     page.on("requestfailed", lambda r: faults.append(f"failed: {r.url}"))
+    return page, faults
+
+
+@pytest.fixture
+def tab(watched: tuple[Any, list[str]]) -> Iterator[Any]:
+    """An empty tab in which any error, message on the console, dialogue or request to a network fails the test."""
+    page, faults = watched
+    faults.clear()
+    page.set_viewport_size({"width": 1280, "height": 800})
     yield page
-    page.close()
+    page.goto("about:blank")
     assert faults == []
+
+
+PHONE = {"width": 360, "height": 740}
+WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 def column(tab: Any, number: int) -> list[str]:
@@ -649,20 +688,18 @@ class TestBrowser:
         assert all(style != "none" and width != "0px" for _, _, style, width in reached)
         assert "Method" in [text for tag, text, *_ in reached if tag == "BUTTON"]
 
-    @pytest.mark.parametrize("which", ["site", "hostile"])
-    def test_no_page_scrolls_sideways_on_a_phone(self, which: str, tab: Any, request: pytest.FixtureRequest) -> None:
-        folder: Path = request.getfixturevalue(which)
-        tab.set_viewport_size({"width": 360, "height": 740})
-        pages = [*folder.glob("*.html"), *list(folder.glob("contrasts/*"))[:9], *list(folder.glob("runs/*"))[:9]]
-        for page in pages:
+    def test_no_page_scrolls_sideways_on_a_phone(self, site: Path, tab: Any) -> None:
+        tab.set_viewport_size(PHONE)
+        for page in [*site.glob("*.html"), *list(site.glob("contrasts/*"))[:9], *list(site.glob("runs/*"))[:9]]:
             tab.goto(page.as_uri())
-            wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            assert tab.evaluate(wider) == 0, page.name
+            assert tab.evaluate(WIDER) == 0, page.name
 
-    def test_hostile_names_run_nothing(self, hostile: Path, tab: Any) -> None:
+    def test_hostile_names_run_nothing_and_fit_a_phone(self, hostile: Path, tab: Any) -> None:
+        tab.set_viewport_size(PHONE)
         for page in [*hostile.glob("*.html"), *hostile.glob("contrasts/*"), *list(hostile.glob("runs/*"))[::4]]:
             tab.goto(page.as_uri())
             assert tab.locator("img, h1 img, td h1").count() == 0
+            assert tab.evaluate(WIDER) == 0, page.name
         tab.goto((hostile / "index.html").as_uri())
         for name in HOSTILE:
             shown = name.replace("\u202e", "⟨U+202E⟩")
@@ -685,7 +722,9 @@ class TestBrowser:
         assert "Content Security Policy" in messages[0]
         page.close()
 
-    def test_three_thousand_rows_sort_within_a_second(self, site: Path, tab: Any, tmp_path: Path) -> None:
+    def test_of_three_thousand_sorted_rows_the_first_are_shown_and_all_on_demand(
+        self, site: Path, tab: Any, tmp_path: Path
+    ) -> None:
         shutil.copytree(site / "static", tmp_path / "static")
         text = (site / "index.html").read_text()
         head, _, rest = text.partition("<tbody>")
@@ -696,12 +735,11 @@ class TestBrowser:
         assert len(column(tab, 0)) == 400
         for place in (0, 5):
             button = tab.locator("table.board thead th").nth(place).locator("button")
-            button.evaluate("b => { b.click(); document.body.offsetHeight; }")
-            start = time.perf_counter()
-            button.evaluate("b => { b.click(); document.body.offsetHeight; }")
-            assert time.perf_counter() - start < 1
+            for _ in range(2):  # so that the order ends as it began
+                button.click()
         assert len(column(tab, 0)) == 400
         first = column(tab, 5)
         tab.get_by_text("Show all 3006 rows").click()
-        assert numbers(first) == sorted(numbers(column(tab, 5)))[:400]
-        assert len(column(tab, 0)) == 3006
+        shown = column(tab, 5)
+        assert len(shown) == 3006
+        assert numbers(first) == sorted(numbers(shown))[:400]

@@ -489,7 +489,7 @@ class TestBrokenFiles:
         cut(make_record(tmp_path, GROUP_DICE, method="ict"))
         alone = collect([tmp_path])
         monkeypatch.setattr("qgbench.report.collect._WORTH_PROCESSES", 2)
-        monkeypatch.setattr("qgbench.report.collect.usable_cores", lambda: 2)
+        monkeypatch.setattr("qgbench.report.cores.usable_cores", lambda: 2)
         together = collect([tmp_path])
         assert together.problems == alone.problems
         assert [run.path for run in together.runs] == [run.path for run in alone.runs]

@@ -95,8 +95,8 @@ def test_refusal_and_missing_records_are_said() -> None:
 
 def test_details_hold_every_statistic() -> None:
     assert details(contrast(known()), DICE) == [
-        "p = 0.02; adjusted by Holm's method for all comparisons of its kind in this setting, p = 0.04: the data tell "
-        "the two apart at the 5 % level.",
+        "p = 0.02; adjusted by Holm's method for all comparisons of its family (its kind in this setting; all, in a "
+        "suite's report), p = 0.04: the data tell the two apart at the 5 % level.",
         "Wilcoxon's signed-rank test on the means of test groups gives p < 0.001; it does not see how much results "
         "change from seed to seed.",
         "Standard deviation of the difference, in points: 4.10 over images, 2.00 over groups.",

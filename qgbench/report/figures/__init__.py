@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qgbench.records import write_atomically
 from qgbench.report.analysis import Analysis
+from qgbench.report.cores import on_all_cores
 from qgbench.report.figures import budgets, cost, forest, groups, learning, quality, ranks, rope
 from qgbench.report.figures.style import RC, Plan
 
@@ -43,10 +44,11 @@ CAPTIONS = {
 """By kind of figure: what is shown, the statistical unit, what error bars are. Plain text, in the order of a report."""
 
 _DOTS_PER_INCH = 200
+_WORTH_PROCESSES = 12  # figures; a process takes as long to start as two or three take to draw
 
 
 def draw_figures(analysis: Analysis, output: Path) -> list[Path]:
-    """Draw every kind of figure that has something to show.
+    """Draw every kind of figure that has something to show; many of them on all cores.
 
     A kind that needs one file is ``<kind>.pdf`` and ``<kind>.png``, one that needs several ``<kind>-1.pdf`` and so on,
     6.9 inches wide. Equal analyses give equal bytes, whatever the user's own settings of matplotlib.
@@ -67,14 +69,16 @@ def draw_figures(analysis: Analysis, output: Path) -> list[Path]:
     QGBenchError
         A file cannot be written.
     """
-    paths: list[Path] = []
+    draws: dict[str, Callable[[], Figure]] = {}
     for kind, plan_of in _PLANS.items():
-        draws = plan_of(analysis).draws
-        for index, draw in enumerate(draws[:MOST_FILES]):
-            stem = kind if len(draws) == 1 else f"{kind}-{index + 1}"
-            for suffix, content in _render(draw).items():
-                paths.append(output / f"{stem}.{suffix}")
-                write_atomically(paths[-1], content)
+        planned = plan_of(analysis).draws
+        for index, draw in enumerate(planned[:MOST_FILES], start=1):
+            draws[kind if len(planned) == 1 else f"{kind}-{index}"] = draw
+    paths: list[Path] = []
+    for stem, files in zip(draws, on_all_cores(_render, list(draws.values()), _WORTH_PROCESSES), strict=True):
+        for suffix, content in files.items():
+            paths.append(output / f"{stem}.{suffix}")
+            write_atomically(paths[-1], content)
     return paths
 
 

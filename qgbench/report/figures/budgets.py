@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Scores, Section, is_control
+from qgbench.report.analysis import Analysis, Section, is_control
 from qgbench.report.collect import Name
 from qgbench.report.figures.style import (
     GREY,
     AddonLook,
     Layout,
+    Looks,
     Plan,
     add_legend,
-    addon_looks,
     legend_height,
     line_handle,
     measure_words,
-    method_looks,
-    of_method,
     setting_words,
     sheets,
 )
+from qgbench.report.measures import Measure
 from qgbench.report.tables import method_name
+from qgbench.stats.crossed import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,12 +42,12 @@ _SUPERVISED = AddonLook((0, (1, 1.5)), "full")
 
 
 class _Panel(NamedTuple):
-    """A method in settings that differ only in their budget: scores by add-on and number of labelled images."""
+    """A method in settings that differ only in their budget: estimates by add-on and number of labelled images."""
 
     method: Name
     words: str
-    curves: dict[str, dict[float, Scores]]
-    supervised: dict[float, Scores]
+    curves: dict[str, dict[float, Estimate]]
+    supervised: dict[float, Estimate]
 
 
 def plan(analysis: Analysis) -> Plan:
@@ -58,7 +58,8 @@ def plan(analysis: Analysis) -> Plan:
     panels = [panel for sections in families.values() for panel in _panels(sections, analysis)]
     if not panels:
         return Plan([], ["no method was run with two numbers of labelled images or more, all else equal"])
-    return Plan([partial(_draw, part, analysis) for part in sheets(panels, _LAYOUT.panels)])
+    looks = Looks.of(analysis)
+    return Plan([partial(_draw, part, looks, analysis.measure) for part in sheets(panels, _LAYOUT.panels)])
 
 
 def _without_budget(section: Section) -> tuple[object, ...]:
@@ -71,27 +72,28 @@ def _rest(regime: str) -> str:
 
 
 def _panels(sections: list[Section], analysis: Analysis) -> list[_Panel]:
-    curves: dict[Name, dict[float, Scores]] = defaultdict(dict)
+    curves: dict[Name, dict[float, Estimate]] = defaultdict(dict)
     for section in sections:
+        runs = section.runs_of()
         for name, scores in section.cells.items():
-            ids = [len(r.record.provenance.labelled_ids) for r in section.runs if Name.of(r.record.cell) == name]
+            ids = [len(r.record.provenance.labelled_ids) for r in runs[name]]
             if min(ids) > 0 and not is_control(name.addon) and np.isfinite(scores.estimate.mean):
-                curves[name][float(np.mean(ids))] = scores
+                curves[name][float(np.mean(ids))] = scores.estimate
     setting = sections[0].setting
     words = setting_words(setting._replace(regime=_rest(setting.regime).lstrip("@+")), analysis)
-    alone = curves.get(Name("supervised", "", ""), {})
+    supervised = Name("supervised", "", "")
+    alone = curves.get(supervised, {})
     panels = []
     for method in sorted({name._replace(addon="") for name in curves}, key=lambda name: name.order):
         own = {name.addon: curve for name, curve in curves.items() if name._replace(addon="") == method}
         if any(len(curve) > 1 for curve in own.values()):
             own = dict(sorted(own.items()))
-            panels.append(_Panel(method, words, own, {} if of_method(method) == ("supervised", "") else alone))
+            panels.append(_Panel(method, words, own, {} if method == supervised else alone))
     return panels
 
 
-def _draw(panels: list[_Panel], analysis: Analysis) -> "Figure":
-    what = analysis.measure
-    addons = addon_looks(analysis)
+def _draw(panels: list[_Panel], looks: Looks, what: Measure) -> "Figure":
+    addons = looks.addons
     used = sorted({addon for panel in panels for addon in panel.curves})
     handles = [line_handle(GREY, "o", addons[addon].dashes, addons[addon].fillstyle) for addon in used]
     labels = [f"+ {addon}" if addon else "without an add-on" for addon in used]
@@ -99,10 +101,9 @@ def _draw(panels: list[_Panel], analysis: Analysis) -> "Figure":
         handles.append(line_handle(GREY, "x", _SUPERVISED.dashes))
         labels.append("supervised")
     figure, grid = _LAYOUT.draw(len(panels), legend_height(len(handles), 4))
-    looks = method_looks(analysis)
     for axes, panel in zip(grid, panels, strict=True):
         axes.set_xscale("log")
-        color, marker = looks[of_method(panel.method)]
+        color, marker = looks.of_method(panel.method)
         lines = [(panel.supervised, GREY, "x", _SUPERVISED)] if panel.supervised else []
         lines += [(curve, color, marker, addons[addon]) for addon, curve in panel.curves.items()]
         for index, (curve, shade, mark, look) in enumerate(lines):
@@ -121,11 +122,11 @@ def _draw(panels: list[_Panel], analysis: Analysis) -> "Figure":
 
 
 def _curve(
-    axes: "Axes", curve: dict[float, Scores], shift: float, scale: float, color: str, marker: str, look: AddonLook
+    axes: "Axes", curve: dict[float, Estimate], shift: float, scale: float, color: str, marker: str, look: AddonLook
 ) -> None:
     budgets = sorted(curve)
     x = [budget * shift for budget in budgets]
-    estimates = [curve[budget].estimate for budget in budgets]
+    estimates = [curve[budget] for budget in budgets]
     means = [scale * estimate.mean for estimate in estimates]
     axes.plot(x, means, color=color, marker=marker, linestyle=look.dashes, fillstyle=look.fillstyle, gid="curve")
     for place, estimate in zip(x, estimates, strict=True):

@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Scores, Section, is_control
+from qgbench.report.analysis import Analysis, Section, is_control
 from qgbench.report.collect import Name
 from qgbench.report.figures.style import (
     GREY,
     LINE,
     WIDTH,
+    Looks,
     Plan,
-    addon_looks,
     blank,
     fitted,
     line_handle,
     measure_words,
-    method_looks,
-    of_method,
     place,
     setting_words,
     sheets,
 )
+from qgbench.report.measures import Measure
 from qgbench.report.tables import method_name
+from qgbench.stats.crossed import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,12 +43,12 @@ _LEFT, _PLOT, _HEIGHT, _BELOW = 0.5, 3.7, 2.3, 0.45
 
 
 class _Cell(NamedTuple):
-    """Seconds of training without g, and of g, with the scores of a cell."""
+    """Seconds of training without g, and of g, with the measure of a cell."""
 
     name: Name
     train: float
     g: float
-    scores: Scores
+    estimate: Estimate
 
 
 def plan(analysis: Analysis) -> Plan:
@@ -59,39 +59,40 @@ def plan(analysis: Analysis) -> Plan:
         for cell in _cells(section):
             by_method[cell.name._replace(addon="")].append(cell)
         for part in sheets(list(by_method.values()), _METHODS):
-            panels.append((section, [cell for cells in part for cell in cells]))
+            panels.append((setting_words(section.setting, analysis), [cell for cells in part for cell in cells]))
     if not panels:
         return Plan([], ["no record has a time of training and a finite measure"])
-    return Plan([partial(_draw, part, analysis) for part in sheets(panels, _PANELS)])
+    looks = Looks.of(analysis)
+    return Plan([partial(_draw, part, looks, analysis.measure) for part in sheets(panels, _PANELS)])
 
 
 def _cells(section: Section) -> list[_Cell]:
     cells = []
+    runs = section.runs_of()
     for name, scores in section.cells.items():
-        times = [run.record.times for run in section.runs if Name.of(run.record.cell) == name]
+        times = [run.record.times for run in runs[name]]
         train, g = float(np.mean([each.train for each in times])), float(np.mean([each.g for each in times]))
         if not is_control(name.addon) and np.isfinite([train, g, scores.estimate.mean]).all() and train > 0:
-            cells.append(_Cell(name, train, g, scores))
+            cells.append(_Cell(name, train, g, scores.estimate))
     return cells
 
 
-def _draw(panels: list[tuple[Section, list[_Cell]]], analysis: Analysis) -> "Figure":
+def _draw(panels: list[tuple[str, list[_Cell]]], looks: Looks, what: Measure) -> "Figure":
     head = LINE + 0.1
     pitch = head + _HEIGHT + _BELOW
     figure = blank(pitch * len(panels))
-    for index, (section, cells) in enumerate(panels):
+    for index, (setting, cells) in enumerate(panels):
         axes = place(figure, _LEFT, head + pitch * index, _PLOT, _HEIGHT)
-        _panel(axes, cells, analysis)
-        axes.set_title(fitted(setting_words(section.setting, analysis), _PLOT), loc="left", y=1)
+        _panel(axes, cells, looks, what)
+        axes.set_title(fitted(setting, _PLOT), loc="left", y=1)
     return figure
 
 
-def _panel(axes: "Axes", cells: list[_Cell], analysis: Analysis) -> None:
-    scale = analysis.measure.scale
-    looks, addons = method_looks(analysis), addon_looks(analysis)
+def _panel(axes: "Axes", cells: list[_Cell], looks: Looks, what: Measure) -> None:
+    scale, addons = what.scale, looks.addons
     for cell in cells:
-        color, marker = looks[of_method(cell.name)]
-        total, estimate = cell.train + cell.g, cell.scores.estimate
+        color, marker = looks.of_method(cell.name)
+        total, estimate = cell.train + cell.g, cell.estimate
         y = scale * estimate.mean
         if cell.g > 0:
             axes.plot([cell.train, total], [y, y], color=color, linewidth=0.9, zorder=2, gid="g")
@@ -111,10 +112,10 @@ def _panel(axes: "Axes", cells: list[_Cell], analysis: Analysis) -> None:
             gid="cell",
         )
     axes.set_xlim(left=0)
-    axes.set(xlabel="training of a run, g's included (s)", ylabel=measure_words(analysis.measure))
+    axes.set(xlabel="training of a run, g's included (s)", ylabel=measure_words(what))
     methods = list(dict.fromkeys(cell.name._replace(addon="") for cell in cells))
     used = sorted({cell.name.addon for cell in cells})
-    handles = [line_handle(*looks[of_method(name)], "none") for name in methods]
+    handles = [line_handle(*looks.of_method(name), "none") for name in methods]
     handles += [line_handle(GREY, "o", "none", addons[addon].fillstyle) for addon in used]
     labels = [method_name(name) for name in methods] + [
         f"+ {addon}" if addon else "without an add-on" for addon in used

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from string import ascii_lowercase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qgbench.report.analysis import ROPE, Across, AddonAcross, Analysis, Contrast, Kind
 from qgbench.report.figures.style import (
@@ -30,7 +30,7 @@ from qgbench.report.figures.style import (
     write_lines,
 )
 from qgbench.report.measures import Measure
-from qgbench.report.tables import method_name
+from qgbench.report.tables import pair_words
 from qgbench.stats.crossed import Estimate
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ CAPTION = (
     "Differences of every contrast, by setting: with the add-on minus without (twins), QW by g minus QW by another "
     "score (controls), and pairs asked for. Unit: test groups x seeds; bars are 95 % confidence intervals of the model "
     "with crossed random effects of both; an arrow marks an interval that goes on beyond the axis. p is adjusted by "
-    "Holm's method within a setting and kind. Diamonds: each add-on's mean over methods and settings, as wide as its "
-    "interval. Grey band, for Dice: differences of one point or less."
+    "Holm's method within a setting and kind (in a suite's report: over all). Diamonds: each add-on's mean over "
+    "methods and settings, as wide as its interval. Grey band, for Dice: differences of one point or less."
 )
 
 _LABEL, _PLOT, _INTERVAL, _P, _SIZE = 2.15, 2.15, 1.2, 0.72, 0.5  # widths of the columns; 0.18 is left for gaps
@@ -92,13 +92,10 @@ def plan(analysis: Analysis) -> Plan:
 
 
 def contrast_words(contrast: Contrast) -> str:
-    """Name a contrast."""
-    one, other = contrast.name, contrast.reference
+    """Name a contrast in a line."""
     if contrast.kind == "twin":
-        return str(one)
-    if one._replace(addon="") == other._replace(addon=""):
-        return f"{method_name(one)}, {one.addon or 'base'} : {other.addon or 'base'}"
-    return f"{one} : {other}"
+        return str(contrast.name)
+    return ", ".join(filter(None, pair_words(contrast)))
 
 
 def _contrast_row(contrast: Contrast) -> _Row:
@@ -143,6 +140,8 @@ def _combined_row(addon: AddonAcross) -> _Row:
         words = "no method has a difference in every setting" if not count else "not estimable from these records"
         return _Row(label, "combined", words=f"no combined estimate: {words}")
     note = "one test an add-on: p is not adjusted"
+    if estimate.method == "t over sets":
+        note += "; Student's t over the data sets' means"
     if estimate.p is None:
         note = f"{estimate.reason}; tables count the settings above that have the add-on"
     return _Row(label, "combined", estimate, estimate.p, note=note)
@@ -242,7 +241,7 @@ def _head(figure: "Figure", rows: list[_Row], what: Measure) -> None:
     )
 
 
-def _write_row(axes: "Axes", index: int, left: float, text: str, **style: object) -> None:
+def _write_row(axes: "Axes", index: int, left: float, text: str, **style: Any) -> None:
     """Write into a row, in inches from the left edge of the page."""
     axes.text(
         (left - _LABEL) / _PLOT,
@@ -251,7 +250,7 @@ def _write_row(axes: "Axes", index: int, left: float, text: str, **style: object
         transform=axes.get_yaxis_transform(),
         fontsize=FONT_SIZE,
         verticalalignment="center_baseline",
-        **style,  # type: ignore[arg-type]
+        **style,
     )
 
 

@@ -1,12 +1,13 @@
 """Paired scatter: each test group with an add-on against the same group without."""
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from qgbench.report.analysis import Analysis, Contrast, Section
 from qgbench.report.figures.style import BLUE, GREY, Layout, Plan, measure_words, setting_words, sheets
+from qgbench.report.measures import Measure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,29 +21,39 @@ CAPTION = (
 _LAYOUT = Layout(columns=3, rows=4, height=1.5, below=0.25, left=0.45, right=0.12)
 
 
+class _Panel(NamedTuple):
+    """A twin contrast: each group's mean without and with the add-on; the panels of a setting share their limits."""
+
+    name: str
+    setting: str
+    without: np.ndarray
+    with_addon: np.ndarray
+    limits: tuple[float, float]
+
+
 def plan(analysis: Analysis) -> Plan:
     """Lay out a panel for each twin contrast with a difference."""
-    panels = [
-        (section, contrast)
-        for section in analysis.sections
-        for contrast in section.contrasts
-        if contrast.kind == "twin" and contrast.difference is not None
-    ]
+    panels = [panel for section in analysis.sections for panel in _panels(section, analysis)]
     if not panels:
         return Plan([], ["no cell has a twin that it can be compared with"])
-    return Plan([partial(_draw, part, analysis) for part in sheets(panels, _LAYOUT.panels)])
+    return Plan([partial(_draw, part, analysis.measure) for part in sheets(panels, _LAYOUT.panels)])
 
 
-def _pairs(contrast: Contrast, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def _panels(section: Section, analysis: Analysis) -> list[_Panel]:
+    twins = [c for c in section.contrasts if c.kind == "twin" and c.difference is not None]
+    pairs = [_pair(contrast, analysis.measure.scale) for contrast in twins]
+    limits, setting = _limits(pairs), setting_words(section.setting, analysis)
+    return [_Panel(str(twin.name), setting, *pair, limits) for twin, pair in zip(twins, pairs, strict=True)]
+
+
+def _pair(contrast: Contrast, scale: float) -> tuple[np.ndarray, np.ndarray]:
     assert contrast.scores is not None
     assert contrast.reference_scores is not None
     return scale * contrast.reference_scores.table.mean(axis=1), scale * contrast.scores.table.mean(axis=1)
 
 
-def _range(section: Section, scale: float) -> tuple[float, float]:
-    """Give the limits that all panels of a setting share."""
-    pairs = [_pairs(c, scale) for c in section.contrasts if c.kind == "twin" and c.difference is not None]
-    values = np.concatenate([side for pair in pairs for side in pair])
+def _limits(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    values = np.concatenate([np.empty(0), *(side for pair in pairs for side in pair)])
     values = values[np.isfinite(values)]
     if not len(values):
         return 0.0, 1.0
@@ -50,22 +61,27 @@ def _range(section: Section, scale: float) -> tuple[float, float]:
     return float(values.min() - margin), float(values.max() + margin)
 
 
-def _draw(panels: list[tuple[Section, Contrast]], analysis: Analysis) -> "Figure":
-    what = analysis.measure
+def _draw(panels: list[_Panel], what: Measure) -> "Figure":
     figure, grid = _LAYOUT.draw(len(panels))
-    ranges = {id(section): _range(section, what.scale) for section, _ in panels}
-    for axes, (section, contrast) in zip(grid, panels, strict=True):
-        without, with_addon = _pairs(contrast, what.scale)
-        limits = ranges[id(section)]
-        axes.plot(limits, limits, color=GREY, linewidth=0.7, zorder=1)
-        axes.plot(without, with_addon, "o", color=BLUE, markersize=2.6, alpha=0.6, markeredgewidth=0, gid="groups")
-        axes.set(xlim=limits, ylim=limits)
+    for axes, panel in zip(grid, panels, strict=True):
+        axes.plot(panel.limits, panel.limits, color=GREY, linewidth=0.7, zorder=1)
+        axes.plot(
+            panel.without,
+            panel.with_addon,
+            "o",
+            color=BLUE,
+            markersize=2.6,
+            alpha=0.6,
+            markeredgewidth=0,
+            gid="groups",
+        )
+        axes.set(xlim=panel.limits, ylim=panel.limits)
         axes.locator_params(nbins=4)
-        gain = with_addon - without if what.higher_is_better else without - with_addon
+        gain = panel.with_addon - panel.without if what.higher_is_better else panel.without - panel.with_addon
         words = f"{int((gain > 0).sum())} of {len(gain)}\nbetter"
         # Where few dots are to be expected: on the side of the line where the add-on is worse.
         x, y, ha, va = (0.97, 0.04, "right", "bottom") if what.higher_is_better else (0.03, 0.98, "left", "top")
         axes.text(x, y, words, transform=axes.transAxes, ha=ha, va=va, linespacing=1.1)
-        _LAYOUT.head(axes, str(contrast.name), setting_words(section.setting, analysis))
+        _LAYOUT.head(axes, panel.name, panel.setting)
     _LAYOUT.label(grid, f"without: {measure_words(what)}", f"with: {measure_words(what)}")
     return figure

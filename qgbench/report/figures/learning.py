@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from qgbench.report.analysis import Analysis, Section, is_control
-from qgbench.report.collect import Name, Run
+from qgbench.report.collect import Name
 from qgbench.report.figures.style import (
     Layout,
+    Looks,
     Plan,
-    addon_looks,
     fitted,
-    method_looks,
-    of_method,
     setting_words,
     sheets,
 )
@@ -50,16 +48,15 @@ def plan(analysis: Analysis) -> Plan:
         parts = _parts(_curves(section))
         for index, part in enumerate(parts):
             words = f"part {index + 1} of {len(parts)}" if len(parts) > 1 else ""
-            panels.append((section, words, part))
+            panels.append((setting_words(section.setting, analysis), words, part))
     if not panels:
         return Plan([], ["no record has validation Dice at two steps or more"])
-    return Plan([partial(_draw, part, analysis) for part in sheets(panels, _LAYOUT.panels)])
+    looks = Looks.of(analysis)
+    return Plan([partial(_draw, part, looks) for part in sheets(panels, _LAYOUT.panels)])
 
 
 def _curves(section: Section) -> list[_Curve]:
-    runs: dict[Name, list[Run]] = defaultdict(list)
-    for run in section.runs:
-        runs[Name.of(run.record.cell)].append(run)
+    runs = section.runs_of()
     curves = []
     for name in section.cells:
         if is_control(name.addon):
@@ -91,19 +88,18 @@ def _parts(curves: list[_Curve]) -> list[list[_Curve]]:
     return parts
 
 
-def _draw(panels: list[tuple[Section, str, list[_Curve]]], analysis: Analysis) -> "Figure":
+def _draw(panels: list[tuple[str, str, list[_Curve]]], looks: Looks) -> "Figure":
     figure, grid = _LAYOUT.draw(len(panels))
-    for axes, (section, words, curves) in zip(grid, panels, strict=True):
-        _panel(axes, curves, analysis)
-        _LAYOUT.head(axes, setting_words(section.setting, analysis), words)
+    for axes, (setting, words, curves) in zip(grid, panels, strict=True):
+        _panel(axes, curves, looks)
+        _LAYOUT.head(axes, setting, words)
     return figure
 
 
-def _panel(axes: "Axes", curves: list[_Curve], analysis: Analysis) -> None:
-    looks, addons = method_looks(analysis), addon_looks(analysis)
+def _panel(axes: "Axes", curves: list[_Curve], looks: Looks) -> None:
     for curve in curves:
-        color, marker = looks[of_method(curve.name)]
-        dashes, fillstyle = addons[curve.name.addon]
+        color, marker = looks.of_method(curve.name)
+        dashes, fillstyle = looks.addons[curve.name.addon]
         axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.1, linewidth=0)
         axes.plot(
             curve.steps,

@@ -6,9 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from qgbench.records import CheckpointAudit
-from qgbench.report.analysis import Analysis, Section, is_control
-from qgbench.report.audit import SCORES, audit
-from qgbench.report.collect import Name, Run
+from qgbench.report.analysis import Analysis, is_control
+from qgbench.report.audit import SCORES, Mean, audit
+from qgbench.report.collect import Run
 from qgbench.report.figures.style import (
     BLACK,
     BLUE,
@@ -60,6 +60,14 @@ _SYNTHETIC, _WEAK, _FIRST, _GAP = 0.0, 1.7, 3.5, 0.6  # places on the axis: audi
 _TRAINING = Layout(columns=3, rows=4, height=1.45, below=0.25, left=0.45, right=0.12)
 
 
+class _Audit(NamedTuple):
+    """Of one setting: means of each predictor's audit, and of all pseudo-labels that g scored."""
+
+    setting: str
+    predictors: list[dict[str, Mean]]
+    pseudo_labels: list[CheckpointAudit]
+
+
 class _Point(NamedTuple):
     """A mean and the range around it."""
 
@@ -73,53 +81,62 @@ def _point(values: Iterable[float | None]) -> _Point | None:
     return _Point(sum(known) / len(known), min(known), max(known)) if known else None
 
 
-def _asked(runs: Iterable[Run]) -> list[Run]:
-    """Runs whose pseudo-labels were scored by g: there all scores judge the same masks."""
-    return [run for run in runs if any("g" in each.scores for each in run.record.pseudo_labels)]
+def _asked(runs: Iterable[Run]) -> list[CheckpointAudit]:
+    """Audits of the runs whose pseudo-labels were scored by g: there all scores judge the same masks."""
+    asked = [run for run in runs if any("g" in each.scores for each in run.record.pseudo_labels)]
+    return [each for run in asked for each in run.record.pseudo_labels]
 
 
-def _at(runs: Iterable[Run], progress: float | None) -> list[CheckpointAudit]:
-    return [each for run in runs for each in run.record.pseudo_labels if each.progress == progress]
+def _at(audits: Iterable[CheckpointAudit], progress: float | None) -> list[CheckpointAudit]:
+    return [each for each in audits if each.progress == progress]
 
 
-def _moments(runs: Iterable[Run]) -> list[float]:
-    return sorted({each.progress for run in runs for each in run.record.pseudo_labels if each.progress is not None})
+def _moments(audits: Iterable[CheckpointAudit]) -> list[float]:
+    return sorted({each.progress for each in audits if each.progress is not None})
 
 
 def plan_audit(analysis: Analysis) -> Plan:
     """Lay out two panels (Pearson, MAE) for each setting with an audit."""
-    shown = [s for s in analysis.sections if _asked(s.runs) or any(run.record.audit for run in s.runs)]
+    shown = [
+        _Audit(
+            setting_words(section.setting, analysis),
+            [row.means for row in audit(section.runs) if row.part == "predictor"],
+            _asked(section.runs),
+        )
+        for section in analysis.sections
+        if _asked(section.runs) or any(run.record.audit for run in section.runs)
+    ]
     if not shown:
         return Plan([], ["no record has an audit of g"])
-    return Plan([partial(_draw_audit, part, analysis) for part in sheets(shown, _AUDIT.rows)])
+    return Plan([partial(_draw_audit, part) for part in sheets(shown, _AUDIT.rows)])
 
 
 def plan_training(analysis: Analysis) -> Plan:
     """Lay out a panel for each cell whose pseudo-labels were scored by g at two checkpoints or more."""
     panels = []
     for section in analysis.sections:
+        runs = section.runs_of()
+        setting = setting_words(section.setting, analysis)
         for name in section.cells:
-            runs = _asked(run for run in section.runs if Name.of(run.record.cell) == name)
-            if len(_moments(runs)) > 1 and not is_control(name.addon):
-                panels.append((section, name, runs))
+            audits = _asked(runs[name])
+            if len(_moments(audits)) > 1 and not is_control(name.addon):
+                panels.append((str(name), setting, audits))
     if not panels:
         return Plan([], ["no record has pseudo-labels that g scored at two checkpoints or more"])
-    return Plan([partial(_draw_training, part, analysis) for part in sheets(panels, _TRAINING.panels)])
+    return Plan([partial(_draw_training, part) for part in sheets(panels, _TRAINING.panels)])
 
 
-def _draw_audit(sections: list[Section], analysis: Analysis) -> "Figure":
-    figure, grid = _AUDIT.draw(2 * len(sections), legend_height(3, 3))
-    for row, section in enumerate(sections):
-        runs = _asked(section.runs)
-        moments = _moments(runs)
-        masks = [row.means for row in audit(section.runs) if row.part == "predictor"]
+def _draw_audit(audits: list[_Audit]) -> "Figure":
+    figure, grid = _AUDIT.draw(2 * len(audits), legend_height(3, 3))
+    for row, one in enumerate(audits):
+        moments = _moments(one.pseudo_labels)
         for axes, quantity in ((grid[2 * row], "pearson"), (grid[2 * row + 1], "mae")):
             for place, kind in ((_SYNTHETIC, "synthetic"), (_WEAK, "weak")):
-                for means in masks:
+                for means in one.predictors:
                     _mark(axes, place, "g", _point([means[f"{kind}_{quantity}"].value]))
             for score in SCORES:
                 for place, progress in enumerate([*moments, None]):
-                    found = [each.scores[score] for each in _at(runs, progress) if score in each.scores]
+                    found = [each.scores[score] for each in _at(one.pseudo_labels, progress) if score in each.scores]
                     x = _FIRST + place + (_GAP if progress is None else 0) + 0.2 * (SCORES.index(score) - 1)
                     _mark(axes, x, score, _point(getattr(agreement, quantity) for agreement in found))
             last = _FIRST + len(moments) + _GAP
@@ -134,7 +151,7 @@ def _draw_audit(sections: list[Section], analysis: Analysis) -> "Figure":
             if quantity == "pearson":
                 axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
             axes.set_ylabel("Pearson correlation" if quantity == "pearson" else "mean absolute error (Dice)")
-            _AUDIT.head(axes, setting_words(section.setting, analysis), "")
+            _AUDIT.head(axes, one.setting, "")
     for axes in grid[-2:]:
         axes.set_xlabel("masks of g's audit; pseudo-labels by share of the run (%)")
     _legend(figure, list(_STYLES), 3)
@@ -159,14 +176,14 @@ def _legend(figure: "Figure", scores: list[str], columns: int, *, dice: bool = F
     )
 
 
-def _draw_training(panels: list[tuple[Section, Name, list[Run]]], analysis: Analysis) -> "Figure":
+def _draw_training(panels: list[tuple[str, str, list[CheckpointAudit]]]) -> "Figure":
     figure, grid = _TRAINING.draw(len(panels), legend_height(4, 4))
-    for axes, (section, name, runs) in zip(grid, panels, strict=True):
-        moments = _moments(runs)
+    for axes, (name, setting, audits) in zip(grid, panels, strict=True):
+        moments = _moments(audits)
         for score, style in [*_STYLES.items(), ("", _TRUE_DICE)]:
             points = []
             for moment in moments:
-                here = _at(runs, moment)
+                here = _at(audits, moment)
                 values = [each.scores[score].pearson for each in here if score in each.scores] if score else []
                 points.append((moment, _point(values if score else [each.mean_dice for each in here])))
             known = [(100 * moment, *point) for moment, point in points if point is not None]
@@ -177,7 +194,7 @@ def _draw_training(panels: list[tuple[Section, Name, list[Run]]], analysis: Anal
         axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
         axes.set_xlim(0, 104)
         axes.set_xticks([0, 25, 50, 75, 100])
-        _TRAINING.head(axes, str(name), setting_words(section.setting, analysis))
+        _TRAINING.head(axes, name, setting)
     lowest = min(axes.get_ylim()[0] for axes in grid)
     for axes in grid:
         axes.set_ylim(lowest, 1.02)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ def _rankable(analysis: Analysis) -> tuple[list[tuple[Across, str]], list[str]]:
         elif count > _MOST_NAMES:
             left_out.append(f"{scope}: {count} cells, more than the {_MOST_NAMES} that a page holds")
         else:
-            shown.append((across, scope))
+            shown.append((replace(across, addons=[]), scope))
     return shown, left_out
 
 

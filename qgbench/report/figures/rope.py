@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qgbench.report.analysis import ROPE, AddonAcross, Analysis
+from qgbench.report.analysis import ROPE, Analysis
 from qgbench.report.figures.style import (
     BLUE,
     GREY,
@@ -52,32 +52,31 @@ def plan(analysis: Analysis) -> Plan:
         for across in analysis.across
         for addon in across.addons
     ]
-    shown = [(label, addon) for label, addon in bars if addon.rope is not None]
+    shown = [(label, addon.rope, len(addon.contrasts)) for label, addon in bars if addon.rope is not None]
     if not shown:
         return Plan([], ["the test needs two settings or more, and an add-on with two differences or more"])
     left_out = [f"{label}: fewer than two differences" for label, addon in bars if addon.rope is None]
     return Plan([partial(_draw, part) for part in sheets(shown, _ROWS)], left_out)
 
 
-def _draw(bars: list[tuple[str, AddonAcross]]) -> "Figure":
+def _draw(bars: list[tuple[str, tuple[float, float, float], int]]) -> "Figure":
     from matplotlib.patches import Patch
 
     top, bottom = 0.24, 0.42
     figure = blank(top + _ROW * len(bars) + bottom + legend_height(3, 3))
     axes = place(figure, _LABEL, top, _BARS, _ROW * len(bars))
     axes.set(xlim=(0, 1), ylim=(len(bars) - 0.5, -0.5), xlabel="probability")
-    axes.set_yticks(range(len(bars)), [fitted(label, _LABEL - 0.15) for label, _ in bars])
+    axes.set_yticks(range(len(bars)), [fitted(label, _LABEL - 0.15) for label, *_ in bars])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axis_to_page = axes.get_yaxis_transform()
-    for row, (_, addon) in enumerate(bars):
-        assert addon.rope is not None
+    for row, (_, shares, contrasts) in enumerate(bars):
         left = 0.0
-        for share, (color, hatch) in zip(addon.rope, _PARTS, strict=True):
+        for share, (color, hatch) in zip(shares, _PARTS, strict=True):
             axes.barh(row, share, 0.7, left, facecolor=color, hatch=hatch, edgecolor="white", linewidth=0.5)
             left += share
-        texts = [*zip(_COLUMNS, [f"{share:.2f}" for share in addon.rope], strict=True)]
-        for x, text in [*texts, ((WIDTH - _LABEL - 0.06) / _BARS, str(len(addon.contrasts)))]:
+        texts = [*zip(_COLUMNS, [f"{share:.2f}" for share in shares], strict=True)]
+        for x, text in [*texts, ((WIDTH - _LABEL - 0.06) / _BARS, str(contrasts))]:
             axes.text(x, row, text, transform=axis_to_page, ha="right", va="center_baseline")
     for x, text in zip(_COLUMNS, ("harm", "within", "gain"), strict=True):
         write(figure, _LABEL + x * _BARS, top, text, color=GREY, ha="right", va="bottom")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from qgbench.report.analysis import Analysis, is_control
-from qgbench.report.cases import _printable, _shortened
 from qgbench.report.collect import Name, Setting
+from qgbench.report.lettering import printable, shortened
 from qgbench.report.measures import Measure
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ RC = {
 T = TypeVar("T")
 
 Dashes = Literal["-", "none"] | tuple[float, tuple[float, ...]]
+Filling = Literal["none", "full", "left", "top", "right", "bottom"]
 
 
 class Look(NamedTuple):
@@ -67,7 +68,7 @@ class AddonLook(NamedTuple):
     """How an add-on is drawn, whatever its method."""
 
     dashes: Dashes
-    fillstyle: Literal["none", "full", "left", "top", "right", "bottom"]
+    fillstyle: Filling
 
 
 _COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
@@ -89,7 +90,7 @@ class Plan:
     Attributes
     ----------
     draws : list of callable
-        Each draws the figure of one file.
+        Each draws the figure of one file. They hold what they draw and no more: they are sent to other processes.
     left_out : list of str
         What is not shown, and why.
     """
@@ -98,20 +99,30 @@ class Plan:
     left_out: list[str] = field(default_factory=list)
 
 
-def method_looks(analysis: Analysis) -> dict[tuple[str, str], Look]:
-    """Give each (method, variant) of an analysis its colour and marker; supervised first, then alphabetical."""
-    names = {name._replace(addon="") for section in analysis.sections for name in section.cells}
-    return {
-        (name.method, name.variant): Look(_COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)])
-        for index, name in enumerate(sorted(names, key=lambda name: name.order))
-    }
+@dataclass(frozen=True)
+class Looks:
+    """How the cells of an analysis are drawn, alike in all its figures."""
 
+    methods: dict[tuple[str, str], Look]
+    addons: dict[str, AddonLook]
 
-def addon_looks(analysis: Analysis) -> dict[str, AddonLook]:
-    """Give each add-on of an analysis its dashes and filling: none is dashed and open."""
-    addons = {name.addon for section in analysis.sections for name in section.cells} - {""}
-    ordered = sorted(addons, key=lambda addon: (is_control(addon), addon))
-    return {"": _BASE} | {addon: _ADDONS[index % len(_ADDONS)] for index, addon in enumerate(ordered)}
+    @classmethod
+    def of(cls, analysis: Analysis) -> "Looks":
+        """Deal out colours and markers, supervised first, then alphabetical; no add-on is dashed and open."""
+        names = {name for section in analysis.sections for name in section.cells}
+        methods = sorted({name._replace(addon="") for name in names}, key=lambda name: name.order)
+        addons = sorted({name.addon for name in names} - {""}, key=lambda addon: (is_control(addon), addon))
+        return cls(
+            {
+                (name.method, name.variant): Look(_COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)])
+                for index, name in enumerate(methods)
+            },
+            {"": _BASE} | {addon: _ADDONS[index % len(_ADDONS)] for index, addon in enumerate(addons)},
+        )
+
+    def of_method(self, name: Name) -> Look:
+        """Give the look of a cell's method, whatever its add-on."""
+        return self.methods[name.method, name.variant]
 
 
 def setting_words(setting: Setting, analysis: Analysis) -> str:
@@ -146,12 +157,12 @@ def p_words(p: float) -> str:
 
 def fitted(text: str, width: float, size: float = FONT_SIZE, weight: str = "normal") -> str:
     """Make a text printable in the figures' font and, if it is wider than `width` inches, leave out its middle."""
-    text = _shortened(_printable(text), 300)  # no page holds more; measuring a novel takes seconds
+    text = shortened(printable(text), 300)  # no page holds more; measuring a novel takes seconds
     length = len(text)
     shown = text
-    while length > 1 and text_width(shown, size, weight) > width:
-        length = min(length - 1, int(length * max(0.5, width / text_width(shown, size, weight))) + 1)
-        shown = _shortened(text, length)
+    while length > 1 and (wide := text_width(shown, size, weight)) > width:
+        length = min(length - 1, int(length * max(0.5, width / wide)) + 1)
+        shown = shortened(text, length)
     return shown
 
 
@@ -169,7 +180,7 @@ def wrapped(text: str, width: float = WIDTH - 2 * _MARGIN, most: int = 6) -> lis
     """Break a text into lines of at most `width` inches; what `most` lines do not hold is cut with an ellipsis."""
     lines: list[str] = []
     for word in text.split():
-        if lines and text_width(together := f"{lines[-1]} {_printable(word)}") <= width:
+        if lines and text_width(together := f"{lines[-1]} {printable(word)}") <= width:
             lines[-1] = together
         else:
             lines.append(fitted(word, width))
@@ -297,13 +308,8 @@ def legend_height(count: int, columns: int) -> float:
     return -(-count // columns) * (LINE + 0.02) + 0.04
 
 
-def line_handle(color: str, marker: str, dashes: Dashes, fillstyle: str = "full") -> Any:
+def line_handle(color: str, marker: str, dashes: Dashes, fillstyle: Filling = "full") -> Any:
     """Make a legend's sample of a line with its marker."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=color, marker=marker, linestyle=dashes, fillstyle=fillstyle)  # type: ignore[arg-type]
-
-
-def of_method(name: Name) -> tuple[str, str]:
-    """Key of `method_looks`."""
-    return name.method, name.variant
+    return Line2D([], [], color=color, marker=marker, linestyle=dashes, fillstyle=fillstyle)

@@ -34,6 +34,8 @@ class Row:
     twin_bar : Bar or None
     runs : list of (int, str)
         Seed and page of each run.
+    disputed : frozenset of int
+        Seeds of records that their rerun disagrees with.
     """
 
     setting: Setting
@@ -45,6 +47,7 @@ class Row:
     twin_page: str
     twin_bar: Bar | None
     runs: list[tuple[int, str]]
+    disputed: frozenset[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +112,7 @@ def board(analysis: Analysis, titles: dict[str, str]) -> Board:
                     twin_page=twin.page if twin else "",
                     twin_bar=twin.bar if twin else None,
                     runs=runs[name],
+                    disputed=frozenset(r.seed for r in section.runs if Name.of(r.record.cell) == name and r.disputed),
                 )
             )
     return Board(rows, comparisons, score_axis, gain_axis, _filters(analysis, titles))
@@ -147,11 +151,23 @@ def board_json(rows: Sequence[Row], measure: str) -> str:
     return json.dumps([_flat(row, measure) for row in rows], indent=1, ensure_ascii=True) + "\n"
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
 def board_csv(rows: Sequence[Row], measure: str) -> str:
-    """Write the leaderboard with full precision, as CSV."""
+    """Write the leaderboard with full precision, as CSV for people.
+
+    Spreadsheet programs run a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break as a formula:
+    such a text gets an apostrophe in front. Programs read `board_json`, where names are as they are.
+    """
     text = io.StringIO()
-    pd.DataFrame([_flat(row, measure) for row in rows]).to_csv(text, index=False, float_format="%.17g")
+    guarded = [{key: _no_formula(value) for key, value in _flat(row, measure).items()} for row in rows]
+    pd.DataFrame(guarded).to_csv(text, index=False, float_format="%.17g")
     return text.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _flat(row: Row, measure: str) -> dict[str, Any]:

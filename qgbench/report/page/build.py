@@ -31,7 +31,7 @@ from qgbench.report.page.cards import dataset_cards, method_cards
 from qgbench.report.page.charts import audit_chart, group_chart, learning_chart
 from qgbench.report.page.images import images_body, images_head
 from qgbench.report.page.names import contrast_slug, run_slug, slug, visible
-from qgbench.report.tables import protocol_line
+from qgbench.report.tables import protocol_line, suite_words
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""
@@ -170,7 +170,9 @@ class _Site:
         protocols = sorted({(s.protocol, s.protocol_version) for s in settings})
         lines = [protocol_line(*protocol) for protocol in protocols]
         runs = sum(len(section.runs) for section in self.analysis.sections)
-        self._page("index.html", "index.html", board=laid_out, protocol_lines=lines, run_count=runs)
+        answer = self.analysis.answer
+        suite = None if answer is None else (answer, suite_words(answer, self.analysis.measure))
+        self._page("index.html", "index.html", board=laid_out, protocol_lines=lines, run_count=runs, suite=suite)
         self._page("comparisons.html", "comparisons.html", board=laid_out, protocol_lines=lines)
         measure = self.analysis.measure.name
         self._put("leaderboard.csv", board_csv(laid_out.rows, measure).encode())
@@ -220,6 +222,7 @@ class _Site:
             "run.html",
             page=page,
             record=record,
+            rerun=run.rerun,
             setting=setting,
             name=Name.of(record.cell),
             contrasts=contrasts,

@@ -202,8 +202,8 @@ def _test(found: Estimate, holm_p: float | None) -> list[str]:
         return lines
     told = "tell" if holm_p < LEVEL else "do not tell"
     lines.append(
-        f"{_p(found.p)}; adjusted by Holm's method for all comparisons of its kind in this setting, {_p(holm_p)}: the "
-        f"data {told} the two apart at the 5 % level."
+        f"{_p(found.p)}; adjusted by Holm's method for all comparisons of its family (its kind in this setting; all, "
+        f"in a suite's report), {_p(holm_p)}: the data {told} the two apart at the 5 % level."
     )
     if found.wilcoxon_p is not None:
         lines.append(
@@ -223,6 +223,12 @@ def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {probability(value)}"
 
 
+OVER_SETS = (
+    "Interval and p are Student's t over the data sets' means, as four or more data sets have too few seeds each for "
+    "intervals of their own; the answer is about data sets like these."
+)
+
+
 def addon_across_words(addon: AddonAcross, what: Measure) -> list[str]:
     """Say what an add-on does over methods and settings, a sentence each."""
     settings = len({setting for setting, _ in addon.contrasts})
@@ -231,7 +237,10 @@ def addon_across_words(addon: AddonAcross, what: Measure) -> list[str]:
     if addon.combined is not None:
         over = f"{_counted(len(addon.methods), 'method')} and {_counted(settings, 'setting')}"
         claim = f"{_amount(addon.combined, what)}; {_doubt(addon.combined)}"
-        lines += [f"{words}, averaged over {over}: {claim}.", *withheld(addon.combined)]
+        lines += [f"{words}, averaged over {over}: {claim}."]
+        if addon.combined.method == "t over sets":
+            lines.append(OVER_SETS)
+        lines += withheld(addon.combined)
     else:
         lines.append(f"{words}: no average over methods and settings, as no method has a difference in each setting.")
     win, tie, loss = addon.win_tie_loss

@@ -1,0 +1,48 @@
+"""Long work of a report on all cores: processes, because reading and drawing are Python's own work."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from qgbench.data.content import usable_cores
+from qgbench.errors import QGBenchError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def on_all_cores(function: Callable[[T], R], items: Sequence[T], worth: int, chunk: int = 1) -> Iterator[R]:
+    """Apply a function to each item, in their order.
+
+    Parameters
+    ----------
+    function : callable
+        Of a module's top level; it and the items are sent to other processes.
+    items : sequence
+    worth : int
+        Fewer items than so many stay in this process: another one takes a second or two to start.
+    chunk : int
+        How many items are sent at once.
+
+    Raises
+    ------
+    QGBenchError
+        A process was killed.
+    """
+    cores = min(usable_cores(), len(items))
+    if len(items) < worth or cores <= 1:
+        yield from map(function, items)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        # Ctrl-C reaches all processes: this one answers it, and ends the others.
+        with ProcessPoolExecutor(cores, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+            yield from pool.map(function, items, chunksize=chunk)
+    except BrokenProcessPool as error:
+        raise QGBenchError(
+            "a process that worked for the report was killed, most often because the memory was full. Free some, or "
+            "report fewer records at a time, and try again."
+        ) from error

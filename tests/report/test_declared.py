@@ -1,0 +1,210 @@
+"""A suite's primary question is answered from all of its cells or not at all; what is missing is named."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from statsmodels.stats.multitest import multipletests
+
+from qgbench.errors import UserError
+from qgbench.report.analysis import Analysis, Contrast, Filters, analyse
+from qgbench.report.collect import collect
+from qgbench.report.declared import DeclaredSuite, declared
+from qgbench.report.write import write_report
+from qgbench.stats.combined import estimate_mean_of
+from qgbench.suite import load_suite
+from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_record
+
+GAINS = {("ph2", "cps"): 1.0, ("ph2", "fixmatch"): 3.0, ("scd", "cps"): 2.0, ("scd", "fixmatch"): 0.5}
+QUESTION = "Does QW change Dice, averaged over methods and data sets?"
+
+
+def gain(dataset: str, method: str, seed: int) -> np.ndarray:
+    return GAINS[dataset, method] * GROUP_GAIN + 0.001 * seed * (1 if method == "cps" else -2)
+
+
+def place(path: Path) -> tuple[str, ...]:
+    cell = json.loads(path.read_text())["cell"]
+    where = ("protocol", "dataset", "regime", "arch", "method", "addon", "variant", "seed")
+    return tuple(str(cell[part]) for part in where)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods with and without QW on two data sets, 3 seeds; a third data set that belongs to no suite."""
+    folder = tmp_path_factory.mktemp("records")
+    for dataset, method in GAINS:
+        for seed in range(3):
+            cell = {"dataset": dataset, "method": method, "seed": seed}
+            make_record(folder, GROUP_DICE - 0.05, **cell)
+            make_record(folder, GROUP_DICE - 0.05 + gain(dataset, method, seed), addon="qw", **cell)
+    make_record(folder, GROUP_DICE, dataset="busi", method="fixmatch")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def suite(records: Path) -> DeclaredSuite:
+    files = [path for path in records.glob("*/record.json") if "busi" not in path.parent.name]
+    version = json.loads(files[0].read_text())["cell"]["protocol_version"]
+    places = frozenset(map(place, files))
+    return DeclaredSuite("tiny", QUESTION, places, version, "qw", ("cps", "fixmatch"), ("ph2", "scd"))
+
+
+def test_the_primary_estimate_averages_methods_inside_data_sets(records: Path, suite: DeclaredSuite) -> None:
+    found = analyse(collect([records]), suite=suite)
+    assert {section.setting.dataset for section in found.sections} == {"ph2", "scd"}
+    assert found.answer is not None
+    assert (found.answer.absent, found.answer.lacking, found.answer.reason) == ([], [], "")
+    estimate = found.answer.estimate
+    assert estimate is not None
+    assert estimate.mean == pytest.approx(
+        np.mean([np.mean([gain(*place, seed) for seed in range(3)]) for place in GAINS])
+    )
+    tables = {
+        dataset: np.column_stack([np.mean([gain(dataset, method, k) for method in suite.methods], 0) for k in range(3)])
+        for dataset in suite.datasets
+    }
+    assert estimate.interval == pytest.approx(estimate_mean_of(tables).interval)
+    assert estimate.p == pytest.approx(estimate_mean_of(tables).p)
+
+
+def test_a_missing_run_is_named_and_the_primary_estimate_withheld(
+    records: Path, suite: DeclaredSuite, tmp_path: Path
+) -> None:
+    whole = collect([records])
+    gone = next(r for r in whole.runs if r.record.run_id == "fixmatch--qw-k2-scd")
+    found = analyse(replace(whole, runs=[run for run in whole.runs if run is not gone]), suite=suite)
+    assert found.answer is not None
+    assert found.answer.estimate is None
+    assert found.answer.absent == ["fixmatch + qw on scd n28@grouped, unet, seed 2"]
+    assert found.answer.lacking == ["scd, n28@grouped, unet: fixmatch + qw, seed 2"]
+    write_report(found, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "Primary estimate: withheld" in text
+    assert "scd, n28@grouped, unet: fixmatch + qw, seed 2" in text
+    assert "`fixmatch + qw on scd n28@grouped, unet, seed 2`: no usable record" in text
+    assert "of the suite's 24 runs 1 have no usable record" in text
+    assert json.loads((tmp_path / "report.json").read_text())["suite"]["estimate"] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "lacking"),
+    [
+        ({"methods": ("cps", "ict")}, "ph2, n28@grouped, unet: ict + qw, no record"),
+        ({"datasets": ("ph2", "scd", "glas")}, "glas: no record"),
+        ({"regimes": {"scd": "n14@grouped"}}, "scd, n14@grouped, unet: no record"),
+        ({"archs": ("unet", "fpn")}, "ph2, n28@grouped, fpn: no record"),
+        ({"addon": "qar"}, "scd, n28@grouped, unet: cps + qar, no record"),
+    ],
+)
+def test_cells_that_were_never_run_are_named(
+    records: Path, suite: DeclaredSuite, changed: dict[str, object], lacking: str
+) -> None:
+    found = analyse(collect([records]), suite=replace(suite, **changed))  # type: ignore[arg-type]
+    assert found.answer is not None
+    assert found.answer.estimate is None
+    assert lacking in found.answer.lacking
+
+
+def test_a_refused_comparison_withholds_the_primary_estimate(suite: DeclaredSuite, tmp_path: Path) -> None:
+    for dataset, method in GAINS:
+        for seed in range(3):
+            cell = {"dataset": dataset, "method": method, "seed": seed}
+            make_record(tmp_path, GROUP_DICE, **cell)
+            other = {"precision": "bf16"} if (dataset, method) == ("ph2", "cps") else {}
+            make_record(tmp_path, GROUP_DICE, addon="qw", fields=other, **cell)
+    found = analyse(collect([tmp_path]), suite=suite)
+    assert found.answer is not None
+    assert found.answer.estimate is None
+    assert found.answer.lacking == [
+        "ph2, n28@grouped, unet: cps, refused: precision differs at seed 0: fp32 without the add-on, bf16 with"
+    ]
+
+
+def test_another_metric_or_a_filter_does_not_answer_the_question(records: Path, suite: DeclaredSuite) -> None:
+    distance = analyse(collect([records]), metric="hd95", suite=suite)
+    assert distance.answer is not None
+    assert distance.answer.estimate is None
+    assert "report with --metric dice" in distance.answer.reason
+    filtered = analyse(collect([records]), Filters(dataset=("ph2",)), suite=suite)
+    assert filtered.answer is not None
+    assert filtered.answer.lacking == ["scd: no record"]
+    assert filtered.answer.absent == [], "the records are there, only not asked for"
+
+
+def test_a_suite_without_records_is_a_clear_mistake(records: Path, suite: DeclaredSuite) -> None:
+    with pytest.raises(UserError, match="no record belongs to the suite 'tiny'"):
+        analyse(collect([records]), suite=replace(suite, places=frozenset()))
+
+
+@pytest.fixture(scope="module")
+def written(records: Path, suite: DeclaredSuite, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("written")
+    write_report(analyse(collect([records]), suite=suite), output, html=True)
+    return output
+
+
+@pytest.mark.parametrize(
+    ("file", "plain"),
+    [
+        ("report.md", lambda text: text.replace("\\", "")),
+        ("report.tex", lambda text: text.replace(r"\allowbreak{}", "").replace("$-$", "-")),
+        ("page/index.html", lambda text: re.sub(r"<[^>]+>", "", text)),
+    ],
+)
+def test_every_report_begins_with_the_suite_and_its_answer(
+    written: Path, file: str, plain: Callable[[str], str]
+) -> None:
+    text = plain((written / file).read_text())
+    mean = 100 * np.mean([np.mean([gain(*place, seed) for seed in range(3)]) for place in GAINS])
+    places = [
+        text.index("Suite tiny") if "html" in file or "tex" in file else text.index("Suite"),
+        text.index(f"Primary question, declared before the runs: {QUESTION}"),
+        text.index(f"Primary estimate: qw changes Dice by {mean:+.2f}"),
+        text.index("averaged over cps, fixmatch inside each of ph2, scd"),
+        text.index("All other rows of this report are secondary"),
+        text.index("fixmatch" if "html" not in file else "Search", text.index("are secondary")),
+    ]
+    assert places == sorted(places)
+
+
+def test_reports_of_no_suite_say_nothing_of_one(records: Path, tmp_path: Path) -> None:
+    write_report(analyse(collect([records])), tmp_path, html=True)
+    assert json.loads((tmp_path / "report.json").read_text())["suite"] is None
+    assert "Primary" not in (tmp_path / "report.md").read_text() + (tmp_path / "page" / "index.html").read_text()
+
+
+def test_all_comparisons_of_a_suite_are_one_family_for_holm(records: Path, suite: DeclaredSuite) -> None:
+    def comparisons(found: Analysis) -> list[Contrast]:
+        return [contrast for section in found.sections for contrast in section.contrasts]
+
+    asked = replace(suite, contrasts=("cps+qw:fixmatch", "ict:fixmatch"))
+    found = analyse(collect([records]), suite=asked)
+    together = comparisons(found)
+    assert len(together) == 4 + 2, "four pairs of twins, one declared contrast on two data sets"
+    p_values = [contrast.difference.estimate.p for contrast in together if contrast.difference is not None]
+    judge = multipletests(p_values, method="holm")[1]
+    assert [contrast.holm_p for contrast in together] == pytest.approx(list(judge))
+    apart = comparisons(analyse(collect([records]), suite=None, asked=["cps+qw:fixmatch"]))
+    assert sum(contrast.holm_p or 0 for contrast in apart) < sum(contrast.holm_p or 0 for contrast in together)
+    assert [problem for problem in found.problems if "ict" in problem.cause], "a side without a record yet is listed"
+
+
+def test_a_shipped_suite_is_recognised_in_records_of_any_machine(tmp_path: Path) -> None:
+    suite = declared(load_suite("small"))
+    assert suite.methods == ("pseudo_label", "pseudo_label_confidence", "mean_teacher", "fixmatch", "unimatch")
+    assert declared(load_suite("paper")).methods[0] == ("pseudo_label(method.labels_from=teacher,method.threshold=0.0)")
+    cell = {"protocol": "small", "protocol_version": suite.version, "dataset": "ph2", "method": "fixmatch"}
+    for seed in range(2):
+        make_record(tmp_path, GROUP_DICE, regime="n28@grouped", seed=seed, fields={"device": "cuda"}, **cell)
+    make_record(tmp_path / "former", GROUP_DICE, regime="n28@grouped", seed=2, **cell | {"protocol_version": 1})
+    make_record(tmp_path / "other", GROUP_DICE, regime="n29@grouped", seed=0, **cell)
+    found = analyse(collect([tmp_path]), suite=suite)
+    assert found.answer is not None
+    assert found.answer.missing == len(suite.places) - 2
+    assert len(found.answer.absent) == 21, "the first cells are named, the others counted"
+    assert re.fullmatch(r"and \d+ cells more", found.answer.absent[-1])
