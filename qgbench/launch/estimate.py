@@ -26,7 +26,6 @@ from qgbench.data.cards import card_names, load_card
 from qgbench.errors import QGBenchError
 from qgbench.folder import RunFolder
 from qgbench.launch.job import JOBS, Job
-from qgbench.launch.plan import PLANS
 from qgbench.logs import logger
 from qgbench.records import Record, find_records, read_record, write_atomically
 from qgbench.spec import Regime, RunSpec, Settings
@@ -179,11 +178,11 @@ class _Measurements(Settings):
 def read_measured(output: Path) -> list[Measured]:
     """List what was measured for a folder of runs; [] if nothing was or the file is not readable."""
     try:
-        return list(_Measurements.model_validate_json((output / PLANS / MEASURED_NAME).read_bytes()).measured)
+        return list(_Measurements.model_validate_json((output / MEASURED_NAME).read_bytes()).measured)
     except FileNotFoundError:
         return []
     except (OSError, ValidationError) as error:
-        logger.warning("%s cannot be read and is left aside: %s", output / PLANS / MEASURED_NAME, error)
+        logger.warning("%s cannot be read and is left aside: %s", output / MEASURED_NAME, error)
         return []
 
 
@@ -196,7 +195,7 @@ def write_measured(output: Path, measured: Sequence[Measured]) -> None:
         The disk is full or the folder cannot be written.
     """
     content = _Measurements(measured=tuple(measured)).model_dump_json(indent=1)
-    write_atomically(output / PLANS / MEASURED_NAME, content.encode())
+    write_atomically(output / MEASURED_NAME, content.encode())
 
 
 def hardware_kind(device: str, hardware: Mapping[str, Any]) -> str:
@@ -285,9 +284,7 @@ class Estimates:
         images = load_card(job.source).images if job.source in card_names() else None
         if images is None:
             return Cost(None, None, "unknown")
-        basis = (
-            f"{images} images, {1000 * _PER_IMAGE:.0f} ms each as measured at 0.05 megapixels; larger ones take longer"
-        )
+        basis = f"{1000 * _PER_IMAGE:.0f} ms an image, as measured at 0.05 megapixels; larger ones take longer"
         return Cost(_START + _PER_IMAGE * images, None, basis)
 
     def _of_g(self, job: Job) -> Cost:

@@ -77,7 +77,7 @@ def measure(plan: Plan, steps: int = 5, limit: float = 300.0, track: Track = pro
     """Time training steps of every workload of a plan, after the ramps, when every loss is active.
 
     What was measured before on this kind of hardware is not measured again, unless it ran out of a shorter limit.
-    Results are kept beside the plans after each measurement.
+    Results are kept in the folder of runs after each measurement.
 
     Parameters
     ----------
@@ -446,8 +446,9 @@ def _count(make: Callable[[], _Step]) -> float:
     modules, step = make()
     with torch.random.fork_rng():
         try:
-            with FakeTensorMode() as mode:
-                _remove_numbers(modules, mode)
+            mode = FakeTensorMode()
+            _remove_numbers(modules, mode)
+            with mode:
                 return _flops(step)
         except RuntimeError:
             _, step = make()
@@ -455,10 +456,34 @@ def _count(make: Callable[[], _Step]) -> float:
 
 
 def _flops(step: Callable[[], Tensor]) -> float:
+    # torch counts the backward pass of a depthwise convolution as if every channel met every other one.
+    ours = {torch.ops.aten.convolution_backward: _convolution_backward}
     # Plain attention is made of matrix products, which are counted; fused attention on a processor is not.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=ours) as counter:
         step().backward()
     return float(counter.get_total_flops())
+
+
+def _convolution_backward(
+    gradient: Sequence[int],
+    image: Sequence[int],
+    weight: Sequence[int],
+    bias: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    transposed: bool,
+    output_padding: object,
+    groups: int,
+    wanted: Sequence[bool],
+    out_shape: object = None,
+) -> int:
+    """Operations of a convolution's backward pass, from shapes: those of the forward pass for each wanted gradient.
+
+    A gradient, by the image and by the weight, meets the same pairs of numbers as the forward pass.
+    """
+    places = math.prod((image if transposed else gradient)[2:])
+    return 2 * image[0] * places * math.prod(weight) * sum(wanted[:2])
 
 
 def _remove_numbers(modules: Sequence[nn.Module], mode: FakeTensorMode) -> None:

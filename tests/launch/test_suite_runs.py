@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from qgbench.folder import RunFolder, find_runs
+from qgbench.launch.estimate import Estimates
 from qgbench.launch.plan import load_plan
 from qgbench.records import IMAGES_NAME, read_record
 from tests.commands import Command
@@ -79,6 +80,23 @@ def test_a_suite_ends_with_every_run_done_and_what_is_shared_made_once(whole: Wh
     begin = time.monotonic()
     assert again.finish() == 0
     assert time.monotonic() - begin < 0.7 * whole.seconds
+
+
+def test_finished_runs_tell_what_the_same_would_take(whole: Whole) -> None:
+    plan = load_plan("smoke", whole.output)
+    estimates = Estimates.read([whole.output])
+    start = Estimates.read([]).of(plan.jobs[0]).seconds
+    assert start is not None
+    for job in plan.runs:
+        twins = [other for other in plan.runs if other.words[:-1] == job.words[:-1]]  # of both seeds
+        assert len(twins) == 2
+        records = [read_record(other.folder.path) for other in twins]
+        taken = [record.times.train + record.times.evaluate for record in records]
+        cost = estimates.of(job)
+        assert cost.seconds is not None
+        assert min(taken) < cost.seconds < max(taken) + start, "and the start of a process"
+        assert cost.memory_mib == max(record.peak_memory_mib for record in records)
+        assert cost.basis == "measured: 2 runs like it"
 
 
 def test_another_terminal_sees_how_far_a_suite_is(whole: Whole) -> None:
