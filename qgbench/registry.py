@@ -20,6 +20,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -114,7 +115,7 @@ def catalogue(kind: Kind, plugins: Iterable[str] = ()) -> Catalogue:
         A plug-in does not exist. One that exists and cannot be imported is in `Catalogue.broken`.
     """
     entries = [Known(name, BUILT_IN, name) for name in _built_in(kind)]
-    entries += [Known(point.name, _origin(point), point.name) for point in entry_points(group=GROUPS[kind])]
+    entries += [Known(point.name, _origin(point), point.name) for point in _entry_points(kind)]
     broken: dict[str, PluginImportError] = {}
     for where in dict.fromkeys(plugins):
         try:
@@ -210,6 +211,17 @@ def _built_in(kind: Kind) -> Iterable[str]:
 def _origin(point: EntryPoint) -> str:
     package = "an unknown package" if point.dist is None else f"package {point.dist.name} {point.dist.version}"
     return f"{package} ({point.value})"
+
+
+def _entry_points(kind: Kind) -> Sequence[EntryPoint]:
+    """Ask all installed packages, once as long as nothing is installed or removed: there may be a hundred of them."""
+    times = tuple((path, Path(path).stat().st_mtime_ns) for path in sys.path if Path(path).is_dir())
+    return _read_entry_points(kind, times)
+
+
+@lru_cache(maxsize=4)
+def _read_entry_points(kind: Kind, times: tuple[tuple[str, int], ...]) -> Sequence[EntryPoint]:
+    return tuple(entry_points(group=GROUPS[kind]))
 
 
 def _entry_point(kind: Kind, name: str) -> EntryPoint:

@@ -79,7 +79,7 @@ def plan(
     """
     from qgbench.launch.present import print_gpu_hours, print_plan
 
-    planned = _plan(name, output, data_dir, device, only)
+    planned = _plan(name, output, data_dir, device).only(only or [])
     if measure:
         from qgbench.launch.measure import measure as take
 
@@ -115,14 +115,14 @@ def run(
 
     Example: [bold]nice qgbench suite run small --max-hours 8[/bold]
     """
-    planned = _plan(name, output, data_dir, device, only, track)
+    planned = _plan(name, output, data_dir, device, track)
     if dry_run:
         from qgbench.launch.present import print_plan
 
-        estimates = _estimates(output)
-        print_plan(planned, estimates, _slots(planned, estimates, slots), Console())
+        estimates, chosen = _estimates(output), planned.only(only or [])
+        print_plan(chosen, estimates, _slots(chosen, estimates, slots), Console())
         return
-    _carry_out(planned, name, False, max_hours, executor, slots, slurm or [], address, gpus)
+    _carry_out(planned, only or [], name, False, max_hours, executor, slots, slurm or [], address, gpus)
 
 
 @app.command()
@@ -146,8 +146,8 @@ def retry(
 
     Example: [bold]qgbench suite retry small[/bold]
     """
-    planned = _plan(name, output, data_dir, device, only, track)
-    _carry_out(planned, name, True, max_hours, executor, slots, slurm or [], address, gpus)
+    planned = _plan(name, output, data_dir, device, track)
+    _carry_out(planned, only or [], name, True, max_hours, executor, slots, slurm or [], address, gpus)
 
 
 @app.command()
@@ -166,29 +166,23 @@ def status(
     Example: [bold]qgbench suite status small[/bold]
     """
     from qgbench.launch.plan import load_plan
-    from qgbench.launch.status import Standing, render, standing, watch
+    from qgbench.launch.status import Watcher, render, watch
 
     planned = load_plan(Path(name).stem if name.endswith(".toml") else name, output).only(only or [])
     console = Console()
 
-    def look() -> Standing:
-        running = sum(job.folder.status() == "running" for job in planned.jobs)
-        estimates = _estimates(output)
-        return standing(planned, lambda job: estimates.of(job).seconds, max(1, running))
-
-    now = look() if once or not console.is_terminal else watch(look, console)
+    watcher = Watcher(planned)
+    now = watcher.look() if once or not console.is_terminal else watch(watcher.look, console)
     console.print(render(now, failures=None))
 
 
-def _plan(
-    name: str, output: Path, data_dir: Path | None, device: str, only: list[str] | None, tracker: str | None = None
-) -> "Plan":
+def _plan(name: str, output: Path, data_dir: Path | None, device: str, tracker: str | None = None) -> "Plan":
     from qgbench.launch.plan import make_plan
     from qgbench.suite import load_suite
 
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise UserError(f"--device {device}: expected auto, cpu, cuda or mps.")
-    return make_plan(load_suite(name), output, data_dir, device, tracker).only(only or [])
+    return make_plan(load_suite(name), output, data_dir, device, tracker)
 
 
 def _estimates(output: Path) -> "Estimates":
@@ -235,7 +229,8 @@ def _executor(
 
 
 def _carry_out(
-    planned: "Plan",
+    whole: "Plan",
+    only: list[str],
     name: str,
     again: bool,
     max_hours: float | None,
@@ -248,10 +243,11 @@ def _carry_out(
     from qgbench.launch.drive import drive
     from qgbench.launch.present import Display
 
+    planned = whole.only(only)
     output = planned.jobs[0].output
     engine = _executor(executor, planned, slots, slurm, address, gpus)
-    planned.save(output)
-    with Display(planned, _estimates(output), engine.slots, Console(stderr=True)) as display:
+    whole.save(output)  # for other terminals
+    with Display(planned, engine.slots, Console(stderr=True)) as display:
         found = drive(planned, engine, max_hours, again, display.update)
     _conclude(found, planned, name, output)
 

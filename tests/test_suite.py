@@ -1,6 +1,7 @@
 """Suite files: what they declare, what they expand to, what is refused."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,13 @@ def test_an_unknown_suite_is_refused_with_the_nearest_and_a_missing_file_by_name
         load_suite("smal")
     with pytest.raises(UserError, match=r"gone\.toml"):
         load_suite(str(tmp_path / "gone.toml"))
+
+
+def test_the_example_of_the_documentation_is_a_suite(tmp_path: Path) -> None:
+    documented = (Path(__file__).parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", documented, re.DOTALL)
+    suite = load_suite(written(tmp_path, example))
+    assert [len([entry for entry in suite.entries() if entry.block == block.name]) for block in suite.block] == [24, 15]
 
 
 @pytest.mark.parametrize("name", suite_names())

@@ -13,7 +13,7 @@ from rich.text import Text
 from qgbench.launch.drive import Drive
 from qgbench.launch.estimate import Estimates
 from qgbench.launch.plan import Plan
-from qgbench.launch.status import Standing, human, render, standing, summary
+from qgbench.launch.status import Standing, Watcher, human, render, summary
 from qgbench.logs import QUIET, logger, verbosity
 
 _KINDS = ("data", "g", "run")
@@ -106,15 +106,13 @@ class Display(AbstractContextManager["Display"]):
     Parameters
     ----------
     plan : Plan
-    estimates : Estimates
     slots : int or None
         Jobs that run side by side; None where the engine decides: as many as are running.
     console : Console
     """
 
-    def __init__(self, plan: Plan, estimates: Estimates, slots: int | None, console: Console) -> None:
-        self._plan = plan
-        self._estimates = estimates
+    def __init__(self, plan: Plan, slots: int | None, console: Console) -> None:
+        self._watcher = Watcher(plan)
         self._slots = slots
         self._last = ""
         self._live: Live | None = None
@@ -134,8 +132,7 @@ class Display(AbstractContextManager["Display"]):
 
     def update(self, drive: Drive) -> None:
         """Show what the jobs' statuses say now."""
-        slots = self._slots or max(1, list(drive.states.values()).count("running"))
-        now = standing(self._plan, lambda job: self._estimates.of(job).seconds, slots)
+        now = self._watcher.look(self._slots)
         if self._live is not None:
             self._live.update(render(now), refresh=True)
         elif not now.is_over and (counts := _counts(now)) != self._last:

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
@@ -12,6 +13,8 @@ from rich.text import Text
 
 from qgbench.errors import QGBenchError
 from qgbench.folder import Status
+from qgbench.interruption import Interrupted
+from qgbench.launch.estimate import Estimates
 from qgbench.launch.job import Job
 from qgbench.launch.plan import Plan
 
@@ -19,6 +22,7 @@ _STATES: tuple[Status | None, ...] = ("done", "running", "interrupted", "failed"
 _COLOURS: Mapping[Status | None, str] = {"running": "cyan", "interrupted": "yellow", "failed": "red", "done": "green"}
 _LISTED = 12  # failed jobs, at most, in the table that is redrawn
 _SHARED = "shared: data, g"
+_SECONDS_BETWEEN_READINGS = 30.0
 
 
 @dataclass(frozen=True)
@@ -42,34 +46,54 @@ class Standing:
         return all(state in ("done", "failed") for state in self.states.values())
 
 
-def standing(plan: Plan, seconds_of: Callable[[Job], float | None], slots: int) -> Standing:
-    """Read the status of every job.
+class Watcher:
+    """Looks at a plan's jobs again and again.
 
     Parameters
     ----------
     plan : Plan
-    seconds_of : callable
-        Estimates a whole job's time, in seconds; None where nothing is known of it.
-    slots : int
-        Jobs that run side by side.
     """
-    states: dict[str, Status | None] = {}
-    causes: dict[str, str] = {}
-    for job in plan.jobs:  # what is needed comes before its users
-        states[job.name] = job.folder.status()
-        broken = next((need for need in job.needs if states.get(need) == "failed"), None)
-        if states[job.name] == "failed":
-            causes[job.name] = job.folder.cause() or "without a word"
-        elif states[job.name] is None and broken is not None:
-            states[job.name] = "failed"
-            causes[job.name] = f"needs {broken}, which failed"
-    left = [job for job in plan.jobs if states[job.name] not in ("done", "failed")]
-    seconds = [
-        None if (whole := seconds_of(job)) is None else whole * (1 - _share_done(job, states[job.name])) for job in left
-    ]
-    known = [each for each in seconds if each is not None]
-    total = None if len(known) < len(left) else sum(known) / slots
-    return Standing(plan, states, causes, total)
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._estimates = Estimates.read([plan.jobs[0].output])
+        self._read = time.monotonic()
+        self._done = 0
+
+    def look(self, slots: int | None = None) -> Standing:
+        """Read the status of every job.
+
+        Parameters
+        ----------
+        slots : int, optional
+            Jobs that run side by side; as many as are running now if not given.
+        """
+        plan = self._plan
+        states: dict[str, Status | None] = {}
+        causes: dict[str, str] = {}
+        for job in plan.jobs:  # what is needed comes before its users
+            states[job.name] = job.folder.status()
+            broken = next((need for need in job.needs if states.get(need) == "failed"), None)
+            if states[job.name] == "failed":
+                causes[job.name] = job.folder.cause() or "without a word"
+            elif states[job.name] is None and broken is not None:
+                states[job.name] = "failed"
+                causes[job.name] = f"needs {broken}, which failed"
+        self._learn(sum(state == "done" for state in states.values()))
+        left = [job for job in plan.jobs if states[job.name] not in ("done", "failed")]
+        seconds = [
+            whole * (1 - _share_done(job, states[job.name]))
+            for job in left
+            if (whole := self._estimates.of(job).seconds) is not None
+        ]
+        slots = slots or max(1, sum(state == "running" for state in states.values()))
+        return Standing(plan, states, causes, None if len(seconds) < len(left) else sum(seconds) / slots)
+
+    def _learn(self, done: int) -> None:
+        """Read what finished runs took, once there are more of them; not all the time, as there may be thousands."""
+        now = time.monotonic()
+        if done > self._done and now - self._read > _SECONDS_BETWEEN_READINGS:
+            self._estimates, self._read, self._done = Estimates.read([self._plan.jobs[0].output]), now, done
 
 
 def render(now: Standing, failures: int | None = _LISTED) -> RenderableType:
@@ -106,7 +130,7 @@ def render(now: Standing, failures: int | None = _LISTED) -> RenderableType:
 def watch(look: Callable[[], Standing], console: Console, seconds: float = 2.0) -> Standing:
     """Redraw the table until the suite is over or the user stops watching."""
     now = look()
-    with Live(render(now), console=console, auto_refresh=False, transient=True) as live:
+    with suppress(Interrupted), Live(render(now), console=console, auto_refresh=False, transient=True) as live:
         while not now.is_over:
             time.sleep(seconds)
             now = look()
