@@ -93,7 +93,7 @@ def test_a_second_process_waits_and_then_says_that_it_is_done(whole: Path, tmp_p
 def test_two_runs_that_need_the_same_g_train_it_once(whole: Path, tmp_path: Path) -> None:
     slow_g = [*QUICK_G, "--set", "quality.steps=40"]
     first = start(whole, tmp_path, "--qg", *slow_g)
-    first.wait_until(lambda: bool(list((tmp_path / "runs").glob("predictors/*/weak/last.pt"))))
+    first.wait_until(lambda: bool(list((tmp_path / "runs").glob("predictors/*/weak/0/last.pt"))))
     other = [
         *RUN,
         "--dataset",
