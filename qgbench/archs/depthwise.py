@@ -1,7 +1,7 @@
 """Depthwise convolutions in float32 on processors.
 
 Under bfloat16 autocast on a CPU the backward pass of a grouped convolution is several times slower than in float32 and
-eats what the other layers gain (perf/depthwise.py measures it). Elsewhere these layers change nothing.
+eats what the other layers gain (perf/step_speed.py measures it). Elsewhere these layers change nothing.
 """
 
 from typing import TYPE_CHECKING
