@@ -547,6 +547,42 @@ def reproduce(
 
 
 @app.command()
+def regress(
+    suite: Annotated[
+        str,
+        typer.Option(
+            help="A suite that has a reference, or a .toml file with one beside it.", autocompletion=completion.suites
+        ),
+    ] = "smoke",
+    only: suite_cli.Only = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Make what is computed here the reference; --why is then needed.")
+    ] = False,
+    why: Annotated[str | None, typer.Option(help="Why the numbers changed; kept in the reference.")] = None,
+    data_dir: DataDir = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Keep the rerun in this folder, which must be empty. (default: it is removed)")
+    ] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rerun a few minutes' worth and compare every number with the committed reference. Exits with 1 on a difference.
+
+    On the reference's processor and versions all must be the same, elsewhere within tolerances that were measured.
+
+    Example: [bold]qgbench regress[/bold] or, where a change is meant, [bold]qgbench regress --update --why "the
+    decoder is wider"[/bold]
+    """
+    from qgbench.regress.command import regress as carry_out
+    from qgbench.regress.rerun import this_machine
+
+    if update != bool((why or "").strip()):
+        raise UserError("--update and --why TEXT go together: a reference says why it became another one.")
+    if not carry_out(suite, only or [], why, data_dir, output, this_machine, Console()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def submit(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
     results: Annotated[Path, typer.Option(help="Folder of the leaderboard's evidence.")] = Path("results"),

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -133,6 +133,22 @@ class Condition:
     here: str
     same: bool
     role: Role
+
+
+class Machine(Protocol):
+    """What is known of where numbers come from: packages and hardware, as in `Provenance`."""
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Versions by name."""
+
+    @property
+    def python(self) -> str:
+        """Version."""
+
+    @property
+    def hardware(self) -> dict[str, Any]:
+        """Processor, system, accelerator."""
 
 
 @dataclass(frozen=True)
@@ -412,10 +428,19 @@ def compare_conditions(record: Record, now: Provenance) -> list[Condition]:
     if now.g is not None:
         found.append(condition("g", then.g, now.g, "none"))
     found.append(condition("commit", *commits, "numbers", same_code))
-    for name in sorted({*then.packages, *now.packages}):
-        found.append(condition(name, then.packages.get(name), now.packages.get(name), "numbers"))
+    return found + compare_machines(then, now)
+
+
+def compare_machines(then: Machine, now: Machine) -> list[Condition]:
+    """Compare the packages and the hardware that two sets of numbers come from."""
+
+    def condition(name: str, was: Any, is_: Any, role: Role) -> Condition:
+        return Condition(name, _shown(was), _shown(is_), was == is_, role)
+
+    names = sorted({*then.packages, *now.packages})
+    found = [condition(name, then.packages.get(name), now.packages.get(name), "numbers") for name in names]
     found.append(condition("python", then.python, now.python, "none"))
-    for name in ("processor", "system", "accelerator"):
+    for name in ("processor", "instructions", "system", "accelerator"):
         if name in then.hardware or name in now.hardware:
             found.append(condition(name, then.hardware.get(name), now.hardware.get(name), "numbers"))
     return found

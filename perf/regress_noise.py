@@ -1,0 +1,97 @@
+"""How far rounding alone moves the numbers of ``qgbench regress``: ``python perf/regress_noise.py [SUITE]``.
+
+On the machine that a suite's reference was made on, the same code is computed in other ways: with the instructions of
+older processors, which take other kernels, and with two threads instead of one. The largest differences give the
+tolerances that hold on other processors and with other versions; they are printed and written into the reference.
+Runs of the suite's first seed are enough, because all runs share the tolerances of a name.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from qgbench.launch.plan import Plan, make_plan
+from qgbench.regress import reference as references
+from qgbench.regress.compare import compare, exact, measured_noise
+from qgbench.regress.fixed import fixed_numbers
+from qgbench.regress.reference import Noise, Numbers
+from qgbench.regress.rerun import origin, rerun, this_machine
+from qgbench.reproduce import compare_machines
+from qgbench.suite import load_suite
+
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+AVX512 = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}  # without its extension for bf16
+WAYS: dict[str, tuple[dict[str, str], int | None]] = {
+    "AVX-512 without bf16": (AVX512, None),
+    "2 threads": ({}, 2),
+    "AVX2": (AVX2, None),
+}
+
+
+def plan_of(suite: str, folder: Path, threads: int | None) -> Plan:
+    """Plan the runs of the first seed with so many threads; the suite's if None."""
+    declared = load_suite(suite)
+    if threads is not None:
+        declared = declared.model_copy(update={"threads": threads})
+    plan = make_plan(declared, folder, None, "cpu")
+    return plan.only([f"seed {plan.runs[0].spec.seed}"])
+
+
+def in_another_way(suite: str, environment: dict[str, str], threads: int | None) -> Numbers:
+    """Compute all numbers in a new process, because libraries read these variables as they are loaded."""
+    words = [sys.executable, __file__, suite, "--threads", str(threads or 0)]
+    done = subprocess.run(words, env=os.environ | environment, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
+def print_noise(noise: Noise, console: Console) -> None:
+    table = Table(title="largest differences")
+    for title in ("number", "largest", "of", "tolerance"):
+        table.add_column(title, justify="left" if title == "number" else "right")
+    for name, tolerance in sorted(noise.tolerances.items()):
+        values = [f"{value:.3g}" if value is not None else "-" for value in (tolerance.largest, tolerance.limit)]
+        table.add_row(name, values[0], str(tolerance.differences), values[1])
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", nargs="?", default="smoke")
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)  # of one way, in the process that computes it
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="qgbench-noise-") as scratch:
+        if asked.threads is not None:
+            plan = plan_of(asked.suite, Path(scratch), asked.threads or None)
+            print(json.dumps(rerun(plan, this_machine(plan))))
+            return
+        measure(asked.suite, Path(scratch))
+
+
+def measure(suite: str, scratch: Path) -> None:
+    console = Console(width=120)
+    reference = references.read(suite, load_suite(suite))
+    here = origin()
+    if not exact(compare_machines(reference.origin, here)):
+        sys.exit("this is another processor, or other packages, than the reference's.")
+    fixed = fixed_numbers([job.spec for job in plan_of(suite, scratch, None).runs])
+    if any(reference.numbers.get(item) != numbers for item, numbers in fixed.items()):
+        sys.exit("the code gives other numbers than the reference: qgbench regress --update first.")
+    variants = {}
+    for words, (environment, threads) in WAYS.items():
+        variants[words] = in_another_way(suite, environment, threads)
+        changed = [found for found in compare(reference, variants[words], True, whole=False) if found.verdict != "same"]
+        console.print(f"{words}: {len(changed)} numbers differ")
+    noise = measured_noise(reference.numbers, variants, here)
+    print_noise(noise, console)
+    console.print(f"wrote {references.write(suite, reference.model_copy(update={'noise': noise}))}")
+
+
+if __name__ == "__main__":
+    main()

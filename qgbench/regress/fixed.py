@@ -1,0 +1,195 @@
+"""Numbers of computations on fixed inputs, in which rounding cannot grow: they find a defect on any processor.
+
+A trained network carries the last bits of its processor into every result, so that after some steps only large defects
+stand out from rounding. These do not:
+
+- ``data``: who is trained on, validated on and tested on, and their pixels as the loop gets them;
+- ``evaluation``: a network that needs no training (darker than the image is lesion), evaluated as any other;
+- ``steps``: a few steps of the real loop for every method that ships, without the add-on and with all of its modes, on
+  a toy network and a toy g that compute in float64.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from qgbench.check import ToySegmenter
+from qgbench.data.experiment import ImageSet, TrainingData, training_data
+from qgbench.data.run_data import RunData, open_run_data
+from qgbench.data.splits import split_fingerprint
+from qgbench.methods import Method
+from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
+from qgbench.quality.scores import PredictedQuality
+from qgbench.records import summarise
+from qgbench.registry import load_method, method_names
+from qgbench.regress.outcome import averages, digest, logged
+from qgbench.regress.reference import Numbers, Value
+from qgbench.spec import Protocol, Regime, RunSpec
+from qgbench.training.device import make_accelerator
+from qgbench.training.evaluate import evaluate
+from qgbench.training.loop import Trainer
+
+STEPS = 4
+_SHORT = {
+    **{"steps": STEPS, "lr": 1e-2, "validations": 2, "batch_labelled": 4, "batch_unlabelled": 6},
+    **{"ema_start": 0.6, "ema_span": 1.0},  # decays 0.6 to 0.71: at 0.5 teacher and student could change places
+}
+_IMAGES = {"labelled": 8, "unlabelled": 16, "val": 8}  # at most, of those of the first run
+_TOY_SIDE = 32
+_GAIN = 12.0  # of the toy network's logits: an untrained network is certain of nothing, and no threshold lets it pass
+
+
+class _Segmenter(nn.Module):
+    """The toy network of `qgbench.check` in float64, on images pooled to 32 pixels and without dropout.
+
+    Images (B, 3, H, W) -> logits (B, 1, H, W); these and the features in between are float32, as a run's.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.network = ToySegmenter().double()
+        self.network.head[0] = nn.Identity()
+        for module in self.network.features:
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.5  # running statistics that are of use after a few steps
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.decode(self.encode(image))
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        return [self.network.features(F.adaptive_avg_pool2d(image.double(), _TOY_SIDE)).float()]
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        logits = _GAIN * self.network.head(features[-1].double())
+        return F.interpolate(logits, (self.size, self.size), mode="bilinear", align_corners=False).float()
+
+
+class _Contrast(nn.Module):
+    """A g without weights: (B, 3, H, W), (B, 1, H, W) -> (B,) in (0, 1), above 0.5 where the mask is on the darker."""
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        grey, inside = image.double().mean(1, keepdim=True), mask.double()
+        means = [(part * grey).sum((1, 2, 3)) / (part.sum((1, 2, 3)) + 1.0) for part in (inside, 1.0 - inside)]
+        return torch.sigmoid(5.0 * (means[1] - means[0])).float()
+
+
+class _DarkerThanTheImage(nn.Module):
+    """Images (B, 3, H, W) -> logits (B, 1, H, W): how far a pixel, smoothed, is below the mean grey of its image."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        grey = F.avg_pool2d(image.double().mean(1, keepdim=True), 5, 1, 2)
+        return (50.0 * (grey.mean((2, 3), keepdim=True) - grey)).float()
+
+
+def fixed_numbers(specs: Sequence[RunSpec], data_dir: Path | None = None) -> Numbers:
+    """Compute them all, on the data of a suite's runs; steps and evaluation on those of the first run.
+
+    Parameters
+    ----------
+    specs : sequence of RunSpec
+        Of one suite, at least one.
+    data_dir : Path, optional
+        Folder that holds the data sets; the variable QGBENCH_DATA if not given.
+
+    Raises
+    ------
+    UserError
+        The data are missing or broken.
+    """
+    numbers: Numbers = {}
+    first: RunData | None = None
+    for spec in specs:
+        item = f"data: {spec.dataset} {spec.regime}, seed {spec.seed}"
+        if item in numbers:
+            continue
+        protocol = spec.resolve()
+        regime = Regime.parse(spec.regime)
+        data = open_run_data(spec.dataset, regime, spec.seed, protocol.size, protocol.fractions, data_dir)
+        numbers[item] = _of_data(data)
+        first = first or data
+    assert first is not None
+    accelerator = make_accelerator("cpu", "fp32", specs[0].threads)
+    numbers[f"evaluation: {specs[0].dataset}, darker is lesion"] = _of_evaluation(first, accelerator)
+    few = _few(first)
+    for name in method_names():
+        for guided in (False, True):
+            numbers[f"steps: {name}{'+qg' if guided else ''}"] = _of_steps(
+                load_method(name), guided, few, specs[0].resolve(), accelerator
+            )
+    return numbers
+
+
+def _of_data(data: RunData) -> dict[str, Value]:
+    training = data.training
+    test = data.split.loc[data.split["split"] == "test", "id"]
+    seen = {*training.labelled.ids, *training.unlabelled.ids, *training.val.ids}
+    found: dict[str, Value] = {"images": data.fingerprint, "split": split_fingerprint(data.split)}
+    for name in ("labelled", "unlabelled", "val"):
+        part = getattr(training, name)
+        found |= {name: digest(part.ids), f"{name} pixels": _pixels(part)}
+    return found | {"test": digest(test), "test images among the others": len(seen & set(test))}
+
+
+def _pixels(images: ImageSet) -> str:
+    """SHA-256 of images and masks, as 8-bit numbers."""
+    seen = hashlib.sha256()
+    for image, mask in images.batches():
+        for part in (image * 255, mask):
+            seen.update(part.round().to(torch.uint8).numpy().tobytes())
+    return seen.hexdigest()
+
+
+def _of_evaluation(data: RunData, accelerator: Accelerator) -> dict[str, Value]:
+    tables, _ = evaluate({"student": _DarkerThanTheImage()}, None, data.prepared, data.split, accelerator)
+    rows = tables["student"]
+    return {name: int(rows[name].sum()) for name in ("n_ref", "n_pred", "n_tp")} | averages(summarise(rows))
+
+
+def _few(data: RunData) -> TrainingData:
+    """Take few images of each part, so that steps, validation and audits are quick."""
+    training = data.training
+    chosen = {name: getattr(training, name).ids[:most] for name, most in _IMAGES.items()}
+    rows = data.split[data.split["id"].isin([id for ids in chosen.values() for id in ids])]
+    labelled = chosen["labelled"]
+    return training_data(data.prepared, [], rows, Regime(budget=len(labelled), pools=()), 0, labelled)
+
+
+def _of_steps(
+    method_class: type[Method], guided: bool, data: TrainingData, protocol: Protocol, accelerator: Accelerator
+) -> dict[str, Value]:
+    """Train; with every mode of the add-on that suits the method, if `guided`."""
+    quality = _Contrast()
+    torch.manual_seed(0)
+    method = method_class(lambda: _Segmenter(data.labelled.size), method_class.Settings())
+    modes: list[Mode] = []
+    if guided and method_class.pseudo_labels:
+        modes.append(QualityWeighting(PredictedQuality(quality), protocol.qg))
+    if guided:
+        modes.append(QualityRegularisation(quality, protocol.qg, 0))
+    train = protocol.train.model_copy(update=_SHORT)
+    short = protocol.model_copy(update={"train": train})
+    before = _flat(method.student)
+    trainer = Trainer(method, Guide(modes), quality, data, short, 0, accelerator)
+    for _ in trainer.run():
+        pass
+    found = logged(trainer.history.log) | {"student moved": _length(_flat(method.student) - before)}
+    if method.teacher is not None:
+        found["teacher moved"] = _length(_flat(method.teacher) - before)
+        found["teacher to student"] = _length(_flat(method.teacher) - _flat(method.student))
+    return found
+
+
+def _flat(network: nn.Module) -> Tensor:
+    """Parameters and running statistics in one vector."""
+    values = network.state_dict().values()
+    return torch.cat([value.detach().double().flatten().clone() for value in values if value.is_floating_point()])
+
+
+def _length(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))

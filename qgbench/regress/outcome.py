@@ -1,0 +1,85 @@
+"""The numbers of finished runs, by name. Imports no torch."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+from qgbench.folder import RunFolder
+from qgbench.launch.job import Job
+from qgbench.records import IMAGES_NAME, Record, Summary, finite_or_none, read_images
+from qgbench.regress.reference import Numbers, Value
+
+STAGE = "run"
+ROWS = "rows"
+"""Name of the fingerprint of a run's per-image table, which any difference of any image changes."""
+_COUNTED = ("images", "groups")
+
+
+def numbers_of_runs(runs: Iterable[Job]) -> Numbers:
+    """Read the numbers of finished runs: fingerprints, losses and validation Dice on the way, results, g's worth.
+
+    Raises
+    ------
+    QGBenchError
+        A record or table cannot be read.
+    """
+    return {f"{STAGE}: {job.words}": _numbers(job.folder) for job in runs}
+
+
+def _numbers(folder: RunFolder) -> dict[str, Value]:
+    record, rows = folder.record(), read_images(folder.path / IMAGES_NAME)
+    assert record is not None  # only finished runs are asked
+    found: dict[str, Value] = {
+        "data": record.provenance.data,
+        "split": record.provenance.split,
+        "labelled": digest(record.provenance.labelled_ids),
+        "encoder": record.provenance.encoder,
+        ROWS: hashlib.sha256((folder.path / IMAGES_NAME).read_bytes()).hexdigest(),
+    }
+    found |= logged(folder.log())
+    found |= {name: int(rows[name].sum()) for name in ("n_ref", "n_pred", "n_tp")}
+    found |= averages(record.summary)
+    for network, summary in record.others.items():
+        found |= {f"{network} {name}": value for name, value in averages(summary).items() if name in ("dice", "hd95")}
+    return found | _quality(record)
+
+
+def averages(summary: Summary) -> dict[str, Value]:
+    """Averages over the test images, by their names in the record."""
+    return {name: value for name, value in summary.model_dump().items() if name not in _COUNTED}
+
+
+def logged(log: Iterable[Mapping[str, float | None]]) -> dict[str, Value]:
+    """Numbers of a run's log, each under its step: 'step 11 supervised'; correlations, which few images make, left out.
+
+    Parameters
+    ----------
+    log : iterable of mapping
+        Entries of `qgbench.training.loop.History.log`.
+    """
+    return {
+        f"step {entry['step']} {name}": None if value is None else finite_or_none(value)
+        for entry in log
+        for name, value in entry.items()
+        if name != "step" and "pearson" not in name and "spearman" not in name
+    }
+
+
+def _quality(record: Record) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    if record.audit is not None:
+        found["g synthetic mae"] = record.audit.synthetic.mae
+        found["g weak_models mae"] = record.audit.weak_models.mae
+        found["g image_dependence"] = record.audit.image_dependence
+    for audit in record.pseudo_labels:
+        when = "pooled" if audit.progress is None else f"at {audit.progress:g}"
+        found[f"pseudo_labels {when} dice"] = audit.mean_dice
+        found |= {f"pseudo_labels {when} mae of {name}": score.mae for name, score in audit.scores.items()}
+    if record.guidance is not None:
+        found |= {f"guidance {name}": value for name, value in record.guidance.model_dump().items()}
+    return found
+
+
+def digest(ids: Iterable[str]) -> str:
+    """Number and fingerprint of names: '12: 1a2b3c4d5e6f'."""
+    names = list(ids)
+    return f"{len(names)}: {hashlib.sha256(repr(names).encode()).hexdigest()[:12]}"

@@ -1,0 +1,107 @@
+"""Carry out a suite and the fixed computations anew, and give their numbers."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from qgbench import provenance
+from qgbench.data.content import CACHE_VARIABLE
+from qgbench.errors import QGBenchError, UserError
+from qgbench.launch.drive import drive
+from qgbench.launch.executor import Executor
+from qgbench.launch.local import LocalExecutor
+from qgbench.launch.plan import Plan
+from qgbench.launch.present import Display
+from qgbench.regress.fixed import fixed_numbers
+from qgbench.regress.outcome import numbers_of_runs
+from qgbench.regress.reference import Numbers, Origin
+
+_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+_DECIDE_KERNELS = (
+    *("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16"),
+    *("asimd", "sve", "bf16"),
+)
+
+
+def rerun(plan: Plan, executor: Executor) -> Numbers:
+    """Compute every number, in an empty folder and with an empty cache of prepared images.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its folder holds no runs; the cache is made in it.
+    executor : Executor
+        Carries out the runs; how far they are goes to standard error.
+
+    Raises
+    ------
+    UserError
+        The folder is not empty, so that what it holds might be compared in place of a rerun; the data are missing.
+    QGBenchError
+        A run failed.
+    """
+    output = plan.jobs[0].output
+    if output.is_dir() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty, and a rerun begins with nothing; choose another --output.")
+    output.mkdir(parents=True, exist_ok=True)
+    with _own_cache(output / "cache"):
+        numbers = fixed_numbers([job.spec for job in plan.runs], plan.jobs[0].data_dir)
+        with Display(plan, executor.slots, Console(stderr=True)) as display:
+            found = drive(plan, executor, on_change=display.update, poll=0.2)
+    if found.failed or found.stopped:
+        causes = [f"{name}: {cause}" for name, cause in found.causes.items()] or [found.stopped]
+        raise QGBenchError("not everything could be rerun:\n  " + "\n  ".join(causes))
+    return numbers | numbers_of_runs(plan.runs)
+
+
+def this_machine(plan: Plan) -> LocalExecutor:
+    """Give the processes that carry out a plan here: as many side by side as the cores carry."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return LocalExecutor([""] * max(1, cores // plan.jobs[0].spec.threads))
+
+
+@contextmanager
+def _own_cache(folder: Path) -> Iterator[None]:
+    """Prepare images anew: arrays that an earlier code prepared would hide a defect in the reading of images."""
+    before = os.environ.get(CACHE_VARIABLE)
+    os.environ[CACHE_VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[CACHE_VARIABLE]
+        else:
+            os.environ[CACHE_VARIABLE] = before
+
+
+def origin() -> Origin:
+    """Say where numbers that are computed here come from."""
+    packages = provenance.package_versions()
+    packages.pop("qgbench", None)  # the very thing under test
+    return Origin(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        git_commit=provenance.git_commit(),
+        packages=packages,
+        python=sys.version.split()[0],
+        hardware=provenance.hardware() | {"instructions": _instructions()},
+    )
+
+
+def _instructions() -> str:
+    """Say what decides which kernels compute: on rented machines, processors of several kinds have one name."""
+    found = [torch.backends.cpu.get_cpu_capability()]
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        fields = [line.partition(":") for line in cpuinfo.read_text().split("\n\n")[0].splitlines()]
+        known = {name.strip(): value.strip() for name, _, value in fields}
+        found += [f"{name} {known[name]}" for name in ("cpu family", "model") if name in known]
+        flags = known.get("flags", known.get("Features", "")).split()
+        found += [flag for flag in _DECIDE_KERNELS if flag in flags]
+    found += [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
+    return ", ".join(found)
