@@ -38,8 +38,8 @@ def _numbers(folder: RunFolder) -> dict[str, Value]:
     found |= logged(folder.log())
     found |= {name: int(rows[name].sum()) for name in ("n_ref", "n_pred", "n_tp")}
     found |= averages(record.summary)
-    for network, summary in record.others.items():
-        found |= {f"{network} {name}": value for name, value in averages(summary).items() if name in ("dice", "hd95")}
+    if (teacher := record.others.get("teacher")) is not None:
+        found |= {"teacher dice": teacher.dice, "teacher hd95": teacher.hd95}
     return found | _quality(record)
 
 
