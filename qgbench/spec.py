@@ -224,6 +224,11 @@ class Regime(Settings):
         return training if self.budget is None else self.budget
 
 
+def is_setting(key: str) -> bool:
+    """Tell whether an override has a key of this form; whether there is such a setting, `apply_settings` finds out."""
+    return re.fullmatch(r"(method|train|quality|qg)\.\w+|encoder_weights", key) is not None
+
+
 def parse_assignments(pairs: list[str]) -> dict[str, Any]:
     """Read ``--set key=value`` options; values are TOML (numbers, true/false, lists) or else plain text.
 
@@ -236,7 +241,7 @@ def parse_assignments(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         key = key.strip()
-        if not equals or not re.fullmatch(r"(method|train|quality|qg)\.\w+|encoder_weights", key):
+        if not equals or not is_setting(key):
             raise UserError(
                 f"--set {pair}: expected method.NAME=VALUE, train.NAME=VALUE, quality.NAME=VALUE, qg.NAME=VALUE or "
                 "encoder_weights=VALUE, for example --set method.threshold=0.9."

@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from qgbench.errors import UserError, unknown_name
-from qgbench.spec import SCORES, QGMode, Regime, RunSpec, Score, Settings, load_protocol, protocol_names
+from qgbench.spec import SCORES, QGMode, Regime, RunSpec, Score, Settings, is_setting, load_protocol, protocol_names
 
 _ADDON = re.compile(
     rf"(?P<name>[^+]+)(?:\+(?P<addon>qw\+qar|qw|qar)(?:-(?P<score>{'|'.join(SCORES[1:])}))?(?P<norm>-unnormalised)?)?"
@@ -251,6 +251,13 @@ def _inconsistencies(suite: Suite) -> list[str]:
                 parse(text)
             except UserError as error:
                 faults.append(str(error))
+    keys = {key for block in suite.block for key in (*block.set, *block.vary)}
+    keys |= {key for row in suite.rows.values() for key in row.set}
+    faults += [
+        f"setting '{key}' is not understood: expected method.NAME, train.NAME, quality.NAME, qg.NAME or encoder_weights"
+        for key in sorted(keys)
+        if not is_setting(key)
+    ]
     used = {row.partition("+")[0] for block in suite.block for row in block.rows}
     faults += [f"[rows.{name}] is used by no block" for name in suite.rows if name not in used]
     if not faults:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from qgbench.data.readers import DATA_VARIABLE
 from qgbench.errors import QGBenchError, UserError, unknown_name
 from qgbench.launch.job import Job
 from qgbench.records import write_atomically
-from qgbench.spec import Regime, RunSpec, Settings
+from qgbench.spec import Regime, RunSpec, Settings, apply_settings, load_protocol
 from qgbench.suite import Entry, Suite
 
 PLANS = "suites"
@@ -158,7 +159,7 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
             )
             describe(spec)
         except QGBenchError as error:
-            faults.append(str(error))
+            faults += _causes(entry) or [str(error)]
             continue
         repeated = sorted(key for key in entry.overrides if key.startswith("method.") and key not in spec.overrides)
         faults += [f"row '{entry.row}': {key} repeats the default; leave it out" for key in repeated]
@@ -167,6 +168,27 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
         listed = "\n".join(f"  {fault}" for fault in dict.fromkeys(faults))
         raise UserError(f"the suite {suite.name} cannot be run:\n{listed}")
     return specs
+
+
+def _causes(entry: Entry) -> list[str]:
+    """Say everything that is unknown or out of range in an entry by itself, where the first of it hides the others."""
+    from qgbench.registry import load_arch, load_method
+
+    def setting(key: str, value: Any) -> None:
+        part, dot, name = key.rpartition(".")
+        protocol = load_protocol(entry.protocol)
+        whole = load_method(entry.method).Settings() if part == "method" else getattr(protocol, part, protocol)
+        apply_settings(whole, {name: value}, part + dot)
+
+    checks: list[Callable[[], object]] = [partial(load_method, entry.method), partial(load_arch, entry.arch)]
+    checks += [partial(setting, key, value) for key, value in entry.overrides.items()]
+    causes = []
+    for check in checks:
+        try:
+            check()
+        except QGBenchError as error:
+            causes.append(str(error))
+    return causes
 
 
 def _unknown_sources(entries: Sequence[Entry], data_dir: Path | None) -> list[str]:

@@ -51,11 +51,9 @@ def test_everything_that_a_suite_names_and_nobody_knows_is_listed_at_once(tmp_pa
     with pytest.raises(UserError) as failure:
         make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
     said = str(failure.value)
-    for part in ("'pseudo_lable'", "'ph3'. Did you mean 'ph2'", "'isic_pol'", "'unnet'. Did you mean 'unet'"):
-        assert part in said
-    text = text.replace('archs = ["unnet"]', "")
-    with pytest.raises(UserError, match=r"qg\.taw'. Did you mean 'qg\.tau'"):
-        make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
+    named = ("'pseudo_lable'", "'ph3'. Did you mean 'ph2'", "'isic_pol'", "'unnet'. Did you mean 'unet'")
+    for part in (*named, "'qg.taw'. Did you mean 'qg.tau'"):
+        assert said.count(part) == 1
 
 
 def test_a_row_that_repeats_a_default_is_refused_because_its_record_would_not_say_so(tmp_path: Path) -> None:
