@@ -315,7 +315,8 @@ def _start() -> None:
                 object_store_memory=_STORE_BYTES,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _system_config={"task_oom_retries": _RETRIES},
+                # Ray gives way to everything else on a machine (niceness 15) unless it is told not to.
+                _system_config={"task_oom_retries": _RETRIES, "worker_niceness": 0},
             )
     except (RuntimeError, OSError, ray.exceptions.RayError) as error:
         raise QGBenchError(

@@ -176,7 +176,9 @@ def test_a_node_that_dies_in_mid_run_changes_no_number(tmp_path: Path, by_proces
 
     plan = tiny_plan(tmp_path).only(["core"])
     size: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    settings = {"worker_niceness": 0}  # else its processes starve beside other tests
+    head = {**size, "include_dashboard": False, "_system_config": settings}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         killer = _NodeKiller(plan, cluster, cluster.add_node(**size))
         found = drive(plan, RayExecutor(cluster.address), on_change=killer, poll=0.1)
