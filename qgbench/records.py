@@ -399,6 +399,18 @@ def _as_folder(name: str) -> str:
     return f"{fit[:_LONGEST_NAME]}~{sha256(name.encode()).hexdigest()[:8]}"
 
 
+def not_finite(value: Any, where: str = "") -> Iterator[str]:
+    """Name the numbers within dicts and lists that are NaN or infinite: ``times.train``."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from not_finite(part, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from not_finite(part, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield where
+
+
 def finite_or_none(value: float) -> float | None:
     """Turn NaN and infinity into None, as the schema writes what is unknown."""
     return float(value) if math.isfinite(value) else None

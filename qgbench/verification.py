@@ -60,11 +60,8 @@ percentiles are interpolated, 1 against 0.95), nor ASSD by either. Nothing here 
 """
 
 import math
-import multiprocessing
-import signal
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, partial
@@ -80,6 +77,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from qgbench.claims import CLAIMS_NAME, read_claims
+from qgbench.cores import on_all_cores
 from qgbench.data.cache import Track, no_progress
 from qgbench.data.cards import card_names
 from qgbench.data.content import usable_cores
@@ -100,6 +98,7 @@ from qgbench.records import (
     Summary,
     find_records,
     images_path,
+    not_finite,
     read_images,
     read_record,
     result_path,
@@ -244,14 +243,10 @@ def print_faults(faults: Sequence[Fault], checked: int, console: Console) -> Non
 
 def _verify_each(paths: Sequence[Path], judge: str | None) -> Generator[tuple[list[Fault], _Seen | None], None, None]:
     """Check records by themselves, in the order of their paths; many of them on all cores."""
-    cores = usable_cores()
-    if len(paths) < _WORTH_PROCESSES or cores == 1:
+    if len(paths) < _WORTH_PROCESSES or usable_cores() == 1:
         yield from map(_Verifier(judge).verify, paths)
-        return
-    leave_interrupts_to_the_parent = (signal.SIGINT, signal.SIG_IGN)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores, spawn, signal.signal, leave_interrupts_to_the_parent) as pool:
-        yield from pool.map(partial(_verify_in_worker, judge), paths, chunksize=_CHUNK)
+    else:
+        yield from on_all_cores(partial(_verify_in_worker, judge), paths, worth=1, chunk=_CHUNK)
 
 
 def _verify_in_worker(judge: str | None, path: Path) -> tuple[list[Fault], _Seen | None]:
@@ -485,7 +480,7 @@ def _other(table: Path, name: str, summary: Summary) -> Iterator[Fault]:
 
 def _ranges(record: Record) -> Found:
     """Find numbers that are not finite or outside their range."""
-    for where in _not_finite(record.model_dump(), ""):
+    for where in not_finite(record.model_dump()):
         yield "numbers", f"{where} is not finite"
 
     for name, summary in {"summary": record.summary, **record.others}.items():
@@ -512,17 +507,6 @@ def _ranges(record: Record) -> Found:
         correlations = [value for value in (agreement.pearson, agreement.spearman) if value is not None]
         if any(abs(value) > 1 + _SINGLE for value in correlations) or agreement.masks < 0:
             yield "numbers", f"{where} has a correlation outside -1 to 1, or less than no masks"
-
-
-def _not_finite(value: Any, where: str) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _not_finite(part, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _not_finite(part, where)
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield where
 
 
 def _shares(record: Record) -> Iterator[tuple[str, float | None]]:

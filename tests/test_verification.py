@@ -501,7 +501,8 @@ def pool_of_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def switch() -> None:
         monkeypatch.setattr("qgbench.verification._WORTH_PROCESSES", 2)
         monkeypatch.setattr("qgbench.verification._CHUNK", 2)
-        monkeypatch.setattr("qgbench.verification.usable_cores", lambda: 2)
+        for module in ("verification", "cores"):
+            monkeypatch.setattr(f"qgbench.{module}.usable_cores", lambda: 2)
         monkeypatch.setattr("qgbench.verification._Verifier", None)
 
     return switch

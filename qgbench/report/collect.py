@@ -14,26 +14,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from qgbench.claims import CLAIMS_NAME, Claim, read_claims
+from qgbench.cores import on_all_cores
 from qgbench.errors import QGBenchError, UserError
 from qgbench.records import (
     DISTANCE_COLUMNS,
+    IMAGE_COLUMNS,
+    TEXT_COLUMNS,
     Cell,
     Record,
     find_records,
     images_path,
+    not_finite,
     read_images,
     read_record,
     summarise,
 )
-from qgbench.report.cores import on_all_cores
 from qgbench.report.measures import MEASURES
 from qgbench.reproduce import Reproduction, reproduction_of
 
 _WORTH_PROCESSES = 500  # records; a process takes a second to start
 _CHUNK = 50
+_NUMBERS = [name for name in IMAGE_COLUMNS if name not in TEXT_COLUMNS]
+_MAY_BE_EMPTY = [*DISTANCE_COLUMNS, "q", "confidence"]
 
 
 class Problem(NamedTuple):
@@ -239,16 +245,12 @@ def _read_or_say(path: Path) -> Run | Problem:
 def _read(path: Path) -> Run:
     """Read one record and its CSV, and check that they belong together."""
     record = read_record(path)
+    if where := next(not_finite(record.model_dump()), ""):
+        raise QGBenchError(f"{path.name} has no number for {where}, but NaN or infinity")
     images = read_images(images_path(path))
     file = images_path(path).name
-    if images.empty or images[["id", "group", "status", "dice"]].isna().any(axis=None):
-        raise QGBenchError(f"{file} has no rows, or a row without id, group, status or Dice")
-    if images["id"].duplicated().any():
-        raise QGBenchError(f"{file} has two rows for image {images.loc[images['id'].duplicated(), 'id'].iloc[0]}")
-    try:
-        recomputed = summarise(images).model_dump()
-    except (TypeError, ValueError) as error:
-        raise QGBenchError(f"{file} has a cell that is not a number: {error}") from error
+    _check_rows(images, file)
+    recomputed = summarise(images).model_dump()
     stored = record.summary.model_dump()
     for name, value in recomputed.items():
         if not math.isclose(value, stored[name], rel_tol=1e-9, abs_tol=1e-9):
@@ -267,6 +269,23 @@ def _read(path: Path) -> Run:
         values[name] = np.where(np.isnan(values[name]), units.diagonal, values[name])
     values["hd95_percent"] = 100 * values["hd95"] / units.diagonal
     return Run(path, record, units, values, hashlib.sha256(key + table.tobytes()).digest())
+
+
+def _check_rows(images: pd.DataFrame, file: str) -> None:
+    """Refuse rows of which no average can be taken, by the image's name."""
+    if images.empty or images[TEXT_COLUMNS].isna().any(axis=None):
+        raise QGBenchError(f"{file} has no rows, or a row without {', '.join(TEXT_COLUMNS)}")
+    ids = images["id"].tolist()
+    if len(set(ids)) < len(ids):
+        raise QGBenchError(f"{file} has two rows for image {images.loc[images['id'].duplicated(), 'id'].iloc[0]}")
+    try:
+        numbers = images[_NUMBERS].to_numpy(float)
+    except (TypeError, ValueError) as error:
+        raise QGBenchError(f"{file} has a cell that is not a number: {error}") from error
+    lacking = ~np.isfinite(numbers) & ~(np.isnan(numbers) & np.isin(_NUMBERS, _MAY_BE_EMPTY))
+    if lacking.any():
+        row, column = np.argwhere(lacking)[0]
+        raise QGBenchError(f"{file} has no finite {_NUMBERS[column]} for image {ids[row]}")
 
 
 def _without_repeats(runs: list[Run]) -> tuple[list[Run], list[Problem]]:

@@ -228,8 +228,10 @@ class TestNumbers:
         assert control.difference is not None
         assert (control.difference.estimate.mean, control.difference.estimate.p) == (0, 1)
         assert rival.difference is not None
-        assert rival.difference.estimate == twin.difference.estimate  # type: ignore[union-attr]
-        assert rival.holm_p == 2 * twin.holm_p  # type: ignore[operator]  # two in the family of controls
+        assert twin.difference is not None
+        assert rival.difference.estimate == twin.difference.estimate
+        assert twin.holm_p is not None
+        assert rival.holm_p == 2 * twin.holm_p  # two in the family of controls
 
     def test_settings_of_an_add_on_do_not_make_it_a_control(self, tmp_path: Path) -> None:
         for seed in range(2):
@@ -424,6 +426,14 @@ def blank_dice(path: Path) -> None:
     images.to_csv(path, index=False)
 
 
+def endless_distance(path: Path) -> None:
+    path.write_text(path.read_text().replace(",5,6,", ",inf,6,", 1))
+
+
+def nan_memory(path: Path) -> None:
+    path.write_text(path.read_text().replace('"peak_memory_mib": 100.0', '"peak_memory_mib": NaN'))
+
+
 def word_for_number(path: Path) -> None:
     path.write_text(path.read_text().replace(",5,6,", ",five,6,", 1))
 
@@ -447,7 +457,9 @@ class TestBrokenFiles:
             ("json", lambda path: path.write_text("{}"), "is not a record: schema_version"),
             ("csv", cut, "is cut off in its last row"),
             ("csv", edit_dice, "gives dice = 0.7151, the record says 0.715: one of the two was changed"),
-            ("csv", blank_dice, "a row without id, group, status or Dice"),
+            ("json", nan_memory, "record.json has no number for peak_memory_mib, but NaN or infinity"),
+            ("csv", blank_dice, "images.csv has no finite dice for image image002"),
+            ("csv", endless_distance, "images.csv has no finite hd95 for image image000"),
             ("csv", word_for_number, "a cell that is not a number"),
             ("csv", double_row, "two rows for image image000"),
             ("csv", drop_column, "lacks the columns n_tp"),
@@ -489,7 +501,7 @@ class TestBrokenFiles:
         cut(make_record(tmp_path, GROUP_DICE, method="ict"))
         alone = collect([tmp_path])
         monkeypatch.setattr("qgbench.report.collect._WORTH_PROCESSES", 2)
-        monkeypatch.setattr("qgbench.report.cores.usable_cores", lambda: 2)
+        monkeypatch.setattr("qgbench.cores.usable_cores", lambda: 2)
         together = collect([tmp_path])
         assert together.problems == alone.problems
         assert [run.path for run in together.runs] == [run.path for run in alone.runs]

@@ -1,4 +1,4 @@
-"""Long work of a report on all cores: processes, because reading and drawing are Python's own work."""
+"""Long work on all cores: processes, because reading, checking and drawing records are Python's own work."""
 
 import multiprocessing
 import signal
@@ -43,6 +43,6 @@ def on_all_cores(function: Callable[[T], R], items: Sequence[T], worth: int, chu
             yield from pool.map(function, items, chunksize=chunk)
     except BrokenProcessPool as error:
         raise QGBenchError(
-            "a process that worked for the report was killed, most often because the memory was full. Free some, or "
-            "report fewer records at a time, and try again."
+            "a process at work on the records was killed, most often because the memory was full. Free some, or give "
+            "fewer records at a time, and try again."
         ) from error

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
+from qgbench.cores import on_all_cores
 from qgbench.errors import QGBenchError, UserError
-from qgbench.report.cores import on_all_cores
 
 
 def process_of(item: int) -> tuple[int, int]:
@@ -19,7 +19,7 @@ def process_of(item: int) -> tuple[int, int]:
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qgbench.report.cores.usable_cores", lambda: 2)
+    monkeypatch.setattr("qgbench.cores.usable_cores", lambda: 2)
 
 
 def test_few_items_stay_in_this_process() -> None:
