@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from qgbench.claims import Claim
 from qgbench.errors import UserError
 from qgbench.report.collect import Collection, Name, Problem, Run, Setting
-from qgbench.report.declared import Answer, DeclaredSuite, Place, answer, runs_of_suite
+from qgbench.report.declared import Answer, DeclaredSuite, Place, answer, runs_of_suite, why_none
 from qgbench.report.measures import MEASURES, Measure, measure
 from qgbench.spec import SCORES
 from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
@@ -214,6 +214,11 @@ class Across:
         """What the regimes of all blocks have in common: ``budget@grouped``, ``all+pool@image``."""
         return regime_kind(self.settings[0].regime)
 
+    @property
+    def scope(self) -> str:
+        """What all blocks share, in words: no two of an analysis are alike."""
+        return f"{self.regimes}, {self.arch}, {self.encoder}, {self.protocol} v{self.protocol_version}"
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
@@ -311,7 +316,7 @@ def analyse(
     if suite is not None:
         runs, absent = runs_of_suite(suite, runs)
         if not runs:
-            raise UserError(f"no record belongs to the suite '{suite.name}'; do its runs with qgbench suite run.")
+            raise UserError(why_none(suite, collection.runs))
     runs = (filters or Filters()).chosen(runs)
     by_setting: dict[Setting, list[Run]] = defaultdict(list)
     for run in runs:

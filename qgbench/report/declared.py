@@ -123,6 +123,18 @@ def runs_of_suite(suite: DeclaredSuite, runs: Sequence["Run"]) -> tuple[list["Ru
     return kept, suite.places - {_place(run) for run in kept}
 
 
+def why_none(suite: DeclaredSuite, runs: Sequence["Run"]) -> str:
+    """Say why no record belongs to a suite, and what to do."""
+    versions = {run.record.cell.protocol_version for run in runs if _place(run) in suite.places}
+    if versions:
+        others = ", ".join(map(str, sorted(versions)))
+        return (
+            f"the records of the suite '{suite.name}' are of version {others} of its protocol, and the present is "
+            f"{suite.version}; do its runs anew with qgbench suite run, or report without --suite."
+        )
+    return f"no record belongs to the suite '{suite.name}'; do its runs with qgbench suite run."
+
+
 def _place(run: "Run") -> Place:
     cell = run.record.cell
     where = (cell.protocol, cell.dataset, cell.regime, cell.arch, cell.method, cell.addon, cell.variant)

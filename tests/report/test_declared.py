@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,9 +103,9 @@ def test_a_missing_run_is_named_and_the_primary_estimate_withheld(
     ],
 )
 def test_cells_that_were_never_run_are_named(
-    records: Path, suite: DeclaredSuite, changed: dict[str, object], lacking: str
+    records: Path, suite: DeclaredSuite, changed: dict[str, Any], lacking: str
 ) -> None:
-    found = analyse(collect([records]), suite=replace(suite, **changed))  # type: ignore[arg-type]
+    found = analyse(collect([records]), suite=replace(suite, **changed))
     assert found.answer is not None
     assert found.answer.estimate is None
     assert lacking in found.answer.lacking
@@ -139,6 +140,8 @@ def test_another_metric_or_a_filter_does_not_answer_the_question(records: Path, 
 def test_a_suite_without_records_is_a_clear_mistake(records: Path, suite: DeclaredSuite) -> None:
     with pytest.raises(UserError, match="no record belongs to the suite 'tiny'"):
         analyse(collect([records]), suite=replace(suite, places=frozenset()))
+    with pytest.raises(UserError, match="the suite 'tiny' are of version 1 of its protocol, and the present is 9"):
+        analyse(collect([records]), suite=replace(suite, version=9))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from typing import Any
 import matplotlib.style
 import numpy as np
 import pytest
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
@@ -403,6 +402,19 @@ class TestForest:
             assert x[1] == pytest.approx(100 * addon.combined.mean)
         assert "qw: methods 2, settings 2" in texts(figure)
 
+    def test_combined_estimates_of_several_kinds_of_regime_are_told_apart(self) -> None:
+        places = [(dataset, regime) for dataset in ("ph2", "scd") for regime in ("n28@grouped", "all@grouped")]
+        runs = [
+            a_run(addon=addon, seed=seed, dataset=dataset, regime=regime)
+            for dataset, regime in places
+            for addon in ("", "qw")
+            for seed in range(2)
+        ]
+        headings = [text for text in texts(only_figure(forest.plan(analysis_of(runs)))) if text.startswith("combined ")]
+        assert headings == [
+            f"combined over methods and settings: {kind}@grouped, unet, e, small v2" for kind in ("all", "budget")
+        ]
+
     def test_withheld_p_is_said_with_its_reason(self) -> None:
         found = texts(only_figure(forest.plan(analysis_of(few_runs(seeds=1)))))
         assert "withheld (a)" in found
@@ -633,8 +645,9 @@ class TestCost:
         points: list[Line2D] = tagged(axes, "cell")
         assert len(points) == len(cells) == 5
         for point, name in zip(points, cells, strict=True):
-            assert point.get_xdata()[0] == pytest.approx(402 if name.addon else 101)  # type: ignore[index]
-            assert point.get_ydata()[0] == pytest.approx(100 * section.cells[name].estimate.mean)  # type: ignore[index]
+            (x,), (y,) = np.asarray(point.get_data())
+            assert x == pytest.approx(402 if name.addon else 101)
+            assert y == pytest.approx(100 * section.cells[name].estimate.mean)
             assert point.get_fillstyle() == ("full" if name.addon else "none")
-        shares: list[Artist] = tagged(axes, "g")
-        assert [list(share.get_xdata()) for share in shares] == [[101, 402]] * 2  # type: ignore[attr-defined]
+        shares: list[Line2D] = tagged(axes, "g")
+        assert [list(np.asarray(share.get_xdata())) for share in shares] == [[101, 402]] * 2

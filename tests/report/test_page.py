@@ -185,7 +185,7 @@ class TestContent:
             against = {
                 c.name: c
                 for c in section.contrasts
-                if c.name.addon and c.reference == c.name._replace(addon="") and c.kind != "asked"
+                if c.name.addon and c.reference == c.name.without_addon and c.kind != "asked"
             }
             for name, scores in section.cells.items():
                 gain = against[name].difference if name in against else None

@@ -84,8 +84,8 @@ def _panels(sections: list[Section], analysis: Analysis) -> list[_Panel]:
     supervised = Name("supervised", "", "")
     alone = curves.get(supervised, {})
     panels = []
-    for method in sorted({name._replace(addon="") for name in curves}, key=lambda name: name.order):
-        own = {name.addon: curve for name, curve in curves.items() if name._replace(addon="") == method}
+    for method in sorted({name.without_addon for name in curves}, key=lambda name: name.order):
+        own = {name.addon: curve for name, curve in curves.items() if name.without_addon == method}
         if any(len(curve) > 1 for curve in own.values()):
             own = dict(sorted(own.items()))
             panels.append(_Panel(method, words, own, {} if method == supervised else alone))

@@ -57,7 +57,7 @@ def plan(analysis: Analysis) -> Plan:
     for section in analysis.sections:
         by_method: dict[Name, list[_Cell]] = defaultdict(list)
         for cell in _cells(section):
-            by_method[cell.name._replace(addon="")].append(cell)
+            by_method[cell.name.without_addon].append(cell)
         for part in sheets(list(by_method.values()), _METHODS):
             panels.append((setting_words(section.setting, analysis), [cell for cells in part for cell in cells]))
     if not panels:
@@ -113,7 +113,7 @@ def _panel(axes: "Axes", cells: list[_Cell], looks: Looks, what: Measure) -> Non
         )
     axes.set_xlim(left=0)
     axes.set(xlabel="training of a run, g's included (s)", ylabel=measure_words(what))
-    methods = list(dict.fromkeys(cell.name._replace(addon="") for cell in cells))
+    methods = list(dict.fromkeys(cell.name.without_addon for cell in cells))
     used = sorted({cell.name.addon for cell in cells})
     handles = [line_handle(*looks.of_method(name), "none") for name in methods]
     handles += [line_handle(GREY, "o", "none", addons[addon].fillstyle) for addon in used]

@@ -127,8 +127,7 @@ def _absence(contrast: Contrast) -> str:
 
 def _scope(across: Across, analysis: Analysis) -> str:
     words = "combined over methods and settings"
-    scopes = [f"{each.arch}, {each.encoder}, {each.protocol} v{each.protocol_version}" for each in analysis.across]
-    return words if len(scopes) == 1 else f"{words}: {scopes[analysis.across.index(across)]}"
+    return words if len(analysis.across) == 1 else f"{words}: {across.scope}"
 
 
 def _combined_row(addon: AddonAcross) -> _Row:
@@ -193,7 +192,7 @@ def _draw(rows: list[_Row], what: Measure, limit: float) -> "Figure":
     _head(figure, rows, what)
     for index, row in enumerate(rows):
         if row.kind == "heading":
-            _write_row(axes, index, 0.06, fitted(row.label, WIDTH - 0.2, weight="bold"), fontweight="bold")
+            _write_row(axes, index, 0.06, fitted(row.label, WIDTH - 0.2, weight="bold"), fontweight="bold", bbox=_WHITE)
             continue
         _write_row(axes, index, 0.14, fitted(row.label, _LABEL - 0.2))
         if row.estimate is None:

@@ -78,7 +78,7 @@ def _parts(curves: list[_Curve]) -> list[list[_Curve]]:
     """Share curves out among panels, those of one method in the same as far as they fit."""
     by_method: dict[Name, list[_Curve]] = defaultdict(list)
     for curve in curves:
-        by_method[curve.name._replace(addon="")].append(curve)
+        by_method[curve.name.without_addon].append(curve)
     parts: list[list[_Curve]] = []
     for own in by_method.values():
         for some in sheets(own, _LINES):

@@ -69,7 +69,7 @@ def _rankable(analysis: Analysis) -> tuple[list[tuple[Across, str]], list[str]]:
         return [], ["ranks need two settings or more of one protocol, architecture and encoder"]
     shown, left_out = [], []
     for across in analysis.across:
-        scope = f"{across.regimes}, {across.arch}, {across.encoder}, {across.protocol} v{across.protocol_version}"
+        scope = across.scope
         count = len(across.names)
         if count < 2:
             left_out.append(f"{scope}: fewer than two cells are there in every setting")

@@ -31,7 +31,7 @@ CAPTION = (
 
 _ROW = 0.24
 _ROWS = 30
-_LABEL, _BARS = 2.2, 2.7
+_LABEL, _BARS = 2.6, 2.35
 _PARTS = ((VERMILLION, "////"), (LIGHT_GREY, ""), (BLUE, "...."))
 _NAMES = ("harm: below \N{MINUS SIGN}{0}", "within {0}", "gain: above +{0}")
 _COLUMNS = (1.14, 1.29, 1.43)  # where the numbers stand, in widths of the bars

@@ -110,7 +110,7 @@ class Looks:
     def of(cls, analysis: Analysis) -> "Looks":
         """Deal out colours and markers, supervised first, then alphabetical; no add-on is dashed and open."""
         names = {name for section in analysis.sections for name in section.cells}
-        methods = sorted({name._replace(addon="") for name in names}, key=lambda name: name.order)
+        methods = sorted({name.without_addon for name in names}, key=lambda name: name.order)
         addons = sorted({name.addon for name in names} - {""}, key=lambda addon: (is_control(addon), addon))
         return cls(
             {

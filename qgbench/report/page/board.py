@@ -93,7 +93,7 @@ def board(analysis: Analysis, titles: dict[str, str]) -> Board:
             page = contrast_slug(section.setting, contrast)
             drawn = None if contrast.difference is None else bar(contrast.difference.estimate, what.scale, gain_axis)
             comparisons.append(Comparison(section.setting, contrast, page, drawn))
-            if contrast.kind != "asked" and contrast.reference == contrast.name._replace(addon=""):
+            if contrast.kind != "asked" and contrast.reference == contrast.name.without_addon:
                 twins[contrast.name] = comparisons[-1]
         runs: dict[Name, list[tuple[int, str]]] = {}
         for run in sorted(section.runs, key=lambda run: run.seed):
