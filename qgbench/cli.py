@@ -432,11 +432,11 @@ def power(
     dataset: Annotated[list[str] | None, typer.Option(help="Only these data sets; repeatable.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Only these methods; repeatable.")] = None,
     contrast: Annotated[list[str] | None, typer.Option(help="Also the contrast A:B; repeatable.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write power.csv and, of the first case, curves here.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write power.csv and each contrast's curves here.")] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say how many test groups and seeds a claim of a gain needs, and what an existing contrast could have shown.
+    """Say how many test images, groups and seeds a claim of a gain needs, and what a contrast could have shown.
 
     The spread comes from records, or is stated in Dice points.
 
@@ -467,7 +467,7 @@ def power(
         if group_sd is None or run_sd is None or image_sd is None:
             raise UserError("a stated spread needs all of --group-sd, --run-sd and --image-sd, in Dice points.")
         spread = stated(group_sd / 100, run_sd / 100, image_sd / 100, icc, images_per_group)
-        cases = [Case("stated", spread, None, None)]
+        cases = [Case("stated", spread, None, None, images_per_group)]
     gains = gain or [0.5, 1.0, 2.0, 4.0]
     if any(points <= 0 for points in gains):
         raise UserError("--gain is in Dice points and above 0.")
@@ -475,7 +475,7 @@ def power(
     print_power(table, Console())
     if output is not None:
         write_atomically(output / "power.csv", table.to_csv(index=False, float_format="%.17g").encode())
-        for file in (output / "power.csv", *draw_power(cases[0], groups or [15, 40, 100], seeds or [3, 5, 10], output)):
+        for file in (output / "power.csv", *draw_power(cases, groups or [15, 40, 100], seeds or [3, 5, 10], output)):
             print(file)
 
 

@@ -1,6 +1,7 @@
-"""What a claim needs: groups and seeds for a given gain, and the least gain that a contrast could have shown."""
+"""What a claim needs: images, groups and seeds for a gain, and the least gain that a contrast could have shown."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from qgbench.logs import logger
 from qgbench.records import write_atomically
 from qgbench.report.analysis import Analysis
+from qgbench.report.figures.style import RC, WIDTH, fitted
 from qgbench.stats.crossed import MIN_GROUPS
 from qgbench.stats.power import Components, components, groups_needed, least_gain, power
 
@@ -20,6 +23,7 @@ _CURVE_GAINS = np.linspace(0.0025, 0.06, 24)  # in Dice
 _TARGET = 0.8
 _CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 _DASHES = ("-", "--", "-.", ":", (0, (1, 1)))
+_MOST_DRAWN = 12  # cases
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,15 @@ class Case:
         In Dice.
     groups, seeds : int or None
         What was run; None where the spread was only stated.
+    images_per_group : float
+        Test images in a group, on average; more groups are taken to be as large.
     """
 
     name: str
     spread: Components
     groups: int | None
     seeds: int | None
+    images_per_group: float
 
 
 def cases_of(analysis: Analysis) -> tuple[list[Case], list[str]]:
@@ -54,7 +61,8 @@ def cases_of(analysis: Analysis) -> tuple[list[Case], list[str]]:
             if groups < 2 or seeds < 2:
                 unknown.append(f"{where}: {groups} test groups x {seeds} seeds do not tell its spreads apart")
             else:
-                cases.append(Case(where, components(contrast.difference.table), groups, seeds))
+                size = contrast.difference.images / groups
+                cases.append(Case(where, components(contrast.difference.table), groups, seeds, size))
     return cases, unknown
 
 
@@ -75,7 +83,7 @@ def power_rows(cases: Sequence[Case], gains: Sequence[float], seeds: Sequence[in
         A row for each case, gain and number of seeds: name, sd_group, sd_seed, sd_residual (in Dice), run_groups,
         run_seeds, least_gain (that the contrast as run would have shown with a probability of 0.8), power (of the
         contrast as run to show this gain), gain, seeds, groups_needed (for a power of 0.8; empty where no number up to
-        5000 is enough, because the seeds are too few).
+        5000 is enough, because the seeds are too few), images_needed (in so many groups of the size that they have).
     """
     rows = []
     for case in cases:
@@ -86,6 +94,7 @@ def power_rows(cases: Sequence[Case], gains: Sequence[float], seeds: Sequence[in
         for gain in gains:
             shown = None if run is None else power(gain, *run, case.spread)
             for count in seeds:
+                needed = groups_needed(gain, count, case.spread, _TARGET, _MOST_GROUPS)
                 rows.append(
                     {
                         "name": case.name,
@@ -98,7 +107,8 @@ def power_rows(cases: Sequence[Case], gains: Sequence[float], seeds: Sequence[in
                         "gain": gain,
                         "power": shown,
                         "seeds": count,
-                        "groups_needed": groups_needed(gain, count, case.spread, _TARGET, _MOST_GROUPS),
+                        "groups_needed": needed,
+                        "images_needed": None if needed is None else math.ceil(needed * case.images_per_group),
                     }
                 )
     return pd.DataFrame(rows)
@@ -121,40 +131,66 @@ def print_power(table: pd.DataFrame, console: Console) -> None:
         grid = Table(box=None, pad_edge=False)
         counts = list(dict.fromkeys(rows["seeds"]))
         has_power = rows["power"].notna().any()
-        headings = ["gain (points)", *(["shown as run"] if has_power else []), *(f"groups, {n} seeds" for n in counts)]
+        headings = ["gain (points)", *(["shown as run"] if has_power else []), *(f"{n} seeds" for n in counts)]
         for heading in headings:
             grid.add_column(heading, justify="right")
         for gain, alike in rows.groupby("gain", sort=False):
-            needed = [f"> {_MOST_GROUPS}" if pd.isna(n) else str(int(n)) for n in alike["groups_needed"]]
+            needed = [
+                f"> {_MOST_GROUPS}" if pd.isna(groups) else f"{int(groups)} ({int(images)})"
+                for groups, images in zip(alike["groups_needed"], alike["images_needed"], strict=True)
+            ]
             shown = [f"{alike['power'].iloc[0]:.2f}"] if has_power else []
             grid.add_row(f"{100 * float(str(gain)):.2f}", *shown, *needed)
         console.print(grid)
     console.print(
-        "groups: test groups that a gain needs, for p < 0.05 in 8 of 10 cases. Spreads from few seeds are rough.",
+        "by number of seeds: test groups (and test images, in groups of the size that they have) that a gain needs for "
+        "p < 0.05 in 8 of 10 cases. Spreads from few seeds are rough.",
         highlight=False,
         soft_wrap=True,
         style="dim",
     )
 
 
-def draw_power(case: Case, groups: Sequence[int], seeds: Sequence[int], output: Path) -> list[Path]:
+def draw_power(cases: Sequence[Case], groups: Sequence[int], seeds: Sequence[int], output: Path) -> list[Path]:
     """Draw the probability of showing a gain: a panel for each number of groups, a curve for each number of seeds.
 
     Parameters
     ----------
-    case : Case
+    cases : sequence of Case
+        Of more than twelve the first are drawn, and a warning says so.
     groups, seeds : sequence of int
     output : Path
-        Folder; ``power.pdf`` and ``power.png`` are written into it.
+        Folder; ``power.pdf`` and ``power.png`` are written into it, of several cases ``power-1.pdf`` and so on.
 
     Raises
     ------
     QGBenchError
         A file cannot be written.
     """
+    import matplotlib.style
+
+    if len(cases) > _MOST_DRAWN:
+        logger.warning(
+            "curves of the first %d of %d contrasts are drawn; choose others by --dataset and --method.",
+            _MOST_DRAWN,
+            len(cases),
+        )
+    files = []
+    for number, case in enumerate(cases[:_MOST_DRAWN], start=1):
+        stem = "power" if len(cases) == 1 else f"power-{number}"
+        with matplotlib.style.context(["default", RC]):
+            for suffix, content in _curves(case, groups, seeds).items():
+                files.append(output / f"{stem}.{suffix}")
+                write_atomically(files[-1], content)
+    return files
+
+
+def _curves(case: Case, groups: Sequence[int], seeds: Sequence[int]) -> dict[str, bytes]:
+    """Draw one case: the file's content by its suffix."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.9, 2.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+    figure.suptitle(fitted(case.name, WIDTH - 0.2), x=0.01, ha="left", fontsize=7)
     panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for panel, number in zip(panels, groups, strict=True):
         for place, count in enumerate(seeds):
@@ -162,16 +198,12 @@ def draw_power(case: Case, groups: Sequence[int], seeds: Sequence[int], output: 
             style = {"color": _CURVES[place % len(_CURVES)], "linestyle": _DASHES[place % len(_DASHES)]}
             panel.plot(100 * _CURVE_GAINS, shown, label=f"{count} seeds", **style)
         panel.axhline(_TARGET, color="0.6", linewidth=0.8)
-        panel.set_title(f"{number} test groups", fontsize=8)
-        panel.set_xlabel("true gain (Dice points)", fontsize=8)
-        panel.tick_params(labelsize=7)
-        panel.set_ylim(0, 1.02)
-    panels[0].set_ylabel("probability of p < 0.05", fontsize=8)
-    panels[-1].legend(fontsize=7, frameon=False, loc="lower right")
-    files = []
+        panel.set(title=f"{number} test groups", xlabel="true gain (Dice points)", ylim=(0, 1.02))
+    panels[0].set_ylabel("probability of p < 0.05")
+    panels[-1].legend(frameon=False, loc="lower right")
+    drawn = {}
     for suffix, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 200})):
         content = io.BytesIO()
         figure.savefig(content, format=suffix, **options)
-        files.append(output / f"power.{suffix}")
-        write_atomically(files[-1], content.getvalue())
-    return files
+        drawn[suffix] = content.getvalue()
+    return drawn

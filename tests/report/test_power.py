@@ -13,7 +13,7 @@ from qgbench.report.analysis import analyse
 from qgbench.report.collect import collect
 from qgbench.report.power import cases_of, power_rows
 from qgbench.stats.crossed import estimate
-from tests.report.test_report import GROUP_DICE, make_record
+from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_record
 
 
 def qgbench(*words: str) -> Result:
@@ -41,6 +41,7 @@ def test_what_is_needed_is_what_a_simulation_shows(tmp_path: Path) -> None:
     qgbench(*words, "--output", str(tmp_path))
     (row,) = pd.read_csv(file).to_dict("records")
     needed = int(row["groups_needed"])
+    assert row["images_needed"] == needed  # one image a group, unless stated
     assert 6 <= needed < 100
     noise = np.random.default_rng(0)
 
@@ -62,15 +63,30 @@ def test_a_contrast_of_records_says_what_it_could_have_shown(tmp_path: Path) -> 
     cases, unknown = cases_of(analyse(collect([tmp_path])))
     assert unknown == []
     (case,) = cases
-    assert (case.groups, case.seeds) == (8, 3)
+    assert (case.groups, case.seeds, case.images_per_group) == (8, 3, 2)
     table = power_rows(cases, [0.01, 0.04], [3, 5])
     assert table["least_gain"].nunique() == 1
     least = float(table["least_gain"].iloc[0])
     (at_least,) = power_rows(cases, [least], [3])["power"]
     assert at_least == pytest.approx(0.8, abs=0.005)
+    assert list(table["images_needed"]) == [2 * groups for groups in table["groups_needed"]]
     shown = qgbench(str(tmp_path), "--gain", "1").stdout
     assert "mean_teacher + qw : mean_teacher, phantom n28@grouped" in shown
     assert f"it would have shown a gain of {100 * least:.2f} points in 8 of 10 cases" in shown
+
+
+def test_each_contrast_has_a_row_of_its_own_and_curves_that_name_it(tmp_path: Path) -> None:
+    noisy_twins(tmp_path / "runs")
+    for seed in range(3):
+        make_record(tmp_path / "runs", GROUP_DICE + 0.01 * seed * GROUP_GAIN, method="ict", addon="qw", seed=seed)
+        make_record(tmp_path / "runs", GROUP_DICE, method="ict", seed=seed)
+    qgbench(str(tmp_path / "runs"), "--gain", "2", "--seeds", "5", "--groups", "8", "--output", str(tmp_path / "out"))
+    table = pd.read_csv(tmp_path / "out" / "power.csv")
+    assert [name.split()[0] for name in table["name"]] == ["ict", "mean_teacher"]
+    files = {f"power-{number}.{suffix}" for number in (1, 2) for suffix in ("pdf", "png")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"power.csv", *files}
+    first, second = ((tmp_path / "out" / f"power-{number}.png").read_bytes() for number in (1, 2))
+    assert first != second
 
 
 def test_one_seed_has_no_known_spread(tmp_path: Path) -> None:
