@@ -1,7 +1,9 @@
 """Time and memory of a report over many records: ``python perf/report_scale.py [RECORDS] [--html] [--no-figures]``.
 
 Records of 100 test images in 50 groups are generated: 20 data sets, 50 methods with and without QW, 5 seeds. Printed
-are the seconds of reading, of the analysis and of writing, and the peak memory of the process that did it.
+are, of reading, analysis and writing, the seconds on the clock and those of processors (all processes together: on a
+machine that does other work too, these say more); and the peak memory of the report's process and of its largest
+helper.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import pandas as pd
 from qgbench.records import IMAGE_COLUMNS, Cell, Provenance, Record, Times, summarise, write_images, write_record
 
 IMAGES, GROUPS = 100, 50
+PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
 def images_of(dice: np.ndarray, areas: np.ndarray) -> pd.DataFrame:
@@ -112,18 +115,26 @@ def measure(folder: Path, html: bool, figures: bool) -> None:
     from qgbench.report.collect import collect
     from qgbench.report.write import write_report
 
-    begin = time.perf_counter()
+    times = [clocks()]
     collection = collect([folder])
-    read = time.perf_counter()
+    times.append(clocks())
     analysis = analyse(collection)
-    analysed = time.perf_counter()
+    times.append(clocks())
     write_report(analysis, folder / "report", figures=figures, html=html)
-    end = time.perf_counter()
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
-    print(
-        f"{len(collection.runs)} records, {len(collection.problems)} problems: reading {read - begin:.1f} s, analysis "
-        f"{analysed - read:.1f} s, writing {end - analysed:.1f} s, together {end - begin:.1f} s; peak {peak:.0f} MiB"
-    )
+    times.append(clocks())
+    print(f"{len(collection.runs)} records, {len(collection.problems)} problems")
+    begins, ends = [*times[:-1], times[0]], [*times[1:], times[-1]]
+    for stage, begin, end in zip(("reading", "analysis", "writing", "together"), begins, ends, strict=True):
+        clock, processors = np.subtract(end, begin)
+        print(f"{stage:9} {clock:6.1f} s, {processors:6.1f} s of processors")
+    peak, helper = (resource.getrusage(who).ru_maxrss / 1024 for who in PROCESSES)
+    print(f"peak {peak:.0f} MiB, and {helper:.0f} MiB in each helper")
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds on the clock, and of processors: of this process and of its helpers that have ended."""
+    usages = [resource.getrusage(who) for who in PROCESSES]
+    return time.perf_counter(), sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def main() -> None:
