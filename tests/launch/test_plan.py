@@ -1,5 +1,6 @@
 """From a suite to jobs: what is shared is made once, and everything that is unknown is named at once."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from qgbench.errors import QGBenchError, UserError
 from qgbench.launch.job import Job
 from qgbench.launch.plan import Plan, load_plan, make_plan
-from qgbench.suite import load_suite
+from qgbench.suite import load_suite, suite_names
 from tests.test_suite import TINY, written
 
 
@@ -100,3 +101,15 @@ def test_a_plan_is_kept_beside_the_runs_for_other_terminals(smoke: Plan, tmp_pat
 def test_a_job_travels_as_json(smoke: Plan) -> None:
     for job in smoke.jobs:
         assert Job.model_validate_json(job.model_dump_json()) == job
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_shipped_suites_can_be_planned_without_their_data_and_have_as_many_runs_as_documented(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QGBENCH_DATA", raising=False)
+    plan = make_plan(load_suite(name), tmp_path, None, "cpu")
+    documented = (Path(__file__).parents[2] / "BENCHMARK.md").read_text(encoding="utf-8")
+    (runs,) = re.findall(rf"^\| `{name}` \| (\d+) \|", documented, re.MULTILINE)
+    assert len(plan.runs) == int(runs)
+    assert not list(tmp_path.iterdir())
