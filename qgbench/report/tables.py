@@ -17,6 +17,7 @@ from qgbench.stats.crossed import Estimate
 
 MISSING = "--"
 NOT_A_REPLICATION = {"small", "smoke"}
+_ABREAST = 125  # characters of the columns of settings that a landscape page holds
 
 UNIT_RULE = (
     "{label}: mean over test groups (patient, lesion, video; the image where none is known) and seeds of a group's mean"
@@ -294,21 +295,6 @@ def summary(across: Across, what: Measure) -> Chapter:
     """Lay out what holds over the data sets and regimes of one protocol, architecture and encoder."""
     title = f"Across settings: {across.regimes}, {across.arch}, {across.encoder}"
     least = f"With {len(across.settings)} settings no signed-rank test can give p below {_p(across.least_p)}."
-    ranks = Table(
-        f"Average ranks over {len(across.settings)} settings",
-        ["Cell", "Average\nrank", "First", *(f"{s.dataset}\n{s.regime}" for s in across.settings)],
-        [
-            [
-                str(name),
-                f"{across.ranks[row]:.2f}",
-                MISSING if math.isnan(across.frequencies[row, 0]) else f"{across.frequencies[row, 0]:.2f}",
-                *(f"{what.scale * value:.2f}" for value in across.means[:, row]),
-            ]
-            for row, name in enumerate(across.names)
-        ],
-        names=1,
-        bold=frozenset((row, 1) for row, name in enumerate(across.names) if name in _first_clique(across)),
-    )
     columns = [
         "Add-on",
         "Methods",
@@ -333,7 +319,7 @@ def summary(across: Across, what: Measure) -> Chapter:
     return Chapter(
         title=title,
         above=[protocol_line(across.protocol, across.protocol_version)],
-        tables=[table for table in (addons, ranks) if table.rows],
+        tables=[table for table in (addons, *_rank_tables(across, what)) if table.rows],
         below=[
             friedman + ACROSS_RULE.format(least=least),
             *([f"Not told apart (Wilcoxon, Holm): {tied}."] if tied else []),
@@ -385,6 +371,40 @@ def claims_chapter(analysis: Analysis) -> Chapter:
     table = Table("Claimed by papers, not measured here", columns, rows, names=3)
     below = ["Claimed numbers are copied from their sources, whose data, protocol and metrics may differ from these."]
     return Chapter("Claims of papers", [], [table] if rows else [], below, [])
+
+
+def _rank_tables(across: Across, what: Measure) -> list[Table]:
+    """Lay out ranks beside the means of the settings, as many of these in a table as a page is wide."""
+    parts: list[list[int]] = [[]]
+    room = _ABREAST
+    for index, setting in enumerate(across.settings):
+        wide = max(len(setting.dataset), len(setting.regime)) + 2
+        if parts[-1] and wide > room:
+            parts.append([])
+            room = _ABREAST
+        parts[-1].append(index)
+        room -= wide
+    clique = _first_clique(across)
+    title = f"Average ranks over {len(across.settings)} settings"
+    columns = [f"{setting.dataset}\n{setting.regime}" for setting in across.settings]
+    return [
+        Table(
+            title + (f", part {number} of {len(parts)}" if len(parts) > 1 else ""),
+            ["Cell", "Average\nrank", "First", *(columns[index] for index in shown)],
+            [
+                [
+                    str(name),
+                    f"{across.ranks[row]:.2f}",
+                    MISSING if math.isnan(across.frequencies[row, 0]) else f"{across.frequencies[row, 0]:.2f}",
+                    *(f"{what.scale * value:.2f}" for value in across.means[shown, row]),
+                ]
+                for row, name in enumerate(across.names)
+            ],
+            names=1,
+            bold=frozenset((row, 1) for row, name in enumerate(across.names) if name in clique),
+        )
+        for number, shown in enumerate(parts, start=1)
+    ]
 
 
 def _first_clique(across: Across) -> list[Name]:

@@ -679,8 +679,13 @@ class TestLatex:
         make_twins(tmp_path, method=self.NASTY, dataset="100%_{set}")
         make_twins(tmp_path, method="supervised", variant="[method.x]=1")
         make_record(tmp_path, GROUP_DICE, method="*starred")
+        for number in range(9):  # more settings than a page is wide
+            for method in ("cps", "ict"):
+                make_record(tmp_path, GROUP_DICE, method=method, dataset=f"a_long_name_of_set_{number}", arch="fpn")
         cut(make_record(tmp_path, GROUP_DICE, method="ict"))
         report(tmp_path, tmp_path / "out")
+        tex = (tmp_path / "out" / "report.tex").read_text()
+        assert re.findall(r"Average ranks over 9 settings, part (\d of \d)", tex) == ["1 of 2", "2 of 2"]
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
         for _ in range(2):
             done = subprocess.run(
