@@ -192,7 +192,10 @@ def _estimates(output: Path) -> "Estimates":
 
 
 def _slots(planned: "Plan", estimates: "Estimates", asked: int | None) -> list[str]:
-    """Give the slots of this machine: GPUs by number, or '' for each share of the processor."""
+    """Give the slots of this machine: GPUs by number, or '' for each share of the processor.
+
+    A plan for GPUs that are elsewhere has one, or as many as are asked for.
+    """
     import psutil
     import torch
 
@@ -202,12 +205,30 @@ def _slots(planned: "Plan", estimates: "Estimates", asked: int | None) -> list[s
     if first.device == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+        gpus = gpus or [""]
         return [gpus[number % len(gpus)] for number in range(asked or len(gpus))]
     memory = [estimates.of(job).memory_mib for job in planned.runs]
     largest = max((each for each in memory if each is not None), default=None)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = psutil.virtual_memory().available / 2**20
     return [""] * (asked or processor_slots(first.threads, largest, cores, free))
+
+
+def _require_device(planned: "Plan", executor: str) -> None:
+    """Refuse what every run would fail for, before data are prepared for it."""
+    from qgbench.training.device import best_device
+
+    spec = planned.runs[0].spec
+    if executor == "local" and spec.device not in ("cpu", best_device()):
+        raise UserError(
+            f"--device {spec.device}: this machine has '{best_device()}'. Give the command on one that has it, or "
+            "--executor slurm or ray to carry the suite out elsewhere."
+        )
+    if spec.device == "cpu" and spec.precision == "fp16":
+        raise UserError(
+            f"the suite {planned.suite} trains in fp16, which needs a GPU, and its runs are for the processor. Give "
+            "the command on a machine that has one, or --device cuda with --executor slurm or ray."
+        )
 
 
 def _executor(
@@ -245,6 +266,7 @@ def _carry_out(
 
     planned = whole.only(only)
     output = planned.jobs[0].output
+    _require_device(planned, executor)
     engine = _executor(executor, planned, slots, slurm, address, gpus)
     whole.save(output)  # for other terminals
     with Display(planned, engine.slots, Console(stderr=True)) as display:

@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from click.testing import Result
 from typer.testing import CliRunner
 
 from qgbench.cli import app
+from qgbench.errors import UserError
 from qgbench.launch import local
 from qgbench.launch.executor import Ending
 from qgbench.launch.local import LocalExecutor, processor_slots
@@ -42,6 +45,22 @@ def test_slots_that_are_asked_for_are_given_whatever_the_cores(tmp_path: Path) -
     assert result.exit_code == 0
     assert "2 runs, 3 jobs to do, 7 side by side on this machine" in result.output
     assert not (tmp_path / "runs").exists(), "a plan leaves nothing behind"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_suite_can_be_planned_for_gpus_elsewhere_and_is_not_begun_where_every_run_would_fail(tmp_path: Path) -> None:
+    def suite(*words: str) -> Result:
+        return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["suite", *words, "--output", str(tmp_path / "runs")])
+
+    few = ["smoke", "--only", "controls", "--device", "cuda"]
+    assert "3 jobs to do, one at a time" in suite("plan", *few).output
+    assert "3 jobs to do, 2 side by side" in suite("plan", *few, "--slots", "2").output
+    absent, unable = suite("run", *few).exception, suite("run", "paper", "--only", "supervised on ph2").exception
+    assert isinstance(absent, UserError)
+    assert "--device cuda: this machine has 'cpu'" in str(absent)
+    assert isinstance(unable, UserError)
+    assert "the suite paper trains in fp16, which needs a GPU" in str(unable)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.fixture
