@@ -285,7 +285,7 @@ def read_images(path: Path) -> pd.DataFrame:
         raise QGBenchError(f"{path} lacks the columns {', '.join(lacking)}")
     if not content.endswith(b"\n"):
         raise QGBenchError(f"{path} is cut off in its last row")
-    return images[IMAGE_COLUMNS]
+    return images if list(images.columns) == IMAGE_COLUMNS else images[IMAGE_COLUMNS]
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -249,7 +249,7 @@ def _read(path: Path) -> Run:
         raise QGBenchError(f"{path.name} has no number for {where}, but NaN or infinity")
     images = read_images(images_path(path))
     file = images_path(path).name
-    _check_rows(images, file)
+    numbers = _checked_numbers(images, file)
     recomputed = summarise(images).model_dump()
     stored = record.summary.model_dump()
     for name, value in recomputed.items():
@@ -257,23 +257,24 @@ def _read(path: Path) -> Run:
             raise QGBenchError(
                 f"{file} gives {name} = {value:.6g}, the record says {stored[name]:.6g}: one of the two was changed"
             )
-    images = images.sort_values("id", ignore_index=True)
-    names, groups = images["id"].tolist(), images["group"].tolist()
-    sizes = images[["height", "width", "n_ref"]].to_numpy(float)
+    ids, group_of = images["id"].tolist(), images["group"].tolist()
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    names, groups = [ids[row] for row in order], [group_of[row] for row in order]
+    columns = dict(zip(_NUMBERS, numbers[order].T, strict=True))
+    sizes = np.array([columns[name] for name in ("height", "width", "n_ref")])
     key = hashlib.sha256("\0".join([*names, *groups]).encode() + sizes.tobytes()).digest()
-    units = Units(names, groups, np.hypot(sizes[:, 0], sizes[:, 1]), key)
-    columns = [name for name in MEASURES if name in images.columns]
-    table = images[columns].to_numpy(float)
-    values = dict(zip(columns, table.T.copy(), strict=True))
+    units = Units(names, groups, np.hypot(sizes[0], sizes[1]), key)
+    values = {name: columns[name].copy() for name in MEASURES if name in columns}
+    content = hashlib.sha256(key + np.array(list(values.values())).tobytes()).digest()
     for name in DISTANCE_COLUMNS:
         values[name] = np.where(np.isnan(values[name]), units.diagonal, values[name])
     values["hd95_percent"] = 100 * values["hd95"] / units.diagonal
-    return Run(path, record, units, values, hashlib.sha256(key + table.tobytes()).digest())
+    return Run(path, record, units, values, content)
 
 
-def _check_rows(images: pd.DataFrame, file: str) -> None:
-    """Refuse rows of which no average can be taken, by the image's name."""
-    if images.empty or images[TEXT_COLUMNS].isna().any(axis=None):
+def _checked_numbers(images: pd.DataFrame, file: str) -> NDArray[np.float64]:
+    """Give the columns `_NUMBERS` (N, 16); refuse rows of which no average can be taken, by the image's name."""
+    if images.empty or any(images[name].hasnans for name in TEXT_COLUMNS):
         raise QGBenchError(f"{file} has no rows, or a row without {', '.join(TEXT_COLUMNS)}")
     ids = images["id"].tolist()
     if len(set(ids)) < len(ids):
@@ -286,6 +287,7 @@ def _check_rows(images: pd.DataFrame, file: str) -> None:
     if lacking.any():
         row, column = np.argwhere(lacking)[0]
         raise QGBenchError(f"{file} has no finite {_NUMBERS[column]} for image {ids[row]}")
+    return numbers
 
 
 def _without_repeats(runs: list[Run]) -> tuple[list[Run], list[Problem]]:
