@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from qgbench import provenance
 from qgbench.cli import app
+from qgbench.data.content import CACHE_VARIABLE, default_cache_dir
 from qgbench.data.experiment import ImageSet
 from qgbench.data.run_data import training_data
 from qgbench.errors import UserError
@@ -27,7 +28,7 @@ from qgbench.registry import method_names
 from qgbench.regress import reference as references
 from qgbench.regress.compare import FAULTS, Finding, compare, exact, measured_noise
 from qgbench.regress.reference import Noise, Numbers, Reference, Tolerance
-from qgbench.regress.rerun import origin, rerun
+from qgbench.regress.rerun import _own_cache, origin, rerun
 from qgbench.reproduce import compare_machines
 from qgbench.suite import load_suite, suite_names
 from tests.commands import small_data
@@ -274,11 +275,19 @@ def test_the_command_shows_what_differs_and_by_how_much_is_allowed(
     then = checked.reference.numbers[f"evaluation: {checked.suite.with_name('data')}, darker is lesion"]
     assert f"{then['hd95']:.6g}" in row
     assert f"{then['hd95_max']:.6g}" in row
-    assert f"qgbench regress --suite {checked.suite} --update --why TEXT" in result.output.replace("\n", " ")
+    assert f"qgbench regress --suite {checked.suite} --update --why TEXT" in result.output
+
+
+def test_images_are_prepared_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays that a sound code prepared would hide a defect in the reading of images."""
+    monkeypatch.setenv(CACHE_VARIABLE, "warm")
+    with _own_cache(tmp_path / "cold"):
+        assert default_cache_dir() == tmp_path / "cold"
+    assert default_cache_dir() == Path("warm")
 
 
 def test_a_rerun_begins_with_nothing(checked: Checked, tmp_path: Path) -> None:
-    """Finished runs, or arrays that a sound code prepared, would be compared in place of what is there now."""
+    """Finished runs would be compared in place of what is there now."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "left").touch()
     said = refusal(command("--suite", str(checked.suite), "--output", str(tmp_path)))

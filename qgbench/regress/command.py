@@ -1,11 +1,13 @@
 """What ``qgbench regress`` does: rerun, compare, print, and write the reference anew where that is asked for."""
 
+import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from qgbench.errors import UserError
 from qgbench.launch.executor import Executor
@@ -102,10 +104,12 @@ def _conclude(findings: Sequence[Finding], known: Reference, name: str, console:
         console.print(f"[bold green]as the reference[/] ({then}).", highlight=False)
         return True
     items = len({finding.item for finding in faults})
+    command = shlex.join(["qgbench", "regress", "--suite", name, "--update", "--why", "TEXT"])
     console.print(
-        f"[bold red]differs from the reference[/] ({then}): {len(faults)} numbers in {items} places. If that is meant: "
-        f"qgbench regress --suite {name} --update --why TEXT",
+        f"[bold red]differs from the reference[/] ({then}): {len(faults)} numbers in {items} places. "
+        f"If that is meant:\n{escape(command)}",
         highlight=False,
+        soft_wrap=True,  # what is to be typed stays in one line
     )
     return False
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from qgbench import provenance
-from qgbench.data.content import CACHE_VARIABLE
+from qgbench.data.content import CACHE_VARIABLE, usable_cores
 from qgbench.errors import QGBenchError, UserError
 from qgbench.launch.drive import drive
 from qgbench.launch.executor import Executor
@@ -62,8 +62,7 @@ def rerun(plan: Plan, executor: Executor) -> Numbers:
 
 def this_machine(plan: Plan) -> LocalExecutor:
     """Give the processes that carry out a plan here: as many side by side as the cores carry."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return LocalExecutor([""] * max(1, cores // plan.jobs[0].spec.threads))
+    return LocalExecutor([""] * max(1, usable_cores() // plan.jobs[0].spec.threads))
 
 
 @contextmanager
