@@ -3,11 +3,17 @@
 from pathlib import Path
 
 import pytest
+import torch
+from timm.models.swin_transformer import WindowAttention
+from torch import Tensor, nn
 
 from qgbench.launch.estimate import Estimates, Measured, RunWork, hardware_kind, read_measured, write_measured
 from qgbench.launch.job import Job
 from qgbench.launch.measure import flops_per_step, gpu_hours, measure
 from qgbench.launch.plan import Plan, make_plan
+from qgbench.quality.predictor import QualityPredictor
+from qgbench.registry import load_arch
+from qgbench.run import build_student
 from qgbench.suite import load_suite
 
 HARDWARE = {"processor": "some", "accelerator": None}
@@ -74,6 +80,43 @@ def test_operations_are_linear_in_the_batch_and_grow_with_what_a_method_does(smo
     # A forward pass through the labelled images and the strong views, each followed by a backward pass of twice its
     # work (but that no gradient goes to the images), and one forward pass for the labels: 3 (4 + 8) + 8 against 3 x 4.
     assert once / flops_per_step(run_of(smoke, "supervised")) == pytest.approx((3 * 12 + 8) / (3 * 4), rel=0.01)
+
+
+def forward_operations(network: nn.Module, *inputs: Tensor) -> tuple[float, float]:
+    """Operations of a forward pass and of its first convolution, from the shapes of layers: 2 a multiplication."""
+    counts: list[float] = []
+
+    def count(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            places = given[0] if isinstance(module, nn.ConvTranspose2d) else out
+            counts.append(2 * module.weight.numel() * places[:, 0].numel())
+        elif isinstance(module, nn.Linear):
+            counts.append(2 * given[0].numel() * module.out_features)
+        else:  # attention: of queries to keys, and of weights to values
+            windows, tokens, width = given[0].shape
+            counts.append(4 * windows * tokens**2 * width)
+
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, WindowAttention)
+    hooks = [part.register_forward_hook(count) for part in network.modules() if isinstance(part, kinds)]
+    with torch.no_grad():
+        network.eval()(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return sum(counts), counts[0]
+
+
+@pytest.mark.parametrize("arch", ["attention_unet", "swin_unet"])
+def test_operations_are_those_of_the_shapes_of_layers(arch: str, smoke: Plan) -> None:
+    job = run_of(smoke, "fixmatch+qw")
+    where = {"arch": arch, "encoder": load_arch(arch).own_encoder or job.spec.encoder}
+    spec = job.spec.model_copy(update={**where, "overrides": {"encoder_weights": "none"}})
+    protocol = spec.resolve()
+    image, mask = torch.rand(1, 3, 64, 64), torch.rand(1, 1, 64, 64)
+    forward, first = forward_operations(build_student(protocol), image)
+    score, _ = forward_operations(QualityPredictor(protocol.quality, "none"), image, mask)
+    # Trained on 4 labelled images and 8 strong views, of which nothing asks a gradient; 8 labels are made and scored.
+    by_hand = 12 * (3 * forward - first) + 8 * forward + 8 * score
+    assert flops_per_step(job.model_copy(update={"spec": spec})) == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_gpu_hours_are_operations_over_the_stated_speed(smoke: Plan) -> None:
