@@ -4,6 +4,8 @@ On the machine that a suite's reference was made on, the same code is computed i
 older processors, which take other kernels, and with two threads instead of one. The largest differences give the
 tolerances that hold on other processors and with other versions; they are printed and written into the reference.
 Runs of the suite's first seed with an add-on are enough: all runs share the tolerances of a name, and these have all.
+With ``--fixed`` no run is carried out, which takes a minute: numbers of runs are then compared only where processor and
+versions are the reference's; fingerprints and the computations on fixed inputs everywhere.
 """
 
 import argparse
@@ -34,18 +36,22 @@ WAYS: dict[str, tuple[dict[str, str], int | None]] = {
 
 
 def plan_of(suite: str, folder: Path, threads: int | None) -> Plan:
-    """Plan the runs of the first seed that have an add-on, with so many threads; the suite's if None."""
+    """Plan the runs of a suite with so many threads; the suite's if None."""
     declared = load_suite(suite)
     if threads is not None:
         declared = declared.model_copy(update={"threads": threads})
-    plan = make_plan(declared, folder, None, "cpu")
+    return make_plan(declared, folder, None, "cpu")
+
+
+def enough(plan: Plan) -> list[str]:
+    """Name the runs of the first seed that have an add-on."""
     seed = plan.runs[0].spec.seed
-    return plan.only([job.name for job in plan.runs if job.spec.seed == seed and job.spec.addon])
+    return [job.name for job in plan.runs if job.spec.seed == seed and job.spec.addon]
 
 
-def in_another_way(suite: str, environment: dict[str, str], threads: int | None) -> Numbers:
+def in_another_way(suite: str, environment: dict[str, str], threads: int | None, runs: bool) -> Numbers:
     """Compute all numbers in a new process, because libraries read these variables as they are loaded."""
-    words = [sys.executable, __file__, suite, "--threads", str(threads or 0)]
+    words = [sys.executable, __file__, suite, "--threads", str(threads or 0), *([] if runs else ["--fixed"])]
     done = subprocess.run(words, env=os.environ | environment, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)
 
@@ -64,16 +70,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", nargs="?", default="smoke")
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)  # of one way, in the process that computes it
+    parser.add_argument("--fixed", action="store_true", help="carry out no run")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qgbench-noise-") as scratch:
         if asked.threads is not None:
             plan = plan_of(asked.suite, Path(scratch), asked.threads or None)
-            print(json.dumps(rerun(plan, this_machine(plan))))
+            specs = [job.spec for job in plan.runs]
+            print(json.dumps(fixed_numbers(specs) if asked.fixed else rerun(plan, this_machine(plan), enough(plan))))
             return
-        measure(asked.suite, Path(scratch))
+        measure(asked.suite, Path(scratch), not asked.fixed)
 
 
-def measure(suite: str, scratch: Path) -> None:
+def measure(suite: str, scratch: Path, runs: bool) -> None:
     console = Console(width=120)
     reference = references.read(suite, load_suite(suite))
     here = origin()
@@ -84,9 +92,9 @@ def measure(suite: str, scratch: Path) -> None:
         sys.exit("the code gives other numbers than the reference: qgbench regress --update first.")
     variants = {}
     for words, (environment, threads) in WAYS.items():
-        variants[words] = in_another_way(suite, environment, threads)
-        changed = [found for found in compare(reference, variants[words], True, whole=False) if found.verdict != "same"]
-        console.print(f"{words}: {len(changed)} numbers differ")
+        variants[words] = in_another_way(suite, environment, threads, runs)
+        found = [each.verdict for each in compare(reference, variants[words], True, whole=False)]
+        console.print(f"{words}: {len(found) - found.count('same')} of {len(found)} numbers differ")
     noise = measured_noise(reference.numbers, variants, here)
     print_noise(noise, console)
     console.print(f"wrote {references.write(suite, reference.model_copy(update={'noise': noise}))}")

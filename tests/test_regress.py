@@ -114,7 +114,7 @@ class Checked:
 
     def numbers(self, folder: Path, only: Sequence[str] = (), threads: int = 1) -> Numbers:
         suite = load_suite(str(self.suite)).model_copy(update={"threads": threads})
-        return rerun(make_plan(suite, folder / "rerun", None, "cpu").only(only), Here())
+        return rerun(make_plan(suite, folder / "rerun", None, "cpu"), Here(), only)
 
 
 @pytest.fixture(scope="module")

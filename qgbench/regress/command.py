@@ -78,8 +78,8 @@ def regress(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qgbench-regress-")))
         else:
             folder = output
-        plan = make_plan(suite, folder, data_dir, "cpu").only(only)
-        numbers = rerun(plan, executor(plan))
+        plan = make_plan(suite, folder, data_dir, "cpu")
+        numbers = rerun(plan, executor(plan), only)
     if why is not None:
         return _update(name, suite, known, numbers, here, why, console)
     assert known is not None

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,15 +29,17 @@ _DECIDE_KERNELS = (
 )
 
 
-def rerun(plan: Plan, executor: Executor) -> Numbers:
+def rerun(whole: Plan, executor: Executor, only: Sequence[str] = ()) -> Numbers:
     """Compute every number, in an empty folder and with an empty cache of prepared images.
 
     Parameters
     ----------
-    plan : Plan
-        Its folder holds no runs; the cache is made in it.
+    whole : Plan
+        Of a suite. Its folder holds no runs; the cache is made in it.
     executor : Executor
         Carries out the runs; how far they are goes to standard error.
+    only : sequence of str
+        Carry out a part of the runs, as `Plan.only`. The fixed computations are always those of the whole suite.
 
     Raises
     ------
@@ -46,12 +48,12 @@ def rerun(plan: Plan, executor: Executor) -> Numbers:
     QGBenchError
         A run failed.
     """
-    output = plan.jobs[0].output
+    plan, output = whole.only(only), whole.jobs[0].output
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"{output} is not empty, and a rerun begins with nothing; choose another --output.")
     output.mkdir(parents=True, exist_ok=True)
     with _own_cache(output / "cache"):
-        numbers = fixed_numbers([job.spec for job in plan.runs], plan.jobs[0].data_dir)
+        numbers = fixed_numbers([job.spec for job in whole.runs], whole.jobs[0].data_dir)
         with Display(plan, executor.slots, Console(stderr=True)) as display:
             found = drive(plan, executor, on_change=display.update, poll=0.2)
     if found.failed or found.stopped:
