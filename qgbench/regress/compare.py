@@ -22,6 +22,8 @@ from qgbench.reproduce import Condition
 
 FACTOR = 5.0
 """Limit / largest difference that was measured: a few ways to compute on one processor are not all there are."""
+LEAST = 1e-5
+"""Least limit, as a share of the largest number of its name: some hundred roundings in float32, as other kernels do."""
 _SHOWN = 40  # differing numbers that are printed
 
 Verdict = Literal["same", "within tolerance", "not compared", "differs", "missing", "new"]
@@ -140,8 +142,8 @@ def measured_noise(reference: Numbers, variants: Mapping[str, Numbers], origin: 
     """Derive tolerances from the same code computed in other ways.
 
     The numbers of one name and stage share a tolerance: `FACTOR` times the largest difference from the reference, over
-    all items (methods, runs) and variants. What is a number in one way and not in another is given none,
-    nor what no variant has.
+    all items (methods, runs) and variants, but not less than `LEAST` of the largest number. What is a number in one way
+    and not in another is given none, nor what no variant has.
 
     Parameters
     ----------
@@ -152,11 +154,14 @@ def measured_noise(reference: Numbers, variants: Mapping[str, Numbers], origin: 
         Of the variants.
     """
     differences: dict[str, list[float | None]] = {}
+    sizes_of: dict[str, float] = {}  # largest numbers
     for item, numbers in reference.items():
         for name, then in numbers.items():
             if isinstance(then, str):
                 continue
-            pool = differences.setdefault(f"{stage_of(item)}: {name}", [])
+            key = f"{stage_of(item)}: {name}"
+            pool = differences.setdefault(key, [])
+            sizes_of[key] = max(sizes_of.get(key, 0.0), abs(then or 0.0))
             for other in variants.values():
                 if item in other:
                     now = other[item].get(name)
@@ -165,9 +170,14 @@ def measured_noise(reference: Numbers, variants: Mapping[str, Numbers], origin: 
     for key, pool in differences.items():
         sizes = [abs(value) for value in pool if value is not None]
         largest = max(sizes) if sizes and len(sizes) == len(pool) else None
-        limit = None if largest is None else _rounded_up(FACTOR * largest)
+        limit = None if largest is None else limit_of(largest, sizes_of[key])
         tolerances[key] = Tolerance(limit=limit, largest=largest, differences=len(pool))
     return Noise(origin=origin, variants=list(variants), factor=FACTOR, tolerances=tolerances)
+
+
+def limit_of(largest: float, size: float) -> float:
+    """Give the limit for the largest difference that was measured and the largest number of that name."""
+    return _rounded_up(max(FACTOR * largest, LEAST * size))
 
 
 def _rounded_up(value: float) -> float:
