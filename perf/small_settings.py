@@ -4,6 +4,7 @@ Run with qgbench installed and QGBENCH_DATA set: ``python perf/small_settings.py
 one of those in `QUESTIONS`. Every training is timed, validated after its last step, and forgotten; no test image is
 read. Results are kept in ``runs/small_settings.jsonl``, so that the same command continues, and changed code must begin
 without that file. Printed is a table: mean validation Dice in % over seeds (SD over seeds), and seconds of training.
+docs/PERFORMANCE.md holds what came out.
 """
 
 import itertools
@@ -28,7 +29,6 @@ from qgbench.spec import Regime, apply_settings
 from qgbench.training.device import make_accelerator
 from qgbench.training.loop import Trainer
 
-SETS = ("ph2", "scd", "isic2017", "cvc_clinicdb", "cvc_colondb")
 KEPT = Path("runs/small_settings.jsonl")
 
 
@@ -45,23 +45,45 @@ class Trial:
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
-def trials(columns: dict[str, dict[str, Any]], sets: tuple[str, ...], budgets: tuple[str, ...]) -> list[Trial]:
-    """Every column on every set and budget, with three seeds; whole seeds first."""
+def trials(columns: dict[str, dict[str, Any]], budgets: dict[str, tuple[str, ...]], seeds: int = 3) -> list[Trial]:
+    """Every column on every budget of every set; whole seeds first."""
+    places = [(dataset, budget) for dataset, of_set in budgets.items() for budget in of_set]
     return [
         Trial(column=name, dataset=dataset, budget=budget, seed=seed, **changes)
-        for seed, dataset, budget, (name, changes) in itertools.product(range(3), sets, budgets, columns.items())
+        for seed, (dataset, budget), (name, changes) in itertools.product(range(seeds), places, columns.items())
     ]
 
 
-def _steps(*numbers: int, **more: Any) -> dict[str, dict[str, Any]]:
-    return {f"{number} steps": {"overrides": {"train.steps": number}, **more} for number in numbers}
-
-
+FEW = {"ph2": "n7", "scd": "n7", "isic2017": "n7", "cvc_clinicdb": "n28", "cvc_colondb": "n28"}
+AT_FEW = {dataset: (budget,) for dataset, budget in FEW.items()}
+BUDGETS = {
+    **dict.fromkeys(("ph2", "scd"), ("n4", "n6", "n7", "n14", "n28", "all")),
+    **dict.fromkeys(("isic2017", "cvc_clinicdb", "cvc_colondb"), ("n4", "n7", "n14", "n28", "all")),
+}
+LAMBDA_U = (0.25, 1.0, 4.0)  # weight of the unlabelled losses: 0.25 is the paper's, 1 FixMatch's and UniMatch's
+STEPS = {f"{number} steps": {"overrides": {"train.steps": number}} for number in (400, 800)}
 QUESTIONS = {
-    "steps": trials(_steps(200, 400, 800), SETS, ("n28",)),
-    "steps_all": trials(_steps(200, 400, 800), SETS, ("all",)),
-    "budgets": trials({"supervised": {}}, SETS, ("n4", "n7", "n14", "n28", "all")),
-    "arithmetic": trials({"bf16": {}, "fp32": {"precision": "fp32"}}, SETS, ("n14",)),
+    "budgets": trials({"supervised": {}}, BUDGETS),
+    "steps": trials({"200 steps": {}, **STEPS}, AT_FEW, seeds=2),
+    "batch": trials(
+        {
+            "8 labelled": {},
+            "16": {"overrides": {"train.batch_labelled": 16}},
+            "16, lr 2e-3": {"overrides": {"train.batch_labelled": 16, "train.lr": 2e-3}},
+            "8, lr 2e-3": {"overrides": {"train.lr": 2e-3}},
+        },
+        {name: AT_FEW[name] for name in ("scd", "cvc_clinicdb")},
+        seeds=1,
+    ),
+    "arithmetic": trials({"bf16": {}, "fp32": {"precision": "fp32"}}, AT_FEW, seeds=2),
+    **{
+        f"tune_{method}": trials(
+            {f"lambda_u {value:g}": {"method": method, "overrides": {"method.lambda_u": value}} for value in LAMBDA_U},
+            {name: AT_FEW[name] for name in ("isic2017", "cvc_clinicdb")},
+            seeds=1,
+        )
+        for method in ("pseudo_label", "pseudo_label_confidence", "mean_teacher", "fixmatch", "unimatch")
+    },
 }
 
 
@@ -96,37 +118,44 @@ def train(trial: Trial) -> dict[str, Any]:
     begin = time.perf_counter()
     for _ in trainer.run():
         pass
-    return {"trial": asdict(trial), "dice": trainer.history.val_dice[-1][1], "seconds": time.perf_counter() - begin}
+    dice = [dice for _, dice in trainer.history.val_dice]
+    return {"trial": asdict(trial), "dice": dice[-1], "validations": dice, "seconds": time.perf_counter() - begin}
+
+
+def key(trial: dict[str, Any]) -> str:
+    """What was trained, whatever the column is called."""
+    return json.dumps({name: value for name, value in trial.items() if name != "column"}, sort_keys=True)
+
+
+def judged(result: dict[str, Any], question: str) -> float:
+    """The last validation; for settings of methods, which one seed decides, the mean of the last three."""
+    return statistics.mean(result["validations"][-3:]) if question.startswith("tune_") else result["dice"]
 
 
 def main() -> None:
     asked = QUESTIONS[sys.argv[1]]
     workers = int(sys.argv[2]) if len(sys.argv) > 2 else 2
     KEPT.parent.mkdir(exist_ok=True)
-    known = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
-    missing = [trial for trial in asked if not any(each["trial"] == asdict(trial) for each in known)]
+    lines = KEPT.read_text().splitlines() if KEPT.exists() else []
+    known = {key(each["trial"]): each for each in map(json.loads, lines)}
+    missing = [trial for trial in asked if key(asdict(trial)) not in known]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, KEPT.open("a") as kept:
         for done in as_completed([pool.submit(train, trial) for trial in missing]):
-            known.append(done.result())
-            kept.write(json.dumps(known[-1]) + "\n")
+            result = done.result()
+            known[key(result["trial"])] = result
+            kept.write(json.dumps(result) + "\n")
             kept.flush()
     columns = list(dict.fromkeys(trial.column for trial in asked))
     print("| set | budget | " + " | ".join(columns) + " |\n|---|---|" + "---:|" * len(columns))
     for dataset, budget in dict.fromkeys((trial.dataset, trial.budget) for trial in asked):
+        row = [trial for trial in asked if (trial.dataset, trial.budget) == (dataset, budget)]
         cells = []
         for column in columns:
-            here = [
-                each
-                for each in known
-                if any(
-                    each["trial"] == asdict(t)
-                    for t in asked
-                    if (t.column, t.dataset, t.budget) == (column, dataset, budget)
-                )
-            ]
-            dice = [100 * each["dice"] for each in here]
+            here = [known[key(asdict(trial))] for trial in row if trial.column == column]
+            dice = [100 * judged(each, sys.argv[1]) for each in here]
             seconds = statistics.mean(each["seconds"] for each in here)
-            cells.append(f"{statistics.mean(dice):.1f} ({statistics.stdev(dice):.1f}), {seconds:.0f} s")
+            spread = f" ({statistics.stdev(dice):.1f})" if len(dice) > 1 else ""
+            cells.append(f"{statistics.mean(dice):.1f}{spread}, {seconds:.0f} s")
         print(f"| {dataset} | {budget} | " + " | ".join(cells) + " |")
 
 

@@ -203,8 +203,8 @@ def test_a_shipped_suite_is_recognised_in_records_of_any_machine(tmp_path: Path)
     assert declared(load_suite("paper")).methods[0] == ("pseudo_label(method.labels_from=teacher,method.threshold=0.0)")
     cell = {"protocol": "small", "protocol_version": suite.version, "dataset": "ph2", "method": "fixmatch"}
     for seed in range(2):
-        make_record(tmp_path, GROUP_DICE, regime="n28@grouped", seed=seed, fields={"device": "cuda"}, **cell)
-    make_record(tmp_path / "former", GROUP_DICE, regime="n28@grouped", seed=2, **cell | {"protocol_version": 1})
+        make_record(tmp_path, GROUP_DICE, regime="n7@grouped", seed=seed, fields={"device": "cuda"}, **cell)
+    make_record(tmp_path / "former", GROUP_DICE, regime="n7@grouped", seed=2, **cell | {"protocol_version": 1})
     make_record(tmp_path / "other", GROUP_DICE, regime="n29@grouped", seed=0, **cell)
     found = analyse(collect([tmp_path]), suite=suite)
     assert found.answer is not None
