@@ -575,7 +575,8 @@ def latex_table(table: Table, above: list[str]) -> str:
         return r"\raggedright " + re.sub("[,=]", r"\g<0>\\allowbreak{}", escape_latex(text))
 
     def spanning(text: str) -> str:
-        return rf"\multicolumn{{{len(table.columns)}}}{{@{{}}l@{{}}}}{{{text}}} \\"
+        # Of no width: a line longer than the table would push its last column to the right.
+        return rf"\multicolumn{{{len(table.columns)}}}{{@{{}}l@{{}}}}{{\rlap{{{text}}}}} \\"
 
     head = [r"\toprule", " & ".join(map(_latex_header, table.columns)) + r" \\", r"\midrule"]
     widths = ["p{38mm}", "p{18mm}", "p{18mm}"][: table.names]
