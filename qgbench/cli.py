@@ -578,7 +578,12 @@ def regress(
 
     if update != bool((why or "").strip()):
         raise UserError("--update and --why TEXT go together: a reference says why it became another one.")
-    if not carry_out(suite, only or [], why, data_dir, output, this_machine, Console()):
+    try:
+        same = carry_out(suite, only or [], why, data_dir, output, this_machine, Console())
+    except Interrupted as interruption:
+        print("interrupted; nothing was compared or written, and the same command begins anew.", file=sys.stderr)
+        raise typer.Exit(128 + interruption.number) from interruption
+    if not same:
         raise typer.Exit(1)
 
 

@@ -1,6 +1,7 @@
 """The guard of the numbers: sound code passes, here and with other kernels, and each planted defect is found."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from qgbench.data.content import CACHE_VARIABLE, default_cache_dir
 from qgbench.data.experiment import ImageSet
 from qgbench.data.run_data import training_data
 from qgbench.errors import UserError
+from qgbench.interruption import Interrupted
 from qgbench.launch.executor import Ending, Executor
 from qgbench.launch.job import Job, main
 from qgbench.launch.plan import make_plan
@@ -341,6 +343,16 @@ def test_without_measured_noise_another_processor_is_refused_before_anything_is_
 )
 def test_a_mistake_in_the_options_has_one_message(words: list[str], said: str) -> None:
     assert said in refusal(command(*words))
+
+
+def test_an_interruption_does_not_promise_to_continue(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> bool:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr("qgbench.regress.command.regress", interrupted)
+    result = CliRunner().invoke(app, ["regress"])
+    assert result.exit_code == 128 + signal.SIGINT
+    assert result.stderr == "interrupted; nothing was compared or written, and the same command begins anew.\n"
 
 
 def test_numbers_that_come_go_or_were_left_out() -> None:
