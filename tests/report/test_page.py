@@ -426,7 +426,7 @@ class TestSafety:
         assert slug("ab", "c") != slug("a", "bc")
         assert re.fullmatch(r"[0-9a-f]{10}", slug("\u202e", "../"))
 
-    def test_a_cell_that_is_no_number_is_shown_and_escaped(self, tmp_path: Path) -> None:
+    def test_a_cell_that_is_no_number_is_refused_by_name_and_escaped(self, tmp_path: Path) -> None:
         record = make_record(tmp_path / "r", GROUP_DICE)
         table = images_path(record)
         lines = table.read_text().split("\n")
@@ -434,8 +434,10 @@ class TestSafety:
         assert "<b>" in lines[1]
         table.write_text("\n".join(lines))
         write_page(analyse(collect([tmp_path / "r"])), tmp_path / "page")
-        (page,) = (tmp_path / "page" / "runs").iterdir()
-        assert "&lt;b&gt;" in page.read_text()
+        text = (tmp_path / "page" / "problems.html").read_text()
+        assert f"{table.name} has a cell that is not a number" in text
+        assert "&lt;b&gt;" in text
+        assert "<b>" not in text
 
     def test_a_method_that_names_a_file_has_it_not_read(self, tmp_path: Path) -> None:
         (tmp_path / "secret.py").write_text('"""Top secret."""\n')
