@@ -64,7 +64,7 @@ LAMBDA_U = (0.25, 1.0, 4.0)  # weight of the unlabelled losses: 0.25 is the pape
 STEPS = {f"{number} steps": {"overrides": {"train.steps": number}} for number in (400, 800)}
 QUESTIONS = {
     "budgets": trials({"supervised": {}}, BUDGETS),
-    "steps": trials({"200 steps": {}, **STEPS}, AT_FEW, seeds=2),
+    "steps": trials({"200 steps": {}, **STEPS}, {**AT_FEW, "ph2": ("n4",)}, seeds=2),
     "batch": trials(
         {
             "8 labelled": {},

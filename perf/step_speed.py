@@ -1,8 +1,8 @@
-"""What makes a training step of `small` faster on a processor: arithmetic, layout, decoder, threads, memory, compiling.
+"""What makes a training step of `small` faster on a processor: arithmetic, layout, decoder, threads, compiling.
 
 Run with qgbench installed: ``python perf/step_speed.py [rounds]``. The U-Net of `small` at 96 px, 24 images forward and
 backward. The ways take turns, round by round; printed are the median seconds of the clock and of the processor, and the
-ratio of the former to that of the first way. The allocator comes last, because what it keeps is kept for all.
+ratio of the former to that of the first way.
 """
 
 import statistics
@@ -15,7 +15,6 @@ from torch import nn
 
 from qgbench.archs.build import build_network
 from qgbench.archs.depthwise import Float32Conv2d, Float32Conv2dSame
-from qgbench.training.allocation import keep_freed_memory
 
 _DECODER = (128, 64, 32, 16, 16)
 
@@ -87,10 +86,7 @@ def main() -> None:
     step(compiled)(torch.rand(24, 3, 96, 96))
     print(f"compiling took {time.perf_counter() - begin:.0f} s")
     found = alternate({"as it is, again": step(now), "torch.compile": step(compiled)}, rounds)
-    again = found["as it is, again"][0]
-    show(found, again)
-    keep_freed_memory()
-    show(alternate({"freed memory is kept": step(now)}, rounds), again)
+    show(found, found["as it is, again"][0])
 
 
 if __name__ == "__main__":

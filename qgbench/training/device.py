@@ -21,7 +21,6 @@ from torch import Tensor
 
 from qgbench.errors import UserError
 from qgbench.logs import logger
-from qgbench.training.allocation import keep_freed_memory
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 _LAUNCH = "for several processes: torchrun --nproc_per_node N -m qgbench run ..."
@@ -162,7 +161,6 @@ def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
         ],
         step_scheduler_with_optimizer=False,
     )
-    keep_freed_memory()
     # Last, because accelerate chooses a number of threads itself when it finds several processes on a processor.
     torch.set_num_threads(threads)
     # `accelerate launch --cpu --num_processes N` prepares the environment for N processes and starts one.
