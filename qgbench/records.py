@@ -338,9 +338,7 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise QGBenchError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise QGBenchError(f"{file} is not a record: {where}: {first['msg']}") from error
+        raise QGBenchError(f"{file} is not a record: {first_fault(error)}") from error
     except (ValueError, RecursionError) as error:
         raise QGBenchError(f"{file} is not a record: {error}") from error
     except QGBenchError as error:
@@ -397,6 +395,13 @@ def _as_folder(name: str) -> str:
     if fit == name and len(name) <= _LONGEST_NAME:
         return name
     return f"{fit[:_LONGEST_NAME]}~{sha256(name.encode()).hexdigest()[:8]}"
+
+
+def first_fault(error: ValidationError) -> str:
+    """Say where the first fault of a file's form is, and which: ``times.train: Input should be a valid number``."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    return f"{where}: {first['msg']}"
 
 
 def not_finite(value: Any, where: str = "") -> Iterator[str]:

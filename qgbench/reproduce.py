@@ -41,6 +41,7 @@ from qgbench.records import (
     Provenance,
     Record,
     Summary,
+    first_fault,
     images_path,
     read_images,
     read_record,
@@ -213,9 +214,7 @@ def read_reproductions(record_path: Path) -> list[Reproduction]:
     except OSError as error:
         raise QGBenchError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise QGBenchError(f"{file} is no file of reproductions: {where}: {first['msg']}") from error
+        raise QGBenchError(f"{file} is no file of reproductions: {first_fault(error)}") from error
     content = _digest(record_path)
     if any(reproduction.record != content for reproduction in found):
         raise QGBenchError(f"{file} is of another record, or the record or its rows were changed since; remove it")

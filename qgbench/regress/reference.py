@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qgbench.errors import QGBenchError, UserError
-from qgbench.records import write_atomically
+from qgbench.records import first_fault, write_atomically
 from qgbench.spec import load_protocol
 from qgbench.suite import Suite
 
@@ -125,9 +125,7 @@ def read(name: str, suite: Suite) -> Reference:
     except FileNotFoundError as error:
         raise UserError(f"the suite '{name}' has no reference ({file}); {remedy}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{file} is damaged: {where}: {first['msg']}; {remedy}") from error
+        raise UserError(f"{file} is damaged: {first_fault(error)}; {remedy}") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {error!r}; {remedy}") from error
     protocol = load_protocol(suite.protocol)
