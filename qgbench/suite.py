@@ -7,7 +7,8 @@ A suite is a TOML file, one of those that ship (``suites/``) or one's own:
 - ``[[block]]``: ``rows`` x ``regimes`` (by data set) x ``archs`` x ``seeds``, with settings for all (``set``) and
   settings that are varied (``vary``: every combination). Blocks come in the order of their importance. A row's name
   takes an add-on as the leaderboard writes it: ``fixmatch``, ``fixmatch+qw``, ``fixmatch+qw-oracle``;
-- ``[primary]``: the one question; ``[secondary]``: the family of all others, under Holm.
+- ``[primary]``: the one question; ``[[question]]``: further ones, each answered by one mean over data sets;
+  ``[secondary]``: every pair of cells. Either family is adjusted by Holm's method.
 """
 
 import itertools
@@ -65,8 +66,26 @@ class Primary(Settings):
     metric: str = "dice"
 
 
+class Question(Settings):
+    """A further question: one difference, averaged over rows and archs, then over the data sets of a block."""
+
+    name: str = Field(pattern=r"^[\w-]+$")
+    question: str
+    compare: str = Field(description="'A:B', A minus B; * stands for each of `rows`, as in '*+qw:*'")
+    rows: tuple[str, ...] = ()
+    each: bool = Field(False, description="a question for each row, named NAME-ROW; * in `question` stands for it")
+    block: str = Field(description="whose data sets, regimes and archs it is about; one regime for each data set")
+    against: str = Field("", description="block whose regimes side B has; `block` if empty")
+
+    @property
+    def sides(self) -> tuple[tuple[str, str], ...]:
+        """The rows compared, first minus second."""
+        first, _, second = self.compare.partition(":")
+        return tuple((first.replace("*", row), second.replace("*", row)) for row in self.rows or ("*",))
+
+
 class Secondary(Settings):
-    """All other questions: every pair of twins, and what is named here; one family, under Holm."""
+    """The cells: every pair of twins, and what is named here; one family, under Holm."""
 
     question: str
     contrasts: tuple[str, ...] = Field((), description="'A:B', as `qgbench report --contrast` takes them")
@@ -121,6 +140,7 @@ class Suite(Settings):
     rows: dict[str, Row] = Field(default_factory=dict)
     block: tuple[Block, ...] = Field(min_length=1)
     primary: Primary
+    question: tuple[Question, ...] = ()
     secondary: Secondary
 
     def entries(self) -> list[Entry]:
@@ -146,6 +166,27 @@ class Suite(Settings):
     def archs_of(self, part: Block | Primary) -> tuple[str, ...]:
         """The architectures of a block or of the primary question."""
         return part.archs or (load_protocol(self.protocol).arch,)
+
+    def questions(self) -> list[Question]:
+        """The further questions, those that ask something of each row as one for each."""
+        found: list[Question] = []
+        for question in self.question:
+            if not question.each:
+                found.append(question)
+                continue
+            for row in question.rows:
+                own = {"name": f"{question.name}-{row}", "question": question.question.replace("*", row)}
+                found.append(question.model_copy(update={**own, "rows": (row,), "each": False}))
+        return found
+
+    def regimes_of(self, question: Question) -> dict[str, tuple[str, str]]:
+        """The regimes of both sides of a question, by data set."""
+        of = {
+            block.name: {dataset: str(Regime.parse(regimes[0])) for dataset, regimes in block.regimes.items()}
+            for block in self.block
+        }
+        other = of[question.against or question.block]
+        return {dataset: (regime, other[dataset]) for dataset, regime in of[question.block].items()}
 
     def _entries(self, block: Block, row: str, dataset: str, regime: str, arch: str, seed: int) -> list[Entry]:
         name, mode, score, norm = parse_row(row)
@@ -261,22 +302,58 @@ def _inconsistencies(suite: Suite) -> list[str]:
     used = {row.partition("+")[0] for block in suite.block for row in block.rows}
     faults += [f"[rows.{name}] is used by no block" for name in suite.rows if name not in used]
     if not faults:
-        faults += _unanswerable(suite)
+        faults += _askable(suite) or _unanswerable(suite)
     return list(dict.fromkeys(faults))
 
 
+def _askable(suite: Suite) -> list[str]:
+    """What is wrong with the form of the further questions."""
+    blocks = {block.name: block for block in suite.block}
+    names = [question.name for question in suite.questions()]
+    faults = [f"question '{name}' is there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    for question in suite.question:
+        where = f"question '{question.name}'"
+        for name in filter(None, (question.block, question.against)):
+            if name not in blocks:
+                faults.append(f"{where}: {unknown_name('block', name, list(blocks))}")
+            elif any(len(regimes) > 1 for regimes in blocks[name].regimes.values()):
+                faults.append(f"{where}: block '{name}' has several regimes on one data set, so there is no one answer")
+            elif blocks[name].set or blocks[name].vary:
+                faults.append(f"{where}: block '{name}' sets or varies settings; give the rows compared as [rows.NAME]")
+        if question.block in blocks and question.against in blocks:
+            absent = set(blocks[question.block].regimes) - set(blocks[question.against].regimes)
+            if absent:
+                faults.append(f"{where}: block '{question.against}' has no regime for {', '.join(sorted(absent))}")
+        if question.compare.count(":") != 1 or not all(question.compare.split(":")):
+            faults.append(f"{where}: compare = '{question.compare}' is not understood: expected 'A:B'")
+        if ("*" in question.compare) != bool(question.rows):
+            faults.append(f"{where}: give rows if compare has a *, and only then")
+        if question.each and not question.rows:
+            faults.append(f"{where}: each = true needs rows")
+    return faults
+
+
 def _unanswerable(suite: Suite) -> list[str]:
-    """Rows of the primary question that no block runs."""
+    """Rows of the questions that no block runs."""
     run = {(entry.row, entry.dataset, entry.regime, entry.arch) for entry in suite.entries()}
     primary = suite.primary
-    asked = (
-        (row, dataset, str(Regime.parse(regime)), arch)
+    asked = [
+        ("[primary]", row, dataset, str(Regime.parse(regime)), arch)
         for base in primary.rows
         for row in (base, f"{base}+{primary.addon}")
         for dataset, regime in primary.regimes.items()
         for arch in suite.archs_of(primary)
-    )
-    return [f"[primary] needs {' '.join(place)}, which no block runs" for place in asked if place not in run]
+    ]
+    archs = {block.name: suite.archs_of(block) for block in suite.block}
+    asked += [
+        (f"question '{question.name}'", row, dataset, regime, arch)
+        for question in suite.questions()
+        for sides in question.sides
+        for dataset, regimes in suite.regimes_of(question).items()
+        for row, regime in zip(sides, regimes, strict=True)
+        for arch in archs[question.block]
+    ]
+    return [f"{who} needs {' '.join(place)}, which no block runs" for who, *place in asked if tuple(place) not in run]
 
 
 def _listed(name: str, faults: list[str]) -> str:

@@ -157,3 +157,52 @@ def test_the_paper_suite_is_five_sets_by_three_archs_by_the_papers_rows_and_two_
         weighed = [entry for entry in entries if entry.method == method and entry.qg_mode == "qw"]
         assert weighed
         assert all(dict(entry.overrides) == paper_labels for entry in weighed)
+
+
+ASKING = """
+[[question]]
+name = "qw"
+question = "Does QW change *?"
+compare = "*+qw:*"
+rows = ["fixmatch"]
+each = true
+block = "core"
+
+[[question]]
+name = "sharp"
+question = "Is a lower threshold better than FixMatch?"
+compare = "sharp:fixmatch"
+block = "core"
+
+[secondary]"""
+
+
+def test_a_question_asks_something_of_each_row_or_one_thing_of_all(tmp_path: Path) -> None:
+    suite = load_suite(written(tmp_path, TINY.replace("[secondary]", ASKING)))
+    each, one = suite.questions()
+    assert (each.name, each.question, each.sides) == (
+        "qw-fixmatch",
+        "Does QW change fixmatch?",
+        (("fixmatch+qw", "fixmatch"),),
+    )
+    assert one.sides == (("sharp", "fixmatch"),)
+    assert suite.regimes_of(one) == {"phantom": ("n12@grouped", "n12@grouped")}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('block = "core"\n\n[sec', 'block = "cor"\n\n[sec', "Did you mean 'core'"),
+        ('block = "core"\n\n[sec', 'block = "taus"\n\n[sec', "block 'taus' sets or varies settings"),
+        ('"sharp:fixmatch"', '"sharp"', "expected 'A:B'"),
+        ('"sharp:fixmatch"', '"sharp:*"', "give rows if compare has a *"),
+        ('name = "sharp"\nq', 'name = "qw-fixmatch"\nq', "question 'qw-fixmatch' is there twice"),
+        ('"sharp:fixmatch"', '"sharp+qw:fixmatch"', r"question 'sharp' needs sharp\+qw phantom n12@grouped unet"),
+        ('block = "core"\n\n[sec', 'block = "core"\nagainst = "none"\n\n[sec', "unknown block 'none'"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    text = TINY.replace("[secondary]", ASKING)
+    assert text.count(old) == 1
+    with pytest.raises(UserError, match=said):
+        load_suite(written(tmp_path, text.replace(old, new)))

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from qgbench.claims import Claim
 from qgbench.errors import UserError
 from qgbench.report.collect import Collection, Name, Problem, Run, Setting
-from qgbench.report.declared import Answer, DeclaredSuite, Place, answer, runs_of_suite, why_none
+from qgbench.report.declared import Answers, DeclaredSuite, Place, answers, runs_of_suite, why_none
 from qgbench.report.measures import MEASURES, Measure, measure
+from qgbench.report.pairing import SIDE_WORDS, TWIN_WORDS, refusal, units_differ
 from qgbench.spec import SCORES
 from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
 from qgbench.stats.combined import estimate_mean_of
@@ -236,8 +237,8 @@ class Analysis:
         Records that were not used.
     claims : list of Claim
         Numbers that papers claim; nothing is computed from them.
-    answer : Answer or None
-        Of the suite that the analysis is confined to.
+    answers : Answers or None
+        To the questions of the suite that the analysis is confined to.
     """
 
     measure: Measure
@@ -245,7 +246,7 @@ class Analysis:
     across: list[Across]
     problems: list[Problem]
     claims: list[Claim] = field(default_factory=list)
-    answer: Answer | None = None
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True)
@@ -302,8 +303,8 @@ def analyse(
     asked : sequence of str
         Further contrasts, ``A:B`` (A minus B), each side ``method`` or ``method+addon``.
     suite : DeclaredSuite, optional
-        Only its runs count; its primary question is answered, its missing runs are named, and all comparisons are one
-        family for Holm's adjustment.
+        Only its runs count; its questions are answered, its missing runs are named, and all comparisons of cells are
+        one family for Holm's adjustment.
 
     Raises
     ------
@@ -334,12 +335,12 @@ def analyse(
     found = None
     if suite is not None:
         sections = _as_one_family(sections)
-        found = answer(suite, sections, what, absent)
+        found = answers(suite, runs, what, absent)
     return Analysis(what, sections, _across(sections, what), problems, collection.claims, found)
 
 
 def _as_one_family(sections: Sequence[Section]) -> list[Section]:
-    """Adjust p for all comparisons of a suite, in whatever setting and table: its secondary questions."""
+    """Adjust p for all comparisons of a suite's cells, in whatever setting and table."""
     together = _adjusted([contrast for section in sections for contrast in section.contrasts])
     adjusted = iter(together)
     return [replace(section, contrasts=[next(adjusted) for _ in section.contrasts]) for section in sections]
@@ -361,7 +362,7 @@ def _supervised_with_all_labels(by_setting: dict[Setting, list[Run]], what: Meas
     found: dict[Setting, float] = {}
     for setting, runs in by_setting.items():
         alone = [run for run in runs if Name.of(run.record.cell) == Name("supervised", "", "")]
-        if setting.regime.startswith(f"{FULL_BUDGET}@") and alone and not _units_differ(alone):
+        if setting.regime.startswith(f"{FULL_BUDGET}@") and alone and not units_differ(alone):
             found[_any_budget(setting)] = float(
                 np.mean([run.units.by_group(run.values[what.name]).mean() for run in alone])
             )
@@ -385,7 +386,7 @@ def _section(
     problems: list[Problem] = []
     usable: dict[Name, dict[int, Run]] = {}
     for name in sorted(by_name, key=lambda name: name.order):
-        if _units_differ(list(by_name[name].values())):
+        if units_differ(list(by_name[name].values())):
             cause = f"refused: seeds {_listed(sorted(by_name[name]))} were tested on different images"
             problems.append(Problem(str(name), cause))
         else:
@@ -470,7 +471,8 @@ def _contrast(
     elif lacking:
         missing = f"no usable record {' or '.join(lacking)}"
     common = sorted(own.keys() & other.keys())
-    refused = "" if missing else _refusal([(own[seed], other[seed]) for seed in common], twin)
+    sides = TWIN_WORDS if twin else SIDE_WORDS
+    refused = "" if missing else refusal([(own[seed], other[seed]) for seed in common], sides)
     for cause in (missing, refused and f"refused: {refused}"):
         if cause:
             problems.append(Problem(where, cause))
@@ -501,28 +503,6 @@ def _contrast(
         improvement=probability_of_improvement(sign * scores.table, sign * other_scores.table),
         effect=effect_size(difference.table),
     )
-
-
-def _refusal(pairs: list[tuple[Run, Run]], twin: bool) -> str:
-    """Say why runs may not be compared; empty if they may."""
-    words = ("with", "without the add-on") if twin else ("of the first", "of the second")
-    if not pairs:
-        return "the two have no seed in common"
-    for own, other in pairs:
-        for what, one, two in (
-            ("precision", own.record.precision, other.record.precision),
-            ("device class", own.device_class, other.device_class),
-            ("number of processes", own.processes, other.processes),
-        ):
-            if one != two:
-                return f"{what} differs at seed {own.seed}: {two} {words[1]}, {one} {words[0]}"
-    if _units_differ([run for pair in pairs for run in pair]):
-        return "the test images differ"
-    return ""
-
-
-def _units_differ(runs: list[Run]) -> bool:
-    return any(run.units.key != runs[0].units.key for run in runs[1:])
 
 
 def _scores(runs: list[Run], what: Measure) -> Scores:
@@ -574,7 +554,7 @@ def _best(usable: dict[Name, dict[int, Run]], cells: dict[Name, Scores], what: M
     p_of: dict[Name, float] = {}
     for name in cells:
         common = sorted(usable[top].keys() & usable[name].keys())
-        if name == top or _refusal([(usable[top][seed], usable[name][seed]) for seed in common], twin=False):
+        if name == top or refusal([(usable[top][seed], usable[name][seed]) for seed in common]):
             continue
         tables = (cells[one].table[:, [cells[one].seeds.index(seed) for seed in common]] for one in (top, name))
         if (p := p_value(np.subtract(*tables))) is not None:

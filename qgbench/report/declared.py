@@ -1,21 +1,18 @@
-"""What a suite declared before its runs: which they are, and the one primary question; and the answer to it."""
+"""What a suite declares: which its runs are, one primary question and further ones; and the answers to them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import product
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from qgbench.report.collect import Name, Run
 from qgbench.report.measures import Measure, measure
-from qgbench.spec import load_protocol
+from qgbench.report.pairing import refusal
+from qgbench.spec import Regime, load_protocol
 from qgbench.stats.combined import estimate_mean_of
-from qgbench.stats.crossed import Estimate
+from qgbench.stats.crossed import Estimate, estimate, holm
 from qgbench.suite import Suite
-
-if TYPE_CHECKING:
-    from qgbench.report.analysis import Contrast, Section
-    from qgbench.report.collect import Run
 
 _LISTED = 20  # missing cells that are named one by one
 
@@ -24,74 +21,124 @@ Place = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class DeclaredSuite:
-    """The runs of a suite, and its primary question: what an add-on changes, averaged over methods and data sets.
+class DeclaredQuestion:
+    """A question whose answer is one number: a difference, averaged over pairs of cells, then over data sets.
 
     Attributes
     ----------
     name : str
-    question : str
+        Short; ``primary`` for the suite's one question.
+    text : str
         In words.
+    pairs : tuple of (str, str)
+        First minus second, as one types them: ``fixmatch+qw``, ``fixmatch(threshold=0.9)``. Averaged, with the
+        networks, inside each data set.
+    regimes : mapping of str to (str, str)
+        Of the first and the second side, by data set. Data sets are averaged with equal weights.
+    archs : tuple of str
+    """
+
+    name: str
+    text: str
+    pairs: tuple[tuple[str, str], ...]
+    regimes: Mapping[str, tuple[str, str]]
+    archs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DeclaredSuite:
+    """The runs of a suite and its questions.
+
+    Attributes
+    ----------
+    name : str
     places : frozenset of Place
         Of the runs that belong to it. A run's id will not do: it differs with the machine.
     version : int
         Of the protocol; records of another version are not the suite's.
-    addon : str
-        As the leaderboard writes it, ``qw``; compared with the same methods without.
-    methods : tuple of str
-        As one types them: ``fixmatch``, ``fixmatch(threshold=0.9)``. Averaged inside each data set.
-    datasets : tuple of str
-        Averaged with equal weights.
+    primary : DeclaredQuestion
+    others : tuple of DeclaredQuestion
     metric : str
-        One of `qgbench.report.measures.MEASURES`.
-    regimes : mapping of str to str
-        By data set; of one that is not named all regimes count.
-    archs : tuple of str
-        Empty: all that its records have.
+        What all questions are about: one of `qgbench.report.measures.MEASURES`.
     contrasts : tuple of str
-        ``A:B``: what else is compared, beside twins and controls.
+        ``A:B``: what else is compared in each setting, beside twins and controls.
     """
 
     name: str
-    question: str
     places: frozenset[Place]
     version: int
-    addon: str
-    methods: tuple[str, ...]
-    datasets: tuple[str, ...]
+    primary: DeclaredQuestion
+    others: tuple[DeclaredQuestion, ...] = ()
     metric: str = "dice"
-    regimes: Mapping[str, str] = field(default_factory=dict)
-    archs: tuple[str, ...] = ()
     contrasts: tuple[str, ...] = ()
 
 
 def declared(suite: Suite) -> DeclaredSuite:
     """Take out of a suite what a report needs."""
     primary = suite.primary
+    typed: dict[str, str] = {}
+    for entry in suite.entries():
+        typed.setdefault(entry.row, _typed(entry.place))
+    archs = {block.name: suite.archs_of(block) for block in suite.block}
     return DeclaredSuite(
         name=suite.name,
-        question=primary.question,
         places=frozenset(entry.place for entry in suite.entries()),
         version=load_protocol(suite.protocol).version,
-        addon=primary.addon,
-        methods=tuple(_typed(suite, row) for row in primary.rows),
-        datasets=tuple(primary.regimes),
+        primary=DeclaredQuestion(
+            name="primary",
+            text=primary.question,
+            pairs=tuple((typed[f"{row}+{primary.addon}"], typed[row]) for row in primary.rows),
+            regimes={dataset: (str(Regime.parse(regime)),) * 2 for dataset, regime in primary.regimes.items()},
+            archs=suite.archs_of(primary),
+        ),
+        others=tuple(
+            DeclaredQuestion(
+                name=question.name,
+                text=question.question,
+                pairs=tuple((typed[first], typed[second]) for first, second in question.sides),
+                regimes=suite.regimes_of(question),
+                archs=archs[question.block],
+            )
+            for question in suite.questions()
+        ),
         metric=primary.metric,
-        regimes=primary.regimes,
-        archs=suite.archs_of(primary),
         contrasts=suite.secondary.contrasts,
     )
 
 
-def _typed(suite: Suite, row: str) -> str:
-    """A row of the primary question as the report names its cells."""
-    entry = next(entry for entry in suite.entries() if entry.row == row)
-    *_, method, _, variant, _ = entry.place
-    return method + (f"({variant})" if variant else "")
+def _typed(place: Place) -> str:
+    """A run's cell as one types it."""
+    *_, method, addon, variant, _ = place
+    return Name(method, variant, addon).typed
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
+    """What the records say about a question.
+
+    Attributes
+    ----------
+    question : DeclaredQuestion
+    lacking : list of str
+        Cells, or seeds of cells, that the answer would need, and comparisons that are refused.
+    by_dataset : dict of str to Estimate
+        The mean over pairs in each data set that lacks nothing.
+    estimate : Estimate or None
+        The mean over data sets. None as soon as one cell, or one seed of it that another one has, is lacking: an
+        average over what happens to be there would answer another question.
+    holm_p : float or None
+        Its p adjusted for all further questions of the suite; None for the primary one, whose p needs none.
+    """
+
+    question: DeclaredQuestion
+    lacking: list[str]
+    by_dataset: dict[str, Estimate]
+    estimate: Estimate | None
+    holm_p: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
     """What the records say about a suite.
 
     Attributes
@@ -101,29 +148,27 @@ class Answer:
         Its runs without a record that can be used, in words: cells with their seeds, or how many there are.
     missing : int
         How many runs that is.
-    lacking : list of str
-        Cells, or seeds of cells, that the primary estimate would need, and comparisons that are refused.
-    estimate : Estimate or None
-        The add-on's difference, averaged over the methods inside each data set, then over data sets.
     reason : str
-        Why there is no estimate; empty if there is one.
+        Why no question at all can be answered; empty if they can.
+    primary : Answer
+    others : list of Answer
     """
 
     suite: DeclaredSuite
     absent: list[str]
     missing: int
-    lacking: list[str]
-    estimate: Estimate | None
     reason: str
+    primary: Answer
+    others: list[Answer]
 
 
-def runs_of_suite(suite: DeclaredSuite, runs: Sequence["Run"]) -> tuple[list["Run"], frozenset[Place]]:
+def runs_of_suite(suite: DeclaredSuite, runs: Sequence[Run]) -> tuple[list[Run], frozenset[Place]]:
     """Keep the runs that belong to a suite, and give the places that none of them takes."""
     kept = [run for run in runs if run.record.cell.protocol_version == suite.version and _place(run) in suite.places]
     return kept, suite.places - {_place(run) for run in kept}
 
 
-def why_none(suite: DeclaredSuite, runs: Sequence["Run"]) -> str:
+def why_none(suite: DeclaredSuite, runs: Sequence[Run]) -> str:
     """Say why no record belongs to a suite, and what to do."""
     versions = {run.record.cell.protocol_version for run in runs if _place(run) in suite.places}
     if versions:
@@ -135,7 +180,7 @@ def why_none(suite: DeclaredSuite, runs: Sequence["Run"]) -> str:
     return f"no record belongs to the suite '{suite.name}'; do its runs with qgbench suite run."
 
 
-def _place(run: "Run") -> Place:
+def _place(run: Run) -> Place:
     cell = run.record.cell
     where = (cell.protocol, cell.dataset, cell.regime, cell.arch, cell.method, cell.addon, cell.variant)
     return (*where, str(cell.seed))
@@ -156,96 +201,116 @@ def in_words(places: Iterable[Place]) -> list[str]:
     return words
 
 
-def answer(suite: DeclaredSuite, sections: Sequence["Section"], what: Measure, absent: frozenset[Place]) -> Answer:
-    """Answer a suite's primary question, or say why not.
+def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Measure, absent: frozenset[Place]) -> Answers:
+    """Answer a suite's questions, each if all that it needs is there.
 
     Parameters
     ----------
     suite : DeclaredSuite
-    sections : sequence of Section
-        Of its records, by `what`.
+    runs : sequence of Run
+        Of the suite.
     what : Measure
-        The estimate is withheld where it is not the suite's.
+        Nothing is answered where it is not the suite's.
     absent : frozenset of Place
         As `runs_of_suite` gives them.
-
-    Returns
-    -------
-    Answer
-        The estimate is withheld as soon as one cell, or one seed of it that another one has, is lacking: an average
-        over what happens to be there would answer another question.
     """
     asked = measure(suite.metric)
+    questions = (suite.primary, *suite.others)
+    reason = ""
     if asked != what:
         reason = f"it is about {asked.label}, and this report about {what.label}: report with --metric {suite.metric}"
-        return Answer(suite, in_words(absent), len(absent), [], None, reason)
+        found = [Answer(question, [], {}, None) for question in questions]
+    else:
+        cells = _Cells(runs)
+        found = [_answer(question, cells, what) for question in questions]
+    primary, *others = found
+    p_values = [one.estimate.p for one in others if one.estimate is not None and one.estimate.p is not None]
+    adjusted = iter(holm(p_values))
+    others = [
+        replace(one, holm_p=next(adjusted)) if one.estimate is not None and one.estimate.p is not None else one
+        for one in others
+    ]
+    return Answers(suite, in_words(absent), len(absent), reason, primary, others)
+
+
+class _Cells:
+    """Runs of a suite, to be looked up."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self._found: dict[tuple[str, ...], dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
+        for run in runs:
+            cell = run.record.cell
+            self._found[cell.dataset, cell.regime, cell.arch, cell.encoder][Name.of(cell).typed][run.seed] = run
+        self.datasets = {dataset for dataset, *_ in self._found}
+
+    def of(self, dataset: str, regime: str, arch: str) -> list[dict[str, dict[int, Run]]]:
+        """Runs by cell and seed, for each encoder."""
+        return [cells for where, cells in self._found.items() if where[:3] == (dataset, regime, arch)]
+
+
+def _answer(question: DeclaredQuestion, cells: _Cells, what: Measure) -> Answer:
     lacking: list[str] = []
     tables: dict[str, np.ndarray] = {}
-    archs = suite.archs or sorted({s.setting.arch for s in sections if s.setting.dataset in suite.datasets})
-    for dataset in suite.datasets:
-        of_dataset = [section for section in sections if section.setting.dataset == dataset]
-        regimes = sorted({section.setting.regime for section in of_dataset})
-        if dataset in suite.regimes:
-            regimes = [suite.regimes[dataset]]
-        if not of_dataset:
-            lacking.append(f"{dataset}: no record")
-            continue
-        found: list[Section] = []
-        for regime, arch in product(regimes, archs):
-            here = [s for s in of_dataset if (s.setting.regime, s.setting.arch) == (regime, arch)]
-            found += here
-            if len(here) != 1:
-                count = "records of several protocols, versions or encoders" if here else "no record"
-                lacking.append(f"{dataset}, {regime}, {arch}: {count}")
-        seeds = sorted({run.seed for section in found for runs in _cells(section, suite).values() for run in runs})
-        faults = [fault for section in found for fault in _faults(section, suite, seeds)]
+    for dataset, regimes in question.regimes.items():
+        faults, pairs = _pairs(question, cells, dataset, regimes)
+        faults += [f"{where}, refused: {cause}" for where, own, other in pairs if (cause := _refused(own, other))]
         lacking += faults
         if not faults:
-            differences = [c.difference for s in found for c in _twins(s, suite).values() if c.difference is not None]
-            if any(one.groups != differences[0].groups for one in differences):
+            differences = [_difference(own, other, what) for _, own, other in pairs]
+            if any(groups != differences[0][0] for groups, _ in differences):
                 lacking.append(f"{dataset}: its cells were tested on different groups")
-            elif differences:
-                tables[dataset] = np.mean([one.table for one in differences], axis=0)
-    if lacking:
-        return Answer(suite, in_words(absent), len(absent), lacking, None, "cells or seeds that it needs are missing")
-    return Answer(suite, in_words(absent), len(absent), [], estimate_mean_of(tables), "")
+            else:
+                tables[dataset] = np.mean([table for _, table in differences], axis=0)
+    return Answer(
+        question=question,
+        lacking=list(dict.fromkeys(lacking)),
+        by_dataset={dataset: estimate(table) for dataset, table in tables.items()},
+        estimate=None if lacking else estimate_mean_of(tables),
+    )
 
 
-def _cells(section: "Section", suite: DeclaredSuite) -> dict[tuple[str, str], list["Run"]]:
-    """Runs of the methods asked about, by method and add-on, none or the suite's."""
-    return {
-        (name.without_addon.typed, name.addon): runs
-        for name, runs in section.runs_of().items()
-        if name.without_addon.typed in suite.methods and name.addon in ("", suite.addon)
-    }
+_Pair = tuple[str, dict[int, Run], dict[int, Run]]
+"""What it is, in words, and the runs of both sides by seed."""
 
 
-def _twins(section: "Section", suite: DeclaredSuite) -> dict[str, "Contrast"]:
-    """The add-on's contrasts with the methods without, by method."""
-    return {
-        contrast.reference.typed: contrast
-        for contrast in section.contrasts
-        if contrast.kind != "asked"
-        and contrast.name.addon == suite.addon
-        and contrast.reference == contrast.name.without_addon
-        and contrast.reference.typed in suite.methods
-    }
+def _pairs(
+    question: DeclaredQuestion, cells: _Cells, dataset: str, regimes: tuple[str, str]
+) -> tuple[list[str], list[_Pair]]:
+    """Find the pairs of a question on a data set; first what is lacking of them."""
+    if dataset not in cells.datasets:
+        return [f"{dataset}: no record"], []
+    faults: list[str] = []
+    sides: list[tuple[str, str, dict[int, Run]]] = []
+    for arch in question.archs:
+        for names in question.pairs:
+            for name, regime in zip(names, regimes, strict=True):
+                where = f"{dataset}, {regime}, {arch}"
+                found = cells.of(dataset, regime, arch)
+                if len(found) == 1:
+                    sides.append((where, name, found[0].get(name, {})))
+                else:
+                    faults.append(f"{where}: {'records of several encoders' if found else 'no record'}")
+    if faults:
+        return list(dict.fromkeys(faults)), []
+    seeds = {seed for *_, runs in sides for seed in runs}
+    for where, name, runs in sides:
+        absent = sorted(seeds - runs.keys())
+        if not runs:
+            faults.append(f"{where}: {name}, no record")
+        elif absent:
+            faults.append(f"{where}: {name}, seed {', '.join(map(str, absent))}")
+    if faults:
+        return faults, []
+    both = zip(sides[::2], sides[1::2], strict=True)
+    return [], [(f"{where}: {name} : {other}", own, others) for (where, name, own), (_, other, others) in both]
 
 
-def _faults(section: "Section", suite: DeclaredSuite, seeds: Sequence[int]) -> Iterator[str]:
-    setting = section.setting
-    where = f"{setting.dataset}, {setting.regime}, {setting.arch}"
-    cells, twins = _cells(section, suite), _twins(section, suite)
-    for method in suite.methods:
-        whole = True
-        for addon in ("", suite.addon):
-            cell = f"{where}: {method}{f' + {addon}' if addon else ''}"
-            absent = sorted(set(seeds) - {run.seed for run in cells.get((method, addon), [])})
-            if (method, addon) not in cells:
-                yield f"{cell}, no record"
-            elif absent:
-                yield f"{cell}, seed {', '.join(map(str, absent))}"
-            whole = whole and (method, addon) in cells and not absent
-        if whole and (method not in twins or twins[method].difference is None):
-            cause = twins[method].refused if method in twins else ""
-            yield f"{where}: {method}, refused: {cause or 'its seeds were tested on different images'}"
+def _refused(own: dict[int, Run], other: dict[int, Run]) -> str:
+    return refusal([(own[seed], other[seed]) for seed in sorted(own)])
+
+
+def _difference(own: dict[int, Run], other: dict[int, Run], what: Measure) -> tuple[list[str], np.ndarray]:
+    """Test groups, and the difference by group and seed."""
+    units = own[min(own)].units
+    columns = [units.by_group(own[seed].values[what.name] - other[seed].values[what.name]) for seed in sorted(own)]
+    return units.group_names, np.column_stack(columns)

@@ -11,12 +11,13 @@ from qgbench.records import EMPTY_MASK_RULE
 from qgbench.report.analysis import Across, AddonAcross, Analysis, Contrast, Scores, Section
 from qgbench.report.audit import SCORES, AuditRow, Mean, audit
 from qgbench.report.collect import Name, Problem, Run
-from qgbench.report.declared import Answer
+from qgbench.report.declared import Answer, Answers
 from qgbench.report.measures import Measure
 from qgbench.stats.crossed import Estimate
 
 MISSING = "--"
 NOT_A_REPLICATION = {"small", "smoke"}
+_SETS_ABREAST = 5  # columns of data sets that a landscape page holds
 _ABREAST = 125  # characters of the columns of settings that a landscape page holds
 
 UNIT_RULE = (
@@ -49,8 +50,13 @@ ACROSS_RULE = (
     "Ranks are over the cells that every setting has; 1 is best. Settings are taken as they are: a p-value or an "
     "interval here speaks of these data sets, averaged, not of others. {least}"
 )
+QUESTIONS_RULE = (
+    "Questions: the mean, in {unit}, of the named pairs of cells inside each data set, then over data sets with equal "
+    "weights. p (Holm) is adjusted for all questions but the primary one. The intervals of single data sets are those "
+    "of the model with crossed random effects of groups and seeds."
+)
 OVER_SETS_RULE = (
-    "Interval and p of 'combined' ({addons}): Student's t over the data sets' means, as four or more data sets have "
+    "Interval and p over data sets ({addons}): Student's t over the data sets' means, as four or more data sets have "
     "too few seeds each for intervals of their own. Its claim is about data sets like these."
 )
 AUDIT_RULE = (
@@ -69,6 +75,10 @@ class Table:
     names: int
     bold: frozenset[tuple[int, int]] = frozenset()
     """Places (row, column) that are set in bold."""
+    widths: tuple[int, ...] = (38, 18, 18)
+    """Of the columns of free text on paper, mm."""
+    prose: frozenset[int] = frozenset()
+    """Columns of free text that are sentences, not names."""
 
 
 @dataclass(frozen=True)
@@ -82,39 +92,101 @@ class Chapter:
     problems: list[Problem]
 
 
-def suite_chapter(answer: Answer, what: Measure) -> Chapter:
-    """Lay out a suite's primary question and its answer: what a report begins with."""
-    absent = [Problem(cell, "no usable record") for cell in answer.absent]
-    return Chapter(f"Suite {answer.suite.name}", [], [], suite_words(answer, what), absent)
+def suite_chapter(answers: Answers, what: Measure) -> Chapter:
+    """Lay out a suite's questions and their answers: what a report begins with."""
+    absent = [Problem(cell, "no usable record") for cell in answers.absent]
+    tables = [questions_table(answers, what), *questions_by_dataset(answers, what)]
+    shown = [table for table in tables if table.rows]
+    return Chapter(f"Suite {answers.suite.name}", [], shown, suite_words(answers, what), absent)
 
 
-def suite_words(answer: Answer, what: Measure) -> list[str]:
+def suite_words(answers: Answers, what: Measure) -> list[str]:
     """Say what a suite asked before its runs, and what they answer, a sentence each."""
-    suite, found = answer.suite, answer.estimate
-    place = f"averaged over {', '.join(suite.methods)} inside each of {', '.join(suite.datasets)}, then over these"
-    lines = [f"Primary question, declared before the runs: {suite.question}"]
+    suite, primary = answers.suite, answers.primary
+    question, found = primary.question, primary.estimate
+    pairs = ", ".join(f"{first} : {second}" for first, second in question.pairs)
+    lines = [f"Primary question, declared before the runs: {question.text}"]
     if found is None:
-        needed = f" ({'; '.join(answer.lacking)})" if answer.lacking else ""
-        lines.append(f"Primary estimate: withheld, {answer.reason}{needed}.")
+        cause = answers.reason or f"cells or seeds that it needs are missing ({'; '.join(primary.lacking)})"
+        lines.append(f"Primary estimate: withheld, {cause}.")
     else:
         low, high = (f"{what.scale * end:.2f}" for end in found.interval or (math.nan, math.nan))
         ends = f"95 % confidence interval {low} to {high}" if found.interval else "no interval"
+        change = f"{what.scale * found.mean:+.2f} ({what.difference_unit}; {ends})"
         lines.append(
-            f"Primary estimate: {suite.addon} changes {what.label} by {what.scale * found.mean:+.2f} "
-            f"({what.difference_unit}; {ends}), p {_p(found.p)}, P(claim false) {_p(found.p_false)}; {place}."
+            f"Primary estimate: {what.label} differs by {change}, p {_p(found.p)}, P(claim false) {_p(found.p_false)}; "
+            f"averaged over {pairs} inside each of {', '.join(question.regimes)}, then over these."
         )
-        lines += [OVER_SETS_RULE.format(addons=suite.addon)] if found.method == "t over sets" else []
         lines += [f"{found.reason}."] if found.reason else []
-    lines.append(
-        "All other rows of this report are secondary, one family: p (Holm) is adjusted for all comparisons of this "
-        "report together, whatever their setting and table."
-    )
-    if answer.missing:
+    if answers.others:
+        lines.append(QUESTIONS_RULE.format(unit=what.difference_unit))
+    by_sets = [one.question.name for one in (primary, *answers.others) if _over_sets(one)]
+    lines += [OVER_SETS_RULE.format(addons=", ".join(by_sets))] if by_sets else []
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for one in answers.others:
+        if one.estimate is not None and one.estimate.reason:
+            reasons[one.estimate.reason].append(one.question.name)
+    lines += [f"{reason} ({', '.join(names)})." for reason, names in reasons.items()]
+    open_ones = [one.question.name for one in answers.others if one.estimate is None]
+    if open_ones and not answers.reason:
+        lines.append(f"Not answered, cells or seeds are missing: {', '.join(open_ones)}.")
+    lines.append("All other rows of this report are about cells, another family: p (Holm) is adjusted for all of them.")
+    if answers.missing:
         lines.append(
-            f"Unfinished: of the suite's {len(suite.places)} runs {answer.missing} have no usable record; "
+            f"Unfinished: of the suite's {len(suite.places)} runs {answers.missing} have no usable record; "
             "they are listed, and no average stands for them."
         )
     return lines
+
+
+def _over_sets(answer: Answer) -> bool:
+    return answer.estimate is not None and answer.estimate.method == "t over sets"
+
+
+def questions_table(answers: Answers, what: Measure) -> Table:
+    """Lay out the answers to a suite's questions, each one number; questions without one are left out."""
+    columns = [
+        "Question",
+        "Name",
+        "Pairs",
+        "Sets",
+        f"Difference\n({what.difference_unit})",
+        "p",
+        "p\n(Holm)",
+        "P(claim\nfalse)",
+    ]
+    rows = []
+    for one in (answers.primary, *answers.others):
+        found, question = one.estimate, one.question
+        if found is not None:
+            holm = MISSING if one is answers.primary else _p(one.holm_p)
+            numbers = [str(len(question.pairs) * len(question.archs)), str(len(question.regimes))]
+            tests = [in_points(found, what), _p(found.p), holm, _p(found.p_false)]
+            rows.append([question.text, question.name, *numbers, *tests])
+    title = "Questions that the suite asks, over data sets"
+    return Table(title, columns, rows, names=2, widths=(92, 40), prose=frozenset({0}))
+
+
+def questions_by_dataset(answers: Answers, what: Measure) -> list[Table]:
+    """Lay out the answers inside each data set, as many of these in a table as a page is wide."""
+    found = [one for one in (answers.primary, *answers.others) if one.by_dataset]
+    datasets = list(dict.fromkeys(dataset for one in found for dataset in one.by_dataset))
+    parts = [datasets[start : start + _SETS_ABREAST] for start in range(0, len(datasets), _SETS_ABREAST)]
+    title = f"The same in each data set ({what.difference_unit})"
+    return [
+        Table(
+            title + (f", part {number} of {len(parts)}" if len(parts) > 1 else ""),
+            ["Name", *part],
+            [[one.question.name, *(_in_dataset(one, dataset, what) for dataset in part)] for one in found],
+            names=1,
+        )
+        for number, part in enumerate(parts, start=1)
+    ]
+
+
+def _in_dataset(answer: Answer, dataset: str, what: Measure) -> str:
+    found = answer.by_dataset.get(dataset)
+    return MISSING if found is None else in_points(found, what)
 
 
 def chapter(section: Section, audits: list[AuditRow], what: Measure) -> Chapter:
@@ -414,17 +486,18 @@ def _first_clique(across: Across) -> list[Name]:
 
 def _addon_row(addon: AddonAcross, what: Measure) -> list[str]:
     combined = addon.combined
-    tests = [MISSING] * 3 if combined is None else [_interval(combined, what), _p(combined.p), _p(combined.p_false)]
+    tests = [MISSING] * 3 if combined is None else [in_points(combined, what), _p(combined.p), _p(combined.p_false)]
     rope = [MISSING] * 3 if addon.rope is None else [f"{value:.2f}" for value in addon.rope]
     return [addon.addon, str(len(addon.methods)), *tests, " / ".join(map(str, addon.win_tie_loss)), *rope]
 
 
 def _points(scores: Scores | None, what: Measure) -> str:
     """Write a mean or a difference with its interval, in the unit that people read."""
-    return MISSING if scores is None else _interval(scores.estimate, what)
+    return MISSING if scores is None else in_points(scores.estimate, what)
 
 
-def _interval(found: Estimate, what: Measure) -> str:
+def in_points(found: Estimate, what: Measure) -> str:
+    """Write an estimate with its interval, in the unit that people read."""
     if found.interval is None:
         return f"{what.scale * found.mean:.2f}"
     low, high = (what.scale * end for end in found.interval)
@@ -550,6 +623,8 @@ def markdown_table(table: Table) -> str:
         return f"| {' | '.join(cells)} |"
 
     def cell(row: int, column: int, text: str) -> str:
+        if column in table.prose:
+            return markdown_plain(text)
         if column < table.names and text != MISSING:
             return markdown_name(text)
         return f"**{text}**" if (row, column) in table.bold else text
@@ -562,6 +637,13 @@ def markdown_table(table: Table) -> str:
 def markdown_name(text: str) -> str:
     """Write free text as a code span that cannot end early, nor end a table's cell."""
     return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def markdown_plain(text: str) -> str:
+    """Keep Markdown from reading names within a sentence as markup."""
+    for char in "\\`*_<>|":
+        text = text.replace(char, f"\\{char}")
+    return " ".join(text.split())
 
 
 def latex_table(table: Table, above: list[str]) -> str:
@@ -579,7 +661,7 @@ def latex_table(table: Table, above: list[str]) -> str:
         return rf"\multicolumn{{{len(table.columns)}}}{{@{{}}l@{{}}}}{{\rlap{{{text}}}}} \\"
 
     head = [r"\toprule", " & ".join(map(_latex_header, table.columns)) + r" \\", r"\midrule"]
-    widths = ["p{38mm}", "p{18mm}", "p{18mm}"][: table.names]
+    widths = [f"p{{{width}mm}}" for width in table.widths[: table.names]]
     body = [
         " & ".join(cell(place, i, text) for i, text in enumerate(row)) + r" \\" for place, row in enumerate(table.rows)
     ]

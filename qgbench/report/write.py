@@ -16,9 +16,10 @@ from qgbench.records import finite_or_none, write_atomically
 from qgbench.report.analysis import Across, Analysis, Scores, Section
 from qgbench.report.audit import AuditRow, audit
 from qgbench.report.collect import Name, Problem, Setting
-from qgbench.report.declared import Answer
+from qgbench.report.declared import Answer, Answers
 from qgbench.report.figures import CAPTIONS, draw_figures, why_not
 from qgbench.report.measures import MEASURES, Measure
+from qgbench.report.overview import guidance_chapter, splits_chapter
 from qgbench.report.page.build import write_page
 from qgbench.report.tables import (
     Chapter,
@@ -27,6 +28,7 @@ from qgbench.report.tables import (
     escape_latex,
     latex_table,
     markdown_name,
+    markdown_plain,
     markdown_table,
     suite_chapter,
     suite_words,
@@ -101,8 +103,9 @@ def write_report(analysis: Analysis, output: Path, figures: bool = False, html: 
         The output cannot be written.
     """
     sections = [(section, audit(section.runs)) for section in analysis.sections]
-    chapters = [suite_chapter(analysis.answer, analysis.measure)] if analysis.answer is not None else []
+    chapters = [suite_chapter(analysis.answers, analysis.measure)] if analysis.answers is not None else []
     chapters += [summary(across, analysis.measure) for across in analysis.across]
+    chapters += [part for part in (guidance_chapter(analysis), splits_chapter(analysis)) if part.tables]
     chapters += [chapter(section, audits, analysis.measure) for section, audits in sections]
     chapters += [claims_chapter(analysis)] if analysis.claims else []
     rows = [row for section, _ in sections for row in _result_rows(section, analysis.measure)]
@@ -188,7 +191,7 @@ def _json(analysis: Analysis, rows: list[dict[str, Any]]) -> str:
     """Everything in one file, for programs: the rows of results.csv, what holds across settings, and all problems."""
     whole = {
         "measure": asdict(analysis.measure),
-        "suite": None if analysis.answer is None else _suite_json(analysis.answer, analysis.measure),
+        "suite": None if analysis.answers is None else _suite_json(analysis.answers, analysis.measure),
         "results": rows,
         "best": [
             {**section.setting._asdict(), "names": [name._asdict() for name in section.best]}
@@ -204,20 +207,25 @@ def _json(analysis: Analysis, rows: list[dict[str, Any]]) -> str:
     return json.dumps(_finite(whole), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _suite_json(answer: Answer, what: Measure) -> dict[str, Any]:
-    suite = answer.suite
+def _suite_json(answers: Answers, what: Measure) -> dict[str, Any]:
     return {
-        "name": suite.name,
-        "question": suite.question,
-        "addon": suite.addon,
-        "methods": suite.methods,
-        "datasets": suite.datasets,
-        "metric": suite.metric,
+        "name": answers.suite.name,
+        "metric": answers.suite.metric,
+        "primary": _answer_json(answers.primary),
+        "questions": [_answer_json(one) for one in answers.others],
+        "reason": answers.reason,
+        "absent": answers.absent,
+        "words": suite_words(answers, what),
+    }
+
+
+def _answer_json(answer: Answer) -> dict[str, Any]:
+    return {
+        **asdict(answer.question),
         "estimate": None if answer.estimate is None else asdict(answer.estimate),
-        "reason": answer.reason,
+        "p_holm": answer.holm_p,
+        "by_dataset": {dataset: asdict(found) for dataset, found in answer.by_dataset.items()},
         "lacking": answer.lacking,
-        "absent": answer.absent,
-        "words": suite_words(answer, what),
     }
 
 
@@ -277,32 +285,25 @@ Shown = list[tuple[str, list[Path]]]
 
 def _markdown(chapters: list[Chapter], shown: Shown, absent: list[Problem], unread: list[Problem]) -> str:
     def listed(problems: list[Problem]) -> list[str]:
-        return [f"- {markdown_name(problem.where)}: {_plain(problem.cause)}" for problem in problems]
+        return [f"- {markdown_name(problem.where)}: {markdown_plain(problem.cause)}" for problem in problems]
 
     blocks = [f"# {TITLE}"]
     for part in chapters:
         blocks.append(f"## {markdown_name(part.title)}")
         for table in part.tables:
-            blocks += [f"### {table.title}", *map(_plain, part.above), markdown_table(table)]
-        blocks.append("\n".join(f"- {_plain(line)}" for line in part.below))
+            blocks += [f"### {table.title}", *map(markdown_plain, part.above), markdown_table(table)]
+        blocks.append("\n".join(f"- {markdown_plain(line)}" for line in part.below))
         blocks += ["### Problems", "\n".join(listed(part.problems)) or "None."]
     pictures = [(caption, [path for path in paths if path.suffix == ".png"]) for caption, paths in shown]
     if any(paths for _, paths in pictures):
         blocks.append("## Figures")
         for caption, paths in pictures:
             blocks += [f"![{path.stem}](figures/{path.name})" for path in paths]
-            blocks += [_plain(caption)] if paths else []
+            blocks += [markdown_plain(caption)] if paths else []
     if absent:
         blocks += ["## Figures that were not drawn", "\n".join(listed(absent))]
     blocks += ["## Records that were not used", "\n".join(listed(unread)) or "None."]
     return "\n\n".join(blocks) + "\n"
-
-
-def _plain(text: str) -> str:
-    """Keep Markdown from reading names within a sentence as markup."""
-    for char in "\\`*_<>|":
-        text = text.replace(char, f"\\{char}")
-    return " ".join(text.split())
 
 
 def _latex(chapters: list[Chapter], shown: Shown, absent: list[Problem], unread: list[Problem]) -> str:

@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from qgbench.errors import UserError
 from qgbench.report.analysis import Analysis, Contrast, Filters, analyse
 from qgbench.report.collect import collect
-from qgbench.report.declared import DeclaredSuite, declared
+from qgbench.report.declared import Answer, DeclaredQuestion, DeclaredSuite, declared
 from qgbench.report.write import write_report
 from qgbench.stats.combined import estimate_mean_of
 from qgbench.suite import load_suite
@@ -52,22 +52,35 @@ def suite(records: Path) -> DeclaredSuite:
     files = [path for path in records.glob("*/record.json") if "busi" not in path.parent.name]
     version = json.loads(files[0].read_text())["cell"]["protocol_version"]
     places = frozenset(map(place, files))
-    return DeclaredSuite("tiny", QUESTION, places, version, "qw", ("cps", "fixmatch"), ("ph2", "scd"))
+    return DeclaredSuite("tiny", places, version, asked())
+
+
+def asked(
+    methods: tuple[str, ...] = ("cps", "fixmatch"),
+    datasets: tuple[str, ...] = ("ph2", "scd"),
+    regime: str = "n28@grouped",
+    addon: str = "qw",
+    arch: str = "unet",
+) -> DeclaredQuestion:
+    pairs = tuple((f"{method}+{addon}", method) for method in methods)
+    return DeclaredQuestion("primary", QUESTION, pairs, dict.fromkeys(datasets, (regime, regime)), (arch,))
 
 
 def test_the_primary_estimate_averages_methods_inside_data_sets(records: Path, suite: DeclaredSuite) -> None:
     found = analyse(collect([records]), suite=suite)
     assert {section.setting.dataset for section in found.sections} == {"ph2", "scd"}
-    assert found.answer is not None
-    assert (found.answer.absent, found.answer.lacking, found.answer.reason) == ([], [], "")
-    estimate = found.answer.estimate
+    assert found.answers is not None
+    assert (found.answers.absent, found.answers.primary.lacking, found.answers.reason) == ([], [], "")
+    estimate = found.answers.primary.estimate
     assert estimate is not None
     assert estimate.mean == pytest.approx(
         np.mean([np.mean([gain(*place, seed) for seed in range(3)]) for place in GAINS])
     )
     tables = {
-        dataset: np.column_stack([np.mean([gain(dataset, method, k) for method in suite.methods], 0) for k in range(3)])
-        for dataset in suite.datasets
+        dataset: np.column_stack(
+            [np.mean([gain(dataset, method, k) for method in ("cps", "fixmatch")], 0) for k in range(3)]
+        )
+        for dataset in suite.primary.regimes
     }
     assert estimate.interval == pytest.approx(estimate_mean_of(tables).interval)
     assert estimate.p == pytest.approx(estimate_mean_of(tables).p)
@@ -79,36 +92,36 @@ def test_a_missing_run_is_named_and_the_primary_estimate_withheld(
     whole = collect([records])
     gone = next(r for r in whole.runs if r.record.run_id == "fixmatch--qw-k2-scd")
     found = analyse(replace(whole, runs=[run for run in whole.runs if run is not gone]), suite=suite)
-    assert found.answer is not None
-    assert found.answer.estimate is None
-    assert found.answer.absent == ["fixmatch + qw on scd n28@grouped, unet, seed 2"]
-    assert found.answer.lacking == ["scd, n28@grouped, unet: fixmatch + qw, seed 2"]
+    assert found.answers is not None
+    assert found.answers.primary.estimate is None
+    assert found.answers.absent == ["fixmatch + qw on scd n28@grouped, unet, seed 2"]
+    assert found.answers.primary.lacking == ["scd, n28@grouped, unet: fixmatch+qw, seed 2"]
     write_report(found, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "Primary estimate: withheld" in text
-    assert "scd, n28@grouped, unet: fixmatch + qw, seed 2" in text
+    assert "scd, n28@grouped, unet: fixmatch+qw, seed 2" in text
     assert "`fixmatch + qw on scd n28@grouped, unet, seed 2`: no usable record" in text
     assert "of the suite's 24 runs 1 have no usable record" in text
-    assert json.loads((tmp_path / "report.json").read_text())["suite"]["estimate"] is None
+    assert json.loads((tmp_path / "report.json").read_text())["suite"]["primary"]["estimate"] is None
 
 
 @pytest.mark.parametrize(
     ("changed", "lacking"),
     [
-        ({"methods": ("cps", "ict")}, "ph2, n28@grouped, unet: ict + qw, no record"),
+        ({"methods": ("cps", "ict")}, "ph2, n28@grouped, unet: ict+qw, no record"),
         ({"datasets": ("ph2", "scd", "glas")}, "glas: no record"),
-        ({"regimes": {"scd": "n14@grouped"}}, "scd, n14@grouped, unet: no record"),
-        ({"archs": ("unet", "fpn")}, "ph2, n28@grouped, fpn: no record"),
-        ({"addon": "qar"}, "scd, n28@grouped, unet: cps + qar, no record"),
+        ({"regime": "n14@grouped"}, "scd, n14@grouped, unet: no record"),
+        ({"arch": "fpn"}, "ph2, n28@grouped, fpn: no record"),
+        ({"addon": "qar"}, "scd, n28@grouped, unet: cps+qar, no record"),
     ],
 )
 def test_cells_that_were_never_run_are_named(
     records: Path, suite: DeclaredSuite, changed: dict[str, Any], lacking: str
 ) -> None:
-    found = analyse(collect([records]), suite=replace(suite, **changed))
-    assert found.answer is not None
-    assert found.answer.estimate is None
-    assert lacking in found.answer.lacking
+    found = analyse(collect([records]), suite=replace(suite, primary=asked(**changed)))
+    assert found.answers is not None
+    assert found.answers.primary.estimate is None
+    assert lacking in found.answers.primary.lacking
 
 
 def test_a_refused_comparison_withholds_the_primary_estimate(suite: DeclaredSuite, tmp_path: Path) -> None:
@@ -119,22 +132,23 @@ def test_a_refused_comparison_withholds_the_primary_estimate(suite: DeclaredSuit
             other = {"precision": "bf16"} if (dataset, method) == ("ph2", "cps") else {}
             make_record(tmp_path, GROUP_DICE, addon="qw", fields=other, **cell)
     found = analyse(collect([tmp_path]), suite=suite)
-    assert found.answer is not None
-    assert found.answer.estimate is None
-    assert found.answer.lacking == [
-        "ph2, n28@grouped, unet: cps, refused: precision differs at seed 0: fp32 without the add-on, bf16 with"
+    assert found.answers is not None
+    assert found.answers.primary.estimate is None
+    assert found.answers.primary.lacking == [
+        "ph2, n28@grouped, unet: cps+qw : cps, refused: "
+        "precision differs at seed 0: fp32 of the second, bf16 of the first"
     ]
 
 
 def test_another_metric_or_a_filter_does_not_answer_the_question(records: Path, suite: DeclaredSuite) -> None:
     distance = analyse(collect([records]), metric="hd95", suite=suite)
-    assert distance.answer is not None
-    assert distance.answer.estimate is None
-    assert "report with --metric dice" in distance.answer.reason
+    assert distance.answers is not None
+    assert distance.answers.primary.estimate is None
+    assert "report with --metric dice" in distance.answers.reason
     filtered = analyse(collect([records]), Filters(dataset=("ph2",)), suite=suite)
-    assert filtered.answer is not None
-    assert filtered.answer.lacking == ["scd: no record"]
-    assert filtered.answer.absent == [], "the records are there, only not asked for"
+    assert filtered.answers is not None
+    assert filtered.answers.primary.lacking == ["scd: no record"]
+    assert filtered.answers.absent == [], "the records are there, only not asked for"
 
 
 def test_a_suite_without_records_is_a_clear_mistake(records: Path, suite: DeclaredSuite) -> None:
@@ -167,10 +181,10 @@ def test_every_report_begins_with_the_suite_and_its_answer(
     places = [
         text.index("Suite tiny") if "html" in file or "tex" in file else text.index("Suite"),
         text.index(f"Primary question, declared before the runs: {QUESTION}"),
-        text.index(f"Primary estimate: qw changes Dice by {mean:+.2f}"),
-        text.index("averaged over cps, fixmatch inside each of ph2, scd"),
-        text.index("All other rows of this report are secondary"),
-        text.index("fixmatch" if "html" not in file else "Search", text.index("are secondary")),
+        text.index(f"Primary estimate: Dice differs by {mean:+.2f}"),
+        text.index("averaged over cps+qw : cps, fixmatch+qw : fixmatch inside each of ph2, scd"),
+        text.index("All other rows of this report are about cells"),
+        text.index("fixmatch" if "html" not in file else "Search", text.index("are about cells")),
     ]
     assert places == sorted(places)
 
@@ -197,17 +211,102 @@ def test_all_comparisons_of_a_suite_are_one_family_for_holm(records: Path, suite
     assert [problem for problem in found.problems if "ict" in problem.cause], "a side without a record yet is listed"
 
 
+def test_further_questions_are_answered_each_or_not_and_adjusted_together(records: Path, suite: DeclaredSuite) -> None:
+    def named(name: str, question: DeclaredQuestion) -> DeclaredQuestion:
+        return replace(question, name=name)
+
+    both = dict.fromkeys(("ph2", "scd"), ("n28@grouped", "n28@grouped"))
+    further = (
+        named("qw-cps", asked(methods=("cps",))),
+        named("qw-fixmatch", asked(methods=("fixmatch",))),
+        named("qw-ict", asked(methods=("ict",))),
+        DeclaredQuestion("rivals", "Is CPS + QW better?", (("cps+qw", "fixmatch+qw"),), both, ("unet",)),
+    )
+    found = analyse(collect([records]), suite=replace(suite, others=further)).answers
+    assert found is not None
+    answers = {one.question.name: one for one in found.others}
+    assert answers["qw-ict"].estimate is None
+    assert answers["qw-ict"].lacking == [
+        f"{dataset}, n28@grouped, unet: {cell}, no record" for dataset in ("ph2", "scd") for cell in ("ict+qw", "ict")
+    ]
+    for method in ("cps", "fixmatch"):
+        for dataset in ("ph2", "scd"):
+            expected = np.mean([gain(dataset, method, seed) for seed in range(3)])
+            assert mean_of(answers[f"qw-{method}"], dataset) == pytest.approx(expected)
+    differences = [
+        np.mean([gain(dataset, "cps", seed) - gain(dataset, "fixmatch", seed) for seed in range(3)])
+        for dataset in ("ph2", "scd")
+    ]
+    assert mean_of(answers["rivals"]) == pytest.approx(np.mean(differences))
+    known = [one for one in found.others if one.estimate is not None and one.estimate.p is not None]
+    judge = multipletests([one.estimate.p for one in known if one.estimate is not None], method="holm")[1]
+    assert [one.holm_p for one in known] == pytest.approx(list(judge))
+    assert len(known) == 3
+    assert found.primary.holm_p is None, "the one question needs no adjustment"
+
+
+def mean_of(answer: Answer, dataset: str = "") -> float:
+    found = answer.by_dataset[dataset] if dataset else answer.estimate
+    assert found is not None
+    return found.mean
+
+
+def test_a_question_may_compare_two_regimes_of_one_split_and_refuses_other_test_images(
+    records: Path, suite: DeclaredSuite, tmp_path: Path
+) -> None:
+    for seed in range(3):
+        for regime, images in (("all@grouped", None), ("n28@image", GROUP_DICE[:-1])):
+            shared = {"dataset": "ph2", "method": "cps", "seed": seed, "regime": regime}
+            make_record(tmp_path / regime, GROUP_DICE + 0.1 if images is None else images, **shared)
+    whole = collect([records, tmp_path])
+    others = tuple(
+        DeclaredQuestion(regime, "Worth?", (("cps", "cps"),), {"ph2": (regime, "n28@grouped")}, ("unet",))
+        for regime in ("all@grouped", "n28@image")
+    )
+    places = suite.places | {place(path) for path in tmp_path.rglob("record.json")}
+    found = analyse(whole, suite=replace(suite, places=places, others=others)).answers
+    assert found is not None
+    headroom, leak = found.others
+    assert mean_of(headroom) == pytest.approx(0.15)
+    assert leak.estimate is None
+    assert leak.lacking == ["ph2, n28@image, unet: cps : cps, refused: the test images differ"]
+
+
+def test_questions_stand_in_every_report(records: Path, suite: DeclaredSuite, tmp_path: Path) -> None:
+    further = (replace(asked(methods=("cps",)), name="qw-cps", text="Does QW change cps_or_*?"),)
+    write_report(analyse(collect([records]), suite=replace(suite, others=further)), tmp_path, html=True)
+    mean = 100 * np.mean([gain(dataset, "cps", seed) for dataset in ("ph2", "scd") for seed in range(3)])
+    markdown = (tmp_path / "report.md").read_text()
+    assert rf"| Does QW change cps\_or\_\*? | `qw-cps` | 1 | 2 | {mean:.2f} [" in markdown
+    assert "| `qw-cps` | " in markdown
+    assert r"Does QW change cps\_\allowbreak{}or" in (tmp_path / "report.tex").read_text()
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "<bdi>Does QW change cps_or_*?</bdi>" in page
+    assert f"{mean:.2f} [" in page
+    assert "-" not in "".join(re.findall(r"<td class=\"num\">([^<]*)<", page)).replace("--", ""), (
+        "minus signs are true ones"
+    )
+    told = json.loads((tmp_path / "report.json").read_text())["suite"]["questions"][0]
+    assert told["name"] == "qw-cps"
+    assert 100 * told["estimate"]["mean"] == pytest.approx(mean)
+    assert told["by_dataset"].keys() == {"ph2", "scd"}
+
+
 def test_a_shipped_suite_is_recognised_in_records_of_any_machine(tmp_path: Path) -> None:
     suite = declared(load_suite("small"))
-    assert suite.methods == ("pseudo_label", "pseudo_label_confidence", "mean_teacher", "fixmatch", "unimatch")
-    assert declared(load_suite("paper")).methods[0] == ("pseudo_label(method.labels_from=teacher,method.threshold=0.0)")
+    core = ("pseudo_label", "pseudo_label_confidence", "mean_teacher", "fixmatch", "unimatch")
+    assert suite.primary.pairs == tuple((f"{method}+qw", method) for method in core)
+    teacher = "pseudo_label(method.labels_from=teacher,method.threshold=0.0)"
+    assert declared(load_suite("paper")).primary.pairs[0] == (f"{teacher}+qw", teacher)
+    headroom = next(question for question in suite.others if question.name == "headroom")
+    assert headroom.regimes["isic2017"] == ("all@grouped", "n7@grouped")
     cell = {"protocol": "small", "protocol_version": suite.version, "dataset": "ph2", "method": "fixmatch"}
     for seed in range(2):
         make_record(tmp_path, GROUP_DICE, regime="n7@grouped", seed=seed, fields={"device": "cuda"}, **cell)
     make_record(tmp_path / "former", GROUP_DICE, regime="n7@grouped", seed=2, **cell | {"protocol_version": 1})
     make_record(tmp_path / "other", GROUP_DICE, regime="n29@grouped", seed=0, **cell)
     found = analyse(collect([tmp_path]), suite=suite)
-    assert found.answer is not None
-    assert found.answer.missing == len(suite.places) - 2
-    assert len(found.answer.absent) == 21, "the first cells are named, the others counted"
-    assert re.fullmatch(r"and \d+ cells more", found.answer.absent[-1])
+    assert found.answers is not None
+    assert found.answers.missing == len(suite.places) - 2
+    assert len(found.answers.absent) == 21, "the first cells are named, the others counted"
+    assert re.fullmatch(r"and \d+ cells more", found.answers.absent[-1])

@@ -35,6 +35,7 @@ from qgbench.records import (
 )
 from qgbench.report.analysis import Analysis, Contrast, Section, analyse
 from qgbench.report.collect import Collection, Name, Run, Units
+from qgbench.report.declared import DeclaredQuestion, DeclaredSuite, answers
 from qgbench.report.figures import (
     CAPTIONS,
     MOST_FILES,
@@ -45,14 +46,16 @@ from qgbench.report.figures import (
     groups,
     learning,
     quality,
+    questions,
     ranks,
     rope,
     why_not,
 )
 from qgbench.report.figures.style import RC, Plan, fitted, text_width
-from qgbench.report.measures import MEASURES
+from qgbench.report.measures import MEASURES, measure
 
 PLANS = {
+    "questions": questions.plan,
     "forest": forest.plan,
     "critical_difference": ranks.plan_critical_difference,
     "rank_frequencies": ranks.plan_frequencies,
@@ -183,7 +186,25 @@ def few_runs(**both: Any) -> list[Run]:
 
 
 def analysis_of(runs: list[Run], metric: str = "dice") -> Analysis:
-    return analyse(Collection(runs, []), metric=metric)
+    """The analysis, with answers to a question about each method that has an add-on."""
+    asked = [question(run) for run in runs if run.record.cell.addon and run.seed == 0]
+    found = analyse(Collection(runs, []), metric=metric)
+    if not asked:
+        return found
+    suite = DeclaredSuite("some", frozenset(), 2, asked[0], tuple(asked[1:]), metric)
+    return replace(found, answers=answers(suite, runs, measure(metric), frozenset()))
+
+
+def question(run: Run) -> DeclaredQuestion:
+    cell = run.record.cell
+    name = Name.of(cell)
+    return DeclaredQuestion(
+        name=f"{name.typed} {cell.regime}",
+        text=f"Does the add-on {cell.addon} change the method {cell.method} with the regime {cell.regime}?",
+        pairs=((name.typed, name.without_addon.typed),),
+        regimes={cell.dataset: (cell.regime, cell.regime)},
+        archs=(cell.arch,),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +301,7 @@ class TestFiles:
         given = pickle.dumps(small)
         done = subprocess.run(command, check=True, input=given, env=environment, timeout=120, stdout=subprocess.PIPE)
         assert done.stdout.strip() == b"[]", "importing the package needs neither"
-        assert len(written) == 20
+        assert len(written) == 22
         for path in written:
             assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
 
@@ -359,6 +380,51 @@ def _is_drawn(text: Text, figure: Figure) -> bool:
                 if text in (tick.label1, tick.label2):
                     return bool(low <= tick.get_loc() <= high) and axes.axison
     return True
+
+
+class TestQuestions:
+    def test_answers_and_data_sets_are_those_of_the_analysis(self, analysis: Analysis) -> None:
+        assert analysis.answers is not None
+        figure = only_figure(questions.plan(analysis))
+        asked = [analysis.answers.primary, *analysis.answers.others]
+        diamonds = [patch.get_xy() for patch in tagged(figure, "answer")]
+        assert len(diamonds) == len(asked) == 6
+        for diamond, one in zip(diamonds, asked, strict=True):
+            assert one.estimate is not None
+            assert one.estimate.interval is not None
+            low, high = one.estimate.interval
+            assert diamond[:4, 0] == pytest.approx(
+                [100 * low, 100 * one.estimate.mean, 100 * high, 100 * one.estimate.mean]
+            )
+        inside = [line.get_xdata()[0] for line in tagged(figure, "dataset")]
+        assert inside == pytest.approx([100 * found.mean for one in asked for found in one.by_dataset.values()])
+        shown = texts(figure)
+        assert any(text.startswith("Does the add-on qw change the method") and "\n" in text for text in shown)
+        p = [one.estimate.p if one.holm_p is None else one.holm_p for one in asked if one.estimate is not None]
+        assert [text for text in shown if text in {f"{value:.3f}" for value in p if value}], "p is written"
+
+    def test_more_questions_than_a_page_holds_take_another(self, analysis: Analysis) -> None:
+        assert analysis.answers is not None
+        many = replace(analysis.answers, others=analysis.answers.others * 8)
+        plan = questions.plan(replace(analysis, answers=many))
+        assert len(plan.draws) == 2
+        assert sum(len(tagged(figure, "answer")) for figure in figures(plan)) == 41
+
+    def test_questions_without_an_answer_are_counted(self, analysis: Analysis) -> None:
+        assert analysis.answers is not None
+        first, *others = analysis.answers.others
+        some = replace(analysis.answers, others=[replace(first, estimate=None), *others])
+        assert questions.plan(replace(analysis, answers=some)).left_out == ["1 questions without an answer"]
+        assert questions.plan(replace(analysis, answers=None)).draws == []
+
+    def test_a_data_set_beyond_the_axis_is_an_arrow(self, analysis: Analysis) -> None:
+        assert analysis.answers is not None
+        primary = analysis.answers.primary
+        (dataset,) = primary.by_dataset
+        far = replace(primary, by_dataset={dataset: replace(primary.by_dataset[dataset], mean=-0.9)})
+        figure = only_figure(questions.plan(replace(analysis, answers=replace(analysis.answers, primary=far))))
+        first = tagged(figure, "dataset")[0]
+        assert (first.get_marker(), first.get_xdata()[0]) == (4, figure.axes[0].get_xlim()[0])
 
 
 class TestForest:

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qgbench.records import Cell
 from qgbench.report.analysis import analyse
 from qgbench.report.collect import collect
+from qgbench.report.declared import DeclaredQuestion, DeclaredSuite
 from qgbench.report.write import write_report
 from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_record, make_twins
 
@@ -42,8 +44,34 @@ def make_report(place: Path) -> Path:
     output = place / "report"
     asked = ["fixmatch+qw:mean_teacher"]
     with chdir(place):  # so that paths in the report are the same everywhere
-        write_report(analyse(collect([Path("runs")]), asked=asked), output)
+        collection = collect([Path("runs")])
+        suite = declared_of([run.record.cell for run in collection.runs])
+        write_report(analyse(collection, asked=asked, suite=suite), output)
     return output
+
+
+def declared_of(cells: list[Cell]) -> DeclaredSuite:
+    """All cells and one that was never run, a primary question, a further one, and one without an answer."""
+    names = ("protocol", "dataset", "regime", "arch", "method", "addon", "variant", "seed")
+    places = frozenset(tuple(str(getattr(cell, name)) for name in names) for cell in cells)
+    never = ("small", "ph2", "n28@grouped", "unet", "bcp", "", "", "0")
+    regimes = dict.fromkeys(("ph2", "scd"), ("n28@grouped", "n28@grouped"))
+
+    def question(name: str, text: str, *pairs: tuple[str, str]) -> DeclaredQuestion:
+        return DeclaredQuestion(name, text, pairs, regimes, ("unet",))
+
+    qw = [(f"{method}+qw", method) for method in ("fixmatch", "mean_teacher", "bcp")]
+    return DeclaredSuite(
+        name="golden",
+        places=places | {never},
+        version=cells[0].protocol_version,
+        primary=question("primary", "Does QW change Dice, averaged over two methods and two data sets?", *qw[:2]),
+        others=(
+            question("qw-fixmatch", "Does QW change 100 % of FixMatch_?", qw[0]),
+            question("beats", "Do both methods beat supervised training?", *((m, "supervised") for _, m in qw[:2])),
+            question("qw-bcp", "Does QW change BCP?", qw[2]),
+        ),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qgbench.cores import on_all_cores
 from qgbench.records import write_atomically
 from qgbench.report.analysis import Analysis
-from qgbench.report.figures import budgets, cost, forest, groups, learning, quality, ranks, rope
+from qgbench.report.figures import budgets, cost, forest, groups, learning, quality, questions, ranks, rope
 from qgbench.report.figures.style import RC, Plan
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ MOST_FILES = 5
 """How many files (each as PDF and PNG) one kind of figure may take; `why_not` says what is left out."""
 
 _PLANS: dict[str, Callable[[Analysis], Plan]] = {
+    "questions": questions.plan,
     "forest": forest.plan,
     "critical_difference": ranks.plan_critical_difference,
     "rank_frequencies": ranks.plan_frequencies,
@@ -30,6 +31,7 @@ _PLANS: dict[str, Callable[[Analysis], Plan]] = {
     "cost": cost.plan,
 }
 CAPTIONS = {
+    "questions": questions.CAPTION,
     "forest": forest.CAPTION,
     "critical_difference": ranks.CRITICAL_DIFFERENCE_CAPTION,
     "rank_frequencies": ranks.FREQUENCIES_CAPTION,

@@ -1,0 +1,109 @@
+"""Chapters that set all settings side by side: what the quality predictor is worth, and what a kind of split is."""
+
+from collections.abc import Iterable, Sequence
+
+from qgbench.report.analysis import Analysis, Section
+from qgbench.report.audit import SCORES, AuditRow, audit
+from qgbench.report.measures import Measure
+from qgbench.report.tables import MISSING, Chapter, Table, in_points
+
+_GUIDED = "qw"  # by g: a control has no pseudo-labels that g weighed
+
+GUIDANCE_RULE = (
+    "g on validation images: masks by synthetic corruption, and masks of weak models. Within checkpoints: Pearson's "
+    "correlation, and mean absolute error, of a score with the true Dice of the pseudo-labels of one checkpoint, "
+    "averaged over checkpoints, seeds and all methods + qw; g, the mean probability of the predicted foreground "
+    "(confidence) and the Dice of two predictions, one of the flipped image (agreement), score the same masks. Pooled: "
+    "g's correlation over the masks of all checkpoints together, which also counts that late masks are better than "
+    "early ones. Kept: share of pseudo-labels with q of tau or more. Effective sample size: (sum w)^2 / (B sum w^2) of "
+    "the weights w of a step's B pseudo-labels, dropped ones included; near 1, QW changed little. Seconds: means over "
+    "runs on the machine that made them; g, its weak models included, is trained once for all methods of a seed."
+)
+SPLITS_RULE = (
+    "Where groups have several images, a split of images puts images of one group on both sides. Test images differ "
+    "between the two splits, so that a difference has no test; both means have their own interval, in which a group of "
+    "the image split is not a new one either."
+)
+
+
+def guidance_chapter(analysis: Analysis) -> Chapter:
+    """Lay out, for each setting with QW, what g and the free scores are worth, what QW did with them and what g cost.
+
+    With fewer than two such settings the chapter has no table: the setting's own tables say all of it.
+    """
+    columns = [
+        "Setting",
+        *("Synth.\nr", "Synth.\nMAE", "Weak\nr", "Weak\nMAE"),
+        *(f"Within r\n{score}" for score in SCORES),
+        *(f"MAE\n{score}" for score in SCORES),
+        "Pooled r\ng",
+        "Kept\nshare",
+        "Eff. sample\nsize",
+        "g\n(s)",
+        "Training (s)\nbase / + qw",
+    ]
+    rows = [row for section in analysis.sections if (row := _guidance_row(section))]
+    table = Table("What the quality predictor g is worth, by setting", columns, rows, names=1, widths=(42,))
+    return Chapter("Quality guidance", [], [table] if len(rows) > 1 else [], [GUIDANCE_RULE], [])
+
+
+def _guidance_row(section: Section) -> list[str]:
+    rows = audit(section.runs)
+    guided = [row for row in rows if row.name is not None and row.name.addon == _GUIDED]
+    masks = [row for row in guided if row.part == "pseudo_labels"]
+    if not masks:
+        return []
+    predictor = [row for row in rows if row.part == "predictor"]
+    within = [row for row in masks if row.progress is not None]
+    pooled = [row for row in masks if row.progress is None]
+    runs = [row for row in guided if row.part == "run"]
+    methods = {row.name.without_addon for row in guided if row.name is not None}
+    twins = [row for row in rows if row.part == "run" and row.name in methods]
+    return [
+        f"{section.setting.dataset} {section.setting.regime}, {section.setting.arch}",
+        *(_mean(predictor, name, 2) for name in ("synthetic_pearson", "synthetic_mae", "weak_pearson", "weak_mae")),
+        *(_mean(within, f"{score}_pearson", 2) for score in SCORES),
+        *(_mean(within, f"{score}_mae", 3) for score in SCORES),
+        _mean(pooled, "g_pearson", 2),
+        _mean(runs, "kept_share", 2),
+        _mean(runs, "effective_sample_size", 2),
+        _mean(runs, "g_seconds", 0),
+        f"{_mean(twins, 'train_seconds', 0)} / {_mean(runs, 'train_seconds', 0)}",
+    ]
+
+
+def _mean(rows: Iterable[AuditRow], quantity: str, digits: int) -> str:
+    """Average rows, each an average over seeds."""
+    values = [value for row in rows if (value := row.means[quantity].value) is not None]
+    return f"{sum(values) / len(values):.{digits}f}" if values else MISSING
+
+
+def splits_chapter(analysis: Analysis) -> Chapter:
+    """Lay out cells that were run on a split of groups and on one of images of the same data set, with equal budgets.
+
+    Without such cells the chapter has no table.
+    """
+    what = analysis.measure
+    columns = [
+        "Cell",
+        "Data set",
+        "Labels",
+        f"By group\n{what.label} {what.unit}",
+        f"By image\n{what.label} {what.unit}",
+    ]
+    rows = list(_split_rows(analysis.sections, what))
+    table = Table("The same cells on both kinds of split", columns, rows, names=2, widths=(50, 30))
+    return Chapter("What a split of images is worth", [], [table] if rows else [], [SPLITS_RULE], [])
+
+
+def _split_rows(sections: Sequence[Section], what: Measure) -> Iterable[list[str]]:
+    by_setting = {section.setting: section for section in sections}
+    for setting, grouped in by_setting.items():
+        budget, _, split = setting.regime.partition("@")
+        other = by_setting.get(setting._replace(regime=f"{budget}@image"))
+        if split != "grouped" or other is None:
+            continue
+        for name, scores in grouped.cells.items():
+            if name in other.cells:
+                both = (in_points(one.estimate, what) for one in (scores, other.cells[name]))
+                yield [str(name), setting.dataset, budget, *both]
