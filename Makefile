@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint install results clean
 
 install: $(STAMP)
 
@@ -22,6 +22,15 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# What docs/results shows, from the records of results/. With LaTeX at hand, also as one PDF.
+results: install
+	rm -rf docs/results
+	$(BIN)/qgbench report results --suite small --html --no-run-pages --output docs/results
+	if command -v pdflatex > /dev/null; then cd docs/results && for i in 1 2 3; do \
+	  pdflatex -interaction=batchmode -halt-on-error report.tex > /dev/null || exit 1; done; fi
+	rm -f docs/results/report.aux docs/results/report.log
+	rm -rf docs/results/.page.work
 
 lint: install
 	$(BIN)/ruff check .

@@ -379,7 +379,7 @@ def report(
     suite: Annotated[
         str | None,
         typer.Option(
-            help="Only a suite's runs, its primary question answered: a name or a .toml file.",
+            help="Only a suite's runs, its questions answered: a name or a .toml file.",
             autocompletion=completion.suites,
         ),
     ] = None,
@@ -393,6 +393,9 @@ def report(
         typer.Option(help="Also compare A:B, for example pseudo_label+qw:pseudo_label_confidence; repeatable."),
     ] = None,
     html: Annotated[bool, typer.Option("--html", help="Also write a page that opens from disk: OUTPUT/page.")] = False,
+    run_pages: Annotated[
+        bool, typer.Option(help="In the page, give each run a page and a copy of its data, some 80 KB.")
+    ] = True,
     figures: Annotated[bool, typer.Option(help="Draw the figures.")] = True,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -410,7 +413,7 @@ def report(
     filters = Filters(*(tuple(names or ()) for names in (dataset, regime, arch, method)))
     asked = None if suite is None else declared(load_suite(suite))
     found = analyse(collect(folders or [Path("runs")]), filters, metric, contrast or [], asked)
-    for path in write_report(found, output, figures=figures, html=html):
+    for path in write_report(found, output, figures=figures, html=html, run_pages=run_pages):
         print(path)
 
 

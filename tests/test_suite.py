@@ -135,7 +135,11 @@ def test_the_example_of_the_documentation_is_a_suite(tmp_path: Path) -> None:
     documented = (Path(__file__).parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```toml\n(.*?)```", documented, re.DOTALL)
     suite = load_suite(written(tmp_path, example))
-    assert [len([entry for entry in suite.entries() if entry.block == block.name]) for block in suite.block] == [24, 6, 6]
+    assert [len([entry for entry in suite.entries() if entry.block == block.name]) for block in suite.block] == [
+        24,
+        6,
+        6,
+    ]
 
 
 @pytest.mark.parametrize("name", suite_names())

@@ -77,7 +77,9 @@ AUDIT_COLUMNS = [
 ]
 
 
-def write_report(analysis: Analysis, output: Path, figures: bool = False, html: bool = False) -> list[Path]:
+def write_report(
+    analysis: Analysis, output: Path, figures: bool = False, html: bool = False, run_pages: bool = True
+) -> list[Path]:
     """Write an analysis for people and for programs.
 
     Parameters
@@ -89,6 +91,8 @@ def write_report(analysis: Analysis, output: Path, figures: bool = False, html: 
         Also draw the figures, into ``figures/``; ``report.tex`` and ``report.md`` then show them.
     html : bool
         Also build the page that opens from disk, ``page/``.
+    run_pages : bool
+        Give each run a page of its own there, with its data.
 
     Returns
     -------
@@ -126,7 +130,8 @@ def write_report(analysis: Analysis, output: Path, figures: bool = False, html: 
     }
     for name, text in files.items():
         write_atomically(output / name, text.encode())
-    page = write_page(analysis, output / "page", [path for path in drawn if path.suffix == ".png"]) if html else []
+    pictures = [path for path in drawn if path.suffix == ".png"]
+    page = write_page(analysis, output / "page", pictures, run_pages) if html else []
     return [*(output / name for name in files), *drawn, *page[:1]]
 
 

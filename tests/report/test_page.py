@@ -455,6 +455,16 @@ class TestSafety:
 
 
 class TestFolder:
+    def test_runs_may_do_without_pages(self, analysis: Analysis, tmp_path: Path) -> None:
+        write_page(analysis, tmp_path / "page", run_pages=False)
+        assert not {"runs", "data"} & {path.name for path in (tmp_path / "page").iterdir()}
+        pages = list((tmp_path / "page").rglob("*.html"))
+        links = [(page, link) for page in pages for link in re.findall(r'href="([^"#?]+)', page.read_text())]
+        assert len(links) > 20
+        local = [(page, link) for page, link in links if not link.startswith(("http", "data:"))]
+        assert [link for page, link in local if not (page.parent / link).exists()] == []
+        assert re.search(r'<td class="seeds"[^>]*>0 1', (tmp_path / "page" / "index.html").read_text())
+
     def test_a_page_is_replaced_whole(self, small: Analysis, tmp_path: Path) -> None:
         write_page(small, tmp_path / "page")
         (tmp_path / "page" / "stale.html").write_text("old")

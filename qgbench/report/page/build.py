@@ -40,7 +40,7 @@ MARKER = ".qgbench-page"
 TOP = ("index.html", "leaderboard.csv", "leaderboard.json")
 
 
-def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = ()) -> list[Path]:
+def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = (), run_pages: bool = True) -> list[Path]:
     """Write the pages of a report.
 
     The folder is built beside its place, in ``.<name>.work``, and moved there when it is whole.
@@ -52,6 +52,9 @@ def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = ()) -
         Folder to make. One that holds an earlier page is replaced.
     figures : sequence of Path
         Shown on the page about all settings if they are PNG files, offered for download there if not.
+    run_pages : bool
+        Give each run a page and a copy of its record and per-image table, some 80 KB. Without them the page is small
+        enough to be kept beside the records.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = ()) -
             _restore(output, old)
             shutil.rmtree(new, ignore_errors=True)
             try:
-                _Site(analysis, new).write(figures)
+                _Site(analysis, new, run_pages).write(figures)
                 _refuse_others(output)
                 if output.exists():
                     output.rename(old)
@@ -109,6 +112,7 @@ class _Site:
 
     analysis: Analysis
     folder: Path
+    run_pages: bool
     titles: dict[str, str] = field(init=False)
     templates: Environment = field(init=False)
     rendered: dict[str, Markup] = field(init=False, default_factory=dict)
@@ -126,6 +130,7 @@ class _Site:
             method_anchors={each.name: each.anchor for each in self.method_cards},
             dataset_anchors={each.name: each.anchor for each in self.dataset_cards},
             problem_count=len(self.analysis.problems) + sum(len(s.problems) for s in self.analysis.sections),
+            run_pages=self.run_pages,
             has_across=bool(self.analysis.across),
             NONE=NONE,
             words=words,
@@ -146,7 +151,7 @@ class _Site:
             for contrast in section.contrasts:
                 self._contrast(section, contrast)
             pages = _pages_by_name(section)
-            for run in section.runs:
+            for run in section.runs if self.run_pages else ():
                 self._run(run, section.setting, pages.get(Name.of(run.record.cell), []))
         self._put(MARKER, b"A page of qgbench: `qgbench report --html` replaces this folder.\n")
 
