@@ -61,6 +61,11 @@ BUDGETS = {
     **dict.fromkeys(("isic2017", "cvc_clinicdb", "cvc_colondb"), ("n4", "n7", "n14", "n28", "all")),
 }
 LAMBDA_U = (0.25, 1.0, 4.0)  # weight of the unlabelled losses: 0.25 is the paper's, 1 FixMatch's and UniMatch's
+TUNED = {
+    **dict.fromkeys(("pseudo_label", "pseudo_label_confidence", "mean_teacher", "fixmatch", "unimatch"), LAMBDA_U),
+    **dict.fromkeys(("ua_mt", "ict", "cps", "contrastive", "bcp", "corrmatch"), LAMBDA_U),
+    "unimatch_v2": (0.125, 0.5, 2.0),  # its default is 0.5
+}
 STEPS = {f"{number} steps": {"overrides": {"train.steps": number}} for number in (400, 800)}
 QUESTIONS = {
     "budgets": trials({"supervised": {}}, BUDGETS),
@@ -78,11 +83,11 @@ QUESTIONS = {
     "arithmetic": trials({"bf16": {}, "fp32": {"precision": "fp32"}}, AT_FEW, seeds=2),
     **{
         f"tune_{method}": trials(
-            {f"lambda_u {value:g}": {"method": method, "overrides": {"method.lambda_u": value}} for value in LAMBDA_U},
+            {f"lambda_u {value:g}": {"method": method, "overrides": {"method.lambda_u": value}} for value in values},
             {name: AT_FEW[name] for name in ("isic2017", "cvc_clinicdb")},
             seeds=1,
         )
-        for method in ("pseudo_label", "pseudo_label_confidence", "mean_teacher", "fixmatch", "unimatch")
+        for method, values in TUNED.items()
     },
 }
 
