@@ -31,6 +31,7 @@ results: install
 	  pdflatex -interaction=batchmode -halt-on-error report.tex > /dev/null || exit 1; done; fi
 	rm -f docs/results/report.aux docs/results/report.log
 	rm -rf docs/results/.page.work
+	$(BIN)/python docs/refresh.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -33,8 +33,10 @@ class Standing:
     states: Mapping[str, Status | None]
     causes: Mapping[str, str]
     """Why jobs failed. A job that needs one which failed cannot begin, and counts as failed."""
-    seconds_left: float | None
-    """Until the last job ends, if nothing fails; None where nothing was measured."""
+    seconds_left: float
+    """Until the last job ends, if nothing fails and the jobs of unknown time take none."""
+    unknown: int
+    """Jobs left of which nothing like it was measured yet."""
 
     def count(self, status: Status | None) -> int:
         """Number of jobs with a status."""
@@ -87,7 +89,7 @@ class Watcher:
             if (whole := self._estimates.of(job).seconds) is not None
         ]
         slots = slots or max(1, sum(state == "running" for state in states.values()))
-        return Standing(plan, states, causes, None if len(seconds) < len(left) else sum(seconds) / slots)
+        return Standing(plan, states, causes, sum(seconds) / slots, len(left) - len(seconds))
 
     def _learn(self, done: int) -> None:
         """Read what finished runs took, once there are more of them; not all the time, as there may be thousands."""
@@ -151,11 +153,12 @@ def summary(now: Standing) -> str:
     done, whole = now.count("done"), len(now.states)
     if now.is_over:
         return f"{done} of {whole} jobs done, {now.count('failed')} failed."
-    left = (
-        "time left unknown: nothing like it was measured yet"
-        if now.seconds_left is None
-        else (f"about {human(now.seconds_left)} left")
-    )
+    if not now.unknown:
+        left = f"about {human(now.seconds_left)} left"
+    elif now.seconds_left > 0:
+        left = f"about {human(now.seconds_left)} left and {now.unknown} jobs of unknown time"
+    else:
+        left = "time left unknown: nothing like it was measured yet"
     return f"{done} of {whole} jobs done, {now.count('failed')} failed; {left}."
 
 

@@ -7,10 +7,12 @@ import torch
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
+from qgbench.folder import Status
 from qgbench.launch.estimate import Estimates, Measured, RunWork, hardware_kind, read_measured, write_measured
 from qgbench.launch.job import Job
 from qgbench.launch.measure import flops_per_step, gpu_hours, measure
 from qgbench.launch.plan import Plan, make_plan
+from qgbench.launch.status import Standing, summary
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.registry import load_arch
 from qgbench.run import build_student
@@ -41,6 +43,19 @@ def test_nothing_is_claimed_where_nothing_was_measured(smoke: Plan, tmp_path: Pa
     for job in smoke.runs:
         cost = Estimates.read([tmp_path], HARDWARE).of(job)
         assert (cost.seconds, cost.memory_mib, cost.basis) == (None, None, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unknown", "said"),
+    [
+        (7200.0, 0, "0 of {} jobs done, 0 failed; about 2.0 h left."),
+        (7200.0, 3, "0 of {} jobs done, 0 failed; about 2.0 h left and 3 jobs of unknown time."),
+        (0.0, 3, "0 of {} jobs done, 0 failed; time left unknown: nothing like it was measured yet."),
+    ],
+)
+def test_what_is_known_of_the_time_left_is_said(smoke: Plan, seconds: float, unknown: int, said: str) -> None:
+    states: dict[str, Status | None] = {job.name: None for job in smoke.jobs}
+    assert summary(Standing(smoke, states, {}, seconds, unknown)) == said.format(len(smoke.jobs))
 
 
 def test_timed_steps_count_on_their_own_kind_of_hardware_only(smoke: Plan, tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Documents that quote results say what the records in results/ give."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from qgbench.report.analysis import analyse
+from qgbench.report.collect import collect
+from qgbench.report.declared import declared
+from qgbench.report.write import write_report
+from qgbench.suite import load_suite
+
+ROOT = Path(__file__).parents[1]
+REPORT = """# Report
+
+## `Suite small`
+
+### Questions
+
+| Question | p | q |
+| --- | ---: | ---: |
+| `a` | 1 | 4 |
+| `b \\| c` | 2 | 5 |
+| `d` | 3 | 6 |
+"""
+HEAD = ["| Question | p | q |", "| --- | ---: | ---: |"]
+
+
+@pytest.fixture(scope="module")
+def refresh() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What `make results` would write now, figures and page left out."""
+    folder = tmp_path_factory.mktemp("report")
+    analysis = analyse(collect([ROOT / "results"]), suite=declared(load_suite("small")))
+    write_report(analysis, folder)
+    return (folder / "report.md").read_text()
+
+
+def without_figures(text: str) -> str:
+    before, found, _ = text.partition("\n## Figures\n")
+    return before if found else text.partition("\n## Records that were not used\n")[0]
+
+
+def test_the_kept_report_is_that_of_the_records(refresh: ModuleType, report: str) -> None:
+    kept = refresh.REPORT.read_text()
+    assert without_figures(kept) == without_figures(report), "results/ or the report changed: run make results"
+
+
+@pytest.mark.parametrize("name", ["README.md", "BENCHMARK.md"])
+def test_quoted_tables_are_those_of_the_report(refresh: ModuleType, report: str, name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert text.count("<!-- table: ") == text.count("<!-- end -->") > 0
+    assert refresh.refreshed(text, report) == text, "run make results"
+
+
+@pytest.mark.parametrize(
+    ("parts", "lines"),
+    [
+        (
+            "",
+            [
+                "| Question | p | q |",
+                "| --- | ---: | ---: |",
+                "| `a` | 1 | 4 |",
+                r"| `b \| c` | 2 | 5 |",
+                "| `d` | 3 | 6 |",
+            ],
+        ),
+        ("; rows 1, 3", ["| Question | p | q |", "| --- | ---: | ---: |", "| `a` | 1 | 4 |", "| `d` | 3 | 6 |"]),
+        ("; rows 2-3; columns 1, 3", ["| Question | q |", "| --- | ---: |", r"| `b \| c` | 5 |", "| `d` | 6 |"]),
+    ],
+)
+def test_rows_and_columns_can_be_chosen(refresh: ModuleType, parts: str, lines: list[str]) -> None:
+    begin = f"text\n<!-- table: Suite small > Questions{parts} -->\n"
+    found = refresh.refreshed(f"{begin}old\n<!-- end -->\nmore\n", REPORT)
+    assert found == begin + "\n".join(lines) + "\n<!-- end -->\nmore\n"
+
+
+@pytest.mark.parametrize(
+    ("quote", "said"),
+    [
+        ("Suite small > Answers", "it has: Suite small > Questions"),
+        ("Suite small > Questions; rows 3-4", "no 3-4 among 3"),
+    ],
+)
+def test_what_is_not_in_the_report_is_said(refresh: ModuleType, quote: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        refresh.refreshed(f"<!-- table: {quote} -->\n<!-- end -->", REPORT)
