@@ -598,6 +598,15 @@ class TestRope:
         assert {"0.05", "0.25", "0.70", "4"} <= set(texts(figure))  # two methods in two settings
         assert why_not(changed)["rope"] == "qw-shuffled: fewer than two differences"
 
+    def test_comparisons_are_told_apart_by_what_differs(self, analysis: Analysis) -> None:
+        across = analysis.across[0]
+        addons = [replace(addon, rope=(0.1, 0.2, 0.7)) for addon in across.addons]
+        one = replace(across, addons=addons)
+        image = replace(one, settings=[setting._replace(regime="n28@image") for setting in one.settings])
+        found = texts(only_figure(rope.plan(replace(analysis, across=[one, image]))))
+        assert {"qw (budget@grouped)", "qw (budget@image)", "qw-shuffled (budget@image)"} <= set(found)
+        assert {"qw", "qw-shuffled"} <= set(texts(only_figure(rope.plan(replace(analysis, across=[one])))))
+
     def test_dice_only(self) -> None:
         assert "Dice only" in why_not(analysis_of(few_runs(), metric="hd95"))["rope"]
 

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qgbench.report.analysis import ROPE, Analysis
+from qgbench.report.analysis import ROPE, Across, Analysis
 from qgbench.report.figures.style import (
     BLUE,
     GREY,
@@ -41,14 +41,8 @@ def plan(analysis: Analysis) -> Plan:
     """Lay out a bar for each add-on that has the test."""
     if analysis.measure.name != "dice":
         return Plan([], ["the region of practical equivalence is defined for Dice only"])
-    several = len(analysis.across) > 1
     bars = [
-        (
-            f"{addon.addon} ({across.regimes}, {across.arch}, {across.protocol} v{across.protocol_version})"
-            if several
-            else addon.addon,
-            addon,
-        )
+        (f"{addon.addon} ({scope})" if (scope := _scope(across, analysis)) else addon.addon, addon)
         for across in analysis.across
         for addon in across.addons
     ]
@@ -57,6 +51,16 @@ def plan(analysis: Analysis) -> Plan:
         return Plan([], ["the test needs two settings or more, and an add-on with two differences or more"])
     left_out = [f"{label}: fewer than two differences" for label, addon in bars if addon.rope is None]
     return Plan([partial(_draw, part) for part in sheets(shown, _ROWS)], left_out)
+
+
+def _scope(across: Across, analysis: Analysis) -> str:
+    """Name what tells this comparison across settings from the others."""
+
+    def parts(one: Across) -> tuple[str, ...]:
+        return one.regimes, one.arch, one.encoder, f"{one.protocol} v{one.protocol_version}"
+
+    columns = zip(parts(across), *map(parts, analysis.across), strict=True)
+    return ", ".join(own for own, *all_of_them in columns if len(set(all_of_them)) > 1)
 
 
 def _draw(bars: list[tuple[str, tuple[float, float, float], int]]) -> "Figure":
