@@ -28,7 +28,7 @@ results: install
 	rm -rf docs/results
 	$(BIN)/qgbench report results --suite small --html --no-run-pages --output docs/results
 	if command -v pdflatex > /dev/null; then cd docs/results && for i in 1 2 3; do \
-	  pdflatex -interaction=batchmode -halt-on-error report.tex > /dev/null || exit 1; done; fi
+	  SOURCE_DATE_EPOCH=0 pdflatex -interaction=batchmode -halt-on-error report.tex > /dev/null || exit 1; done; fi
 	rm -f docs/results/report.aux docs/results/report.log
 	rm -rf docs/results/.page.work
 	$(BIN)/python docs/refresh.py

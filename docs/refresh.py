@@ -5,12 +5,13 @@ A document quotes a table between two comments, and everything between them is r
     <!-- table: Suite small > The same in each data set (points) -->
     <!-- end -->
 
-The title follows that of its chapter; ``; rows A-B`` after the title quotes some rows only, counted from 1;
-``; columns 1, 4-6`` likewise.
+The title follows that of its chapter. ``; rows 1-5, qar, qw-*`` after it quotes the first five
+rows and those with such names only, ``; columns 1, 4-6`` some columns.
 """
 
 import re
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "BENCHMARK.md")
 T = TypeVar("T")
 
 _QUOTE = re.compile(
-    r"(?P<begin><!-- table: (?P<title>[^;\n]+?)(?P<parts>(?:; (?:rows|columns) [\d, -]+?)*) -->\n)"
+    r"(?P<begin><!-- table: (?P<title>[^;\n]+?)(?P<parts>(?:; (?:rows|columns) [\w, *-]+?)*) -->\n)"
     r".*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
@@ -47,9 +48,9 @@ def refreshed(document: str, report: str) -> str:
         if title not in tables:
             raise ValueError(f"the report has no table '{title}'; it has: {'; '.join(tables)}")
         head, rule, *rows = tables[title]
-        for what, places in re.findall(r"; (rows|columns) ([\d, -]+)", found["parts"]):
+        for what, places in re.findall(r"; (rows|columns) ([\w, *-]+)", found["parts"]):
             if what == "rows":
-                rows = _chosen(rows, places)
+                rows = _chosen_rows(rows, places)
             else:
                 head, rule, *rows = (_chosen(row, places) for row in (head, rule, *rows))
         lines = [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
@@ -74,12 +75,34 @@ def _tables(report: str) -> dict[str, list[list[str]]]:
 
 def _chosen(items: list[T], places: str) -> list[T]:
     chosen: list[T] = []
-    for part in places.replace(" ", "").split(","):
+    for part in _parts(places):
         first, _, last = part.partition("-")
         if not 1 <= int(first) <= int(last or first) <= len(items):
             raise ValueError(f"there is no {part} among {len(items)}")
         chosen += items[int(first) - 1 : int(last or first)]
     return chosen
+
+
+def _chosen_rows(rows: list[list[str]], wanted: str) -> list[list[str]]:
+    """Take rows by their place, or by a name: a cell in a code span. Each once, in the order of the table."""
+    places: set[int] = set()
+    for part in _parts(wanted):
+        if part[0].isdigit():
+            places.update(_chosen(list(range(len(rows))), part))
+            continue
+        named = [
+            place
+            for place, row in enumerate(rows)
+            if any(cell.startswith("`") and fnmatchcase(cell.strip("`"), part) for cell in row)
+        ]
+        if not named:
+            raise ValueError(f"no row is called {part}")
+        places.update(named)
+    return [rows[place] for place in sorted(places)]
+
+
+def _parts(places: str) -> list[str]:
+    return places.replace(" ", "").split(",")
 
 
 def main() -> None:

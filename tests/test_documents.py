@@ -78,6 +78,7 @@ def test_quoted_tables_are_those_of_the_report(refresh: ModuleType, report: str,
             ],
         ),
         ("; rows 1, 3", ["| Question | p | q |", "| --- | ---: | ---: |", "| `a` | 1 | 4 |", "| `d` | 3 | 6 |"]),
+        ("; rows d*, a", [*HEAD, "| `a` | 1 | 4 |", "| `d` | 3 | 6 |"]),
         ("; rows 2-3; columns 1, 3", ["| Question | q |", "| --- | ---: |", r"| `b \| c` | 5 |", "| `d` | 6 |"]),
     ],
 )
@@ -92,6 +93,7 @@ def test_rows_and_columns_can_be_chosen(refresh: ModuleType, parts: str, lines: 
     [
         ("Suite small > Answers", "it has: Suite small > Questions"),
         ("Suite small > Questions; rows 3-4", "no 3-4 among 3"),
+        ("Suite small > Questions; rows a, e*", r"no row is called e\*"),
     ],
 )
 def test_what_is_not_in_the_report_is_said(refresh: ModuleType, quote: str, said: str) -> None:

@@ -72,6 +72,11 @@ class DeclaredSuite:
     metric: str = "dice"
     contrasts: tuple[str, ...] = ()
 
+    @property
+    def protocol(self) -> str:
+        """The protocol of all its runs."""
+        return next(iter(self.places))[0]
+
 
 def declared(suite: Suite) -> DeclaredSuite:
     """Take out of a suite what a report needs."""

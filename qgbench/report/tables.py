@@ -97,7 +97,8 @@ def suite_chapter(answers: Answers, what: Measure) -> Chapter:
     absent = [Problem(cell, "no usable record") for cell in answers.absent]
     tables = [questions_table(answers, what), *questions_by_dataset(answers, what)]
     shown = [table for table in tables if table.rows]
-    return Chapter(f"Suite {answers.suite.name}", [], shown, suite_words(answers, what), absent)
+    above = [protocol_line(answers.suite.protocol, answers.suite.version)] if shown else []
+    return Chapter(f"Suite {answers.suite.name}", above, shown, suite_words(answers, what), absent)
 
 
 def suite_words(answers: Answers, what: Measure) -> list[str]:
