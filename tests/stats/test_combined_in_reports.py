@@ -46,7 +46,7 @@ def test_five_sets_with_three_seeds_are_tested_by_their_means_and_every_report_s
     assert found.combined.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
 
     write_report(analysis, tmp_path / "report", figures=False)
-    rule = "Interval and p of 'combined' (qw): Student's t over the data sets' means"
+    rule = "Interval and p over data sets (qw): Student's t over the data sets' means"
     assert rule in (tmp_path / "report" / "report.md").read_text()
     (written,) = json.loads((tmp_path / "report" / "report.json").read_text())["across"][0]["addons"]
     assert written["combined"]["method"] == "t over sets"
