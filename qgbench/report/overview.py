@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from qgbench.report.analysis import Analysis, Section
 from qgbench.report.audit import SCORES, AuditRow, audit
 from qgbench.report.measures import Measure
-from qgbench.report.tables import MISSING, Chapter, Table, in_points
+from qgbench.report.tables import MISSING, Chapter, Table, in_points, protocol_line
 
 _GUIDED = "qw"  # by g: a control has no pseudo-labels that g weighed
 
@@ -44,7 +44,12 @@ def guidance_chapter(analysis: Analysis) -> Chapter:
     ]
     rows = [row for section in analysis.sections if (row := _guidance_row(section))]
     table = Table("What the quality predictor g is worth, by setting", columns, rows, names=1, widths=(42,))
-    return Chapter("Quality guidance", [], [table] if len(rows) > 1 else [], [GUIDANCE_RULE], [])
+    return Chapter("Quality guidance", _protocols(analysis), [table] if len(rows) > 1 else [], [GUIDANCE_RULE], [])
+
+
+def _protocols(analysis: Analysis) -> list[str]:
+    settings = [section.setting for section in analysis.sections]
+    return [protocol_line(*one) for one in sorted({(s.protocol, s.protocol_version) for s in settings})]
 
 
 def _guidance_row(section: Section) -> list[str]:
@@ -93,7 +98,8 @@ def splits_chapter(analysis: Analysis) -> Chapter:
     ]
     rows = list(_split_rows(analysis.sections, what))
     table = Table("The same cells on both kinds of split", columns, rows, names=2, widths=(50, 30))
-    return Chapter("What a split of images is worth", [], [table] if rows else [], [SPLITS_RULE], [])
+    above = _protocols(analysis)
+    return Chapter("What a split of images is worth", above, [table] if rows else [], [SPLITS_RULE], [])
 
 
 def _split_rows(sections: Sequence[Section], what: Measure) -> Iterable[list[str]]:
