@@ -302,14 +302,14 @@ def _inconsistencies(suite: Suite) -> list[str]:
     used = {row.partition("+")[0] for block in suite.block for row in block.rows}
     faults += [f"[rows.{name}] is used by no block" for name in suite.rows if name not in used]
     if not faults:
-        faults += _askable(suite) or _unanswerable(suite)
+        faults += _ill_formed(suite) or _unanswerable(suite)
     return list(dict.fromkeys(faults))
 
 
-def _askable(suite: Suite) -> list[str]:
+def _ill_formed(suite: Suite) -> list[str]:
     """What is wrong with the form of the further questions."""
     blocks = {block.name: block for block in suite.block}
-    names = [question.name for question in suite.questions()]
+    names = ["primary", *(question.name for question in suite.questions())]
     faults = [f"question '{name}' is there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     for question in suite.question:
         where = f"question '{question.name}'"

@@ -1,6 +1,7 @@
 """Documents that quote results say what the records in results/ give."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -39,11 +40,16 @@ def refresh() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make results` would write now, figures and page left out."""
     folder = tmp_path_factory.mktemp("report")
     analysis = analyse(collect([ROOT / "results"]), suite=declared(load_suite("small")))
     write_report(analysis, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> str:
     return (folder / "report.md").read_text()
 
 
@@ -62,6 +68,14 @@ def test_quoted_tables_are_those_of_the_report(refresh: ModuleType, report: str,
     text = (ROOT / name).read_text()
     assert text.count("<!-- table: ") == text.count("<!-- end -->") > 0
     assert refresh.refreshed(text, report) == text, "run make results"
+
+
+def test_the_readme_says_what_the_primary_question_is_answered(folder: Path) -> None:
+    found = json.loads((folder / "report.json").read_text())["suite"]["primary"]["estimate"]
+    mean, (low, high) = 100 * found["mean"], (100 * end for end in found["interval"])
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{mean:.2f} points (95 % interval {low:.2f} to {high:.2f})" in text
+    assert ("No evidence that quality weighting (QW) changes Dice" in text) == (low < 0 < high)
 
 
 @pytest.mark.parametrize(

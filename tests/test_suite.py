@@ -201,6 +201,7 @@ def test_a_question_asks_something_of_each_row_or_one_thing_of_all(tmp_path: Pat
         ('"sharp:fixmatch"', '"sharp"', "expected 'A:B'"),
         ('"sharp:fixmatch"', '"sharp:*"', "give rows if compare has a *"),
         ('name = "sharp"\nq', 'name = "qw-fixmatch"\nq', "question 'qw-fixmatch' is there twice"),
+        ('name = "sharp"\nq', 'name = "primary"\nq', "question 'primary' is there twice"),
         ('"sharp:fixmatch"', '"sharp+qw:fixmatch"', r"question 'sharp' needs sharp\+qw phantom n12@grouped unet"),
         ('block = "core"\n\n[sec', 'block = "core"\nagainst = "none"\n\n[sec', "unknown block 'none'"),
     ],

@@ -26,11 +26,23 @@ SPLITS_RULE = (
 )
 
 
-def guidance_chapter(analysis: Analysis) -> Chapter:
-    """Lay out, for each setting with QW, what g and the free scores are worth, what QW did with them and what g cost.
+def overview(analysis: Analysis) -> list[Chapter]:
+    """Lay out what the quality predictor g and the free scores are worth, and what a split of images is.
 
-    With fewer than two such settings the chapter has no table: the setting's own tables say all of it.
+    Parameters
+    ----------
+    analysis : Analysis
+
+    Returns
+    -------
+    list of Chapter
+        On g where two settings or more have QW (one setting's own tables say all of it), on splits where a cell was
+        run on both kinds with the same budget.
     """
+    return [part for part in (_guidance_chapter(analysis), _splits_chapter(analysis)) if part.tables]
+
+
+def _guidance_chapter(analysis: Analysis) -> Chapter:
     columns = [
         "Setting",
         *("Synth.\nr", "Synth.\nMAE", "Weak\nr", "Weak\nMAE"),
@@ -83,11 +95,7 @@ def _mean(rows: Iterable[AuditRow], quantity: str, digits: int) -> str:
     return f"{sum(values) / len(values):.{digits}f}" if values else MISSING
 
 
-def splits_chapter(analysis: Analysis) -> Chapter:
-    """Lay out cells that were run on a split of groups and on one of images of the same data set, with equal budgets.
-
-    Without such cells the chapter has no table.
-    """
+def _splits_chapter(analysis: Analysis) -> Chapter:
     what = analysis.measure
     columns = [
         "Cell",

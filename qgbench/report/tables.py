@@ -95,8 +95,7 @@ class Chapter:
 def suite_chapter(answers: Answers, what: Measure) -> Chapter:
     """Lay out a suite's questions and their answers: what a report begins with."""
     absent = [Problem(cell, "no usable record") for cell in answers.absent]
-    tables = [questions_table(answers, what), *questions_by_dataset(answers, what)]
-    shown = [table for table in tables if table.rows]
+    shown = suite_tables(answers, what)
     above = [protocol_line(answers.suite.protocol, answers.suite.version)] if shown else []
     return Chapter(f"Suite {answers.suite.name}", above, shown, suite_words(answers, what), absent)
 
@@ -144,7 +143,13 @@ def _over_sets(answer: Answer) -> bool:
     return answer.estimate is not None and answer.estimate.method == "t over sets"
 
 
-def questions_table(answers: Answers, what: Measure) -> Table:
+def suite_tables(answers: Answers, what: Measure) -> list[Table]:
+    """Lay out the answers over data sets, and inside each; a table without rows is left out."""
+    tables = [_questions_table(answers, what), *_questions_by_dataset(answers, what)]
+    return [table for table in tables if table.rows]
+
+
+def _questions_table(answers: Answers, what: Measure) -> Table:
     """Lay out the answers to a suite's questions, each one number; questions without one are left out."""
     columns = [
         "Question",
@@ -168,7 +173,7 @@ def questions_table(answers: Answers, what: Measure) -> Table:
     return Table(title, columns, rows, names=2, widths=(92, 40), prose=frozenset({0}))
 
 
-def questions_by_dataset(answers: Answers, what: Measure) -> list[Table]:
+def _questions_by_dataset(answers: Answers, what: Measure) -> list[Table]:
     """Lay out the answers inside each data set, as many of these in a table as a page is wide."""
     found = [one for one in (answers.primary, *answers.others) if one.by_dataset]
     datasets = list(dict.fromkeys(dataset for one in found for dataset in one.by_dataset))

@@ -19,7 +19,7 @@ from qgbench.report.collect import Name, Problem, Setting
 from qgbench.report.declared import Answer, Answers
 from qgbench.report.figures import CAPTIONS, draw_figures, why_not
 from qgbench.report.measures import MEASURES, Measure
-from qgbench.report.overview import guidance_chapter, splits_chapter
+from qgbench.report.overview import overview
 from qgbench.report.page.build import write_page
 from qgbench.report.tables import (
     Chapter,
@@ -109,7 +109,7 @@ def write_report(
     sections = [(section, audit(section.runs)) for section in analysis.sections]
     chapters = [suite_chapter(analysis.answers, analysis.measure)] if analysis.answers is not None else []
     chapters += [summary(across, analysis.measure) for across in analysis.across]
-    chapters += [part for part in (guidance_chapter(analysis), splits_chapter(analysis)) if part.tables]
+    chapters += overview(analysis)
     chapters += [chapter(section, audits, analysis.measure) for section, audits in sections]
     chapters += [claims_chapter(analysis)] if analysis.claims else []
     rows = [row for section, _ in sections for row in _result_rows(section, analysis.measure)]

@@ -414,7 +414,7 @@ class TestQuestions:
         assert analysis.answers is not None
         first, *others = analysis.answers.others
         some = replace(analysis.answers, others=[replace(first, estimate=None), *others])
-        assert questions.plan(replace(analysis, answers=some)).left_out == ["1 questions without an answer"]
+        assert questions.plan(replace(analysis, answers=some)).left_out == ["questions without an answer: 1"]
         assert questions.plan(replace(analysis, answers=None)).draws == []
 
     def test_a_data_set_beyond_the_axis_is_an_arrow(self, analysis: Analysis) -> None:

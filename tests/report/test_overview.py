@@ -7,7 +7,7 @@ import pytest
 from qgbench.records import Agreement, CheckpointAudit
 from qgbench.report.analysis import analyse
 from qgbench.report.collect import Collection, Run
-from qgbench.report.overview import guidance_chapter, splits_chapter
+from qgbench.report.overview import overview
 from qgbench.report.tables import Table
 from tests.report.test_figures import a_run, some_runs
 
@@ -25,7 +25,7 @@ def as_dict(table: Table, row: int) -> dict[str, str]:
 
 def test_guidance_is_averaged_over_checkpoints_seeds_and_methods_of_qw_alone() -> None:
     runs = [worse_audited(run) if "shuffled" in run.record.cell.addon else run for run in some_runs()]
-    (table,) = guidance_chapter(analyse(Collection(runs, []))).tables
+    (table,) = (table for part in overview(analyse(Collection(runs, []))) for table in part.tables)
     assert [row[0] for row in table.rows] == ["phantom n120@grouped, unet", "phantom n28@grouped, unet"]
     assert as_dict(table, 1) == {
         "Setting": "phantom n28@grouped, unet",
@@ -49,7 +49,7 @@ def test_guidance_is_averaged_over_checkpoints_seeds_and_methods_of_qw_alone() -
 
 def test_one_setting_needs_no_overview() -> None:
     alone = analyse(Collection([run for run in some_runs() if run.record.cell.regime == "n28@grouped"], []))
-    assert guidance_chapter(alone).tables == splits_chapter(alone).tables == []
+    assert overview(alone) == []
 
 
 @pytest.mark.parametrize(("budget", "found"), [("n28", ["fixmatch"]), ("n29", [])])
@@ -61,7 +61,7 @@ def test_cells_of_both_splits_stand_side_by_side(budget: str, found: list[str]) 
         for seed in range(3)
     ]
     analysis = analyse(Collection(runs, []))
-    tables = splits_chapter(analysis).tables
+    tables = [table for part in overview(analysis) for table in part.tables]
     assert [row[:3] for table in tables for row in table.rows] == [[name, "phantom", "n28"] for name in found]
     if found:
         means = [float(text.split()[0]) for text in tables[0].rows[0][3:]]

@@ -654,6 +654,7 @@ class TestBrowser:
         assert tab.input_value("input[name=q]") == "FIXMATCH ph2"
         assert status.inner_text() == "3 of 18 rows"
         tab.locator("button[type=reset]").click()
+        tab.get_by_text("18 rows", exact=True).wait_for()  # a form is reset after its event: rows come back then
         assert status.inner_text() == "18 rows"
         assert "#" not in tab.url
         tab.fill("input[name=q]", "nothing of that name")

@@ -59,7 +59,7 @@ def plan(analysis: Analysis) -> Plan:
     datasets = list(dict.fromkeys(dataset for one in shown for dataset in one.by_dataset))
     looks = {dataset: _LOOKS[index % len(_LOOKS)] for index, dataset in enumerate(datasets)}
     limit = analysis.measure.scale * _limit(shown)
-    left_out = [f"{len(found) - len(shown)} questions without an answer"] if len(shown) < len(found) else []
+    left_out = [f"questions without an answer: {len(found) - len(shown)}"] if len(shown) < len(found) else []
     return Plan([partial(_draw, part, analysis.measure, limit, looks) for part in _sheets(shown)], left_out)
 
 

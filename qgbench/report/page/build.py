@@ -25,14 +25,14 @@ from qgbench.records import IMAGES_NAME, RECORD_NAME, Record, images_path
 from qgbench.report.analysis import Analysis, Contrast, Scores, Section
 from qgbench.report.collect import Name, Run, Setting
 from qgbench.report.measures import MEASURES
-from qgbench.report.overview import guidance_chapter, splits_chapter
+from qgbench.report.overview import overview
 from qgbench.report.page import words
 from qgbench.report.page.board import NONE, Board, board, board_csv, board_json, protocol_words
 from qgbench.report.page.cards import dataset_cards, method_cards
 from qgbench.report.page.charts import audit_chart, group_chart, learning_chart
 from qgbench.report.page.images import images_body, images_head
 from qgbench.report.page.names import contrast_slug, run_slug, slug, visible
-from qgbench.report.tables import protocol_line, questions_by_dataset, questions_table, suite_words
+from qgbench.report.tables import protocol_line, suite_tables, suite_words
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""
@@ -179,9 +179,7 @@ class _Site:
         answers = self.analysis.answers
         suite = None
         if answers is not None:
-            what = self.analysis.measure
-            tables = [questions_table(answers, what), *questions_by_dataset(answers, what)]
-            suite = (answers, suite_words(answers, what), [table for table in tables if table.rows])
+            suite = (answers, *(part(answers, self.analysis.measure) for part in (suite_words, suite_tables)))
         self._page("index.html", "index.html", board=laid_out, protocol_lines=lines, run_count=runs, suite=suite)
         self._page("comparisons.html", "comparisons.html", board=laid_out, protocol_lines=lines)
         measure = self.analysis.measure.name
@@ -195,8 +193,7 @@ class _Site:
             place = f"figures/{slug(figure.stem)}{'.png' if figure.suffix == '.png' else '.pdf'}"
             self._put(place, figure.read_bytes())
             (shown if figure.suffix == ".png" else offered).append((figure.stem, place))
-        chapters = [part for part in (guidance_chapter(self.analysis), splits_chapter(self.analysis)) if part.tables]
-        content = {"analysis": self.analysis, "chapters": chapters, "figures": shown, "files": offered}
+        content = {"analysis": self.analysis, "chapters": overview(self.analysis), "figures": shown, "files": offered}
         self._page("across.html", "across.html", **content)
 
     def _contrast(self, section: Section, contrast: Contrast) -> None:
