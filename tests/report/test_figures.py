@@ -267,7 +267,10 @@ class TestFiles:
                 assert path.read_bytes().startswith(b"%PDF")
                 assert b"CreationDate" not in path.read_bytes()
             else:
-                assert Image.open(path).width == 1380  # 6.9 inches at 200 dots per inch
+                picture = Image.open(path)
+                assert picture.width == 1380  # 6.9 inches at 200 dots per inch
+                assert picture.mode == "P", "256 colours keep it small"
+                assert [round(dots) for dots in picture.info["dpi"]] == [200, 200]
         assert sorted(written) == sorted(written[0].parent.iterdir())
 
     def test_captions_are_of_the_kinds_that_are_drawn(self) -> None:
