@@ -60,11 +60,13 @@ BUDGETS = {
     **dict.fromkeys(("ph2", "scd"), ("n4", "n6", "n7", "n14", "n28", "all")),
     **dict.fromkeys(("isic2017", "cvc_clinicdb", "cvc_colondb"), ("n4", "n7", "n14", "n28", "all")),
 }
-LAMBDA_U = (0.25, 1.0, 4.0)  # weight of the unlabelled losses: 0.25 is the paper's, 1 FixMatch's and UniMatch's
+LAMBDA_U = (0.25, 1.0, 4.0)  # weight of the unlabelled losses: 0.25 is the paper's, 1 FixMatch's
+OF_HALF = (0.125, 0.5, 2.0)  # the same beside a supervised loss of weight 0.5: 0.5 is UniMatch's and CorrMatch's
 TUNED = {
-    **dict.fromkeys(("pseudo_label", "pseudo_label_confidence", "mean_teacher", "fixmatch", "unimatch"), LAMBDA_U),
-    **dict.fromkeys(("ua_mt", "ict", "cps", "contrastive", "bcp", "corrmatch"), LAMBDA_U),
-    "unimatch_v2": (0.125, 0.5, 2.0),  # its default is 0.5
+    **dict.fromkeys(("pseudo_label", "pseudo_label_confidence", "mean_teacher", "fixmatch"), LAMBDA_U),
+    **dict.fromkeys(("ua_mt", "ict", "cps", "contrastive", "bcp"), LAMBDA_U),
+    "unimatch": tuple(sorted(OF_HALF + LAMBDA_U)),  # the second three were tried first, by mistake
+    **dict.fromkeys(("unimatch_v2", "corrmatch"), OF_HALF),
 }
 STEPS = {f"{number} steps": {"overrides": {"train.steps": number}} for number in (400, 800)}
 QUESTIONS = {
