@@ -23,6 +23,11 @@ _PACKAGES = (
     "pandas",
     "pillow",
 )
+_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+_DECIDE_KERNELS = (
+    *("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16"),
+    *("asimd", "sve", "bf16"),
+)
 
 
 def package_versions() -> dict[str, str]:
@@ -37,9 +42,10 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory and accelerator of this machine."""
+    """Processor and what it can do, cores, memory in MiB, and accelerator of this machine."""
     found = {
         "processor": _processor(),
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
         "memory_mib": psutil.virtual_memory().total // 2**20,
         "system": f"{platform.system()} {platform.machine()}",
@@ -56,6 +62,20 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """Say what decides which kernels compute: on rented machines, processors of several kinds have one name."""
+    found = [torch.backends.cpu.get_cpu_capability()]
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        fields = [line.partition(":") for line in cpuinfo.read_text().split("\n\n")[0].splitlines()]
+        known = {name.strip(): value.strip() for name, _, value in fields}
+        found += [f"{name} {known[name]}" for name in ("cpu family", "model") if name in known]
+        flags = known.get("flags", known.get("Features", "")).split()
+        found += [flag for flag in _DECIDE_KERNELS if flag in flags]
+    found += [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
+    return ", ".join(found)
 
 
 def git_commit() -> str | None:

@@ -166,7 +166,9 @@ class Provenance(_Part):
     )
     packages: dict[str, str]
     python: str
-    hardware: dict[str, Any] = Field(description="processor, cores, threads, memory in MiB, accelerator")
+    hardware: dict[str, Any] = Field(
+        description="processor and its instructions, cores, memory in MiB, system, accelerator"
+    )
     data: str = Field(description="fingerprint of the prepared images and masks")
     split: str = Field(description="fingerprint of the ids in each part")
     labelled_ids: list[str]

@@ -37,7 +37,7 @@ class Origin(_Part):
     git_commit: str | None = Field(description="commit of the checkout, '+dirty' appended if it had changes")
     packages: dict[str, str] = Field(description="versions of what can change numbers, qgbench itself left out")
     python: str
-    hardware: dict[str, Any] = Field(description="as in a record, and 'instructions': what the processor can do")
+    hardware: dict[str, Any] = Field(description="as in a record")
 
 
 class Tolerance(_Part):

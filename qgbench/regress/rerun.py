@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from qgbench import provenance
@@ -21,12 +20,6 @@ from qgbench.launch.present import Display
 from qgbench.regress.fixed import fixed_numbers
 from qgbench.regress.outcome import numbers_of_runs
 from qgbench.regress.reference import Numbers, Origin
-
-_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
-_DECIDE_KERNELS = (
-    *("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16"),
-    *("asimd", "sve", "bf16"),
-)
 
 
 def rerun(whole: Plan, executor: Executor, only: Sequence[str] = ()) -> Numbers:
@@ -90,19 +83,5 @@ def origin() -> Origin:
         git_commit=provenance.git_commit(),
         packages=packages,
         python=sys.version.split()[0],
-        hardware=provenance.hardware() | {"instructions": _instructions()},
+        hardware=provenance.hardware(),
     )
-
-
-def _instructions() -> str:
-    """Say what decides which kernels compute: on rented machines, processors of several kinds have one name."""
-    found = [torch.backends.cpu.get_cpu_capability()]
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        fields = [line.partition(":") for line in cpuinfo.read_text().split("\n\n")[0].splitlines()]
-        known = {name.strip(): value.strip() for name, _, value in fields}
-        found += [f"{name} {known[name]}" for name in ("cpu family", "model") if name in known]
-        flags = known.get("flags", known.get("Features", "")).split()
-        found += [flag for flag in _DECIDE_KERNELS if flag in flags]
-    found += [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
-    return ", ".join(found)
