@@ -392,6 +392,22 @@ def test_tolerances_are_five_times_the_largest_difference_of_a_name_and_stage() 
     assert verdict(0.75 - 0.635, 4) == ["differs", "same"]
 
 
+def test_a_count_of_few_things_that_never_moved_is_not_compared_elsewhere() -> None:
+    reference: Numbers = {
+        "run: a": {"missed": 1.0, "spurious": 2.0, "guidance kept_share": 0.5, "n_ref": 100.0},
+        "steps: a": {"step 1 kept_share": 0.5},
+    }
+    moved = reference | {"run: a": reference["run: a"] | {"spurious": 3.0}}
+    noise = measured_noise(reference, {"one": reference, "two": moved}, origin())
+    assert {name: tolerance.limit for name, tolerance in noise.tolerances.items()} == {
+        "run: missed": None,  # one image more on another processor is no defect
+        "run: spurious": 5.0,
+        "run: guidance kept_share": None,
+        "run: n_ref": 0.001,  # no result of training
+        "steps: step 1 kept_share": 5.1e-6,  # in float64 nothing flips; rounded up
+    }
+
+
 def test_processors_of_one_name_and_other_instructions_are_others() -> None:
     here = origin()
     assert exact(compare_machines(here, here))

@@ -24,6 +24,8 @@ FACTOR = 5.0
 """Limit / largest difference that was measured: a few ways to compute on one processor are not all there are."""
 LEAST = 1e-5
 """Least limit, as a share of the largest number of its name: some hundred roundings in float32, as other kernels do."""
+_FEW = ("missed", "spurious", "kept_share")
+"""Counts and shares of few things: until the first of them flips, what was measured says nothing of another machine."""
 _SHOWN = 40  # differing numbers that are printed
 
 Verdict = Literal["same", "within tolerance", "not compared", "differs", "missing", "new"]
@@ -143,7 +145,7 @@ def measured_noise(reference: Numbers, variants: Mapping[str, Numbers], origin: 
 
     The numbers of one name and stage share a tolerance: `FACTOR` times the largest difference from the reference, over
     all items (methods, runs) and variants, but not less than `LEAST` of the largest number. What is a number in one way
-    and not in another is given none, nor what no variant has.
+    and not in another is given none, nor what no variant has, nor what counts few things in runs and never moved.
 
     Parameters
     ----------
@@ -170,7 +172,8 @@ def measured_noise(reference: Numbers, variants: Mapping[str, Numbers], origin: 
     for key, pool in differences.items():
         sizes = [abs(value) for value in pool if value is not None]
         largest = max(sizes) if sizes and len(sizes) == len(pool) else None
-        limit = None if largest is None else limit_of(largest, sizes_of[key])
+        never_moved = largest == 0 and stage_of(key) == "run" and key.rpartition(" ")[2] in _FEW
+        limit = None if largest is None or never_moved else limit_of(largest, sizes_of[key])
         tolerances[key] = Tolerance(limit=limit, largest=largest, differences=len(pool))
     return Noise(origin=origin, variants=list(variants), factor=FACTOR, tolerances=tolerances)
 
