@@ -319,8 +319,8 @@ def _carry_out(job: _Job) -> None:
 
         seconds = train(trainer, checkpoints, f"training {spec.method}", saved, trainer.any_process, main)
     if main:
+        checkpoints.discard_previous()  # before the record: a run that has one is finished, and nobody would come back
         _measure(job, trainer, predictor, card, seconds)
-        checkpoints.discard_previous()
 
 
 def _restore_if_gone(job: _Job) -> None:
