@@ -23,8 +23,14 @@ _PACKAGES = (
     "pandas",
     "pillow",
 )
-_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
-_DECIDE_KERNELS = (
+_LIMITING_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+)
+_DECIDING_FLAGS = (  # instructions that libraries choose their kernels by
     *("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16"),
     *("asimd", "sve", "bf16"),
 )
@@ -73,8 +79,8 @@ def _instructions() -> str:
         known = {name.strip(): value.strip() for name, _, value in fields}
         found += [f"{name} {known[name]}" for name in ("cpu family", "model") if name in known]
         flags = known.get("flags", known.get("Features", "")).split()
-        found += [flag for flag in _DECIDE_KERNELS if flag in flags]
-    found += [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
+        found += [flag for flag in _DECIDING_FLAGS if flag in flags]
+    found += [f"{name}={os.environ[name]}" for name in _LIMITING_VARIABLES if name in os.environ]
     return ", ".join(found)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,8 @@ from qgbench.data.readers import open_source
 from qgbench.folder import RunFolder
 from qgbench.metrics import measure
 from qgbench.predictions import read_predictions
-from qgbench.records import IMAGE_COLUMNS, Record, read_images, read_record, summarise
+from qgbench.records import IMAGE_COLUMNS, Record, read_images, read_record, summarise, write_record
+from qgbench.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -302,6 +304,29 @@ def test_a_perfect_network_gets_a_nearly_perfect_score(cache_dir: Path) -> None:
     expected = measure(source.mask(row["id"]), source.mask(row["id"]))
     assert expected.n_ref == row["n_ref"]
     assert masks[row["id"]].sum() == row["n_pred"]
+
+
+def test_the_older_checkpoint_is_gone_before_the_record_says_that_the_run_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both: list[bool] = []
+    left: list[str] = []
+    save = Checkpoints.save
+
+    def saved(checkpoints: Checkpoints, state: dict[str, Any]) -> None:
+        save(checkpoints, state)
+        both.append(any(tmp_path.rglob("previous.pt")))
+
+    def written(folder: Path, record: Record) -> None:
+        left.extend(path.name for path in folder.glob("*.pt"))
+        write_record(folder, record)
+
+    monkeypatch.setattr(Checkpoints, "save", saved)
+    monkeypatch.setattr("qgbench.run.write_record", written)
+    monkeypatch.setattr("qgbench.training.stage.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    run(tmp_path, "--method", "fixmatch")
+    assert any(both)
+    assert left == ["last.pt"], "a kill after the record would leave the other one for good"
 
 
 def test_the_report_of_these_runs_names_base_add_on_and_difference(
