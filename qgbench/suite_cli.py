@@ -188,7 +188,7 @@ def _plan(name: str, output: Path, data_dir: Path | None, device: str, tracker: 
 def _estimates(output: Path) -> "Estimates":
     from qgbench.launch.estimate import Estimates
 
-    return Estimates.read([output])
+    return Estimates.read([output, Path("results")])  # what was submitted tells of times, too
 
 
 def _slots(planned: "Plan", estimates: "Estimates", asked: int | None) -> list[str]:

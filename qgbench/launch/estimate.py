@@ -13,8 +13,9 @@ Memory goes by the same order, but may come from any hardware of the same device
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -28,11 +29,12 @@ from qgbench.folder import RunFolder
 from qgbench.launch.job import JOBS, Job
 from qgbench.logs import logger
 from qgbench.records import Record, find_records, read_record, write_atomically
-from qgbench.spec import Regime, RunSpec, Settings
+from qgbench.spec import Protocol, Regime, RunSpec, Settings
 
 MEASURED_NAME = "measured.json"
 PREDICTORS = "predictors"
 _CARD_NAME = "predictor.json"
+_UNKNOWN = "unknown"
 _START = 8.0
 """Seconds that a process takes to import and to build its networks (7.6 s of CPU time on an AMD EPYC core)."""
 _PER_IMAGE = 0.01
@@ -53,11 +55,14 @@ class Cost:
         Peak of its process.
     basis : str
         Where the time comes from, for people.
+    elsewhere : bool
+        Whether the time was taken on other hardware of the device class.
     """
 
     seconds: float | None
     memory_mib: float | None
     basis: str
+    elsewhere: bool = False
 
 
 class RunWork(Settings):
@@ -264,7 +269,10 @@ class Estimates:
             That jobs are planned for, as `qgbench.provenance.hardware` gives it; this machine's if not given. A card of
             a predictor does not name its hardware: it is that of a finished run with this predictor, else this one.
         """
-        records = [record for folder in folders if folder.is_dir() for record in _records(folder)]
+        by_id: dict[str, Record] = {}
+        for record in (record for folder in folders if folder.is_dir() for record in _records(folder)):
+            by_id.setdefault(record.run_id, record)  # a submitted one may be a copy
+        records = list(by_id.values())
         here = (lambda: hardware) if hardware is not None else _Here()
         return cls(
             [seen for record in records if (seen := _seen(record)) is not None],
@@ -283,7 +291,7 @@ class Estimates:
     def _of_data(self, job: Job) -> Cost:
         images = load_card(job.source).images if job.source in card_names() else None
         if images is None:
-            return Cost(None, None, "unknown")
+            return Cost(None, None, _UNKNOWN)
         basis = f"{1000 * _PER_IMAGE:.0f} ms an image, as measured at 0.05 megapixels; larger ones take longer"
         return Cost(_START + _PER_IMAGE * images, None, basis)
 
@@ -293,8 +301,15 @@ class Estimates:
         quality = protocol.quality
         work = PredictorWork.of(spec.model_dump(mode="json"), protocol.size, quality.model_dump(mode="json"))
         same = [each for each in self._predictors if each.work == work]
+
+        def on(kind: str) -> Cost:
+            return self._g_on(kind, spec, work, same)
+
+        return self._on_this_hardware_or_other(spec, on)
+
+    def _g_on(self, kind: str, spec: RunSpec, work: PredictorWork, same: Sequence[_Predictor]) -> Cost:
         memory = max((each.memory_mib for each in same if each.memory_mib is not None), default=None)
-        kind = self._kind(spec) if same or self._measured else ""
+        quality = spec.resolve().quality
         timed = self._timed(work, kind)
         if memory is None and timed is not None:
             memory = timed.peak_memory_mib
@@ -302,7 +317,7 @@ class Estimates:
             basis = f"measured: {len(rates)} predictor{'s' * (len(rates) > 1)} like it"
             return Cost(_START + median(rates) * quality.steps, memory, basis)
         if timed is None or timed.seconds_per_step is None or timed.seconds_per_weak_step is None:
-            return Cost(None, memory, "unknown" if timed is None else timed.failure)
+            return Cost(None, memory, _UNKNOWN if timed is None else timed.failure)
         if (labelled := labelled_images(spec)) is None:
             return Cost(None, memory, "unknown: so is the number of labelled images")
         epoch = max(quality.weak_epoch_min_steps, labelled // quality.weak_batch)
@@ -312,10 +327,14 @@ class Estimates:
     def _of_run(self, job: Job) -> Cost:
         spec, protocol = job.spec, job.spec.resolve()
         work = RunWork.of(spec.model_dump(mode="json"), protocol.model_dump(mode="json"))
-        memory = self._memory(work)
-        if not self._runs and not self._measured:
-            return Cost(None, memory, "unknown")
-        kind, steps = self._kind(spec), protocol.train.steps
+
+        def on(kind: str) -> Cost:
+            return self._run_on(kind, spec, protocol, work)
+
+        return self._on_this_hardware_or_other(spec, on)
+
+    def _run_on(self, kind: str, spec: RunSpec, protocol: Protocol, work: RunWork) -> Cost:
+        memory, steps = self._memory(work), protocol.train.steps
         alike = [seen for seen in self._runs if seen.work == work and seen.kind == kind]
         here = [seen for seen in alike if seen.place == (spec.dataset, spec.regime)]
         test_images = self._test_images(spec)
@@ -344,7 +363,27 @@ class Estimates:
             ratio, like = scaled
             basis = f"scaled from {like[0].work.method} on {_sets(like)}"
             return Cost(whole(ratio * _rate(like), evaluation(like)), memory, basis)
-        return Cost(None, memory, timed.failure if timed is not None else "unknown")
+        return Cost(None, memory, timed.failure if timed is not None else _UNKNOWN)
+
+    def _on_this_hardware_or_other(self, spec: RunSpec, on: Callable[[str], Cost]) -> Cost:
+        """Ask for this kind of hardware; where nothing is known of it, for others. What failed here stays a failure."""
+        if not self._kinds:
+            return on("")
+        here = on(self._kind(spec))
+        if here.basis != _UNKNOWN:
+            return here
+        for kind in self._kinds:
+            device, _, name = kind.partition(" ")
+            if device == spec.device and (found := on(kind)).seconds is not None:
+                return replace(found, basis=f"{found.basis}, on {name}", elsewhere=True)
+        return here
+
+    @cached_property
+    def _kinds(self) -> list[str]:
+        """All hardware that something was measured on, the most used first."""
+        kinds = [seen.kind for seen in self._runs] + [each.kind for each in self._predictors]
+        kinds += [each.hardware for each in self._measured]
+        return [kind for kind, _ in Counter(kinds).most_common()]
 
     def _scaled(self, work: RunWork, kind: str) -> tuple[float, list[_Seen]] | None:
         """Find another method in the same surroundings, and how much longer a step of this one takes elsewhere."""
@@ -468,6 +507,7 @@ def _predictors(
 ) -> Iterator[_Predictor]:
     """Read the cards of predictors; device and threads are in the RunSpec of what made or used them."""
     used_by = {record.provenance.g: record for record in records if record.provenance.g is not None}
+    with_card: set[str] = set()
     for folder in folders:
         for file in sorted(folder.glob(f"{PREDICTORS}/*/{_CARD_NAME}")):
             try:
@@ -484,8 +524,26 @@ def _predictors(
                     # The maker's peak includes g's training, and that of a run which found g there does not.
                     memory_mib=record.peak_memory_mib if record is not None and not record.times.g_reused else None,
                 )
+                with_card.add(card["id"])
             except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
                 logger.debug("left aside for estimates: %s: %r", file, error)
+    for name, record in used_by.items():
+        if name not in with_card and record.times.g > 0 and (found := _submitted_predictor(record)) is not None:
+            yield found
+
+
+def _submitted_predictor(record: Record) -> _Predictor | None:
+    """Read a predictor's time off a record that came without it, as submitted ones do."""
+    try:
+        protocol = record.settings["protocol"]
+        return _Predictor(
+            work=PredictorWork.of(record.spec, protocol["size"], protocol["quality"]),
+            kind=hardware_kind(record.device, record.provenance.hardware),
+            per_step=record.times.g / protocol["quality"]["steps"],
+            memory_mib=None,
+        )
+    except (KeyError, TypeError, ValidationError):  # of a version that had not all of it
+        return None
 
 
 def _maker(folder: Path, name: str) -> dict[str, Any] | None:

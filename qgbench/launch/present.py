@@ -70,8 +70,8 @@ def print_plan(plan: Plan, estimates: Estimates, slots: Sequence[str], console: 
     )
     for basis, count in Counter(cost.basis for cost in costs.values()).most_common():
         console.print(Text(f"estimate of {count} jobs: {basis}"))
-    if any(cost.basis == "unknown" for cost in costs.values()):
-        console.print("--measure times a few steps of every kind of run that is unknown.", highlight=False)
+    if any(cost.seconds is None or cost.elsewhere for cost in costs.values()):
+        console.print("--measure times a few steps of every kind of run on this machine.", highlight=False)
     memory = [cost.memory_mib for cost in costs.values() if cost.memory_mib is not None]
     if memory:
         console.print(f"largest process: {max(memory):.0f} MiB", highlight=False)

@@ -14,10 +14,12 @@ from qgbench.launch.measure import flops_per_step, gpu_hours, measure
 from qgbench.launch.plan import Plan, make_plan
 from qgbench.launch.status import Standing, summary
 from qgbench.quality.predictor import QualityPredictor
+from qgbench.records import find_records, read_record
 from qgbench.registry import load_arch
 from qgbench.run import build_student
 from qgbench.suite import load_suite
 
+RESULTS = Path(__file__).parents[2] / "results"
 HARDWARE = {"processor": "some", "accelerator": None}
 
 
@@ -75,6 +77,41 @@ def test_timed_steps_count_on_their_own_kind_of_hardware_only(smoke: Plan, tmp_p
     other = Estimates.read([tmp_path], HARDWARE).of(run_of(smoke, "supervised"))
     assert other.seconds is None, "no ratio of the two methods is known"
     assert other.memory_mib == 900.0, "of a method in the same surroundings"
+
+
+def test_times_of_other_hardware_count_where_there_are_no_own_and_say_so(smoke: Plan, tmp_path: Path) -> None:
+    job = run_of(smoke, "fixmatch")
+    own, other = hardware_kind("cpu", HARDWARE), "cpu other"
+    write_measured(tmp_path, [measured(job, 0.1, 900.0, "cuda card"), measured(job, 0.1, 900.0, other)])
+    found = Estimates.read([tmp_path], HARDWARE).of(job)
+    write_measured(tmp_path, [measured(job, 0.1, 900.0, own)])
+    same = Estimates.read([tmp_path], HARDWARE).of(job)
+    assert found.seconds == same.seconds
+    assert (found.elsewhere, found.basis) == (True, "measured steps, on other")
+    assert (same.elsewhere, same.basis) == (False, "measured steps")
+    write_measured(tmp_path, [measured(job, 0.1, 900.0, "cuda card")])
+    assert Estimates.read([tmp_path], HARDWARE).of(job).seconds is None, "a GPU says nothing about a processor"
+    broken = Measured(work=work_of(job), hardware=own, limit=1.0, failure="out of memory")
+    write_measured(tmp_path, [broken, measured(job, 0.1, 900.0, other)])
+    found = Estimates.read([tmp_path], HARDWARE).of(job)
+    assert (found.seconds, found.basis) == (None, "out of memory")
+
+
+def test_submitted_records_tell_what_runs_and_predictors_take(tmp_path: Path) -> None:
+    plan = make_plan(load_suite("small"), tmp_path, None, "cpu")
+    core = [job for job in plan.runs if plan.blocks[job.name] == "core"]
+    predictor = next(job for job in plan.jobs if job.kind == "g")
+    records = [read_record(path) for path in find_records(RESULTS) if "+qw" in str(path)]
+    processors = {record.provenance.hardware["processor"] for record in records}
+    estimates = Estimates.read([RESULTS], {"processor": "some", "accelerator": None})
+    assert all(estimates.of(job).seconds and estimates.of(job).elsewhere for job in core)
+    slowest = max(record.times.g for record in records)
+    cost = estimates.of(predictor)
+    assert cost.seconds is not None
+    assert min(record.times.g for record in records) < cost.seconds < slowest + 60
+    assert cost.basis.rpartition(", on ")[2] in processors
+    once, twice = Estimates.read([RESULTS]), Estimates.read([RESULTS, RESULTS])
+    assert [once.of(job) for job in core] == [twice.of(job) for job in core], "a record in two folders counts once"
 
 
 def test_a_damaged_file_of_measurements_is_left_aside(smoke: Plan, tmp_path: Path) -> None:
