@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal, NamedTuple
 
 from qgbench.report.collect import Name, Run
@@ -10,8 +11,8 @@ from qgbench.report.collect import Name, Run
 SCORES = ("g", "confidence", "agreement")
 
 
-class Mean(NamedTuple):
-    """An average over the records in which a quantity is defined."""
+class Average(NamedTuple):
+    """The mean, or for seconds the median, over the records in which a quantity is defined."""
 
     value: float | None
     defined: int
@@ -28,7 +29,7 @@ class AuditRow:
     """Fraction of the run at which pseudo-labels were audited; None for all checkpoints pooled, or no pseudo-labels."""
     records: int
     """Predictors (part 'predictor') or runs, one a seed."""
-    means: dict[str, Mean]
+    averages: dict[str, Average]
 
 
 def audit(runs: list[Run]) -> list[AuditRow]:
@@ -55,9 +56,15 @@ def audit(runs: list[Run]) -> list[AuditRow]:
     return rows
 
 
-def _mean(values: Iterable[float | None]) -> Mean:
+def _mean(values: Iterable[float | None]) -> Average:
     defined = [value for value in values if value is not None]
-    return Mean(sum(defined) / len(defined) if defined else None, len(defined))
+    return Average(sum(defined) / len(defined) if defined else None, len(defined))
+
+
+def _median(seconds: Iterable[float]) -> Average:
+    """Average times: a machine that slept for half an hour must not count."""
+    defined = list(seconds)
+    return Average(median(defined), len(defined))
 
 
 def _predictors(runs: list[Run]) -> list[AuditRow]:
@@ -66,7 +73,7 @@ def _predictors(runs: list[Run]) -> list[AuditRow]:
     audits = list(by_predictor.values())
     if not audits:
         return []
-    means = {
+    averages = {
         "synthetic_pearson": _mean(audit.synthetic.pearson for audit in audits),
         "synthetic_spearman": _mean(audit.synthetic.spearman for audit in audits),
         "synthetic_mae": _mean(audit.synthetic.mae for audit in audits),
@@ -76,7 +83,7 @@ def _predictors(runs: list[Run]) -> list[AuditRow]:
         "image_dependence": _mean(audit.image_dependence for audit in audits),
         "image_dependent": _mean(float(audit.image_dependent) for audit in audits),
     }
-    return [AuditRow("predictor", None, None, len(audits), means)]
+    return [AuditRow("predictor", None, None, len(audits), averages)]
 
 
 def _pseudo_labels(name: Name, runs: list[Run]) -> list[AuditRow]:
@@ -87,24 +94,24 @@ def _pseudo_labels(name: Name, runs: list[Run]) -> list[AuditRow]:
     for progress in [*moments, *pooled]:
         here = [audit for audit in audits if audit.progress == progress]
 
-        means = {"mean_dice": _mean(audit.mean_dice for audit in here)}
+        averages = {"mean_dice": _mean(audit.mean_dice for audit in here)}
         for score in SCORES:
             found = [audit.scores[score] for audit in here if score in audit.scores]
-            means[f"{score}_pearson"] = _mean(agreement.pearson for agreement in found)
-            means[f"{score}_mae"] = _mean(agreement.mae for agreement in found)
-        rows.append(AuditRow("pseudo_labels", name, progress, len(here), means))
+            averages[f"{score}_pearson"] = _mean(agreement.pearson for agreement in found)
+            averages[f"{score}_mae"] = _mean(agreement.mae for agreement in found)
+        rows.append(AuditRow("pseudo_labels", name, progress, len(here), averages))
     return rows
 
 
 def _run(name: Name, runs: list[Run]) -> AuditRow:
     times = [run.record.times for run in runs]
     guidance = [run.record.guidance for run in runs if run.record.guidance is not None]
-    means = {
-        "g_seconds": _mean(time.g for time in times),
+    averages = {
+        "g_seconds": _median(time.g for time in times),
         "g_reused": _mean(float(time.g_reused) for time in times),
-        "train_seconds": _mean(time.train for time in times),
-        "evaluate_seconds": _mean(time.evaluate for time in times),
+        "train_seconds": _median(time.train for time in times),
+        "evaluate_seconds": _median(time.evaluate for time in times),
         "kept_share": _mean(guide.kept_share for guide in guidance),
         "effective_sample_size": _mean(guide.effective_sample_size for guide in guidance),
     }
-    return AuditRow("run", name, None, len(runs), means)
+    return AuditRow("run", name, None, len(runs), averages)

@@ -16,8 +16,9 @@ GUIDANCE_RULE = (
     "(confidence) and the Dice of two predictions, one of the flipped image (agreement), score the same masks. Pooled: "
     "g's correlation over the masks of all checkpoints together, which also counts that late masks are better than "
     "early ones. Kept: share of pseudo-labels with q of tau or more. Effective sample size: (sum w)^2 / (B sum w^2) of "
-    "the weights w of a step's B pseudo-labels, dropped ones included; near 1, QW changed little. Seconds: means over "
-    "runs on the machine that made them; g, its weak models included, is trained once for all methods of a seed."
+    "the weights w of a step's B pseudo-labels, dropped ones included; near 1, QW changed little. Seconds: medians "
+    "over seeds, averaged over methods, on the machine that made them; g, its weak models included, is trained once "
+    "for all methods of a seed."
 )
 SPLITS_RULE = (
     "Where groups have several images, a split of images puts images of one group on both sides. Test images differ "
@@ -91,7 +92,7 @@ def _guidance_row(section: Section) -> list[str]:
 
 def _mean(rows: Iterable[AuditRow], quantity: str, digits: int) -> str:
     """Average rows, each an average over seeds."""
-    values = [value for row in rows if (value := row.means[quantity].value) is not None]
+    values = [value for row in rows if (value := row.averages[quantity].value) is not None]
     return f"{sum(values) / len(values):.{digits}f}" if values else MISSING
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from qgbench.claims import Claim
 from qgbench.records import EMPTY_MASK_RULE
 from qgbench.report.analysis import Across, AddonAcross, Analysis, Contrast, Scores, Section
-from qgbench.report.audit import SCORES, AuditRow, Mean, audit
+from qgbench.report.audit import SCORES, AuditRow, Average, audit
 from qgbench.report.collect import Name, Problem, Run
 from qgbench.report.declared import Answer, Answers
 from qgbench.report.measures import Measure
@@ -60,8 +60,8 @@ OVER_SETS_RULE = (
     "too few seeds each for intervals of their own. Its claim is about data sets like these."
 )
 AUDIT_RULE = (
-    "Averages over records (one a seed); a predictor that several runs share counts once. '(1 of 3)': defined in so "
-    "many records only. Pooled: the masks of all checkpoints together."
+    "Averages over records (one a seed), of seconds the median; a predictor that several runs share counts once. "
+    "'(1 of 3)': defined in so many records only. Pooled: the masks of all checkpoints together."
 )
 
 
@@ -421,9 +421,9 @@ def claims_chapter(analysis: Analysis) -> Chapter:
     def measured(claim: Claim) -> str:
         if claim.about == "predictor":
             values = [
-                row.means[f"synthetic_{claim.metric}"].value
+                row.averages[f"synthetic_{claim.metric}"].value
                 for row in predictors
-                if f"synthetic_{claim.metric}" in row.means
+                if f"synthetic_{claim.metric}" in row.averages
             ]
             known = [value for value in values if value is not None]
             return f"{min(known):.3f} to {max(known):.3f}" if known else MISSING
@@ -538,10 +538,10 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
         return [method + (f" ({variant})" if variant else ""), addon or MISSING, str(row.records)]
 
     def numbers(row: AuditRow, digits: int, *quantities: str) -> list[str]:
-        return [_mean(row.means[quantity], row.records, digits) for quantity in quantities]
+        return [_average(row.averages[quantity], row.records, digits) for quantity in quantities]
 
     def seconds(row: AuditRow) -> list[str]:
-        reused = row.means["g_reused"].value or 0
+        reused = row.averages["g_reused"].value or 0
         g, *rest = numbers(row, 1, "g_seconds", "train_seconds", "evaluate_seconds")
         return [g, f"{round(reused * row.records)} of {row.records}", *rest]
 
@@ -567,7 +567,7 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
             [
                 str(row.records),
                 *numbers(row, 3, *measures),
-                f"{round((row.means['image_dependent'].value or 0) * row.records)} of {row.records}",
+                f"{round((row.averages['image_dependent'].value or 0) * row.records)} of {row.records}",
             ]
             for row in rows("predictor")
         ],
@@ -589,7 +589,7 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
             [
                 *named(row),
                 "pooled" if row.progress is None else f"{100 * row.progress:.0f} %",
-                _mean(row.means["mean_dice"], row.records, 2, scale=100),
+                _average(row.averages["mean_dice"], row.records, 2, scale=100),
                 *numbers(row, 3, *scores),
             ]
             for row in rows("pseudo_labels")
@@ -615,11 +615,11 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
     return [table for table in (predictors, pseudo_labels, cost) if table.rows]
 
 
-def _mean(mean: Mean, records: int, digits: int, scale: float = 1) -> str:
-    if mean.value is None:
+def _average(average: Average, records: int, digits: int, scale: float = 1) -> str:
+    if average.value is None:
         return MISSING
-    partly = "" if mean.defined == records else f" ({mean.defined} of {records})"
-    return f"{scale * mean.value:.{digits}f}{partly}"
+    partly = "" if average.defined == records else f" ({average.defined} of {records})"
+    return f"{scale * average.value:.{digits}f}{partly}"
 
 
 def markdown_table(table: Table) -> str:

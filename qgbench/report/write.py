@@ -188,7 +188,7 @@ def _audit_rows(section: Section, audits: list[AuditRow]) -> list[dict[str, Any]
             "records": row.records,
         }
         for row in audits
-        for quantity, mean in row.means.items()
+        for quantity, mean in row.averages.items()
     ]
 
 

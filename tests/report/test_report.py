@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -539,21 +540,32 @@ class TestAudit:
         rows = audit(only_section(tmp_path).runs)
         (predictor,) = [row for row in rows if row.part == "predictor"]
         assert predictor.records == 2
-        assert predictor.means["synthetic_pearson"] == pytest.approx((0.91, 2))
-        assert predictor.means["image_dependence"] == pytest.approx((0.6, 2))
-        assert predictor.means["image_dependent"] == pytest.approx((0.5, 2))
+        assert predictor.averages["synthetic_pearson"] == pytest.approx((0.91, 2))
+        assert predictor.averages["image_dependence"] == pytest.approx((0.6, 2))
+        assert predictor.averages["image_dependent"] == pytest.approx((0.5, 2))
         labels = [row for row in rows if row.part == "pseudo_labels"]
         assert [row.progress for row in labels] == [0.25, 0.5, 0.75, 1.0, None]
         assert {row.name for row in labels} == {Name("mean_teacher", "", "qw")}
-        assert labels[0].means["mean_dice"] == pytest.approx((0.65, 2))
-        assert labels[0].means["g_pearson"] == pytest.approx((0.55, 2))
-        assert labels[0].means["agreement_pearson"] == (0.4, 1)
+        assert labels[0].averages["mean_dice"] == pytest.approx((0.65, 2))
+        assert labels[0].averages["g_pearson"] == pytest.approx((0.55, 2))
+        assert labels[0].averages["agreement_pearson"] == (0.4, 1)
         runs = {row.name: row for row in rows if row.part == "run" and row.name is not None}
-        guided = runs[Name("mean_teacher", "", "qw")].means
+        guided = runs[Name("mean_teacher", "", "qw")].averages
         assert guided["train_seconds"] == pytest.approx((60.5, 2))
         assert guided["g_reused"] == (0.5, 2)
         assert guided["kept_share"] == pytest.approx((0.8, 2))
-        assert runs[Name("mean_teacher", "", "")].means["kept_share"] == (None, 0)
+        assert runs[Name("mean_teacher", "", "")].averages["kept_share"] == (None, 0)
+
+    def test_a_run_during_which_the_machine_slept_does_not_move_the_seconds(self, tmp_path: Path) -> None:
+        make_twins(tmp_path, seeds=3)
+        runs = only_section(tmp_path).runs
+        for place, run in enumerate(runs):
+            if run.record.cell.seed == 2:
+                times = run.record.times.model_copy(update={"train": 3600.0})
+                runs[place] = replace(run, record=run.record.model_copy(update={"times": times}))
+        for row in audit(runs):
+            if row.part == "run":
+                assert row.averages["train_seconds"] == (61.0, 3), "of 60, 61 and 3600"
 
     def test_a_predictor_shared_by_methods_counts_once(self, tmp_path: Path) -> None:
         for method in ("ict", "cps", "mean_teacher"):
@@ -561,7 +573,7 @@ class TestAudit:
         make_record(tmp_path, GROUP_DICE, audited=True, addon="qw", seed=1)
         (predictor,) = [row for row in audit(only_section(tmp_path).runs) if row.part == "predictor"]
         assert predictor.records == 2
-        assert predictor.means["synthetic_pearson"].value == pytest.approx((0.90 + 0.92) / 2)
+        assert predictor.averages["synthetic_pearson"].value == pytest.approx((0.90 + 0.92) / 2)
 
 
 class TestFiles:

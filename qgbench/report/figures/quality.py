@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from qgbench.records import CheckpointAudit
 from qgbench.report.analysis import Analysis, is_control
-from qgbench.report.audit import SCORES, Mean, audit
+from qgbench.report.audit import SCORES, Average, audit
 from qgbench.report.collect import Run
 from qgbench.report.figures.style import (
     BLACK,
@@ -64,7 +64,7 @@ class _Audit(NamedTuple):
     """Of one setting: means of each predictor's audit, and of all pseudo-labels that g scored."""
 
     setting: str
-    predictors: list[dict[str, Mean]]
+    predictors: list[dict[str, Average]]
     pseudo_labels: list[CheckpointAudit]
 
 
@@ -100,7 +100,7 @@ def plan_audit(analysis: Analysis) -> Plan:
     shown = [
         _Audit(
             setting_words(section.setting, analysis),
-            [row.means for row in audit(section.runs) if row.part == "predictor"],
+            [row.averages for row in audit(section.runs) if row.part == "predictor"],
             _asked(section.runs),
         )
         for section in analysis.sections
@@ -132,8 +132,8 @@ def _draw_audit(audits: list[_Audit]) -> "Figure":
         moments = _moments(one.pseudo_labels)
         for axes, quantity in ((grid[2 * row], "pearson"), (grid[2 * row + 1], "mae")):
             for place, kind in ((_SYNTHETIC, "synthetic"), (_WEAK, "weak")):
-                for means in one.predictors:
-                    _mark(axes, place, "g", _point([means[f"{kind}_{quantity}"].value]))
+                for averages in one.predictors:
+                    _mark(axes, place, "g", _point([averages[f"{kind}_{quantity}"].value]))
             for score in SCORES:
                 for place, progress in enumerate([*moments, None]):
                     found = [each.scores[score] for each in _at(one.pseudo_labels, progress) if score in each.scores]

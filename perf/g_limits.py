@@ -1,0 +1,115 @@
+"""What limits g where few images have labels: that images are new to it, or that masks are.
+
+Run with qgbench installed and QGBENCH_DATA set: ``python perf/g_limits.py RUNS [DATASET ...]``. RUNS is the folder of
+the suite `small`: its quality predictors are read, those of few labels and those of all. Both judge the same masks:
+new synthetic ones of the few labelled images (which both have seen), synthetic ones of the test images, and the masks
+that weak models, trained on the few labels, give of the test images. For the last, r is taken within each of six
+stages of that training, and averaged: what counts for QW is the order among masks of one moment. Means over seeds.
+Nothing is chosen by these numbers. BENCHMARK.md says what came out.
+"""
+
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from qgbench.data.experiment import ImageSet
+from qgbench.data.run_data import open_run_data
+from qgbench.quality.audit import agreement
+from qgbench.quality.corruptions import degrade
+from qgbench.quality.predictor import CARD_NAME, PredictorCard, QualityPredictor, load_predictor
+from qgbench.quality.scores import overlap
+from qgbench.quality.weak import WeakModels
+from qgbench.records import Agreement
+from qgbench.spec import Regime, load_protocol
+from qgbench.suite import load_suite
+from qgbench.training.device import make_accelerator
+
+DRAWS = 5
+"""Synthetic masks of every image."""
+COLUMNS = ("r, its images", "MAE", "r, test images", "MAE", "r within, weak masks", "MAE", "Dice of weak masks", "SD")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Images, a mask of each, and its true Dice."""
+
+    image: Tensor  # (N, 3, S, S)
+    mask: Tensor  # (N, 1, S, S)
+    dice: np.ndarray  # (N,)
+
+
+def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
+    index = np.arange(len(images))
+    return images.images(index), images.masks(index)
+
+
+def synthetic(image: Tensor, truth: Tensor, seed: int) -> Judged:
+    """Degrade every mask `DRAWS` times, as g's training does."""
+    rng = np.random.default_rng(seed)
+    truths = truth.squeeze(1).numpy() > 0.5
+    index = np.repeat(np.arange(len(truths)), DRAWS)
+    masks = [degrade(truths[i], rng, [truths[j] for j in range(len(truths)) if j != i])[0] for i in index]
+    mask = torch.from_numpy(np.stack(masks)).unsqueeze(1)
+    return Judged(image[index], mask.float(), overlap(mask, truth[index] > 0.5).numpy())
+
+
+def judge(g: QualityPredictor, masks: Judged, accelerator: Accelerator) -> Agreement:
+    parts = []
+    with torch.no_grad(), accelerator.autocast():
+        for image, mask in zip(masks.image.split(128), masks.mask.split(128), strict=True):
+            parts.append(g(image, mask))
+    return agreement(torch.cat(parts).float().numpy(), masks.dice)
+
+
+def measure(cards: list[tuple[str, Path]], dataset: str, few: Regime, seed: int) -> Iterator[tuple[str, list[float]]]:
+    """Judge with every predictor of a set and seed; yield its labels and the columns."""
+    protocol = load_protocol("small")
+    accelerator = make_accelerator("cpu", "bf16", 1)
+    data = open_run_data(dataset, few, seed, protocol.size, protocol.fractions)
+    held_out = set(data.split.loc[data.split["split"] == "test", "id"])
+    rows = np.array([row for row, id in enumerate(data.prepared.ids) if id in held_out])
+    own, test = tensors(data.training.labelled), tensors(ImageSet([(data.prepared, rows)]))
+    weak = WeakModels(*own, [test[0]], protocol.quality, seed, accelerator)
+    for _ in weak.run():
+        pass
+    stages = [Judged(test[0], mask.float(), overlap(mask, test[1] > 0.5).numpy()) for mask in weak.masks()[0]]
+    of_own, of_test = synthetic(*own, seed + 1000), synthetic(*test, seed + 2000)
+    for labels, folder in cards:
+        stored = load_predictor(folder)
+        assert stored is not None
+        within = [judge(stored[0], stage, accelerator) for stage in stages]
+        found = [judge(stored[0], masks, accelerator) for masks in (of_own, of_test)]
+        columns = [value for each in found for value in (each.pearson or 0.0, each.mae)]
+        columns += [statistics.mean(each.pearson or 0.0 for each in within), statistics.mean(e.mae for e in within)]
+        columns += [statistics.mean(float(function(s.dice)) for s in stages) for function in (np.mean, np.std)]
+        yield labels, columns
+
+
+def main() -> None:
+    regimes = {name: Regime.parse(regime) for name, regime in load_suite("small").primary.regimes.items()}
+    rows: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+    cards: dict[tuple[str, int], list[tuple[str, Path]]] = defaultdict(list)
+    for file in sorted(Path(sys.argv[1]).glob(f"predictors/*/{CARD_NAME}")):
+        card = PredictorCard.model_validate_json(file.read_text())
+        is_few = len(card.labelled_ids) == regimes[card.dataset].budget
+        cards[card.dataset, card.seed].append((str(len(card.labelled_ids)) if is_few else "all", file.parent))
+    for (dataset, seed), of_seed in sorted(cards.items()):
+        if dataset in (sys.argv[2:] or regimes):
+            for labels, columns in measure(sorted(of_seed), dataset, regimes[dataset], seed):
+                rows[dataset, labels].append(columns)
+    print("| set | labels of g | " + " | ".join(COLUMNS) + " |\n|---|---:|" + "---:|" * len(COLUMNS))
+    for (dataset, labels), found in rows.items():
+        means = [f"{statistics.mean(each):.2f}" for each in zip(*found, strict=True)]
+        print(f"| {dataset} | {labels} | " + " | ".join(means) + " |")
+
+
+if __name__ == "__main__":
+    main()
