@@ -1,13 +1,16 @@
 """What limits g where few images have labels: that images are new to it, or that masks are.
 
 Run with qgbench installed and QGBENCH_DATA set: ``python perf/g_limits.py RUNS [DATASET ...]``. RUNS is the folder of
-the suite `small`: its quality predictors are read, those of few labels and those of all. Both judge the same masks:
-new synthetic ones of the few labelled images (which both have seen), synthetic ones of the test images, and the masks
+the suite `small`: its quality predictors are read, those of few labels and those of all. All judge the same masks:
+new synthetic ones of the few labelled images (which all have seen), synthetic ones of the test images, and the masks
 that weak models, trained on the few labels, give of the test images. For the last, r is taken within each of six
-stages of that training, and averaged: what counts for QW is the order among masks of one moment. Means over seeds.
-Nothing is chosen by these numbers. BENCHMARK.md says what came out.
+stages of that training, and averaged: what counts for QW is the order among masks of one moment. Each predictor judges
+twice: with the running statistics of its batch normalisation as they are stored, which come from noisy views, and with
+statistics of the clean labelled images, which is what it is asked about. Means over seeds. Nothing is chosen by these
+numbers. BENCHMARK.md says what came out.
 """
 
+import copy
 import statistics
 import sys
 from collections import defaultdict
@@ -20,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from qgbench.batchnorm import normalising_layers
 from qgbench.data.experiment import ImageSet
 from qgbench.data.run_data import open_run_data
 from qgbench.quality.audit import agreement
@@ -34,6 +38,9 @@ from qgbench.training.device import make_accelerator
 
 DRAWS = 5
 """Synthetic masks of every image."""
+CALIBRATION = 512
+"""Masks, at least, that clean statistics are averaged over."""
+STATISTICS = ("as stored", "clean")
 COLUMNS = ("r, its images", "MAE", "r, test images", "MAE", "r within, weak masks", "MAE", "Dice of weak masks", "SD")
 
 
@@ -51,11 +58,11 @@ def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
     return images.images(index), images.masks(index)
 
 
-def synthetic(image: Tensor, truth: Tensor, seed: int) -> Judged:
-    """Degrade every mask `DRAWS` times, as g's training does."""
+def synthetic(image: Tensor, truth: Tensor, seed: int, draws: int = DRAWS) -> Judged:
+    """Degrade every mask so many times, as g's training does."""
     rng = np.random.default_rng(seed)
     truths = truth.squeeze(1).numpy() > 0.5
-    index = np.repeat(np.arange(len(truths)), DRAWS)
+    index = np.repeat(np.arange(len(truths)), draws)
     masks = [degrade(truths[i], rng, [truths[j] for j in range(len(truths)) if j != i])[0] for i in index]
     mask = torch.from_numpy(np.stack(masks)).unsqueeze(1)
     return Judged(image[index], mask.float(), overlap(mask, truth[index] > 0.5).numpy())
@@ -67,6 +74,20 @@ def judge(g: QualityPredictor, masks: Judged, accelerator: Accelerator) -> Agree
         for image, mask in zip(masks.image.split(128), masks.mask.split(128), strict=True):
             parts.append(g(image, mask))
     return agreement(torch.cat(parts).float().numpy(), masks.dice)
+
+
+def with_clean_statistics(g: QualityPredictor, masks: Judged, accelerator: Accelerator) -> QualityPredictor:
+    """Replace running statistics by the averages over clean batches; the weights stay."""
+    calibrated = copy.deepcopy(g)
+    for layer in normalising_layers(calibrated):
+        layer.reset_running_stats()
+        layer.momentum = None  # all batches count alike
+        layer.train()
+    order = torch.randperm(len(masks.image), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), accelerator.autocast():
+        for chosen in order[: len(order) - len(order) % 32].split(32) if len(order) >= 32 else [order]:
+            calibrated(masks.image[chosen], masks.mask[chosen])
+    return calibrated.eval()
 
 
 def measure(cards: list[tuple[str, Path]], dataset: str, few: Regime, seed: int) -> Iterator[tuple[str, list[float]]]:
@@ -82,15 +103,26 @@ def measure(cards: list[tuple[str, Path]], dataset: str, few: Regime, seed: int)
         pass
     stages = [Judged(test[0], mask.float(), overlap(mask, test[1] > 0.5).numpy()) for mask in weak.masks()[0]]
     of_own, of_test = synthetic(*own, seed + 1000), synthetic(*test, seed + 2000)
+    clean = synthetic(*own, seed + 3000, CALIBRATION // len(own[0]) + 1)
     for labels, folder in cards:
         stored = load_predictor(folder)
         assert stored is not None
-        within = [judge(stored[0], stage, accelerator) for stage in stages]
-        found = [judge(stored[0], masks, accelerator) for masks in (of_own, of_test)]
-        columns = [value for each in found for value in (each.pearson or 0.0, each.mae)]
-        columns += [statistics.mean(each.pearson or 0.0 for each in within), statistics.mean(e.mae for e in within)]
-        columns += [statistics.mean(float(function(s.dice)) for s in stages) for function in (np.mean, np.std)]
-        yield labels, columns
+        seen = set(stored[1].labelled_ids)
+        if seen & held_out or not seen.issuperset(data.training.labelled.ids):
+            continue  # of another split
+        for statistics_of in STATISTICS:
+            g = stored[0] if statistics_of == "as stored" else with_clean_statistics(stored[0], clean, accelerator)
+            yield f"{labels} | {statistics_of}", columns_of(g, of_own, of_test, stages, accelerator)
+
+
+def columns_of(
+    g: QualityPredictor, of_own: Judged, of_test: Judged, stages: list[Judged], accelerator: Accelerator
+) -> list[float]:
+    within = [judge(g, stage, accelerator) for stage in stages]
+    found = [judge(g, masks, accelerator) for masks in (of_own, of_test)]
+    columns = [value for each in found for value in (each.pearson or 0.0, each.mae)]
+    columns += [statistics.mean(each.pearson or 0.0 for each in within), statistics.mean(e.mae for e in within)]
+    return columns + [statistics.mean(float(function(s.dice)) for s in stages) for function in (np.mean, np.std)]
 
 
 def main() -> None:
@@ -105,7 +137,7 @@ def main() -> None:
         if dataset in (sys.argv[2:] or regimes):
             for labels, columns in measure(sorted(of_seed), dataset, regimes[dataset], seed):
                 rows[dataset, labels].append(columns)
-    print("| set | labels of g | " + " | ".join(COLUMNS) + " |\n|---|---:|" + "---:|" * len(COLUMNS))
+    print("| set | labels of g | statistics | " + " | ".join(COLUMNS) + " |\n|---|---:|---|" + "---:|" * len(COLUMNS))
     for (dataset, labels), found in rows.items():
         means = [f"{statistics.mean(each):.2f}" for each in zip(*found, strict=True)]
         print(f"| {dataset} | {labels} | " + " | ".join(means) + " |")
