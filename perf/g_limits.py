@@ -1,4 +1,4 @@
-"""What limits g where few images have labels: that images are new to it, or that masks are.
+"""What limits g where few images have labels: new images, or the statistics that normalise them.
 
 Run with qgbench installed and QGBENCH_DATA set: ``python perf/g_limits.py RUNS [DATASET ...]``. RUNS is the folder of
 the suite `small`: its quality predictors are read, those of few labels and those of all. All judge the same masks:
@@ -7,8 +7,7 @@ that weak models, trained on the few labels, give of the test images. For the la
 stages of that training, and averaged: what counts for QW is the order among masks of one moment. Each predictor judges
 three times: with the running statistics of its batch normalisation as they are stored, with those of the clean labelled
 images, which is what it is asked about, and with those of the same images under the noise of its training. Means over
-seeds. Nothing is chosen by these
-numbers. BENCHMARK.md says what came out.
+seeds. Nothing is chosen by these numbers. BENCHMARK.md says what came out.
 """
 
 import copy
@@ -29,6 +28,7 @@ from qgbench.data.experiment import ImageSet
 from qgbench.data.run_data import open_run_data
 from qgbench.quality.audit import agreement
 from qgbench.quality.corruptions import degrade
+from qgbench.quality.fit import VIEW_NOISE
 from qgbench.quality.predictor import CARD_NAME, PredictorCard, QualityPredictor, load_predictor
 from qgbench.quality.scores import overlap
 from qgbench.quality.weak import WeakModels
@@ -41,7 +41,7 @@ DRAWS = 5
 """Synthetic masks of every image."""
 CALIBRATION = 512
 """Masks, at least, that clean statistics are averaged over."""
-STATISTICS = {"as stored": None, "clean": 0.0, "with noise": 0.02}
+STATISTICS = {"as stored": None, "clean": 0.0, "with noise": VIEW_NOISE}
 """Whose statistics normalise: SD of the noise on the images that they are averaged over."""
 COLUMNS = ("r, its images", "MAE", "r, test images", "MAE", "r within, weak masks", "MAE", "Dice of weak masks", "SD")
 

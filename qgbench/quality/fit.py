@@ -32,6 +32,8 @@ _AUDIT_MASKS = (
     20  # synthetic masks of each validation image in the audit, drawn apart from those that select the best step
 )
 
+VIEW_NOISE = 0.02  # SD of the noise on the images of g's training views, which are in [0, 1]
+
 _WEAK_STAGE, _PREDICTOR_STAGE = "weak", "g"  # folders of their checkpoints
 
 
@@ -330,7 +332,7 @@ class _TrainingMasks:
         both = flip(torch.cat([image, stack], 1), generator)
         image, stack = rotate(both[:, :3], both[:, 3:], 20.0, generator)
         image = colour_jitter(brightness_contrast(image, 0.2, generator), 0.1, 0.02, generator)
-        image = (image + 0.02 * torch.randn(image.shape, generator=generator)).clamp(0, 1)
+        image = (image + VIEW_NOISE * torch.randn(image.shape, generator=generator)).clamp(0, 1)
         return image, stack[:, :1], overlap(stack[:, :1] > 0.5, stack[:, 1:] > 0.5)
 
     def state_dict(self) -> dict[str, Any]:

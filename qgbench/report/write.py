@@ -183,12 +183,12 @@ def _audit_rows(section: Section, audits: list[AuditRow]) -> list[dict[str, Any]
             "part": row.part,
             "progress": row.progress,
             "quantity": quantity,
-            "value": mean.value,
-            "defined": mean.defined,
+            "value": average.value,
+            "defined": average.defined,
             "records": row.records,
         }
         for row in audits
-        for quantity, mean in row.averages.items()
+        for quantity, average in row.averages.items()
     ]
 
 
