@@ -207,6 +207,15 @@ class Record(_Part):
     peak_memory_mib: float
     provenance: Provenance
 
+    @property
+    def g_version(self) -> int | None:
+        """Version of how g was trained (`qgbench.spec.Protocol`); None where no g took part, 1 where it is not said."""
+        if self.provenance.g is None:
+            return None
+        protocol = self.settings.get("protocol")
+        version = protocol.get("g_version", 1) if isinstance(protocol, dict) else 1
+        return version if isinstance(version, int) else 1
+
 
 _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType({})
 """By version: what turns the content of a record.json of that version into one of the next."""

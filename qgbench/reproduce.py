@@ -297,8 +297,8 @@ def open_original(path: Path) -> Original:
     Raises
     ------
     UserError
-        There is no whole record; rows or marks do not belong to it; it is of another version of the protocol, of other
-        settings, of another number of processes, or of a method or architecture whose code is not at hand.
+        There is no whole record; rows or marks do not belong to it; it is of another version of the protocol or of its
+        g, of other settings, of another number of processes, or of a method or architecture whose code is not at hand.
     """
     file = path / RECORD_NAME if path.is_dir() else path
     if not file.is_file():
@@ -313,13 +313,16 @@ def open_original(path: Path) -> Original:
         raise UserError(f"{error}. It cannot be repeated.") from error
     if not _as_averaged(images, record.summary):
         raise UserError(f"the averages of {file} are not those of {images_path(file).name}; see qgbench verify.")
-    present = load_protocol(record.cell.protocol).version
-    if record.cell.protocol_version != present:
-        raise UserError(
-            f"{file} is of the protocol '{record.cell.protocol}' version {record.cell.protocol_version}, and this "
-            f"qgbench has version {present}: that would be another experiment. Repeat it with the qgbench that made "
-            f"it, {_code(record.provenance)}."
-        )
+    cell, present = record.cell, load_protocol(record.cell.protocol)
+    for what, version, known in (
+        (f"is of the protocol '{cell.protocol}'", cell.protocol_version, present.version),
+        (f"is guided by the g of '{cell.protocol}'", record.g_version or present.g_version, present.g_version),
+    ):
+        if version != known:
+            raise UserError(
+                f"{file} {what} version {version}, and this qgbench has version {known}: that would be another "
+                f"experiment. Repeat it with the qgbench that made it, {_code(record.provenance)}."
+            )
     try:
         spec = RunSpec.model_validate(record.spec)
     except ValidationError as error:
@@ -372,11 +375,13 @@ def _refuse_other_settings(file: Path, record: Record, spec: RunSpec) -> None:
     from qgbench.run import describe
 
     here = _flat(describe(spec)["settings"])
-    # A setting that the record does not know came later, with a default that does what was done before.
+    # A setting that the record does not know came later, with a default that does what was done before; how g is
+    # trained may have changed where no g takes part.
+    of_g = () if spec.needs_g else ("protocol.quality.", "protocol.g_version")
     changed = {
         name: (value, here.get(name, "no setting"))
         for name, value in _flat(record.settings).items()
-        if here.get(name, "no setting") != value
+        if here.get(name, "no setting") != value and not name.startswith(of_g)
     }
     if changed:
         listed = ", ".join(f"{name} {was!r} (here {now!r})" for name, (was, now) in sorted(changed.items()))

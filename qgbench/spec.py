@@ -97,6 +97,9 @@ class Protocol(Settings):
 
     name: str
     version: int
+    g_version: int = Field(
+        description="version of how g is trained; runs that g guides count as those of another protocol, no others do"
+    )
     dataset: str = Field(description="data set when none is named")
     arch: str
     encoder: str
@@ -414,6 +417,8 @@ class RunSpec(Settings):
         defaults |= {"processes": 1, "source": "", "arch_source": ""}
         differing = {key: value for key, value in fields.items() if key not in defaults or defaults[key] != value}
         differing["protocol"] = f"{protocol.name}-v{protocol.version}"
+        if self.needs_g:
+            differing["g_version"] = protocol.g_version
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:8]
         method = _file_name(self.method)
         dataset = re.sub(r"\W+", "_", self.dataset.rstrip("/").rpartition("/")[2])

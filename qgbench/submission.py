@@ -80,14 +80,19 @@ def submit(run: Path, results: Path) -> list[Path]:
 
 def _refuse(run: Path, record: Record) -> None:
     cell = record.cell
-    present = load_protocol(cell.protocol).version
+    protocol = load_protocol(cell.protocol)
     commit = record.provenance.git_commit or ""
     if cell.protocol == _MEANINGLESS:
         raise UserError(f"{run} is of the protocol '{cell.protocol}', whose scores mean nothing; it is not submitted.")
-    if cell.protocol_version != present:
+    if cell.protocol_version != protocol.version:
         raise UserError(
-            f"{run} is of '{cell.protocol}' version {cell.protocol_version}, and the present is {present}; run it anew "
-            "with this qgbench."
+            f"{run} is of '{cell.protocol}' version {cell.protocol_version}, and the present is "
+            f"{protocol.version}; run it anew with this qgbench."
+        )
+    if record.g_version not in (None, protocol.g_version):
+        raise UserError(
+            f"{run} is guided by a g of version {record.g_version}, and the present is {protocol.g_version}; run it "
+            "anew with this qgbench."
         )
     if commit.endswith("+dirty"):
         raise UserError(
@@ -102,6 +107,8 @@ def _refuse(run: Path, record: Record) -> None:
 
 
 def _of_version(target: Path, record: Record) -> str:
-    """Say of which version of the protocol a record is, where it is of another one."""
-    there = read_record(target).cell.protocol_version
-    return "" if there == record.cell.protocol_version else f", of version {there} of the protocol"
+    """Say of which version of the protocol or of g a record is, where it is of another one."""
+    there = read_record(target)
+    if there.cell.protocol_version != record.cell.protocol_version:
+        return f", of version {there.cell.protocol_version} of the protocol"
+    return "" if there.g_version == record.g_version else f", by version {there.g_version} of g"

@@ -21,7 +21,7 @@ scores         fault    q or confidence outside [0, 1]; q without a predictor g,
 summary        fault    an average that the CSV does not give; of 'others' too, where ``images.<name>.csv`` is there
 numbers        fault    in the JSON: NaN or infinity, a score outside its range, negative times or memory, validations
                         that are not in order or after the last step
-protocol       fault    no protocol of this qgbench, or a newer version of one
+protocol       fault    no protocol of this qgbench, or a newer version of one or of its g
 spec           fault    cell, spec, settings, steps, precision, device, threads, run_id that contradict each other
 labels         fault    labelled images that repeat, are test images, are not as many as the regime says, or are not
                         those that the seed draws
@@ -30,8 +30,8 @@ test images    fault    other test images or groups than the committed split's
 place          fault    submitted under a name that is not the record's (`qgbench.records.result_path`)
 pair           fault    a submitted CSV, or what reruns found, without its JSON
 reproduction   fault    what reruns found cannot be read or is of another record, or the last rerun disagrees
-older          note     a former version of the protocol: run_id, settings, split, labelled images and place are not
-                        compared with those of today
+older          note     a former version of the protocol, or of the g that guides the run: run_id, settings, split,
+                        labelled images and place are not compared with those of today
 split unknown  note     no split is committed for this data set, or someone else made it: split and test images are not
                         checked
 outside code   note     method or architecture do not ship with qgbench
@@ -47,8 +47,9 @@ and records beside each other:
 data           fault    records of one version of a protocol, data set and pools whose data differ in fingerprint
 two records    fault    of one cell and seed, with different content
 same scores    fault    equal Dice for every image in records of different methods, seeds, regimes or architectures, to
-                        the last bit; unless all images have one Dice (nothing was predicted anywhere). A note where
-                        only the add-on or settings differ, which may have no effect (the score 'one' never has)
+                        the last bit; unless all images have one Dice (nothing was predicted anywhere), or only the
+                        pools of supervised training differ, which reads none. A note where only the add-on or settings
+                        differ, which may have no effect (the score 'one' never has)
 copy           note     the same record twice
 gap            note     a seed missing below the highest of its cell
 twin           note     a cell with an add-on whose twin without it is missing, or lacks some of its seeds
@@ -301,23 +302,28 @@ class _Verifier:
         present = self._protocols.get(cell.protocol)
         if present is None:
             yield Fault(path, "protocol", str(unknown_name("protocol", cell.protocol, self._protocols)))
-        elif cell.protocol_version > present.version:
-            yield Fault(
-                path,
-                "protocol",
-                f"{cell.protocol} version {cell.protocol_version} is newer than this qgbench, which has version "
-                f"{present.version}. Upgrade: pip install --upgrade qgbench",
-            )
-        elif cell.protocol_version < present.version:
-            text = (
-                f"{cell.protocol} version {cell.protocol_version}, of which {present.version} is the present: run_id, "
-                "settings, split, labelled images and place are not compared with those of today"
-            )
-            yield Fault(path, "older", text, "note")
-        else:
-            for rule, text in (*_spec(record), *_place(path, record)):
-                yield Fault(path, rule, text)
-            yield from self._split(path, record, images, present)
+            return
+        versions = [(cell.protocol, cell.protocol_version, present.version)]
+        if record.g_version is not None:
+            versions.append((f"g of {cell.protocol}", record.g_version, present.g_version))
+        for what, version, known in versions:
+            if version > known:
+                text = (
+                    f"{what} version {version} is newer than this qgbench, which has version {known}. "
+                    "Upgrade: pip install --upgrade qgbench"
+                )
+                yield Fault(path, "protocol", text)
+                return
+            if version < known:
+                text = (
+                    f"{what} version {version}, of which {known} is the present: run_id, settings, split, labelled "
+                    "images and place are not compared with those of today"
+                )
+                yield Fault(path, "older", text, "note")
+                return
+        for rule, text in (*_spec(record), *_place(path, record)):
+            yield Fault(path, rule, text)
+        yield from self._split(path, record, images, present)
 
     def _split(self, path: Path, record: Record, images: pd.DataFrame, protocol: Protocol) -> Iterator[Fault]:
         cell = record.cell
@@ -566,7 +572,9 @@ def _spec(record: Record) -> Found:
     for name, stored, expected in follows:
         if stored != expected:
             yield "spec", f"{name} is {stored!r}; the spec gives {expected!r}"
-    for name in sorted(protocol):
+    # How g is trained may have changed since: a run that no g guides is the same.
+    of_g = set() if spec.needs_g else {"quality", "g_version"}
+    for name in sorted(protocol.keys() - of_g):
         stored = record.settings.get("protocol")
         if not isinstance(stored, dict) or stored.get(name) != protocol[name]:
             yield "spec", f"settings.protocol.{name} is not what protocol and overrides give"
@@ -702,6 +710,13 @@ def _same_scores(seen: Sequence[_Seen]) -> Iterator[Fault]:
     def but_for_settings(cell: Cell) -> Cell:
         return cell.model_copy(update={"addon": "", "variant": "", "protocol_version": 0})
 
+    def without_pools(cell: Cell) -> Cell:
+        """Supervised training reads labelled images alone: with a pool and without it is one training."""
+        if cell.method != "supervised" or cell.addon:
+            return cell
+        budget, at, split = cell.regime.partition("@")
+        return cell.model_copy(update={"regime": budget.partition("+")[0] + at + split})
+
     for dice, group in _by(seen, lambda one: one.dice).items():
         if dice is None:
             continue
@@ -709,6 +724,8 @@ def _same_scores(seen: Sequence[_Seen]) -> Iterator[Fault]:
         for other in group[1:]:
             if other.cell == first.cell:
                 continue  # `_two_records` says so
+            if without_pools(other.cell) == without_pools(first.cell):
+                continue
             related = but_for_settings(other.cell) == but_for_settings(first.cell)
             text = f"every image has the very Dice that it has in {first.path}" + (
                 ": the add-on or the settings had no effect, or one is a copy" if related else ""

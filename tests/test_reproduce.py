@@ -283,6 +283,11 @@ def test_uncommitted_changes_are_never_the_same_code(run: Path) -> None:
 # Refused
 
 
+def guided_by_a_former_g(data: dict[str, Any], _: pd.DataFrame) -> None:
+    data["provenance"]["g"] = "g of then"
+    data["settings"]["protocol"].pop("g_version")
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -290,6 +295,7 @@ def test_uncommitted_changes_are_never_the_same_code(run: Path) -> None:
         (in_provenance("split", "0" * 64), "another experiment: split differs"),
         (in_provenance("labelled_ids", ["a"]), "another experiment: labelled images differs"),
         (lambda data, _: data["cell"].update(protocol_version=1), r"'smoke' version 1, and this qgbench has version"),
+        (guided_by_a_former_g, r"by the g of 'smoke' version 1, and this qgbench"),
         (lambda data, _: data["cell"].update(protocol="smoky"), "unknown protocol 'smoky'. Did you mean 'smoke'"),
         (lambda data, _: data["settings"]["method"].update(threshold=0.1), "method.threshold 0.1 (here 0.8)"),
         (lambda data, _: data["spec"].update(processes=2), "torchrun --nproc_per_node 2 -m qgbench reproduce"),

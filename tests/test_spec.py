@@ -260,6 +260,16 @@ def test_the_id_differs_with_every_field_that_differs() -> None:
     assert len(set(digests)) == len(digests)
 
 
+def test_another_version_of_g_names_other_runs_where_g_guides_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    guided = [{"qg_mode": "qw"}, {"qg_mode": "qar"}, {"qg_mode": "both"}, {"qg_mode": "qw", "qg_score": "shuffled"}]
+    without = [{}, *({"qg_mode": "qw", "qg_score": score} for score in ("oracle", "confidence", "agreement"))]
+    before = [spec(**change).id for change in (*guided, *without)]
+    newer = load_protocol("small").model_copy(update={"g_version": 99})
+    monkeypatch.setattr("qgbench.spec.load_protocol", lambda name: newer)
+    after = [spec(**change).id for change in (*guided, *without)]
+    assert [one != other for one, other in zip(before, after, strict=True)] == [True] * 4 + [False] * 4
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -109,6 +109,10 @@ def test_a_record_of_a_former_version_in_the_place_is_called_so(run: Path, tmp_p
             lambda record: {"cell": record.cell.model_copy(update={"protocol_version": 1}), "settings": old(record)},
             r"'small' version 1, and the present is \d+; run it anew",
         ),
+        (
+            lambda record: {"settings": old(record, "g_version")},
+            r"guided by a g of version 1, and the present is \d+; run it anew",
+        ),
     ],
 )
 def test_what_cannot_be_trusted_is_refused(
@@ -120,8 +124,8 @@ def test_what_cannot_be_trusted_is_refused(
     assert not (tmp_path / "results").exists()
 
 
-def old(record: Record) -> dict[str, Any]:
-    return record.settings | {"protocol": record.settings["protocol"] | {"version": 1}}
+def old(record: Record, version: str = "version") -> dict[str, Any]:
+    return record.settings | {"protocol": record.settings["protocol"] | {version: 1}}
 
 
 def test_smoke_and_data_named_by_a_path_are_refused(tmp_path: Path) -> None:

@@ -367,6 +367,30 @@ def test_a_former_version_of_the_protocol_is_noted_once_and_not_compared_with_to
     assert "and in 2 more records" in faults[0].text
 
 
+def test_a_former_g_is_noted_and_its_run_not_compared_with_today(tmp_path: Path) -> None:
+    faults = changed(tmp_path, lambda data, _: data["settings"]["protocol"].pop("g_version"))
+    assert rules(faults) == set()
+    assert ["g of small version 1, of which 2" in fault.text for fault in faults if fault.rule == "older"] == [True]
+    faults = changed(tmp_path, in_json("settings.protocol.g_version", 99))
+    assert [fault.rule for fault in faults if fault.severity == "fault"] == ["protocol"]
+
+
+def test_a_run_that_no_g_guides_is_compared_with_today_whatever_g_was(tmp_path: Path) -> None:
+    record, images = present(qg_mode="none")
+    data = record.model_dump(mode="json")
+    data["provenance"]["g"] = data["audit"] = data["guidance"] = None
+    images["q"] = np.nan
+    for checkpoint in data["pseudo_labels"]:
+        checkpoint["scores"].pop("g", None)
+    data["settings"]["protocol"].pop("g_version")
+    data["settings"]["protocol"]["quality"]["steps"] = 1
+    write_run(tmp_path, Record.model_validate(data), images)
+    assert rules(verify_records([tmp_path])) == set()
+    data["settings"]["protocol"]["size"] = 1
+    write_run(tmp_path, Record.model_validate(data), images)
+    assert rules(verify_records([tmp_path])) == {"spec"}
+
+
 @pytest.mark.parametrize(
     ("last", "text"),
     [
@@ -446,6 +470,7 @@ def test_two_records_of_one_cell_and_seed(tmp_path: Path) -> None:
         ({"method": "unimatch"}, "same scores", "fault"),
         ({"arch": "unetplusplus"}, "same scores", "fault"),
         ({"seed": 1}, "same scores", "fault"),
+        ({"regime": "n28+isic_pool@grouped"}, "same scores", "fault"),
         ({"qg_score": "one"}, "same scores", "note"),
         ({"overrides": {"method.threshold": 0.5}}, "same scores", "note"),
     ],
@@ -458,6 +483,15 @@ def test_copied_scores_are_found(tmp_path: Path, changes: dict[str, Any], rule: 
     found = [fault for fault in verify_records([tmp_path]) if fault.rule == rule]
     assert [fault.severity for fault in found] == [severity]
     assert str(tmp_path / "a/record.json") in found[0].text
+
+
+def test_supervised_training_with_a_pool_is_no_copy_of_the_one_without(tmp_path: Path) -> None:
+    _, images = present()
+    for pools, split in (("", "grouped"), ("+isic_pool", "grouped"), ("+isic_pool", "image")):
+        record, _ = present(regime=f"n28{pools}@{split}", method="supervised", qg_mode="none")
+        write_run(tmp_path / f"{pools}{split}", record.model_copy(update={"summary": summarise(images)}), images)
+    found = [fault for fault in verify_records([tmp_path]) if fault.rule == "same scores"]
+    assert [(fault.path.parent.name, fault.severity) for fault in found] == [("+isic_poolimage", "fault")]
 
 
 def test_the_same_scores_under_two_versions_of_a_protocol_are_noted(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ class PredictorCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
+    version: int = Field(1, description="version of how it was trained; 1 where it is not said")
     made_by: str = Field("", description="name of the run that trained it")
     dataset: str
     seed: int

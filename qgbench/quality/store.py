@@ -58,6 +58,7 @@ def find_or_fit(
         Its loss is not finite, or the folder cannot be written.
     """
     what = {
+        "version": protocol.g_version,
         "settings": protocol.quality.model_dump(mode="json"),
         "data": data_fingerprint,
         "split": split,
@@ -109,6 +110,7 @@ def _fit(
     )
     card = PredictorCard(
         id=folder.name,
+        version=protocol.g_version,
         made_by=run,
         dataset=spec.dataset,
         seed=spec.seed,

@@ -123,6 +123,7 @@ def _update(
         suite=references.fingerprint(suite),
         protocol=protocol.name,
         protocol_version=protocol.version,
+        g_version=protocol.g_version,
         origin=here,
         numbers=numbers,
         noise=None if known is None else known.noise,

@@ -74,6 +74,7 @@ class Reference(_Part):
     suite: str = Field(description="fingerprint of the runs that the suite declares")
     protocol: str
     protocol_version: int
+    g_version: int = Field(1, description="of the protocol's g; 1 where it is not said")
     origin: Origin
     numbers: Numbers
     noise: Noise | None = Field(description="None until it is measured: comparisons then need an equal machine")
@@ -129,7 +130,8 @@ def read(name: str, suite: Suite) -> Reference:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {error!r}; {remedy}") from error
     protocol = load_protocol(suite.protocol)
-    known, now = f"{reference.protocol} v{reference.protocol_version}", f"{protocol.name} v{protocol.version}"
+    known = f"{reference.protocol} v{reference.protocol_version}, g v{reference.g_version}"
+    now = f"{protocol.name} v{protocol.version}, g v{protocol.g_version}"
     if known != now:
         raise UserError(f"{file} is of protocol {known}, and the suite now follows {now}; {remedy}")
     if reference.suite != fingerprint(suite):

@@ -221,14 +221,15 @@ def collect(folders: Sequence[Path]) -> Collection:
         else:
             runs.append(replace(found, units=known.setdefault(found.units.key, found.units)))
             problems += [Problem(str(found.path), found.rerun_fault)] if found.rerun_fault else []
-    unique, repeated = _without_repeats(runs)
+    present, former = _without_former_g(runs)
+    unique, repeated = _without_repeats(present)
     claims: list[Claim] = []
     for folder in folders:
         try:
             claims += read_claims(folder / CLAIMS_NAME)
         except UserError as error:
             problems.append(Problem(str(folder / CLAIMS_NAME), str(error)))
-    return Collection(unique, problems + repeated, claims)
+    return Collection(unique, problems + former + repeated, claims)
 
 
 def _read_or_say(path: Path) -> Run | Problem:
@@ -288,6 +289,27 @@ def _checked_numbers(images: pd.DataFrame, file: str) -> NDArray[np.float64]:
         row, column = np.argwhere(lacking)[0]
         raise QGBenchError(f"{file} has no finite {_NUMBERS[column]} for image {ids[row]}")
     return numbers
+
+
+def _without_former_g(runs: list[Run]) -> tuple[list[Run], list[Problem]]:
+    """Keep the runs that no g guides, or one of the newest version that the records of their protocol know."""
+    newest: dict[tuple[str, int], int] = defaultdict(int)
+    for run in runs:
+        newest[_protocol(run)] = max(newest[_protocol(run)], run.record.g_version or 0)
+    present, problems = [], []
+    for run in runs:
+        if run.record.g_version in (None, newest[_protocol(run)]):
+            present.append(run)
+        else:
+            cause = (
+                f"guided by a g of version {run.record.g_version}, others here by {newest[_protocol(run)]}; run it anew"
+            )
+            problems.append(Problem(str(run.path), cause))
+    return present, problems
+
+
+def _protocol(run: Run) -> tuple[str, int]:
+    return run.record.cell.protocol, run.record.cell.protocol_version
 
 
 def _without_repeats(runs: list[Run]) -> tuple[list[Run], list[Problem]]:

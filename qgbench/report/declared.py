@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from qgbench.records import Record
 from qgbench.report.collect import Name, Run
 from qgbench.report.measures import Measure, measure
 from qgbench.report.pairing import refusal
@@ -56,6 +57,8 @@ class DeclaredSuite:
         Of the runs that belong to it. A run's id will not do: it differs with the machine.
     version : int
         Of the protocol; records of another version are not the suite's.
+    g_version : int
+        Of the protocol's g; nor are runs that a g of another version guides.
     primary : DeclaredQuestion
     others : tuple of DeclaredQuestion
     metric : str
@@ -67,6 +70,7 @@ class DeclaredSuite:
     name: str
     places: frozenset[Place]
     version: int
+    g_version: int
     primary: DeclaredQuestion
     others: tuple[DeclaredQuestion, ...] = ()
     metric: str = "dice"
@@ -80,7 +84,7 @@ class DeclaredSuite:
 
 def declared(suite: Suite) -> DeclaredSuite:
     """Take out of a suite what a report needs."""
-    primary = suite.primary
+    primary, protocol = suite.primary, load_protocol(suite.protocol)
     typed: dict[str, str] = {}
     for entry in suite.entries():
         typed.setdefault(entry.row, _typed(entry.place))
@@ -88,7 +92,8 @@ def declared(suite: Suite) -> DeclaredSuite:
     return DeclaredSuite(
         name=suite.name,
         places=frozenset(entry.place for entry in suite.entries()),
-        version=load_protocol(suite.protocol).version,
+        version=protocol.version,
+        g_version=protocol.g_version,
         primary=DeclaredQuestion(
             name="primary",
             text=primary.question,
@@ -169,20 +174,28 @@ class Answers:
 
 def runs_of_suite(suite: DeclaredSuite, runs: Sequence[Run]) -> tuple[list[Run], frozenset[Place]]:
     """Keep the runs that belong to a suite, and give the places that none of them takes."""
-    kept = [run for run in runs if run.record.cell.protocol_version == suite.version and _place(run) in suite.places]
+    kept = [run for run in runs if _is_present(run.record, suite) and _place(run) in suite.places]
     return kept, suite.places - {_place(run) for run in kept}
 
 
 def why_none(suite: DeclaredSuite, runs: Sequence[Run]) -> str:
     """Say why no record belongs to a suite, and what to do."""
-    versions = {run.record.cell.protocol_version for run in runs if _place(run) in suite.places}
-    if versions:
-        others = ", ".join(map(str, sorted(versions)))
-        return (
-            f"the records of the suite '{suite.name}' are of version {others} of its protocol, and the present is "
-            f"{suite.version}; do its runs anew with qgbench suite run, or report without --suite."
-        )
+    records = [run.record for run in runs if _place(run) in suite.places]
+    for what, versions, present in (
+        ("of its protocol", {record.cell.protocol_version for record in records}, suite.version),
+        ("of its g", {record.g_version or suite.g_version for record in records}, suite.g_version),
+    ):
+        if versions - {present}:
+            others = ", ".join(map(str, sorted(versions)))
+            return (
+                f"the records of the suite '{suite.name}' are of version {others} {what}, and the present is "
+                f"{present}; do its runs anew with qgbench suite run, or report without --suite."
+            )
     return f"no record belongs to the suite '{suite.name}'; do its runs with qgbench suite run."
+
+
+def _is_present(record: Record, suite: DeclaredSuite) -> bool:
+    return record.cell.protocol_version == suite.version and record.g_version in (None, suite.g_version)
 
 
 def _place(run: Run) -> Place:

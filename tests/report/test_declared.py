@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,7 @@ def suite(records: Path) -> DeclaredSuite:
     files = [path for path in records.glob("*/record.json") if "busi" not in path.parent.name]
     version = json.loads(files[0].read_text())["cell"]["protocol_version"]
     places = frozenset(map(place, files))
-    return DeclaredSuite("tiny", places, version, asked())
+    return DeclaredSuite("tiny", places, version, 1, asked())
 
 
 def asked(
@@ -156,6 +157,19 @@ def test_a_suite_without_records_is_a_clear_mistake(records: Path, suite: Declar
         analyse(collect([records]), suite=replace(suite, places=frozenset()))
     with pytest.raises(UserError, match="the suite 'tiny' are of version 1 of its protocol, and the present is 9"):
         analyse(collect([records]), suite=replace(suite, version=9))
+
+
+def test_runs_that_another_g_guides_are_not_the_suites(records: Path, suite: DeclaredSuite, tmp_path: Path) -> None:
+    guided = [path for path in records.rglob("record.json") if "+qw" in path.parent.name or "-qw" in path.parent.name]
+    assert guided, "they are told by the names of their folders"
+    for path in guided:
+        data = json.loads(path.read_text())
+        data["provenance"]["g"] = "g of then"
+        target = tmp_path / path.parent.name
+        shutil.copytree(path.parent, target)
+        (target / "record.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="the suite 'tiny' are of version 1 of its g, and the present is 2"):
+        analyse(collect([tmp_path]), suite=replace(suite, g_version=2))
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,7 @@ def declared_of(cells: list[Cell]) -> DeclaredSuite:
         name="golden",
         places=places | {never},
         version=cells[0].protocol_version,
+        g_version=1,
         primary=question("primary", "Does QW change Dice, averaged over two methods and two data sets?", *qw[:2]),
         others=(
             question("qw-fixmatch", "Does QW change 100 % of FixMatch_?", qw[0]),

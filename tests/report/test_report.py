@@ -495,6 +495,21 @@ class TestBrokenFiles:
         assert [run.path for run in collection.runs] == [record]
         assert collection.problems == [(str(submitted), f"a copy of {record}, used once")]
 
+    def test_a_run_that_a_former_g_guides_is_left_out_beside_newer_ones(self, tmp_path: Path) -> None:
+        def guided(folder: str, version: int, seed: int = 0) -> Path:
+            fields = {"settings": {"protocol": {"g_version": version}}}
+            return make_record(tmp_path / folder, GROUP_DICE, addon="qw", audited=True, seed=seed, fields=fields)
+
+        make_record(tmp_path / "new", GROUP_DICE)
+        former = guided("old", 1)
+        assert len(collect([tmp_path]).runs) == 2, "alone they are as good as any"
+        newer = guided("new", 2, seed=1)
+        collection = collect([tmp_path])
+        assert {run.path for run in collection.runs} == {newer, *(tmp_path / "new").rglob("*mean*--k0*/record.json")}
+        assert collection.problems == [
+            (str(former), "guided by a g of version 1, others here by 2; run it anew"),
+        ]
+
     def test_many_records_are_read_on_all_cores_with_the_same_outcome(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
