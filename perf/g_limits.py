@@ -5,9 +5,9 @@ the suite `small`: its quality predictors are read, those of few labels and thos
 new synthetic ones of the few labelled images (which all have seen), synthetic ones of the test images, and the masks
 that weak models, trained on the few labels, give of the test images. For the last, r is taken within each of six
 stages of that training, and averaged: what counts for QW is the order among masks of one moment. Each predictor judges
-three times: with the running statistics of its batch normalisation as they are stored, with those of the clean labelled
-images, which is what it is asked about, and with those of the same images under the noise of its training. Means over
-seeds. Nothing is chosen by these numbers. BENCHMARK.md says what came out.
+twice: with the running statistics of its batch normalisation as they are stored, and with those of the labelled images
+as they are, which is how it is asked about images: the two should differ little. Means over seeds. Nothing is chosen by
+these numbers. BENCHMARK.md says what came out.
 """
 
 import copy
@@ -28,7 +28,6 @@ from qgbench.data.experiment import ImageSet
 from qgbench.data.run_data import open_run_data
 from qgbench.quality.audit import agreement
 from qgbench.quality.corruptions import degrade
-from qgbench.quality.fit import VIEW_NOISE
 from qgbench.quality.predictor import CARD_NAME, PredictorCard, QualityPredictor, load_predictor
 from qgbench.quality.scores import overlap
 from qgbench.quality.weak import WeakModels
@@ -41,8 +40,6 @@ DRAWS = 5
 """Synthetic masks of every image."""
 CALIBRATION = 512
 """Masks, at least, that clean statistics are averaged over."""
-STATISTICS = {"as stored": None, "clean": 0.0, "with noise": VIEW_NOISE}
-"""Whose statistics normalise: SD of the noise on the images that they are averaged over."""
 COLUMNS = ("r, its images", "MAE", "r, test images", "MAE", "r within, weak masks", "MAE", "Dice of weak masks", "SD")
 
 
@@ -78,20 +75,17 @@ def judge(g: QualityPredictor, masks: Judged, accelerator: Accelerator) -> Agree
     return agreement(torch.cat(parts).float().numpy(), masks.dice)
 
 
-def with_statistics(g: QualityPredictor, masks: Judged, noise: float, accelerator: Accelerator) -> QualityPredictor:
-    """Replace running statistics by the averages over batches of images with noise; the weights stay."""
+def with_statistics(g: QualityPredictor, masks: Judged, accelerator: Accelerator) -> QualityPredictor:
+    """Replace running statistics by the averages over batches; the weights stay."""
     calibrated = copy.deepcopy(g)
     for layer in normalising_layers(calibrated):
         layer.reset_running_stats()
         layer.momentum = None  # all batches count alike
         layer.train()
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(masks.image), generator=generator)
+    order = torch.randperm(len(masks.image), generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), accelerator.autocast():
         for chosen in order[: len(order) - len(order) % 32].split(32) if len(order) >= 32 else [order]:
-            image = masks.image[chosen]
-            image = (image + noise * torch.randn(image.shape, generator=generator)).clamp(0, 1)
-            calibrated(image, masks.mask[chosen])
+            calibrated(masks.image[chosen], masks.mask[chosen])
     return calibrated.eval()
 
 
@@ -115,8 +109,7 @@ def measure(cards: list[tuple[str, Path]], dataset: str, few: Regime, seed: int)
         seen = set(stored[1].labelled_ids)
         if seen & held_out or not seen.issuperset(data.training.labelled.ids):
             continue  # of another split
-        for statistics_of, noise in STATISTICS.items():
-            g = stored[0] if noise is None else with_statistics(stored[0], clean, noise, accelerator)
+        for statistics_of, g in (("stored", stored[0]), ("own", with_statistics(stored[0], clean, accelerator))):
             yield f"{labels} | {statistics_of}", columns_of(g, of_own, of_test, stages, accelerator)
 
 

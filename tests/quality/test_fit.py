@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from qgbench.batchnorm import normalising_layers
 from qgbench.errors import UserError
 from qgbench.quality import fit as fit_module
-from qgbench.quality.fit import LabelledImages, PredictorFit, fit_predictor, remove_checkpoints
+from qgbench.quality.audit import agreement
+from qgbench.quality.fit import LabelledImages, PredictorFit, _judge, _synthetic, fit_predictor, remove_checkpoints
 from qgbench.quality.weak import WeakModels, draw_folds
 from qgbench.spec import QualitySettings, load_protocol
 from qgbench.training.device import make_accelerator
@@ -34,6 +36,19 @@ def shapes(count: int, seed: int) -> LabelledImages:
     mask = inside.float().unsqueeze(1)
     image = (0.3 + 0.4 * mask + 0.1 * torch.randn(count, 3, 64, 64, generator=generator)).clamp(0, 1)
     return LabelledImages(image, mask)
+
+
+def smooth_shapes(count: int, seed: int) -> LabelledImages:
+    """Ellipses with soft borders on even backgrounds, 64 pixels, without noise: the least noise in training shows."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    centre = 20 + 24 * torch.rand(count, 2, 1, 1, generator=generator)
+    radius = 8 + 10 * torch.rand(count, 2, 1, 1, generator=generator)
+    distance = ((rows - centre[:, 0]) / radius[:, 0]) ** 2 + ((columns - centre[:, 1]) / radius[:, 1]) ** 2
+    tone = 0.3 + 0.3 * torch.rand(count, 3, 1, 1, generator=generator)
+    slope = 0.2 * torch.rand(count, 1, 1, 1, generator=generator)
+    image = tone + slope * rows / 64 + 0.15 * torch.sigmoid(4 * (1 - distance)).unsqueeze(1)
+    return LabelledImages(image.clamp(0, 1), (distance < 1).float().unsqueeze(1))
 
 
 LABELLED, VAL = shapes(6, 0), shapes(4, 1)
@@ -95,13 +110,8 @@ def test_a_stage_continued_from_its_state_ends_in_the_same_state(
 
 
 def test_patience_ends_the_training_and_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = iter([0.1, 0.3, 0.2, 0.05])
-
-    class Judged:
-        def __init__(self, score: object, dice: object) -> None:
-            self.mae = next(errors)
-
-    monkeypatch.setattr("qgbench.quality.fit.agreement", Judged)
+    found = iter([0.5, 0.3, 0.4, 0.9])
+    monkeypatch.setattr("qgbench.quality.fit.correlation", lambda quality, dice: next(found))
     fit = predictor_fit("fp32")
     assert isinstance(fit, PredictorFit)
     fit._settings = SETTINGS.model_copy(update={"patience": 2, "steps": 8, "validations": 4})
@@ -130,6 +140,35 @@ def test_fit_predictor_leaves_nothing_behind_and_repeats_itself(tmp_path: Path) 
     assert differing(first, fit(tmp_path / "a")) == []  # from the checkpoints, without training
     remove_checkpoints(tmp_path / "a")
     assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_g_in_evaluation_mode_judges_images_as_well_as_by_their_own_statistics() -> None:
+    """What its running statistics are of must be like what it is asked about: a defect that a former g had."""
+    labelled = smooth_shapes(6, 0)
+    settings = load_protocol("small").quality.model_copy(
+        update={"steps": 80, "batch": 16, "validations": 1, "val_masks": 1, "weak_share": 0.0}
+    )
+    accelerator = make_accelerator("cpu", "bf16", 1)
+    no_weak = torch.zeros(1, *labelled.mask.shape, dtype=torch.bool)
+    fit = PredictorFit(labelled, smooth_shapes(4, 1), no_weak, settings, 3, accelerator)
+    list(fit.run())
+    g = fit.best()
+    asked = _synthetic(labelled, 20, 9)
+    stored = agreement(_judge(g, labelled, asked, accelerator), asked.dice)
+    for layer in normalising_layers(g):
+        layer.reset_running_stats()
+        layer.momentum = None  # all batches count alike
+        layer.train()
+    of_statistics = _synthetic(labelled, 40, 11)
+    with torch.no_grad(), accelerator.autocast():
+        for chosen in torch.randperm(240, generator=torch.Generator().manual_seed(0)).split(16):
+            g(labelled.image[of_statistics.image[chosen]], of_statistics.mask[chosen])
+    own = agreement(_judge(g.eval(), labelled, asked, accelerator), asked.dice)
+    assert stored.pearson is not None
+    assert own.pearson is not None
+    assert stored.pearson > own.pearson - 0.1
+    assert stored.mae < own.mae + 0.03
+    assert stored.pearson > 0.8, "it has learnt something"
 
 
 def in_folds(folds: int) -> QualitySettings:
