@@ -212,6 +212,7 @@ def _predictor_name(spec: RunSpec) -> str:
     what = {
         "dataset": spec.dataset,
         "regime": str(budget),
+        "version": protocol.g_version,
         "settings": protocol.quality.model_dump(mode="json"),
         "size": protocol.size,
         "fractions": protocol.fractions,
