@@ -9,6 +9,7 @@ import pytest
 from qgbench.errors import QGBenchError, UserError
 from qgbench.launch.job import Job
 from qgbench.launch.plan import Plan, load_plan, make_plan
+from qgbench.spec import load_protocol
 from qgbench.suite import load_suite, suite_names
 from tests.test_suite import TINY, written
 
@@ -43,6 +44,16 @@ def test_one_predictor_serves_a_budget_whatever_the_pool_and_another_setting_of_
     assert sorted(predictors) == sorted([*each, half_the_steps])
     data = [job.words for job in plan.jobs if job.kind == "data"]
     assert data == ["ph2 at 64 px", "isic_pool at 64 px", "phantom at 64 px"]
+
+
+def test_another_version_of_g_makes_other_jobs_of_g_and_of_what_it_guides(
+    smoke: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = load_protocol("smoke").model_copy(update={"g_version": 99})
+    monkeypatch.setattr("qgbench.spec.load_protocol", lambda name: newer)
+    names = {job.name for job in make_plan(load_suite("smoke"), tmp_path, None, "cpu").jobs}
+    asks_g = {job.name for job in smoke.jobs if job.kind == "g" or any(need.startswith("g-") for need in job.needs)}
+    assert {job.name for job in smoke.jobs} - names == asks_g
 
 
 def test_everything_that_a_suite_names_and_nobody_knows_is_listed_at_once(tmp_path: Path) -> None:
