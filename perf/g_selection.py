@@ -1,6 +1,6 @@
 """By what the best step of g is told: what each validation sees, and what g is worth for model outputs then.
 
-Run with qgbench installed and QGBENCH_DATA set: ``python perf/g_selection.py SEED [DATASET ...]``. Trains g of the suite
+Run with qgbench installed and QGBENCH_DATA set: ``python perf/g_selection.py SEED [DATASET ...]``. Trains g of suite
 `small` to the end, without patience. At every validation: r and mean absolute error on synthetic masks of the
 validation images, which may select a step; and what selection is for, r and error within each of the six stages of a
 weak model's training, on its masks of the same validation images, averaged. Test images are not read.
