@@ -304,7 +304,14 @@ def test_a_rerun_begins_with_nothing(checked: Checked, tmp_path: Path) -> None:
         (lambda data: [], "is damaged"),
         (lambda data: data | {"numbers": 3}, "is damaged: numbers: "),
         (lambda data: data | {"schema_version": 0}, "is of schema version 0, and this qgbench reads 1"),
-        (lambda data: data | {"protocol_version": 1}, "is of protocol smoke v1, and the suite now follows smoke v2"),
+        (
+            lambda data: data | {"protocol_version": 1},
+            "is of protocol smoke v1, g v2, and the suite now follows smoke v2, g v2",
+        ),
+        (
+            lambda data: data | {"g_version": 1},
+            "is of protocol smoke v2, g v1, and the suite now follows smoke v2, g v2",
+        ),
         (lambda data: data | {"suite": "0" * 64}, "is of other runs than the suite"),
     ],
 )
