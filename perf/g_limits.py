@@ -1,13 +1,13 @@
 """What limits g where few images have labels: new images, or the statistics that normalise them.
 
 Run with qgbench installed and QGBENCH_DATA set: ``python perf/g_limits.py RUNS [DATASET ...]``. RUNS is the folder of
-the suite `small`: its quality predictors are read, those of few labels and those of all. All judge the same masks:
-new synthetic ones of the few labelled images (which all have seen), synthetic ones of the test images, and the masks
-that weak models, trained on the few labels, give of the test images. For the last, r is taken within each of six
-stages of that training, and averaged: what counts for QW is the order among masks of one moment. Each predictor judges
-twice: with the running statistics of its batch normalisation as they are stored, and with those of the labelled images
-as they are, which is how it is asked about images: the two should differ little. Means over seeds. Nothing is chosen by
-these numbers. BENCHMARK.md says what came out.
+the suite `small`: its quality predictors of the present version are read, those of few labels and those of all. All
+judge the same masks: new synthetic ones of the few labelled images (which all have seen), synthetic ones of the test
+images, and the masks that weak models, trained on the few labels, give of the test images. For the last, r is taken
+within each of six stages of that training, and averaged: what counts for QW is the order among masks of one moment.
+Each predictor judges twice: with the running statistics of its batch normalisation as they are stored, and with those
+of the labelled images as they are, which is how it is asked about images: the two should differ little. Means over
+seeds. Nothing is chosen by these numbers. BENCHMARK.md says what came out.
 """
 
 import copy
@@ -129,6 +129,8 @@ def main() -> None:
     cards: dict[tuple[str, int], list[tuple[str, Path]]] = defaultdict(list)
     for file in sorted(Path(sys.argv[1]).glob(f"predictors/*/{CARD_NAME}")):
         card = PredictorCard.model_validate_json(file.read_text())
+        if card.version != load_protocol("small").g_version:
+            continue
         is_few = len(card.labelled_ids) == regimes[card.dataset].budget
         cards[card.dataset, card.seed].append((str(len(card.labelled_ids)) if is_few else "all", file.parent))
     for (dataset, seed), of_seed in sorted(cards.items()):
