@@ -15,21 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qgbench.data.experiment import ImageSet
 from qgbench.data.run_data import open_run_data
 from qgbench.quality.audit import agreement
 from qgbench.quality.fit import LabelledImages, PredictorFit, _judge, _Judged, _weak_masks
 from qgbench.quality.scores import overlap
+from qgbench.quality.store import _as_labelled
 from qgbench.spec import Regime, load_protocol
 from qgbench.suite import load_suite
 from qgbench.training.device import make_accelerator
 
 THREADS = 1
-
-
-def labelled(images: ImageSet) -> LabelledImages:
-    index = torch.arange(len(images)).numpy()
-    return LabelledImages(images.images(index), images.masks(index))
 
 
 def stages_of(val: LabelledImages, weak: Tensor) -> list[_Judged]:
@@ -43,7 +38,7 @@ def follow(dataset: str, regime: Regime, seed: int) -> None:
     settings = protocol.quality.model_copy(update={"patience": protocol.quality.validations + 1})
     accelerator = make_accelerator("cpu", protocol.precision, THREADS)
     data = open_run_data(dataset, regime, seed, protocol.size, protocol.fractions)
-    own, val = labelled(data.training.labelled), labelled(data.training.val)
+    own, val = _as_labelled(data.training.labelled), _as_labelled(data.training.val)
     with tempfile.TemporaryDirectory() as folder:
         weak, weak_val, _ = _weak_masks(own, val, settings, seed, accelerator, Path(folder), {})
     stages = stages_of(val, weak_val)

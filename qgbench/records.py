@@ -28,7 +28,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qgbench.errors import QGBenchError
-from qgbench.spec import load_protocol, protocol_names
+from qgbench.spec import Protocol, load_protocol, protocol_names
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
@@ -213,8 +213,26 @@ class Record(_Part):
         if self.provenance.g is None:
             return None
         protocol = self.settings.get("protocol")
-        version = protocol.get("g_version", 1) if isinstance(protocol, dict) else 1
+        version = protocol.get("g_version") if isinstance(protocol, dict) else None
         return version if isinstance(version, int) else 1
+
+    def versions(self, protocol: Protocol) -> list[tuple[str, int, int]]:
+        """Versions that must be the present ones for the record to be compared with, or repeated by, this qgbench.
+
+        Parameters
+        ----------
+        protocol : Protocol
+            The present one of the record's protocol.
+
+        Returns
+        -------
+        list of (str, int, int)
+            What is of a version, in words that end a sentence's "is"; the record's version; the present one.
+        """
+        found = [(f"of the protocol '{protocol.name}'", self.cell.protocol_version, protocol.version)]
+        if self.g_version is not None:
+            found.append((f"guided by the g of '{protocol.name}'", self.g_version, protocol.g_version))
+        return found
 
 
 _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType({})

@@ -313,14 +313,10 @@ def open_original(path: Path) -> Original:
         raise UserError(f"{error}. It cannot be repeated.") from error
     if not _as_averaged(images, record.summary):
         raise UserError(f"the averages of {file} are not those of {images_path(file).name}; see qgbench verify.")
-    cell, present = record.cell, load_protocol(record.cell.protocol)
-    for what, version, known in (
-        (f"is of the protocol '{cell.protocol}'", cell.protocol_version, present.version),
-        (f"is guided by the g of '{cell.protocol}'", record.g_version or present.g_version, present.g_version),
-    ):
-        if version != known:
+    for what, version, present in record.versions(load_protocol(record.cell.protocol)):
+        if version != present:
             raise UserError(
-                f"{file} {what} version {version}, and this qgbench has version {known}: that would be another "
+                f"{file} is {what} version {version}, and this qgbench has version {present}: that would be another "
                 f"experiment. Repeat it with the qgbench that made it, {_code(record.provenance)}."
             )
     try:
@@ -375,13 +371,12 @@ def _refuse_other_settings(file: Path, record: Record, spec: RunSpec) -> None:
     from qgbench.run import describe
 
     here = _flat(describe(spec)["settings"])
-    # A setting that the record does not know came later, with a default that does what was done before; how g is
-    # trained may have changed where no g takes part.
-    of_g = () if spec.needs_g else ("protocol.quality.", "protocol.g_version")
+    # A setting that the record does not know came later, with a default that does what was done before.
+    idle = tuple(f"protocol.{part}" for part in spec.idle_parts)
     changed = {
         name: (value, here.get(name, "no setting"))
         for name, value in _flat(record.settings).items()
-        if here.get(name, "no setting") != value and not name.startswith(of_g)
+        if here.get(name, "no setting") != value and not name.startswith(idle)
     }
     if changed:
         listed = ", ".join(f"{name} {was!r} (here {now!r})" for name, (was, now) in sorted(changed.items()))

@@ -382,6 +382,11 @@ class RunSpec(Settings):
         return self.qg_mode in ("qar", "both") or (self.qg_mode == "qw" and self.qg_score in ("g", "shuffled"))
 
     @property
+    def idle_parts(self) -> frozenset[str]:
+        """Fields of `Protocol` that change nothing in this run: those of g, where none takes part."""
+        return frozenset() if self.needs_g else frozenset({"quality", "g_version"})
+
+    @property
     def addon(self) -> str:
         """Name of the add-on as the leaderboard writes it: '', 'qw', 'qar', 'qw+qar'.
 

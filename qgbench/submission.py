@@ -80,20 +80,14 @@ def submit(run: Path, results: Path) -> list[Path]:
 
 def _refuse(run: Path, record: Record) -> None:
     cell = record.cell
-    protocol = load_protocol(cell.protocol)
     commit = record.provenance.git_commit or ""
     if cell.protocol == _MEANINGLESS:
         raise UserError(f"{run} is of the protocol '{cell.protocol}', whose scores mean nothing; it is not submitted.")
-    if cell.protocol_version != protocol.version:
-        raise UserError(
-            f"{run} is of '{cell.protocol}' version {cell.protocol_version}, and the present is "
-            f"{protocol.version}; run it anew with this qgbench."
-        )
-    if record.g_version not in (None, protocol.g_version):
-        raise UserError(
-            f"{run} is guided by a g of version {record.g_version}, and the present is {protocol.g_version}; run it "
-            "anew with this qgbench."
-        )
+    for what, version, present in record.versions(load_protocol(cell.protocol)):
+        if version != present:
+            raise UserError(
+                f"{run} is {what} version {version}, and the present is {present}; run it anew with this qgbench."
+            )
     if commit.endswith("+dirty"):
         raise UserError(
             f"{run} was trained by code with changes that commit {commit.removesuffix('+dirty')[:12]} does not hold. "

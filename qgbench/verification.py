@@ -303,21 +303,18 @@ class _Verifier:
         if present is None:
             yield Fault(path, "protocol", str(unknown_name("protocol", cell.protocol, self._protocols)))
             return
-        versions = [(cell.protocol, cell.protocol_version, present.version)]
-        if record.g_version is not None:
-            versions.append((f"g of {cell.protocol}", record.g_version, present.g_version))
-        for what, version, known in versions:
+        for what, version, known in record.versions(present):
             if version > known:
                 text = (
-                    f"{what} version {version} is newer than this qgbench, which has version {known}. "
+                    f"{what} version {version}, which is newer than this qgbench: it has version {known}. "
                     "Upgrade: pip install --upgrade qgbench"
                 )
                 yield Fault(path, "protocol", text)
                 return
             if version < known:
                 text = (
-                    f"{what} version {version}, of which {known} is the present: run_id, settings, split, labelled "
-                    "images and place are not compared with those of today"
+                    f"{what} version {version}, and the present is {known}: run_id, settings, split, labelled images "
+                    "and place are not compared with those of today"
                 )
                 yield Fault(path, "older", text, "note")
                 return
@@ -552,6 +549,8 @@ def _consistent(record: Record) -> Found:
     for name, one, other in said_twice:
         if one != other:
             yield "spec", f"{name} is {one!r}, elsewhere {other!r}"
+    if not isinstance(settings.get("g_version", 1), int):
+        yield "spec", f"settings.protocol.g_version is {settings['g_version']!r}, and no whole number"
 
 
 def _spec(record: Record) -> Found:
@@ -572,9 +571,7 @@ def _spec(record: Record) -> Found:
     for name, stored, expected in follows:
         if stored != expected:
             yield "spec", f"{name} is {stored!r}; the spec gives {expected!r}"
-    # How g is trained may have changed since: a run that no g guides is the same.
-    of_g = set() if spec.needs_g else {"quality", "g_version"}
-    for name in sorted(protocol.keys() - of_g):
+    for name in sorted(protocol.keys() - spec.idle_parts):
         stored = record.settings.get("protocol")
         if not isinstance(stored, dict) or stored.get(name) != protocol[name]:
             yield "spec", f"settings.protocol.{name} is not what protocol and overrides give"

@@ -280,6 +280,15 @@ def test_uncommitted_changes_are_never_the_same_code(run: Path) -> None:
     assert not exact_expected("cpu", compare_conditions(record, record.provenance))
 
 
+def test_a_run_that_no_g_guides_can_be_repeated_whatever_g_was(run: Path) -> None:
+    def former(data: dict[str, Any], _: pd.DataFrame) -> None:
+        data["settings"]["protocol"].pop("g_version")
+        data["settings"]["protocol"]["quality"]["steps"] = 1
+
+    change(run, former)
+    assert open_original(run).record.g_version is None
+
+
 # Refused
 
 

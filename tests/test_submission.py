@@ -111,7 +111,7 @@ def test_a_record_of_a_former_version_in_the_place_is_called_so(run: Path, tmp_p
         ),
         (
             lambda record: {"settings": old(record, "g_version")},
-            r"guided by a g of version 1, and the present is \d+; run it anew",
+            r"guided by the g of 'small' version 1, and the present is \d+; run it anew",
         ),
     ],
 )

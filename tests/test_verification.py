@@ -370,9 +370,14 @@ def test_a_former_version_of_the_protocol_is_noted_once_and_not_compared_with_to
 def test_a_former_g_is_noted_and_its_run_not_compared_with_today(tmp_path: Path) -> None:
     faults = changed(tmp_path, lambda data, _: data["settings"]["protocol"].pop("g_version"))
     assert rules(faults) == set()
-    assert ["g of small version 1, of which 2" in fault.text for fault in faults if fault.rule == "older"] == [True]
+    assert [
+        "guided by the g of 'small' version 1, and the present is 2" in fault.text
+        for fault in faults
+        if fault.rule == "older"
+    ] == [True]
     faults = changed(tmp_path, in_json("settings.protocol.g_version", 99))
     assert [fault.rule for fault in faults if fault.severity == "fault"] == ["protocol"]
+    assert rules(changed(tmp_path, in_json("settings.protocol.g_version", "2"))) == {"spec"}
 
 
 def test_a_run_that_no_g_guides_is_compared_with_today_whatever_g_was(tmp_path: Path) -> None:
