@@ -405,6 +405,10 @@ class TestQuestions:
         assert any(text.startswith("Does the add-on qw change the method") and "\n" in text for text in shown)
         p = [one.estimate.p if one.holm_p is None else one.holm_p for one in asked if one.estimate is not None]
         assert [text for text in shown if text in {f"{value:.3f}" for value in p if value}], "p is written"
+        primary = asked[0].estimate
+        assert primary is not None
+        assert primary.p is not None
+        assert f"{primary.p:.3f}*" in shown, "it is not adjusted"
 
     def test_more_questions_than_a_page_holds_take_another(self, analysis: Analysis) -> None:
         assert analysis.answers is not None

@@ -36,7 +36,7 @@ CAPTION = (
     "Answers to the questions that the suite asks, the primary one first. Diamonds: mean difference over pairs of "
     "cells and data sets, as wide as its 95 % confidence interval. Small markers: the mean inside each data set, "
     "without its interval; an arrow marks one beyond the axis. p is adjusted by Holm's method for all questions but "
-    "the primary one, whose p is its own. Grey band, for Dice: differences of one point or less."
+    "the primary one, whose p is its own (*). Grey band, for Dice: differences of one point or less."
 )
 
 _LABEL, _PLOT, _INTERVAL = 2.95, 2.1, 1.15
@@ -141,7 +141,8 @@ def _draw(answers: list[Answer], what: Measure, limit: float, looks: dict[str, t
 
 
 def _p(answer: Answer) -> str:
-    """Write p adjusted; of the primary question, which needs no adjustment, as it is."""
+    """Write p adjusted; of the primary question, which needs no adjustment, as it is, with an asterisk."""
     assert answer.estimate is not None
-    value = answer.estimate.p if answer.holm_p is None else answer.holm_p
-    return "withheld" if value is None else p_words(value)
+    if answer.estimate.p is None:
+        return "withheld"
+    return f"{p_words(answer.estimate.p)}*" if answer.holm_p is None else p_words(answer.holm_p)
