@@ -155,8 +155,8 @@ def remove_checkpoints(folder: Path) -> None:
 class PredictorFit:
     """Trains g: smooth L1 between q and the true Dice of degraded masks, the best validation step is kept.
 
-    Best is the highest correlation with the true Dice of degraded masks of the validation images: their mean absolute
-    error is least while g is still undecided about new images, long before its order of model outputs is best.
+    Best is the highest correlation with the true Dice of degraded masks of the validation images. Their mean absolute
+    error may be least at the first validation, when g misjudges a model's masks most.
 
     Parameters
     ----------
