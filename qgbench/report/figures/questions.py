@@ -1,5 +1,6 @@
 """A suite's questions in one picture: the answer to each over data sets, and inside every data set."""
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,8 +41,8 @@ CAPTION = (
 )
 
 _LABEL, _PLOT, _INTERVAL = 2.95, 2.1, 1.15
-_ROW = 0.18
-_HEIGHT = 45.0  # rows of one file, a row of two lines counting more
+_ROW = 0.172
+_HEIGHT = 47.0  # rows of one file, more or less, a row of two lines counting more
 _TWO_LINES = 1.7
 _COLUMNS = 4  # of the legend
 _HEADER, _FOOTER = 0.22, 0.42
@@ -73,11 +74,13 @@ def _row_height(answer: Answer) -> float:
 
 
 def _sheets(answers: list[Answer]) -> list[list[Answer]]:
-    parts: list[list[Answer]] = [[]]
-    for one in answers:
-        if parts[-1] and sum(map(_row_height, [*parts[-1], one])) > _HEIGHT:
-            parts.append([])
-        parts[-1].append(one)
+    """Divide them among as few files as hold them, evenly."""
+    heights = [_row_height(one) for one in answers]
+    total = sum(heights)
+    parts: list[list[Answer]] = [[] for _ in range(math.ceil(total / _HEIGHT))]
+    middles = (sum(heights[:index]) + own / 2 for index, own in enumerate(heights))
+    for one, middle in zip(answers, middles, strict=True):
+        parts[int(len(parts) * middle / total)].append(one)
     return parts
 
 
