@@ -331,7 +331,10 @@ def analyse(
             except UserError as error:  # the suite is not finished
                 problems.append(Problem(f"suite {suite.name}", str(error).removeprefix("--")))
     full = _supervised_with_all_labels(by_setting, what)
-    sections = [_section(setting, by_setting[setting], what, pairs, full) for setting in sorted(by_setting)]
+    sections = [
+        _section(setting, by_setting[setting], what, pairs, full, of_suite=suite is not None)
+        for setting in sorted(by_setting)
+    ]
     found = None
     if suite is not None:
         sections = _as_one_family(sections)
@@ -379,7 +382,13 @@ def _section(
     what: Measure,
     asked: Sequence[tuple[Name, Name]],
     full: dict[Setting, float],
+    *,
+    of_suite: bool,
 ) -> Section:
+    """Compare the cells of a setting.
+
+    What a suite lacks is named with its questions, and what it never declared is not missed: `of_suite`.
+    """
     by_name: dict[Name, dict[int, Run]] = defaultdict(dict)
     for run in sorted(runs, key=lambda run: run.seed):
         by_name[Name.of(run.record.cell)][run.seed] = run
@@ -396,10 +405,12 @@ def _section(
     families: tuple[tuple[Kind, Sequence[tuple[Name, Name]]], ...] = (
         ("twin", _twins(by_name)),
         ("control", _controls(by_name)),
-        ("asked", [pair for pair in asked if pair[0] in by_name or pair[1] in by_name]),
+        ("asked", [pair for pair in asked if (all if of_suite else any)(name in by_name for name in pair)]),
     )
     for kind, pairs in families:
-        contrasts += _adjusted([_contrast(kind, pair, usable, cells, what, problems) for pair in pairs])
+        contrasts += _adjusted(
+            [_contrast(kind, pair, usable, cells, what, problems, note_missing=not of_suite) for pair in pairs]
+        )
     budget = cells.get(Name("supervised", "", ""))
     all_labels = full.get(_any_budget(setting))
     if budget is not None and all_labels is not None and not setting.regime.startswith(FULL_BUDGET):
@@ -454,6 +465,8 @@ def _contrast(
     cells: dict[Name, Scores],
     what: Measure,
     problems: list[Problem],
+    *,
+    note_missing: bool,
 ) -> Contrast:
     """Compare two cells, each a run by seed, either of which may be missing; append what was left out to `problems`."""
     name, reference = pair
@@ -473,7 +486,7 @@ def _contrast(
     common = sorted(own.keys() & other.keys())
     sides = TWIN_WORDS if twin else SIDE_WORDS
     refused = "" if missing else refusal([(own[seed], other[seed]) for seed in common], sides)
-    for cause in (missing, refused and f"refused: {refused}"):
+    for cause in (missing if note_missing else "", refused and f"refused: {refused}"):
         if cause:
             problems.append(Problem(where, cause))
     if missing or refused:

@@ -106,6 +106,25 @@ def test_a_missing_run_is_named_and_the_primary_estimate_withheld(
     assert json.loads((tmp_path / "report.json").read_text())["suite"]["primary"]["estimate"] is None
 
 
+def test_what_a_suite_never_declared_is_no_problem(records: Path, suite: DeclaredSuite) -> None:
+    """A cell with the add-on alone, and one without it alone, where the suite asks for no twin."""
+    whole = collect([records])
+    alone = {("ph2", "fixmatch", "qw"), ("scd", "cps", "")}
+    chosen = [
+        run for run in whole.runs if (run.record.cell.dataset, run.record.cell.method, run.record.cell.addon) in alone
+    ]
+    places = frozenset(place for place in suite.places if (place[1], place[4], place[5]) in alone)
+    assert len(chosen) == len(places) == 6
+    asked_for = replace(suite, places=places, contrasts=("fixmatch+qw:cps",))
+    found = analyse(replace(whole, runs=chosen), suite=asked_for)
+    assert found.answers is not None
+    assert (found.answers.absent, found.problems) == ([], [])
+    assert [section.problems for section in found.sections] == [[], []]
+    assert [c.kind for section in found.sections for c in section.contrasts] == ["twin", "twin"], "bases keep their row"
+    without = analyse(replace(whole, runs=chosen))
+    assert sum(len(section.problems) for section in without.sections) == 2
+
+
 @pytest.mark.parametrize(
     ("changed", "lacking"),
     [
