@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -76,6 +77,21 @@ def test_the_readme_says_what_the_primary_question_is_answered(folder: Path) -> 
     text = " ".join((ROOT / "README.md").read_text().split())
     assert f"{mean:.2f} points (95 % interval {low:.2f} to {high:.2f})" in text
     assert ("No evidence that quality weighting (QW) changes Dice" in text) == (low < 0 < high)
+
+
+@pytest.mark.parametrize("name", ["README.md", "BENCHMARK.md", "CONTRIBUTING.md", "docs/PERFORMANCE.md"])
+def test_what_a_document_links_to_is_there(name: str) -> None:
+    document = ROOT / name
+    text = document.read_text()
+    links = re.findall(r"\]\((?!https?:)([^)\s]*?)(?:#([^)\s]+))?\)", text)
+    assert name != "README.md" or "docs/results/figures/questions.png" in [file for file, _ in links]
+    for file, anchor in links:
+        target = document.parent / file if file else document
+        assert target.exists(), file
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in anchors, anchor
 
 
 @pytest.mark.parametrize(
