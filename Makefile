@@ -23,7 +23,7 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# What docs/results shows, from the records of results/. With LaTeX at hand, also as one PDF.
+# What docs/results shows, from the records of results/. With LaTeX at hand, also as one PDF, which git ignores.
 results: install
 	rm -rf docs/results
 	$(BIN)/qgbench report results --suite small --html --no-run-pages --output docs/results

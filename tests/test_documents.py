@@ -79,12 +79,11 @@ def test_the_readme_says_what_the_primary_question_is_answered(folder: Path) -> 
     assert ("No evidence that quality weighting (QW) changes Dice" in text) == (low < 0 < high)
 
 
-@pytest.mark.parametrize("name", ["README.md", "BENCHMARK.md", "CONTRIBUTING.md", "docs/PERFORMANCE.md"])
-def test_what_a_document_links_to_is_there(name: str) -> None:
-    document = ROOT / name
+@pytest.mark.parametrize("document", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda path: path.name)
+def test_what_a_document_links_to_is_there(document: Path) -> None:
     text = document.read_text()
     links = re.findall(r"\]\((?!https?:)([^)\s]*?)(?:#([^)\s]+))?\)", text)
-    assert name != "README.md" or "docs/results/figures/questions.png" in [file for file, _ in links]
+    assert document.name != "README.md" or "docs/results/figures/questions.png" in [file for file, _ in links]
     for file, anchor in links:
         target = document.parent / file if file else document
         assert target.exists(), file

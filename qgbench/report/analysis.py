@@ -323,16 +323,17 @@ def analyse(
     for run in runs:
         by_setting[Setting.of(run.record.cell)].append(run)
     pairs = [_pair(text, runs) for text in asked]
+    of_suite: list[tuple[Name, Name]] = []
     problems = list(collection.problems)
     if suite is not None:
         for text in suite.contrasts:
             try:
-                pairs.append(_pair(text, runs))
+                of_suite.append(_pair(text, runs))
             except UserError as error:  # the suite is not finished
                 problems.append(Problem(f"suite {suite.name}", str(error).removeprefix("--")))
     full = _supervised_with_all_labels(by_setting, what)
     sections = [
-        _section(setting, by_setting[setting], what, pairs, full, of_suite=suite is not None)
+        _section(setting, by_setting[setting], what, pairs, full, None if suite is None else of_suite)
         for setting in sorted(by_setting)
     ]
     found = None
@@ -382,12 +383,12 @@ def _section(
     what: Measure,
     asked: Sequence[tuple[Name, Name]],
     full: dict[Setting, float],
-    *,
-    of_suite: bool,
+    of_suite: Sequence[tuple[Name, Name]] | None,
 ) -> Section:
     """Compare the cells of a setting.
 
-    What a suite lacks is named with its questions, and what it never declared is not missed: `of_suite`.
+    `of_suite` are the pairs that a suite compares where it has both, None without a suite. What a suite lacks is named
+    with its questions, and what it never declared is not missed; what was asked for besides is.
     """
     by_name: dict[Name, dict[int, Run]] = defaultdict(dict)
     for run in sorted(runs, key=lambda run: run.seed):
@@ -405,11 +406,18 @@ def _section(
     families: tuple[tuple[Kind, Sequence[tuple[Name, Name]]], ...] = (
         ("twin", _twins(by_name)),
         ("control", _controls(by_name)),
-        ("asked", [pair for pair in asked if (all if of_suite else any)(name in by_name for name in pair)]),
+        (
+            "asked",
+            [
+                *(pair for pair in asked if any(name in by_name for name in pair)),
+                *(pair for pair in of_suite or () if all(name in by_name for name in pair)),
+            ],
+        ),
     )
     for kind, pairs in families:
+        note_missing = kind == "asked" or of_suite is None
         contrasts += _adjusted(
-            [_contrast(kind, pair, usable, cells, what, problems, note_missing=not of_suite) for pair in pairs]
+            [_contrast(kind, pair, usable, cells, what, problems, note_missing=note_missing) for pair in pairs]
         )
     budget = cells.get(Name("supervised", "", ""))
     all_labels = full.get(_any_budget(setting))

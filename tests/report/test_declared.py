@@ -121,6 +121,11 @@ def test_what_a_suite_never_declared_is_no_problem(records: Path, suite: Declare
     assert (found.answers.absent, found.problems) == ([], [])
     assert [section.problems for section in found.sections] == [[], []]
     assert [c.kind for section in found.sections for c in section.contrasts] == ["twin", "twin"], "bases keep their row"
+    besides = analyse(replace(whole, runs=chosen), suite=asked_for, asked=["fixmatch+qw:cps"])
+    assert [section.problems for section in besides.sections] == [
+        [("fixmatch + qw : cps", "no usable record of cps")],
+        [("fixmatch + qw : cps", "no usable record of fixmatch + qw")],
+    ]
     without = analyse(replace(whole, runs=chosen))
     assert sum(len(section.problems) for section in without.sections) == 2
 
