@@ -1,4 +1,7 @@
-"""Check records before they are believed: every number that can be recomputed is, and what is claimed is compared.
+"""Check records before they are believed: averages and overlap scores are recomputed, what is claimed is compared.
+
+Distances (HD95, ASSD, NSD) cannot be recomputed without the predictions; they are checked for what is impossible, and
+measured anew where predictions were kept (``judge``).
 
 A fault is something that no honest, undamaged record has; one is enough to refuse it. A note is to be known and proves
 nothing. The rules, each record by itself:

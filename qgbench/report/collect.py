@@ -1,6 +1,6 @@
 """Read records and check each; nothing is dropped in silence.
 
-Whatever cannot be read or trusted becomes a `Problem` with its cause. Every number of a report is recomputed from the
+Whatever cannot be read or trusted becomes a `Problem` with its cause. Every average of a report is recomputed from the
 per-image CSVs; the averages in the JSON only serve to check that both belong together.
 """
 

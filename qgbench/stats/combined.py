@@ -31,10 +31,11 @@ at most threefold no more than 5 % were found (same script, table 8).
 **Why not one rule.** At +2 points, five sets of 3 seeds that are alike, the combined interval has 48 % power and t over
 sets 79 %; from 4 seeds on combined has as much, and keeps it where sets differ (same script, table 6).
 
-**Independence.** Seed k draws labelled images, initial weights and batches in each data set by itself: run k on one set
-tells nothing about run k on another, and tables of different data sets are independent though they count their seeds
-alike. If seeds did carry over (tables of one data set: two methods, budgets or networks on the same draws), their
-effects would add up instead of averaging out and the interval would be too narrow: average such cells inside one table.
+**Independence.** Both rules take tables of different data sets for independent, though they count their seeds alike. In
+protocols 1 and 2 that does not hold: seed k starts all data sets from the same initial weights, with the same random
+numbers for order and views. What a seed does on all sets adds up instead of averaging out, and the interval is too
+narrow (BENCHMARK.md, "What these answers rest on"). Cells that also share labelled images (two methods, budgets or
+networks on one data set) are averaged inside one table.
 """
 
 import math

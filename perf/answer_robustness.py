@@ -1,0 +1,101 @@
+"""What the answers of the suite `small` rest on: single runs, seeds, and the sets' own errors.
+
+``python perf/answer_robustness.py results`` reads the per-image tables of submitted records and prints, for QW (the
+primary question) and for QAR: the answer by seed, with a test of whether a seed has one effect on all data sets; the
+pairs of runs that make most of it; and the standard error that the sets' means give beside the one that groups and
+seeds inside the sets give. Then supervised Dice as a mean over groups and over images. Seconds; trains nothing.
+"""
+
+import math
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from qgbench.stats.crossed import estimate
+
+REGIMES = {
+    "ph2": "n7@grouped",
+    "scd": "n7@grouped",
+    "isic2017": "n7@grouped",
+    "cvc_clinicdb": "n28@grouped",
+    "cvc_colondb": "n28@grouped",
+}
+SEEDS = range(3)
+QUESTIONS = {
+    "QW, five methods (primary)": [
+        (f"{method}+qw", method)
+        for method in ("pseudo_label", "pseudo_label_confidence", "mean_teacher", "fixmatch", "unimatch")
+    ],
+    "QAR, supervised training": [("supervised+qar", "supervised")],
+}
+SHOWN = 2
+
+
+def images_of(results: Path, dataset: str, cell: str, seed: int) -> pd.DataFrame:
+    path = results / "v1" / "small" / dataset / REGIMES[dataset] / "unet" / cell / f"seed{seed}.csv"
+    return pd.read_csv(path, dtype={"id": str, "group": str})
+
+
+def by_group(results: Path, dataset: str, cell: str, seed: int) -> pd.Series:
+    """Dice in % of each test group."""
+    return 100 * images_of(results, dataset, cell, seed).groupby("group")["dice"].mean()
+
+
+def interval(means: pd.Series) -> str:
+    low, high = stats.t.interval(0.95, len(means) - 1, means.mean(), means.sem())
+    return f"{means.mean():.2f} [{low:.2f}, {high:.2f}]"
+
+
+def about(results: Path, title: str, pairs: list[tuple[str, str]]) -> None:
+    gains = {
+        (dataset, own, other, seed): by_group(results, dataset, own, seed) - by_group(results, dataset, other, seed)
+        for dataset, (own, other), seed in product(REGIMES, pairs, SEEDS)
+    }
+    single = pd.Series({key: gain.mean() for key, gain in gains.items()})
+    single.index.names = ["dataset", "own", "other", "seed"]
+    sets = single.groupby("dataset").mean()
+    print(f"\n{title}: {interval(sets)}, t over sets; {len(single)} pairs of runs")
+
+    table = single.groupby(["dataset", "seed"]).mean().unstack().loc[list(REGIMES)]
+    print(table.round(2).to_string())
+    print(f"by seed: {', '.join(f'{value:.2f}' for value in table.mean())}")
+    grand, rows, columns = table.to_numpy().mean(), table.mean(axis=1), table.mean()
+    residual = table.sub(rows, axis=0).sub(columns, axis=1) + grand
+    degrees = (len(columns) - 1, (len(rows) - 1) * (len(columns) - 1))
+    f = (len(rows) * columns.var()) / ((residual**2).to_numpy().sum() / degrees[1])
+    print(f"an effect of the seed that all sets share: F{degrees} = {f:.2f}, p {stats.f.sf(f, *degrees):.3f}")
+
+    largest = single.reindex(single.abs().sort_values(ascending=False).index[:SHOWN])
+    named = ", ".join(f"{' '.join(map(str, key))} {value:.2f}" for key, value in largest.items())
+    left = single.drop(largest.index).groupby("dataset").mean()
+    print(f"the {SHOWN} largest of {len(single)} (set, pair, seed): {named}")
+    print(f"their share of the sum: {largest.sum() / single.sum():.0%}; without them {interval(left)}")
+
+    inside = [
+        estimate(np.mean([np.column_stack([gains[dataset, a, b, seed] for seed in SEEDS]) for a, b in pairs], axis=0))
+        for dataset in REGIMES
+    ]
+    error = math.hypot(*(part.standard_error for part in inside)) / len(inside)
+    width = math.hypot(*((part.interval[1] - part.interval[0]) / 2 for part in inside)) / len(inside)
+    print(f"standard error from the five means {sets.sem():.2f}, from groups and seeds inside the sets {error:.2f}")
+    print(
+        f"interval for these five sets, from groups and seeds inside them: {grand - width:.2f} to {grand + width:.2f}"
+    )
+
+
+def main(results: Path) -> None:
+    for title, pairs in QUESTIONS.items():
+        about(results, title, pairs)
+    print("\nsupervised, Dice in %, mean over seeds")
+    for dataset in REGIMES:
+        groups = np.mean([by_group(results, dataset, "supervised", seed).mean() for seed in SEEDS])
+        images = np.mean([100 * images_of(results, dataset, "supervised", seed)["dice"].mean() for seed in SEEDS])
+        print(f"{dataset}: {groups:.1f} over groups, {images:.1f} over images")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
