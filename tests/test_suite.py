@@ -112,7 +112,7 @@ def test_a_primary_question_that_no_block_answers_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name = ", "not TOML"),
+        ("name = ", "not valid TOML"),
         (TINY.replace("seeds = [0, 1]", "seeds = []"), "block.0.seeds"),
         (TINY.replace("seeds = [0, 1]", "sedes = [0, 1]"), "block.0.sedes"),
         (TINY.replace('name = "tiny"', 'name = "../tiny"'), "name: "),
