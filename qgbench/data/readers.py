@@ -366,6 +366,34 @@ def _open_unlabelled(folder: Path, card: Card) -> FolderSource:
     return FolderSource(card, images, None, {id: id for id in images}, None)
 
 
+def own_names(data_dir: Path | None = None, kind: Kind | None = None) -> list[str]:
+    """List what was added to the data folder, sorted by name; nothing where no folder is given or there.
+
+    Parameters
+    ----------
+    data_dir : Path, optional
+        The variable QGBENCH_DATA where None.
+    kind : {'labelled', 'pool'}, optional
+        List only what is of this kind.
+
+    Raises
+    ------
+    UserError
+        A kind is asked for, and a card cannot be read.
+    """
+    folder = _data_folder(data_dir)
+    if folder is None or not folder.is_dir():
+        return []
+    shipped = card_names()
+    own = [entry for entry in _entries(folder) if (entry / CARD_NAME).is_file() and entry.name not in shipped]
+    return [entry.name for entry in own if kind is None or _kind_of(entry) == kind]
+
+
+def _data_folder(data_dir: Path | None) -> Path | None:
+    given = data_dir or os.environ.get(DATA_VARIABLE)
+    return Path(given).expanduser() if given else None
+
+
 def _locate(dataset: str, data_dir: Path | None, kind: Kind) -> tuple[Path, Card]:
     """Find the folder and the card of a data set given by name or by path."""
     card = find_card(dataset, data_dir, kind)
@@ -383,24 +411,19 @@ def _own_folder(dataset: str, data_dir: Path | None, kind: Kind | None) -> Path:
             expected = "a data set or a pool" if kind is None else f"a data set with {_LAYOUT[kind]}"
             raise UserError(f"there is no folder {dataset}; expected {expected}.")
         return folder.resolve()
-    named = _in_data_folder(dataset, data_dir)
-    if named is not None and (named / CARD_NAME).is_file():
-        return named.resolve()
-    for path in (_here(dataset), named):
-        if path is not None and Path(path).is_dir():
+    data_folder = _data_folder(data_dir)
+    if data_folder is not None and (data_folder / dataset / CARD_NAME).is_file():
+        return (data_folder / dataset).resolve()
+    for path in (_here(dataset), "" if data_folder is None else str(data_folder / dataset)):
+        if path and Path(path).is_dir():
             raise UserError(f"'{dataset}' is no data set that is known; for the folder of that name type {path}.")
-    raise unknown_name("pool" if kind == "pool" else "dataset", dataset, card_names(kind))
+    known = [*card_names(kind), *own_names(data_dir)]
+    raise unknown_name("pool" if kind == "pool" else "dataset", dataset, known)
 
 
 def _here(name: str) -> str:
     """Spell the path of a folder of the working directory so that it is no name."""
     return f"{os.curdir}{os.sep}{name}"
-
-
-def _in_data_folder(name: str, data_dir: Path | None) -> Path | None:
-    """Name the place of a data set in the data folder; None where none is given."""
-    given = data_dir or os.environ.get(DATA_VARIABLE)
-    return Path(given).expanduser() / name if given else None
 
 
 def _name_what_is_not_meant(name: str, folder: Path | None = None) -> None:
@@ -411,12 +434,13 @@ def _name_what_is_not_meant(name: str, folder: Path | None = None) -> None:
 
 
 def _named_folder(name: str, data_dir: Path | None, kind: Kind) -> Path:
-    folder = _in_data_folder(name, data_dir)
-    if folder is None:
+    data_folder = _data_folder(data_dir)
+    if data_folder is None:
         raise UserError(
             f"'{name}' needs its images: put them at DIR/{name}/{_LAYOUT[kind]}, then give --data-dir DIR or set "
             f"{DATA_VARIABLE}=DIR."
         )
+    folder = data_folder / name
     if not folder.is_dir():
         raise UserError(
             f"there is no folder {folder}; '{name}' is looked for in the data folder (--data-dir or {DATA_VARIABLE}), "
