@@ -40,8 +40,8 @@ def read_text(file: Path | Traversable) -> str:
 
 def _other_encoding(file: Path | Traversable, before: str) -> UserError:
     line = before.count("\n") + 1
-    kind = "UTF-8 (of a spreadsheet: as 'CSV UTF-8')" if file.name.endswith(".csv") else "UTF-8"
-    return UserError(f"{file} is not UTF-8 (line {line}): save it as {kind} with the program that wrote it.")
+    hint = " (a spreadsheet calls that 'CSV UTF-8')" if file.name.endswith(".csv") else ""
+    return UserError(f"{file} is not UTF-8 (line {line}); save it as UTF-8 in the program that wrote it{hint}.")
 
 
 def parse_toml(text: str, file: Path | Traversable) -> dict[str, Any]:

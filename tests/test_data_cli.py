@@ -88,6 +88,23 @@ def test_add_list_verify_split_show_and_run_by_name(data_dir: Path, tmp_path: Pa
     assert regime.startswith("n4@given-")
 
 
+def test_a_folder_here_does_not_stand_in_for_what_was_added(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(data_dir, tmp_path)
+    (tmp_path / "raw").rename(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    lines = {line.split()[0]: line.split() for line in qgbench("split", "mine").stdout.splitlines()[2:5]}
+    assert sum(int(line[2]) for line in lines.values()) == 10, "patients, not images"
+    result = qgbench("split", "./mine")
+    assert result.stdout.splitlines()[2].split()[1:3] == ["8", "8"], "the folder knows no groups"
+    run = ["run", "--method", "fixmatch", "--dataset", "mine", "--pool", "mine", "--dry-run"]
+    monkeypatch.delenv("QGBENCH_DATA")
+    refused = CliRunner().invoke(app, run).exception
+    assert isinstance(refused, UserError)
+    assert "type ./mine" in str(refused)
+
+
 def test_prepare_from_a_folder_then_without_one(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,5 +153,5 @@ def test_a_missing_file_and_one_in_another_encoding_are_named(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"nowhere\.csv is gone"):
         read_given([tmp_path / "nowhere.csv"], source("ph2", IDS))
     (tmp_path / "train.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(UserError, match=r"train\.txt is not UTF-8 \(line 1\): save it as UTF-8"):
+    with pytest.raises(UserError, match=r"train\.txt is not UTF-8 \(line 1\); save it as UTF-8"):
         read_given([tmp_path / "train.txt"], source("ph2", IDS))
