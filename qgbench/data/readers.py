@@ -361,11 +361,6 @@ def find_card(dataset: str, data_dir: Path | None, kind: Kind) -> Card:
     return card
 
 
-def _open_unlabelled(folder: Path, card: Card) -> FolderSource:
-    images = _image_files(folder / "unlabelled", "pool", IMAGE_SUFFIXES)
-    return FolderSource(card, images, None, {id: id for id in images}, None)
-
-
 def own_names(data_dir: Path | None = None, kind: Kind | None = None) -> list[str]:
     """List what was added to the data folder, sorted by name; nothing where no folder is given or there.
 
@@ -387,6 +382,11 @@ def own_names(data_dir: Path | None = None, kind: Kind | None = None) -> list[st
     shipped = card_names()
     own = [entry for entry in _entries(folder) if (entry / CARD_NAME).is_file() and entry.name not in shipped]
     return [entry.name for entry in own if kind is None or _kind_of(entry) == kind]
+
+
+def _open_unlabelled(folder: Path, card: Card) -> FolderSource:
+    images = _image_files(folder / "unlabelled", "pool", IMAGE_SUFFIXES)
+    return FolderSource(card, images, None, {id: id for id in images}, None)
 
 
 def _data_folder(data_dir: Path | None) -> Path | None:
@@ -590,7 +590,7 @@ def _read_groups(file: Path, images: Iterable[str]) -> dict[str, str]:
     for fault, ids in faults.items():
         if ids:
             raise UserError(f"{file}: {name_some(ids, 'image')} {fault}. Every image has one row (stem, group).")
-    _warn_of_alike(groups, str(file))
+    _warn_of_alike(groups, str(file.resolve()))  # of a link, the file that somebody wrote
     return dict(zip(stems, groups, strict=True))
 
 
@@ -602,10 +602,10 @@ def _warn_of_alike(groups: Iterable[str], where: str) -> None:
         ways.setdefault(re.sub(r"(?<![0-9.])0+(?=[0-9])", "", plain).casefold(), []).append(group)
     if alike := [" and ".join(map(repr, written)) for written in ways.values() if len(written) > 1]:
         logger.warning(
-            "%s: groups that differ only in case, leading zeros or '.0' count as different ones: %s. Write each group "
-            "in one way.",
+            "%s: groups that differ only in case, leading zeros or '.0' count as different ones, in %s. Write each "
+            "group in one way.",
             where,
-            ", ".join(alike[:5]) + (", ..." if len(alike) > 5 else ""),
+            name_some(alike, "case"),
         )
 
 
