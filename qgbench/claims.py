@@ -20,13 +20,13 @@ A file ``claims/<name>.toml`` beside the submitted results holds what one source
 A claim says under which conditions only as far as its source does, so that nothing is computed from it.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qgbench.errors import UserError
+from qgbench.text import parse_toml, read_text
 
 CLAIMS_NAME = "claims"
 
@@ -97,10 +97,7 @@ def read_claims(folder: Path) -> list[Claim]:
 
 
 def _read(file: Path) -> list[Claim]:
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+    content = parse_toml(read_text(file), file)
     claims = content.pop("claim", None)
     if not isinstance(claims, list) or not all(isinstance(claim, dict) for claim in claims):
         raise UserError(f"{file} holds no claims; expected [[claim]] tables, see qgbench/claims.py.")

@@ -85,7 +85,7 @@ def run(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Data set: a name, or a folder with images/ and masks/. (default: the protocol's)",
+            help="Data set: a name, or the path of a folder with images/ and masks/, ./mine. (default: the protocol's)",
             autocompletion=completion.datasets,
         ),
     ] = None,
@@ -241,10 +241,10 @@ def _regime(
     if given is not None:
         parsed = parsed.model_copy(update={"split": given.kind})
     if regime is None and labelled is None:
-        from qgbench.data.readers import open_source
+        from qgbench.data.readers import find_card
 
         fixed = None if given is None else given.labelled
-        budget = open_source(dataset, data_dir).card.budget if fixed is None else len(fixed)
+        budget = find_card(dataset, data_dir, "labelled").budget if fixed is None else len(fixed)
         parsed = parsed.model_copy(update={"budget": budget})
     return str(parsed)
 

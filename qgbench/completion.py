@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from qgbench.data.cards import card_names
+from qgbench.data.cards import Kind, card_names
 from qgbench.errors import QGBenchError
 from qgbench.registry import method_names
 from qgbench.spec import protocol_names
@@ -43,6 +43,16 @@ def _begun(incomplete: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def _data(incomplete: str, kind: Kind | None) -> list[str]:
+    """Complete the name of data that ship with qgbench or were added to the folder that QGBENCH_DATA names."""
+    from qgbench.data.readers import own_names  # late: it imports SciPy
+
+    try:
+        return _begun(incomplete, [*card_names(kind), *own_names(None, kind)])
+    except QGBenchError:  # a card of the folder is broken, which qgbench data list says
+        return _begun(incomplete, card_names(kind))
+
+
 def methods(incomplete: str) -> list[str]:
     """Complete the name of a method that ships with qgbench."""
     return _begun(incomplete, method_names())
@@ -60,17 +70,17 @@ def protocols(incomplete: str) -> list[str]:
 
 def datasets(incomplete: str) -> list[str]:
     """Complete the name of a data set that has labels."""
-    return _begun(incomplete, card_names("labelled"))
+    return _data(incomplete, "labelled")
 
 
 def data_names(incomplete: str) -> list[str]:
     """Complete the name of a data set or a pool."""
-    return _begun(incomplete, card_names())
+    return _data(incomplete, None)
 
 
 def pools(incomplete: str) -> list[str]:
     """Complete the name of a pool of unlabelled images."""
-    return _begun(incomplete, card_names("pool"))
+    return _data(incomplete, "pool")
 
 
 def archs(incomplete: str) -> list[str]:

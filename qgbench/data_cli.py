@@ -22,7 +22,7 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="A name that qgbench data list shows.", autocompletion=completion.data_names)]
 AnyData = Annotated[
-    str, typer.Argument(help="Data set or pool: a name, or a folder.", autocompletion=completion.data_names)
+    str, typer.Argument(help="Data set or pool: a name, or a path (./mine).", autocompletion=completion.data_names)
 ]
 SplitOption = Annotated[str, typer.Option("--split", help="grouped or image.")]
 ProtocolOption = Annotated[

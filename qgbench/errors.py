@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Iterable
+from importlib.resources.abc import Traversable
+from pathlib import Path
 
 _LISTED = 40  # longer lists of names are counted, not printed
 
@@ -37,3 +39,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
         others = f" Others like it: {', '.join(near[1:])}." if near[1:] else ""
         return UserError(f"unknown {kind} '{name}'.{hint}{others} {len(names)} are known.")
     return UserError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+def unreadable(path: Path | Traversable, error: OSError) -> UserError:
+    """Build the error for a file or folder that the operating system does not hand out."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(
+            f"{path} is gone. Put it back (is the disk or network folder still there?) and give the same command again."
+        )
+    if isinstance(error, PermissionError):
+        return UserError(f"{path} may not be read ({error.strerror}); give yourself permission to read it.")
+    return UserError(f"{path} cannot be read ({error.strerror}); check the disk and give the same command again.")

@@ -314,6 +314,7 @@ def read_images(path: Path) -> pd.DataFrame:
         raise QGBenchError(f"{path} lacks the columns {', '.join(lacking)}")
     if not content.endswith(b"\n"):
         raise QGBenchError(f"{path} is cut off in its last row")
+    images["group"] = images["group"].str.normalize("NFC")  # as data are read: one patient in records of any age
     return images if list(images.columns) == IMAGE_COLUMNS else images[IMAGE_COLUMNS]
 
 

@@ -7,9 +7,9 @@ holds another record, which is never overwritten. A method or architecture that 
 named after a hash of its source, so that it cannot be mistaken for another of that name.
 """
 
-import os
 from pathlib import Path
 
+from qgbench.data.readers import is_path
 from qgbench.errors import UserError
 from qgbench.folder import RunFolder
 from qgbench.logs import logger
@@ -93,7 +93,7 @@ def _refuse(run: Path, record: Record) -> None:
             f"{run} was trained by code with changes that commit {commit.removesuffix('+dirty')[:12]} does not hold. "
             "Commit them, and repeat the run with --force."
         )
-    if any(separator in cell.dataset for separator in ("/", os.sep)):
+    if is_path(cell.dataset):
         raise UserError(
             f"{run} names its data set by a path, '{cell.dataset}', which means nothing elsewhere. Put the folder "
             "below QGBENCH_DATA and run it by its name."

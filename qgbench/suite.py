@@ -13,11 +13,11 @@ A suite is a TOML file, one of those that ship (``suites/``) or one's own:
 
 import itertools
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError
 
 from qgbench.errors import UserError, unknown_name
 from qgbench.spec import SCORES, QGMode, Regime, RunSpec, Score, Settings, is_setting, load_protocol, protocol_names
+from qgbench.text import parse_toml, read_text
 
 _ADDON = re.compile(
     rf"(?P<name>[^+]+)(?:\+(?P<addon>qw\+qar|qw|qar)(?:-(?P<score>{'|'.join(SCORES[1:])}))?(?P<norm>-unnormalised)?)?"
@@ -254,19 +255,14 @@ def load_suite(name: str) -> Suite:
     UserError
         There is no such suite or file, it is not TOML, or it breaks the form; every fault of the form is listed.
     """
-    if name.endswith(".toml"):
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the suite {name}: {error}. Shipped: {', '.join(suite_names())}.") from error
-    elif name in suite_names():
-        text = (resources.files("qgbench.suites") / f"{name}.toml").read_text(encoding="utf-8")
-    else:
+    if name in suite_names():
+        file: Path | Traversable = resources.files("qgbench.suites") / f"{name}.toml"
+    elif not name.endswith(".toml"):
         raise unknown_name("suite", name, suite_names())
+    elif not (file := Path(name)).exists():
+        raise UserError(f"there is no file {name}. Suites that ship with qgbench: {', '.join(suite_names())}.")
     try:
-        suite = Suite.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the suite {name} is not TOML: {error}.") from error
+        suite = Suite.model_validate(parse_toml(read_text(file), file))
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise UserError(_listed(name, faults)) from error

@@ -80,6 +80,16 @@ def test_a_claim_that_cannot_be_is_refused_by_file_and_number(
         read_claims(tmp_path)
 
 
+def test_a_claim_is_read_from_a_file_with_a_mark_and_refused_in_utf_16(tmp_path: Path) -> None:
+    file = write(tmp_path) / "a.toml"
+    text = file.read_text()
+    file.write_text(text, encoding="utf-8-sig")
+    assert read_claims(tmp_path)[0].source == "A paper"
+    file.write_text(text, encoding="utf-16")
+    with pytest.raises(UserError, match=r"a\.toml is not UTF-8 .*save it as UTF-8"):
+        read_claims(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "claim = 1", "claim = [1]", "source ="])
 def test_a_file_without_claims_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.toml").write_text(content)

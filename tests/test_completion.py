@@ -126,6 +126,22 @@ def test_a_tab_completes_the_word_without_torch(words: str, offered: list[str], 
     assert said == "no torch\n"
 
 
+def test_what_was_added_to_the_data_folder_is_offered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, kind in (("photos", "labelled"), ("phones", "pool")):
+        (folder / name).mkdir()
+        card = (ROOT / "datasets/ph2/card.toml").read_text().replace('kind = "labelled"', f'kind = "{kind}"')
+        (folder / name / "card.toml").write_text(
+            "".join(line for line in card.splitlines(True) if "budget" not in line)
+        )
+    assert tab(folder, "qgbench", "run", "--dataset", "pho") == ([], "no torch\n"), "folders here are not names"
+    monkeypatch.setenv("QGBENCH_DATA", str(folder))
+    assert tab(folder, "qgbench", "run", "--dataset", "pho") == (["photos"], "no torch\n")
+    assert completion.pools("pho") == ["phones"]
+    assert sorted(completion.data_names("ph")) == ["ph2", "phantom", "phones", "photos"]
+    (folder / "phones" / "card.toml").write_text("name = ")
+    assert completion.pools("k") == ["kvasir_pool"]
+
+
 def test_where_nothing_fits_the_shell_is_left_to_complete_files(folder: Path) -> None:
     assert tab(folder, "qgbench", "run", "--method", "./mi") == ([], "no torch\n")
     (folder / "runs").rename(folder / "gone")

@@ -17,7 +17,7 @@ from qgbench.data.readers import open_source
 from qgbench.errors import UserError
 from tests.data.distributions import build
 from tests.data.test_download import Owner, owner, quick
-from tests.data.test_readers import write_tree
+from tests.data.test_readers import listening, write_tree
 
 __all__ = ["owner", "quick"]  # fixtures
 
@@ -86,6 +86,35 @@ def test_add_list_verify_split_show_and_run_by_name(data_dir: Path, tmp_path: Pa
     ]
     regime = json.loads(CliRunner().invoke(app, spec).stdout)["spec"]["regime"]
     assert regime.startswith("n4@given-")
+
+
+def test_a_folder_here_does_not_stand_in_for_what_was_added(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(data_dir, tmp_path)
+    (tmp_path / "raw").rename(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    lines = {line.split()[0]: line.split() for line in qgbench("split", "mine").stdout.splitlines()[2:5]}
+    assert sum(int(line[2]) for line in lines.values()) == 10, "patients, not images"
+    result = qgbench("split", "./mine")
+    assert result.stdout.splitlines()[2].split()[1:3] == ["8", "8"], "the folder knows no groups"
+    run = ["run", "--method", "fixmatch", "--dataset", "mine", "--pool", "mine", "--dry-run"]
+    monkeypatch.delenv("QGBENCH_DATA")
+    refused = CliRunner().invoke(app, run).exception
+    assert isinstance(refused, UserError)
+    assert "type ./mine" in str(refused)
+
+
+def test_groups_that_may_be_one_are_named_by_the_file_that_was_given(data_dir: Path, tmp_path: Path) -> None:
+    write_tree(tmp_path / "raw", IDS)
+    groups = tmp_path / "patients.csv"
+    groups.write_text("stem,group\n" + "".join(f"{id},{'p' if int(id[1:]) % 2 else 'P'}\n" for id in IDS))
+    words = ("--images", str(tmp_path / "raw/images"), "--masks", str(tmp_path / "raw/masks"), "--groups", str(groups))
+    with listening() as said:
+        qgbench("add", "mine", *words)
+    (warning,) = said
+    assert warning.startswith(f"{groups.resolve()}: ")
+    assert "('P' and 'p')" in warning
 
 
 def test_prepare_from_a_folder_then_without_one(

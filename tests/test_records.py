@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -326,7 +327,7 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size
 rows = st.builds(
     image,
     id=names.filter(bool),
-    group=names.filter(bool),
+    group=names.filter(bool).map(lambda name: unicodedata.normalize("NFC", name)),
     height=st.integers(1, 5000),
     dice=st.floats(0, 1),
     hd95=st.floats(0, 5000) | st.just(math.nan),
@@ -342,6 +343,11 @@ def test_rows_survive_being_written_and_read(tmp_path_factory: pytest.TempPathFa
     write_images(file, table(*data))
     # Whole numbers may come back as integers; every value is the same to the last bit.
     pd.testing.assert_frame_equal(read_images(file), table(*data), check_exact=True, check_dtype=False)
+
+
+def test_groups_are_composed_as_in_data(tmp_path: Path) -> None:
+    write_images(tmp_path / IMAGES_NAME, table(image(id="a", group="Rene\u0301"), image(id="b", group="René")))
+    assert read_images(tmp_path / IMAGES_NAME)["group"].tolist() == ["René", "René"]
 
 
 @pytest.mark.parametrize("name", ["007", "1e5", "NA", "None", "nan", "null", "True", "a,b", 'a"b'])

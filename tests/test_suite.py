@@ -109,10 +109,20 @@ def test_a_primary_question_that_no_block_answers_is_refused(tmp_path: Path) -> 
         load_suite(written(tmp_path, text))
 
 
+def test_a_suite_is_read_from_a_file_with_a_mark_and_refused_in_utf_16(tmp_path: Path) -> None:
+    file = Path(written(tmp_path, TINY))
+    plain = load_suite(str(file))
+    file.write_text(TINY, encoding="utf-8-sig")
+    assert load_suite(str(file)) == plain
+    file.write_text(TINY, encoding="utf-16")
+    with pytest.raises(UserError, match=r"tiny\.toml is not UTF-8 .*save it as UTF-8"):
+        load_suite(str(file))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name = ", "not TOML"),
+        ("name = ", "not valid TOML"),
         (TINY.replace("seeds = [0, 1]", "seeds = []"), "block.0.seeds"),
         (TINY.replace("seeds = [0, 1]", "sedes = [0, 1]"), "block.0.sedes"),
         (TINY.replace('name = "tiny"', 'name = "../tiny"'), "name: "),

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from qgbench.data.cache import Track, no_progress
-from qgbench.data.images import unreadable
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import QGBenchError, UserError, unreadable
 
 # Photographs shrink at most 4 times by deflate, but a mask of one colour stored as BMP up to 1000 times, near deflate's
 # own limit of 1032: a ratio alone tells no bomb from honest masks. So a ratio above 100 is refused only together with

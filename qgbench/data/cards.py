@@ -3,11 +3,9 @@
 A card is declarative: adding a data set in the common layout (`qgbench.data.readers`) takes a card and no Python.
 """
 
-import csv
-import tomllib
+import unicodedata
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from io import StringIO
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from qgbench.data.layouts import Grouping, Layout
 from qgbench.data.links import Download
 from qgbench.errors import UserError, unknown_name
+from qgbench.text import parse_toml, read_table, read_text
 
 CARD_NAME = "card.toml"
 Kind = Literal["labelled", "pool"]
@@ -83,8 +82,7 @@ def load_card(name: str) -> Card:
     """
     if name not in (known := card_names()):
         raise unknown_name("dataset", name, known)
-    file = card_folder(name).joinpath(CARD_NAME)
-    return _parse_card(file.read_text(encoding="utf-8"), str(file))
+    return read_card(card_folder(name).joinpath(CARD_NAME))
 
 
 def listed_ids(card: Card) -> list[str] | None:
@@ -102,29 +100,20 @@ def listed_ids(card: Card) -> list[str] | None:
         raise UserError(
             f"the card '{card.name}' says subset = '{card.subset}'; only shipped data sets have such a table."
         )
-    rows = csv.DictReader(StringIO(table.read_text(encoding="utf-8")))
-    return sorted(row["id"] for row in rows)
+    return sorted(read_table(table, ["id"])["id"])
 
 
-def read_card(file: Path) -> Card:
-    """Read the card that someone put beside their own images.
+def read_card(file: Path | Traversable) -> Card:
+    """Read a card: a shipped one, or one that someone put beside their own images.
 
     Raises
     ------
     UserError
         The file cannot be read, is not TOML, or lacks a field.
     """
+    text = unicodedata.normalize("NFC", read_text(file))  # its patterns and groups meet ids, which are composed
     try:
-        return _parse_card(file.read_text(encoding="utf-8"), str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-
-
-def _parse_card(text: str, where: str) -> Card:
-    try:
-        return Card.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{where} is not valid TOML: {error}") from error
+        return Card.model_validate(parse_toml(text, file))
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{where} is not a valid card: {faults}") from error
+        raise UserError(f"{file} is not a valid card: {faults}") from error

@@ -15,8 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qgbench.data.images import unreadable
-from qgbench.errors import QGBenchError
+from qgbench.errors import QGBenchError, unreadable
 from qgbench.logs import logger
 from qgbench.records import write_atomically
 

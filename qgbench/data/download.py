@@ -30,6 +30,7 @@ from qgbench.data.links import Download
 from qgbench.errors import QGBenchError, UserError
 from qgbench.logs import logger
 from qgbench.records import write_atomically
+from qgbench.text import read_text
 
 _WAITS = (1.0, 2.0, 4.0)  # seconds before another attempt; as many attempts in a row may bring nothing
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
@@ -134,11 +135,9 @@ def _alone(lock_file: Path, name: str) -> Iterator[None]:
 
 def _pinned(pin: Path) -> str | None:
     """Read the SHA-256 of the first download; None before that."""
-    try:
-        text = pin.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not pin.exists():
         return None
-    if (match := re.match(r"([0-9a-f]{64}) [ *]", text)) is None:
+    if (match := re.match(r"([0-9a-f]{64}) [ *]", read_text(pin))) is None:
         raise UserError(f"{pin} does not begin with a SHA-256 (64 hexadecimal digits); remove it or write it again.")
     return match[1]
 

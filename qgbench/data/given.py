@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from qgbench.data.images import unreadable
 from qgbench.data.layouts import id_of
 from qgbench.data.readers import IMAGE_SUFFIXES, Source, name_some
 from qgbench.data.splits import PARTS
-from qgbench.errors import UserError
+from qgbench.errors import UserError, unreadable
 from qgbench.logs import logger
+from qgbench.text import read_table, read_text, refuse_empty
 
 IMAGE_COLUMNS = ("image_path", "image", "id", "stem", "image_id", "image_name", "filename", "name")
 PART_COLUMNS = ("split", "set", "part", "subset")
@@ -159,26 +159,23 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 def _rows(file: Path) -> list[tuple[str | None, list[str]]]:
     """Read a file: pairs of a part (None where it says none) and images as they are written."""
     part = _part_of_name(file)
-    try:
-        if file.suffix.lower() == ".txt":
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-            return [(part, [line.strip() for line in lines if line.strip()])]
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except OSError as error:
-        raise unreadable(file, error) from error
-    except ValueError as error:
-        raise UserError(f"{file} cannot be read as a table or list of images: {error}") from error
-    columns = {str(column).strip().casefold(): column for column in table.columns}
-    image = next((columns[name] for name in IMAGE_COLUMNS if name in columns), None)
+    if file.suffix.lower() == ".txt":
+        return [(part, [line.strip() for line in read_text(file).splitlines() if line.strip()])]
+    table = read_table(file, (*IMAGE_COLUMNS, *PART_COLUMNS))
+    image = next((name for name in IMAGE_COLUMNS if name in table.columns), None)
     if image is None:
-        raise UserError(f"{file} has the columns {', '.join(columns)}; expected one of {', '.join(IMAGE_COLUMNS)}.")
-    column = next((columns[name] for name in PART_COLUMNS if name in columns), None)
+        raise UserError(
+            f"{file} has the columns {', '.join(table.columns)}; expected one of {', '.join(IMAGE_COLUMNS)}."
+        )
+    refuse_empty(table, image, file)
+    column = next((name for name in PART_COLUMNS if name in table.columns), None)
     if column is None:
-        return [(part, table[image].str.strip().tolist())]
-    words = table[column].str.strip().str.casefold()
+        return [(part, table[image].tolist())]
+    refuse_empty(table, column, file)
+    words = table[column].str.casefold()
     if unknown := sorted(set(words) - set(_PART_OF_WORD)):
         raise UserError(f"{file}, column {column}: {', '.join(unknown)}? Expected {', '.join(_WORDS)}.")
-    return [(p, table.loc[words.map(_PART_OF_WORD) == p, image].str.strip().tolist()) for p in _WORDS]
+    return [(p, table.loc[words.map(_PART_OF_WORD) == p, image].tolist()) for p in _WORDS]
 
 
 def _part_of_name(file: Path) -> str | None:

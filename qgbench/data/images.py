@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from qgbench.data.layouts import MaskRule
-from qgbench.errors import UserError
+from qgbench.errors import UserError, unreadable
 from qgbench.logs import logger
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # Pillow opens MPO as a kind of JPEG
@@ -183,17 +183,6 @@ def read_bytes(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise unreadable(file, error) from error
-
-
-def unreadable(path: Path, error: OSError) -> UserError:
-    """Build the error for a file or folder that the operating system does not hand out."""
-    if isinstance(error, FileNotFoundError):
-        return UserError(
-            f"{path} is gone. Put it back (is the disk or network folder still there?) and give the same command again."
-        )
-    if isinstance(error, PermissionError):
-        return UserError(f"{path} may not be read ({error.strerror}); give yourself permission to read it.")
-    return UserError(f"{path} cannot be read ({error.strerror}); check the disk and give the same command again.")
 
 
 @contextmanager

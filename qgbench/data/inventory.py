@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qgbench.data.cards import CARD_NAME, Card, card_names, load_card, read_card
-from qgbench.data.readers import DATA_VARIABLE, PHANTOM_NAME, open_pool, open_source
+from qgbench.data.readers import DATA_VARIABLE, PHANTOM_NAME, open_pool, open_source, own_names
 from qgbench.errors import UserError
 
 State = Literal["ready", "incomplete", "broken", "absent"]
@@ -58,8 +58,7 @@ def inventory(data_dir: Path | None = None) -> list[Entry]:
         raise UserError(f"there is no folder {folder}: correct {DATA_VARIABLE} or --data-dir.")
     entries = [_entry(load_card(name), folder) for name in card_names()]
     if folder is not None:
-        own = [entry for entry in folder.iterdir() if (entry / CARD_NAME).is_file() and entry.name not in card_names()]
-        entries += [_own_entry(entry) for entry in own]
+        entries += [_own_entry(folder / name) for name in own_names(folder)]
     return sorted(entries, key=lambda entry: (entry.card.kind, entry.card.name))
 
 

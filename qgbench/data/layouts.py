@@ -18,6 +18,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qgbench.errors import UserError
+from qgbench.text import read_table
 
 MaskRule = Literal["binary", "half", "nonzero"]
 _TOKEN = re.compile(r"\{(\w+)\}|\*")
@@ -294,13 +295,9 @@ def _from_tables(table: GroupTable, ids: list[str], files: list[_File], where: s
 
 def _rows(table: GroupTable, file: Path) -> pd.DataFrame | None:
     """Read the columns id and group of a table, without empty cells; None if it has not both."""
-    try:
-        rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as CSV: {error}") from error
-    rows.columns = rows.columns.str.strip()
-    if not {table.image, table.group} <= set(rows.columns):
+    columns = (table.image, table.group)
+    rows = read_table(file, columns)
+    if not set(columns) <= set(rows.columns):
         return None
-    ids, groups = (rows[column].str.strip() for column in (table.image, table.group))
-    named = pd.DataFrame({"id": ids.map(lambda id: unicodedata.normalize("NFC", id)), "group": groups})
-    return named[named["group"] != ""]
+    named = pd.DataFrame({"id": rows[table.image], "group": rows[table.group]})
+    return named[(named != "").all(axis=1)]

@@ -8,6 +8,9 @@ Layout of a labelled data set (the suffix of a file may be any of `IMAGE_SUFFIXE
     unlabelled/ID.jpg     optional; further images without a mask
     card.toml             optional; see `qgbench.data.cards`
 
+A data set is named by a word, which is a shipped card or a folder of the data folder, or by a path, which has a
+separator: ``./mine``. A word never names a folder of the working directory.
+
 A pool is a folder that holds ``unlabelled/`` alone. A folder of neither kind may hold a distribution as its owners hand
 it out, in a layout that the card describes (`qgbench.data.layouts`); files that match no pattern are passed over there.
 
@@ -19,6 +22,7 @@ composed (macOS decomposes them). How files become pixels, and which are refused
 import hashlib
 import inspect
 import os
+import re
 import stat
 import unicodedata
 from abc import ABC, abstractmethod
@@ -27,17 +31,17 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import scipy
 from numpy.typing import NDArray
 
 from qgbench.data import phantom
 from qgbench.data.cards import CARD_NAME, Card, Kind, card_names, listed_ids, load_card, read_card
 from qgbench.data.content import hash_files
-from qgbench.data.images import read_image, read_mask, unreadable
+from qgbench.data.images import read_image, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
-from qgbench.errors import QGBenchError, UserError, unknown_name
+from qgbench.errors import QGBenchError, UserError, unknown_name, unreadable
 from qgbench.logs import logger
+from qgbench.text import read_table, refuse_empty
 
 DATA_VARIABLE = "QGBENCH_DATA"
 PHANTOM_NAME = "phantom"
@@ -203,10 +207,9 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     Parameters
     ----------
     dataset : str
-        ``"phantom"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; the path of a folder in
-        the same layout; or the name of a folder in `data_dir` that has a card of its own. A shipped name wins over a
-        folder of that name in the working directory; a folder elsewhere that bears a shipped name is taken for that
-        data set.
+        ``"phantom"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; the name of a folder in
+        `data_dir` that has a card of its own; or the path of a folder in the same layout, see `is_path`. A folder
+        elsewhere that bears a shipped name is taken for that data set.
     data_dir : Path, optional
         Folder that holds a folder per data set; the environment variable QGBENCH_DATA where None.
 
@@ -216,6 +219,7 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
         Unknown name, missing folder, or a folder that does not hold a labelled data set.
     """
     if dataset == PHANTOM_NAME:
+        _name_what_is_not_meant(dataset)
         return PhantomSource()
     folder, card = _locate(dataset, data_dir, "labelled")
     if (distribution := _open_unless_common(card, folder)) is not None:
@@ -268,6 +272,8 @@ def open_distribution(card: Card, folders: Sequence[Path]) -> FolderSource | Non
     masks = {id: found.masks[id] for id in ids}
     for file in [*images.values(), *chain.from_iterable(masks.values())]:
         _check_file(file)
+    if card.grouping is not None:
+        _warn_of_alike((found.groups[id] for id in ids), where)
     if card.kind == "pool":
         return FolderSource(card, images, None, found.groups, None)
     if bare := [id for id, files in masks.items() if not files]:
@@ -295,7 +301,8 @@ def open_pool(pool: str, data_dir: Path | None = None) -> Source:
     Parameters
     ----------
     pool : str
-        The name of a shipped card of kind 'pool', or the path of a folder that holds ``unlabelled/``.
+        The name of a shipped card of kind 'pool', or, as in `open_source`, the name or the path of a folder that
+        holds ``unlabelled/``.
     data_dir : Path, optional
         As in `open_source`.
 
@@ -318,19 +325,63 @@ def open_any(name: str, data_dir: Path | None = None) -> Source:
     UserError
         As `open_source` and `open_pool`.
     """
-    if name in card_names():
-        kind = load_card(name).kind
-    elif (folder := _own_folder(name, data_dir)) is None:
-        if any(separator in name for separator in ("/", os.sep)):
-            raise UserError(f"there is no folder {name}; expected a data set or a pool.")
-        raise unknown_name("dataset", name, card_names())
-    elif os.path.lexists(folder / CARD_NAME):
-        kind = read_card(folder / CARD_NAME).kind
-    elif folder.name in card_names():
-        kind = load_card(folder.name).kind
-    else:
-        kind = "pool" if (folder / "unlabelled").is_dir() and not (folder / "images").is_dir() else "labelled"
+    kind = load_card(name).kind if name in card_names() else _kind_of(_own_folder(name, data_dir, None))
     return (open_pool if kind == "pool" else open_source)(name, data_dir)
+
+
+def _kind_of(folder: Path) -> Kind:
+    if os.path.lexists(folder / CARD_NAME):
+        return read_card(folder / CARD_NAME).kind
+    if folder.name in card_names():
+        return load_card(folder.name).kind
+    return "pool" if (folder / "unlabelled").is_dir() and not (folder / "images").is_dir() else "labelled"
+
+
+def is_path(name: str) -> bool:
+    """Tell a path from a name: it has a separator (``./mine``, ``mine/``), or is ``.``, ``..`` or ``~``."""
+    return "/" in name or os.sep in name or name in (".", "..") or name.startswith("~")
+
+
+def find_card(dataset: str, data_dir: Path | None, kind: Kind) -> Card:
+    """Return the card of a data set or pool that `open_source` or `open_pool` would open.
+
+    The images of a shipped one need not be there.
+
+    Raises
+    ------
+    UserError
+        It is not known, or of the other kind.
+    """
+    if dataset not in card_names():
+        return _own_card(_own_folder(dataset, data_dir, kind), kind)
+    card = load_card(dataset)
+    if card.kind != kind:
+        given = {"labelled": "a labelled data set", "pool": "a pool of images without masks"}
+        raise UserError(f"'{dataset}' is {given[card.kind]}; expected one of: {', '.join(card_names(kind))}.")
+    return card
+
+
+def own_names(data_dir: Path | None = None, kind: Kind | None = None) -> list[str]:
+    """List what was added to the data folder, sorted by name; nothing where no folder is given or there.
+
+    Parameters
+    ----------
+    data_dir : Path, optional
+        The variable QGBENCH_DATA where None.
+    kind : {'labelled', 'pool'}, optional
+        List only what is of this kind.
+
+    Raises
+    ------
+    UserError
+        A kind is asked for, and a card cannot be read.
+    """
+    folder = _data_folder(data_dir)
+    if folder is None or not folder.is_dir():
+        return []
+    shipped = card_names()
+    own = [entry for entry in _entries(folder) if (entry / CARD_NAME).is_file() and entry.name not in shipped]
+    return [entry.name for entry in own if kind is None or _kind_of(entry) == kind]
 
 
 def _open_unlabelled(folder: Path, card: Card) -> FolderSource:
@@ -338,39 +389,58 @@ def _open_unlabelled(folder: Path, card: Card) -> FolderSource:
     return FolderSource(card, images, None, {id: id for id in images}, None)
 
 
+def _data_folder(data_dir: Path | None) -> Path | None:
+    given = data_dir or os.environ.get(DATA_VARIABLE)
+    return Path(given).expanduser() if given else None
+
+
 def _locate(dataset: str, data_dir: Path | None, kind: Kind) -> tuple[Path, Card]:
     """Find the folder and the card of a data set given by name or by path."""
-    if dataset in card_names():
-        card = load_card(dataset)
-        if card.kind != kind:
-            given = {"labelled": "a labelled data set", "pool": "a pool of images without masks"}
-            raise UserError(f"'{dataset}' is {given[card.kind]}; expected one of: {', '.join(card_names(kind))}.")
-        return _named_folder(dataset, data_dir, kind), card
-    if (folder := _own_folder(dataset, data_dir)) is not None:
-        return folder, _own_card(folder, kind)
-    if any(separator in dataset for separator in ("/", os.sep)):
-        raise UserError(f"there is no folder {dataset}; expected a data set with {_LAYOUT[kind]}.")
-    raise unknown_name("dataset", dataset, card_names(kind))
+    card = find_card(dataset, data_dir, kind)
+    folder = _named_folder(dataset, data_dir, kind) if dataset in card_names() else _own_folder(dataset, data_dir, kind)
+    if not is_path(dataset):
+        _name_what_is_not_meant(dataset, folder)
+    return folder, card
 
 
-def _own_folder(dataset: str, data_dir: Path | None) -> Path | None:
+def _own_folder(dataset: str, data_dir: Path | None, kind: Kind | None) -> Path:
     """Find a folder given by its path, or by its name in the data folder if it has a card there."""
-    folder = Path(dataset).expanduser()
-    if folder.is_dir():
+    if is_path(dataset):
+        folder = Path(dataset).expanduser()
+        if not folder.is_dir():
+            expected = "a data set or a pool" if kind is None else f"a data set with {_LAYOUT[kind]}"
+            raise UserError(f"there is no folder {dataset}; expected {expected}.")
         return folder.resolve()
-    given = data_dir or os.environ.get(DATA_VARIABLE)
-    named = None if given is None else Path(given).expanduser() / dataset
-    return named.resolve() if named is not None and (named / CARD_NAME).is_file() else None
+    data_folder = _data_folder(data_dir)
+    if data_folder is not None and (data_folder / dataset / CARD_NAME).is_file():
+        return (data_folder / dataset).resolve()
+    for path in (_here(dataset), "" if data_folder is None else str(data_folder / dataset)):
+        if path and Path(path).is_dir():
+            raise UserError(f"'{dataset}' is no data set that is known; for the folder of that name type {path}.")
+    known = [*card_names(kind), *own_names(data_dir)]
+    raise unknown_name("pool" if kind == "pool" else "dataset", dataset, known)
+
+
+def _here(name: str) -> str:
+    """Spell the path of a folder of the working directory so that it is no name."""
+    return f"{os.curdir}{os.sep}{name}"
+
+
+def _name_what_is_not_meant(name: str, folder: Path | None = None) -> None:
+    """Warn of a folder in the working directory that has the name of the data set which is used, found in `folder`."""
+    if Path(name).is_dir() and not (folder is not None and folder.samefile(name)):
+        where = "that qgbench draws" if folder is None else f"in {folder}"
+        logger.warning("'%s' is the data set %s; for the folder of that name here type %s.", name, where, _here(name))
 
 
 def _named_folder(name: str, data_dir: Path | None, kind: Kind) -> Path:
-    given = data_dir or os.environ.get(DATA_VARIABLE)
-    if not given:
+    data_folder = _data_folder(data_dir)
+    if data_folder is None:
         raise UserError(
             f"'{name}' needs its images: put them at DIR/{name}/{_LAYOUT[kind]}, then give --data-dir DIR or set "
             f"{DATA_VARIABLE}=DIR."
         )
-    folder = Path(given).expanduser() / name
+    folder = data_folder / name
     if not folder.is_dir():
         raise UserError(
             f"there is no folder {folder}; '{name}' is looked for in the data folder (--data-dir or {DATA_VARIABLE}), "
@@ -504,16 +574,13 @@ def _read_groups(file: Path, images: Iterable[str]) -> dict[str, str]:
             raise UserError(f"{other} is not read under that name; rename it to {file.name}.")
     if not os.path.lexists(file):
         return {id: id for id in images}
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as CSV: {error}") from error
+    table = read_table(file, ("stem", "group"))
     if not {"stem", "group"} <= set(table.columns):
         raise UserError(
             f"{file} has the columns {', '.join(table.columns)}; expected stem and group, separated by commas."
         )
-    stems = table["stem"].map(lambda stem: unicodedata.normalize("NFC", stem))
-    groups = table["group"].str.strip()  # " 7" and "7" are one patient
+    refuse_empty(table, "stem", file)
+    stems, groups = table["stem"], table["group"]
     faults = {
         "listed twice": sorted(set(stems[stems.duplicated()])),
         "with no group": sorted(stems[groups == ""]),
@@ -523,7 +590,23 @@ def _read_groups(file: Path, images: Iterable[str]) -> dict[str, str]:
     for fault, ids in faults.items():
         if ids:
             raise UserError(f"{file}: {name_some(ids, 'image')} {fault}. Every image has one row (stem, group).")
+    _warn_of_alike(groups, str(file.resolve()))  # of a link, the file that somebody wrote
     return dict(zip(stems, groups, strict=True))
+
+
+def _warn_of_alike(groups: Iterable[str], where: str) -> None:
+    """Warn of groups that are one if somebody, or a spreadsheet, wrote it in two ways: they may part a patient."""
+    ways: dict[str, list[str]] = {}
+    for group in sorted(set(groups)):
+        plain = re.sub(r"^([0-9]+)\.0+$", r"\1", group)
+        ways.setdefault(re.sub(r"(?<![0-9.])0+(?=[0-9])", "", plain).casefold(), []).append(group)
+    if alike := [" and ".join(map(repr, written)) for written in ways.values() if len(written) > 1]:
+        logger.warning(
+            "%s: groups that differ only in case, leading zeros or '.0' count as different ones, in %s. Write each "
+            "group in one way.",
+            where,
+            name_some(alike, "case"),
+        )
 
 
 def name_some(names: list[str], noun: str) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import math
 import sys
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 from typing import get_args
 
@@ -24,6 +23,7 @@ from qgbench.data.readers import Source, name_some, open_source
 from qgbench.errors import UserError
 from qgbench.records import write_atomically
 from qgbench.spec import SplitKind
+from qgbench.text import read_table
 
 Fractions = tuple[float, float, float]
 PARTS = ("train", "val", "test")
@@ -153,7 +153,7 @@ def load_split(
             raise UserError(f"no split {file} is committed for '{name}'; open its images and split those.")
         areas = None if prepared is None else lesion_areas(prepared)
         return make_split(dataset.ids, dataset.groups, kind, fractions, areas=areas)
-    split = pd.read_csv(StringIO(committed.read_text(encoding="utf-8")), dtype=str, keep_default_na=False)
+    split = read_table(committed, COLUMNS).reset_index(drop=True)
     if isinstance(dataset, Source):
         _check_same_images(split, dataset)
     return split

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from qgbench.data.cards import Kind, card_names
-from qgbench.data.readers import DATA_VARIABLE
-from qgbench.errors import QGBenchError, UserError, unknown_name
+from qgbench.data.cards import Kind
+from qgbench.data.readers import DATA_VARIABLE, find_card
+from qgbench.errors import QGBenchError, UserError
 from qgbench.launch.job import Job
 from qgbench.records import write_atomically
 from qgbench.spec import Regime, RunSpec, Settings, apply_settings, load_protocol
@@ -198,10 +198,10 @@ def _unknown_sources(entries: Sequence[Entry], data_dir: Path | None) -> list[st
     asked += [(pool, kinds[1]) for entry in entries for pool in Regime.parse(entry.regime).pool_names]
     faults = []
     for name, kind in dict.fromkeys(asked):
-        is_folder = Path(name).is_dir() or (data_dir is not None and (data_dir / name).is_dir())
-        if name not in card_names(kind) and (name in card_names() or not is_folder):
-            what = "data set" if kind == "labelled" else "pool"
-            faults.append(str(unknown_name(what, name, card_names(kind))))
+        try:
+            find_card(name, data_dir, kind)
+        except UserError as error:
+            faults.append(str(error))
     return faults
 
 

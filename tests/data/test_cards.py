@@ -132,6 +132,18 @@ def test_bad_card_names_the_file_and_the_field(tmp_path: Path, text: str, compla
     assert complaint in str(caught.value)
 
 
+def test_a_card_of_any_editor(tmp_path: Path) -> None:
+    file = tmp_path / "card.toml"
+    text = VALID + '[grouping.ranges]\n"Re\u0301mi" = [1, 3]\n'
+    file.write_text(text, encoding="utf-8-sig")
+    card = read_card(file)
+    assert card.grouping is not None
+    assert list(card.grouping.ranges) == ["Rémi"], "composed, as ids and groups are"
+    file.write_text(text, encoding="utf-16")
+    with pytest.raises(UserError, match=r"card\.toml is not UTF-8 .*save it as UTF-8"):
+        read_card(file)
+
+
 def test_card_cannot_be_changed() -> None:
     card = load_card("ph2")
     with pytest.raises(ValueError, match="frozen"):

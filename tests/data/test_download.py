@@ -463,6 +463,9 @@ def test_kept_hash_that_is_none(owner: Owner, tmp_path: Path) -> None:
     (tmp_path / "set.zip.sha256").write_text("oh\n")
     with pytest.raises(UserError, match=r"set\.zip\.sha256 does not begin with a SHA-256"):
         fetch(owner.card(None), tmp_path)
+    (tmp_path / "set.zip.sha256").write_text(f"{'0' * 64}  set.zip\n", encoding="utf-16")
+    with pytest.raises(UserError, match=r"set\.zip\.sha256 is not UTF-8"):
+        fetch(owner.card(None), tmp_path)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])

@@ -136,7 +136,9 @@ def test_labelled_and_unlabelled_at_once_is_refused(tmp_path: Path) -> None:
         ("all.csv", "id,split\nIMD002,fold3\n", "column split: fold3\\? Expected train, val, test"),
         ("list.txt", "IMD002\n", "does not say which part"),
         ("train_val.txt", "IMD002\n", "does not say which part"),
-        ("train.csv", "", "cannot be read as a table"),
+        ("train.csv", "", "cannot be read as CSV: it is empty"),
+        ("all.csv", "id,split\nIMD002,train\nIMD003,\n", "column split is empty in line 3"),
+        ("all.csv", "id,Split,split\nIMD002,train,test\n", "has 2 columns 'split'"),
         ("split.json", "{}", "is no split: expected a .csv or .txt file"),
     ],
 )
@@ -151,5 +153,5 @@ def test_a_missing_file_and_one_in_another_encoding_are_named(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"nowhere\.csv is gone"):
         read_given([tmp_path / "nowhere.csv"], source("ph2", IDS))
     (tmp_path / "train.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(UserError, match=r"train\.txt cannot be read as a table or list"):
+    with pytest.raises(UserError, match=r"train\.txt is not UTF-8 \(line 1\); save it as UTF-8"):
         read_given([tmp_path / "train.txt"], source("ph2", IDS))

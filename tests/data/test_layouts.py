@@ -82,6 +82,8 @@ def test_groups_may_be_in_a_table_of_the_distribution(tmp_path: Path) -> None:
         ({"v1.csv": "name,patient\na,7\nb,8\nz,9\n"}, {"a": "7", "b": "8"}),  # a row of an image that is not there
         ({"v1.csv": "name,patient\na,7\n", "v2.csv": "patient,name,age\n8,b,50\n7,a,60\n"}, {"a": "7", "b": "8"}),
         ({"v1.csv": "name,patient\na,7\nb,8\n", "pairs.csv": "first,second\na,b\n"}, {"a": "7", "b": "8"}),
+        ({"v1.csv": "name,patient,age,age\na,7,1,2\n,6,3,4\nb,8\n,7,,\n"}, {"a": "7", "b": "8"}),
+        ({"v1.csv": "name,patient\na,é\nb,e\u0301\n", "v2.csv": "name,patient\na,e\u0301\n"}, {"a": "é", "b": "é"}),
         ({"v1.csv": "name,patient\na,7\n"}, r"group of 1 images is not known from \*.csv \(b\)"),
         ({"v1.csv": "name,patient\na,7\nb, \n"}, r"group of 1 images is not known from \*.csv \(b\)"),
         ({"v1.csv": "name,patient\na,7\nb,8\n", "v2.csv": "name,patient\na,6\n"}, "several groups of the image 'a'"),

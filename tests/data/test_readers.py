@@ -3,6 +3,7 @@ import logging
 import os
 import pickle
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from qgbench.data.cards import load_card
 from qgbench.data.phantom import generate_phantom
-from qgbench.data.readers import PhantomSource, Source, open_pool, open_source
+from qgbench.data.readers import PhantomSource, Source, open_any, open_pool, open_source
 from qgbench.errors import UserError
 from qgbench.logs import logger
 
@@ -206,8 +209,46 @@ def test_shipped_name_is_looked_for_in_the_data_folder(tmp_path: Path, monkeypat
     assert open_source("ph2").ids == ["e"]
     assert open_source("ph2").card == load_card("ph2")
     monkeypatch.chdir(tmp_path / "given")
-    assert open_source("ph2").ids == ["e"]
+    with listening() as said:
+        assert open_source("ph2").ids == ["e"]
+    assert said[0].endswith("type ./ph2.")
     assert open_source("./ph2").card == load_card("ph2")
+
+
+def test_a_bare_name_is_never_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, folder in (("labelled", "set"), ("pool", "pool")):
+        for place, id in (("here", "h"), ("data", "d")):
+            write_tree(tmp_path / place / folder, ids=(id,))
+            if kind == "pool":
+                (tmp_path / place / folder / "images").rename(tmp_path / place / folder / "unlabelled")
+        facts = "".join(
+            f'{name} = "-"\n' for name in ("title", "domain", "modality", "terms", "citation", "homepage", "groups")
+        )
+        (tmp_path / "data" / folder / "card.toml").write_text(f'name = "{folder}"\nkind = "{kind}"\n' + facts)
+    monkeypatch.chdir(tmp_path / "here")
+    for opened, name in ((open_source, "set"), (open_pool, "pool"), (open_any, "set"), (open_any, "pool")):
+        with listening() as said:
+            assert opened(name, tmp_path / "data").ids == ["d"]
+        (warning,) = said
+        assert f"'{name}' is the data set in {tmp_path / 'data' / name}; " in warning
+        assert warning.endswith(f"for the folder of that name here type ./{name}.")
+        with listening() as said:
+            for path in (f"./{name}", f"{name}/", str(tmp_path / "here" / name)):
+                assert opened(path, tmp_path / "data").ids == ["h"]
+            monkeypatch.chdir(tmp_path / "data")
+            assert opened(name, tmp_path / "data").ids == ["d"]  # the same folder: nothing to say
+            monkeypatch.chdir(tmp_path / "here")
+        assert said == []
+        for data_dir in (None, tmp_path / "here"):
+            monkeypatch.delenv("QGBENCH_DATA", raising=False)
+            with pytest.raises(UserError, match=rf"'{name}' is no data set that is known; .* type \./{name}\.$"):
+                opened(name, data_dir)
+
+
+def test_a_folder_without_a_card_in_the_data_folder_is_named_by_its_path(tmp_path: Path) -> None:
+    write_tree(tmp_path / "mine")
+    with pytest.raises(UserError, match=f"'mine' is no data set that is known; .* type {tmp_path / 'mine'}"):
+        open_source("mine", tmp_path)
 
 
 def test_source_survives_pickling(tmp_path: Path) -> None:
@@ -492,6 +533,8 @@ def test_images_that_are_gone_since_the_folder_was_opened(tmp_path: Path) -> Non
         ("stem,group\na,1\nb,1\nc,2\nd,2\n", "1 image (d) listed without an image"),
         ("stem,group\na,1\nb,1\nc,2\nb,2\n", "1 image (b) listed twice"),
         ("stem,group\na,1\nb,\nc,2\n", "1 image (b) with no group"),
+        ("stem,group\na,1\nb,1\nc,2\n,2\n", "the column stem is empty in line 5"),
+        ("stem,group,group\na,1,1\nb,1,2\nc,2,2\n", "has 2 columns 'group'"),
         ("", "cannot be read as CSV"),
         ('stem,group\na,1,2,3\n"b', "cannot be read as CSV"),
     ],
@@ -513,6 +556,52 @@ def test_spaces_around_a_group_do_not_make_another(tmp_path: Path) -> None:
     assert open_source(str(tmp_path)).groups == ["p", "p", "q"]
     (tmp_path / "groups.csv").write_text("stem,group\na, \nb,p \nc,q\n")
     assert "1 image (a) with no group" in complaint(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("six")
+    write_tree(folder, ids=("a1", "a2", "b1", "b2", "c1", "c2"))
+    return folder
+
+
+def write_groups(folder: Path, groups: Sequence[str]) -> None:
+    """Give each image of `six` a group."""
+    table = pd.DataFrame({"stem": ["a1", "a2", "b1", "b2", "c1", "c2"], "group": groups})
+    table.to_csv(folder / "groups.csv", index=False)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r")), min_size=3, max_size=3))
+@example(["Müller", "José", "Å"])
+def test_a_group_is_one_however_its_accents_are_composed(six: Path, names: list[str]) -> None:
+    names = [f"{number}{name}x" for number, name in enumerate(names)]
+    write_groups(six, [unicodedata.normalize(form, name) for name in names for form in ("NFC", "NFD")])
+    groups = open_source(str(six)).groups
+    assert groups[::2] == groups[1::2]
+    assert len(set(groups)) == 3
+
+
+@pytest.mark.parametrize(
+    ("groups", "alike"),
+    [
+        (("p1", "p1", "P1", "P1", "q", "q"), "in 1 case ('P1' and 'p1')."),
+        (("7", "7", "07", "007", "8", "8"), "in 1 case ('007' and '07' and '7')."),
+        (("7", "7.0", "8", "8.0", "p01", "p1"), "in 3 cases ('7' and '7.0', '8' and '8.0', 'p01' and 'p1')."),
+        (("1.5", "1.05", "10", "1", "0", "100"), None),
+        (("7.0", "7.0", "8.0", "8.0", "9.0", "9.0"), None),
+    ],
+)
+def test_groups_that_may_be_one_are_named(six: Path, groups: Sequence[str], alike: str | None) -> None:
+    write_groups(six, groups)
+    with listening() as said:
+        assert open_source(str(six)).groups == list(groups)
+    if alike is None:
+        assert said == []
+    else:
+        (warning,) = said
+        assert warning.startswith(f"{six / 'groups.csv'}: groups that differ only in case, leading zeros or '.0'")
+        assert alike in warning
 
 
 def test_content_key_follows_the_bytes_only(tmp_path: Path) -> None:

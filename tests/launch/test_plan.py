@@ -68,6 +68,17 @@ def test_everything_that_a_suite_names_and_nobody_knows_is_listed_at_once(tmp_pa
         assert said.count(part) == 1
 
 
+def test_a_suite_names_data_sets_as_every_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    by_path = TINY.replace('phantom = ["n12"]', 'phantom = ["n12"]\n"./mine" = ["n12"]')
+    assert "./mine at 64 px" in {
+        job.words for job in make_plan(load_suite(written(tmp_path, by_path)), tmp_path, None, "cpu").jobs
+    }
+    with pytest.raises(UserError, match=r"'mine' is no data set that is known; .* type \./mine"):
+        make_plan(load_suite(written(tmp_path, by_path.replace("./mine", "mine"))), tmp_path, None, "cpu")
+
+
 def test_a_row_that_repeats_a_default_is_refused_because_its_record_would_not_say_so(tmp_path: Path) -> None:
     text = TINY.replace('"method.threshold" = 0.8', '"method.threshold" = 0.9')
     with pytest.raises(UserError, match=r"row 'sharp': method\.threshold repeats the default"):
