@@ -163,7 +163,7 @@ def run(
     """
     from qgbench.registry import load_method, resolve
     from qgbench.request import make_spec
-    from qgbench.run import describe
+    from qgbench.run import rehearse
     from qgbench.run import run as carry_out
 
     known = load_protocol(protocol)
@@ -203,7 +203,7 @@ def run(
         overrides=overrides,
     )
     if dry_run:
-        print(json.dumps(describe(spec), indent=1))
+        print(json.dumps(rehearse(spec, data_dir, split_from=split_from or [], tracker=track), indent=1))
         return
     outcome = carry_out(spec, output, data_dir, force=force, tracker=track, split_from=split_from or [])
     if not _is_main_process():

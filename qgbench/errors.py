@@ -18,6 +18,10 @@ class UserError(QGBenchError):
     exit_code = 2
 
 
+class AbsentDataError(UserError):
+    """A data set or pool that is not on this machine, or not where it was looked for."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that nothing is registered under.
 

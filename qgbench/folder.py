@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from qgbench.errors import QGBenchError
 from qgbench.logs import logger
@@ -160,8 +159,8 @@ class RunFolder:
     def spec(self) -> RunSpec | None:
         """The RunSpec in config.json; None if it is missing or not readable."""
         try:
-            return RunSpec.model_validate_json((self.path / SPEC_NAME).read_bytes())
-        except (OSError, ValidationError, QGBenchError):
+            return RunSpec.model_validate(RunSpec.completed(json.loads((self.path / SPEC_NAME).read_bytes())))
+        except (OSError, ValueError, AttributeError, QGBenchError):
             return None
 
     def set_spec(self, spec: RunSpec) -> None:

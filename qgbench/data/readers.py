@@ -36,7 +36,7 @@ from qgbench.data.cards import CARD_NAME, Card, Kind, card_names, listed_ids, lo
 from qgbench.data.content import hash_files
 from qgbench.data.images import read_image, read_mask, unreadable
 from qgbench.data.layouts import MaskRule, match_layouts
-from qgbench.errors import QGBenchError, UserError, unknown_name
+from qgbench.errors import AbsentDataError, QGBenchError, UserError, unknown_name
 from qgbench.logs import logger
 
 DATA_VARIABLE = "QGBENCH_DATA"
@@ -212,8 +212,10 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
 
     Raises
     ------
+    AbsentDataError
+        Unknown name or missing folder.
     UserError
-        Unknown name, missing folder, or a folder that does not hold a labelled data set.
+        A folder that does not hold a labelled data set.
     """
     if dataset == PHANTOM_NAME:
         return PhantomSource()
@@ -301,8 +303,10 @@ def open_pool(pool: str, data_dir: Path | None = None) -> Source:
 
     Raises
     ------
+    AbsentDataError
+        Unknown name or missing folder.
     UserError
-        Unknown name, missing folder, or a folder without unlabelled images.
+        A folder without unlabelled images.
     """
     folder, card = _locate(pool, data_dir, "pool")
     if (distribution := _open_unless_common(card, folder)) is not None:
@@ -349,8 +353,8 @@ def _locate(dataset: str, data_dir: Path | None, kind: Kind) -> tuple[Path, Card
     if (folder := _own_folder(dataset, data_dir)) is not None:
         return folder, _own_card(folder, kind)
     if any(separator in dataset for separator in ("/", os.sep)):
-        raise UserError(f"there is no folder {dataset}; expected a data set with {_LAYOUT[kind]}.")
-    raise unknown_name("dataset", dataset, card_names(kind))
+        raise AbsentDataError(f"there is no folder {dataset}; expected a data set with {_LAYOUT[kind]}.")
+    raise AbsentDataError(str(unknown_name("dataset", dataset, card_names(kind))))
 
 
 def _own_folder(dataset: str, data_dir: Path | None) -> Path | None:
@@ -366,13 +370,13 @@ def _own_folder(dataset: str, data_dir: Path | None) -> Path | None:
 def _named_folder(name: str, data_dir: Path | None, kind: Kind) -> Path:
     given = data_dir or os.environ.get(DATA_VARIABLE)
     if not given:
-        raise UserError(
+        raise AbsentDataError(
             f"'{name}' needs its images: put them at DIR/{name}/{_LAYOUT[kind]}, then give --data-dir DIR or set "
             f"{DATA_VARIABLE}=DIR."
         )
     folder = Path(given).expanduser() / name
     if not folder.is_dir():
-        raise UserError(
+        raise AbsentDataError(
             f"there is no folder {folder}; '{name}' is looked for in the data folder (--data-dir or {DATA_VARIABLE}), "
             f"with {_LAYOUT[kind]}."
         )

@@ -213,7 +213,7 @@ def _predictor_name(spec: RunSpec) -> str:
         "dataset": spec.dataset,
         "regime": str(budget),
         "version": protocol.g_version,
-        "settings": protocol.quality.model_dump(mode="json"),
+        "settings": protocol.quality.telling(),
         "size": protocol.size,
         "fractions": protocol.fractions,
         **{name: getattr(spec, name) for name in ("seed", "precision", "threads", "device")},
