@@ -142,7 +142,10 @@ def run(
         typer.Option("--set", help="A setting: method.threshold=0.9, train.lr=1e-3, quality.steps=300, qg.tau=0.6."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved RunSpec and its id as JSON; train nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Check all that a run needs, print the resolved RunSpec and its id; no training."
+        ),
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Redo a finished run in a new folder, ID~2; the old one stays.")
@@ -241,10 +244,12 @@ def _regime(
     if given is not None:
         parsed = parsed.model_copy(update={"split": given.kind})
     if regime is None and labelled is None:
+        from qgbench.data.cards import card_names, load_card
         from qgbench.data.readers import open_source
 
         fixed = None if given is None else given.labelled
-        budget = open_source(dataset, data_dir).card.budget if fixed is None else len(fixed)
+        card = load_card(dataset) if dataset in card_names() else open_source(dataset, data_dir).card
+        budget = card.budget if fixed is None else len(fixed)
         parsed = parsed.model_copy(update={"budget": budget})
     return str(parsed)
 

@@ -25,8 +25,8 @@ def drawing(what: str) -> Iterator[None]:
 def _import_matplotlib() -> None:
     """Import matplotlib whatever MPLBACKEND says: pictures are on Agg canvases.
 
-    A notebook names its own backend to all processes that it starts. matplotlib cannot be imported where that one is not
-    installed: the variable is then let go, for the processes that draw, too.
+    A notebook names its own backend to all processes that it starts. Where that one is not installed, matplotlib cannot
+    be imported: the variable is then let go, for further processes that draw, too.
     """
     if "matplotlib" in sys.modules or (named := os.environ.pop("MPLBACKEND", None)) is None:
         return

@@ -74,8 +74,8 @@ class Checkpoints:
         self.discard_previous()
 
     def discard_previous(self) -> None:
-        """Remove the older one, once the last will not be written again; one that cannot be removed takes space only."""
-        with suppress(OSError):
+        """Remove the older one, once the last will not be written again."""
+        with suppress(OSError):  # one that cannot be removed takes space, and no more
             self._previous.unlink()
 
     def _check_owner(self, path: Path, belongs_to: dict[str, str]) -> None:
