@@ -19,7 +19,11 @@ class UserError(QGBenchError):
 
 
 class AbsentDataError(UserError):
-    """A data set or pool that is not on this machine, or not where it was looked for."""
+    """A data set or pool whose folder is not on this machine."""
+
+
+class UnknownDataError(UserError):
+    """A name that no data set or pool has on this machine; one's own, which were added elsewhere, are among these."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

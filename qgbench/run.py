@@ -18,9 +18,9 @@ from torch import nn
 from qgbench import provenance
 from qgbench.archs.build import build_network, require_buildable, weights_in_truth
 from qgbench.archs.weights import weights_hash
-from qgbench.data.run_data import RunData, open_run_data
+from qgbench.data.run_data import RunData, open_run_data, said_if
 from qgbench.data.splits import split_fingerprint
-from qgbench.errors import AbsentDataError, QGBenchError, UserError
+from qgbench.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError
 from qgbench.folder import CASES_NAME, PREDICTIONS_NAME, SPEC_NAME, TEXT_LOG_NAME, RunFolder, place_for
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.logs import logged_to, logger
@@ -120,7 +120,9 @@ def run(
     folder = place_for(output, spec, force)
     if (record := _finished(folder)) is not None:
         with interruptible():
-            here = _data_if_here(spec, protocol, data_dir, cache_dir, split_from)
+            here: RunData | None = None
+            with said_if(AbsentDataError, UnknownDataError):
+                here = _open_data(spec, protocol, data_dir, cache_dir, split_from)
             return _given(folder, record, spec, protocol, here)
     if what_differs := what_cannot_repeat(spec.device):
         logger.info(what_differs)
@@ -188,7 +190,8 @@ def rehearse(
         if spec.needs_g:
             QualityPredictor(protocol.quality, "none")
             weak_network(protocol.quality.weak_encoder, protocol.size)
-        _data_if_here(spec, protocol, data_dir, cache_dir, split_from)
+        with said_if(AbsentDataError):
+            _open_data(spec, protocol, data_dir, cache_dir, split_from)
     return described
 
 
@@ -277,16 +280,6 @@ def _refuse_other_data(folder: RunFolder, record: Record, spec: RunSpec, protoco
             f"{folder.path} was finished with other {other} than there are now; its record stays as it is. Bring those "
             "back, or redo the run with --force, in a new folder (ID~2)."
         )
-
-
-def _data_if_here(
-    spec: RunSpec, protocol: Protocol, data_dir: Path | None, cache_dir: Path | None, split_from: Sequence[Path]
-) -> RunData | None:
-    try:
-        return _open_data(spec, protocol, data_dir, cache_dir, split_from)
-    except AbsentDataError as error:
-        logger.warning("the data are not here, so nothing was compared with them: %s", error)
-        return None
 
 
 def _with_status(job: _Job) -> None:

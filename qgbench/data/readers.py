@@ -36,7 +36,7 @@ from qgbench.data.cards import CARD_NAME, Card, Kind, card_names, listed_ids, lo
 from qgbench.data.content import hash_files
 from qgbench.data.images import read_image, read_mask, unreadable
 from qgbench.data.layouts import MaskRule, match_layouts
-from qgbench.errors import AbsentDataError, QGBenchError, UserError, unknown_name
+from qgbench.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError, unknown_name
 from qgbench.logs import logger
 
 DATA_VARIABLE = "QGBENCH_DATA"
@@ -212,8 +212,8 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
 
     Raises
     ------
-    AbsentDataError
-        Unknown name or missing folder.
+    UnknownDataError, AbsentDataError
+        Unknown name, missing folder.
     UserError
         A folder that does not hold a labelled data set.
     """
@@ -303,8 +303,8 @@ def open_pool(pool: str, data_dir: Path | None = None) -> Source:
 
     Raises
     ------
-    AbsentDataError
-        Unknown name or missing folder.
+    UnknownDataError, AbsentDataError
+        Unknown name, missing folder.
     UserError
         A folder without unlabelled images.
     """
@@ -354,7 +354,7 @@ def _locate(dataset: str, data_dir: Path | None, kind: Kind) -> tuple[Path, Card
         return folder, _own_card(folder, kind)
     if any(separator in dataset for separator in ("/", os.sep)):
         raise AbsentDataError(f"there is no folder {dataset}; expected a data set with {_LAYOUT[kind]}.")
-    raise AbsentDataError(str(unknown_name("dataset", dataset, card_names(kind))))
+    raise UnknownDataError(str(unknown_name("dataset", dataset, card_names(kind))))
 
 
 def _own_folder(dataset: str, data_dir: Path | None) -> Path | None:

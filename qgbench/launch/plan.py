@@ -15,7 +15,6 @@ from qgbench.data.readers import DATA_VARIABLE
 from qgbench.data.splits import split_fingerprint
 from qgbench.errors import AbsentDataError, QGBenchError, UserError, unknown_name
 from qgbench.launch.job import Job
-from qgbench.logs import logger
 from qgbench.records import read_record, write_atomically
 from qgbench.spec import Regime, RunSpec, Settings, apply_settings, load_protocol
 from qgbench.suite import Entry, Suite
@@ -150,7 +149,7 @@ def require_same_data(plan: Plan) -> None:
     UserError
         Names one of the runs. Or what `qgbench.data.run_data.open_run_data` raises.
     """
-    from qgbench.data.run_data import open_run_data
+    from qgbench.data.run_data import open_run_data, said_if
     from qgbench.progress import track
 
     now: dict[tuple[Any, ...], tuple[str, str] | None] = {}
@@ -162,14 +161,12 @@ def require_same_data(plan: Plan) -> None:
         regime = Regime.parse(spec.regime)
         where = (spec.dataset, *regime.pool_names, regime.split, protocol.size, protocol.fractions)
         if where not in now:
-            try:
+            now[where] = None
+            with said_if(AbsentDataError):
                 data = open_run_data(
                     spec.dataset, regime, spec.seed, protocol.size, protocol.fractions, job.data_dir, track=track
                 )
                 now[where] = data.fingerprint, split_fingerprint(data.split)
-            except AbsentDataError as error:
-                logger.warning("the data are not here, so nothing was compared with them: %s", error)
-                now[where] = None
         if now[where] not in (None, (was.data, was.split)):
             other.append(job)
     if other:

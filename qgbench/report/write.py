@@ -139,7 +139,7 @@ def _drawn(analysis: Analysis, folder: Path) -> tuple[list[Path], list[Problem]]
     """Draw the figures, and say which are absent and why."""
     with drawing("figures"):
         return draw_figures(analysis, folder), [Problem(kind, cause) for kind, cause in why_not(analysis).items()]
-    return [], [Problem("all", "drawing failed; the command's warning says why")]
+    return [], [Problem("all", "drawing failed; qgbench report warns of the cause")]
 
 
 def _result_rows(section: Section, what: Measure) -> list[dict[str, Any]]:
