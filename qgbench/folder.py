@@ -3,7 +3,7 @@
 ``runs/<id>/`` holds ``status`` (running | interrupted | failed | done; below it, why a run failed), ``config.json``
 (the RunSpec), ``log.jsonl`` (numbers, a JSON object a line), ``run.log`` (what was said, with times), ``last.pt`` and
 ``previous.pt`` (checkpoints), and, once the run is done, ``record.json``, ``images*.csv``, ``predictions.npz`` and
-``cases.png``.
+``cases.png``, which comes after the record.
 """
 
 import json
