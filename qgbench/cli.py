@@ -143,9 +143,7 @@ def run(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Check all that a run needs, print the resolved RunSpec and its id; no training."
-        ),
+        typer.Option("--dry-run", help="Only check what the run needs, and print its RunSpec and id as JSON."),
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Redo a finished run in a new folder, ID~2; the old one stays.")

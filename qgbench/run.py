@@ -123,7 +123,7 @@ def run(
             here: RunData | None = None
             with said_if(AbsentDataError, UnknownDataError):
                 here = _open_data(spec, protocol, data_dir, cache_dir, split_from)
-            return _given(folder, record, spec, protocol, here)
+            return _give_finished(folder, record, spec, protocol, here)
     if what_differs := what_cannot_repeat(spec.device):
         logger.info(what_differs)
     with interruptible():
@@ -135,7 +135,7 @@ def run(
         with alone:
             accelerator.wait_for_everyone()
             if (record := _finished(folder)) is not None:  # by the process that this one waited for
-                return _given(folder, record, spec, protocol, data)
+                return _give_finished(folder, record, spec, protocol, data)
             job = _Job(spec, protocol, method, encoder_hash, data, folder, output, accelerator, tracker)
             if accelerator.is_main_process:
                 _with_status(job)
@@ -249,7 +249,9 @@ def _finished(folder: RunFolder) -> Record | None:
         return None
 
 
-def _given(folder: RunFolder, record: Record, spec: RunSpec, protocol: Protocol, data: RunData | None) -> Outcome:
+def _give_finished(
+    folder: RunFolder, record: Record, spec: RunSpec, protocol: Protocol, data: RunData | None
+) -> Outcome:
     """Give a finished run, with the picture that a kill may have left undone.
 
     Raises
