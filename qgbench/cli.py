@@ -142,7 +142,8 @@ def run(
         typer.Option("--set", help="A setting: method.threshold=0.9, train.lr=1e-3, quality.steps=300, qg.tau=0.6."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved RunSpec and its id as JSON; train nothing.")
+        bool,
+        typer.Option("--dry-run", help="Only check what the run needs, and print its RunSpec and id as JSON."),
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Redo a finished run in a new folder, ID~2; the old one stays.")
@@ -163,7 +164,7 @@ def run(
     """
     from qgbench.registry import load_method, resolve
     from qgbench.request import make_spec
-    from qgbench.run import describe
+    from qgbench.run import rehearse
     from qgbench.run import run as carry_out
 
     known = load_protocol(protocol)
@@ -203,7 +204,7 @@ def run(
         overrides=overrides,
     )
     if dry_run:
-        print(json.dumps(describe(spec), indent=1))
+        print(json.dumps(rehearse(spec, data_dir, split_from=split_from or [], tracker=track), indent=1))
         return
     outcome = carry_out(spec, output, data_dir, force=force, tracker=track, split_from=split_from or [])
     if not _is_main_process():

@@ -20,6 +20,14 @@ class UserError(QGBenchError):
     exit_code = 2
 
 
+class AbsentDataError(UserError):
+    """A data set or pool whose folder is not on this machine."""
+
+
+class UnknownDataError(UserError):
+    """A name that no data set or pool has on this machine; one's own, which were added elsewhere, are among these."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that nothing is registered under.
 

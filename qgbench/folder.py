@@ -3,7 +3,7 @@
 ``runs/<id>/`` holds ``status`` (running | interrupted | failed | done; below it, why a run failed), ``config.json``
 (the RunSpec), ``log.jsonl`` (numbers, a JSON object a line), ``run.log`` (what was said, with times), ``last.pt`` and
 ``previous.pt`` (checkpoints), and, once the run is done, ``record.json``, ``images*.csv``, ``predictions.npz`` and
-``cases.png``.
+``cases.png``, which comes after the record.
 """
 
 import json
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from qgbench.errors import QGBenchError
 from qgbench.logs import logger
@@ -160,8 +159,8 @@ class RunFolder:
     def spec(self) -> RunSpec | None:
         """The RunSpec in config.json; None if it is missing or not readable."""
         try:
-            return RunSpec.model_validate_json((self.path / SPEC_NAME).read_bytes())
-        except (OSError, ValidationError, QGBenchError):
+            return RunSpec.model_validate(RunSpec.completed(json.loads((self.path / SPEC_NAME).read_bytes())))
+        except (OSError, ValueError, AttributeError, QGBenchError):
             return None
 
     def set_spec(self, spec: RunSpec) -> None:

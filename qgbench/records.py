@@ -213,7 +213,7 @@ class Record(_Part):
         if self.provenance.g is None:
             return None
         protocol = self.settings.get("protocol")
-        version = protocol.get("g_version") if isinstance(protocol, dict) else None
+        version = Protocol.completed(protocol if isinstance(protocol, dict) else {})["g_version"]
         return version if isinstance(version, int) else 1
 
     def versions(self, protocol: Protocol) -> list[tuple[str, int, int]]:

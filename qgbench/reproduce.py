@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+from typing import Protocol as Structural
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ from qgbench.records import (
     summarise,
     write_atomically,
 )
-from qgbench.spec import RunSpec, load_protocol
+from qgbench.spec import Protocol, RunSpec, Settings, load_protocol
 
 Verdict = Literal["identical", "within noise", "disagrees"]
 Role = Literal["experiment", "numbers", "none"]
@@ -136,7 +137,7 @@ class Condition:
     role: Role
 
 
-class Machine(Protocol):
+class Machine(Structural):
     """What is known of where numbers come from: packages and hardware, as in `Provenance`."""
 
     @property
@@ -320,7 +321,7 @@ def open_original(path: Path) -> Original:
                 f"experiment. Repeat it with the qgbench that made it, {_code(record.provenance)}."
             )
     try:
-        spec = RunSpec.model_validate(record.spec)
+        spec = RunSpec.model_validate(RunSpec.completed(record.spec))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -368,14 +369,16 @@ def _refuse_other_code(spec: RunSpec) -> None:
 
 
 def _refuse_other_settings(file: Path, record: Record, spec: RunSpec) -> None:
+    from qgbench.registry import load_method
     from qgbench.run import describe
 
     here = _flat(describe(spec)["settings"])
-    # A setting that the record does not know came later, with a default that does what was done before.
+    parts: dict[str, type[Settings]] = {"protocol": Protocol, "method": load_method(spec.method).Settings}
+    stored = {name: kind.completed(record.settings.get(name, {})) for name, kind in parts.items()}
     idle = tuple(f"protocol.{part}" for part in spec.idle_parts)
     changed = {
         name: (value, here.get(name, "no setting"))
-        for name, value in _flat(record.settings).items()
+        for name, value in _flat(stored).items()
         if here.get(name, "no setting") != value and not name.startswith(idle)
     }
     if changed:

@@ -16,11 +16,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from qgbench import provenance
-from qgbench.archs.build import build_network
+from qgbench.archs.build import build_network, require_buildable, weights_in_truth
 from qgbench.archs.weights import weights_hash
-from qgbench.data.run_data import RunData, open_run_data
+from qgbench.data.run_data import RunData, open_run_data, said_if
 from qgbench.data.splits import split_fingerprint
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError
 from qgbench.folder import CASES_NAME, PREDICTIONS_NAME, SPEC_NAME, TEXT_LOG_NAME, RunFolder, place_for
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.logs import logged_to, logger
@@ -29,9 +29,10 @@ from qgbench.predictions import write_predictions
 from qgbench.progress import track
 from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
-from qgbench.quality.predictor import PredictorCard
+from qgbench.quality.predictor import PredictorCard, QualityPredictor
 from qgbench.quality.scores import make_score
-from qgbench.quality.store import find_or_fit
+from qgbench.quality.store import find_or_fit, predictor_id
+from qgbench.quality.weak import weak_network
 from qgbench.records import (
     IMAGES_NAME,
     Cell,
@@ -47,6 +48,7 @@ from qgbench.records import (
 )
 from qgbench.registry import arch_source, load_arch, load_method, method_source
 from qgbench.report.cases import draw_run
+from qgbench.report.drawing import drawing
 from qgbench.spec import Protocol, Regime, RunSpec, apply_settings
 from qgbench.training.checkpoint import Checkpoints
 from qgbench.training.device import make_accelerator, what_cannot_repeat
@@ -78,6 +80,9 @@ def run(
 ) -> Outcome:
     """Carry out a run, continue an interrupted one, or give the record of one that is done already.
 
+    A finished run is given only where its data are those that it would have now; where they are not on this machine, it
+    is given with a word on that.
+
     The files of the folder ``<output>/<id>`` are described in `qgbench.folder`; g is stored in
     ``<output>/predictors/<id of g>`` and reused by every run with the same labelled draw.
 
@@ -101,7 +106,7 @@ def run(
     Raises
     ------
     UserError
-        Unknown names, settings out of range, data that are missing or broken.
+        Unknown names, settings out of range, data that are missing or broken, or a run that was finished with others.
     QGBenchError
         A loss that is not finite, a disk that is full.
     BusyError
@@ -114,18 +119,23 @@ def run(
     protocol, method_class, settings = _resolve(spec)
     folder = place_for(output, spec, force)
     if (record := _finished(folder)) is not None:
-        return Outcome(record, folder.path, was_done=True)
+        with interruptible():
+            here: RunData | None = None
+            with said_if(AbsentDataError, UnknownDataError):
+                here = _open_data(spec, protocol, data_dir, cache_dir, split_from)
+            return _give_finished(folder, record, spec, protocol, here)
     if what_differs := what_cannot_repeat(spec.device):
         logger.info(what_differs)
     with interruptible():
         accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
+        protocol = _with_weights_in_truth(spec, protocol)
         method, encoder_hash = _make_method(spec, protocol, method_class, settings)
         data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
         alone = folder.locked(wait) if accelerator.is_main_process else nullcontext()
         with alone:
             accelerator.wait_for_everyone()
             if (record := _finished(folder)) is not None:  # by the process that this one waited for
-                return Outcome(record, folder.path, was_done=True)
+                return _give_finished(folder, record, spec, protocol, data)
             job = _Job(spec, protocol, method, encoder_hash, data, folder, output, accelerator, tracker)
             if accelerator.is_main_process:
                 _with_status(job)
@@ -141,14 +151,48 @@ def describe(spec: RunSpec) -> dict[str, Any]:
     Raises
     ------
     UserError
-        As `run`, for all that can be known without data.
+        As `run`, for all that can be known without data and without fetching weights; the network is built.
     """
     protocol, _, settings = _resolve(spec)
+    require_buildable(
+        protocol.arch,
+        spec.arch_source,
+        protocol.encoder,
+        protocol.encoder_weights,
+        protocol.decoder_channels,
+        protocol.size,
+    )
     return {
         "id": spec.id,
         "spec": spec.model_dump(mode="json"),
         "settings": {"protocol": protocol.model_dump(mode="json"), "method": settings.model_dump(mode="json")},
     }
+
+
+def rehearse(
+    spec: RunSpec,
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    split_from: Sequence[Path] = (),
+    tracker: str | None = None,
+) -> dict[str, Any]:
+    """Do what a run does before it trains, weights aside, and describe it; data that are not here are not checked.
+
+    Parameters and what is raised are those of `run`, the result is that of `describe`.
+    """
+    if tracker is not None:
+        require_tracker(tracker)
+    described = describe(spec)
+    protocol, method_class, settings = _resolve(spec)
+    with interruptible():
+        make_accelerator(spec.device, spec.precision, spec.threads)
+        _make_method(spec, protocol.model_copy(update={"encoder_weights": "none"}), method_class, settings)
+        if spec.needs_g:
+            QualityPredictor(protocol.quality, "none")
+            weak_network(protocol.quality.weak_encoder, protocol.size)
+        with said_if(AbsentDataError):
+            _open_data(spec, protocol, data_dir, cache_dir, split_from)
+    return described
 
 
 def foresee(
@@ -205,6 +249,41 @@ def _finished(folder: RunFolder) -> Record | None:
         return None
 
 
+def _give_finished(
+    folder: RunFolder, record: Record, spec: RunSpec, protocol: Protocol, data: RunData | None
+) -> Outcome:
+    """Give a finished run, with the picture that a kill may have left undone.
+
+    Raises
+    ------
+    UserError
+        Its data are not those that it would have now.
+    """
+    if data is not None:
+        _refuse_other_data(folder, record, spec, protocol, data)
+        if (folder.path / PREDICTIONS_NAME).exists() and not (folder.path / CASES_NAME).exists():
+            with drawing(CASES_NAME):
+                draw_run(folder, record, data.source)
+    return Outcome(record, folder.path, was_done=True)
+
+
+def _refuse_other_data(folder: RunFolder, record: Record, spec: RunSpec, protocol: Protocol, data: RunData) -> None:
+    was, split = record.provenance, split_fingerprint(data.split)
+    g = predictor_id(spec, protocol, data.training, data.prepared.fingerprint, split) if spec.needs_g else None
+    same = {
+        "images or masks": was.data == data.fingerprint,
+        "parts of the split": was.split == split,
+        "labelled images": was.labelled_ids == data.training.labelled.ids,
+        "g": was.g == g,
+    }
+    # Each of them decides those that follow: the first is the cause.
+    if other := next((name for name, is_same in same.items() if not is_same), None):
+        raise UserError(
+            f"{folder.path} was finished with other {other} than there are now; its record stays as it is. Bring those "
+            "back, or redo the run with --force, in a new folder (ID~2)."
+        )
+
+
 def _with_status(job: _Job) -> None:
     """Carry out a job and keep status, config.json and run.log beside it."""
     folder = job.folder
@@ -223,7 +302,8 @@ def _with_status(job: _Job) -> None:
                 else:
                     folder.set_status("failed", str(error) or type(error).__name__)
             raise
-        folder.set_status("done")
+        with suppress(QGBenchError):  # the record says so, too
+            folder.set_status("done")
         logger.debug("done")
 
 
@@ -268,6 +348,16 @@ def _make_method(
     torch.manual_seed(spec.seed)
     method = method_class(lambda: build_student(protocol), settings)
     return method, weights_hash(method.student.get_submodule("body.encoder"))
+
+
+def _with_weights_in_truth(spec: RunSpec, protocol: Protocol) -> Protocol:
+    """Say of the encoder's weights what is so: an architecture that does not ship may ignore what it is asked for."""
+    if not spec.arch_source or protocol.encoder_weights == "none":
+        return protocol
+    truth = weights_in_truth(protocol.arch, protocol.encoder, protocol.decoder_channels, protocol.size)
+    if truth == "none":
+        logger.warning("arch '%s' takes no ImageNet weights; the record says encoder_weights = none.", spec.arch)
+    return protocol.model_copy(update={"encoder_weights": truth})
 
 
 def _open_data(
@@ -334,7 +424,7 @@ def _restore_if_gone(job: _Job) -> None:
 def _measure(
     job: _Job, trainer: Trainer, predictor: nn.Module | None, card: PredictorCard | None, train_seconds: float
 ) -> None:
-    """Evaluate on the test images, write rows, predictions and cases and, last, the record."""
+    """Evaluate on the test images, write rows, predictions and the record, and draw cases."""
     begin = time.monotonic()
     _restore_if_gone(job)
     networks = _networks_to_evaluate(trainer, job.protocol)
@@ -350,11 +440,9 @@ def _measure(
     for name, table in tables.items():
         write_images(path / (IMAGES_NAME if name == "student" else f"images.{name}.csv"), table)
     write_predictions(path / PREDICTIONS_NAME, masks)
-    try:
+    write_record(path, record)  # it marks the run as done: what its numbers need comes before, what is extra after
+    with drawing(CASES_NAME):
         draw_run(job.folder, record, job.data.source)
-    except QGBenchError as error:
-        logger.warning("%s was not drawn: %s", CASES_NAME, error)
-    write_record(path, record)  # last: it marks the run as done
 
 
 def build_student(protocol: Protocol) -> nn.Module:

@@ -7,13 +7,15 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from qgbench.errors import UserError, unknown_name
 
@@ -28,10 +30,57 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 
 
+@dataclass(frozen=True)
+class Before:
+    """Marks a setting that came when there were records already: ``later: Annotated[float, Before(0.0)] = 0.5``.
+
+    Attributes
+    ----------
+    value : Any
+        What was done until then, by every version of every protocol whose records lack the setting. A setting without
+        this mark did what its default does.
+    """
+
+    value: Any
+
+
 class Settings(BaseModel):
-    """Base of everything a user can set: frozen, unknown fields refused, ranges checked."""
+    """Base of everything a user can set: frozen, unknown fields refused, ranges checked.
+
+    Settings are added, and records, ids and stored predictors stay: what is read from a file is `completed` before it
+    is compared, and ids are made of what is `telling`. A setting whose new default differs from what was done `Before`
+    needs a new version of its protocol, as every change of numbers does.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def before(cls) -> dict[str, Any]:
+        """Return what was done before each setting existed, as JSON holds it; without those that were always there."""
+        found = {}
+        for name, field in cls.model_fields.items():
+            marks = [mark.value for mark in field.metadata if isinstance(mark, Before)]
+            if marks or not field.is_required():
+                found[name] = to_jsonable_python(marks[0] if marks else field.get_default(call_default_factory=True))
+        return found
+
+    @classmethod
+    def completed(cls, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings of a file, as JSON holds them, and those that came later as `before`; of its parts, too."""
+        parts = {
+            name: field.annotation.completed(stored[name])
+            for name, field in cls.model_fields.items()
+            if isinstance(stored.get(name), Mapping)
+            and inspect.isclass(field.annotation)
+            and issubclass(field.annotation, Settings)
+        }
+        return {**cls.before(), **stored, **parts}
+
+    def telling(self) -> dict[str, Any]:
+        """Return the settings, as JSON holds them, but for those that are as `before`: what an id is made of."""
+        before = self.before()
+        fields = self.model_dump(mode="json")
+        return {name: value for name, value in fields.items() if name not in before or before[name] != value}
 
 
 class TrainSettings(Settings):
@@ -97,7 +146,7 @@ class Protocol(Settings):
 
     name: str
     version: int
-    g_version: int = Field(
+    g_version: Annotated[int, Before(1)] = Field(
         description="version of how g is trained; runs that g guides count as those of another protocol, no others do"
     )
     dataset: str = Field(description="data set when none is named")
@@ -383,8 +432,13 @@ class RunSpec(Settings):
 
     @property
     def idle_parts(self) -> frozenset[str]:
-        """Fields of `Protocol` that change nothing in this run: those of g, where none takes part."""
-        return frozenset() if self.needs_g else frozenset({"quality", "g_version"})
+        """Fields of `Protocol` that nothing in this run follows from.
+
+        Those of g, where none takes part; the encoder's weights, where the architecture does not ship: it may ignore
+        what it is asked for, and the record says what is so.
+        """
+        of_g = () if self.needs_g else ("quality", "g_version")
+        return frozenset((*of_g, "encoder_weights") if self.arch_source else of_g)
 
     @property
     def addon(self) -> str:
@@ -411,15 +465,13 @@ class RunSpec(Settings):
     def id(self) -> str:
         """Readable name and a hash over the fields that differ from the protocol's defaults."""
         protocol = load_protocol(self.protocol)
-        fields = self.model_dump(mode="json")
         defaults = {
             "encoder": protocol.encoder,
             "precision": protocol.precision,
             "threads": protocol.threads,
             "device": "cpu",
         }
-        defaults |= {"qg_mode": "none", "qg_score": "g", "qg_norm": "weighted", "overrides": {}}
-        defaults |= {"processes": 1, "source": "", "arch_source": ""}
+        fields = self.telling()
         differing = {key: value for key, value in fields.items() if key not in defaults or defaults[key] != value}
         differing["protocol"] = f"{protocol.name}-v{protocol.version}"
         if self.needs_g:

@@ -79,7 +79,7 @@ def plan(
     """
     from qgbench.launch.present import print_gpu_hours, print_plan
 
-    planned = _plan(name, output, data_dir, device).only(only or [])
+    planned = _chosen(_plan(name, output, data_dir, device), only)
     if measure:
         from qgbench.launch.measure import measure as take
 
@@ -119,10 +119,10 @@ def run(
     if dry_run:
         from qgbench.launch.present import print_plan
 
-        estimates, chosen = _estimates(output), planned.only(only or [])
+        estimates, chosen = _estimates(output), _chosen(planned, only)
         print_plan(chosen, estimates, _slots(chosen, estimates, slots), Console())
         return
-    _carry_out(planned, only or [], name, False, max_hours, executor, slots, slurm or [], address, gpus)
+    _carry_out(planned, only, name, False, max_hours, executor, slots, slurm or [], address, gpus)
 
 
 @app.command()
@@ -147,7 +147,7 @@ def retry(
     Example: [bold]qgbench suite retry small[/bold]
     """
     planned = _plan(name, output, data_dir, device, track)
-    _carry_out(planned, only or [], name, True, max_hours, executor, slots, slurm or [], address, gpus)
+    _carry_out(planned, only, name, True, max_hours, executor, slots, slurm or [], address, gpus)
 
 
 @app.command()
@@ -183,6 +183,15 @@ def _plan(name: str, output: Path, data_dir: Path | None, device: str, tracker: 
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise UserError(f"--device {device}: expected auto, cpu, cuda or mps.")
     return make_plan(load_suite(name), output, data_dir, device, tracker)
+
+
+def _chosen(whole: "Plan", only: list[str] | None) -> "Plan":
+    """Keep what was asked for; refuse runs that are done with other data."""
+    from qgbench.launch.plan import require_same_data
+
+    chosen = whole.only(only or [])
+    require_same_data(chosen)
+    return chosen
 
 
 def _estimates(output: Path) -> "Estimates":
@@ -251,7 +260,7 @@ def _executor(
 
 def _carry_out(
     whole: "Plan",
-    only: list[str],
+    only: list[str] | None,
     name: str,
     again: bool,
     max_hours: float | None,
@@ -264,7 +273,7 @@ def _carry_out(
     from qgbench.launch.drive import drive
     from qgbench.launch.present import Display
 
-    planned = whole.only(only)
+    planned = _chosen(whole, only)
     output = planned.jobs[0].output
     _require_device(planned, executor)
     engine = _executor(executor, planned, slots, slurm, address, gpus)

@@ -25,7 +25,8 @@ summary        fault    an average that the CSV does not give; of 'others' too, 
 numbers        fault    in the JSON: NaN or infinity, a score outside its range, negative times or memory, validations
                         that are not in order or after the last step
 protocol       fault    no protocol of this qgbench, or a newer version of one or of its g
-spec           fault    cell, spec, settings, steps, precision, device, threads, run_id that contradict each other
+spec           fault    cell, spec, settings, steps, precision, device, threads, run_id that contradict each other;
+                        settings that came after the record are read as what was done before them
 labels         fault    labelled images that repeat, are test images, are not as many as the regime says, or are not
                         those that the seed draws
 split          fault    another split than the committed one
@@ -559,7 +560,7 @@ def _consistent(record: Record) -> Found:
 def _spec(record: Record) -> Found:
     """Resolve the spec of a record of the present protocol, and compare what follows from it."""
     try:
-        spec = RunSpec.model_validate(record.spec)
+        spec = RunSpec.model_validate(RunSpec.completed(record.spec))
         protocol = spec.resolve().model_dump(mode="json")
         method = record.settings.get("method", {})
         follows = [
@@ -574,9 +575,10 @@ def _spec(record: Record) -> Found:
     for name, stored, expected in follows:
         if stored != expected:
             yield "spec", f"{name} is {stored!r}; the spec gives {expected!r}"
+    stored = record.settings.get("protocol")
+    stored = Protocol.completed(stored) if isinstance(stored, dict) else {}
     for name in sorted(protocol.keys() - spec.idle_parts):
-        stored = record.settings.get("protocol")
-        if not isinstance(stored, dict) or stored.get(name) != protocol[name]:
+        if name not in stored or stored[name] != protocol[name]:
             yield "spec", f"settings.protocol.{name} is not what protocol and overrides give"
 
 

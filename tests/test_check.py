@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from qgbench.check import Finding, check_method
+from qgbench.check import Finding, _Bench, check_method
 from qgbench.errors import UserError
 from qgbench.losses import pixel_bce, segmentation_loss
 from qgbench.methods import Batch, Method, Step, Term, feature_shapes, probabilities
 from qgbench.registry import load_method, method_names
+from qgbench.training.device import make_accelerator
 
 
 def broken_rules(method: type[Method]) -> list[str]:
@@ -68,11 +69,45 @@ class _UnstatedFeatures(_Consistency):
         return super().step(batch)
 
 
+class _LateReducedLoss(_Consistency):
+    """Its labels begin after a warm-up, and only then is its loss an average that nothing can weigh."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        if batch.progress < 0.5:
+            return Step(step.supervised)
+        return Step(step.supervised, [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)])
+
+
+class _LateSecondTerm(_Consistency):
+    """Its first term is right from the first step; the second begins later and is not."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        late = [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)] if batch.progress >= 0.5 else []
+        return Step(step.supervised, [*step.terms, *late])
+
+
+@pytest.mark.parametrize("method", [_LateReducedLoss, _LateSecondTerm])
+def test_a_run_ends_at_the_first_step_whose_terms_break_the_contract(method: type[Method]) -> None:
+    bench = _Bench(method, make_accelerator("cpu", "fp32", 1))
+    trainer, _ = bench.trainer(lambda g: [], 8)
+    with pytest.raises(UserError, match="one value per row"):
+        list(trainer.run())
+    assert trainer.step == 4
+    resumed, _ = bench.trainer(lambda g: [], 8)
+    resumed.load_state_dict(trainer.state_dict())
+    with pytest.raises(UserError, match="one value per row"):
+        next(resumed.run())
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
         (_AttachedLabel, "carries a gradient"),
         (_ReducedLoss, "one value per row"),
+        (_LateReducedLoss, "one value per row"),
+        (_LateSecondTerm, r"terms[1].loss must hold one value per row"),
         (_LabelBehindTheHarness, "pseudo_label"),
         (_UnstatedFeatures, "state needs_features = True"),
     ],

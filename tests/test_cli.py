@@ -297,6 +297,37 @@ def test_a_method_that_needs_features_refuses_an_arch_without(
     assert "nets.py:flat" in message
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--arch", "swin_unet", "--encoder", "resnet18"], "encoder 'resnet18' is not"),
+        (["--set", "train.batch_labelled=0"], "train.batch_labelled"),
+        (["--labelled", "97"], "expected 1 to 96, the number of training images"),
+        (["--pool", "isic_pol"], "unknown dataset 'isic_pol'. Did you mean 'isic_pool'?"),
+        (["--qg", "--set", "quality.backbone=resnet19"], "'resnet19'"),
+        (["--qg", "--set", "quality.weak_encoder=resnet19"], "unknown quality.weak_encoder 'resnet19'"),
+        (["--track", "nosuch"], "unknown tracker 'nosuch'"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_refuses(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *RUN, "--method", "fixmatch", *words, "--dry-run") == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.out == ""
+
+
+def test_a_dry_run_says_that_data_which_are_not_here_were_not_checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("QGBENCH_DATA", raising=False)
+    assert call(monkeypatch, *RUN, "--method", "fixmatch", "--dataset", "ph2", "--dry-run") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["spec"]["regime"] == "n7@grouped", "the card says so"
+    assert "the data are not here, so nothing was compared with them: 'ph2' needs its images" in shown.err
+
+
 def test_a_batch_that_leaves_a_process_too_few_images_for_the_arch_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

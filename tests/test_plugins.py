@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from qgbench.verification import Fault, verify_records
+
 pytestmark = pytest.mark.slow
 pytest_plugins = ["tests.wheel"]
 
@@ -88,8 +90,15 @@ def test_the_runs_leave_records_that_name_what_was_run(walked: tuple[dict[str, s
         ("lab.py:Hard", "lab.py:tiny"),
     ]
     assert records[0]["settings"]["method"]["sharpness"] == 2
+    used = [record["settings"]["protocol"]["encoder_weights"] for record in records]
+    assert used == ["imagenet", "none"], "lab.py's network takes none, whatever the protocol says"
+    assert rules_broken(desk / "runs") == []
     again = json.loads(only(printed, "--method lab.py:Hard"))
     assert again["id"] == records[1]["run_id"]
+
+
+def rules_broken(runs: Path) -> list[Fault]:
+    return [fault for fault in verify_records([runs]) if fault.severity == "fault"]
 
 
 def test_settings_are_shown_with_their_ranges(walked: tuple[dict[str, str], Path]) -> None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from qgbench.errors import UserError
 from qgbench.spec import (
     Protocol,
+    QGSettings,
+    QualitySettings,
     Regime,
     RunSpec,
     apply_settings,
@@ -19,6 +21,7 @@ from qgbench.spec import (
     protocol_names,
 )
 from qgbench.training.loop import learning_rate, teacher_decay
+from tests.later import later_setting
 
 pool_names = st.from_regex(r"[A-Za-z0-9_.-]{1,12}", fullmatch=True)
 regimes = st.builds(
@@ -364,6 +367,38 @@ def test_a_spec_survives_being_written_and_read() -> None:
     for change in CHANGES:
         run = spec(**change)
         assert RunSpec.model_validate_json(run.model_dump_json()) == run
+
+
+# Settings that come when there are records already
+
+
+def test_an_id_says_what_a_run_does_and_not_which_settings_there_are() -> None:
+    fields = {"protocol": "small", "dataset": "ph2", "regime": "n28@grouped", "method": "fixmatch", "arch": "unet"}
+    fields |= {"encoder": "resnet34", "seed": 0, "precision": "bf16", "device": "cpu", "threads": 2}
+    spec = RunSpec.model_validate(fields)
+    stored, known = spec.model_dump(mode="json"), spec.id
+    with later_setting(RunSpec, before=0.25):
+        assert RunSpec.model_validate(RunSpec.completed(stored)).id == known
+        assert RunSpec.model_validate(fields).id != known, "the new default is another run"
+    with later_setting(RunSpec):
+        assert RunSpec.model_validate(fields).id == known
+
+
+def test_the_parts_of_stored_settings_are_completed_too() -> None:
+    stored = load_protocol("small").model_dump(mode="json")
+    del stored["g_version"]
+    with later_setting(QGSettings, before=0.25):
+        completed = Protocol.completed(stored)
+    assert completed["g_version"] == 1
+    assert completed["qg"] == {**stored["qg"], "later": 0.25}
+    assert completed["train"] == stored["train"]
+
+
+def test_what_an_id_is_made_of_has_every_setting_that_was_always_there() -> None:
+    quality = load_protocol("small").quality
+    assert quality.telling() == quality.model_dump(mode="json")
+    with later_setting(QualitySettings, default=0.5, before=0.25):
+        assert load_protocol("small").quality.telling() == {**quality.telling(), "later": 0.5}
 
 
 # Schedules

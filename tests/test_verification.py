@@ -28,8 +28,11 @@ from qgbench.records import (
     write_images,
     write_record,
 )
-from qgbench.spec import RunSpec, load_protocol
+from qgbench.registry import load_method
+from qgbench.reproduce import open_original
+from qgbench.spec import Protocol, QGSettings, QualitySettings, RunSpec, Settings, TrainSettings, load_protocol
 from qgbench.verification import Fault, print_faults, record_files, verify_records
+from tests.later import later_setting
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden/records/v1"
@@ -140,6 +143,34 @@ def test_a_sound_record_of_the_present_protocol_has_neither_fault_nor_note(tmp_p
             write_result(tmp_path, record, images)
     assert verify_records([tmp_path]) == []
     assert len(record_files([tmp_path, tmp_path / "v1"])) == 6
+
+
+@pytest.mark.parametrize(
+    "kind", [TrainSettings, QualitySettings, QGSettings, Protocol, RunSpec, load_method("fixmatch").Settings]
+)
+def test_a_setting_that_came_after_a_record_changes_neither_its_id_nor_a_verdict(
+    kind: type[Settings], tmp_path: Path
+) -> None:
+    record, images = present()
+    write_run(tmp_path, record, images)
+    found = verify_records([tmp_path, GOLDEN])
+    assert rules(found) == set()
+    with later_setting(kind):
+        assert verify_records([tmp_path, GOLDEN]) == found
+        assert open_original(tmp_path).spec.id == record.run_id
+
+
+@pytest.mark.parametrize("kind", [TrainSettings, QualitySettings, QGSettings, Protocol])
+def test_a_record_without_a_setting_is_compared_with_what_was_done_before_it(
+    kind: type[Settings], tmp_path: Path
+) -> None:
+    write_run(tmp_path, *present())
+    with later_setting(kind, before=0.5):
+        assert rules(verify_records([tmp_path])) == set()
+    with later_setting(kind, before=0.25):
+        assert rules(verify_records([tmp_path])) == {"spec"}
+        with pytest.raises(UserError, match=r"later 0\.25 \(here 0\.5\)"):
+            open_original(tmp_path)
 
 
 def test_masks_measured_by_qgbench_keep_every_rule(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Build a segmentation network by name."""
 
+from functools import cache
 from types import MappingProxyType
 from typing import cast
 
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from qgbench.archs.depthwise import keep_depthwise_in_float32
-from qgbench.archs.library import unsuitable
+from qgbench.archs.library import has_imagenet, unsuitable
 from qgbench.archs.registry import nearest_sizes
-from qgbench.archs.weights import Weights
+from qgbench.archs.weights import Weights, unpublished, weights_hash
 from qgbench.errors import UserError
 from qgbench.registry import load_arch
 
@@ -94,6 +95,32 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if config is None:
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return tuple(config.mean), tuple(config.std)
+
+
+@cache
+def require_buildable(
+    arch: str, arch_source: str, encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int
+) -> None:
+    """Refuse what `build_network` would, without fetching weights; `arch_source` is '' for an arch that ships."""
+    build_network(arch, encoder, "none", decoder_channels, size)
+    if weights == "imagenet" and not arch_source and not has_imagenet(encoder):
+        raise unpublished(encoder)
+
+
+def weights_in_truth(arch: str, encoder: str, decoder_channels: tuple[int, ...], size: int) -> Weights:
+    """Tell which weights an encoder has that was asked for ImageNet's: 'none' where these are ignored.
+
+    They are where the encoder's tensors are those that it has without weights, and change with the random seed.
+    """
+
+    def tensors(weights: Weights, seed: int) -> str:
+        torch.manual_seed(seed)
+        return weights_hash(build_network(arch, encoder, weights, decoder_channels, size).body.encoder)
+
+    with torch.random.fork_rng(devices=[]):
+        asked = tensors("imagenet", 0)
+        ignored = asked == tensors("none", 0) and asked != tensors("imagenet", 1)
+    return "none" if ignored else "imagenet"
 
 
 def build_network(

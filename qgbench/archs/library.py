@@ -119,7 +119,7 @@ def _from_library(
     _require_known(encoder)
     packaged = weights == "imagenet" and encoder in PACKAGED
     from_hub = weights == "imagenet" and not packaged
-    if from_hub and not _has_imagenet(encoder):
+    if from_hub and not has_imagenet(encoder):
         raise unpublished(encoder)
     if not native and (config := timm.get_pretrained_cfg(encoder)) is not None and config.fixed_input_size:
         settings["img_size"] = size  # such as Swin Transformers
@@ -158,7 +158,8 @@ def _require_known(encoder: str) -> None:
         raise unknown_name("encoder", encoder, known)
 
 
-def _has_imagenet(encoder: str) -> bool:
+def has_imagenet(encoder: str) -> bool:
+    """Tell whether ImageNet weights of an encoder are published."""
     if encoder in smp.encoders.encoders:
         return "imagenet" in smp.encoders.encoders[encoder]["pretrained_settings"]
     return timm.models.is_model_pretrained(encoder)

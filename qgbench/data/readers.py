@@ -39,7 +39,7 @@ from qgbench.data.cards import CARD_NAME, Card, Kind, card_names, listed_ids, lo
 from qgbench.data.content import hash_files
 from qgbench.data.images import read_image, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
-from qgbench.errors import QGBenchError, UserError, unknown_name, unreadable
+from qgbench.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError, unknown_name, unreadable
 from qgbench.logs import logger
 from qgbench.text import read_table, refuse_empty
 
@@ -215,8 +215,10 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
 
     Raises
     ------
+    UnknownDataError, AbsentDataError
+        Unknown name, missing folder.
     UserError
-        Unknown name, missing folder, or a folder that does not hold a labelled data set.
+        A folder that does not hold a labelled data set.
     """
     if dataset == PHANTOM_NAME:
         _name_what_is_not_meant(dataset)
@@ -308,8 +310,10 @@ def open_pool(pool: str, data_dir: Path | None = None) -> Source:
 
     Raises
     ------
+    UnknownDataError, AbsentDataError
+        Unknown name, missing folder.
     UserError
-        Unknown name, missing folder, or a folder without unlabelled images.
+        A folder without unlabelled images.
     """
     folder, card = _locate(pool, data_dir, "pool")
     if (distribution := _open_unless_common(card, folder)) is not None:
@@ -409,7 +413,7 @@ def _own_folder(dataset: str, data_dir: Path | None, kind: Kind | None) -> Path:
         folder = Path(dataset).expanduser()
         if not folder.is_dir():
             expected = "a data set or a pool" if kind is None else f"a data set with {_LAYOUT[kind]}"
-            raise UserError(f"there is no folder {dataset}; expected {expected}.")
+            raise AbsentDataError(f"there is no folder {dataset}; expected {expected}.")
         return folder.resolve()
     data_folder = _data_folder(data_dir)
     if data_folder is not None and (data_folder / dataset / CARD_NAME).is_file():
@@ -418,7 +422,7 @@ def _own_folder(dataset: str, data_dir: Path | None, kind: Kind | None) -> Path:
         if path and Path(path).is_dir():
             raise UserError(f"'{dataset}' is no data set that is known; for the folder of that name type {path}.")
     known = [*card_names(kind), *own_names(data_dir)]
-    raise unknown_name("pool" if kind == "pool" else "dataset", dataset, known)
+    raise UnknownDataError(str(unknown_name("pool" if kind == "pool" else "dataset", dataset, known)))
 
 
 def _here(name: str) -> str:
@@ -436,13 +440,13 @@ def _name_what_is_not_meant(name: str, folder: Path | None = None) -> None:
 def _named_folder(name: str, data_dir: Path | None, kind: Kind) -> Path:
     data_folder = _data_folder(data_dir)
     if data_folder is None:
-        raise UserError(
+        raise AbsentDataError(
             f"'{name}' needs its images: put them at DIR/{name}/{_LAYOUT[kind]}, then give --data-dir DIR or set "
             f"{DATA_VARIABLE}=DIR."
         )
     folder = data_folder / name
     if not folder.is_dir():
-        raise UserError(
+        raise AbsentDataError(
             f"there is no folder {folder}; '{name}' is looked for in the data folder (--data-dir or {DATA_VARIABLE}), "
             f"with {_LAYOUT[kind]}."
         )

@@ -1,7 +1,8 @@
 """Everything that one run reads of its data set and pools, in accordance with its regime."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from qgbench.data.given import GivenSplit, read_given
 from qgbench.data.readers import Source, name_some, open_pool, open_source
 from qgbench.data.splits import Fractions, draw_pool, load_split
 from qgbench.errors import UserError
+from qgbench.logs import logger
 from qgbench.spec import GIVEN, Regime
 
 
@@ -100,6 +102,15 @@ def open_run_data(
         training=training_data(prepared, parts, split, regime, seed, labelled),
         fingerprint=hashlib.sha256("".join(fingerprints).encode()).hexdigest(),
     )
+
+
+@contextmanager
+def said_if(*absent: type[UserError]) -> Iterator[None]:
+    """Say, where the block raises one of these errors, that the data are not here; nothing of it is raised."""
+    try:
+        yield
+    except absent as error:
+        logger.warning("the data are not here, so nothing was compared with them: %s", error)
 
 
 def _given(regime: Regime, split_from: Sequence[Path], source: Source, pools: Sequence[Source]) -> GivenSplit | None:

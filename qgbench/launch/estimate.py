@@ -29,7 +29,7 @@ from qgbench.folder import RunFolder
 from qgbench.launch.job import JOBS, Job
 from qgbench.logs import logger
 from qgbench.records import Record, find_records, read_record, write_atomically
-from qgbench.spec import Protocol, Regime, RunSpec, Settings
+from qgbench.spec import Protocol, QualitySettings, Regime, RunSpec, Settings
 
 MEASURED_NAME = "measured.json"
 PREDICTORS = "predictors"
@@ -144,7 +144,8 @@ class PredictorWork(Settings):
     @classmethod
     def of(cls, spec: Mapping[str, Any], size: int, quality: Mapping[str, Any]) -> Self:
         """Take it from a RunSpec, the images' side in pixels and `QualitySettings`, as JSON."""
-        settings = {"weak_folds": 1} | {name: value for name, value in quality.items() if name != "steps"}
+        known = QualitySettings.completed(quality)
+        settings = {"weak_folds": 1} | {name: value for name, value in known.items() if name != "steps"}
         return cls(
             settings=json.dumps(settings, sort_keys=True),
             size=size,

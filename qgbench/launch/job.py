@@ -88,7 +88,7 @@ def carry_out(job: Job) -> None:
     except (BusyError, NotReadyError):
         raise
     except Exception as error:
-        if folder.status() != "failed":  # it could not begin
+        if folder.status() not in ("failed", "done"):  # it could not begin
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.set_spec(job.spec)
             folder.set_status("failed", str(error) or repr(error))

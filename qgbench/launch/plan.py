@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from qgbench.data.cards import Kind
 from qgbench.data.readers import DATA_VARIABLE, find_card
-from qgbench.errors import QGBenchError, UserError
+from qgbench.data.splits import split_fingerprint
+from qgbench.errors import AbsentDataError, QGBenchError, UserError
 from qgbench.launch.job import Job
-from qgbench.records import write_atomically
+from qgbench.records import read_record, write_atomically
 from qgbench.spec import Regime, RunSpec, Settings, apply_settings, load_protocol
 from qgbench.suite import Entry, Suite
 
@@ -105,8 +106,13 @@ def make_plan(suite: Suite, output: Path, data_dir: Path | None, device: str, tr
     Raises
     ------
     UserError
-        Names that nothing is registered under, settings out of range, contradictions: all are listed.
+        Names that nothing is registered under, settings out of range, contradictions: all are listed. A tracker that
+        is not there.
     """
+    if tracker is not None:
+        from qgbench.training.tracking import require_tracker
+
+        require_tracker(tracker)
     if data_dir is None and (variable := os.environ.get(DATA_VARIABLE)):
         data_dir = Path(variable)  # said in the jobs, for engines whose workers do not have this environment
     entries = suite.entries()
@@ -131,6 +137,43 @@ def make_plan(suite: Suite, output: Path, data_dir: Path | None, device: str, tr
         jobs=tuple(jobs.values()),
         blocks={spec.id: entry.block for spec, entry in zip(reversed(specs), reversed(entries), strict=True)},
     )
+
+
+def require_same_data(plan: Plan) -> None:
+    """Refuse a plan of which runs were finished with other images, masks or splits than there are now.
+
+    Data that are not here are not compared, which is said.
+
+    Raises
+    ------
+    UserError
+        Names one of the runs. Or what `qgbench.data.run_data.open_run_data` raises.
+    """
+    from qgbench.data.run_data import open_run_data, said_if
+    from qgbench.progress import track
+
+    now: dict[tuple[Any, ...], tuple[str, str] | None] = {}
+    other = []
+    for job in plan.runs:
+        if job.folder.status() != "done":
+            continue
+        spec, protocol, was = job.spec, job.spec.resolve(), read_record(job.folder.path).provenance
+        regime = Regime.parse(spec.regime)
+        where = (spec.dataset, *regime.pool_names, regime.split, protocol.size, protocol.fractions)
+        if where not in now:
+            now[where] = None
+            with said_if(AbsentDataError):
+                data = open_run_data(
+                    spec.dataset, regime, spec.seed, protocol.size, protocol.fractions, job.data_dir, track=track
+                )
+                now[where] = data.fingerprint, split_fingerprint(data.split)
+        if now[where] not in (None, (was.data, was.split)):
+            other.append(job)
+    if other:
+        raise UserError(
+            f"{len(other)} of the runs were finished with other images, masks or splits than there are now, for "
+            f"example {other[0].folder.path}. Bring those back, or give another --output."
+        )
 
 
 def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, device: str) -> list[RunSpec]:
@@ -213,7 +256,7 @@ def _predictor_name(spec: RunSpec) -> str:
         "dataset": spec.dataset,
         "regime": str(budget),
         "version": protocol.g_version,
-        "settings": protocol.quality.model_dump(mode="json"),
+        "settings": protocol.quality.telling(),
         "size": protocol.size,
         "fractions": protocol.fractions,
         **{name: getattr(spec, name) for name in ("seed", "precision", "threads", "device")},

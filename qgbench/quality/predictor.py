@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -103,6 +103,11 @@ class PredictorCard(BaseModel):
     image_dependence: float
     best_step: int
     seconds: float
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _completed(cls, settings: Any) -> Any:
+        return QualitySettings.completed(settings) if isinstance(settings, dict) else settings
 
 
 WEIGHTS_NAME = "predictor.safetensors"

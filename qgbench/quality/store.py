@@ -57,22 +57,7 @@ def find_or_fit(
     QGBenchError
         Its loss is not finite, or the folder cannot be written.
     """
-    what = {
-        "version": protocol.g_version,
-        "settings": protocol.quality.model_dump(mode="json"),
-        "data": data_fingerprint,
-        "split": split,
-        "labelled": sorted(training.labelled.ids),
-        "seed": spec.seed,
-        "size": protocol.size,
-        "precision": spec.precision,
-        "threads": spec.threads,
-        "device": spec.device,
-    }
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-    count = len(training.labelled)
-    name = f"{Path(spec.dataset).name}-n{count}-{protocol.size}px-k{spec.seed}-{digest}"
-    folder = output / PREDICTORS / name
+    folder = output / PREDICTORS / predictor_id(spec, protocol, training, data_fingerprint, split)
     if accelerator.is_main_process:
         with locked(folder, "quality predictor"):
             if load_predictor(folder) is None:
@@ -92,6 +77,24 @@ def find_or_fit(
             IMAGE_DEPENDENCE_LIMIT,
         )
     return predictor, card
+
+
+def predictor_id(spec: RunSpec, protocol: Protocol, training: TrainingData, data_fingerprint: str, split: str) -> str:
+    """Name g_k after everything that its weights depend on; parameters as of `find_or_fit`."""
+    what = {
+        "version": protocol.g_version,
+        "settings": protocol.quality.telling(),
+        "data": data_fingerprint,
+        "split": split,
+        "labelled": sorted(training.labelled.ids),
+        "seed": spec.seed,
+        "size": protocol.size,
+        "precision": spec.precision,
+        "threads": spec.threads,
+        "device": spec.device,
+    }
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{Path(spec.dataset).name}-n{len(training.labelled)}-{protocol.size}px-k{spec.seed}-{digest}"
 
 
 def _fit(

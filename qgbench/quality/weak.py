@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qgbench.archs.build import SegmentationNetwork, normalisation
 from qgbench.data.views import labelled_view
+from qgbench.errors import unknown_name
 from qgbench.losses import soft_dice_loss
 from qgbench.methods import probabilities
 from qgbench.spec import QualitySettings
@@ -46,8 +47,7 @@ class WeakModels:
     ) -> None:
         new_scaler(accelerator)
         torch.manual_seed(seed)
-        body = smp.Unet(settings.weak_encoder, encoder_weights=None)
-        network = SegmentationNetwork(body, *normalisation(settings.weak_encoder), image.shape[-1])
+        network = weak_network(settings.weak_encoder, image.shape[-1])
         self._network = network.to(memory_format=torch.channels_last).to(accelerator.device).train()
         self._optimiser = accelerator.prepare_optimizer(torch.optim.Adam(network.parameters(), lr=settings.weak_lr))
         self._accelerator = accelerator
@@ -126,6 +126,21 @@ class WeakModels:
         self._order = state["order"]
         self._kept = state["kept"]
         set_random_states(state["random"])
+
+
+def weak_network(encoder: str, size: int) -> SegmentationNetwork:
+    """Build a weak U-Net, from scratch, for images of `size` pixels.
+
+    Raises
+    ------
+    UserError
+        segmentation-models-pytorch has no such encoder.
+    """
+    try:
+        body = smp.Unet(encoder, encoder_weights=None)
+    except KeyError as error:
+        raise unknown_name("quality.weak_encoder", encoder, smp.encoders.encoders) from error
+    return SegmentationNetwork(body, *normalisation(encoder), size)
 
 
 def draw_folds(images: int, folds: int, seed: int) -> Tensor:

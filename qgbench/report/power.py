@@ -14,6 +14,7 @@ from rich.table import Table
 from qgbench.logs import logger
 from qgbench.records import write_atomically
 from qgbench.report.analysis import Analysis
+from qgbench.report.drawing import drawing
 from qgbench.report.figures.style import RC, WIDTH, fitted
 from qgbench.stats.crossed import MIN_GROUPS
 from qgbench.stats.power import Components, components, groups_needed, least_gain, power
@@ -162,13 +163,11 @@ def draw_power(cases: Sequence[Case], groups: Sequence[int], seeds: Sequence[int
     output : Path
         Folder; ``power.pdf`` and ``power.png`` are written into it, of several cases ``power-1.pdf`` and so on.
 
-    Raises
-    ------
-    QGBenchError
-        A file cannot be written.
+    Returns
+    -------
+    list of Path
+        The files written; those before a curve that could not be drawn, which is warned of.
     """
-    import matplotlib.style
-
     if len(cases) > _MOST_DRAWN:
         logger.warning(
             "curves of the first %d of %d contrasts are drawn; choose others by --dataset and --method.",
@@ -176,12 +175,15 @@ def draw_power(cases: Sequence[Case], groups: Sequence[int], seeds: Sequence[int
             len(cases),
         )
     files = []
-    for number, case in enumerate(cases[:_MOST_DRAWN], start=1):
-        stem = "power" if len(cases) == 1 else f"power-{number}"
-        with matplotlib.style.context(["default", RC]):
-            for suffix, content in _curves(case, groups, seeds).items():
-                files.append(output / f"{stem}.{suffix}")
-                write_atomically(files[-1], content)
+    with drawing("curves"):
+        import matplotlib.style
+
+        for number, case in enumerate(cases[:_MOST_DRAWN], start=1):
+            stem = "power" if len(cases) == 1 else f"power-{number}"
+            with matplotlib.style.context(["default", RC]):
+                for suffix, content in _curves(case, groups, seeds).items():
+                    write_atomically(output / f"{stem}.{suffix}", content)
+                    files.append(output / f"{stem}.{suffix}")
     return files
 
 

@@ -17,6 +17,7 @@ from qgbench.report.analysis import Across, Analysis, Scores, Section
 from qgbench.report.audit import AuditRow, audit
 from qgbench.report.collect import Name, Problem, Setting
 from qgbench.report.declared import Answer, Answers
+from qgbench.report.drawing import drawing
 from qgbench.report.figures import CAPTIONS, draw_figures, why_not
 from qgbench.report.measures import MEASURES, Measure
 from qgbench.report.overview import overview
@@ -114,12 +115,11 @@ def write_report(
     chapters += [claims_chapter(analysis)] if analysis.claims else []
     rows = [row for section, _ in sections for row in _result_rows(section, analysis.measure)]
     audits = [row for pair in sections for row in _audit_rows(*pair)]
-    drawn = draw_figures(analysis, output / "figures") if figures else []
+    drawn, absent = _drawn(analysis, output / "figures") if figures else ([], [])
     shown = [
         (caption, [path for path in drawn if path.stem == kind or path.stem.startswith(f"{kind}-")])
         for kind, caption in CAPTIONS.items()
     ]
-    absent = [Problem(kind, cause) for kind, cause in why_not(analysis).items()] if figures else []
     files = {
         "report.md": _markdown(chapters, shown, absent, analysis.problems),
         "report.tex": _latex(chapters, shown, absent, analysis.problems),
@@ -133,6 +133,13 @@ def write_report(
     pictures = [path for path in drawn if path.suffix == ".png"]
     page = write_page(analysis, output / "page", pictures, run_pages) if html else []
     return [*(output / name for name in files), *drawn, *page[:1]]
+
+
+def _drawn(analysis: Analysis, folder: Path) -> tuple[list[Path], list[Problem]]:
+    """Draw the figures, and say which are absent and why."""
+    with drawing("figures"):
+        return draw_figures(analysis, folder), [Problem(kind, cause) for kind, cause in why_not(analysis).items()]
+    return [], [Problem("all", "drawing failed; qgbench report warns of the cause")]
 
 
 def _result_rows(section: Section, what: Measure) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import io
 import pickle
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ class Checkpoints:
 
     def discard_previous(self) -> None:
         """Remove the older one, once the last will not be written again."""
-        self._previous.unlink(missing_ok=True)
+        with suppress(OSError):  # one that cannot be removed takes space, and no more
+            self._previous.unlink()
 
     def _check_owner(self, path: Path, belongs_to: dict[str, str]) -> None:
         if other := [name for name, value in self._belongs_to.items() if belongs_to.get(name) != value]:

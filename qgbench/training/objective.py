@@ -38,6 +38,7 @@ class Objective(nn.Module):
         self.guide = guide
         self._norm: Literal["weighted", "none"] = norm
         self._world = world
+        self._checked = -1  # terms of a step that was checked; a method may begin without any, or with fewer
         guide.attach(method)
         guide.join(world)
         if world.size > 1:
@@ -64,11 +65,13 @@ class Objective(nn.Module):
         Raises
         ------
         UserError
-            The method broke the contract (first step only, so that checking costs nothing later).
+            The method broke the contract. Looked for at the first step, here and after every resumption, and at the
+            first that has more terms than those before, so that checking costs nothing otherwise.
         """
         losses = self.method(batch)
-        if step == 0:
+        if len(losses.terms) > self._checked:
             check_step(losses, batch, self.method)
+            self._checked = len(losses.terms)
         total = losses.supervised
         parts = {"supervised": losses.supervised.detach()}
         settings = self.method.settings

@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import math
+from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate
 from torchvision.transforms.functional import normalize
 
-from qgbench.archs.build import SegmentationNetwork, build_network, normalisation
+from qgbench.archs.build import SegmentationNetwork, build_network, normalisation, require_buildable, weights_in_truth
 from qgbench.archs.depthwise import keep_depthwise_in_float32
+from qgbench.archs.registry import Arch
 from qgbench.errors import QGBenchError, UserError
 from qgbench.losses import segmentation_loss
 from qgbench.methods import probabilities
@@ -26,6 +28,67 @@ def images(count: int, size: int, seed: int = 0) -> Tensor:
     """Images with coarse structure, in [0, 1]."""
     coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     return interpolate(coarse, size=size, mode="bilinear")
+
+
+# Weights in truth
+
+
+def built(encoder: Callable[[str], nn.Module]) -> Arch:
+    """An architecture of one's own with the encoder that is built for 'imagenet' or 'none'."""
+
+    def build(name: str, weights: str, decoder_channels: tuple[int, ...], size: int) -> nn.Module:
+        body = nn.Module()
+        body.encoder, body.decoder, body.segmentation_head = encoder(weights), nn.Identity(), nn.Conv2d(8, 1, 1)
+        return body
+
+    return Arch(build, "", "", "", strides=(1,))
+
+
+def random_encoder(weights: str) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Dropout2d(0.1))
+
+
+def loaded(encoder: nn.Module) -> nn.Module:
+    nn.init.constant_(encoder.get_submodule("0").weight, 0.1)
+    nn.init.zeros_(encoder.get_submodule("0").bias)
+    return encoder
+
+
+@pytest.mark.parametrize(
+    ("encoder", "truth"),
+    [
+        (random_encoder, "none"),
+        (lambda weights: loaded(random_encoder(weights)), "imagenet"),
+        (lambda weights: (loaded if weights == "imagenet" else nn.Identity())(random_encoder(weights)), "imagenet"),
+    ],
+    ids=["ignores weights", "always has them", "does as it is told"],
+)
+def test_imagenet_weights_that_an_arch_ignores_are_none(
+    encoder: Callable[[str], nn.Module], truth: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qgbench.archs.build.load_arch", lambda _: built(encoder))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert weights_in_truth("mine", "none", CHANNELS, 64) == truth
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_cannot_be_built_is_refused_without_fetching_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("weights are fetched")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetch)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    require_buildable("unet", "", "resnet18", "imagenet", CHANNELS, 64)
+    for arch, encoder, size, said in (
+        ("swin_unet", "resnet18", 64, "is made of Swin Transformer blocks"),
+        ("unet", "resnet18", 65, "the side must be a multiple of 32"),
+        ("unet", "resnet19", 64, "unknown encoder 'resnet19'"),
+        ("unet", "test_vit", 64, "cannot be used with arch 'unet'"),
+        ("unet", "resnetaa34d", 64, "no published ImageNet weights of 'resnetaa34d'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            require_buildable(arch, "", encoder, "imagenet", CHANNELS, size)
 
 
 # Shapes and sizes

@@ -3,15 +3,22 @@
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
+import pandas as pd
 import pytest
 
-from qgbench.errors import QGBenchError, UserError
+from qgbench.data.splits import split_fingerprint
+from qgbench.errors import AbsentDataError, QGBenchError, UserError
 from qgbench.launch.job import Job
-from qgbench.launch.plan import Plan, load_plan, make_plan
+from qgbench.launch.plan import Plan, load_plan, make_plan, require_same_data
+from qgbench.records import read_record, write_record
 from qgbench.spec import load_protocol
 from qgbench.suite import load_suite, suite_names
 from tests.test_suite import TINY, written
+
+GOLDEN = Path(__file__).parents[1] / "golden/records/v1"
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +110,43 @@ def test_only_keeps_the_runs_that_are_named_and_what_they_need(smoke: Plan) -> N
     assert smoke.only([]) == smoke
     with pytest.raises(UserError, match="no run of the suite smoke has ph2"):
         smoke.only(["ph2"])
+
+
+def test_a_suite_does_not_count_runs_that_are_done_with_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = make_plan(load_suite("smoke"), tmp_path, None, "cpu").only(["fixmatch on"])
+    record = read_record(GOLDEN)
+    for job in plan.runs:
+        write_record(job.folder.path, record)
+    split = pd.DataFrame({"id": ["a"], "group": ["a"], "split": ["test"]})
+    provenance = record.provenance.model_copy(update={"split": split_fingerprint(split)})
+    write_record(plan.runs[0].folder.path, record.model_copy(update={"provenance": provenance}))
+    opened: list[str] = []
+
+    def open_data(dataset: str, *_: object, **__: object) -> SimpleNamespace:
+        opened.append(dataset)
+        return SimpleNamespace(fingerprint=provenance.data, split=split)
+
+    monkeypatch.setattr("qgbench.data.run_data.open_run_data", open_data)
+    others = len(plan.runs) - 1
+    assert others > 0
+    with pytest.raises(UserError, match=f"^{others} of the runs were finished with other images, masks or splits than"):
+        require_same_data(plan)
+    assert opened == ["phantom"], "once for all of them"
+    require_same_data(plan.model_copy(update={"jobs": (plan.runs[0],)}))
+
+    def absent(*_: object, **__: object) -> NoReturn:
+        raise AbsentDataError("there is no folder")
+
+    monkeypatch.setattr("qgbench.data.run_data.open_run_data", absent)
+    require_same_data(plan)
+    assert caplog.messages == ["the data are not here, so nothing was compared with them: there is no folder"]
+
+
+def test_a_tracker_that_no_run_would_take_is_refused_when_the_suite_is_planned(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown tracker 'nosuch'"):
+        make_plan(load_suite("smoke"), tmp_path, None, "cpu", "nosuch")
 
 
 def test_a_plan_is_kept_beside_the_runs_for_other_terminals(smoke: Plan, tmp_path: Path) -> None:

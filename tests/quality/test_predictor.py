@@ -15,8 +15,9 @@ from qgbench.quality.predictor import (
     save_predictor,
 )
 from qgbench.records import Agreement
-from qgbench.spec import load_protocol
+from qgbench.spec import QualitySettings, load_protocol
 from qgbench.training.device import make_accelerator
+from tests.later import later_setting
 
 SETTINGS = load_protocol("smoke").quality
 
@@ -40,6 +41,14 @@ def card() -> PredictorCard:
         best_step=3,
         seconds=1.5,
     )
+
+
+def test_a_card_without_a_setting_that_came_later_says_what_was_done_before(tmp_path: Path) -> None:
+    save_predictor(tmp_path, QualityPredictor(SETTINGS, "none"), card())
+    with later_setting(QualitySettings, default=0.5, before=0.25):
+        stored = load_predictor(tmp_path)
+        assert stored is not None
+        assert stored[1].settings.model_dump() == {**SETTINGS.model_dump(), "later": 0.25}
 
 
 def images_and_masks(count: int = 4) -> tuple[Tensor, Tensor]:
