@@ -303,7 +303,7 @@ def test_a_method_that_needs_features_refuses_an_arch_without(
         (["--arch", "swin_unet", "--encoder", "resnet18"], "encoder 'resnet18' is not"),
         (["--set", "train.batch_labelled=0"], "train.batch_labelled"),
         (["--labelled", "97"], "expected 1 to 96, the number of training images"),
-        (["--pool", "isic_pol"], "unknown dataset 'isic_pol'. Did you mean 'isic_pool'?"),
+        (["--pool", "isic_pol"], "unknown pool 'isic_pol'. Did you mean 'isic_pool'?"),
         (["--qg", "--set", "quality.backbone=resnet19"], "'resnet19'"),
         (["--qg", "--set", "quality.weak_encoder=resnet19"], "unknown quality.weak_encoder 'resnet19'"),
         (["--track", "nosuch"], "unknown tracker 'nosuch'"),
