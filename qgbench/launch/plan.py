@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from qgbench.data.cards import Kind, card_names
 from qgbench.data.readers import DATA_VARIABLE
-from qgbench.errors import QGBenchError, UserError, unknown_name
+from qgbench.errors import QGBenchError, UserError, unknown_name, unwritable
 from qgbench.launch.job import Job
 from qgbench.records import write_atomically
 from qgbench.spec import Regime, RunSpec, Settings, apply_settings, load_protocol
@@ -65,7 +65,7 @@ class Plan(Settings):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise QGBenchError(f"cannot write {folder}: {error.strerror}. Choose another --output.") from error
+            raise unwritable(folder, error, "choose another --output") from error
         write_atomically(folder / f"{self.suite}.json", self.model_dump_json().encode())
 
 
