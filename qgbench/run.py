@@ -113,8 +113,9 @@ def run(
         require_tracker(tracker)
     protocol, method_class, settings = _resolve(spec)
     folder = place_for(output, spec, force)
-    if (record := _finished(folder)) is not None:
-        return Outcome(record, folder.path, was_done=True)
+    with suppress(QGBenchError):  # of a damaged record it is said below, once, that the run is measured again
+        if (record := folder.record()) is not None:
+            return Outcome(record, folder.path, was_done=True)
     if what_differs := what_cannot_repeat(spec.device):
         logger.info(what_differs)
     with interruptible():
