@@ -15,7 +15,7 @@ from qgbench.errors import QGBenchError, UserError
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.logs import NORMAL, QUIET, SILENT, VERBOSE, logger, set_verbosity, verbosity
 from qgbench.options import DataDir, Output, Quiet, Verbose
-from qgbench.spec import SCORES, Regime, RunSpec, load_protocol, parse_assignments
+from qgbench.spec import LARGEST_SEED, MOST_THREADS, SCORES, Regime, RunSpec, load_protocol, parse_assignments
 
 if TYPE_CHECKING:
     from qgbench.data.given import GivenSplit
@@ -131,11 +131,14 @@ def run(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed index k: labelled draw k, predictor g_k and training seed.")
+        int,
+        typer.Option(min=0, max=LARGEST_SEED, help="Seed index k: labelled draw k, predictor g_k and training seed."),
     ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. (default: the protocol's)")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads. (default: the protocol's)")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="Processor threads. (default: the protocol's)")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps. (default: the protocol's)")] = None,
     settings: Annotated[
         list[str] | None,
@@ -162,12 +165,16 @@ def run(
 
     Example: [bold]qgbench run --method fixmatch --qg --arch unet[/bold]
     """
+    known = load_protocol(protocol)
+    dataset = dataset or known.dataset
+    # Before torch is imported, which takes seconds: a wrong name is found at once.
+    regime = _regime(dataset, data_dir, regime, labelled, pool or [], split, split_from or [])
+
     from qgbench.registry import load_method, resolve
     from qgbench.request import make_spec
     from qgbench.run import rehearse
     from qgbench.run import run as carry_out
 
-    known = load_protocol(protocol)
     method = resolve("method", method, plugin or [])
     method_class = load_method(method)
     arch = resolve("arch", arch, plugin or []) if arch is not None else known.arch
@@ -183,14 +190,13 @@ def run(
         raise UserError("--qg and --qg-mode none contradict each other; give one of them.")
     if mode == "none" and (qg_score != "g" or qg_norm != "weighted"):
         raise UserError("--qg-score and --qg-norm say how QW works; add --qg or --qg-mode qw.")
-    dataset = dataset or known.dataset
     overrides = parse_assignments(settings or [])
     if steps is not None:
         overrides["train.steps"] = steps
     spec = make_spec(
         protocol,
         dataset,
-        _regime(dataset, data_dir, regime, labelled, pool or [], split, split_from or []),
+        regime,
         method,
         arch=arch,
         encoder=encoder,

@@ -225,6 +225,14 @@ def add(
     groups: Annotated[
         Path | None, typer.Option(help="CSV with the columns stem and group: patient, lesion or video of each image.")
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="For soft masks: grey level, as the files hold it, above which a pixel is lesion; 127 cuts 8 bits in "
+            "half. (default: masks hold 0 and one other value)",
+        ),
+    ] = None,
     title: Annotated[str | None, typer.Option(help="What tables call it. (default: the name)")] = None,
     domain: Annotated[str, typer.Option(help="For example skin, colon.")] = "not stated",
     modality: Annotated[str, typer.Option(help="For example dermoscopy.")] = "not stated",
@@ -245,7 +253,9 @@ def add(
     facts = {"domain": domain, "modality": modality, "terms": terms, "citation": citation}
     if masks is None and groups is not None:
         raise UserError("--groups says which images a split must not part, and a pool is not split; leave it out.")
-    card = own_card(name, title or name, unit if groups else "none known", pool=masks is None, facts=facts)
+    if masks is None and threshold is not None:
+        raise UserError("--threshold says how masks are read, and a pool has none; give --masks too, or leave it out.")
+    card = own_card(name, title or name, unit if groups else "none known", masks is None, facts, threshold)
     print(add_own(card, images, masks, groups, writable_data_dir(data_dir), track))
     logger.info("next: qgbench data verify %s, qgbench data show %s", name, name)
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qgbench.amounts import amount
 from qgbench.errors import QGBenchError
 
 Level = Literal["ok", "warning", "error"]
@@ -163,7 +164,7 @@ def _devices() -> Remarks:
     yield "ok", f"cpu: {machine['processor']}, {machine['memory_mib'] / 1024:.1f} GiB, {machine['system']}"
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
-        yield "ok", f"cuda:{index}: {card.name}, {card.total_memory / _GIB:.1f} GiB"
+        yield "ok", f"cuda:{index}: {card.name}, {amount(card.total_memory)}"
     if torch.backends.mps.is_available():
         yield "ok", "mps: the processor's own GPU"
 
@@ -337,9 +338,9 @@ def _memory() -> Remarks:
 
     free = available_memory(psutil.virtual_memory().available)
     if free < _LEAST_MEMORY:
-        yield "warning", f"{free / _GIB:.1f} GiB free; a run wants {_LEAST_MEMORY // _GIB} GiB. End other programs"
+        yield "warning", f"{amount(free)} free; a run wants {amount(_LEAST_MEMORY)}. End other programs"
     else:
-        yield "ok", f"{free / _GIB:.1f} GiB free"
+        yield "ok", f"{amount(free)} free"
 
 
 def _cache() -> Remarks:
@@ -357,9 +358,9 @@ def _folder(folder: Path, remedy: str) -> Remarks:
         yield "error", f"{folder} cannot be written ({error.strerror or error}): {remedy}"
         return
     if free < _LEAST_DISK:
-        yield "warning", f"{folder}: {free / _GIB:.1f} GiB free, below {_LEAST_DISK // _GIB} GiB: {remedy}"
+        yield "warning", f"{folder}: {amount(free)} free, below {amount(_LEAST_DISK)}: {remedy}"
     else:
-        yield "ok", f"{folder}: can be written, {free / _GIB:.1f} GiB free"
+        yield "ok", f"{folder}: can be written, {amount(free)} free"
 
 
 def _free_after_writing(folder: Path) -> int:

@@ -1,11 +1,29 @@
 """Errors that a user sees: what was given, what was expected, what to do next."""
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import MappingProxyType
 
 _LISTED = 40  # longer lists of names are counted, not printed
+
+_WRITING: Mapping[int, str] = MappingProxyType(
+    {
+        errno.ENOSPC: "Free some space on that disk, or {elsewhere}.",
+        errno.EDQUOT: "Your quota on that disk is used up: remove files of yours, or {elsewhere}.",
+        errno.EFBIG: "Free some space there or raise the limit of a file's size (ulimit -f), or {elsewhere}.",
+        errno.EROFS: "That disk can only be read: {elsewhere}.",
+        errno.EACCES: "Give yourself permission to write there, or {elsewhere}.",
+        errno.EPERM: "Give yourself permission to write there, or {elsewhere}.",
+        errno.ENOTDIR: "A part of that path is a file and not a folder: {elsewhere}.",
+        errno.EEXIST: "A part of that path is a file and not a folder: {elsewhere}.",
+        errno.EISDIR: "There is a folder of that name: give another name.",
+        errno.ENAMETOOLONG: "Give a shorter name, or {elsewhere}.",
+        errno.ENOENT: "It was removed meanwhile: give the same command again.",
+    }
+)
 
 
 class QGBenchError(Exception):
@@ -49,12 +67,29 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
 
 
+def unwritable(what: Path | str, error: OSError, elsewhere: str = "choose another folder") -> QGBenchError:
+    """Build the error for something that the operating system does not let be written, with what helps against it.
+
+    Parameters
+    ----------
+    what : Path or str
+        What cannot be written, for example ``the cache /tmp/cache``.
+    error : OSError
+    elsewhere : str
+        How to write to another place, in words that follow "or".
+    """
+    advice = _WRITING.get(error.errno or 0, "Check that disk, or {elsewhere}.").format(elsewhere=elsewhere)
+    return QGBenchError(f"cannot write {what}: {error.strerror or error}. {advice}")
+
+
 def unreadable(path: Path | Traversable, error: OSError) -> UserError:
-    """Build the error for a file or folder that the operating system does not hand out."""
+    """Build the error for a file or folder that was there and that the operating system does not hand out."""
     if isinstance(error, FileNotFoundError):
         return UserError(
             f"{path} is gone. Put it back (is the disk or network folder still there?) and give the same command again."
         )
     if isinstance(error, PermissionError):
         return UserError(f"{path} may not be read ({error.strerror}); give yourself permission to read it.")
+    if isinstance(error, NotADirectoryError | IsADirectoryError) or error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{path} cannot be read ({error.strerror}); correct the path.")
     return UserError(f"{path} cannot be read ({error.strerror}); check the disk and give the same command again.")

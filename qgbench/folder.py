@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from qgbench.errors import QGBenchError
+from qgbench.errors import QGBenchError, unwritable
 from qgbench.logs import logger
 from qgbench.records import (
     IMAGES_NAME,
@@ -77,7 +77,7 @@ def locked(folder: Path, what: str, wait: bool = True) -> Iterator[None]:
             logger.info("another process is at this %s (%s); waiting for it to end.", what, folder)
             lock.acquire()
     except OSError as error:
-        raise QGBenchError(f"cannot write {folder}: {error.strerror}. Choose another --output.") from error
+        raise unwritable(folder, error, "choose another --output") from error
     try:
         remove_partial_files(folder)
         yield

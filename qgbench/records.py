@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qgbench.errors import QGBenchError
+from qgbench.errors import QGBenchError, unwritable
 from qgbench.spec import Protocol, load_protocol, protocol_names
 
 SCHEMA_VERSION = 1
@@ -260,9 +260,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise QGBenchError(
-            f"cannot write {path}: {error.strerror}. Free some space on that disk, or choose another folder."
-        ) from error
+        raise unwritable(path, error) from error
 
 
 def remove_partial_files(folder: Path) -> None:
@@ -308,7 +306,9 @@ def read_images(path: Path) -> pd.DataFrame:
         text: dict[Hashable, type] = dict.fromkeys(TEXT_COLUMNS, str)
         content = path.read_bytes()
         images = pd.read_csv(io.BytesIO(content), dtype=text, na_values=numbers, keep_default_na=False)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise QGBenchError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise QGBenchError(f"{path} cannot be read: {error}") from error
     if lacking := [name for name in IMAGE_COLUMNS if name not in images.columns]:
         raise QGBenchError(f"{path} lacks the columns {', '.join(lacking)}")

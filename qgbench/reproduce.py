@@ -34,7 +34,7 @@ from rich.markup import escape
 from rich.table import Table
 from scipy.stats import t as student_t
 
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import QGBenchError, UserError, unwritable
 from qgbench.logs import logger
 from qgbench.records import (
     RECORD_NAME,
@@ -274,7 +274,7 @@ def _locked(record_path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
     except OSError as error:
-        raise QGBenchError(f"cannot write beside {record_path}: {error.strerror}") from error
+        raise unwritable(f"beside {record_path}", error, "reproduce a copy of the record") from error
 
 
 def _digest(record_path: Path) -> str:

@@ -118,7 +118,10 @@ def run(
         require_tracker(tracker)
     protocol, method_class, settings = _resolve(spec)
     folder = place_for(output, spec, force)
-    if (record := _finished(folder)) is not None:
+    record: Record | None = None
+    with suppress(QGBenchError):  # of a damaged record it is said below, once, that the run is measured again
+        record = folder.record()
+    if record is not None:
         with interruptible():
             here: RunData | None = None
             with said_if(AbsentDataError, UnknownDataError):

@@ -27,6 +27,10 @@ GIVEN = "given-"  # begins the name of a split that someone else made; 8 digits 
 _SPLIT = re.compile(rf"grouped|image|{GIVEN}[0-9a-f]{{8}}")
 _POOL = re.compile(r"(?P<name>.+?)(?:~(?P<draw>[1-9]\d*))?")
 Precision = Literal["fp32", "bf16", "fp16"]
+# Upper bounds against slips of the pen, far above what any machine is up to.
+_MOST_IMAGES = 4096  # in a batch
+MOST_THREADS = 4096
+LARGEST_SEED = 10**9
 _BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 
 
@@ -87,8 +91,8 @@ class TrainSettings(Settings):
     """How every method is trained."""
 
     steps: int = Field(ge=1, description="optimiser steps, the same for every method")
-    batch_labelled: int = Field(ge=2, description="labelled images a step")
-    batch_unlabelled: int = Field(ge=2, description="unlabelled images a step")
+    batch_labelled: int = Field(ge=2, le=_MOST_IMAGES, description="labelled images a step")
+    batch_unlabelled: int = Field(ge=2, le=_MOST_IMAGES, description="unlabelled images a step")
     lr: float = Field(gt=0, description="learning rate of AdamW at step 0")
     lr_end: float = Field(ge=0, description="learning rate at the last step, reached along a cosine")
     weight_decay: float = Field(ge=0, description="AdamW's decoupled weight decay")
@@ -108,14 +112,14 @@ class QualitySettings(Settings):
     backbone: str = Field(description="timm name of g's backbone")
     backbone_weights: Literal["imagenet", "none"]
     steps: int = Field(ge=1, description="optimiser steps at most")
-    batch: int = Field(ge=2, description="masks a step")
+    batch: int = Field(ge=2, le=_MOST_IMAGES, description="masks a step")
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     dropout: float = Field(ge=0, lt=1, description="before the hidden layer; half of it after")
-    hidden: int = Field(ge=1, description="width of the hidden layer")
+    hidden: int = Field(ge=1, le=1 << 16, description="width of the hidden layer")
     validations: int = Field(ge=1, description="validations, evenly spaced; the best is kept")
     patience: int = Field(ge=1, description="validations without improvement after which training ends")
-    val_masks: int = Field(ge=1, description="synthetic masks for each validation image")
+    val_masks: int = Field(ge=1, le=_MOST_IMAGES, description="synthetic masks for each validation image")
     weak_share: float = Field(ge=0, le=1, description="share of g's training masks that weak models made")
     weak_folds: int = Field(
         ge=1,
@@ -127,7 +131,7 @@ class QualitySettings(Settings):
         min_length=1, description="epochs after which the weak U-Net's outputs are kept"
     )
     weak_epoch_min_steps: int = Field(ge=1, description="an epoch has at least so many steps, for small labelled sets")
-    weak_batch: int = Field(ge=2)
+    weak_batch: int = Field(ge=2, le=_MOST_IMAGES)
     weak_lr: float = Field(gt=0)
 
 
@@ -155,7 +159,9 @@ class Protocol(Settings):
     encoder_weights: Literal["imagenet", "none"]
     decoder_channels: tuple[int, ...]
     precision: Precision
-    threads: int = Field(ge=1, description="processor threads of one run; other counts give other last bits")
+    threads: int = Field(
+        ge=1, le=MOST_THREADS, description="processor threads of one run; other counts give other last bits"
+    )
     size: int = Field(ge=32, description="side of the square training images, pixels")
     fractions: tuple[float, float, float] = Field(description="train, validation and test shares of the groups")
     train: TrainSettings
@@ -369,13 +375,15 @@ class RunSpec(Settings):
     method: str
     arch: str
     encoder: str
-    seed: int = Field(ge=0, description="index k: fixes labelled draw k, g_k and the training seed together")
+    seed: int = Field(
+        ge=0, le=LARGEST_SEED, description="index k: fixes labelled draw k, g_k and the training seed together"
+    )
     qg_mode: QGMode = "none"
     qg_score: Score = "g"
     qg_norm: Literal["weighted", "none"] = Field("weighted", description="divide by sum(w*d), or by sum(d) ('none')")
     precision: Precision
     device: Literal["cpu", "cuda", "mps"]
-    threads: int = Field(ge=1)
+    threads: int = Field(ge=1, le=MOST_THREADS)
     processes: int = Field(1, ge=1, description="processes that share each batch; others give other last bits")
     source: str = Field("", description="`qgbench.registry.method_source` of the method; '' for a built-in")
     arch_source: str = Field("", description="the same of the architecture")

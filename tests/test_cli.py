@@ -56,6 +56,8 @@ RUN = ["run", "--protocol", "smoke", "--threads", "1"]
         (["--method", "fixmatch", "--set", "method.threshold=high"], "Expected: a number >= 0 and <= 1"),
         (["--method", "pseudo_label", "--set", "method.labels_from=both"], "Expected: student or teacher"),
         (["--method", "fixmatch", "--set", "train.steps=0.5"], "Expected: an integer >= 1"),
+        (["--method", "fixmatch", "--set", "train.batch_labelled=1000000000"], "an integer >= 2 and <= 4096"),
+        (["--method", "fixmatch", "--qg", "--set", "quality.batch=1000000000"], "an integer >= 2 and <= 4096"),
         (["--method", "fixmatch", "--set", "threshold=0.9"], "expected method.NAME=VALUE"),
         (["--method", "fixmatch", "--set", "qg.tau=0.9"], "changes nothing without the add-on"),
         (["--method", "fixmatch", "--protocol", "smal"], "Did you mean 'small'?"),
@@ -278,6 +280,25 @@ def test_a_file_that_is_no_method_is_refused_everywhere(
     assert expected in shown.splitlines()[0]
     assert (f'File "{file}", line 1' in shown) == ("SyntaxError" in expected)
     assert "qgbench/registry.py" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [(["--pool", "isic_pol"], "'isic_pol'"), (["--dataset", "isic2071"], "'isic2071'")]
+)
+def test_names_of_data_are_looked_up_before_torch_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "qgbench.run", None)
+    assert call(monkeypatch, *RUN, "--method", "fixmatch", *words) == 2
+    assert f"unknown dataset {name}. Did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--seed", "1" + 30 * "0"], ["--threads", "1" + 9 * "0"]])
+def test_numbers_beyond_any_machine_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert call(monkeypatch, "run", "--method", "fixmatch", *words) == 2
+    assert f"Invalid value for '{words[0]}'" in capsys.readouterr().err
 
 
 def test_a_method_that_needs_features_refuses_an_arch_without(

@@ -21,6 +21,7 @@ from tests.data.test_readers import listening, write_tree
 
 __all__ = ["owner", "quick"]  # fixtures
 
+PARTS = ["labelled"] * 2 + ["unlabelled"] * 2 + ["val"] * 2 + ["test"] * 2
 IDS = tuple(f"i{number:02d}" for number in range(20))
 
 
@@ -117,6 +118,18 @@ def test_groups_that_may_be_one_are_named_by_the_file_that_was_given(data_dir: P
     assert "('P' and 'p')" in warning
 
 
+def test_soft_masks_are_added_with_a_threshold(data_dir: Path, tmp_path: Path) -> None:
+    write_tree(tmp_path / "raw", mask_suffix=".tif")
+    for file in (tmp_path / "raw/masks").iterdir():
+        Image.open(file).point(lambda value: value // 2 + 20).save(file)
+    words = ("add", "soft", "--images", str(tmp_path / "raw/images"), "--masks", str(tmp_path / "raw/masks"))
+    with pytest.raises(UserError, match="--threshold"):
+        qgbench(*words)
+    qgbench(*words, "--threshold", "127")
+    assert open_source("soft", data_dir).mask("a").sum() == 16
+    assert "values above 127 were taken" in qgbench("list", "soft").stdout
+
+
 def test_prepare_from_a_folder_then_without_one(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,12 +192,29 @@ def test_fetch_of_what_has_no_link_says_what_to_do(data_dir: Path) -> None:
         (["add", "ph2", "--images", "."], "is a data set that qgbench knows"),
         (["add", "p", "--images", ".", "--groups", "g.csv"], "a pool is not split"),
         (["add", "p", "--images", "nowhere"], "nowhere"),
+        (["add", "p", "--images", ".", "--threshold", "127"], "a pool has none"),
         (["show", "nothing"], "unknown dataset 'nothing'"),
     ],
 )
 def test_mistakes_get_one_message(data_dir: Path, words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         qgbench(*words)
+
+
+def test_a_split_that_cannot_be_read_is_found_out_before_images_are(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QGBENCH_CACHE", str(tmp_path / "cache"))
+    own(data_dir, tmp_path)
+    (tmp_path / "split.csv").write_text("id,split\n" + "".join(f"i{n:02d},{p}\n" for n, p in enumerate(PARTS)))
+    for words, message in (
+        (["--split-from", "nowhere.csv"], "there is no file or folder nowhere.csv"),
+        (["--split-from", str(tmp_path / "split.csv"), "--labelled", "2"], "names its labelled images"),
+        (["--labelled", "0"], "budget of 0 labelled images"),
+    ):
+        with pytest.raises(UserError, match=message):
+            qgbench("split", "mine", *words)
+    assert not list((tmp_path / "cache").glob("mine-*"))
 
 
 def test_list_without_a_data_folder_says_how_to_get_each_set(monkeypatch: pytest.MonkeyPatch) -> None:

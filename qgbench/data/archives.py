@@ -5,7 +5,6 @@ written. Names, sizes and links that would do harm are refused, and nothing is m
 """
 
 import copy
-import errno
 import os
 import re
 import shutil
@@ -19,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from qgbench.amounts import amount
 from qgbench.data.cache import Track, no_progress
-from qgbench.errors import QGBenchError, UserError, unreadable
+from qgbench.errors import QGBenchError, UserError, unreadable, unwritable
 
 # Photographs shrink at most 4 times by deflate, but a mask of one colour stored as BMP up to 1000 times, near deflate's
 # own limit of 1032: a ratio alone tells no bomb from honest masks. So a ratio above 100 is refused only together with
@@ -240,28 +240,21 @@ def _check_sizes(archive: Path, members: list[zipfile.ZipInfo]) -> None:
         if info.file_size > max(_MEMBER_BYTES, _RATIO * info.compress_size):
             raise _refused(
                 archive,
-                f"its member {_name(info)!r} would grow from {_amount(info.compress_size)} to "
-                f"{_amount(info.file_size)}, which no image does",
+                f"its member {_name(info)!r} would grow from {amount(info.compress_size)} to "
+                f"{amount(info.file_size)}, which no image does",
             )
     total, packed = sum(info.file_size for info in members), sum(info.compress_size for info in members)
     if total > max(_TOTAL_BYTES, _RATIO * packed):
-        raise _refused(
-            archive, f"it would grow from {_amount(packed)} to {_amount(total)}, which no set of images does"
-        )
+        raise _refused(archive, f"it would grow from {amount(packed)} to {amount(total)}, which no set of images does")
 
 
 def _check_space(archive: Path, folder: Path, needed: int) -> None:
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if needed > (free := shutil.disk_usage(above).free):
         raise QGBenchError(
-            f"{archive} takes {_amount(needed)} when it is unpacked, and {above} has {_amount(free)} left: free some "
+            f"{archive} takes {amount(needed)} when it is unpacked, and {above} has {amount(free)} left: free some "
             "space, or unpack it to another disk and give the folder."
         )
-
-
-def _amount(count: int) -> str:
-    """Write a number of bytes for people."""
-    return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.1f} MiB"
 
 
 def _build(
@@ -306,7 +299,4 @@ def _write_faults_named(archive: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        text = f"cannot unpack {archive} to {folder}: {error.strerror}."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise QGBenchError(f"{text} Free some space and give the same command again.") from error
-        raise QGBenchError(f"{text} Unpack it yourself to a folder that can be written and give that one.") from error
+        raise unwritable(f"what {archive} holds to {folder}", error, "unpack it and give the folder") from error

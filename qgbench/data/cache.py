@@ -13,7 +13,6 @@ a change of a file's size, times or inode (`hash_files`). So a file that was cut
 the next opening; bits that a disk loses silently only up to the first opening later than 2 s after the entry was made.
 """
 
-import errno
 import hashlib
 import io
 import json
@@ -35,9 +34,10 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 
+from qgbench.amounts import amount
 from qgbench.data.content import CACHE_VARIABLE, checked, default_cache_dir, hash_files, read_checked, usable_cores
 from qgbench.data.readers import Source
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import QGBenchError, UserError, unwritable
 
 # Part of every key: raised whenever the same raw files would give other arrays.
 CACHE_VERSION = 2
@@ -51,10 +51,7 @@ _PARTIAL = ".partial"
 _KEY_DIGITS = 16
 _BLOCK = 1 << 20  # bytes read at once
 _SHARE_OF_SAVES = 0.05  # of the time; what is written since the last one is lost with a killed process
-_MAKE_ROOM = (
-    "Free some space and give the same command again, which goes on where it stopped; or set "
-    f"{CACHE_VARIABLE} to a folder on another disk."
-)
+_ELSEWHERE = f"set {CACHE_VARIABLE} to a folder on another disk, and give the same command again"
 
 T = TypeVar("T")
 
@@ -155,19 +152,10 @@ def prepare(source: Source, size: int, cache_dir: Path | None = None, track: Tra
                 _build(folder, source, content, size, track)
                 prepared = _load(folder, source)
     except OSError as error:
-        raise _not_written(cache_dir, error) from error
+        raise unwritable(f"the cache {cache_dir}", error, _ELSEWHERE) from error
     if prepared is None:
         raise QGBenchError(f"the cache entry {folder} is damaged as soon as it is written; check the disk")
     return prepared
-
-
-def _not_written(cache_dir: Path, error: OSError) -> QGBenchError:
-    text = f"cannot write the cache {cache_dir}: {error.strerror}."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return QGBenchError(f"{text} {_MAKE_ROOM}")
-    if error.errno == errno.ENOENT:
-        return QGBenchError(f"{text} It was removed meanwhile: give the same command again.")
-    return QGBenchError(f"{text} Set {CACHE_VARIABLE} to a folder that you can write to.")
 
 
 @dataclass(frozen=True)
@@ -349,13 +337,16 @@ def _build(folder: Path, source: Source, content: str, size: int, track: Track) 
     _clear_stale(partial_folder)
     with ExitStack() as stack:
         partial = _PartialEntry(partial_folder, source, content, size, stack)
-        _check_space(folder.parent, source, size, len(source.ids) - partial.rows)
         try:
+            _check_space(folder.parent, source, size, len(source.ids) - partial.rows)
             _write_rows(partial, source, size, track)
             partial.finish()
         except BaseException:
-            with suppress(OSError, QGBenchError):
-                partial.save()
+            if partial.rows:
+                with suppress(OSError, QGBenchError):
+                    partial.save()
+            else:
+                shutil.rmtree(partial_folder, ignore_errors=True)  # nothing to go on from
             raise
     shutil.rmtree(folder, ignore_errors=True)
     partial_folder.rename(folder)
@@ -382,7 +373,7 @@ def _check_space(cache_dir: Path, source: Source, size: int, rows: int) -> None:
     if (free := shutil.disk_usage(cache_dir).free) < needed:
         raise QGBenchError(
             f"cannot write the cache {cache_dir}: the images of '{source.name}' at {size} x {size} pixels need "
-            f"{needed / 1e9:.2f} GB more, and {free / 1e9:.2f} GB are free. {_MAKE_ROOM}"
+            f"{amount(needed)} more, and {amount(free)} are free. Free some space, or {_ELSEWHERE}."
         )
 
 

@@ -44,6 +44,9 @@ class Card(BaseModel):
     subset: str | None = Field(
         None, description="table beside the card whose column id lists the images, where the distribution holds more"
     )
+    threshold: float | None = Field(
+        None, description="value above which pixels of soft masks became the lesion when the images were added"
+    )
     grouping: Grouping | None = Field(None, description="how a group is told from an id; None: groups.csv")
     layout: tuple[Layout, ...] = Field((), description="distributions that can be read beside the common layout")
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from qgbench.amounts import amount
 from qgbench.errors import QGBenchError, unreadable
 from qgbench.logs import logger
 from qgbench.records import write_atomically
@@ -76,7 +77,7 @@ def hash_files(files: Sequence[Path], table: Path | None = None) -> list[bytes]:
     digests = {name: digest for name, (_, digest) in hashes.items()}
     changed = [n for n, name in enumerate(names) if name not in digests]
     if (size := sum(stamps[n][0] for n in changed)) >= _WORTH_A_NOTE:
-        logger.info("Reading %d new or changed files of %s (%.1f GB).", len(changed), root, size / 1e9)
+        logger.info("Reading %d new or changed files of %s (%s).", len(changed), root, amount(size))
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(changed), _FILES_BETWEEN_SAVES):
             part = changed[start : start + _FILES_BETWEEN_SAVES]

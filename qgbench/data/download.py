@@ -5,7 +5,6 @@ killed process costs nothing: the next call asks for the rest, if the owner's fi
 gone once the file is whole and its SHA-256 is right.
 """
 
-import errno
 import json
 import logging
 import re
@@ -23,11 +22,12 @@ import requests
 import urllib3
 from filelock import FileLock, Timeout
 
+from qgbench.amounts import amount
 from qgbench.data.archives import is_web_page
 from qgbench.data.cache import Track, no_progress
 from qgbench.data.cards import Card
 from qgbench.data.links import Download
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import QGBenchError, UserError, unwritable
 from qgbench.logs import logger
 from qgbench.records import write_atomically
 from qgbench.text import read_text
@@ -82,12 +82,7 @@ def fetch(card: Card, folder: Path, track: Track = no_progress) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         return [_fetch_file(card, link, folder, track) for link in card.downloads]
     except OSError as error:
-        text = f"cannot write {folder}: {error.strerror or error}."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise QGBenchError(
-                f"{text} Free some space and give the same command again; it goes on with what has arrived."
-            ) from error
-        raise QGBenchError(f"{text} Choose another folder.") from error
+        raise unwritable(folder, error, "choose another --data-dir") from error
 
 
 def _by_hand(card: Card) -> str:
@@ -184,7 +179,7 @@ def _transfer(card: Card, link: Download, arriving: Path, track: Track) -> None:
             if in_vain > len(_WAITS):
                 raise QGBenchError(
                     f"{link.url}: {error}. Check the network, and give the same command again later: it goes on after "
-                    f"the {_size(part) / _MEBIBYTE:.1f} MiB that have arrived."
+                    f"the {amount(_size(part))} that have arrived."
                 ) from error
             logger.info("%s: %s; trying again.", link.file, error)
             time.sleep(_WAITS[max(in_vain - 1, 0)])
@@ -290,8 +285,8 @@ def _append(link: Download, chunks: Iterator[bytes], part: Path, have: int, whol
     rest = whole - have
     if rest > (free := shutil.disk_usage(part.parent).free):
         raise QGBenchError(
-            f"{link.file} needs {rest / _MEBIBYTE:.1f} MiB more and {part.parent.parent} has {free / _MEBIBYTE:.1f} "
-            "MiB left. Free some space, or choose another folder, and give the same command again."
+            f"{link.file} needs {amount(rest)} more and {part.parent.parent} has {amount(free)} left. Free some "
+            "space, or choose another --data-dir, and give the same command again."
         )
     going_on = f" after {have // _MEBIBYTE} MiB" if have else ""
     deque(track(_written(chunks, part), f"Fetching {link.file}{going_on}", -(-rest // _MEBIBYTE), "MiB"), maxlen=0)

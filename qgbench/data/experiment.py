@@ -100,8 +100,8 @@ def training_data(
     Raises
     ------
     UserError
-        The budget is below 2, exceeds the training part or is not the number of `labelled_ids`, or fewer than 2 images
-        are to validate on.
+        The budget is below 2, exceeds the training part or is not the number of `labelled_ids`, fewer than 2 images are
+        to validate on, or no labelled image has a lesion.
     """
     row_of = {name: row for row, name in enumerate(prepared.ids)}
     part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
@@ -127,9 +127,28 @@ def training_data(
             f"of {len(split)} images {len(part['train'])} are to train on and {len(part['val'])} to validate on; at "
             "least 2 of each are needed: add images."
         )
+    _refuse_without_lesion(prepared, labelled, [row_of[name] for name in part["train"]["id"]], k)
     return TrainingData(
         labelled=ImageSet([(prepared, labelled)]),
         unlabelled=ImageSet(unlabelled or [(prepared, labelled)]),
         val=ImageSet([(prepared, np.array([row_of[name] for name in sorted(part["val"]["id"])]))]),
         unlabelled_are_labelled=not unlabelled,
+    )
+
+
+def _refuse_without_lesion(prepared: Prepared, labelled: np.ndarray, train: list[int], k: int) -> None:
+    """Refuse labelled images (rows of `prepared`) of which a network can only learn that there is nothing."""
+    masks = prepared.masks
+    assert masks is not None, "a data set that is split has masks"
+    if any(masks[row].any() for row in labelled):
+        return
+    others = sum(bool(masks[row].any()) for row in train)
+    remedy = (
+        f"{others} of the {len(train)} training images have one: take more labelled images, or another seed."
+        if others
+        else f"nor has any of the {len(train)} training images: see qgbench data verify, and mend the masks."
+    )
+    raise UserError(
+        f"none of the {len(labelled)} labelled images (seed index {k}) has a foreground pixel in its mask, at "
+        f"{masks.shape[1]} x {masks.shape[2]} pixels, so there is nothing to learn; {remedy}"
     )

@@ -96,8 +96,8 @@ def read_given(paths: Sequence[Path], source: Source, pools: Sequence[Source] = 
             if part is None and (found or not pools):
                 raise UserError(
                     f"{file} does not say which part its images belong to: give it a column "
-                    f"({', '.join(PART_COLUMNS)}) or a name with one of {', '.join(_WORDS)}; or name the pool (--pool) "
-                    "that it lists."
+                    f"({', '.join(PART_COLUMNS)}) or a name with one of {', '.join(_WORDS)}; or, to qgbench run, "
+                    "name the pool that it lists (--pool)."
                 )
             if absent:
                 places = " or ".join(f"'{place.name}'" for place in (source, *pools))
@@ -143,6 +143,8 @@ class _Names:
 def _files(paths: Iterable[Path]) -> list[Path]:
     files = []
     for path in paths:
+        if not path.exists():
+            raise UserError(f"there is no file or folder {path}; name the files of the split, or their folder.")
         try:
             inside = sorted(path.iterdir()) if path.is_dir() else [path]
         except OSError as error:

@@ -11,7 +11,8 @@
 - A TIFF of three samples that is labelled grey (BlackIsZero), as CVC-ClinicDB has some, is read as RGB.
 - The EXIF orientation is applied, as every viewer does, to images and to masks, to each its own.
 
-Masks hold only 0 and one other value, so grey ones may have any number of bits; 16-bit colours are refused there.
+Masks hold only 0 and one other value, or grey levels that are cut at one of them, so grey ones may have any number of
+bits; 16-bit colours are refused there. Of a palette the colours count, not their numbers.
 """
 
 import io
@@ -102,7 +103,7 @@ def read_image(file: Path) -> NDArray[np.uint8]:
     return pixels
 
 
-def read_mask(file: Path, image_file: Path, rule: MaskRule = "binary") -> NDArray[np.bool_]:
+def read_mask(file: Path, image_file: Path, rule: MaskRule | float = "binary") -> NDArray[np.bool_]:
     """Read a mask, of which 0 (or black) is the background.
 
     Of the image only the header is read.
@@ -113,9 +114,10 @@ def read_mask(file: Path, image_file: Path, rule: MaskRule = "binary") -> NDArra
         In any format of `read_image`, with any number of bits if it is grey.
     image_file : Path
         The image that it belongs to.
-    rule : {'binary', 'half', 'nonzero'}
+    rule : {'binary', 'half', 'nonzero'} or float
         What the lesion is: the one other value; what is above half of the largest value that the mask's bits can hold
-        (for masks in JPEG); or every other value (for numbered lesions).
+        (for masks in JPEG); every other value (for numbered lesions); or what is above this grey level, in the file's
+        own values (0 to 255 where it has 8 bits). Of colours it is the mean. A mask of 1 bit has no levels to cut.
 
     Returns
     -------
@@ -129,7 +131,8 @@ def read_mask(file: Path, image_file: Path, rule: MaskRule = "binary") -> NDArra
     MaskValuesError
         It holds more than 0 and one other value under the rule 'binary'.
     UserError
-        A file cannot be read (see `read_image`), or the mask has bits without a largest value under the rule 'half'.
+        A file cannot be read (see `read_image`), the mask has bits without a largest value under the rule 'half', or
+        the grey level cuts nothing of whole numbers: a fraction below 1, or their largest.
     """
     with _opened(file) as mask, _opened(image_file) as image:
         _check_same_size(file, mask, image_file, image)
@@ -141,8 +144,12 @@ def read_mask(file: Path, image_file: Path, rule: MaskRule = "binary") -> NDArra
         _check_opaque(file, picture)
         is_grey = picture.mode in _GREY_MODES or picture.mode.startswith(("I", "F"))
         pixels = np.asarray(picture if is_grey else picture.convert("RGB"))
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise UserError(f"{file} is a mask with pixels that are infinite or no number; save it as 8-bit greyscale.")
     if rule == "half":
-        return _above_half(file, pixels)
+        return _above(file, pixels, None)
+    if not isinstance(rule, str):
+        return _above(file, pixels, rule)
     if not is_grey:
         is_grey = bool((pixels == pixels[..., :1]).all())
         # Otherwise one number per colour.
@@ -150,25 +157,54 @@ def read_mask(file: Path, image_file: Path, rule: MaskRule = "binary") -> NDArra
     foreground = pixels != 0
     if rule == "nonzero":
         return foreground
-    top = pixels.max()
+    top = pixels.max() or pixels.min()  # the one other value may be negative
     if strays := np.count_nonzero(foreground & (pixels != top)):
         top_name, zero, kind = (str(top), "0", "value") if is_grey else (f"#{top:06x}", "black", "colour")
+        share = strays / pixels.size
         raise MaskValuesError(
             f"{file} holds {np.unique(pixels).size} {kind}s: {strays} of {pixels.size} pixels "
-            f"({strays / pixels.size:.1%}) are neither {zero} nor {top_name}. A mask holds {zero} and one other "
-            f"{kind}: threshold it, for example at half of its maximum, and save it as PNG (JPEG adds values)."
+            f"({f'{share:.1%}' if share >= 0.001 else 'below 0.1%'}) are neither {zero} nor {top_name}. A mask holds "
+            f"{zero} and one other {kind}: threshold it, for example at half of its maximum, and save it as PNG (JPEG "
+            "adds values); or bring it in with qgbench data add --threshold LEVEL."
         )
     return foreground
 
 
-def _above_half(file: Path, pixels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Cut grey values or the mean of three colours at half of what their type can hold."""
+def _above(file: Path, pixels: NDArray[Any], level: float | None) -> NDArray[np.bool_]:
+    """Cut grey values, or the mean of three colours, at a level; at half of what their type can hold where None."""
     if pixels.dtype == np.bool_:
         return pixels
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise UserError(f"{file} is a mask of {pixels.dtype} values, whose largest is not known; save it with 8 bits.")
-    grey = pixels if pixels.ndim == 2 else pixels.mean(2)
-    return grey > np.iinfo(pixels.dtype).max / 2
+    most = np.iinfo(pixels.dtype).max if pixels.dtype in (np.uint8, np.uint16) else None
+    if level is None:
+        if most is None:
+            raise UserError(
+                f"{file} is a mask of {pixels.dtype} values, whose largest is not known; save it with 8 bits."
+            )
+        level = most / 2
+    elif most is not None and not (level == 0 or 1 <= level < most):
+        raise UserError(
+            f"--threshold {level:g} does not cut {file}, whose grey levels are the whole numbers 0 to {most}; half of "
+            f"them is {most // 2}."
+        )
+    return (pixels if pixels.ndim == 2 else pixels.mean(2)) > level
+
+
+def palette_misleads(file: Path) -> bool:
+    """Tell whether a mask has a palette that shows its number 0 in a colour, or another of its numbers in black.
+
+    Who looks at the numbers, as numpy and ImageJ do, then sees another background than who looks at the colours.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read (see `read_image`).
+    """
+    with _opened(file) as mask:
+        if mask.mode not in ("P", "PA"):
+            return False
+        picture = _decoded(file, mask)
+        numbers = np.asarray(picture).reshape(picture.height, picture.width, -1)[..., 0]  # without alpha
+        return bool(((numbers != 0) != np.asarray(picture.convert("RGB")).any(2)).any())
 
 
 def read_bytes(file: Path) -> bytes:

@@ -5,7 +5,6 @@ the disk allows it (a second name for the same file, which takes no room) and co
 anew. Masks are written as PNG, 0 and 255.
 """
 
-import errno
 import hashlib
 import os
 import shutil
@@ -23,10 +22,19 @@ from pydantic import ValidationError
 from qgbench.data.archives import unpack
 from qgbench.data.cache import Track, no_progress
 from qgbench.data.cards import CARD_NAME, Card, Kind, card_names
-from qgbench.data.readers import DATA_VARIABLE, FolderSource, open_distribution, open_pool, open_source
-from qgbench.errors import QGBenchError, UserError
+from qgbench.data.images import palette_misleads, read_bytes
+from qgbench.data.readers import (
+    DATA_VARIABLE,
+    FolderSource,
+    list_folder,
+    name_some,
+    open_distribution,
+    open_files,
+    open_pool,
+    open_source,
+)
+from qgbench.errors import UserError, unwritable
 from qgbench.logs import logger
-from qgbench.records import write_atomically
 
 _ARCHIVE = ".zip"
 
@@ -37,7 +45,9 @@ def writable_data_dir(given: Path | None) -> Path:
     Raises
     ------
     UserError
-        Neither is given, or the folder cannot be made.
+        Neither is given.
+    QGBenchError
+        The folder cannot be made.
     """
     named = given or os.environ.get(DATA_VARIABLE)
     if not named:
@@ -46,7 +56,7 @@ def writable_data_dir(given: Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the data folder {folder} cannot be made ({error.strerror}); name another.") from error
+        raise unwritable(f"the data folder {folder}", error, "choose another --data-dir") from error
     return folder
 
 
@@ -78,15 +88,18 @@ def install_distribution(card: Card, sources: Sequence[Path], data_dir: Path, tr
     """
     unpacked = data_dir / f".{card.name}.unpacked"
     with _place(card.name, data_dir) as partial:
-        folders = [folder for source in sources for folder in _folders(source, unpacked, track)]
-        source = open_distribution(card, folders) or _common_layout(card, folders)
-        if source is None:
-            known = "; ".join(f"{layout.images} ({layout.about})" for layout in card.layout)
-            raise UserError(
-                f"{', '.join(map(str, sources))}: no images of '{card.name}' were found there. Expected files like "
-                f"{known or 'images/ID.jpg'}, or the common layout (images/, masks/)."
-            )
-        _write(source, partial, track)
+        origins: dict[Path, Path] = {}
+        for given in sources:
+            origins |= _folders(given, unpacked, track)
+        with _archives_named(origins):
+            source = open_distribution(card, list(origins)) or _common_layout(card, list(origins))
+            if source is None:
+                known = "; ".join(f"{layout.images} ({layout.about})" for layout in card.layout)
+                raise UserError(
+                    f"{', '.join(map(str, sources))}: no images of '{card.name}' were found there. Expected files like "
+                    f"{known or 'images/ID.jpg'}, or the common layout (images/, masks/)."
+                )
+            _write(source, partial, track)
     shutil.rmtree(unpacked, ignore_errors=True)
     if card.images is not None and len(source.ids) != card.images:
         logger.warning("'%s' has %d images; its card expects %d.", card.name, len(source.ids), card.images)
@@ -106,7 +119,7 @@ def add_own(
     Parameters
     ----------
     card : Card
-        Written beside the images.
+        Written beside the images; its `threshold` says where soft masks are cut.
     images, masks : Path
         Folders of files; a mask bears its image's name, or that and _mask or _segmentation.
     groups : Path, optional
@@ -121,34 +134,22 @@ def add_own(
     QGBenchError
         As `install_distribution`.
     """
-    places = {"images" if masks else "unlabelled": images, "masks": masks, "groups.csv": groups}
-    for place in places.values():
-        if place is not None and not place.expanduser().exists():
-            raise UserError(f"there is no file or folder {place}.")
+    images, masks, groups = images.expanduser(), masks and masks.expanduser(), groups and groups.expanduser()
+    for folder in (images, masks):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"there is no folder {folder}.")
+    if groups is not None and not groups.is_file():
+        raise UserError(f"there is no file {groups}.")
     with _place(card.name, data_dir) as partial:
-        given = partial.with_name(f".{card.name}.given")
-        shutil.rmtree(given, ignore_errors=True)
-        given.mkdir()
-        try:
-            for name, place in places.items():
-                if place is not None:
-                    (given / name).symlink_to(place.expanduser().absolute())
-            write_atomically(given / CARD_NAME, card_text(card).encode())
-            source = open_source(str(given.absolute())) if masks else open_pool(str(given.absolute()))
-            assert isinstance(source, FolderSource)
-            _write(source, partial, track)
-            shutil.copyfile(given / CARD_NAME, partial / CARD_NAME)
-        except UserError as error:
-            message = str(error)
-            for name, place in places.items():  # the user's names, not those of the links
-                message = message.replace(str(given.resolve() / name), str(place))
-            raise UserError(message) from error
-        finally:
-            shutil.rmtree(given, ignore_errors=True)
+        source = open_files(card, images, masks, groups, "binary" if card.threshold is None else card.threshold)
+        _write(source, partial, track)
+        (partial / CARD_NAME).write_text(card_text(card), encoding="utf-8")
     return data_dir / card.name
 
 
-def own_card(name: str, title: str, groups: str, pool: bool, facts: Mapping[str, str]) -> Card:
+def own_card(
+    name: str, title: str, groups: str, pool: bool, facts: Mapping[str, str], threshold: float | None = None
+) -> Card:
     """Make the card of one's own data set.
 
     Parameters
@@ -162,6 +163,8 @@ def own_card(name: str, title: str, groups: str, pool: bool, facts: Mapping[str,
         Whether the images have no masks.
     facts : mapping of str to str
         domain, modality, terms, citation.
+    threshold : float, optional
+        Value above which pixels of soft masks become the lesion, see `qgbench.data.images.read_mask`.
 
     Raises
     ------
@@ -175,7 +178,9 @@ def own_card(name: str, title: str, groups: str, pool: bool, facts: Mapping[str,
         )
     kind: Kind = "pool" if pool else "labelled"
     try:
-        return Card(name=name, title=title, kind=kind, groups=groups, homepage="not stated", **facts)
+        return Card(
+            name=name, title=title, kind=kind, groups=groups, homepage="not stated", threshold=threshold, **facts
+        )
     except ValidationError as error:
         raise UserError(
             f"'{name}' cannot name a data set: letters, digits, '_', '.', '-' only, the first a letter or digit."
@@ -188,8 +193,8 @@ def card_text(card: Card) -> str:
     return "".join(f"{name} = {_toml(value)}\n" for name, value in facts.items())
 
 
-def _toml(value: str | int) -> str:
-    if isinstance(value, int):
+def _toml(value: str | float) -> str:
+    if isinstance(value, int | float):
         return str(value)
     escaped = "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or c in '"\\' or ord(c) == 127 else c for c in value)
     return f'"{escaped}"'
@@ -216,31 +221,47 @@ def _place(name: str, data_dir: Path) -> Iterator[Path]:
     except Timeout as error:
         raise UserError(f"another process is preparing '{name}'; wait for it.") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise QGBenchError(f"the disk of {data_dir} is full; free some space and give the same command.") from error
-        raise QGBenchError(f"'{name}' was not brought to {data_dir}: {error}.") from error
+        raise unwritable(f"to the data folder {data_dir}", error, "choose another --data-dir") from error
 
 
-def _folders(source: Path, unpacked: Path, track: Track) -> list[Path]:
-    """Give the folders that a source consists of, unpacking archives; those that were unpacked before stay."""
+@contextmanager
+def _archives_named(origins: Mapping[Path, Path]) -> Iterator[None]:
+    """Name archives in errors, where those are about the folders that they were unpacked to."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for folder, origin in origins.items():
+            message = message.replace(str(folder.resolve()), str(origin)).replace(str(folder), str(origin))
+        raise UserError(message) from error
+
+
+def _folders(source: Path, unpacked: Path, track: Track) -> dict[Path, Path]:
+    """Give the folders that a source consists of, with the archive that each was unpacked from, or itself.
+
+    What was unpacked before stays.
+    """
     if not source.exists():
         raise UserError(f"there is no file or folder {source}.")
     if source.is_dir():
-        archives = sorted(file for file in source.iterdir() if file.suffix.lower() == _ARCHIVE)
-        return [source, *(folder for file in archives for folder in _folders(file, unpacked, track))]
+        archives = [file for file in list_folder(source) if file.suffix.lower() == _ARCHIVE]
+        folders = {source: source}
+        for file in archives:
+            folders |= _folders(file, unpacked, track)
+        return folders
     state = source.stat()
     identity = f"{source.resolve()}/{state.st_size}/{state.st_mtime_ns}"
     folder = unpacked / hashlib.sha256(identity.encode()).hexdigest()[:12]
     if not folder.exists():
         unpacked.mkdir(exist_ok=True)
         unpack(source, folder, track)
-    return [folder]
+    return {folder: source}
 
 
 def _common_layout(card: Card, folders: Sequence[Path]) -> FolderSource | None:
     """Open the first folder that is in the common layout, or whose only folder is."""
     for folder in folders:
-        for candidate in (folder, *(entry for entry in sorted(folder.iterdir()) if entry.is_dir())):
+        for candidate in (folder, *(entry for entry in list_folder(folder) if entry.is_dir())):
             if (candidate / ("images" if card.kind == "labelled" else "unlabelled")).is_dir():
                 open_it = open_source if card.kind == "labelled" else open_pool
                 source = open_it(str(candidate.resolve()))
@@ -250,36 +271,60 @@ def _common_layout(card: Card, folders: Sequence[Path]) -> FolderSource | None:
 
 
 def _write(source: FolderSource, partial: Path, track: Track) -> None:
-    """Write a data set in the common layout."""
+    """Write a data set in the common layout, and say what is strange about its masks as a whole."""
     place = partial / ("images" if source.labelled else "unlabelled")
     place.mkdir()
     if source.labelled:
         (partial / "masks").mkdir()
 
-    def write_one(id: str) -> None:
+    def write_one(id: str) -> tuple[bool, bool]:
         image, masks = source.files(id)
         _link(image, place / f"{id}{image.suffix.lower()}")
-        if masks:
-            mask = Image.fromarray(source.mask(id).astype(np.uint8) * 255)
-            mask.save(partial / "masks" / f"{id}.png")
+        if not masks:
+            return False, False
+        mask = source.mask(id)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(partial / "masks" / f"{id}.png")
+        return not mask.any(), any(map(palette_misleads, masks))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for _ in track(pool.map(write_one, source.ids), f"Installing {source.name}", len(source.ids), "images"):
-                pass
+            written = pool.map(write_one, source.ids)
+            seen = list(track(written, f"Installing {source.name}", len(source.ids), "images"))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    _warn_of_masks(
+        source,
+        [id for id, (is_empty, _) in zip(source.ids, seen, strict=True) if is_empty],
+        [id for id, (_, is_misleading) in zip(source.ids, seen, strict=True) if is_misleading],
+    )
     if source.groups != source.ids:
         table = pd.DataFrame({"stem": source.ids, "group": source.groups})
-        write_atomically(partial / "groups.csv", table.to_csv(index=False, lineterminator="\n").encode())
+        table.to_csv(partial / "groups.csv", index=False, lineterminator="\n", encoding="utf-8")
     if source.extra is not None:
         assert isinstance(source.extra, FolderSource)
         _write(source.extra, partial, track)
+
+
+def _warn_of_masks(source: FolderSource, empty: list[str], misleading: list[str]) -> None:
+    """Say what makes one doubt that a data set's masks are meant as they were read."""
+    if misleading:
+        logger.warning(
+            "%s with a palette whose colours and numbers disagree on the background. The colours were taken: black is "
+            "the background. Look at the outlines (qgbench data show %s); if they are wrong, save the masks as grey.",
+            name_some(misleading, "mask"),
+            source.name,
+        )
+    if 2 * len(empty) > len(source.ids):
+        logger.warning(
+            "%s of %d without a single foreground pixel: a run on such images learns little or nothing.",
+            name_some(empty, "mask"),
+            len(source.ids),
+        )
 
 
 def _link(file: Path, target: Path) -> None:
     try:
         target.hardlink_to(file.resolve())
     except OSError:  # another disk, or one without links
-        shutil.copyfile(file, target)
+        target.write_bytes(read_bytes(file))

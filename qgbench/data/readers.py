@@ -111,7 +111,7 @@ class FolderSource(Source):
         Group of each image by id.
     extra : Source, optional
         Further images without a mask.
-    rule : {'binary', 'half', 'nonzero'}
+    rule : {'binary', 'half', 'nonzero'} or float
         What of a mask is the lesion, see `qgbench.data.images.read_mask`.
     """
 
@@ -122,7 +122,7 @@ class FolderSource(Source):
         masks: dict[str, list[Path]] | None,
         groups: dict[str, str],
         extra: Source | None,
-        rule: MaskRule = "binary",
+        rule: MaskRule | float = "binary",
     ) -> None:
         self.card = card
         self.ids = sorted(images)
@@ -131,7 +131,7 @@ class FolderSource(Source):
         self.extra = extra
         self._images = images
         self._masks = masks or {}
-        self._rule: MaskRule = rule
+        self._rule: MaskRule | float = rule
 
     def files(self, id: str) -> tuple[Path, list[Path]]:
         """Name the file of an image and those of its mask, whose foregrounds are joined; none for a pool."""
@@ -151,7 +151,7 @@ class FolderSource(Source):
         hashes = iter(hash_files([file for part in parts for _, file in part]))
         digest = hashlib.sha256()
         if self._rule != "binary":
-            digest.update(self._rule.encode())
+            digest.update(str(self._rule).encode())
         for part in parts:
             for id, file in part:
                 digest.update(f"{id}\0{file.name}\0".encode())
@@ -226,14 +226,45 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     folder, card = _locate(dataset, data_dir, "labelled")
     if (distribution := _open_unless_common(card, folder)) is not None:
         return distribution
-    images = _image_files(folder / "images", "labelled", IMAGE_SUFFIXES)
-    masks = _match_masks(images, folder)
-    groups = _read_groups(folder / "groups.csv", images)
-    extra = None
+    spare = f"move the images to {folder / 'unlabelled'}"
+    source = open_files(card, folder / "images", folder / "masks", _groups_file(folder), without_mask=spare)
     if os.path.lexists(folder / "unlabelled"):
         pool_facts = {"name": f"{card.name}_unlabelled", "kind": "pool", "groups": "none known", "images": None}
-        extra = _open_unlabelled(folder, card.model_copy(update={**pool_facts, "budget": None}))
-    return FolderSource(card, images, {id: [file] for id, file in masks.items()}, groups, extra)
+        source.extra = _open_unlabelled(folder, card.model_copy(update={**pool_facts, "budget": None}))
+    return source
+
+
+def open_files(
+    card: Card,
+    images: Path,
+    masks: Path | None,
+    groups: Path | None = None,
+    rule: MaskRule | float = "binary",
+    without_mask: str = "leave the images out, or add them as a pool of their own",
+) -> FolderSource:
+    """Open a data set or, without masks, a pool, wherever its parts lie.
+
+    Parameters
+    ----------
+    card : Card
+    images, masks : Path
+        Folders of files; a mask bears its image's name, or that and one of `MASK_ENDINGS`.
+    groups : Path, optional
+        CSV with the columns stem and group; where None, every image is a group of its own.
+    rule : {'binary', 'half', 'nonzero'} or float
+        What of a mask is the lesion, see `qgbench.data.images.read_mask`.
+    without_mask : str
+        What to do with images that have no mask, for the message that names them.
+
+    Raises
+    ------
+    UserError
+        A folder or file is missing or cannot be read, or the images, masks and groups do not belong together.
+    """
+    files = _image_files(images, IMAGE_SUFFIXES, card.kind)
+    matched = None if masks is None else _match_masks(files, images, masks, without_mask)
+    group_of = {id: id for id in files} if groups is None else _read_groups(groups, files)
+    return FolderSource(card, files, matched, group_of, None, rule)
 
 
 def open_distribution(card: Card, folders: Sequence[Path]) -> FolderSource | None:
@@ -384,13 +415,12 @@ def own_names(data_dir: Path | None = None, kind: Kind | None = None) -> list[st
     if folder is None or not folder.is_dir():
         return []
     shipped = card_names()
-    own = [entry for entry in _entries(folder) if (entry / CARD_NAME).is_file() and entry.name not in shipped]
+    own = [entry for entry in list_folder(folder) if (entry / CARD_NAME).is_file() and entry.name not in shipped]
     return [entry.name for entry in own if kind is None or _kind_of(entry) == kind]
 
 
 def _open_unlabelled(folder: Path, card: Card) -> FolderSource:
-    images = _image_files(folder / "unlabelled", "pool", IMAGE_SUFFIXES)
-    return FolderSource(card, images, None, {id: id for id in images}, None)
+    return open_files(card, folder / "unlabelled", None)
 
 
 def _data_folder(data_dir: Path | None) -> Path | None:
@@ -482,13 +512,13 @@ def _own_card(folder: Path, kind: Kind) -> Card:
         ) from error
 
 
-def _image_files(folder: Path, kind: Kind, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _image_files(folder: Path, suffixes: tuple[str, ...], kind: Kind = "labelled") -> dict[str, Path]:
     """List the image files of a folder by stem; warn of files that are passed over."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; expected {_LAYOUT[kind]}.")
     files: dict[str, Path] = {}
     passed_over = []
-    for file in _entries(folder):
+    for file in list_folder(folder):
         if file.name.startswith("."):
             continue
         if file.suffix.lower() not in suffixes:
@@ -501,7 +531,7 @@ def _image_files(folder: Path, kind: Kind, suffixes: tuple[str, ...]) -> dict[st
             raise UserError(f"{files[id]} and {file.name} share the name '{id}'; keep one of them.")
         files[id] = file
     if not files:
-        raise UserError(f"{folder} holds no images ({', '.join(suffixes)}); expected {_LAYOUT[kind]}.")
+        raise UserError(f"{folder} holds no images ({', '.join(suffixes)}); put them there, or name another folder.")
     _refuse_case_twins(files)
     if passed_over:
         logger.warning("%s: passed over %s: none of %s.", folder, name_some(passed_over, "file"), ", ".join(suffixes))
@@ -518,8 +548,8 @@ def _refuse_case_twins(files: dict[str, Path]) -> None:
             )
 
 
-def _entries(folder: Path) -> list[Path]:
-    """List a folder, sorted."""
+def list_folder(folder: Path) -> list[Path]:
+    """List a folder, sorted; raises UserError if it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:
@@ -545,39 +575,40 @@ def _check_file(file: Path) -> None:
         raise UserError(f"{file} has the name of an image but is {kind}; move it elsewhere.")
 
 
-def _match_masks(images: dict[str, Path], folder: Path) -> dict[str, Path]:
+def _match_masks(images: dict[str, Path], folder: Path, masks: Path, without_mask: str) -> dict[str, list[Path]]:
     """Give each image its mask: the file of its own name, else of its name with one of `MASK_ENDINGS`."""
-    files = _image_files(folder / "masks", "labelled", MASK_SUFFIXES)
+    files = _image_files(masks, MASK_SUFFIXES)
     candidates = {id: [id + ending for ending in MASK_ENDINGS if id + ending in files] for id in images}
     if bare := [id for id in images if not candidates[id]]:
         folded = {stem.casefold() for stem in files}
         is_case = any((id + ending).casefold() in folded for id in bare for ending in MASK_ENDINGS)
         raise UserError(
-            f"{name_some(bare, 'image')} of {folder / 'images'} without a mask in {folder / 'masks'}: add the masks "
-            f"or move the images to {folder / 'unlabelled'}."
+            f"{name_some(bare, 'image')} of {folder} without a mask in {masks}: add the masks or {without_mask}."
             + (" Some differ from their mask in nothing but case: give both the same name." if is_case else "")
         )
     chosen = {id: stems[0] for id, stems in candidates.items()}
     spare = set(files) - set(chosen.values())
     if second := sorted(spare.intersection(chain.from_iterable(candidates.values()))):
         raise UserError(
-            f"{name_some(second, 'mask')} of {folder / 'masks'} beside another mask of the same image "
+            f"{name_some(second, 'mask')} of {masks} beside another mask of the same image "
             f"({', '.join(f'ID{ending}' for ending in MASK_ENDINGS)} mean the same); keep one of them."
         )
     if spare:
-        raise UserError(
-            f"{name_some(sorted(spare), 'mask')} of {folder / 'masks'} without an image: remove or complete them."
-        )
-    return {id: files[stem] for id, stem in chosen.items()}
+        raise UserError(f"{name_some(sorted(spare), 'mask')} of {masks} without an image: remove or complete them.")
+    return {id: [files[stem]] for id, stem in chosen.items()}
+
+
+def _groups_file(folder: Path) -> Path | None:
+    """Name the ``groups.csv`` of a folder; None where it has none."""
+    file = folder / "groups.csv"
+    for other in list_folder(folder):
+        if other.name != file.name and other.name.lower() == file.name:
+            raise UserError(f"{other} is not read under that name; rename it to {file.name}.")
+    return file if os.path.lexists(file) else None
 
 
 def _read_groups(file: Path, images: Iterable[str]) -> dict[str, str]:
-    """Read ``groups.csv``; without the file every image is a group of its own."""
-    for other in _entries(file.parent):
-        if other.name != file.name and other.name.lower() == file.name:
-            raise UserError(f"{other} is not read under that name; rename it to {file.name}.")
-    if not os.path.lexists(file):
-        return {id: id for id in images}
+    """Read a table of groups: a row for each image."""
     table = read_table(file, ("stem", "group"))
     if not {"stem", "group"} <= set(table.columns):
         raise UserError(

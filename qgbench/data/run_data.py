@@ -80,16 +80,12 @@ def open_run_data(
     source = open_source(dataset, data_dir)
     pools = [open_pool(name, data_dir) for name in regime.pool_names]
     given = _given(regime, split_from, source, pools)
+    chosen = [_drawn(pool, given, draw, seed) for pool, draw in zip(pools, regime.pool_draws, strict=True)]
     prepared = prepare(source, size, cache_dir, track)
     split = load_split(source, regime.split_kind, fractions, prepared) if given is None else given.table
     parts = [] if source.extra is None else [whole(prepare(source.extra, size, cache_dir, track))]
-    for pool, draw in zip(pools, regime.pool_draws, strict=True):
+    for pool, ids in zip(pools, chosen, strict=True):
         images = prepare(pool, size, cache_dir, track)
-        ids = images.ids
-        if given is not None and given.pool is not None:
-            ids = sorted(set(ids) & set(given.pool))
-        if draw is not None:
-            ids = draw_pool(ids, pool.name, draw, seed)
         row_of = {id: row for row, id in enumerate(images.ids)}
         parts.append((images, np.array([row_of[id] for id in ids])))
     _refuse_leaks(prepared, split, parts, [pool.name for pool in pools])
@@ -111,6 +107,12 @@ def said_if(*absent: type[UserError]) -> Iterator[None]:
         yield
     except absent as error:
         logger.warning("the data are not here, so nothing was compared with them: %s", error)
+
+
+def _drawn(pool: Source, given: GivenSplit | None, draw: int | None, seed: int) -> list[str]:
+    """List the images of a pool that a run uses."""
+    ids = pool.ids if given is None or given.pool is None else sorted(set(pool.ids) & set(given.pool))
+    return ids if draw is None else draw_pool(ids, pool.name, draw, seed)
 
 
 def _given(regime: Regime, split_from: Sequence[Path], source: Source, pools: Sequence[Source]) -> GivenSplit | None:

@@ -83,23 +83,23 @@ def split_of(
         What opening, splitting, drawing and reading raise.
     """
     source = open_source(name, data_dir)
+    given = read_given(split_from, source) if split_from else None
+    if given is not None and given.labelled is not None and budget is not None:
+        raise UserError("the published split names its labelled images; leave --labelled out.")
+    regime = None if budget is None else Regime.parse(budget)
     prepared = prepare(source, _SIZE, track=track)
     areas = lesion_areas(prepared)
-    labelled = None
-    if split_from:
-        given = read_given(split_from, source)
-        table, labelled = given.table, given.labelled
+    if given is not None:
+        table = given.table
     elif seed == 0:
         table = load_split(source, kind, fractions, prepared)
     else:
         table = make_split(source.ids, source.groups, kind, fractions, seed, areas)
-    if labelled is not None:
-        if budget is not None:
-            raise UserError("the published split names its labelled images; leave --labelled out.")
-        table = table.assign(labelled_0=_marks(table, labelled))
-    elif budget is not None:
+    if given is not None and given.labelled is not None:
+        table = table.assign(labelled_0=_marks(table, given.labelled))
+    elif regime is not None:
         train = table.loc[table["split"] == "train"]
-        number = Regime.parse(budget).labelled(len(train))
+        number = regime.labelled(len(train))
         columns = {f"labelled_{k}": _marks(table, draw_labelled(train, number, k)) for k in range(draws)}
         table = table.assign(**columns)
     return ShownSplit(source.name, table, dict(zip(source.ids, areas, strict=True)))

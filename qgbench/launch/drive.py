@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+from qgbench.amounts import amount
 from qgbench.errors import QGBenchError
 from qgbench.launch.executor import Ending, Executor
 from qgbench.launch.job import NOT_NOW, Job
@@ -185,7 +186,7 @@ class _Driver:
             return
         if (free := shutil.disk_usage(self._output).free) < _LEAST_SPACE:
             self._drive.stopped = (
-                f"the disk of {self._output} has {free // 2**20} MiB left, and {_LEAST_SPACE // 2**20} are needed; "
+                f"the disk of {self._output} has {amount(free)} left, and {amount(_LEAST_SPACE)} are needed; "
                 "free space and give the command again"
             )
             return

@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from qgbench.amounts import amount
 from qgbench.data.cache import Prepared, Track
 from qgbench.data.experiment import ImageSet, TrainingData, whole
 from qgbench.errors import QGBenchError
@@ -245,7 +246,7 @@ def _in_own_process(request: _Request) -> Measured:
                 if time.monotonic() > end:
                     failure = f"a step takes more than the {limit:g} s that were allowed"
                 elif _resident(process.pid) > allowed:
-                    failure = f"a step takes more than the {allowed / 2**20:.0f} MiB of memory that can be used here"
+                    failure = f"a step takes more than the {amount(allowed)} of memory that can be used here"
         finally:
             process.kill()
             process.wait()

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from qgbench.data.cards import Kind
 from qgbench.data.readers import DATA_VARIABLE, find_card
 from qgbench.data.splits import split_fingerprint
-from qgbench.errors import AbsentDataError, QGBenchError, UserError
+from qgbench.errors import AbsentDataError, QGBenchError, UserError, unwritable
 from qgbench.launch.job import Job
 from qgbench.records import read_record, write_atomically
 from qgbench.spec import Regime, RunSpec, Settings, apply_settings, load_protocol
@@ -66,7 +66,7 @@ class Plan(Settings):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise QGBenchError(f"cannot write {folder}: {error.strerror}. Choose another --output.") from error
+            raise unwritable(folder, error, "choose another --output") from error
         write_atomically(folder / f"{self.suite}.json", self.model_dump_json().encode())
 
 

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import QGBenchError, UserError, unwritable
 from qgbench.folder import BusyError
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.launch.executor import Ending, Executor
@@ -217,7 +217,7 @@ class SlurmExecutor(Executor):
                         os.environ["SLURM_CONF"] = configuration
                 submitted = executor.map_array(carry_out_json, [job.model_dump_json() for job in jobs])
         except OSError as error:
-            raise QGBenchError(f"cannot write {self._folder}: {error.strerror}. Choose another --output.") from error
+            raise unwritable(self._folder, error, "choose another --output") from error
         except submitit.core.utils.FailedJobError as error:
             raise QGBenchError(
                 f"Slurm refused jobs: {str(error).strip()}. Check what --slurm and --gpus give."

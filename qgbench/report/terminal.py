@@ -48,6 +48,7 @@ def outcome_table(record: Record) -> Table:
     table.add_row("HD95 (max)", f"{summary.hd95_max:.2f} px", "larger of the two directed, as MONAI")
     table.add_row("HD95 of diagonal", f"{summary.hd95_percent:.2f} %", "")
     table.add_row("missed", f"{summary.missed}", "lesions without any prediction; Dice 0")
+    table.add_row("spurious", f"{summary.spurious}", "predictions where there is no lesion; Dice 0")
     if record.audit is not None:
         table.add_section()
         table.add_row("g, synthetic masks", _numbers(record.audit.synthetic), "validation images")

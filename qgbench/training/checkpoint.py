@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from qgbench.errors import UserError
+from qgbench.errors import UserError, unreadable
 from qgbench.logs import logger
 from qgbench.records import write_atomically
 
@@ -56,7 +56,7 @@ class Checkpoints:
         Raises
         ------
         UserError
-            It belongs to other images, another split, or another predictor.
+            It belongs to other images, another split, or another predictor, or may not be read.
         """
         for path in (self._last, self._previous):
             if not path.exists():
@@ -93,6 +93,8 @@ def _read(path: Path) -> dict[str, Any] | None:
             if archive.testzip() is not None:
                 return None
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError):
         return None
     return content if isinstance(content, dict) and {"belongs_to", "state"} <= set(content) else None

@@ -508,8 +508,8 @@ def test_full_disk_in_mid_preparation(
         with pytest.raises(QGBenchError) as caught:
             prepare(source, 12, tmp_path / "cache")
     assert str(caught.value) == (
-        f"cannot write the cache {tmp_path / 'cache'}: No space left on device. Free some space and give the same "
-        "command again, which goes on where it stopped; or set QGBENCH_CACHE to a folder on another disk."
+        f"cannot write the cache {tmp_path / 'cache'}: No space left on device. Free some space on that disk, or "
+        "set QGBENCH_CACHE to a folder on another disk, and give the same command again."
     )
     assert entries(tmp_path / "cache") == []
     if rows:
@@ -528,10 +528,11 @@ def test_disk_too_small_for_the_arrays(
     free = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free._replace(free=needed - 1))
     with pytest.raises(
-        QGBenchError, match=r"'own' at 12 x 12 pixels need 0\.00 GB more, .* are free\. Free some space"
+        QGBenchError, match=r"'own' at 12 x 12 pixels need 5\.1 KiB more, and 5\.1 KiB are free\. Free some space"
     ):
         prepare(source, 12, tmp_path / "cache")
     assert decoded == []
+    assert not list((tmp_path / "cache").glob(".*.partial"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free._replace(free=needed))
     with pytest.raises(KeyboardInterrupt):
         prepare(source, 12, tmp_path / "cache", interrupted_after(8))

@@ -15,14 +15,16 @@ SIZE = 4
 
 
 def prepared(name: str, groups: list[int], first: int = 0, masked: bool = True) -> Prepared:
-    """Image i is filled with the number first + i; so is its mask, cut to its parity."""
+    """Image i is filled with the number first + i; so is its mask, cut to its parity but for a corner of lesion."""
     count = sum(groups)
     numbers = np.arange(first, first + count).astype(np.uint8).reshape(-1, 1, 1)
+    masks = np.broadcast_to(numbers % 2, (count, SIZE, SIZE)).copy()
+    masks[:, 0, 0] = 1
     return Prepared(
         ids=[f"{name}{i:03d}" for i in range(count)],
         groups=[f"g{group}" for group, size in enumerate(groups) for _ in range(size)],
         images=np.broadcast_to(numbers[..., None], (count, SIZE, SIZE, 3)).copy(),
-        masks=np.broadcast_to(numbers % 2, (count, SIZE, SIZE)).copy() if masked else None,
+        masks=masks if masked else None,
         sizes=np.full((count, 2), SIZE),
         fingerprint=name,
         originals=None,
@@ -97,6 +99,21 @@ def test_a_budget_of_all_without_a_pool_trains_the_unlabelled_losses_on_the_labe
     assert result.unlabelled_are_labelled
 
 
+def test_labelled_images_without_any_lesion_are_refused_and_a_part_without_is_not() -> None:
+    images = prepared("i", [1] * 10)
+    assert images.masks is not None
+    split = split_of(images, "ttttttvvxx")
+    (lesion, *others) = training_data(images, [], split, regime(3), 0).labelled.ids
+    images.masks[[images.ids.index(id) for id in others]] = 0
+    assert training_data(images, [], split, regime(3), 0).labelled.ids == [lesion, *others]
+    images.masks[images.ids.index(lesion)] = 0
+    with pytest.raises(UserError, match="3 of the 6 training images have one: take more labelled images, or another"):
+        training_data(images, [], split, regime(3), 0)
+    images.masks[:] = 0
+    with pytest.raises(UserError, match="nor has any of the 6 training images: see qgbench data verify"):
+        training_data(images, [], split, regime(3), 0)
+
+
 def test_pools_join_the_unlabelled_images_and_are_marked_as_having_no_mask() -> None:
     images = prepared("i", [1] * 10)
     pools = [prepared("p", [1] * 3, first=100, masked=False), prepared("q", [1] * 2, first=200, masked=False)]
@@ -107,7 +124,7 @@ def test_pools_join_the_unlabelled_images_and_are_marked_as_having_no_mask() -> 
     assert numbers(unlabelled)[4:] == [100, 101, 102, 200, 201]
     masks = unlabelled.masks(np.arange(9))
     assert masks.shape == (9, 1, SIZE, SIZE)
-    assert [float(mask.mean()) for mask in masks] == [number % 2 for number in numbers(unlabelled)[:4]] + [0.0] * 5
+    assert [float(mask[0, -1, -1]) for mask in masks] == [number % 2 for number in numbers(unlabelled)[:4]] + [0.0] * 5
 
 
 def test_a_budget_of_one_is_refused() -> None:

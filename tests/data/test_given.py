@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_understood_is_named(tmp_path: Path, name: str, te
 
 
 def test_a_missing_file_and_one_in_another_encoding_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.csv is gone"):
+    with pytest.raises(UserError, match=r"there is no file or folder .*nowhere\.csv; name the files of the split"):
         read_given([tmp_path / "nowhere.csv"], source("ph2", IDS))
     (tmp_path / "train.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(UserError, match=r"train\.txt is not UTF-8 \(line 1\); save it as UTF-8"):

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import os
 import random
 import struct
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 
-from qgbench.data.images import read_bytes, read_image, read_mask
+from qgbench.data.images import palette_misleads, read_bytes, read_image, read_mask
 from qgbench.errors import UserError
 from tests.data.test_readers import listening
 
@@ -487,10 +488,84 @@ def test_float_masks(tmp_path: Path) -> None:
     pixels = BINARY.astype(np.float32) / 255
     file = put(tmp_path, tiff(pixels))
     np.testing.assert_array_equal(read_mask(file, file), BINARY > 0)
-    for stray in (0.5, -1.0, np.nan):
+    for stray, what in ((0.5, "threshold it"), (-1.0, "threshold it"), (np.nan, "are infinite or no number")):
         pixels[0, 0] = stray
         file = put(tmp_path, tiff(pixels))
-        assert "threshold it" in refusal(file, file)
+        assert what in refusal(file, file)
+
+
+@pytest.mark.parametrize("value", [-1, 7])
+def test_the_one_other_value_may_be_negative(tmp_path: Path, value: int) -> None:
+    pixels = (BINARY // 255).astype(np.int32) * value
+    file = put(tmp_path, encoded(Image.fromarray(pixels), "TIFF"))
+    np.testing.assert_array_equal(read_mask(file, file), BINARY > 0)
+    pixels[0, 0] = 2 * value
+    file = put(tmp_path, encoded(Image.fromarray(pixels), "TIFF"))
+    assert f"are neither 0 nor {pixels.max() or pixels.min()}." in refusal(file, file)
+
+
+def test_few_strays_among_many_pixels_are_not_called_none(tmp_path: Path) -> None:
+    pixels = np.zeros((200, 200), dtype=np.uint8)
+    pixels[0, :2] = 255, 1
+    file = put(tmp_path, encoded(Image.fromarray(pixels), "PNG"))
+    assert "1 of 40000 pixels (below 0.1%) are neither 0 nor 255" in refusal(file, file)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "level"),
+    [
+        (np.arange(256).astype(np.uint8), 127),
+        (np.arange(0, 65536, 256).astype(np.uint16), 32767),
+        (np.linspace(0, 1, 256, dtype=np.float32), 0.5),
+        (np.arange(256).astype(np.uint8), 0),
+        (np.repeat(np.arange(256).astype(np.uint8)[:, None], 3, axis=1), 200),
+    ],
+)
+def test_what_is_above_a_grey_level_is_lesion(tmp_path: Path, pixels: np.ndarray, level: float) -> None:
+    soft = pixels.reshape(16, 16, *pixels.shape[1:])
+    file = put(tmp_path, tiff(soft))
+    expected = (soft if soft.ndim == 2 else soft[..., 0]) > level
+    np.testing.assert_array_equal(read_mask(file, file, level), expected)
+    assert 0 < expected.sum() < expected.size
+
+
+def test_a_mask_of_one_bit_has_no_levels_to_cut(tmp_path: Path) -> None:
+    file = put(tmp_path, encoded(Image.fromarray(BINARY > 0), "PNG"))
+    np.testing.assert_array_equal(read_mask(file, file, 127), BINARY > 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "most"),
+    [(np.uint8, 255, 255), (np.uint8, 0.5, 255), (np.uint8, math.nan, 255), (np.uint16, 7e4, 65535)],
+)
+def test_a_level_that_cuts_nothing_is_refused(tmp_path: Path, kind: type, level: float, most: int) -> None:
+    file = put(tmp_path, tiff(BINARY.astype(kind)))
+    with pytest.raises(UserError, match=rf"--threshold .* whole numbers 0 to {most}; half of them is {most // 2}\."):
+        read_mask(file, file, level)
+
+
+def palette(*colours: tuple[int, int, int]) -> Image.Image:
+    """A mask of the numbers 0 and 1 in these colours."""
+    picture = Image.fromarray(BINARY // 255, "P")
+    picture.putpalette([channel for colour in colours for channel in colour])
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("picture", "misleads", "foreground"),
+    [
+        (palette((0, 0, 0), (255, 0, 0)), False, BINARY > 0),
+        (palette((0, 0, 0), (0, 0, 0)), True, np.zeros(SHAPE, bool)),
+        (palette((255, 255, 255), (0, 0, 0)), True, BINARY == 0),
+        (Image.fromarray(BINARY), False, BINARY > 0),
+    ],
+)
+def test_a_palette_whose_numbers_and_colours_disagree(
+    tmp_path: Path, picture: Image.Image, misleads: bool, foreground: np.ndarray
+) -> None:
+    file = put(tmp_path, encoded(picture, "PNG"))
+    assert palette_misleads(file) == misleads
+    np.testing.assert_array_equal(read_mask(file, file), foreground)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])

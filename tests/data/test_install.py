@@ -1,6 +1,7 @@
 """Data sets are brought into the data folder: every distribution, from folders and from archives, and one's own."""
 
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from qgbench.data.cache import prepare
 from qgbench.data.cards import card_names, load_card
 from qgbench.data.install import add_own, card_text, install_distribution, own_card, writable_data_dir
 from qgbench.data.readers import FolderSource, Source, open_distribution, open_pool, open_source
+from qgbench.data.verify import verify
 from qgbench.errors import QGBenchError, UserError
 from tests.data.distributions import BUILDERS, build
-from tests.data.test_readers import write_tree
+from tests.data.test_readers import save_mask, write_tree
 
 FACTS = {"domain": "breast", "modality": "ultrasound", "terms": 'mine: "all" \\ rights', "citation": "a\nb"}
 # Trees with hundreds of listed images are opened elsewhere; one of them will do here.
@@ -175,6 +177,87 @@ def test_own_images_without_masks_become_a_pool(tmp_path: Path) -> None:
     assert (pool.ids, pool.labelled, pool.card.kind) == (["a", "b", "c"], False, "pool")
 
 
+def added(raw: Path, data_dir: Path, threshold: float | None = None) -> Path:
+    card = own_card("mine", "Mine", "none known", False, FACTS, threshold)
+    return add_own(card, raw / "images", raw / "masks", None, data_dir)
+
+
+def test_soft_masks_are_cut_when_they_are_added_and_the_card_says_where(tmp_path: Path) -> None:
+    write_tree(tmp_path / "raw")
+    expected = open_source(str(tmp_path / "raw"))
+    masks = {id: expected.mask(id) for id in expected.ids}
+    for id, mask in masks.items():
+        soft = np.where(mask, 255 - np.arange(mask.shape[1]), 127).astype(np.uint8)
+        save_mask(tmp_path / f"raw/masks/{id}.png", soft)
+    with pytest.raises(UserError, match=r"qgbench data add --threshold LEVEL"):
+        added(tmp_path / "raw", tmp_path)
+    folder = added(tmp_path / "raw", tmp_path, 127)
+    found = open_source(str(folder))
+    assert found.card.threshold == 127
+    for id, mask in masks.items():
+        np.testing.assert_array_equal(found.mask(id), mask)
+    assert [finding.rule for finding in verify([str(folder)]) if finding.rule.endswith("mask")] == []
+
+
+def test_masks_that_make_one_doubt_their_reading_are_spoken_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tree(tmp_path / "raw")
+    black = Image.open(tmp_path / "raw/masks/a.png").point(lambda value: value // 255)
+    black.putpalette([0, 0, 0, 0, 0, 0])
+    black.save(tmp_path / "raw/masks/a.png")
+    added(tmp_path / "raw", tmp_path)
+    (message,) = caplog.messages  # one of three without a lesion is nothing strange
+    assert message.startswith("1 mask (a) with a palette whose colours and numbers disagree on the background.")
+    assert "qgbench data show mine" in message
+    caplog.clear()
+    for id in "ab":
+        Image.new("L", Image.open(tmp_path / f"raw/images/{id}.png").size).save(tmp_path / f"raw/masks/{id}.png")
+    shutil.rmtree(tmp_path / "mine")
+    added(tmp_path / "raw", tmp_path)
+    (message,) = caplog.messages
+    assert message.startswith("2 masks (a, b) of 3 without a single foreground pixel")
+
+
+def test_messages_name_the_folders_that_were_given(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = tmp_path / "raw"
+    write_tree(raw)
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    Image.open(raw / "images/a.png").save(raw / "images/a.png", exif=turned)
+    Image.new("RGB", (9, 9)).save(raw / "images/spare.png")
+    with pytest.raises(UserError) as caught:
+        added(raw, tmp_path)
+    assert str(caught.value) == (
+        f"1 image (spare) of {raw / 'images'} without a mask in {raw / 'masks'}: add the masks or leave the images "
+        "out, or add them as a pool of their own."
+    )
+    (raw / "images/spare.png").unlink()
+    added(raw, tmp_path)
+    (message,) = caplog.messages
+    assert message.startswith(f"{raw / 'images/a.png'} is turned by its EXIF orientation")
+
+
+def test_what_an_archive_holds_is_named_by_the_archive(tmp_path: Path) -> None:
+    raw = build("ph2", tmp_path / "raw")
+    broken = next(raw.rglob("*_lesion.bmp"))
+    broken.write_bytes(broken.read_bytes()[:100])
+    archive = zipped(raw, tmp_path / "PH2.zip")
+    with pytest.raises(UserError) as caught:
+        install_distribution(load_card("ph2"), [archive], tmp_path)
+    assert str(caught.value).startswith(f"{archive / broken.relative_to(raw)} ")
+    assert ".unpacked" not in str(caught.value)
+
+
+def test_folders_that_are_not_there_are_named(tmp_path: Path) -> None:
+    write_tree(tmp_path / "raw")
+    card = own_card("mine", "Mine", "patient", False, FACTS)
+    images, masks = tmp_path / "raw/images", tmp_path / "raw/masks"
+    for given in ((images / "a.png", masks, None), (images, tmp_path / "nowhere", None), (images, masks, masks)):
+        with pytest.raises(UserError, match=r"there is no (folder|file) .*(a\.png|nowhere|masks)\.$"):
+            add_own(card, *given, tmp_path / "data")
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -216,7 +299,9 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("qgbench.data.install._link", full)
-    with pytest.raises(QGBenchError, match="is full; free some space"):
+    with pytest.raises(
+        QGBenchError, match=r"cannot write to the data folder .*: No space left on device\. Free some space"
+    ):
         install_distribution(load_card("ph2"), [build("ph2", tmp_path / "raw")], tmp_path)
     assert sorted(entry.name for entry in tmp_path.iterdir() if not entry.name.endswith(".lock")) == ["raw"]
 
@@ -227,7 +312,7 @@ def test_no_data_folder_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         writable_data_dir(None)
     assert writable_data_dir(tmp_path / "new/deep").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(QGBenchError, match="A part of that path is a file and not a folder: choose another --data-dir"):
         writable_data_dir(tmp_path / "file/below")
 
 

@@ -64,8 +64,21 @@ def test_images_are_drawn_from_a_pool_by_the_seed_index(data_dir: Path) -> None:
     larger = opened(data_dir, f"all+{pool}~9@image", 1).training.unlabelled.ids
     assert set(draws[1]) < set(larger)
     assert draws[1] == draw_pool([f"p{number:02d}" for number in range(11, -1, -1)], "pool", 5, 1)
+
+
+def test_a_pool_with_too_few_images_is_refused_before_anything_is_prepared(data_dir: Path, tmp_path: Path) -> None:
+    regime = Regime.parse(f"all+{data_dir / 'pool'}~13@image")
     with pytest.raises(UserError, match="13 images are to be drawn from the pool 'pool', which has 12"):
-        opened(data_dir, f"all+{pool}~13@image")
+        open_run_data(str(data_dir / "own"), regime, 0, 12, HALF_TEST, None, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_on_masks_without_any_lesion_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_dir / "own", tmp_path / "own")
+    for file in (tmp_path / "own/masks").iterdir():
+        Image.new("L", Image.open(file).size).save(file)
+    with pytest.raises(UserError, match=r"none of the 3 labelled images \(seed index 0\) .* nor has any of the 8"):
+        opened(tmp_path, "n3@image")
 
 
 def test_the_split_of_own_images_is_balanced_in_area(data_dir: Path) -> None:

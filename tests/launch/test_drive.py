@@ -222,7 +222,7 @@ def test_a_disk_that_runs_full_stops_the_handing_out_and_says_so(plan: Plan, mon
     engine = Scripted(act)
     found = drive(plan, engine, poll=0)
     assert engine.order == ["d"]
-    assert "100 MiB left" in found.stopped
+    assert "100.0 MiB left" in found.stopped
     assert not found.failed
 
 

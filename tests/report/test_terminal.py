@@ -1,0 +1,23 @@
+"""What a finished run prints."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from qgbench.records import read_record
+from qgbench.report.terminal import outcome_table
+
+RECORD = Path(__file__).parents[1] / "golden/records/v1/record.json"
+
+
+@pytest.mark.parametrize("count", [0, 63])
+def test_images_that_count_as_zero_are_shown_by_their_cause(count: int) -> None:
+    record = read_record(RECORD)
+    summary = record.summary.model_copy(update={"missed": 5, "spurious": count})
+    file = io.StringIO()
+    Console(file=file, width=200).print(outcome_table(record.model_copy(update={"summary": summary})))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in file.getvalue().splitlines() if "│" in line]
+    assert ["missed", "5", "lesions without any prediction; Dice 0"] in rows
+    assert ["spurious", str(count), "predictions where there is no lesion; Dice 0"] in rows
