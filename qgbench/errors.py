@@ -1,7 +1,11 @@
 """Errors that a user sees: what was given, what was expected, what to do next."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _LISTED = 40  # longer lists of names are counted, not printed
 
@@ -18,7 +22,28 @@ class UserError(QGBenchError):
     exit_code = 2
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+class NotFoundError(UserError):
+    """What was named does not exist."""
+
+
+def not_written(path: Path, error: OSError, instead: str = "another folder") -> QGBenchError:
+    """Build the error for what cannot be written: a mistake of whoever named it, unless the disk is full.
+
+    Parameters
+    ----------
+    path : Path
+    error : OSError
+        What the operating system says.
+    instead : str
+        What else to choose.
+    """
+    text = f"cannot write {path}: {error.strerror}."
+    if error.errno in DISK_FULL:
+        return QGBenchError(f"{text} Free some space on that disk, or choose {instead}.")
+    return UserError(f"{text} Choose {instead}.")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> NotFoundError:
     """Build the error for a name that nothing is registered under.
 
     Parameters
@@ -35,5 +60,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     hint = f" Did you mean '{near[0]}'?" if near else ""
     if len(names) > _LISTED:
         others = f" Others like it: {', '.join(near[1:])}." if near[1:] else ""
-        return UserError(f"unknown {kind} '{name}'.{hint}{others} {len(names)} are known.")
-    return UserError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
+        return NotFoundError(f"unknown {kind} '{name}'.{hint}{others} {len(names)} are known.")
+    return NotFoundError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")

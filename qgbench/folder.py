@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from qgbench.errors import QGBenchError
+from qgbench.errors import QGBenchError, UserError, not_written
 from qgbench.logs import logger
 from qgbench.records import (
     IMAGES_NAME,
@@ -63,7 +63,7 @@ def locked(folder: Path, what: str, wait: bool = True) -> Iterator[None]:
     Raises
     ------
     QGBenchError
-        The folder cannot be made or written.
+        The disk is full, or, a `UserError`, the folder cannot be made or written.
     BusyError
         Another process is in it, and `wait` is False.
     """
@@ -78,7 +78,7 @@ def locked(folder: Path, what: str, wait: bool = True) -> Iterator[None]:
             logger.info("another process is at this %s (%s); waiting for it to end.", what, folder)
             lock.acquire()
     except OSError as error:
-        raise QGBenchError(f"cannot write {folder}: {error.strerror}. Choose another --output.") from error
+        raise not_written(folder, error, "another --output") from error
     try:
         remove_partial_files(folder)
         yield
@@ -208,11 +208,11 @@ def find_runs(output: Path) -> list[RunFolder]:
 
     Raises
     ------
-    QGBenchError
+    UserError
         The folder is missing.
     """
     if not output.is_dir():
-        raise QGBenchError(f"there is no folder {output}; runs are kept in ./runs unless --output says otherwise.")
+        raise UserError(f"there is no folder {output}; runs are kept in ./runs unless --output says otherwise.")
     return [RunFolder(path.parent) for path in sorted(output.glob(f"*/{SPEC_NAME}"))]
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qgbench.console import print_table
 from qgbench.errors import UserError
 from qgbench.registry import Kind, Known, PluginImportError, catalogue, load_arch, load_method, resolve
 from qgbench.spec import allowed, load_protocol
@@ -62,7 +63,7 @@ def print_method(name: str, console: Console, plugins: Iterable[str] = ()) -> No
     for setting, field in type(settings).model_fields.items():
         values = (setting, str(getattr(settings, setting)), allowed(field), field.description or "")
         table.add_row(*(Text(value) for value in values))
-    console.print(table)
+    print_table(table, console)
 
 
 def print_arch(name: str, console: Console, plugins: Iterable[str] = ()) -> None:
@@ -88,7 +89,7 @@ def print_arch(name: str, console: Console, plugins: Iterable[str] = ()) -> None
         ("parameters", _parameters(reference, arch)),
     ):
         table.add_row(Text(key), Text(value))
-    console.print(table)
+    print_table(table, console)
 
 
 def _print_head(name: str, reference: str, code: Any, console: Console) -> None:
@@ -122,17 +123,16 @@ def _print_all(
     width = max(len(name) for name in count)
     for group in dict.fromkeys([*rows, *failures]):
         console.print(Text(group, "bold"))
-        table = Table(box=None, padding=(0, 1, 0, 0), expand=True, header_style="dim")
-        table.add_column(kind, min_width=width, no_wrap=True)
+        table = Table(box=None, padding=(0, 1, 0, 0), expand=console.is_terminal, header_style="dim")
+        table.add_column(kind, min_width=width)
         table.add_column("what it is", ratio=1, no_wrap=True, overflow="ellipsis")
         for column in ("arXiv/source", *columns):
-            table.add_column(
-                column, max_width=12 if column == "arXiv/source" else None, no_wrap=True, overflow="ellipsis"
-            )
+            most = 12 if console.is_terminal and column == "arXiv/source" else None
+            table.add_column(column, max_width=most, no_wrap=True, overflow="ellipsis")
         for cells in rows.get(group, []):
             table.add_row(*(Text(cell) for cell in cells))
         if group in rows:
-            console.print(table)
+            print_table(table, console)
         for line in failures.get(group, []):
             console.print(Text(line, "red"), soft_wrap=True)
         console.print()

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qgbench.errors import QGBenchError
+from qgbench.errors import QGBenchError, not_written
 from qgbench.spec import Protocol, load_protocol, protocol_names
 
 SCHEMA_VERSION = 1
@@ -245,7 +245,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises
     ------
     QGBenchError
-        The disk is full or the folder cannot be written.
+        The disk is full, or, a `UserError`, the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -260,9 +260,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise QGBenchError(
-            f"cannot write {path}: {error.strerror}. Free some space on that disk, or choose another folder."
-        ) from error
+        raise not_written(path, error) from error
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -310,4 +310,4 @@ def _write_faults_named(archive: Path, folder: Path) -> Iterator[None]:
         text = f"cannot unpack {archive} to {folder}: {error.strerror}."
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise QGBenchError(f"{text} Free some space and give the same command again.") from error
-        raise QGBenchError(f"{text} Unpack it yourself to a folder that can be written and give that one.") from error
+        raise UserError(f"{text} Unpack it yourself to a folder that can be written and give that one.") from error

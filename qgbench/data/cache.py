@@ -167,7 +167,7 @@ def _not_written(cache_dir: Path, error: OSError) -> QGBenchError:
         return QGBenchError(f"{text} {_MAKE_ROOM}")
     if error.errno == errno.ENOENT:
         return QGBenchError(f"{text} It was removed meanwhile: give the same command again.")
-    return QGBenchError(f"{text} Set {CACHE_VARIABLE} to a folder that you can write to.")
+    return UserError(f"{text} Set {CACHE_VARIABLE} to a folder that you can write to.")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 from qgbench.data.images import unreadable
 from qgbench.errors import QGBenchError
+from qgbench.home import expanded
 from qgbench.logs import logger
 from qgbench.records import write_atomically
 
@@ -33,7 +34,7 @@ _Stamp = list[int]  # size, mtime, ctime, inode
 def default_cache_dir() -> Path:
     """Name the folder of the cache: ``$QGBENCH_CACHE``, else ``~/.cache/qgbench``."""
     given = os.environ.get(CACHE_VARIABLE)
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "qgbench"
+    return expanded(given) if given else expanded("~/.cache/qgbench")
 
 
 def usable_cores() -> int:

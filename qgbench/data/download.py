@@ -86,7 +86,7 @@ def fetch(card: Card, folder: Path, track: Track = no_progress) -> list[Path]:
             raise QGBenchError(
                 f"{text} Free some space and give the same command again; it goes on with what has arrived."
             ) from error
-        raise QGBenchError(f"{text} Choose another folder.") from error
+        raise UserError(f"{text} Choose another folder.") from error
 
 
 def _by_hand(card: Card) -> str:

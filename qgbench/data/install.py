@@ -25,6 +25,7 @@ from qgbench.data.cache import Track, no_progress
 from qgbench.data.cards import CARD_NAME, Card, Kind, card_names
 from qgbench.data.readers import DATA_VARIABLE, FolderSource, open_distribution, open_pool, open_source
 from qgbench.errors import QGBenchError, UserError
+from qgbench.home import expanded
 from qgbench.logs import logger
 from qgbench.records import write_atomically
 
@@ -42,7 +43,7 @@ def writable_data_dir(given: Path | None) -> Path:
     named = given or os.environ.get(DATA_VARIABLE)
     if not named:
         raise UserError(f"no data folder is named: give --data-dir DIR or set {DATA_VARIABLE}=DIR.")
-    folder = Path(named).expanduser()
+    folder = expanded(named)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,7 +124,7 @@ def add_own(
     """
     places = {"images" if masks else "unlabelled": images, "masks": masks, "groups.csv": groups}
     for place in places.values():
-        if place is not None and not place.expanduser().exists():
+        if place is not None and not expanded(place).exists():
             raise UserError(f"there is no file or folder {place}.")
     with _place(card.name, data_dir) as partial:
         given = partial.with_name(f".{card.name}.given")
@@ -132,7 +133,7 @@ def add_own(
         try:
             for name, place in places.items():
                 if place is not None:
-                    (given / name).symlink_to(place.expanduser().absolute())
+                    (given / name).symlink_to(expanded(place).absolute())
             write_atomically(given / CARD_NAME, card_text(card).encode())
             source = open_source(str(given.absolute())) if masks else open_pool(str(given.absolute()))
             assert isinstance(source, FolderSource)
@@ -218,7 +219,7 @@ def _place(name: str, data_dir: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise QGBenchError(f"the disk of {data_dir} is full; free some space and give the same command.") from error
-        raise QGBenchError(f"'{name}' was not brought to {data_dir}: {error}.") from error
+        raise UserError(f"'{name}' was not brought to {data_dir}: {error}.") from error
 
 
 def _folders(source: Path, unpacked: Path, track: Track) -> list[Path]:

@@ -36,7 +36,8 @@ from qgbench.data.cards import CARD_NAME, Card, Kind, card_names, listed_ids, lo
 from qgbench.data.content import hash_files
 from qgbench.data.images import read_image, read_mask, unreadable
 from qgbench.data.layouts import MaskRule, match_layouts
-from qgbench.errors import QGBenchError, UserError, unknown_name
+from qgbench.errors import NotFoundError, QGBenchError, UserError, unknown_name
+from qgbench.home import expanded
 from qgbench.logs import logger
 
 DATA_VARIABLE = "QGBENCH_DATA"
@@ -349,30 +350,30 @@ def _locate(dataset: str, data_dir: Path | None, kind: Kind) -> tuple[Path, Card
     if (folder := _own_folder(dataset, data_dir)) is not None:
         return folder, _own_card(folder, kind)
     if any(separator in dataset for separator in ("/", os.sep)):
-        raise UserError(f"there is no folder {dataset}; expected a data set with {_LAYOUT[kind]}.")
+        raise NotFoundError(f"there is no folder {dataset}; expected a data set with {_LAYOUT[kind]}.")
     raise unknown_name("dataset", dataset, card_names(kind))
 
 
 def _own_folder(dataset: str, data_dir: Path | None) -> Path | None:
     """Find a folder given by its path, or by its name in the data folder if it has a card there."""
-    folder = Path(dataset).expanduser()
+    folder = expanded(dataset)
     if folder.is_dir():
         return folder.resolve()
     given = data_dir or os.environ.get(DATA_VARIABLE)
-    named = None if given is None else Path(given).expanduser() / dataset
+    named = None if given is None else expanded(given) / dataset
     return named.resolve() if named is not None and (named / CARD_NAME).is_file() else None
 
 
 def _named_folder(name: str, data_dir: Path | None, kind: Kind) -> Path:
     given = data_dir or os.environ.get(DATA_VARIABLE)
     if not given:
-        raise UserError(
+        raise NotFoundError(
             f"'{name}' needs its images: put them at DIR/{name}/{_LAYOUT[kind]}, then give --data-dir DIR or set "
             f"{DATA_VARIABLE}=DIR."
         )
-    folder = Path(given).expanduser() / name
+    folder = expanded(given) / name
     if not folder.is_dir():
-        raise UserError(
+        raise NotFoundError(
             f"there is no folder {folder}; '{name}' is looked for in the data folder (--data-dir or {DATA_VARIABLE}), "
             f"with {_LAYOUT[kind]}."
         )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qgbench.console import print_table
 from qgbench.errors import UserError
 from qgbench.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
 from qgbench.records import RECORD_NAME, Record
@@ -69,11 +70,11 @@ def print_runs(folders: list[RunFolder], console: Console) -> None:
         console.print(Text("No runs yet. Start one, for example: qgbench run --method fixmatch --qg"))
         return
     table = Table()
-    table.add_column("run", overflow="fold")
-    table.add_column("status", no_wrap=True, overflow="fold")
-    table.add_column("Dice %", justify="right", no_wrap=True, overflow="fold")
-    table.add_column("HD95 px", justify="right", no_wrap=True, overflow="fold")
-    table.add_column("age", justify="right", no_wrap=True, overflow="fold")
+    table.add_column("run")
+    table.add_column("status", no_wrap=True)
+    table.add_column("Dice %", justify="right", no_wrap=True)
+    table.add_column("HD95 px", justify="right", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
     for folder, state in sorted(((folder, _read(folder)) for folder in folders), key=_by_age):
         name = Text(folder.name)
         for fault in state.faults:
@@ -81,7 +82,7 @@ def print_runs(folders: list[RunFolder], console: Console) -> None:
         summary = state.record.summary if state.record else None
         scores = (f"{100 * summary.dice:.2f}", f"{summary.hd95:.2f}") if summary else ("--", "--")
         table.add_row(name, state.describe(), *scores, state.age)
-    console.print(table)
+    print_table(table, console)
 
 
 def _by_age(pair: tuple[RunFolder, _State]) -> tuple[float, str]:
@@ -103,9 +104,7 @@ def find_run(output: Path, name: str) -> RunFolder:
     Raises
     ------
     UserError
-        No run, or more than one, answers to the name.
-    QGBenchError
-        There is no folder `output`.
+        No run, or more than one, answers to the name; or there is no folder `output`.
     """
     if name and (Path(name) / SPEC_NAME).is_file():
         return RunFolder(Path(name).resolve())
@@ -146,7 +145,7 @@ def print_run(folder: RunFolder, console: Console) -> None:
     console : Console
     """
     state = _read(folder)
-    console.print(Text(folder.name, style="bold", overflow="fold"))
+    console.print(Text(folder.name, style="bold"), soft_wrap=True)
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
@@ -162,7 +161,7 @@ def print_run(folder: RunFolder, console: Console) -> None:
         console.print(Text("The command that started this run continues it from its last checkpoint."))
     if state.record is not None:
         console.print()
-        console.print(outcome_table(state.record))
+        print_table(outcome_table(state.record), console)
     console.print()
     print_curves(state.log, console)
     if state.text_log:

@@ -24,6 +24,8 @@ from qgbench.logs import logger
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 _LAUNCH = "for several processes: torchrun --nproc_per_node N -m qgbench run ..."
+_OF_A_LAUNCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # where accelerate looks for one
 _LONGEST_WAIT = timedelta(hours=6)  # the others wait while the main process prepares data and trains g
 
 T = TypeVar("T")
@@ -91,8 +93,25 @@ ALONE = World()
 
 
 def processes() -> int:
-    """How many processes this run has, by the environment that `torchrun` and `accelerate launch` set."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes this run has, by the environment that `torchrun` and `accelerate launch` set.
+
+    Raises
+    ------
+    UserError
+        The environment says no number.
+    """
+    return _number("WORLD_SIZE", 1)
+
+
+def _number(variable: str, otherwise: int) -> int:
+    """Read a whole number that a launcher set."""
+    text = os.environ.get(variable, str(otherwise))
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(
+            f"the environment says {variable}={text}, which is no number: unset {variable} for one process; {_LAUNCH}."
+        ) from None
 
 
 def best_device() -> str:
@@ -145,8 +164,7 @@ def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
         )
     if device == "cpu" and precision == "fp16":
         raise UserError("fp16 needs a GPU; on a processor use --precision bf16 or fp32.")
-    if processes() > 1:
-        _check_launch(device)
+    _check_launch(device)
     if device == "cuda":
         _repeat_where_cuda_can()
     # Only accelerate's own record is reset (another precision may follow); a process group that exists is kept.
@@ -176,15 +194,23 @@ def _repeat_where_cuda_can() -> None:
 
 
 def _check_launch(device: str) -> None:
-    if "LOCAL_RANK" not in os.environ:
-        # accelerate would wait for the others until the time-out.
+    """Refuse an environment that claims several processes and lacks what they need: accelerate fails, or waits."""
+    claims = [name for name in _SIZES if _number(name, 1) > 1]
+    claims += ["LOCAL_RANK"] if _number("LOCAL_RANK", -1) >= 0 else []
+    if not claims:
+        return
+    if missing := [name for name in _OF_A_LAUNCH if not os.environ.get(name)]:
         raise UserError(
-            f"the environment says WORLD_SIZE={processes()}, but not which process this is (LOCAL_RANK): "
-            f"unset WORLD_SIZE for one process; {_LAUNCH}."
+            f"the environment says {claims[0]}={os.environ[claims[0]]}, but not {' and '.join(missing)}: unset "
+            f"{' and '.join(claims)} for one process; {_LAUNCH}."
         )
+    for name in ("RANK", "MASTER_PORT"):
+        _number(name, 0)
+    if processes() == 1:
+        return
     if device == "mps":
         raise UserError(f"{processes()} processes were started, but an MPS device takes one; start one process.")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    here = _number("LOCAL_WORLD_SIZE", 1)
     if device == "cuda" and here > torch.cuda.device_count():
         raise UserError(
             f"{here} processes were started on this machine, which has {torch.cuda.device_count()} CUDA device(s); "

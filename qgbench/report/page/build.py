@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import UserError, not_written
 from qgbench.folder import locked
 from qgbench.records import IMAGES_NAME, RECORD_NAME, Record, images_path
 from qgbench.report.analysis import Analysis, Contrast, Scores, Section
@@ -86,9 +86,7 @@ def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = (), r
                 _restore(output, old)
                 shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
-        raise QGBenchError(
-            f"cannot write the page {output}: {error}. Free some space or choose another folder."
-        ) from error
+        raise not_written(output, error) from error
     return [output / name for name in TOP]
 
 
