@@ -30,7 +30,8 @@ def numbers(environment: dict[str, str], output: Path) -> tuple[float, str]:
     """Give the seconds of one run, and what it measured."""
     unset = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     begin = time.monotonic()
-    subprocess.run([sys.executable, "-m", "qgbench", *COMMAND, output], env=unset | environment, check=True)
+    command = [sys.executable, "-m", "qgbench", *COMMAND, output]
+    subprocess.run(command, env=unset | environment, check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - begin
     (record,) = output.glob(f"*/{RECORD_NAME}")
     return seconds, read_record(record).summary.model_dump_json() + read_images(record.parent / "images.csv").to_csv()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from qgbench import __version__, completion, data_cli, suite_cli
 from qgbench.console import standard_output, written_out
@@ -66,7 +67,7 @@ def _root(
 
 
 def _is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 @app.command()
@@ -321,7 +322,9 @@ def check(
     failed = 0
     for finding in check_method(load_method(resolve("method", method, plugin or []))):
         mark = "[green]ok[/green]  " if finding.passed else "[red]FAIL[/red]"
-        console.print(f"{mark} {finding.rule}" + ("" if finding.passed else f": {finding.detail}"), highlight=False)
+        console.print(
+            f"{mark} {finding.rule}" + ("" if finding.passed else f": {escape(finding.detail)}"), highlight=False
+        )
         failed += not finding.passed
     if failed:
         raise UserError(f"{method} breaks {failed} of the rules above; CONTRIBUTING.md explains them.")

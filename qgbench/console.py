@@ -70,5 +70,6 @@ def print_table(table: Table, console: Console) -> None:
         return
     for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
         console.print(name, soft_wrap=True)
-        facts = [Text.assemble(f"{other.header} ", cell) for other, cell in zip(others, cells, strict=True) if cell]
-        console.print(Padding(Text(", ").join(facts), (0, 0, 0, 2)))
+        headings = (f"{other.header}: " if other.header else "" for other in others)
+        facts = [Text.assemble(heading, cell) for heading, cell in zip(headings, cells, strict=True) if cell]
+        console.print(Padding(Text("  ").join(facts), (0, 0, 0, 2)))

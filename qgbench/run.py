@@ -115,10 +115,10 @@ def run(
     folder = place_for(output, spec, force)
     if (record := _finished(folder)) is not None:
         return Outcome(record, folder.path, was_done=True)
-    if what_differs := what_cannot_repeat(spec.device):
-        logger.info(what_differs)
     with interruptible():
         accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
+        if what_differs := what_cannot_repeat(spec.device):
+            logger.info(what_differs)
         method, encoder_hash = _make_method(spec, protocol, method_class, settings)
         data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
         alone = folder.locked(wait) if accelerator.is_main_process else nullcontext()

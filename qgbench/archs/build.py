@@ -11,7 +11,7 @@ from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.library import unsuitable
 from qgbench.archs.registry import nearest_sizes
 from qgbench.archs.weights import Weights
-from qgbench.errors import UserError
+from qgbench.errors import QGBenchError, UserError
 from qgbench.registry import load_arch
 
 # Encoders that segmentation-models-pytorch names otherwise than timm does.
@@ -126,7 +126,12 @@ def build_network(
         raise UserError(
             f"images of {size} pixels do not fit arch '{arch}': the side must be {entry.sizes}; the nearest: {near}."
         )
-    body = entry.build(encoder, weights, decoder_channels, size)
+    try:
+        body = entry.build(encoder, weights, decoder_channels, size)
+    except QGBenchError:
+        raise
+    except Exception as error:  # of somebody else's library, or of an architecture of one's own
+        raise unsuitable(encoder, arch, f"{type(error).__name__}: {error}") from error
     network = SegmentationNetwork(body, *normalisation(encoder), size, entry.min_batch)
     keep_depthwise_in_float32(network)
     network.to(memory_format=torch.channels_last)

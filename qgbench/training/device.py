@@ -19,11 +19,11 @@ from accelerate.utils import (
 )
 from torch import Tensor
 
-from qgbench.errors import UserError
+from qgbench.errors import QGBenchError, UserError
 from qgbench.logs import logger
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-_LAUNCH = "for several processes: torchrun --nproc_per_node N -m qgbench run ..."
+_LAUNCH = "for several processes: torchrun --nproc_per_node N -m qgbench run OPTIONS"
 _OF_A_LAUNCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # where accelerate looks for one
 _LONGEST_WAIT = timedelta(hours=6)  # the others wait while the main process prepares data and trains g
@@ -169,16 +169,25 @@ def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
         _repeat_where_cuda_can()
     # Only accelerate's own record is reset (another precision may follow); a process group that exists is kept.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=_MIXED[precision],
-        kwargs_handlers=[
-            AutocastKwargs(cache_enabled=False),
-            InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
-            DistributedDataParallelKwargs(find_unused_parameters=True),  # a method may leave a student out of a step
-        ],
-        step_scheduler_with_optimizer=False,
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision=_MIXED[precision],
+            kwargs_handlers=[
+                AutocastKwargs(cache_enabled=False),
+                InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
+                DistributedDataParallelKwargs(
+                    find_unused_parameters=True
+                ),  # a method may leave a student out of a step
+            ],
+            step_scheduler_with_optimizer=False,
+        )
+    except Exception as error:  # whatever else an earlier launch left for accelerate to find
+        first = (str(error).splitlines() or [""])[0]
+        raise QGBenchError(
+            f"accelerate cannot start: {type(error).__name__}: {first}. Unset the variables of an earlier launch "
+            f"(ACCELERATE_..., MASTER_ADDR, ...) for one process; {_LAUNCH}."
+        ) from error
     # Last, because accelerate chooses a number of threads itself when it finds several processes on a processor.
     torch.set_num_threads(threads)
     # `accelerate launch --cpu --num_processes N` prepares the environment for N processes and starts one.
