@@ -59,7 +59,7 @@ class _State:
 def print_runs(folders: list[RunFolder], console: Console) -> None:
     """Print a table of runs, one a row: id, status, Dice (%), HD95 (pixels), age; the one changed last comes last.
 
-    A run whose files are damaged is listed with the cause under its id.
+    Below it stands what is damaged of a run, and the cause.
 
     Parameters
     ----------
@@ -75,14 +75,15 @@ def print_runs(folders: list[RunFolder], console: Console) -> None:
     table.add_column("Dice %", justify="right", no_wrap=True)
     table.add_column("HD95 px", justify="right", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
+    notes: list[Text] = []
     for folder, state in sorted(((folder, _read(folder)) for folder in folders), key=_by_age):
-        name = Text(folder.name)
-        for fault in state.faults:
-            name.append(f"\nnote: {fault}", style="red")
+        notes += [Text(f"note: {folder.name}: {fault}", style="red") for fault in state.faults]
         summary = state.record.summary if state.record else None
         scores = (f"{100 * summary.dice:.2f}", f"{summary.hd95:.2f}") if summary else ("--", "--")
-        table.add_row(name, state.describe(), *scores, state.age)
+        table.add_row(Text(folder.name), state.describe(), *scores, state.age)
     print_table(table, console)
+    for note in notes:
+        console.print(note, soft_wrap=True)
 
 
 def _by_age(pair: tuple[RunFolder, _State]) -> tuple[float, str]:

@@ -210,8 +210,8 @@ def _check_launch(device: str) -> None:
         return
     if missing := [name for name in _OF_A_LAUNCH if not os.environ.get(name)]:
         raise UserError(
-            f"the environment says {claims[0]}={os.environ[claims[0]]}, but not {' and '.join(missing)}: unset "
-            f"{' and '.join(claims)} for one process; {_LAUNCH}."
+            f"the environment says {claims[0]}={os.environ[claims[0]]}, but not {', '.join(missing)}: unset "
+            f"{', '.join(claims)} for one process; {_LAUNCH}."
         )
     for name in ("RANK", "MASTER_PORT"):
         _number(name, 0)
