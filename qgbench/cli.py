@@ -504,7 +504,7 @@ def power(
         spread = stated(group_sd / 100, run_sd / 100, image_sd / 100, icc, images_per_group)
         cases = [Case("stated", spread, None, None, images_per_group)]
     gains = gain or [0.5, 1.0, 2.0, 4.0]
-    if any(points <= 0 for points in gains):
+    if not all(points > 0 for points in gains):
         raise UserError("--gain is in Dice points and above 0.")
     table = power_rows(cases, [points / 100 for points in gains], seeds or [3, 5, 10])
     print_power(table, standard_output())
@@ -715,7 +715,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     try:
         with interruptible(), written_out():
-            code = app(standalone_mode=False)
+            code = app(prog_name="qgbench", standalone_mode=False) or 0
     except Interrupted as interruption:
         print("interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
         code = 128 + interruption.number

@@ -37,7 +37,8 @@ def not_written(path: Path, error: OSError, instead: str = "another folder") -> 
     instead : str
         What else to choose.
     """
-    text = f"cannot write {path}: {error.strerror}."
+    reason = f"{error.filename} is no folder" if isinstance(error, FileExistsError) else error.strerror
+    text = f"cannot write {path}: {reason}."
     if error.errno in DISK_FULL:
         return QGBenchError(f"{text} Free some space on that disk, or choose {instead}.")
     return UserError(f"{text} Choose {instead}.")

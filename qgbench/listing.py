@@ -89,7 +89,7 @@ def print_arch(name: str, console: Console, plugins: Iterable[str] = ()) -> None
         ("parameters", _parameters(reference, arch)),
     ):
         table.add_row(Text(key), Text(value))
-    print_table(table, console)
+    console.print(table)
 
 
 def _print_head(name: str, reference: str, code: Any, console: Console) -> None:

@@ -111,8 +111,15 @@ def test_verbose_adds_the_traceback_and_keeps_the_message(
         (["runz"], "No such command 'runz'"),
         (["runs", "missing"], "there is no folder missing"),
         (["runs", "--output", "missing"], "there is no folder missing"),
+        (
+            ["power", "--group-sd=1", "--run-sd=1", "--image-sd=8", "--gain=nan"],
+            "--gain is in Dice points and above 0.",
+        ),
         (["show", "one", "--output", "missing"], "there is no folder missing"),
-        (["new", "method", "mine", "--output", "taken"], "cannot write taken/mine.py: Not a directory. Choose another"),
+        (
+            ["new", "method", "mine", "--output", "taken"],
+            "cannot write taken/mine.py: taken is no folder. Choose another folder.",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

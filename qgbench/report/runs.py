@@ -162,7 +162,7 @@ def print_run(folder: RunFolder, console: Console) -> None:
         console.print(Text("The command that started this run continues it from its last checkpoint."))
     if state.record is not None:
         console.print()
-        print_table(outcome_table(state.record), console)
+        console.print(outcome_table(state.record))
     console.print()
     print_curves(state.log, console)
     if state.text_log:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from qgbench.console import print_table, standard_output
+from qgbench.console import standard_output
 from qgbench.records import Agreement, Record
 
 
@@ -24,7 +24,7 @@ def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> No
     console = standard_output()
     if was_done:
         console.print("This run was done already; nothing was trained.")
-    print_table(outcome_table(record), console)
+    console.print(outcome_table(record))
     for line in (
         f"record: {folder / 'record.json'}",
         f"{'twin without the add-on' if record.cell.addon else 'twin with the add-on'}: {twin}",
