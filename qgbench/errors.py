@@ -37,7 +37,7 @@ def not_written(path: Path, error: OSError, instead: str = "another folder") -> 
     instead : str
         What else to choose.
     """
-    reason = f"{error.filename} is no folder" if isinstance(error, FileExistsError) else error.strerror
+    reason = f"{error.filename} is no folder" if isinstance(error, FileExistsError) else error.strerror or error
     text = f"cannot write {path}: {reason}."
     if error.errno in DISK_FULL:
         return QGBenchError(f"{text} Free some space on that disk, or choose {instead}.")

@@ -33,8 +33,7 @@ _Stamp = list[int]  # size, mtime, ctime, inode
 
 def default_cache_dir() -> Path:
     """Name the folder of the cache: ``$QGBENCH_CACHE``, else ``~/.cache/qgbench``."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return expanded(given) if given else expanded("~/.cache/qgbench")
+    return expanded(os.environ.get(CACHE_VARIABLE) or "~/.cache/qgbench")
 
 
 def usable_cores() -> int:
