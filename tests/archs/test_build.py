@@ -331,7 +331,5 @@ def test_whatever_a_builder_raises_is_one_sentence(monkeypatch: pytest.MonkeyPat
 
     mine = dataclasses.replace(ARCHS["unet"], build=fail)
     monkeypatch.setattr("qgbench.archs.build.load_arch", lambda reference: mine)
-    with pytest.raises(
-        UserError, match=r"^encoder .* with arch 'mine': KeyError: .*resnet34\.$"
-    ):
+    with pytest.raises(UserError, match=r"^encoder .* with arch 'mine': KeyError: .*resnet34\.$"):
         build_network("mine", "resnet18", "none", CHANNELS, 64)
