@@ -144,7 +144,7 @@ def run(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed index k: labelled draw k, predictor g_k and training seed.")
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed index k: labelled draw k, predictor g_k and training seed.")
     ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. (default: the protocol's)")] = None,

@@ -105,6 +105,7 @@ def test_verbose_adds_the_traceback_and_keeps_the_message(
     ("words", "message"),
     [
         (["run", "--method", "supervised", "--steps", "-5"], "Invalid value for '--steps': Input should be greater"),
+        (["run", "--method", "supervised", "--seed", "9" * 20], "Invalid value for '--seed': Input should be less"),
         (["run"], "Missing option '--method'. See qgbench run --help."),
         (["data", "split"], "Missing argument 'name'. See qgbench data split --help."),
         (["runs", "--colour"], "No such option: --colour"),
