@@ -323,7 +323,7 @@ def open_any(name: str, data_dir: Path | None = None) -> Source:
         kind = load_card(name).kind
     elif (folder := _own_folder(name, data_dir)) is None:
         if any(separator in name for separator in ("/", os.sep)):
-            raise UserError(f"there is no folder {name}; expected a data set or a pool.")
+            raise NotFoundError(f"there is no folder {name}; expected a data set or a pool.")
         raise unknown_name("dataset", name, card_names())
     elif os.path.lexists(folder / CARD_NAME):
         kind = read_card(folder / CARD_NAME).kind
