@@ -165,7 +165,7 @@ def _not_written(cache_dir: Path, error: OSError) -> QGBenchError:
     text = f"cannot write the cache {cache_dir}: {error.strerror}."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return QGBenchError(f"{text} {_MAKE_ROOM}")
-    if error.errno == errno.ENOENT:
+    if error.errno == errno.ENOENT and cache_dir.parent.is_dir():
         return QGBenchError(f"{text} It was removed meanwhile: give the same command again.")
     return UserError(f"{text} Set {CACHE_VARIABLE} to a folder that you can write to.")
 
