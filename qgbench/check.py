@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import QGBenchError, UserError, in_one_line
 from qgbench.logs import logger
 from qgbench.methods import Batch, Method, check_step
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
@@ -204,9 +204,8 @@ def _where_it_failed(error: Exception, method_class: type[Method]) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == inspect.getsourcefile(method_class)]
     last = (own or frames)[-1]
-    first = (str(error).splitlines() or [""])[0]
     return (
-        f"{type(error).__name__}: {first} ({Path(last.filename).name}, line {last.lineno}). The networks of the check "
+        f"{in_one_line(error)} ({Path(last.filename).name}, line {last.lineno}). The networks of the check "
         f"are small: images of {_SIZE} pixels, features of {_CHANNELS} channels, and no attributes but size, encode "
         "and decode."
     )

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from qgbench import __version__, completion, data_cli, suite_cli
 from qgbench.console import standard_output, written_out
-from qgbench.errors import DISK_FULL, QGBenchError, UserError
+from qgbench.errors import DISK_FULL, QGBenchError, UserError, in_one_line
 from qgbench.home import expanded
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.logs import NORMAL, QUIET, SILENT, VERBOSE, logger, set_verbosity, verbosity
@@ -745,8 +745,7 @@ def _explained(error: Any) -> QGBenchError:
     if isinstance(error, OSError):
         where = "standard output" if error.errno in DISK_FULL else type(error).__name__
         return QGBenchError(f"{error.filename or where}: {error.strerror or error}.")
-    first = (str(error).splitlines() or [""])[0]
     return QGBenchError(
-        f"{type(error).__name__}: {first} (not foreseen: --verbose, and the run.log of a run, have the traceback; "
+        f"{in_one_line(error)} (not foreseen: --verbose, and the run.log of a run, have the traceback; "
         "please report it unless it ends in code of your own)."
     )

@@ -26,6 +26,11 @@ class NotFoundError(UserError):
     """What was named does not exist."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return the name of an exception and the first line of its text."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
 def not_written(path: Path, error: OSError, instead: str = "another folder") -> QGBenchError:
     """Build the error for what cannot be written: a mistake of whoever named it, unless the disk is full.
 

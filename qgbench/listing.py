@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qgbench.console import print_table
-from qgbench.errors import UserError
+from qgbench.errors import UserError, in_one_line
 from qgbench.registry import Kind, Known, PluginImportError, catalogue, load_arch, load_method, resolve
 from qgbench.spec import allowed, load_protocol
 
@@ -149,8 +149,7 @@ def _group(entry: Known) -> str:
 def _why(name: str, error: Exception) -> str:
     """Give one line; the traceback is shown when the name itself is asked for."""
     cause = error.__cause__ if isinstance(error, PluginImportError) else error
-    told = str(cause).splitlines()
-    return f"{name}: cannot be used: {type(cause).__name__}: {told[0] if told else ''}"
+    return f"{name}: cannot be used: {in_one_line(cause or error)}"
 
 
 def _method_row(kind: type["Method"]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.library import unsuitable
 from qgbench.archs.registry import nearest_sizes
 from qgbench.archs.weights import Weights
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import QGBenchError, UserError, in_one_line
 from qgbench.registry import load_arch
 
 # Encoders that segmentation-models-pytorch names otherwise than timm does.
@@ -131,7 +131,7 @@ def build_network(
     except QGBenchError:
         raise
     except Exception as error:  # of somebody else's library, or of an architecture of one's own
-        raise unsuitable(encoder, arch, f"{type(error).__name__}: {error}") from error
+        raise unsuitable(encoder, arch, in_one_line(error)) from error
     network = SegmentationNetwork(body, *normalisation(encoder), size, entry.min_batch)
     keep_depthwise_in_float32(network)
     network.to(memory_format=torch.channels_last)

@@ -19,7 +19,7 @@ from accelerate.utils import (
 )
 from torch import Tensor
 
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import QGBenchError, UserError, in_one_line
 from qgbench.logs import logger
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -176,16 +176,14 @@ def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
             kwargs_handlers=[
                 AutocastKwargs(cache_enabled=False),
                 InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
-                DistributedDataParallelKwargs(
-                    find_unused_parameters=True
-                ),  # a method may leave a student out of a step
+                # A method may leave a student out of a step.
+                DistributedDataParallelKwargs(find_unused_parameters=True),
             ],
             step_scheduler_with_optimizer=False,
         )
     except Exception as error:  # whatever else an earlier launch left for accelerate to find
-        first = (str(error).splitlines() or [""])[0]
         raise QGBenchError(
-            f"accelerate cannot start: {type(error).__name__}: {first}. Unset the variables of an earlier launch "
+            f"accelerate cannot start: {in_one_line(error)}. Unset the variables of an earlier launch "
             f"(ACCELERATE_..., MASTER_ADDR, ...) for one process; {_LAUNCH}."
         ) from error
     # Last, because accelerate chooses a number of threads itself when it finds several processes on a processor.
@@ -211,7 +209,7 @@ def _check_launch(device: str) -> None:
     if missing := [name for name in _OF_A_LAUNCH if not os.environ.get(name)]:
         raise UserError(
             f"the environment says {claims[0]}={os.environ[claims[0]]}, but not {', '.join(missing)}: unset "
-            f"{', '.join(claims)} for one process; {_LAUNCH}."
+            f"{claims[0]} for one process{f' (and {claims[1]})' if claims[1:] else ''}; {_LAUNCH}."
         )
     for name in ("RANK", "MASTER_PORT"):
         _number(name, 0)

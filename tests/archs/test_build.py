@@ -327,9 +327,9 @@ def test_two_networks_of_one_seed_are_equal() -> None:
 
 def test_whatever_a_builder_raises_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(encoder: str, weights: str, decoder_channels: tuple[int, ...], size: int) -> NoReturn:
-        raise KeyError("of two\nlines")
+        raise ValueError("of two\nlines")
 
     mine = dataclasses.replace(ARCHS["unet"], build=fail)
     monkeypatch.setattr("qgbench.archs.build.load_arch", lambda reference: mine)
-    with pytest.raises(UserError, match=r"^encoder .* with arch 'mine': KeyError: .*resnet34\.$"):
+    with pytest.raises(UserError, match=r"^encoder .* with arch 'mine': ValueError: of two\. Encoders .*resnet34\.$"):
         build_network("mine", "resnet18", "none", CHANNELS, 64)

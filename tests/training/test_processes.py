@@ -457,7 +457,7 @@ LAUNCHED = {
         ),
         (
             {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},
-            "but not MASTER_ADDR, MASTER_PORT: unset WORLD_SIZE, LOCAL_RANK",
+            "but not MASTER_ADDR, MASTER_PORT: unset WORLD_SIZE for one process \\(and LOCAL",
         ),
         ({"LOCAL_RANK": "0"}, "says LOCAL_RANK=0, but not WORLD_SIZE, RANK"),
         ({"PMI_SIZE": "4"}, "says PMI_SIZE=4, but not WORLD_SIZE"),
