@@ -1,8 +1,11 @@
 """``qgbench check``: does a method keep the contract? Toy networks and images, the real loop, in seconds."""
 
 import copy
+import inspect
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,8 @@ from torch import Tensor, nn
 
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
-from qgbench.errors import QGBenchError, UserError
+from qgbench.errors import QGBenchError, UserError, in_one_line
+from qgbench.logs import logger
 from qgbench.methods import Batch, Method, check_step
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import Labelling, PredictedQuality, one
@@ -22,6 +26,9 @@ from qgbench.training.loop import Trainer
 from qgbench.training.objective import Objective
 
 _SIZE = 32
+_CHANNELS = 8
+_STEP_RULE = "the step keeps the contract and its loss is finite"
+_RUNS_RULE = "the method runs to the end of this check"
 _WARM_UP = 100  # steps after which the toy network is confident on the toy images, each as a whole too
 
 
@@ -45,14 +52,14 @@ class ToySegmenter(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1),
-            nn.BatchNorm2d(8),
+            nn.Conv2d(3, _CHANNELS, 3, padding=1),
+            nn.BatchNorm2d(_CHANNELS),
             nn.ReLU(),
-            nn.Conv2d(8, 8, 3, padding=1),
-            nn.BatchNorm2d(8),
+            nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1),
+            nn.BatchNorm2d(_CHANNELS),
             nn.ReLU(),
         )
-        self.head = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(8, 1, 1))
+        self.head = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(_CHANNELS, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
         """Give logits."""
@@ -169,7 +176,7 @@ def _difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
 
 
 def check_method(method_class: type[Method]) -> Iterator[Finding]:
-    """Check every rule of the contract in turn.
+    """Check every rule of the contract in turn; whatever the method raises is the last finding.
 
     Parameters
     ----------
@@ -180,13 +187,34 @@ def check_method(method_class: type[Method]) -> Iterator[Finding]:
     Finding
     """
     accelerator = make_accelerator("cpu", "fp32", 1)
+    rule = _STEP_RULE
     try:
-        trainer, _ = _Bench(method_class, accelerator).trainer(lambda g: [], _WARM_UP)
-        _finish(trainer)
+        for finding in _check(method_class, accelerator):
+            rule = _RUNS_RULE
+            yield finding
     except QGBenchError as error:
-        yield Finding("the step keeps the contract and its loss is finite", False, str(error))
-        return
-    yield Finding("the step keeps the contract and its loss is finite", True)
+        yield Finding(rule, False, str(error))
+    except Exception as error:
+        logger.debug("%s", traceback.format_exc())
+        yield Finding(rule, False, _where_it_failed(error, method_class))
+
+
+def _where_it_failed(error: Exception, method_class: type[Method]) -> str:
+    """Say what somebody's code raised, in which line of it, and what networks it was given."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == inspect.getsourcefile(method_class)]
+    last = (own or frames)[-1]
+    return (
+        f"{in_one_line(error)} ({Path(last.filename).name}, line {last.lineno}). The networks of the check "
+        f"are small: images of {_SIZE} pixels, features of {_CHANNELS} channels, and no attributes but size, encode "
+        "and decode."
+    )
+
+
+def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Finding]:
+    trainer, _ = _Bench(method_class, accelerator).trainer(lambda g: [], _WARM_UP)
+    _finish(trainer)
+    yield Finding(_STEP_RULE, True)
     batch, _ = trainer._streams.next(0.9)
     method = trainer.method.train()
     yield from _check_terms(method, batch)

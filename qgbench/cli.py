@@ -5,20 +5,25 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from qgbench import __version__, completion, data_cli, suite_cli
-from qgbench.errors import QGBenchError, UserError
+from qgbench.console import standard_output, written_out
+from qgbench.errors import DISK_FULL, QGBenchError, UserError, in_one_line
+from qgbench.home import expanded
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.logs import NORMAL, QUIET, SILENT, VERBOSE, logger, set_verbosity, verbosity
-from qgbench.options import DataDir, Output, Quiet, Verbose
+from qgbench.options import DataDir, Output, Quiet, Verbose, name_or_path
 from qgbench.spec import LARGEST_SEED, MOST_THREADS, SCORES, Regime, RunSpec, load_protocol, parse_assignments
 
 if TYPE_CHECKING:
     from qgbench.data.given import GivenSplit
+
+_WRONG_USAGE: Any = typer.BadParameter.__mro__[1]  # what is wrong with options; Typer exports no name for it
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,7 +45,9 @@ def _version(wanted: bool) -> None:
 
 Plugin = Annotated[
     list[str] | None,
-    typer.Option(help="Also use the names in a .py file or an importable module of one's own; repeatable."),
+    typer.Option(
+        parser=name_or_path, help="Also use the names in a .py file or an importable module of one's own; repeatable."
+    ),
 ]
 
 new_app = typer.Typer(no_args_is_help=True, help="Begin something of your own: [bold]qgbench new method mine[/bold].")
@@ -60,7 +67,7 @@ def _root(
 
 
 def _is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 @app.command()
@@ -68,6 +75,7 @@ def run(
     method: Annotated[
         str,
         typer.Option(
+            parser=name_or_path,
             help="Method: a name that qgbench methods lists, a .py file that defines one, or FILE_OR_MODULE:CLASS.",
             autocompletion=completion.methods,
         ),
@@ -85,6 +93,7 @@ def run(
     dataset: Annotated[
         str | None,
         typer.Option(
+            parser=name_or_path,
             help="Data set: a name, or the path of a folder with images/ and masks/, ./mine. (default: the protocol's)",
             autocompletion=completion.datasets,
         ),
@@ -109,7 +118,10 @@ def run(
     split: Annotated[str | None, typer.Option(help="Instead of --regime: grouped or image. (default: grouped)")] = None,
     split_from: Annotated[
         list[Path] | None,
-        typer.Option(help="Published split: CSV or list files (or their folder) of train, val, test; repeatable."),
+        typer.Option(
+            parser=expanded,
+            help="Published split: CSV or list files (or their folder) of train, val, test; repeatable.",
+        ),
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="Protocol: paper, small or smoke.", autocompletion=completion.protocols)
@@ -117,6 +129,7 @@ def run(
     arch: Annotated[
         str | None,
         typer.Option(
+            parser=name_or_path,
             help="Segmentation network: a name that qgbench archs lists, a .py file, or FILE_OR_MODULE:NAME. "
             "(default: the protocol's)",
             autocompletion=completion.archs,
@@ -295,7 +308,11 @@ def _twin_command(spec: RunSpec, data_dir: Path | None, split_from: list[Path], 
 def check(
     method: Annotated[
         str,
-        typer.Argument(help="Method: a name, a .py file, or FILE_OR_MODULE:CLASS.", autocompletion=completion.methods),
+        typer.Argument(
+            parser=name_or_path,
+            help="Method: a name, a .py file, or FILE_OR_MODULE:CLASS.",
+            autocompletion=completion.methods,
+        ),
     ],
     plugin: Plugin = None,
     verbose: Verbose = False,
@@ -308,11 +325,13 @@ def check(
     from qgbench.check import check_method
     from qgbench.registry import load_method, resolve
 
-    console = Console()
+    console = standard_output()
     failed = 0
     for finding in check_method(load_method(resolve("method", method, plugin or []))):
         mark = "[green]ok[/green]  " if finding.passed else "[red]FAIL[/red]"
-        console.print(f"{mark} {finding.rule}" + ("" if finding.passed else f": {finding.detail}"), highlight=False)
+        console.print(
+            f"{mark} {finding.rule}" + ("" if finding.passed else f": {escape(finding.detail)}"), highlight=False
+        )
         failed += not finding.passed
     if failed:
         raise UserError(f"{method} breaks {failed} of the rules above; CONTRIBUTING.md explains them.")
@@ -322,7 +341,11 @@ def check(
 def methods(
     name: Annotated[
         str | None,
-        typer.Argument(help="Show all about this one: text, settings, ranges.", autocompletion=completion.methods),
+        typer.Argument(
+            parser=name_or_path,
+            help="Show all about this one: text, settings, ranges.",
+            autocompletion=completion.methods,
+        ),
     ] = None,
     plugin: Plugin = None,
     verbose: Verbose = False,
@@ -335,15 +358,16 @@ def methods(
     from qgbench.listing import print_method, print_methods
 
     if name is None:
-        print_methods(Console(), plugin or [])
+        print_methods(standard_output(), plugin or [])
     else:
-        print_method(name, Console(), plugin or [])
+        print_method(name, standard_output(), plugin or [])
 
 
 @app.command()
 def archs(
     name: Annotated[
-        str | None, typer.Argument(help="Show all about this one.", autocompletion=completion.archs)
+        str | None,
+        typer.Argument(parser=name_or_path, help="Show all about this one.", autocompletion=completion.archs),
     ] = None,
     plugin: Plugin = None,
     verbose: Verbose = False,
@@ -356,15 +380,15 @@ def archs(
     from qgbench.listing import print_arch, print_archs
 
     if name is None:
-        print_archs(Console(), plugin or [])
+        print_archs(standard_output(), plugin or [])
     else:
-        print_arch(name, Console(), plugin or [])
+        print_arch(name, standard_output(), plugin or [])
 
 
 @new_app.command("method")
 def new_method(
     name: Annotated[str, typer.Argument(help="Lower-case words joined by underscores, such as my_method.")],
-    output: Annotated[Path, typer.Option(help="Folder for the file.")] = Path(),
+    output: Annotated[Path, typer.Option(parser=expanded, help="Folder for the file.")] = Path(),
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -381,11 +405,16 @@ def new_method(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Folders that hold records. (default: runs)")] = None,
-    output: Annotated[Path, typer.Option(help="Folder for tables, figures and page.")] = Path("report"),
+    folders: Annotated[
+        list[Path] | None, typer.Argument(parser=expanded, help="Folders that hold records. (default: runs)")
+    ] = None,
+    output: Annotated[Path, typer.Option(parser=expanded, help="Folder for tables, figures and page.")] = Path(
+        "report"
+    ),
     suite: Annotated[
         str | None,
         typer.Option(
+            parser=name_or_path,
             help="Only a suite's runs, its questions answered: a name or a .toml file.",
             autocompletion=completion.suites,
         ),
@@ -427,7 +456,8 @@ def report(
 @app.command()
 def power(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of records whose spread is taken. (default: it is stated)")
+        list[Path] | None,
+        typer.Argument(parser=expanded, help="Folders of records whose spread is taken. (default: it is stated)"),
     ] = None,
     gain: Annotated[list[float] | None, typer.Option(help="Dice points; repeatable. (default: 0.5 1 2 4)")] = None,
     seeds: Annotated[list[int] | None, typer.Option(min=2, help="Seeds; repeatable. (default: 3 5 10)")] = None,
@@ -442,7 +472,9 @@ def power(
     dataset: Annotated[list[str] | None, typer.Option(help="Only these data sets; repeatable.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Only these methods; repeatable.")] = None,
     contrast: Annotated[list[str] | None, typer.Option(help="Also the contrast A:B; repeatable.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write power.csv and each contrast's curves here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=expanded, help="Write power.csv and each contrast's curves here.")
+    ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -479,10 +511,10 @@ def power(
         spread = stated(group_sd / 100, run_sd / 100, image_sd / 100, icc, images_per_group)
         cases = [Case("stated", spread, None, None, images_per_group)]
     gains = gain or [0.5, 1.0, 2.0, 4.0]
-    if any(points <= 0 for points in gains):
+    if not all(points > 0 for points in gains):
         raise UserError("--gain is in Dice points and above 0.")
     table = power_rows(cases, [points / 100 for points in gains], seeds or [3, 5, 10])
-    print_power(table, Console())
+    print_power(table, standard_output())
     if output is not None:
         write_atomically(output / "power.csv", table.to_csv(index=False, float_format="%.17g").encode())
         for file in (output / "power.csv", *draw_power(cases, groups or [15, 40, 100], seeds or [3, 5, 10], output)):
@@ -491,7 +523,7 @@ def power(
 
 @app.command()
 def verify(
-    folders: Annotated[list[Path], typer.Argument(help="Folders that hold records: runs, results.")],
+    folders: Annotated[list[Path], typer.Argument(parser=expanded, help="Folders that hold records: runs, results.")],
     judge: Annotated[
         str | None, typer.Option(help="medpy: also measure kept predictions anew, with that library.")
     ] = None,
@@ -506,18 +538,21 @@ def verify(
     from qgbench.verification import print_faults, record_files, verify_records
 
     faults = verify_records(folders, judge, track)
-    print_faults(faults, len(record_files(folders)), Console())
+    print_faults(faults, len(record_files(folders)), standard_output())
     if any(fault.severity == "fault" for fault in faults):
         raise typer.Exit(1)
 
 
 @app.command()
 def reproduce(
-    record: Annotated[Path, typer.Argument(help="A run's folder, its record.json, or a seed<k>.json of results.")],
-    output: Annotated[Path, typer.Option(help="Folder of all reruns.")] = Path("reproductions"),
+    record: Annotated[
+        Path, typer.Argument(parser=expanded, help="A run's folder, its record.json, or a seed<k>.json of results.")
+    ],
+    output: Annotated[Path, typer.Option(parser=expanded, help="Folder of all reruns.")] = Path("reproductions"),
     data_dir: DataDir = None,
     split_from: Annotated[
-        list[Path] | None, typer.Option(help="Files of the split, where the record's is a published one; repeatable.")
+        list[Path] | None,
+        typer.Option(parser=expanded, help="Files of the split, where the record's is a published one; repeatable."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only compare data, versions and machine; train nothing.")
@@ -535,7 +570,8 @@ def reproduce(
     from qgbench import reproduce as reproduction
     from qgbench.run import foresee
 
-    console = Console(quiet=not _is_main_process())
+    console = standard_output()
+    console.quiet = not _is_main_process()
     original = reproduction.open_original(record)
     now = foresee(original.spec, data_dir, split_from=split_from or [])
     conditions = reproduction.compare_conditions(original.record, now)
@@ -561,7 +597,9 @@ def regress(
     suite: Annotated[
         str,
         typer.Option(
-            help="A suite that has a reference, or a .toml file with one beside it.", autocompletion=completion.suites
+            parser=name_or_path,
+            help="A suite that has a reference, or a .toml file with one beside it.",
+            autocompletion=completion.suites,
         ),
     ] = "smoke",
     only: suite_cli.Only = None,
@@ -571,7 +609,10 @@ def regress(
     why: Annotated[str | None, typer.Option(help="Why the numbers changed; kept in the reference.")] = None,
     data_dir: DataDir = None,
     output: Annotated[
-        Path | None, typer.Option(help="Keep the rerun in this folder, which must be empty. (default: it is removed)")
+        Path | None,
+        typer.Option(
+            parser=expanded, help="Keep the rerun in this folder, which must be empty. (default: it is removed)"
+        ),
     ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -589,7 +630,7 @@ def regress(
     if update != bool((why or "").strip()):
         raise UserError("--update and --why TEXT go together: a reference says why it became another one.")
     try:
-        same = carry_out(suite, only or [], why, data_dir, output, this_machine, Console())
+        same = carry_out(suite, only or [], why, data_dir, output, this_machine, standard_output())
     except Interrupted as interruption:
         print("interrupted; nothing was compared or written, and the same command begins anew.", file=sys.stderr)
         raise typer.Exit(128 + interruption.number) from interruption
@@ -599,8 +640,10 @@ def regress(
 
 @app.command()
 def submit(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
-    results: Annotated[Path, typer.Option(help="Folder of the leaderboard's evidence.")] = Path("results"),
+    runs: Annotated[list[Path], typer.Argument(parser=expanded, help="Folders of finished runs.")],
+    results: Annotated[Path, typer.Option(parser=expanded, help="Folder of the leaderboard's evidence.")] = Path(
+        "results"
+    ),
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -617,24 +660,30 @@ def submit(
 
 @app.command()
 def runs(
+    folder: Annotated[
+        Path | None, typer.Argument(parser=expanded, help="Folder of runs. (default: that of --output)")
+    ] = None,
     output: Output = Path("runs"),
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """List the runs in a folder: status, Dice, age.
 
-    Example: [bold]qgbench runs --output runs[/bold]
+    Example: [bold]qgbench runs runs[/bold]
     """
     from qgbench.folder import find_runs
     from qgbench.report.runs import print_runs
 
-    print_runs(find_runs(output), Console())
+    print_runs(find_runs(folder or output), standard_output())
 
 
 @app.command()
 def show(
     run: Annotated[
-        str, typer.Argument(help="A run: its folder, its id, or a part of the id.", autocompletion=completion.runs)
+        str,
+        typer.Argument(
+            parser=name_or_path, help="A run: its folder, its id, or a part of the id.", autocompletion=completion.runs
+        ),
     ],
     output: Output = Path("runs"),
     verbose: Verbose = False,
@@ -646,7 +695,7 @@ def show(
     """
     from qgbench.report.runs import find_run, print_run
 
-    print_run(find_run(output, run), Console())
+    print_run(find_run(output, run), standard_output())
 
 
 @app.command()
@@ -663,22 +712,47 @@ def doctor(
     """
     from qgbench.doctor import examine, print_findings
 
-    if not print_findings(examine(data_dir, output, seconds), Console()):
+    if not print_findings(examine(data_dir, output, seconds), standard_output()):
         raise typer.Exit(1)
 
 
 def main() -> None:
-    """Run the command line; foreseen errors become one message and an exit code."""
+    """Run the command line; whatever goes wrong becomes one message and an exit code."""
+    # Threads that spin while they wait for each other burn cores that others need; sleeping waits change no result.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     try:
-        with interruptible():
-            app()
-    except QGBenchError as error:
+        with interruptible(), written_out():
+            code = app(prog_name="qgbench", standalone_mode=False) or 0
+    except Interrupted as interruption:
+        print("interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
+        code = 128 + interruption.number
+    except Exception as error:
+        code = _tell(error)
+    sys.exit(code)
+
+
+def _tell(error: Exception) -> int:
+    """Print an error, with its traceback if that is wanted, and give its exit code."""
+    told = _explained(error)
+    if str(told):
         console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         if verbosity() == VERBOSE:
             console.print_exception()
         console.print("error: ", style="bold red", end="")
-        console.print(str(error), markup=False)
-        sys.exit(error.exit_code)
-    except Interrupted as interruption:
-        print("interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
-        sys.exit(128 + interruption.number)
+        console.print(str(told), markup=False)
+    return told.exit_code
+
+
+def _explained(error: Any) -> QGBenchError:
+    if isinstance(error, QGBenchError):
+        return error
+    if isinstance(error, _WRONG_USAGE):
+        message = " ".join(error.format_message().split())  # empty where the help was asked for, and printed
+        return UserError(message and f"{message.rstrip('.')}. See {error.ctx.command_path} --help.")
+    if isinstance(error, OSError):
+        where = "standard output" if error.errno in DISK_FULL else type(error).__name__
+        return QGBenchError(f"{error.filename or where}: {error.strerror or error}.")
+    return QGBenchError(
+        f"{in_one_line(error)} (not foreseen: --verbose, and the run.log of a run, have the traceback; "
+        "please report it unless it ends in code of your own)."
+    )

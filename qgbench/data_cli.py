@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from qgbench import completion
+from qgbench.console import standard_output
 from qgbench.errors import UserError, unknown_name
+from qgbench.home import expanded
 from qgbench.logs import logger
-from qgbench.options import DataDir, Quiet, Verbose
+from qgbench.options import DataDir, Quiet, Verbose, name_or_path
 from qgbench.spec import load_protocol
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="A name that qgbench data list shows.", autocompletion=completion.data_names)]
 AnyData = Annotated[
-    str, typer.Argument(help="Data set or pool: a name, or a path (./mine).", autocompletion=completion.data_names)
+    str,
+    typer.Argument(
+        parser=name_or_path, help="Data set or pool: a name, or a path (./mine).", autocompletion=completion.data_names
+    ),
 ]
 SplitOption = Annotated[str, typer.Option("--split", help="grouped or image.")]
 ProtocolOption = Annotated[
@@ -47,9 +51,9 @@ def list_data(
 
     entries = {entry.card.name: entry for entry in inventory(data_dir)}
     if name is None:
-        print_inventory(list(entries.values()), Console())
+        print_inventory(list(entries.values()), standard_output())
     elif name in entries:
-        print_entry(entries[name], Console())
+        print_entry(entries[name], standard_output())
     else:
         raise unknown_name("dataset", name, list(entries))
 
@@ -60,8 +64,9 @@ def prepare(
     source: Annotated[
         list[Path] | None,
         typer.Option(
+            parser=expanded,
             help="What you downloaded: a ZIP, or the folder of ZIPs or unpacked files; repeatable. (default: the "
-            "images are in the data folder already)"
+            "images are in the data folder already)",
         ),
     ] = None,
     protocol: ProtocolOption = "small",
@@ -128,11 +133,17 @@ def fetch(
 def verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Data sets and pools. (default: all that are there)", autocompletion=completion.data_names),
+        typer.Argument(
+            parser=name_or_path,
+            help="Data sets and pools. (default: all that are there)",
+            autocompletion=completion.data_names,
+        ),
     ] = None,
     split: SplitOption = "grouped",
     protocol: ProtocolOption = "small",
-    output: Annotated[Path | None, typer.Option(help="Also write the findings into this JSON file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=expanded, help="Also write the findings into this JSON file.")
+    ] = None,
     data_dir: DataDir = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -147,7 +158,7 @@ def verify(
 
     chosen = names or [entry.card.name for entry in inventory(data_dir) if entry.state != "absent"]
     findings = verify(chosen, data_dir, _kind(split), load_protocol(protocol).fractions, track)
-    print_findings(findings, Console())
+    print_findings(findings, standard_output())
     if output is not None:
         write_findings(findings, output)
     if any(finding.severity == "error" for finding in findings):
@@ -165,9 +176,12 @@ def split_data(
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Number of draws, one for each seed index k.")] = 5,
     split_from: Annotated[
-        list[Path] | None, typer.Option(help="Look at a published split instead of drawing one; repeatable.")
+        list[Path] | None,
+        typer.Option(parser=expanded, help="Look at a published split instead of drawing one; repeatable."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write id, group, split into this CSV file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=expanded, help="Write id, group, split into this CSV file.")
+    ] = None,
     data_dir: DataDir = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -183,7 +197,7 @@ def split_data(
 
     fractions = _fractions(shares)
     found = split_of(name, data_dir, _kind(split), fractions, seed, split_from or [], labelled, draws, track)
-    print_split(found, Console())
+    print_split(found, standard_output())
     if output is not None:
         write_split(found, output)
         print(output)
@@ -194,7 +208,7 @@ def show(
     name: AnyData,
     ids: Annotated[list[str] | None, typer.Argument(help="Images. (default: --count of them, evenly chosen)")] = None,
     count: Annotated[int, typer.Option(min=1, max=600, help="Number of images.")] = 24,
-    output: Annotated[Path | None, typer.Option(help="PNG file. (default: NAME.png)")] = None,
+    output: Annotated[Path | None, typer.Option(parser=expanded, help="PNG file. (default: NAME.png)")] = None,
     data_dir: DataDir = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -218,12 +232,18 @@ def show(
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="Its name from now on: letters, digits, '_', '.', '-'.")],
-    images: Annotated[Path, typer.Option(help="Folder of the images.")],
+    images: Annotated[Path, typer.Option(parser=expanded, help="Folder of the images.")],
     masks: Annotated[
-        Path | None, typer.Option(help="Folder of the masks: ID.png, ID_mask.png, ... (default: the images are a pool)")
+        Path | None,
+        typer.Option(
+            parser=expanded, help="Folder of the masks: ID.png, ID_mask.png, ... (default: the images are a pool)"
+        ),
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(help="CSV with the columns stem and group: patient, lesion or video of each image.")
+        Path | None,
+        typer.Option(
+            parser=expanded, help="CSV with the columns stem and group: patient, lesion or video of each image."
+        ),
     ] = None,
     threshold: Annotated[
         float | None,

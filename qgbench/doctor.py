@@ -25,6 +25,7 @@ from rich.text import Text
 
 from qgbench.amounts import amount
 from qgbench.errors import QGBenchError
+from qgbench.home import expanded
 
 Level = Literal["ok", "warning", "error"]
 Remarks = Iterator[tuple[Level, str]]
@@ -351,7 +352,7 @@ def _cache() -> Remarks:
 
 def _folder(folder: Path, remedy: str) -> Remarks:
     """Write a file into a folder and measure its disk."""
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     try:
         free = _free_after_writing(folder)
     except OSError as error:
@@ -389,7 +390,7 @@ def _data(data_dir: Path | None) -> Remarks:
     given = data_dir or os.environ.get(DATA_VARIABLE)
     entries = inventory(data_dir)
     for entry in entries:
-        name, where = entry.card.name, "" if given is None else f" in {Path(given).expanduser() / entry.card.name}"
+        name, where = entry.card.name, "" if given is None else f" in {expanded(given) / entry.card.name}"
         if entry.card.name == PHANTOM_NAME:
             yield "ok", f"{name}: drawn on demand, needs no files"
         elif entry.state == "ready":

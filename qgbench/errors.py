@@ -7,6 +7,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import MappingProxyType
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 _LISTED = 40  # longer lists of names are counted, not printed
 
 _WRITING: Mapping[int, str] = MappingProxyType(
@@ -38,15 +41,24 @@ class UserError(QGBenchError):
     exit_code = 2
 
 
-class AbsentDataError(UserError):
+class NotFoundError(UserError):
+    """What was named does not exist."""
+
+
+class AbsentDataError(NotFoundError):
     """A data set or pool whose folder is not on this machine."""
 
 
-class UnknownDataError(UserError):
+class UnknownDataError(NotFoundError):
     """A name that no data set or pool has on this machine; one's own, which were added elsewhere, are among these."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+def in_one_line(error: BaseException) -> str:
+    """Return the name of an exception and the first line of its text."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> NotFoundError:
     """Build the error for a name that nothing is registered under.
 
     Parameters
@@ -63,12 +75,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     hint = f" Did you mean '{near[0]}'?" if near else ""
     if len(names) > _LISTED:
         others = f" Others like it: {', '.join(near[1:])}." if near[1:] else ""
-        return UserError(f"unknown {kind} '{name}'.{hint}{others} {len(names)} are known.")
-    return UserError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
+        return NotFoundError(f"unknown {kind} '{name}'.{hint}{others} {len(names)} are known.")
+    return NotFoundError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
 
 
 def unwritable(what: Path | str, error: OSError, elsewhere: str = "choose another folder") -> QGBenchError:
-    """Build the error for something that the operating system does not let be written, with what helps against it.
+    """Build the error for what cannot be written: a mistake of whoever named it, unless the disk is full.
 
     Parameters
     ----------
@@ -79,7 +91,8 @@ def unwritable(what: Path | str, error: OSError, elsewhere: str = "choose anothe
         How to write to another place, in words that follow "or".
     """
     advice = _WRITING.get(error.errno or 0, "Check that disk, or {elsewhere}.").format(elsewhere=elsewhere)
-    return QGBenchError(f"cannot write {what}: {error.strerror or error}. {advice}")
+    kind = QGBenchError if error.errno in DISK_FULL else UserError
+    return kind(f"cannot write {what}: {error.strerror or error}. {advice}")
 
 
 def unreadable(path: Path | Traversable, error: OSError) -> UserError:

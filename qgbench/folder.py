@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from qgbench.errors import QGBenchError, unwritable
+from qgbench.errors import QGBenchError, UserError, unwritable
 from qgbench.logs import logger
 from qgbench.records import (
     IMAGES_NAME,
@@ -62,7 +62,7 @@ def locked(folder: Path, what: str, wait: bool = True) -> Iterator[None]:
     Raises
     ------
     QGBenchError
-        The folder cannot be made or written.
+        The disk is full, or, a `UserError`, the folder cannot be made or written.
     BusyError
         Another process is in it, and `wait` is False.
     """
@@ -207,11 +207,11 @@ def find_runs(output: Path) -> list[RunFolder]:
 
     Raises
     ------
-    QGBenchError
+    UserError
         The folder is missing.
     """
     if not output.is_dir():
-        raise QGBenchError(f"there is no folder {output}; runs are kept in ./runs unless --output says otherwise.")
+        raise UserError(f"there is no folder {output}; runs are kept in ./runs unless --output says otherwise.")
     return [RunFolder(path.parent) for path in sorted(output.glob(f"*/{SPEC_NAME}"))]
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qgbench.errors import UserError
+from qgbench.console import print_table
+from qgbench.errors import UserError, in_one_line
 from qgbench.registry import Kind, Known, PluginImportError, catalogue, load_arch, load_method, resolve
 from qgbench.spec import allowed, load_protocol
 
@@ -62,7 +63,7 @@ def print_method(name: str, console: Console, plugins: Iterable[str] = ()) -> No
     for setting, field in type(settings).model_fields.items():
         values = (setting, str(getattr(settings, setting)), allowed(field), field.description or "")
         table.add_row(*(Text(value) for value in values))
-    console.print(table)
+    print_table(table, console)
 
 
 def print_arch(name: str, console: Console, plugins: Iterable[str] = ()) -> None:
@@ -122,17 +123,16 @@ def _print_all(
     width = max(len(name) for name in count)
     for group in dict.fromkeys([*rows, *failures]):
         console.print(Text(group, "bold"))
-        table = Table(box=None, padding=(0, 1, 0, 0), expand=True, header_style="dim")
-        table.add_column(kind, min_width=width, no_wrap=True)
+        table = Table(box=None, padding=(0, 1, 0, 0), expand=console.is_terminal, header_style="dim")
+        table.add_column(kind, min_width=width)
         table.add_column("what it is", ratio=1, no_wrap=True, overflow="ellipsis")
         for column in ("arXiv/source", *columns):
-            table.add_column(
-                column, max_width=12 if column == "arXiv/source" else None, no_wrap=True, overflow="ellipsis"
-            )
+            most = 12 if console.is_terminal and column == "arXiv/source" else None
+            table.add_column(column, max_width=most, no_wrap=True, overflow="ellipsis")
         for cells in rows.get(group, []):
             table.add_row(*(Text(cell) for cell in cells))
         if group in rows:
-            console.print(table)
+            print_table(table, console)
         for line in failures.get(group, []):
             console.print(Text(line, "red"), soft_wrap=True)
         console.print()
@@ -149,8 +149,7 @@ def _group(entry: Known) -> str:
 def _why(name: str, error: Exception) -> str:
     """Give one line; the traceback is shown when the name itself is asked for."""
     cause = error.__cause__ if isinstance(error, PluginImportError) else error
-    told = str(cause).splitlines()
-    return f"{name}: cannot be used: {type(cause).__name__}: {told[0] if told else ''}"
+    return f"{name}: cannot be used: {in_one_line(cause or error)}"
 
 
 def _method_row(kind: type["Method"]) -> tuple[str, ...]:

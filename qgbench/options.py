@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
+from qgbench.home import expanded
 from qgbench.logs import QUIET, VERBOSE, set_verbosity
+
+
+def name_or_path(text: str) -> str:
+    """Return what was given; a path that begins with ``~`` with the home folder in its place."""
+    return str(expanded(text)) if text.startswith("~") else text
 
 
 def _say_more(wanted: bool) -> None:
@@ -24,8 +30,10 @@ Verbose = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", callback=_say_less, help="No progress and no notes; warnings stay.")
 ]
-Output = Annotated[Path, typer.Option(help="Folder of all runs; each run has a folder in it.")]
+Output = Annotated[Path, typer.Option(parser=expanded, help="Folder of all runs; each run has a folder in it.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder that holds the data sets, one folder each. (default: the variable QGBENCH_DATA)"),
+    typer.Option(
+        parser=expanded, help="Folder that holds the data sets, one folder each. (default: the variable QGBENCH_DATA)"
+    ),
 ]

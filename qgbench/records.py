@@ -245,7 +245,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises
     ------
     QGBenchError
-        The disk is full or the folder cannot be written.
+        The disk is full, or, a `UserError`, the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -127,10 +127,10 @@ def run(
             with said_if(AbsentDataError, UnknownDataError):
                 here = _open_data(spec, protocol, data_dir, cache_dir, split_from)
             return _give_finished(folder, record, spec, protocol, here)
-    if what_differs := what_cannot_repeat(spec.device):
-        logger.info(what_differs)
     with interruptible():
         accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
+        if what_differs := what_cannot_repeat(spec.device):
+            logger.info(what_differs)
         protocol = _with_weights_in_truth(spec, protocol)
         method, encoder_hash = _make_method(spec, protocol, method_class, settings)
         data = _open_data(spec, protocol, data_dir, cache_dir, split_from)

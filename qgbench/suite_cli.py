@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 
 from qgbench import completion
+from qgbench.console import standard_output
 from qgbench.errors import UserError
 from qgbench.logs import logger
-from qgbench.options import DataDir, Output, Quiet, Verbose
+from qgbench.options import DataDir, Output, Quiet, Verbose, name_or_path
 
 if TYPE_CHECKING:
     from qgbench.launch.drive import Drive
@@ -28,7 +29,9 @@ app = typer.Typer(
 Name = Annotated[
     str,
     typer.Argument(
-        help="A suite that ships (paper, small, smoke, ablations), or a .toml file.", autocompletion=completion.suites
+        parser=name_or_path,
+        help="A suite that ships (paper, small, smoke, ablations), or a .toml file.",
+        autocompletion=completion.suites,
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -84,7 +87,7 @@ def plan(
         from qgbench.launch.measure import measure as take
 
         take(planned)
-    console = Console()
+    console = standard_output()
     estimates = _estimates(output)
     print_plan(planned, estimates, _slots(planned, estimates, slots), console)
     if gpu_tflops is not None:
@@ -120,7 +123,7 @@ def run(
         from qgbench.launch.present import print_plan
 
         estimates, chosen = _estimates(output), _chosen(planned, only)
-        print_plan(chosen, estimates, _slots(chosen, estimates, slots), Console())
+        print_plan(chosen, estimates, _slots(chosen, estimates, slots), standard_output())
         return
     _carry_out(planned, only, name, False, max_hours, executor, slots, slurm or [], address, gpus)
 
@@ -169,7 +172,7 @@ def status(
     from qgbench.launch.status import Watcher, render, watch
 
     planned = load_plan(Path(name).stem if name.endswith(".toml") else name, output).only(only or [])
-    console = Console()
+    console = standard_output()
 
     watcher = Watcher(planned)
     now = watcher.look() if once or not console.is_terminal else watch(watcher.look, console)

@@ -1,6 +1,7 @@
 """`qgbench check`: every method that ships passes, and each planted defect is found by the rule that names it."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,51 @@ def test_a_step_that_breaks_the_contract_is_refused_by_name(method: type[Method]
     (finding,) = check_method(method)
     assert not finding.passed
     assert message in finding.detail
+
+
+class _OtherNetwork(_Consistency):
+    """It takes its networks to be those of smp."""
+
+    def step(self, batch: Batch) -> Step:
+        return Step(segmentation_loss(self.student.body(batch.x_l), batch.y_l), [])
+
+
+class _OtherChannels(_Consistency):
+    """Its head fits no features but those of one encoder."""
+
+    needs_features = True
+
+    def step(self, batch: Batch) -> Step:
+        torch.conv2d(self.student.encode(batch.x_l)[-1], torch.zeros(1, 320, 1, 1))
+        return super().step(batch)
+
+
+class _OtherBatch(_Consistency):
+    """It fails with the batch that one of the later rules makes."""
+
+    def step(self, batch: Batch) -> Step:
+        if batch.progress == 1.0:
+            raise ValueError("progress is\nbelow 1")
+        return super().step(batch)
+
+
+@pytest.mark.parametrize(
+    ("method", "rule", "message"),
+    [
+        (
+            _OtherNetwork,
+            "the step keeps the contract",
+            "AttributeError: 'FeaturelessSegmenter' object has no attribute",
+        ),
+        (_OtherChannels, "the step keeps the contract", "RuntimeError: .*320.*features of 8 channels"),
+        (_OtherBatch, "the method runs to the end", r"ValueError: progress is \(test_check\.py, line \d+\)"),
+    ],
+)
+def test_whatever_the_code_of_a_method_raises_is_a_finding(method: type[Method], rule: str, message: str) -> None:
+    *_, last = check_method(method)
+    assert not last.passed
+    assert last.rule.startswith(rule)
+    assert re.match(message, last.detail)
 
 
 class _WrongOwner(_Consistency):

@@ -1,6 +1,7 @@
 """The command line: help, and one clear message with exit code 2 for every mistake."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -100,6 +101,87 @@ def test_verbose_adds_the_traceback_and_keeps_the_message(
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert shown.splitlines()[-1].startswith("error: unknown method 'fixmach'")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "--method", "supervised", "--steps", "-5"], "Invalid value for '--steps': Input should be greater"),
+        (["run", "--method", "supervised", "--seed", "9" * 20], "Invalid value for '--seed': Input should be less"),
+        (["run"], "Missing option '--method'. See qgbench run --help."),
+        (["data", "split"], "Missing argument 'name'. See qgbench data split --help."),
+        (["runs", "--colour"], "No such option: --colour"),
+        (["runz"], "No such command 'runz'"),
+        (["runs", "missing"], "there is no folder missing"),
+        (["runs", "--output", "missing"], "there is no folder missing"),
+        (
+            ["power", "--group-sd=1", "--run-sd=1", "--image-sd=8", "--gain=nan"],
+            "--gain is in Dice points and above 0.",
+        ),
+        (["show", "one", "--output", "missing"], "there is no folder missing"),
+        (
+            ["new", "method", "mine", "--output", "taken"],
+            "cannot write taken/mine.py: taken is no folder. Choose another folder.",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("taken").touch()
+    assert call(monkeypatch, *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (KeyError("step"), "error: KeyError: 'step' (not foreseen: --verbose"),
+        (PermissionError(13, "Permission denied", "a.json"), "error: a.json: Permission denied."),
+        (OSError(28, "No space left on device"), "error: standard output: No space left on device."),
+    ],
+    ids=repr,
+)
+def test_what_nobody_foresaw_is_one_line_and_its_traceback_is_to_be_had(
+    raised: Exception, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(output: Path) -> None:
+        raise raised
+
+    monkeypatch.setattr("qgbench.folder.find_runs", fail)
+    assert call(monkeypatch, "runs") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(message)
+    assert call(monkeypatch, "runs", "--verbose") == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert shown.splitlines()[-1] == line
+
+
+def test_runs_takes_the_folder_as_report_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["runs", str(tmp_path)], ["runs", "--output", str(tmp_path)]):
+        assert call(monkeypatch, *words) == 0
+        assert capsys.readouterr().out.startswith("No runs yet.")
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
+    given: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    call(monkeypatch, "--version")
+    assert os.environ["OMP_WAIT_POLICY"] == found
 
 
 def test_each_defect_of_a_data_folder_is_named(

@@ -194,6 +194,9 @@ def test_fetch_of_what_has_no_link_says_what_to_do(data_dir: Path) -> None:
         (["add", "p", "--images", "nowhere"], "nowhere"),
         (["add", "p", "--images", ".", "--threshold", "127"], "a pool has none"),
         (["show", "nothing"], "unknown dataset 'nothing'"),
+        (["verify", "phantom", "nothing"], "unknown dataset 'nothing'"),
+        (["verify", "./nothing"], "there is no folder ./nothing"),
+        (["verify", "ph2"], "there is no folder .*ph2"),
     ],
 )
 def test_mistakes_get_one_message(data_dir: Path, words: list[str], message: str) -> None:

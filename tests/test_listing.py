@@ -86,8 +86,8 @@ def test_what_a_setting_takes_is_said_in_words(name: str, expected: str) -> None
 
 @pytest.fixture
 def console() -> Console:
-    """A page of 80 columns."""
-    return Console(file=io.StringIO(), width=80)
+    """A terminal of 80 columns, without colours."""
+    return Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
 
 
 def lines_of(console: Console) -> list[str]:
@@ -124,6 +124,16 @@ def test_every_method_has_a_line(console: Console) -> None:
     assert line_of("fixmatch", lines).split()[-3:] == ["2001.07685", "1", "-p-"]
     assert line_of("mean_teacher", lines).split()[-3:] == ["1703.01780", "1", "tp-"]
     assert "Hard labels of the weak" in line_of("fixmatch", lines)
+
+
+def test_nothing_of_a_line_is_cut_where_it_goes_into_a_pipe() -> None:
+    console = Console(file=io.StringIO(), width=10_000)
+    print_methods(console)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert "…" not in console.file.getvalue()
+    assert "where the student is" in line_of("fixmatch", lines)
+    assert max(map(len, lines)) < 1000
 
 
 def test_plug_ins_are_listed_apart_and_without_networks(plug_in: str, console: Console) -> None:

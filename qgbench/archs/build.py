@@ -12,7 +12,7 @@ from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.library import has_imagenet, unsuitable
 from qgbench.archs.registry import nearest_sizes
 from qgbench.archs.weights import Weights, unpublished, weights_hash
-from qgbench.errors import UserError
+from qgbench.errors import QGBenchError, UserError, in_one_line
 from qgbench.registry import load_arch
 
 # Encoders that segmentation-models-pytorch names otherwise than timm does.
@@ -153,7 +153,12 @@ def build_network(
         raise UserError(
             f"images of {size} pixels do not fit arch '{arch}': the side must be {entry.sizes}; the nearest: {near}."
         )
-    body = entry.build(encoder, weights, decoder_channels, size)
+    try:
+        body = entry.build(encoder, weights, decoder_channels, size)
+    except QGBenchError:
+        raise
+    except Exception as error:  # of somebody else's library, or of an architecture of one's own
+        raise unsuitable(encoder, arch, in_one_line(error)) from error
     network = SegmentationNetwork(body, *normalisation(encoder), size, entry.min_batch)
     keep_depthwise_in_float32(network)
     network.to(memory_format=torch.channels_last)

@@ -93,7 +93,7 @@ def build_fpn(encoder: str, weights: Weights, decoder_channels: tuple[int, ...],
 def unsuitable(encoder: str, arch: str, reason: object) -> UserError:
     """Explain why an encoder does not suit an architecture and name one that does."""
     return UserError(
-        f"encoder '{encoder}' cannot be used with arch '{arch}': {str(reason).rstrip('.')}. "
+        f"encoder '{encoder}' cannot be used with arch '{arch}': {' '.join(str(reason).split()).rstrip('.')}. "
         f"Encoders that can: --encoder {PACKAGED[0]}, --encoder resnet34."
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from qgbench.amounts import amount
 from qgbench.errors import QGBenchError, unreadable
+from qgbench.home import expanded
 from qgbench.logs import logger
 from qgbench.records import write_atomically
 
@@ -32,8 +33,7 @@ _Stamp = list[int]  # size, mtime, ctime, inode
 
 def default_cache_dir() -> Path:
     """Name the folder of the cache: ``$QGBENCH_CACHE``, else ``~/.cache/qgbench``."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "qgbench"
+    return expanded(os.environ.get(CACHE_VARIABLE) or "~/.cache/qgbench")
 
 
 def usable_cores() -> int:

@@ -34,6 +34,7 @@ from qgbench.data.readers import (
     open_source,
 )
 from qgbench.errors import UserError, unwritable
+from qgbench.home import expanded
 from qgbench.logs import logger
 
 _ARCHIVE = ".zip"
@@ -52,7 +53,7 @@ def writable_data_dir(given: Path | None) -> Path:
     named = given or os.environ.get(DATA_VARIABLE)
     if not named:
         raise UserError(f"no data folder is named: give --data-dir DIR or set {DATA_VARIABLE}=DIR.")
-    folder = Path(named).expanduser()
+    folder = expanded(named)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -134,7 +135,7 @@ def add_own(
     QGBenchError
         As `install_distribution`.
     """
-    images, masks, groups = images.expanduser(), masks and masks.expanduser(), groups and groups.expanduser()
+    images, masks, groups = expanded(images), masks and expanded(masks), groups and expanded(groups)
     for folder in (images, masks):
         if folder is not None and not folder.is_dir():
             raise UserError(f"there is no folder {folder}.")

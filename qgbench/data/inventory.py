@@ -10,9 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from qgbench.console import print_table
 from qgbench.data.cards import CARD_NAME, Card, card_names, load_card, read_card
 from qgbench.data.readers import DATA_VARIABLE, PHANTOM_NAME, open_pool, open_source, own_names
 from qgbench.errors import UserError
+from qgbench.home import expanded
 
 State = Literal["ready", "incomplete", "broken", "absent"]
 _COLORS = {"ready": "green", "incomplete": "yellow", "broken": "red", "absent": "dim"}
@@ -53,7 +55,7 @@ def inventory(data_dir: Path | None = None) -> list[Entry]:
         The data folder is named but not there.
     """
     named = data_dir or os.environ.get(DATA_VARIABLE)
-    folder = Path(named).expanduser() if named else None
+    folder = expanded(named) if named else None
     if folder is not None and not folder.is_dir():
         raise UserError(f"there is no folder {folder}: correct {DATA_VARIABLE} or --data-dir.")
     entries = [_entry(load_card(name), folder) for name in card_names()]
@@ -103,7 +105,7 @@ def print_inventory(entries: list[Entry], console: Console) -> None:
     for row in rows[1:]:
         color = _COLORS[cast(State, row[4])]
         table.add_row(*(Text(text, style=color if text == row[4] else "") for text in row))
-    console.print(table)
+    print_table(table, console)
     for entry in entries:
         if entry.remark:
             console.print(f"[{_COLORS[entry.state]}]{escape(entry.card.name)}[/]: {escape(entry.remark)}")

@@ -40,6 +40,7 @@ from qgbench.data.content import hash_files
 from qgbench.data.images import read_image, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
 from qgbench.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError, unknown_name, unreadable
+from qgbench.home import expanded
 from qgbench.logs import logger
 from qgbench.text import read_table, refuse_empty
 
@@ -425,7 +426,7 @@ def _open_unlabelled(folder: Path, card: Card) -> FolderSource:
 
 def _data_folder(data_dir: Path | None) -> Path | None:
     given = data_dir or os.environ.get(DATA_VARIABLE)
-    return Path(given).expanduser() if given else None
+    return expanded(given) if given else None
 
 
 def _locate(dataset: str, data_dir: Path | None, kind: Kind) -> tuple[Path, Card]:
@@ -440,7 +441,7 @@ def _locate(dataset: str, data_dir: Path | None, kind: Kind) -> tuple[Path, Card
 def _own_folder(dataset: str, data_dir: Path | None, kind: Kind | None) -> Path:
     """Find a folder given by its path, or by its name in the data folder if it has a card there."""
     if is_path(dataset):
-        folder = Path(dataset).expanduser()
+        folder = expanded(dataset)
         if not folder.is_dir():
             expected = "a data set or a pool" if kind is None else f"a data set with {_LAYOUT[kind]}"
             raise AbsentDataError(f"there is no folder {dataset}; expected {expected}.")

@@ -54,7 +54,7 @@ from qgbench.data.duplicates import Fingerprint, fingerprint, near_pairs
 from qgbench.data.images import MaskSizeError, MaskValuesError
 from qgbench.data.readers import Source, open_any
 from qgbench.data.splits import HALF_TEST, PARTS, Fractions, SplitKind, load_split, make_split
-from qgbench.errors import UserError
+from qgbench.errors import NotFoundError, UserError
 from qgbench.records import write_atomically
 
 Severity = Literal["error", "warning", "note"]
@@ -153,16 +153,19 @@ def verify(
     -------
     list of Finding
         Errors first; within each severity by data set, in the order given, copies last.
+
+    Raises
+    ------
+    NotFoundError
+        There is no data set of a name; raised before anything is decoded.
     """
     findings: list[Finding] = []
     images: list[_Image] = []
     prints: list[Fingerprint] = []
     opened: set[str] = set()
-    for name in dict.fromkeys(names):
-        try:
-            source = open_any(name, data_dir)
-        except UserError as error:
-            findings.append(Finding("error", name, "cannot be opened", str(error)))
+    for name, source in {name: _open(name, data_dir) for name in names}.items():
+        if isinstance(source, Finding):
+            findings.append(source)
             continue
         if source.name in opened:
             text = f"is the data set '{source.name}' again; give each once, or rename one in its {CARD_NAME}"
@@ -181,6 +184,16 @@ def verify(
                     prints.append(each.print)
     findings += _copies(images, prints)
     return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
+
+
+def _open(name: str, data_dir: Path | None) -> Source | Finding:
+    """Open a data set that is there, or say why it cannot be opened."""
+    try:
+        return open_any(name, data_dir)
+    except NotFoundError:
+        raise
+    except UserError as error:
+        return Finding("error", name, "cannot be opened", str(error))
 
 
 def print_findings(findings: Sequence[Finding], console: Console) -> None:

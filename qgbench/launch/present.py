@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from qgbench.console import print_table
 from qgbench.launch.drive import Drive
 from qgbench.launch.estimate import Estimates
 from qgbench.launch.plan import Plan
@@ -33,18 +34,18 @@ def print_plan(plan: Plan, estimates: Estimates, slots: Sequence[str], console: 
     costs = {job.name: estimates.of(job) for job in plan.jobs}
     status = {job.name: job.folder.status() for job in plan.jobs}
     table = Table(title="what runs share, each made once; then the runs in the order in which they matter", box=None)
-    for heading in ("", "job", "status", "time", "MiB"):
+    for heading in ("job", "block", "status", "time", "MiB"):
         table.add_column(heading, justify="right" if heading in ("time", "MiB") else "left")
     for job in sorted(plan.jobs, key=lambda job: _KINDS.index(job.kind)):
         cost = costs[job.name]
         table.add_row(
-            plan.blocks.get(job.name, job.kind),
             Text(job.words),
+            plan.blocks.get(job.name, job.kind),
             status[job.name] or "",
             "?" if cost.seconds is None else human(cost.seconds),
             "?" if cost.memory_mib is None else f"{cost.memory_mib:.0f}",
         )
-    console.print(table)
+    print_table(table, console)
     console.print()
     blocks = Table(title=f"suite {plan.suite}: {plan.question}", title_justify="left")
     for heading in ("block", "jobs", "done", "failed", "to do", "time to do, one at a time"):
@@ -62,7 +63,7 @@ def print_plan(plan: Plan, estimates: Estimates, slots: Sequence[str], console: 
             str(len(open_jobs)),
             _total([costs[name].seconds for name in open_jobs]),
         )
-    console.print(blocks)
+    print_table(blocks, console)
     left = [costs[name].seconds for name in status if status[name] not in ("done", "failed")]
     side_by_side = f"{len(slots)} side by side on this machine" if len(slots) > 1 else "one at a time on this machine"
     console.print(

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qgbench.console import print_table
 from qgbench.errors import UserError
 from qgbench.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
 from qgbench.records import RECORD_NAME, Record
@@ -58,7 +59,7 @@ class _State:
 def print_runs(folders: list[RunFolder], console: Console) -> None:
     """Print a table of runs, one a row: id, status, Dice (%), HD95 (pixels), age; the one changed last comes last.
 
-    A run whose files are damaged is listed with the cause under its id.
+    Below it stands what is damaged of a run, and the cause.
 
     Parameters
     ----------
@@ -69,19 +70,20 @@ def print_runs(folders: list[RunFolder], console: Console) -> None:
         console.print(Text("No runs yet. Start one, for example: qgbench run --method fixmatch --qg"))
         return
     table = Table()
-    table.add_column("run", overflow="fold")
-    table.add_column("status", no_wrap=True, overflow="fold")
-    table.add_column("Dice %", justify="right", no_wrap=True, overflow="fold")
-    table.add_column("HD95 px", justify="right", no_wrap=True, overflow="fold")
-    table.add_column("age", justify="right", no_wrap=True, overflow="fold")
+    table.add_column("run")
+    table.add_column("status", no_wrap=True)
+    table.add_column("Dice %", justify="right", no_wrap=True)
+    table.add_column("HD95 px", justify="right", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    notes: list[Text] = []
     for folder, state in sorted(((folder, _read(folder)) for folder in folders), key=_by_age):
-        name = Text(folder.name)
-        for fault in state.faults:
-            name.append(f"\nnote: {fault}", style="red")
+        notes += [Text(f"note: {folder.name}: {fault}", style="red") for fault in state.faults]
         summary = state.record.summary if state.record else None
         scores = (f"{100 * summary.dice:.2f}", f"{summary.hd95:.2f}") if summary else ("--", "--")
-        table.add_row(name, state.describe(), *scores, state.age)
-    console.print(table)
+        table.add_row(Text(folder.name), state.describe(), *scores, state.age)
+    print_table(table, console)
+    for note in notes:
+        console.print(note, soft_wrap=True)
 
 
 def _by_age(pair: tuple[RunFolder, _State]) -> tuple[float, str]:
@@ -103,9 +105,7 @@ def find_run(output: Path, name: str) -> RunFolder:
     Raises
     ------
     UserError
-        No run, or more than one, answers to the name.
-    QGBenchError
-        There is no folder `output`.
+        No run, or more than one, answers to the name; or there is no folder `output`.
     """
     if name and (Path(name) / SPEC_NAME).is_file():
         return RunFolder(Path(name).resolve())
@@ -146,7 +146,7 @@ def print_run(folder: RunFolder, console: Console) -> None:
     console : Console
     """
     state = _read(folder)
-    console.print(Text(folder.name, style="bold", overflow="fold"))
+    console.print(Text(folder.name, style="bold"), soft_wrap=True)
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")

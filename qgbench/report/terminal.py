@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from qgbench.console import standard_output
 from qgbench.records import Agreement, Record
 
 
@@ -21,12 +21,15 @@ def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> No
     twin : str
         The command of the run with the add-on instead of without it, or the other way round.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = standard_output()
     if was_done:
         console.print("This run was done already; nothing was trained.")
     console.print(outcome_table(record))
-    console.print(f"record: {folder / 'record.json'}")
-    console.print(f"{'twin without the add-on' if record.cell.addon else 'twin with the add-on'}: {twin}")
+    for line in (
+        f"record: {folder / 'record.json'}",
+        f"{'twin without the add-on' if record.cell.addon else 'twin with the add-on'}: {twin}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def outcome_table(record: Record) -> Table:

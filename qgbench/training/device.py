@@ -19,11 +19,13 @@ from accelerate.utils import (
 )
 from torch import Tensor
 
-from qgbench.errors import UserError
+from qgbench.errors import QGBenchError, UserError, in_one_line
 from qgbench.logs import logger
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-_LAUNCH = "for several processes: torchrun --nproc_per_node N -m qgbench run ..."
+_LAUNCH = "for several processes: torchrun --nproc_per_node N -m qgbench run OPTIONS"
+_OF_A_LAUNCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # where accelerate looks for one
 _LONGEST_WAIT = timedelta(hours=6)  # the others wait while the main process prepares data and trains g
 
 T = TypeVar("T")
@@ -91,8 +93,25 @@ ALONE = World()
 
 
 def processes() -> int:
-    """How many processes this run has, by the environment that `torchrun` and `accelerate launch` set."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes this run has, by the environment that `torchrun` and `accelerate launch` set.
+
+    Raises
+    ------
+    UserError
+        The environment says no number.
+    """
+    return _number("WORLD_SIZE", 1)
+
+
+def _number(variable: str, otherwise: int) -> int:
+    """Read a whole number that a launcher set."""
+    text = os.environ.get(variable, str(otherwise))
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(
+            f"the environment says {variable}={text}, which is no number: unset {variable} for one process; {_LAUNCH}."
+        ) from None
 
 
 def best_device() -> str:
@@ -145,22 +164,28 @@ def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
         )
     if device == "cpu" and precision == "fp16":
         raise UserError("fp16 needs a GPU; on a processor use --precision bf16 or fp32.")
-    if processes() > 1:
-        _check_launch(device)
+    _check_launch(device)
     if device == "cuda":
         _repeat_where_cuda_can()
     # Only accelerate's own record is reset (another precision may follow); a process group that exists is kept.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=_MIXED[precision],
-        kwargs_handlers=[
-            AutocastKwargs(cache_enabled=False),
-            InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
-            DistributedDataParallelKwargs(find_unused_parameters=True),  # a method may leave a student out of a step
-        ],
-        step_scheduler_with_optimizer=False,
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision=_MIXED[precision],
+            kwargs_handlers=[
+                AutocastKwargs(cache_enabled=False),
+                InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
+                # A method may leave a student out of a step.
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+            ],
+            step_scheduler_with_optimizer=False,
+        )
+    except Exception as error:  # whatever else an earlier launch left for accelerate to find
+        raise QGBenchError(
+            f"accelerate cannot start: {in_one_line(error)}. Unset the variables of an earlier launch "
+            f"(ACCELERATE_..., MASTER_ADDR, ...) for one process; {_LAUNCH}."
+        ) from error
     # Last, because accelerate chooses a number of threads itself when it finds several processes on a processor.
     torch.set_num_threads(threads)
     # `accelerate launch --cpu --num_processes N` prepares the environment for N processes and starts one.
@@ -176,15 +201,23 @@ def _repeat_where_cuda_can() -> None:
 
 
 def _check_launch(device: str) -> None:
-    if "LOCAL_RANK" not in os.environ:
-        # accelerate would wait for the others until the time-out.
+    """Refuse an environment that claims several processes and lacks what they need: accelerate fails, or waits."""
+    claims = [name for name in _SIZES if _number(name, 1) > 1]
+    claims += ["LOCAL_RANK"] if _number("LOCAL_RANK", -1) >= 0 else []
+    if not claims:
+        return
+    if missing := [name for name in _OF_A_LAUNCH if not os.environ.get(name)]:
         raise UserError(
-            f"the environment says WORLD_SIZE={processes()}, but not which process this is (LOCAL_RANK): "
-            f"unset WORLD_SIZE for one process; {_LAUNCH}."
+            f"the environment says {claims[0]}={os.environ[claims[0]]}, but not {', '.join(missing)}: unset "
+            f"{claims[0]} for one process{f' (and {claims[1]})' if claims[1:] else ''}; {_LAUNCH}."
         )
+    for name in ("RANK", "MASTER_PORT"):
+        _number(name, 0)
+    if processes() == 1:
+        return
     if device == "mps":
         raise UserError(f"{processes()} processes were started, but an MPS device takes one; start one process.")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    here = _number("LOCAL_WORLD_SIZE", 1)
     if device == "cuda" and here > torch.cuda.device_count():
         raise UserError(
             f"{here} processes were started on this machine, which has {torch.cuda.device_count()} CUDA device(s); "

@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import NoReturn
@@ -14,7 +15,7 @@ from torchvision.transforms.functional import normalize
 
 from qgbench.archs.build import SegmentationNetwork, build_network, normalisation, require_buildable, weights_in_truth
 from qgbench.archs.depthwise import keep_depthwise_in_float32
-from qgbench.archs.registry import Arch
+from qgbench.archs.registry import ARCHS, Arch
 from qgbench.errors import QGBenchError, UserError
 from qgbench.losses import segmentation_loss
 from qgbench.methods import probabilities
@@ -384,3 +385,13 @@ def test_two_networks_of_one_seed_are_equal() -> None:
         states.append(build_network("unet", "resnet18", "none", CHANNELS, 64).state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert math.isfinite(sum(float(value.float().sum()) for value in states[0].values()))
+
+
+def test_whatever_a_builder_raises_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(encoder: str, weights: str, decoder_channels: tuple[int, ...], size: int) -> NoReturn:
+        raise ValueError("of two\nlines")
+
+    mine = dataclasses.replace(ARCHS["unet"], build=fail)
+    monkeypatch.setattr("qgbench.archs.build.load_arch", lambda reference: mine)
+    with pytest.raises(UserError, match=r"^encoder .* with arch 'mine': ValueError: of two\. Encoders .*resnet34\.$"):
+        build_network("mine", "resnet18", "none", CHANNELS, 64)

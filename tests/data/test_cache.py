@@ -585,8 +585,9 @@ def test_intact_arrays_are_read_once(tree: Path, tmp_path: Path, monkeypatch: py
 
 def test_cache_that_cannot_be_written(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(QGBenchError, match=r"cannot write the cache .*QGBENCH_CACHE"):
-        prepare(open_source(str(tree)), 12, tmp_path / "file")
+    for place in (tmp_path / "file", Path("/proc/none/cache")):
+        with pytest.raises(UserError, match=r"cannot write the cache .*Set QGBENCH_CACHE"):
+            prepare(open_source(str(tree)), 12, place)
 
 
 def test_size_below_one(tree: Path, tmp_path: Path) -> None:

@@ -438,15 +438,56 @@ def test_the_number_of_processes_comes_from_the_environment(monkeypatch: pytest.
     assert processes() == 4
 
 
-def test_a_stale_environment_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with pytest.raises(UserError, match=r"WORLD_SIZE=2.*torchrun"):
+LAUNCHED = {
+    "WORLD_SIZE": "2",
+    "LOCAL_WORLD_SIZE": "2",
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
+
+
+@pytest.mark.parametrize(
+    ("left_over", "message"),
+    [
+        (
+            {"WORLD_SIZE": "2"},
+            "says WORLD_SIZE=2, but not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT: unset WORLD_SIZE for",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},
+            "but not MASTER_ADDR, MASTER_PORT: unset WORLD_SIZE for one process \\(and LOCAL",
+        ),
+        ({"LOCAL_RANK": "0"}, "says LOCAL_RANK=0, but not WORLD_SIZE, RANK"),
+        ({"PMI_SIZE": "4"}, "says PMI_SIZE=4, but not WORLD_SIZE"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two, which is no number: unset WORLD_SIZE for one process"),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK=, which is no number"),
+        (LAUNCHED | {"MASTER_PORT": "http"}, "MASTER_PORT=http, which is no number"),
+        (LAUNCHED | {"LOCAL_WORLD_SIZE": "x"}, "LOCAL_WORLD_SIZE=x, which is no number"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_what_a_launcher_left_behind_is_refused_at_once(
+    left_over: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message) as refused:
+        make_accelerator("cpu", "fp32", 1)
+    assert "torchrun" in str(refused.value)
+
+
+def test_whatever_else_accelerate_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "many")
+    with pytest.raises(QGBenchError, match=r"accelerate cannot start: ValueError: .*'many'\. Unset the variables"):
         make_accelerator("cpu", "fp32", 1)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+    for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
