@@ -27,7 +27,7 @@ def parameters(typer: Typer, words: str = "qgbench") -> Iterator[Any]:
         yield from parameters(group.typer_instance, f"{words} {group.name}")
 
 
-@pytest.mark.parametrize("declared", parameters(app))
+@pytest.mark.parametrize("declared", list(parameters(app)))
 def test_every_path_that_a_command_takes_has_its_home_expanded(declared: Any) -> None:
     assert declared.parser is expanded
 
