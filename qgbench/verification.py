@@ -616,6 +616,9 @@ def _notes(path: Path, record: Record) -> Iterator[Fault]:
     if (record.provenance.git_commit or "").endswith("+dirty"):
         text = f"trained by code with changes that commit {record.provenance.git_commit} does not hold"
         yield Fault(path, "uncommitted", text, "note")
+    if copies := (record.near_copies or {}).get("test"):
+        text = f"{name_some(copies, 'test image')} of {record.summary.images}: near copies of training images"
+        yield Fault(path, "near copies", text, "note")
 
 
 def _reproduced(path: Path) -> Iterator[Fault]:

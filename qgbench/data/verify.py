@@ -20,7 +20,7 @@ inverted mask      warning  more than half of the image and at least 90 % of its
 split              error    the committed split lists other images or groups, or the images are too few to be split
 groups cross       error    images of one group in several parts; a warning where the kind of split is 'image'
 exact copy         see next images of equal pixels
-near copy          see next images that are one picture (`qgbench.data.duplicates`): least similarity in the text
+near copy          see next images that are one picture (`qgbench.data.duplicates`): least agreement in the text
 known defect       note     what the card says of the distribution
 ================== ======== ===========================================================================================
 
@@ -135,7 +135,7 @@ def verify(
 ) -> list[Finding]:
     """Check data sets and pools, each by itself and all against each other.
 
-    Every image and mask is decoded, on all cores. Memory: about 5 KB an image, beside those being decoded.
+    Every image and mask is decoded, on all cores. Memory: about 15 KB an image, beside those being decoded.
 
     Parameters
     ----------
@@ -343,7 +343,9 @@ def _copies(images: Sequence[_Image], prints: Sequence[Fingerprint]) -> Iterator
         for i, j in _across(images, members, members):
             links.setdefault(_judge(images[i], images[j], "exact copy"), []).append((i, j, 1.0))
     distinct = list(alike.values())
-    for one, other, value in near_pairs([prints[members[0]] for members in distinct]):
+    shown_once = [prints[members[0]] for members in distinct]
+    waves = np.array([each.waves for each in shown_once])
+    for one, other, value in near_pairs(waves, lambda index: shown_once[index].detail):
         for i, j in _across(images, distinct[one], distinct[other]):
             links.setdefault(_judge(images[i], images[j], "near copy"), []).append((i, j, value))
     datasets = list(dict.fromkeys(each.dataset for each in images))
@@ -351,7 +353,7 @@ def _copies(images: Sequence[_Image], prints: Sequence[Fingerprint]) -> Iterator
         for members, least in _connected(links[verdict]):
             shown = [images[index] for index in members]
             names = tuple(each.id if each.dataset == verdict.dataset else f"{each.dataset}/{each.id}" for each in shown)
-            kind = "equal pixels" if verdict.rule == "exact copy" else f"one picture (similarity {least:.4f})"
+            kind = "equal pixels" if verdict.rule == "exact copy" else f"one picture (agreement {least:.2f})"
             yield Finding(verdict.severity, verdict.dataset, verdict.rule, f"{kind}, {verdict.where}", names)
 
 
