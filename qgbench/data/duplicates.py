@@ -164,8 +164,8 @@ def agreement(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     for sigma in _BANDS:
         kept = (slice(sigma // 2, None, sigma),) * 2  # a coarse band is smooth: every sigma-th pixel tells all
         one, other = _band(a, sigma), _band(b, sigma)
-        down, across = (slope[kept] for slope in np.gradient(one))
-        y, x = (grid[kept] for grid in _GRID)
+        down, across = np.array(np.gradient(one))[:, *kept]
+        y, x = _GRID[:, *kept]
         slopes = np.stack([down * y, down * x, down, across * y, across * x, across]).reshape(6, -1)
         weighted = slopes * _DETAIL_WINDOW[kept].ravel()
         solve = np.linalg.pinv(weighted @ slopes.T) @ weighted

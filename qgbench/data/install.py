@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from qgbench.data.archives import unpack
 from qgbench.data.cache import Track, no_progress
 from qgbench.data.cards import CARD_NAME, Card, Kind, card_names
-from qgbench.data.readers import DATA_VARIABLE, FolderSource, open_distribution, open_pool, open_source
+from qgbench.data.readers import DATA_VARIABLE, FolderSource, Source, open_distribution, open_pool, open_source
 from qgbench.errors import QGBenchError, UserError
 from qgbench.logs import logger
 from qgbench.records import write_atomically
@@ -146,6 +146,38 @@ def add_own(
         finally:
             shutil.rmtree(given, ignore_errors=True)
     return data_dir / card.name
+
+
+def add_regrouped(card: Card, source: Source, groups: Path, data_dir: Path, track: Track = no_progress) -> Path:
+    """Bring the images of a data set into the data folder once more, in other groups and under another name.
+
+    Parameters
+    ----------
+    card : Card
+        Written beside the images.
+    source : Source
+        A labelled data set.
+    groups, data_dir, track
+        As `add_own`, and so is what is returned and raised.
+    """
+    if not isinstance(source, FolderSource):
+        raise UserError(f"the images of '{source.name}' are drawn, not files; its groups cannot be replaced.")
+    if not groups.is_file():
+        raise UserError(f"there is no file {groups}.")
+    with _place(card.name, data_dir) as partial:
+        _write(source, partial, track)
+        shutil.copyfile(groups, partial / "groups.csv")
+        write_atomically(partial / CARD_NAME, card_text(card).encode())
+        try:
+            open_source(str(partial.resolve()))
+        except UserError as error:
+            raise UserError(str(error).replace(str(partial.resolve() / "groups.csv"), str(groups))) from error
+    return data_dir / card.name
+
+
+def groups_text(group_of: Mapping[str, str]) -> str:
+    """Write ``groups.csv``: the group of each image."""
+    return pd.DataFrame(group_of.items(), columns=["stem", "group"]).to_csv(index=False, lineterminator="\n")
 
 
 def own_card(name: str, title: str, groups: str, pool: bool, facts: Mapping[str, str]) -> Card:
@@ -271,8 +303,8 @@ def _write(source: FolderSource, partial: Path, track: Track) -> None:
             pool.shutdown(cancel_futures=True)
             raise
     if source.groups != source.ids:
-        table = pd.DataFrame({"stem": source.ids, "group": source.groups})
-        write_atomically(partial / "groups.csv", table.to_csv(index=False, lineterminator="\n").encode())
+        text = groups_text(dict(zip(source.ids, source.groups, strict=True)))
+        write_atomically(partial / "groups.csv", text.encode())
     if source.extra is not None:
         assert isinstance(source.extra, FolderSource)
         _write(source.extra, partial, track)

@@ -64,6 +64,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 _ROWS = {"error": 50, "warning": 20, "note": 5}  # of one rule and data set in the table
 _NAMES = 12  # in one row of the table
 
+_COPIES = ("exact copy", "near copy")  # rules
 _NEARLY_FULL = 0.98  # of the image
 # Of 1,798 real masks none has more than 0.82 of the border in its foreground (a PH2 lesion that fills the image).
 _MOST_OF_BORDER = 0.9
@@ -217,6 +218,35 @@ def write_findings(findings: Sequence[Finding], file: Path) -> None:
         "findings": [asdict(finding) for finding in findings],
     }
     write_atomically(file, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def joined_groups(source: Source, findings: Sequence[Finding]) -> dict[str, str]:
+    """Give each image of a data set its group, after those of which copies were found are joined.
+
+    Parameters
+    ----------
+    source : Source
+    findings : sequence of Finding
+        What `verify` found in it.
+
+    Returns
+    -------
+    dict of str to str
+        Group by id. Groups that are joined, over however many steps, bear the name of the first of them by name.
+    """
+    group_of = dict(zip(source.ids, source.groups, strict=True))
+    joined: dict[str, str] = {}  # a group, and one that it went into
+
+    def last(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
+    for finding in findings:
+        if finding.dataset == source.name and finding.rule in _COPIES:
+            first, *others = sorted({last(group_of[id]) for id in finding.images if id in group_of})
+            joined.update(dict.fromkeys(others, first))
+    return {id: last(group) for id, group in group_of.items()}
 
 
 def _look_at_all(source: Source, track: Track) -> list[_Looked]:
