@@ -36,6 +36,7 @@ split unknown  note     no split is committed for this data set, or someone else
                         checked
 outside code   note     method or architecture do not ship with qgbench
 uncommitted    note     trained by code with changes that no commit holds
+near copies    note     test images that are near copies of training images, as the run found
 judge          fault    the judge counts other pixels, Dice (to 1e-9), HD95 or ASSD (to 1e-6 pixels), or finds other
                         images or sizes in the predictions
 not judged     note     the predictions were not kept, or the data are not here

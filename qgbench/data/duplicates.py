@@ -97,29 +97,27 @@ def fingerprint(image: NDArray[np.uint8]) -> Fingerprint:
     """Take the fingerprint of an image: (H, W, 3) uint8, RGB."""
     pixels = hashlib.sha256(repr(image.shape).encode())
     pixels.update(np.ascontiguousarray(image).data)
-    return Fingerprint(pixels.digest(), waves_of(image), detail_of(image))
+    detail = detail_of(image)
+    return Fingerprint(pixels.digest(), waves_of(detail), detail)
 
 
-def waves_of(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the weighted cosine transform of an image (H, W, 3), of unit length: (16, 16).
+def detail_of(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the grey values of an image (H, W, 3), reduced: (96, 96)."""
+    return np.asarray(Image.fromarray(image).convert("L").resize((_DETAIL, _DETAIL), Image.Resampling.BILINEAR))
+
+
+def waves_of(detail: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the weighted cosine transform of a reduced image (`detail_of`), of unit length: (16, 16).
 
     Zero for an image of one colour, which is like no other.
     """
-    grey = _grey(image, _SIDE).astype(np.float64)
+    small = Image.fromarray(detail).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    grey = np.asarray(small, dtype=np.float64)
     contrast = (grey - np.average(grey, weights=_WINDOW)) * _WINDOW
     waves = dctn(contrast, norm="ortho")[:_KEPT, :_KEPT] * _WEIGHTS
     length = np.linalg.norm(waves)
     unit = waves / length if length > _FLAT else np.zeros_like(waves)
     return unit.astype(np.float32)
-
-
-def detail_of(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the grey values of an image (H, W, 3) that are looked at a second time: (96, 96)."""
-    return _grey(image, _DETAIL)
-
-
-def _grey(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.BILINEAR))
 
 
 def similarity(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -248,6 +246,7 @@ def similar_pairs(
         With i < j.
     """
     rows_end, columns_begin = (len(waves), 0) if first is None else (first, first)
+    waves = waves.reshape(-1, _KEPT, _KEPT)  # of no image, too
     bounds = _bounds(waves)
     for top in range(0, rows_end, _ROWS):
         for left in range(max(top, columns_begin), len(waves), _COLUMNS):

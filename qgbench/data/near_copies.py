@@ -96,16 +96,20 @@ def warning(found: Sequence[NearCopy], dataset: str, pools: Sequence[str]) -> st
     )
 
 
+def _waves_of_image(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return waves_of(detail_of(image))
+
+
 def _waves(images: Prepared, cache_dir: Path | None, track: Track) -> NDArray[np.float32]:
     """Give what is compared of every prepared image, from the cache where it is there: (N, 16, 16)."""
     file = (cache_dir or default_cache_dir()) / _FOLDER / f"{images.fingerprint}.npy"
     count = len(images.ids)
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, EOFError):
         waves: NDArray[np.float32] = np.load(file)
-        if waves.shape[:1] == (count,):
+        if waves.shape == (count, 16, 16):
             return waves
     with ThreadPoolExecutor(usable_cores()) as pool:
-        waves = np.stack(list(track(pool.map(waves_of, images.images), "Comparing images", count, "images")))
+        waves = np.stack(list(track(pool.map(_waves_of_image, images.images), "Comparing images", count, "images")))
     with suppress(QGBenchError):  # it costs time only
         content = BytesIO()
         np.save(content, waves)
