@@ -149,8 +149,8 @@ def verify(
     """Check files, masks, groups and splits, and look for images that are twice there. Exits with 1 on an error.
 
     Found are equal pixels, and pictures that were saved anew: compressed, resized, made lighter or darker, mirrored,
-    turned by quarters. Of those that were cropped by 5 % or turned by 3 degrees, most are found; of those cropped by
-    10 %, few.
+    turned by quarters. Those that were turned by 3 degrees or cropped by 5 % all round are found mostly, not always;
+    larger crops, or any of 5 % where a dark frame surrounds the picture, mostly not.
 
     Example: [bold]qgbench data verify cvc_colondb kvasir_pool[/bold]
     """
