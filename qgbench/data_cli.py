@@ -148,9 +148,9 @@ def verify(
 ) -> None:
     """Check files, masks, groups and splits, and look for images that are twice there. Exits with 1 on an error.
 
-    Found are equal pixels, and pictures that were saved anew: compressed, resized, made lighter or darker, mirrored,
-    turned by quarters. Those that were turned by 3 degrees or cropped by 5 % all round are found mostly, not always;
-    larger crops, or any of 5 % where a dark frame surrounds the picture, mostly not.
+    Found are copies of equal pixels, and ones compressed, resized, brightened, mirrored or turned by quarters.
+
+    Of copies turned by 3 degrees or cropped by 5 % most are found, but none cropped of a picture in a dark frame.
 
     Example: [bold]qgbench data verify cvc_colondb kvasir_pool[/bold]
     """
@@ -285,8 +285,7 @@ def add(
 ) -> None:
     """Add images of one's own to the data folder, to be used by name as the others are.
 
-    Other groups make another split, so they take another name: --from ph2 --groups groups.csv, with the groups that
-    qgbench data verify ph2 --write-groups groups.csv wrote.
+    With other groups, from qgbench data verify --write-groups, a data set that is there takes another name: --from.
 
     Example: [bold]qgbench data add mine --images photos --masks outlines --groups patients.csv --data-dir ~/data[/bold]
     """

@@ -90,7 +90,7 @@ def warning(found: Sequence[NearCopy], dataset: str, pools: Sequence[str]) -> st
     if pools:
         cure += "; remove those of a pool from it"
     return (
-        f"the same pictures, saved anew, are trained on (labelled: {trained[True]}, unlabelled: {trained[False]}) and "
+        f"the same pictures are trained on (labelled: {trained[True]}, unlabelled: {trained[False]}) and "
         f"measured on (val: {held_out['val']}, test: {held_out['test']}): {pairs}{more}. Such scores say little about "
         f"new images. 'qgbench data verify {' '.join([dataset, *pools])} --write-groups groups.csv' lists all; {cure}."
     )
