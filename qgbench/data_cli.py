@@ -165,15 +165,15 @@ def verify(
     if output is not None:
         write_findings(findings, output)
     if to_group is not None and write_groups is not None:
-        _write_groups(to_group, findings, write_groups)
+        _write_groups(*to_group, findings, write_groups)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 
 
-def _only_labelled(names: list[str], data_dir: Path | None) -> "Source":
+def _only_labelled(names: list[str], data_dir: Path | None) -> tuple[str, "Source"]:
     from qgbench.data.readers import open_any
 
-    labelled = [source for source in (open_any(name, data_dir) for name in names) if source.labelled]
+    labelled = [(name, source) for name in names if (source := open_any(name, data_dir)).labelled]
     if len(labelled) != 1:
         raise UserError(
             f"--write-groups is for one labelled data set, and {len(labelled)} are to be checked; name one, and pools "
@@ -182,14 +182,14 @@ def _only_labelled(names: list[str], data_dir: Path | None) -> "Source":
     return labelled[0]
 
 
-def _write_groups(source: "Source", findings: "Sequence[Finding]", file: Path) -> None:
+def _write_groups(name: str, source: "Source", findings: "Sequence[Finding]", file: Path) -> None:
     from qgbench.data.install import groups_text
     from qgbench.data.verify import joined_groups
     from qgbench.records import write_atomically
 
     joined = joined_groups(source, findings)
     write_atomically(file, groups_text(joined).encode())
-    logger.info("next: qgbench data add NEW --from %s --groups %s", source.name, file)
+    logger.info("next: qgbench data add NEW --from %s --groups %s", name, file)
     before, after = len(set(source.groups)), len(set(joined.values()))
     print(f"{file}: {len(joined)} images in {after} groups; {before} before copies were joined")
 

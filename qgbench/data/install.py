@@ -162,11 +162,11 @@ def add_regrouped(card: Card, source: Source, groups: Path, data_dir: Path, trac
     """
     if not isinstance(source, FolderSource):
         raise UserError(f"the images of '{source.name}' are drawn, not files; its groups cannot be replaced.")
-    if not groups.is_file():
+    if not groups.expanduser().is_file():
         raise UserError(f"there is no file {groups}.")
     with _place(card.name, data_dir) as partial:
         _write(source, partial, track)
-        shutil.copyfile(groups, partial / "groups.csv")
+        shutil.copyfile(groups.expanduser(), partial / "groups.csv")
         write_atomically(partial / CARD_NAME, card_text(card).encode())
         try:
             open_source(str(partial.resolve()))
