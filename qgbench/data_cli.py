@@ -15,6 +15,10 @@ from qgbench.options import DataDir, Quiet, Verbose, name_or_path
 from qgbench.spec import load_protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qgbench.data.readers import Source
+    from qgbench.data.verify import Finding
     from qgbench.spec import SplitKind
 
 app = typer.Typer(
@@ -22,6 +26,7 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="A name that qgbench data list shows.", autocompletion=completion.data_names)]
+_NOT_STATED = "not stated"
 AnyData = Annotated[
     str,
     typer.Argument(
@@ -69,6 +74,13 @@ def prepare(
             "images are in the data folder already)",
         ),
     ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            parser=expanded,
+            help="CSV with the columns stem and group: from now on its groups, from which a new split follows.",
+        ),
+    ] = None,
     protocol: ProtocolOption = "small",
     data_dir: DataDir = None,
     verbose: Verbose = False,
@@ -79,13 +91,15 @@ def prepare(
     Example: [bold]qgbench data prepare ph2 --source ~/Downloads/PH2Dataset.zip --data-dir ~/data[/bold]
     """
     from qgbench.data.cards import load_card
-    from qgbench.data.install import install_distribution, writable_data_dir
+    from qgbench.data.install import install_distribution, regroup, writable_data_dir
     from qgbench.progress import track
 
     size = load_protocol(protocol).size
     if source:
         data_dir = writable_data_dir(data_dir)
         print(install_distribution(load_card(name), source, data_dir, track))
+    if groups is not None:
+        print(regroup(name, groups, writable_data_dir(data_dir)))
     _decode(name, data_dir, size)
 
 
@@ -144,11 +158,21 @@ def verify(
     output: Annotated[
         Path | None, typer.Option(parser=expanded, help="Also write the findings into this JSON file.")
     ] = None,
+    write_groups: Annotated[
+        Path | None,
+        typer.Option(
+            parser=expanded, help="Also write the groups, joined where they share a picture, into this CSV file."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Check files, masks, groups and splits, and look for images that are twice there. Exits with 1 on an error.
+
+    Found are copies of equal pixels, and ones compressed, resized, brightened, mirrored or turned by quarters.
+
+    Of copies turned by 3 degrees or cropped by 5 % most are found, but none cropped of a picture in a dark frame.
 
     Example: [bold]qgbench data verify cvc_colondb kvasir_pool[/bold]
     """
@@ -157,12 +181,41 @@ def verify(
     from qgbench.progress import track
 
     chosen = names or [entry.card.name for entry in inventory(data_dir) if entry.state != "absent"]
+    to_group = None if write_groups is None else _only_labelled(chosen, data_dir)
     findings = verify(chosen, data_dir, _kind(split), load_protocol(protocol).fractions, track)
     print_findings(findings, standard_output())
     if output is not None:
         write_findings(findings, output)
+    if to_group is not None and write_groups is not None:
+        _write_groups(*to_group, findings, write_groups)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+def _only_labelled(names: list[str], data_dir: Path | None) -> tuple[str, "Source"]:
+    from qgbench.data.readers import open_any
+
+    labelled = [(name, source) for name in names if (source := open_any(name, data_dir)).labelled]
+    if len(labelled) != 1:
+        raise UserError(
+            f"--write-groups is for one labelled data set, and {len(labelled)} are to be checked; name one, and pools "
+            "beside it as you like."
+        )
+    return labelled[0]
+
+
+def _write_groups(name: str, source: "Source", findings: "Sequence[Finding]", file: Path) -> None:
+    from qgbench.data.install import groups_text
+    from qgbench.data.splits import keeps_groups
+    from qgbench.data.verify import joined_groups
+    from qgbench.records import write_atomically
+
+    joined = joined_groups(source, findings)
+    write_atomically(file, groups_text(joined).encode())
+    cure = f"add NEW --from {name}" if keeps_groups(name) else f"prepare {name}"
+    logger.info("next: qgbench data %s --groups %s", cure, file)
+    before, after = len(set(source.groups)), len(set(joined.values()))
+    print(f"{file}: {len(joined)} images in {after} groups; {before} before copies were joined")
 
 
 @app.command("split")
@@ -232,7 +285,7 @@ def show(
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="Its name from now on: letters, digits, '_', '.', '-'.")],
-    images: Annotated[Path, typer.Option(parser=expanded, help="Folder of the images.")],
+    images: Annotated[Path | None, typer.Option(parser=expanded, help="Folder of the images.")] = None,
     masks: Annotated[
         Path | None,
         typer.Option(
@@ -253,11 +306,20 @@ def add(
             "half. (default: masks hold 0 and one other value)",
         ),
     ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            parser=name_or_path,
+            help="Take images, masks and facts of this data set, with other --groups, instead of --images.",
+            autocompletion=completion.data_names,
+        ),
+    ] = None,
     title: Annotated[str | None, typer.Option(help="What tables call it. (default: the name)")] = None,
-    domain: Annotated[str, typer.Option(help="For example skin, colon.")] = "not stated",
-    modality: Annotated[str, typer.Option(help="For example dermoscopy.")] = "not stated",
-    terms: Annotated[str, typer.Option(help="What may be done with the images.")] = "not stated",
-    citation: Annotated[str, typer.Option(help="Whom to cite.")] = "not stated",
+    domain: Annotated[str, typer.Option(help="For example skin, colon.")] = _NOT_STATED,
+    modality: Annotated[str, typer.Option(help="For example dermoscopy.")] = _NOT_STATED,
+    terms: Annotated[str, typer.Option(help="What may be done with the images.")] = _NOT_STATED,
+    citation: Annotated[str, typer.Option(help="Whom to cite.")] = _NOT_STATED,
     unit: Annotated[str, typer.Option(help="What a group is: patient, lesion, video.")] = "group",
     data_dir: DataDir = None,
     verbose: Verbose = False,
@@ -265,12 +327,25 @@ def add(
 ) -> None:
     """Add images of one's own to the data folder, to be used by name as the others are.
 
+    With other groups, from qgbench data verify --write-groups, a data set that is there takes another name: --from.
+
     Example: [bold]qgbench data add mine --images photos --masks outlines --groups patients.csv --data-dir ~/data[/bold]
     """
-    from qgbench.data.install import add_own, own_card, writable_data_dir
+    from qgbench.data.install import add_own, add_regrouped, own_card, writable_data_dir
+    from qgbench.data.readers import open_source
     from qgbench.progress import track
 
     facts = {"domain": domain, "modality": modality, "terms": terms, "citation": citation}
+    if origin is not None:
+        if groups is None or any(given is not None for given in (images, masks, threshold)):
+            raise UserError("--from takes images and masks of a data set that is there: give it with --groups, alone.")
+        source = open_source(origin, data_dir)
+        facts = {key: getattr(source.card, key) if value == _NOT_STATED else value for key, value in facts.items()}
+        card = own_card(name, title or f"{source.card.title}, other groups", unit, pool=False, facts=facts)
+        print(add_regrouped(card, source, groups, writable_data_dir(data_dir), track))
+        return
+    if images is None:
+        raise UserError("which images? Give --images DIR, or --from NAME with --groups.")
     if masks is None and groups is not None:
         raise UserError("--groups says which images a split must not part, and a pool is not split; leave it out.")
     if masks is None and threshold is not None:

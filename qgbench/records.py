@@ -203,6 +203,11 @@ class Record(_Part):
     )
     guidance: Guidance | None
     warnings: list[str] = Field(default_factory=list, description="what the run warned of while it trained")
+    near_copies: dict[str, list[str]] | None = Field(
+        None,
+        description="by part ('val', 'test'), the images that are near copies of training images; None in records from "
+        "before they were looked for",
+    )
     times: Times
     peak_memory_mib: float
     provenance: Provenance

@@ -18,6 +18,7 @@ from torch import nn
 from qgbench import provenance
 from qgbench.archs.build import build_network, require_buildable, weights_in_truth
 from qgbench.archs.weights import weights_hash
+from qgbench.data.near_copies import NearCopy, near_copies, warning
 from qgbench.data.run_data import RunData, open_run_data, said_if
 from qgbench.data.splits import split_fingerprint
 from qgbench.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError
@@ -139,7 +140,7 @@ def run(
             accelerator.wait_for_everyone()
             if (record := _finished(folder)) is not None:  # by the process that this one waited for
                 return _give_finished(folder, record, spec, protocol, data)
-            job = _Job(spec, protocol, method, encoder_hash, data, folder, output, accelerator, tracker)
+            job = _Job(spec, protocol, method, encoder_hash, data, cache_dir, folder, output, accelerator, tracker)
             if accelerator.is_main_process:
                 _with_status(job)
             else:
@@ -238,6 +239,7 @@ class _Job:
     method: Method
     encoder_hash: str  # of the weights that training starts from
     data: RunData
+    cache_dir: Path | None
     folder: RunFolder
     output: Path
     accelerator: Accelerator
@@ -385,6 +387,8 @@ def _open_data(
 def _carry_out(job: _Job) -> None:
     """Train, measure, and write the record; with several processes, the main one writes."""
     spec, protocol, data, folder, accelerator = job.spec, job.protocol, job.data, job.folder, job.accelerator
+    main = accelerator.is_main_process
+    copies = _warn_of_near_copies(job) if main else []
     predictor, card = None, None
     if spec.needs_g:
         predictor, card = find_or_fit(
@@ -402,7 +406,6 @@ def _carry_out(job: _Job) -> None:
     trainer = Trainer(job.method, guide, predictor, data.training, protocol, spec.seed, accelerator, spec.qg_norm)
     belongs_to = {"images": data.fingerprint, "split": split_fingerprint(data.split), "g": card.id if card else ""}
     checkpoints = Checkpoints(folder.path, belongs_to)
-    main = accelerator.is_main_process
     with tracking(job.tracker if main else None, folder.path, spec.model_dump(mode="json")) as send:
 
         def saved() -> None:
@@ -413,7 +416,14 @@ def _carry_out(job: _Job) -> None:
         seconds = train(trainer, checkpoints, f"training {spec.method}", saved, trainer.any_process, main)
     if main:
         checkpoints.discard_previous()  # before the record: a run that has one is finished, and nobody would come back
-        _measure(job, trainer, predictor, card, seconds)
+        _measure(job, trainer, predictor, card, seconds, copies)
+
+
+def _warn_of_near_copies(job: _Job) -> list[NearCopy]:
+    copies = near_copies(job.data, job.cache_dir, track)
+    if copies:
+        logger.warning("%s", warning(copies, job.spec.dataset, Regime.parse(job.spec.regime).pool_names))
+    return copies
 
 
 def _restore_if_gone(job: _Job) -> None:
@@ -425,7 +435,12 @@ def _restore_if_gone(job: _Job) -> None:
 
 
 def _measure(
-    job: _Job, trainer: Trainer, predictor: nn.Module | None, card: PredictorCard | None, train_seconds: float
+    job: _Job,
+    trainer: Trainer,
+    predictor: nn.Module | None,
+    card: PredictorCard | None,
+    train_seconds: float,
+    copies: Sequence[NearCopy],
 ) -> None:
     """Evaluate on the test images, write rows, predictions and the record, and draw cases."""
     begin = time.monotonic()
@@ -438,7 +453,7 @@ def _measure(
         train=train_seconds,
         evaluate=time.monotonic() - begin,
     )
-    record = _make_record(job, trainer, tables, card, times)
+    record = _make_record(job, trainer, tables, card, times, copies)
     path = job.folder.path
     for name, table in tables.items():
         write_images(path / (IMAGES_NAME if name == "student" else f"images.{name}.csv"), table)
@@ -478,7 +493,12 @@ def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, nn.
 
 
 def _make_record(
-    job: _Job, trainer: Trainer, tables: dict[str, pd.DataFrame], card: PredictorCard | None, times: Times
+    job: _Job,
+    trainer: Trainer,
+    tables: dict[str, pd.DataFrame],
+    card: PredictorCard | None,
+    times: Times,
+    copies: Sequence[NearCopy],
 ) -> Record:
     spec, protocol, data, history = job.spec, job.protocol, job.data, trainer.history
     audit = None
@@ -526,6 +546,7 @@ def _make_record(
         pseudo_labels_on=trainer.audited_on,
         guidance=guidance,
         warnings=history.warnings,
+        near_copies={part: sorted({copy.id for copy in copies if copy.part == part}) for part in ("val", "test")},
         times=times,
         peak_memory_mib=provenance.peak_memory_mib(),
         provenance=_provenance(data, job.encoder_hash, card.id if card else None),

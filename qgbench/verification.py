@@ -40,6 +40,7 @@ split unknown  note     no split is committed for this data set, or someone else
                         checked
 outside code   note     method or architecture do not ship with qgbench
 uncommitted    note     trained by code with changes that no commit holds
+near copies    note     test images that are near copies of training images, as the run found
 judge          fault    the judge counts other pixels, Dice (to 1e-9), HD95 or ASSD (to 1e-6 pixels), or finds other
                         images or sizes in the predictions
 not judged     note     the predictions were not kept, or the data are not here
@@ -621,6 +622,9 @@ def _notes(path: Path, record: Record) -> Iterator[Fault]:
     if (record.provenance.git_commit or "").endswith("+dirty"):
         text = f"trained by code with changes that commit {record.provenance.git_commit} does not hold"
         yield Fault(path, "uncommitted", text, "note")
+    if copies := (record.near_copies or {}).get("test"):
+        text = f"{name_some(copies, 'test image')} of {record.summary.images}: near copies of training images"
+        yield Fault(path, "near copies", text, "note")
 
 
 def _reproduced(path: Path) -> Iterator[Fault]:

@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from qgbench.cli import app, main
 from qgbench.errors import UserError
+from qgbench.records import read_record
 from qgbench.run import describe
 from qgbench.spec import RunSpec
+from tests.data.test_verify import near_copy, parts_of, write_set
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -236,6 +238,19 @@ def test_a_folder_of_ones_own_runs_with_groups_and_extra_images(
         main_exit = stopped.code
     assert main_exit in (None, 0)
     assert "record: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_warns_of_near_copies_and_its_record_keeps_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parts = parts_of(tree := write_set(tmp_path / "own"))
+    near_copy(tree, parts["train"][0], parts["test"][0])
+    words = ["--method", "supervised", "--dataset", str(tree), "--labelled", "all"]
+    CliRunner().invoke(app, [*RUN, *words, "--steps", "1", "--output", str(tmp_path / "runs")], catch_exceptions=False)
+    (file,) = (tmp_path / "runs").rglob("record.json")
+    assert read_record(file.parent).near_copies == {"val": [], "test": parts["test"][:1]}
+    said = "are trained on (labelled: 1, unlabelled: 0) and measured on (val: 0, test: 1)"
+    assert said in caplog.text
+    assert said in (file.parent / "run.log").read_text()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(

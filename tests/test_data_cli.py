@@ -14,10 +14,12 @@ from qgbench.cli import app
 from qgbench.data.cards import load_card
 from qgbench.data.links import Download
 from qgbench.data.readers import open_source
+from qgbench.data.splits import load_split
 from qgbench.errors import UserError
 from tests.data.distributions import build
 from tests.data.test_download import Owner, owner, quick
 from tests.data.test_readers import listening, write_tree
+from tests.data.test_verify import near_copy, parts_of, write_set
 
 __all__ = ["owner", "quick"]  # fixtures
 
@@ -179,6 +181,60 @@ def test_fetch_of_what_has_no_link_says_what_to_do(data_dir: Path) -> None:
     write_tree(data_dir / "kvasir_seg")
     with pytest.raises(UserError, match="is there already"):
         qgbench("fetch", "kvasir_seg")
+
+
+def test_groups_that_hold_copies_together_make_a_data_set_without_leaks(data_dir: Path, tmp_path: Path) -> None:
+    parts = parts_of(tree := write_set(tmp_path / "mine"))
+    near_copy(tree, parts["train"][0], parts["test"][0])
+    words = ("--images", str(tree / "images"), "--masks", str(tree / "masks"), "--groups", str(tree / "groups.csv"))
+    qgbench("add", "mine", *words, "--domain", "skin", "--terms", "ours")
+    file = tmp_path / "joined.csv"
+    result = qgbench("verify", "mine", "--write-groups", str(file))
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1] == f"{file}: 24 images in 11 groups; 12 before copies were joined"
+    assert qgbench("add", "joined", "--from", "mine", "--groups", str(file)).stdout.strip() == str(data_dir / "joined")
+    assert qgbench("verify", "joined", "--write-groups", str(file)).exit_code == 0
+    one, other = open_source("mine"), open_source("joined")
+    assert [one.image(id).tolist() for id in one.ids[:3]] == [other.image(id).tolist() for id in other.ids[:3]]
+    assert (other.ids, len(set(one.groups)), len(set(other.groups))) == (one.ids, 12, 11)
+    assert (other.card.domain, other.card.terms, other.card.title) == ("skin", "ours", "mine, other groups")
+    assert qgbench("prepare", "mine", "--groups", str(file)).stdout.strip() == str(data_dir / "mine" / "groups.csv")
+    assert open_source("mine").groups == other.groups
+    assert load_split(open_source("mine")).equals(load_split(other)), "a new split follows"
+
+
+def test_a_committed_split_keeps_its_groups(data_dir: Path, tmp_path: Path) -> None:
+    write_tree(data_dir / "ph2", IDS)
+    (file := tmp_path / "groups.csv").write_text("stem,group\n" + "".join(f"{id},one\n" for id in IDS))
+    with pytest.raises(UserError, match="qgbench data add NEW --from ph2 --groups"):
+        qgbench("prepare", "ph2", "--groups", str(file))
+    assert not (data_dir / "ph2" / "groups.csv").exists()
+
+
+def test_groups_that_do_not_fit_the_data_set_are_refused_and_nothing_is_left(data_dir: Path, tmp_path: Path) -> None:
+    own(data_dir, tmp_path)
+    (file := tmp_path / "other.csv").write_text("stem,group\ni00,p\n")
+    with pytest.raises(UserError, match=rf"^{file}: 19 images \(i01, .* not listed"):
+        qgbench("add", "new", "--from", "mine", "--groups", str(file))
+    assert sorted(entry.name for entry in data_dir.iterdir() if not entry.name.endswith(".lock")) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["add", "p"], "Give --images DIR, or --from NAME with --groups"),
+        (["add", "p", "--from", "mine"], "give it with --groups, alone"),
+        (["add", "p", "--from", "mine", "--groups", "g.csv", "--images", "."], "give it with --groups, alone"),
+        (["add", "p", "--from", "mine", "--groups", "nowhere.csv"], r"there is no file nowhere\.csv"),
+        (["add", "p", "--from", "phantom", "--groups", "nowhere.csv"], "images of 'phantom' are drawn"),
+        (["add", "ph2", "--from", "mine", "--groups", "nowhere.csv"], "'ph2' is a data set that qgbench knows"),
+        (["verify", "mine", "phantom", "--write-groups", "g.csv"], "for one labelled data set, and 2 are"),
+    ],
+)
+def test_mistakes_about_groups_get_one_message(data_dir: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    own(data_dir, tmp_path)
+    with pytest.raises(UserError, match=message):
+        qgbench(*words)
 
 
 @pytest.mark.parametrize(

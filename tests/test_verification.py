@@ -446,6 +446,14 @@ def test_labels_of_a_former_version_are_checked_as_far_as_they_can_be(
     assert text in faults[0].text
 
 
+@pytest.mark.parametrize(("copies", "texts"), [(["a", "b"], ["2 test images (a, b) of {}"]), ([], [])])
+def test_near_copies_among_the_test_images_are_noted(tmp_path: Path, copies: list[str], texts: list[str]) -> None:
+    record, images = present()
+    write_result(tmp_path, record.model_copy(update={"near_copies": {"val": ["v"], "test": copies}}), images)
+    found = [fault.text for fault in verify_records([tmp_path]) if fault.rule == "near copies"]
+    assert found == [f"{text.format(len(images))}: near copies of training images" for text in texts]
+
+
 def test_outside_code_and_uncommitted_changes_are_noted(tmp_path: Path) -> None:
     record, images = present(method="lab.py:Mine", source="ab" * 32)
     dirty = record.provenance.model_copy(update={"git_commit": "abc+dirty"})

@@ -26,6 +26,7 @@ from qgbench.data.images import palette_misleads, read_bytes
 from qgbench.data.readers import (
     DATA_VARIABLE,
     FolderSource,
+    Source,
     list_folder,
     name_some,
     open_distribution,
@@ -33,9 +34,11 @@ from qgbench.data.readers import (
     open_pool,
     open_source,
 )
+from qgbench.data.splits import keeps_groups
 from qgbench.errors import UserError, unwritable
 from qgbench.home import expanded
 from qgbench.logs import logger
+from qgbench.records import write_atomically
 
 _ARCHIVE = ".zip"
 
@@ -146,6 +149,67 @@ def add_own(
         _write(source, partial, track)
         (partial / CARD_NAME).write_text(card_text(card), encoding="utf-8")
     return data_dir / card.name
+
+
+def add_regrouped(card: Card, source: Source, groups: Path, data_dir: Path, track: Track = no_progress) -> Path:
+    """Bring the images of a data set into the data folder once more, in other groups and under another name.
+
+    Parameters
+    ----------
+    card : Card
+        Written beside the images.
+    source : Source
+        A labelled data set.
+    groups, data_dir, track
+        As `add_own`, and so is what is returned and raised.
+    """
+    if not isinstance(source, FolderSource):
+        raise UserError(f"the images of '{source.name}' are drawn, not files; its groups cannot be replaced.")
+    regrouped = source.in_groups(groups)
+    with _place(card.name, data_dir) as partial:
+        _write(regrouped, partial, track)
+        (partial / CARD_NAME).write_text(card_text(card), encoding="utf-8")
+    return data_dir / card.name
+
+
+def regroup(name: str, groups: Path, data_dir: Path) -> Path:
+    """Give a data set in the data folder other groups, and so another split.
+
+    Parameters
+    ----------
+    name : str
+        A labelled data set that `install_distribution` or `add_own` brought there.
+    groups : Path
+        CSV with the columns stem and group.
+    data_dir : Path
+
+    Returns
+    -------
+    Path
+        Its ``groups.csv``.
+
+    Raises
+    ------
+    UserError
+        Its split is committed, or it lies there as its owner laid it out; images and groups do not belong together.
+    """
+    source = open_source(name, data_dir)
+    folder = data_dir / name
+    if keeps_groups(name) or not (folder / "masks").is_dir():
+        raise UserError(
+            f"'{name}' keeps its groups: its split is committed, or its files lie as its owner laid them. Make a set "
+            f"of these groups, under a name of its own: qgbench data add NEW --from {name} --groups {groups}."
+        )
+    assert isinstance(source, FolderSource)
+    regrouped = source.in_groups(groups)
+    file = folder / "groups.csv"
+    write_atomically(file, groups_text(dict(zip(regrouped.ids, regrouped.groups, strict=True))).encode())
+    return file
+
+
+def groups_text(group_of: Mapping[str, str]) -> str:
+    """Write ``groups.csv``: the group of each image."""
+    return pd.DataFrame(group_of.items(), columns=["stem", "group"]).to_csv(index=False, lineterminator="\n")
 
 
 def own_card(
@@ -300,8 +364,8 @@ def _write(source: FolderSource, partial: Path, track: Track) -> None:
         [id for id, (_, is_misleading) in zip(source.ids, seen, strict=True) if is_misleading],
     )
     if source.groups != source.ids:
-        table = pd.DataFrame({"stem": source.ids, "group": source.groups})
-        table.to_csv(partial / "groups.csv", index=False, lineterminator="\n", encoding="utf-8")
+        text = groups_text(dict(zip(source.ids, source.groups, strict=True)))
+        (partial / "groups.csv").write_text(text, encoding="utf-8")
     if source.extra is not None:
         assert isinstance(source.extra, FolderSource)
         _write(source.extra, partial, track)

@@ -19,6 +19,7 @@ refused: on a disk that ignores case one file would replace the other. Accented 
 composed (macOS decomposes them). How files become pixels, and which are refused: `qgbench.data.images`.
 """
 
+import copy
 import hashlib
 import inspect
 import os
@@ -137,6 +138,21 @@ class FolderSource(Source):
     def files(self, id: str) -> tuple[Path, list[Path]]:
         """Name the file of an image and those of its mask, whose foregrounds are joined; none for a pool."""
         return self._images[id], list(self._masks.get(id, []))
+
+    def in_groups(self, file: Path) -> "FolderSource":
+        """Return the same images in the groups that a CSV with the columns stem and group gives them.
+
+        Raises
+        ------
+        UserError
+            The file is not there or cannot be read, or an image has no row or two.
+        """
+        if not file.is_file():
+            raise UserError(f"there is no file {file}.")
+        group_of = _read_groups(file, self.ids)
+        other = copy.copy(self)
+        other.groups = [group_of[id] for id in self.ids]
+        return other
 
     def image(self, id: str) -> NDArray[np.uint8]:  # noqa: D102 (described by Source)
         return read_image(self._images[id])

@@ -31,6 +31,8 @@ class RunData:
         Columns id, group, split ('train', 'val' or 'test').
     training : TrainingData
         What may be seen before the end.
+    extra : list of (str, Prepared, rows)
+        What `training` has of images beside the split: those beside the data set, and those of pools, with their name.
     fingerprint : str
         SHA-256 over the arrays of data set and pools, 64 hexadecimal digits.
     """
@@ -39,6 +41,7 @@ class RunData:
     prepared: Prepared
     split: pd.DataFrame
     training: TrainingData
+    extra: list[tuple[str, Prepared, np.ndarray]]
     fingerprint: str
 
 
@@ -91,11 +94,13 @@ def open_run_data(
     _refuse_leaks(prepared, split, parts, [pool.name for pool in pools])
     fingerprints = [images.fingerprint for images in (prepared, *(images for images, _ in parts))]
     labelled = None if given is None else given.labelled
+    names = [one.name for one in (source.extra, *pools) if one is not None]
     return RunData(
         source=source,
         prepared=prepared,
         split=split,
         training=training_data(prepared, parts, split, regime, seed, labelled),
+        extra=[(name, images, rows) for name, (images, rows) in zip(names, parts, strict=True)],
         fingerprint=hashlib.sha256("".join(fingerprints).encode()).hexdigest(),
     )
 

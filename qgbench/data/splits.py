@@ -11,6 +11,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Sequence
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +20,7 @@ import pandas as pd
 
 from qgbench.data.cache import Prepared, prepare
 from qgbench.data.cards import card_folder, card_names
-from qgbench.data.readers import Source, name_some, open_source
+from qgbench.data.readers import Source, is_path, name_some, open_source
 from qgbench.errors import UserError
 from qgbench.records import write_atomically
 from qgbench.spec import SplitKind
@@ -147,7 +148,7 @@ def load_split(
     """
     name = dataset if isinstance(dataset, str) else dataset.name
     file = f"{split_name(kind, fractions)}.csv"
-    committed = card_folder(name).joinpath("splits", file) if name in card_names() else None
+    committed = _committed(name).joinpath(file) if _has_committed_split(name) else None
     if committed is None or not committed.is_file():
         if isinstance(dataset, str):
             raise UserError(f"no split {file} is committed for '{name}'; open its images and split those.")
@@ -157,6 +158,19 @@ def load_split(
     if isinstance(dataset, Source):
         _check_same_images(split, dataset)
     return split
+
+
+def keeps_groups(dataset: str) -> bool:
+    """Tell whether other groups need another data set: the split is committed, or the folder named by its path."""
+    return is_path(dataset) or _has_committed_split(dataset)
+
+
+def _has_committed_split(name: str) -> bool:
+    return name in card_names() and _committed(name).is_dir()
+
+
+def _committed(name: str) -> Traversable:
+    return card_folder(name).joinpath("splits")
 
 
 def split_name(kind: SplitKind, fractions: Fractions) -> str:

@@ -20,7 +20,7 @@ inverted mask      warning  more than half of the image and at least 90 % of its
 split              error    the committed split lists other images or groups, or the images are too few to be split
 groups cross       error    images of one group in several parts; a warning where the kind of split is 'image'
 exact copy         see next images of equal pixels
-near copy          see next images that are one picture (`qgbench.data.duplicates`): least similarity in the text
+near copy          see next images that are one picture (`qgbench.data.duplicates`): least agreement in the text
 known defect       note     what the card says of the distribution
 ================== ======== ===========================================================================================
 
@@ -64,6 +64,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 _ROWS = {"error": 50, "warning": 20, "note": 5}  # of one rule and data set in the table
 _NAMES = 12  # in one row of the table
 
+_COPIES = ("exact copy", "near copy")  # rules
 _NEARLY_FULL = 0.98  # of the image
 # Of 1,798 real masks none has more than 0.82 of the border in its foreground (a PH2 lesion that fills the image).
 _MOST_OF_BORDER = 0.9
@@ -135,7 +136,7 @@ def verify(
 ) -> list[Finding]:
     """Check data sets and pools, each by itself and all against each other.
 
-    Every image and mask is decoded, on all cores. Memory: about 5 KB an image, beside those being decoded.
+    Every image and mask is decoded, on all cores. Memory: about 15 KB an image, beside those being decoded.
 
     Parameters
     ----------
@@ -230,6 +231,35 @@ def write_findings(findings: Sequence[Finding], file: Path) -> None:
         "findings": [asdict(finding) for finding in findings],
     }
     write_atomically(file, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def joined_groups(source: Source, findings: Sequence[Finding]) -> dict[str, str]:
+    """Give each image of a data set its group, after those of which copies were found are joined.
+
+    Parameters
+    ----------
+    source : Source
+    findings : sequence of Finding
+        What `verify` found in it.
+
+    Returns
+    -------
+    dict of str to str
+        Group by id. Groups that are joined, over however many steps, bear the name of the first of them by name.
+    """
+    group_of = dict(zip(source.ids, source.groups, strict=True))
+    joined: dict[str, str] = {}  # a group, and one that it went into
+
+    def last(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
+    for finding in findings:
+        if finding.dataset == source.name and finding.rule in _COPIES:
+            first, *others = sorted({last(group_of[id]) for id in finding.images if id in group_of})
+            joined.update(dict.fromkeys(others, first))
+    return {id: last(group) for id, group in group_of.items()}
 
 
 def _look_at_all(source: Source, track: Track) -> list[_Looked]:
@@ -356,7 +386,9 @@ def _copies(images: Sequence[_Image], prints: Sequence[Fingerprint]) -> Iterator
         for i, j in _across(images, members, members):
             links.setdefault(_judge(images[i], images[j], "exact copy"), []).append((i, j, 1.0))
     distinct = list(alike.values())
-    for one, other, value in near_pairs([prints[members[0]] for members in distinct]):
+    shown_once = [prints[members[0]] for members in distinct]
+    waves = np.array([each.waves for each in shown_once])
+    for one, other, value in near_pairs(waves, lambda index: shown_once[index].detail):
         for i, j in _across(images, distinct[one], distinct[other]):
             links.setdefault(_judge(images[i], images[j], "near copy"), []).append((i, j, value))
     datasets = list(dict.fromkeys(each.dataset for each in images))
@@ -364,7 +396,7 @@ def _copies(images: Sequence[_Image], prints: Sequence[Fingerprint]) -> Iterator
         for members, least in _connected(links[verdict]):
             shown = [images[index] for index in members]
             names = tuple(each.id if each.dataset == verdict.dataset else f"{each.dataset}/{each.id}" for each in shown)
-            kind = "equal pixels" if verdict.rule == "exact copy" else f"one picture (similarity {least:.4f})"
+            kind = "equal pixels" if verdict.rule == "exact copy" else f"one picture (agreement {least:.2f})"
             yield Finding(verdict.severity, verdict.dataset, verdict.rule, f"{kind}, {verdict.where}", names)
 
 

@@ -13,7 +13,7 @@ from qgbench.data import verify as module
 from qgbench.data.cache import prepare
 from qgbench.data.readers import open_source
 from qgbench.data.splits import load_split, make_split
-from qgbench.data.verify import Finding, print_findings, verify, write_findings
+from qgbench.data.verify import Finding, joined_groups, print_findings, verify, write_findings
 from qgbench.errors import QGBenchError
 from tests.data.test_duplicates import encoded, picture, smaller
 
@@ -350,6 +350,29 @@ def test_many_equal_pictures_are_one_finding(tmp_path: Path) -> None:
         save(pool / f"unlabelled/{n:04}.bmp", np.zeros((2, 2, 3), np.uint8))
     (finding,) = verify([str(pool)])
     assert len(finding.images) == 1500
+
+
+# Groups
+
+
+def test_groups_of_which_copies_were_found_are_joined_over_any_number_of_steps(tree: Path, tmp_path: Path) -> None:
+    near_copy(tree, "00", "05")  # groups g0, g2
+    copy(tree, "04", "20")  # g2, g10
+    copy(tree, "14", "22")  # g7, g11
+    other = write_set(tmp_path / "other", 100)
+    shutil.copy(tree / "images/08.png", other / "images/08.png")  # of another data set
+    expected = {"g2": "g0", "g10": "g0", "g7": "g11"}
+    source = open_source(str(tree))
+    joined = joined_groups(source, verify([str(tree), str(other)]))
+    assert joined == {id: expected.get(group, group) for id, group in zip(source.ids, source.groups, strict=True)}
+
+
+def test_images_that_a_pool_repeats_keep_their_groups(tree: Path, tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool", 200)
+    for id, to in (("00", "p0"), ("06", "p1")):
+        shutil.copy(tree / f"images/{id}.png", pool / f"unlabelled/{to}.png")
+    source = open_source(str(tree))
+    assert list(joined_groups(source, verify([str(tree), str(pool)])).values()) == source.groups
 
 
 # Reports

@@ -108,7 +108,11 @@ def rewrite(path: Path, **cell: Any) -> None:
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two settings of a shipped data set, one of somebody's own; a single, a refused and a one-seed cell; a wreck."""
     folder = tmp_path_factory.mktemp("records")
-    curve = {"val_dice": [(10, 0.4), (20, 0.6), (30, 0.55)], "warnings": ["the loss was not finite at step 12"]}
+    curve: dict[str, Any] = {
+        "val_dice": [(10, 0.4), (20, 0.6), (30, 0.55)],
+        "warnings": ["the loss was not finite at step 12"],
+    }
+    curve["near_copies"] = {"val": [], "test": ["image001", "image002"]}
     for regime in ("n28@grouped", "n14@grouped"):
         place = {"dataset": "ph2", "regime": regime}
         make_twins(folder / regime, method="fixmatch", **place)
@@ -317,6 +321,8 @@ class TestContent:
         supervised = next(run for run in runs if run.record.cell.method == "supervised")
         found = read(site / "runs" / f"{run_slug(supervised)}.html")
         assert "the loss was not finite at step 12" in found.text
+        assert ["near copies in test", "2"] in [row for table in found.tables for row in table]
+        assert "near copies in val" not in found.text
         points = next(a["points"] for tag, a in found.tags if tag == "polyline")
         heights = [float(point.split(",")[1]) for point in points.split()]
         assert heights[0] > heights[2] > heights[1]  # 0.4, 0.55, 0.6 upward

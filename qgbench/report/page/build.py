@@ -295,11 +295,12 @@ def _seed_means(scores: Scores | None) -> dict[int, float]:
 
 
 def _computed(record: Record) -> dict[str, Any]:
-    """Say how a run was computed, and what it took: seconds and MiB."""
+    """Say how a run was computed, what it took (seconds, MiB), and how many near copies of training images it met."""
     return {
         **record.model_dump(include={"steps", "precision", "device", "threads"}),
         "seconds": record.times.model_dump(),
         "peak memory, MiB": record.peak_memory_mib,
+        **{f"near copies in {part}": len(ids) for part, ids in (record.near_copies or {}).items() if ids},
     }
 
 
