@@ -13,9 +13,14 @@ from qgbench.report.audit import SCORES, AuditRow, Average, audit
 from qgbench.report.collect import Name, Problem, Run
 from qgbench.report.declared import Answer, Answers
 from qgbench.report.measures import Measure
-from qgbench.stats.crossed import Estimate
+from qgbench.stats.crossed import MIN_GROUPS, Estimate
 
 MISSING = "--"
+MARK = "†"
+"""Behind an interval that allows no verdict."""
+MARK_RULE = (
+    f"{MARK}: one seed or fewer than {MIN_GROUPS} test groups; p is withheld, and the interval allows no verdict."
+)
 NOT_A_REPLICATION = {"small", "smoke"}
 _SETS_ABREAST = 5  # columns of data sets that a landscape page holds
 _ABREAST = 125  # characters of the columns of settings that a landscape page holds
@@ -80,6 +85,12 @@ class Table:
     prose: frozenset[int] = frozenset()
     """Columns of free text that are sentences, not names."""
 
+    @property
+    def footnote(self) -> str:
+        """What the mark behind an interval says; empty where no interval has it."""
+        cells = (cell for row in self.rows for cell in row[self.names :])
+        return MARK_RULE if any(cell.endswith(MARK) for cell in cells) else ""
+
 
 @dataclass(frozen=True)
 class Chapter:
@@ -111,7 +122,8 @@ def suite_words(answers: Answers, what: Measure) -> list[str]:
         lines.append(f"Primary estimate: withheld, {cause}.")
     else:
         low, high = (f"{what.scale * end:.2f}" for end in found.interval or (math.nan, math.nan))
-        ends = f"95 % confidence interval {low} to {high}" if found.interval else "no interval"
+        mark = MARK if found.p_withheld else ""
+        ends = f"95 % confidence interval {low} to {high}{mark}" if found.interval else "no interval"
         change = f"{what.scale * found.mean:+.2f} ({what.difference_unit}; {ends})"
         lines.append(
             f"Primary estimate: {what.label} differs by {change}, p {_p(found.p)}, P(claim false) {_p(found.p_false)}; "
@@ -503,11 +515,11 @@ def _points(scores: Scores | None, what: Measure) -> str:
 
 
 def in_points(found: Estimate, what: Measure) -> str:
-    """Write an estimate with its interval, in the unit that people read."""
+    """Write an estimate with its interval, in the unit that people read, and a mark if that allows no verdict."""
     if found.interval is None:
         return f"{what.scale * found.mean:.2f}"
     low, high = (what.scale * end for end in found.interval)
-    return f"{what.scale * found.mean:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{what.scale * found.mean:.2f} [{low:.2f}, {high:.2f}]{MARK if found.p_withheld else ''}"
 
 
 def _p(value: float | None) -> str:
@@ -637,7 +649,8 @@ def markdown_table(table: Table) -> str:
 
     rows = [[cell(place, i, text) for i, text in enumerate(row)] for place, row in enumerate(table.rows)]
     rule = ["---" if i < table.names else "---:" for i in range(len(table.columns))]
-    return "\n".join(map(line, [[column.replace("\n", " ") for column in table.columns], rule, *rows]))
+    lines = map(line, [[column.replace("\n", " ") for column in table.columns], rule, *rows])
+    return "\n".join([*lines, *(["", table.footnote] if table.footnote else [])])
 
 
 def markdown_name(text: str) -> str:
@@ -667,6 +680,7 @@ def latex_table(table: Table, above: list[str]) -> str:
         return rf"\multicolumn{{{len(table.columns)}}}{{@{{}}l@{{}}}}{{\rlap{{{text}}}}} \\"
 
     head = [r"\toprule", " & ".join(map(_latex_header, table.columns)) + r" \\", r"\midrule"]
+    footnote = [r"\bottomrule", spanning(escape_latex(table.footnote)), r"\endlastfoot"] if table.footnote else []
     widths = [f"p{{{width}mm}}" for width in table.widths[: table.names]]
     body = [
         " & ".join(cell(place, i, text) for i, text in enumerate(row)) + r" \\" for place, row in enumerate(table.rows)
@@ -684,6 +698,7 @@ def latex_table(table: Table, above: list[str]) -> str:
             r"\endhead",
             r"\bottomrule",
             r"\endfoot",
+            *footnote,
             *body,
             r"\end{longtable}",
         ]
@@ -720,6 +735,7 @@ _LATEX = {
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
+    MARK: r"$^\dagger$",
 }
 
 

@@ -32,7 +32,7 @@ from qgbench.report.page.cards import dataset_cards, method_cards
 from qgbench.report.page.charts import audit_chart, group_chart, learning_chart
 from qgbench.report.page.images import images_body, images_head
 from qgbench.report.page.names import contrast_slug, run_slug, slug, visible
-from qgbench.report.tables import protocol_line, suite_tables, suite_words
+from qgbench.report.tables import MARK, MARK_RULE, protocol_line, suite_tables, suite_words
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""
@@ -133,6 +133,8 @@ class _Site:
             run_pages=self.run_pages,
             has_across=bool(self.analysis.across),
             NONE=NONE,
+            MARK=MARK,
+            MARK_RULE=MARK_RULE,
             words=words,
             protocol_words=protocol_words,
         )
