@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from qgbench.claims import Claim
 from qgbench.records import EMPTY_MASK_RULE
 from qgbench.report.analysis import Across, AddonAcross, Analysis, Contrast, Scores, Section
-from qgbench.report.audit import SCORES, AuditRow, Average, audit
+from qgbench.report.audit import PREDICTS_RULE, SCORES, AuditRow, Average, audit
 from qgbench.report.collect import Name, Problem, Run
 from qgbench.report.declared import Answer, Answers
 from qgbench.report.measures import Measure
@@ -66,7 +66,8 @@ OVER_SETS_RULE = (
 )
 AUDIT_RULE = (
     "Averages over records (one a seed), of seconds the median; a predictor that several runs share counts once. "
-    "'(1 of 3)': defined in so many records only. Pooled: the masks of all checkpoints together."
+    "'(1 of 3)': defined in so many records only. Pooled: the masks of all checkpoints together. Predicts quality: "
+    f"{PREDICTS_RULE}; of a predictor, on synthetic masks and on those of weak models."
 )
 
 
@@ -552,10 +553,13 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
     def numbers(row: AuditRow, digits: int, *quantities: str) -> list[str]:
         return [_average(row.averages[quantity], row.records, digits) for quantity in quantities]
 
+    def count(row: AuditRow, quantity: str) -> str:
+        found = row.averages[quantity]
+        return f"{round((found.value or 0) * found.defined)} of {found.defined}"
+
     def seconds(row: AuditRow) -> list[str]:
-        reused = row.averages["g_reused"].value or 0
         g, *rest = numbers(row, 1, "g_seconds", "train_seconds", "evaluate_seconds")
-        return [g, f"{round(reused * row.records)} of {row.records}", *rest]
+        return [g, count(row, "g_reused"), *rest]
 
     measures = (
         *(f"synthetic_{name}" for name in ("pearson", "spearman", "mae")),
@@ -574,12 +578,13 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
             "Weak models\nMAE",
             "Image dependence\n(largest correlation)",
             "Depend on\nthe image",
+            "Predict\nquality",
         ],
         [
             [
                 str(row.records),
                 *numbers(row, 3, *measures),
-                f"{round((row.averages['image_dependent'].value or 0) * row.records)} of {row.records}",
+                *(count(row, verdict) for verdict in ("image_dependent", "predicts")),
             ]
             for row in rows("predictor")
         ],
@@ -596,6 +601,7 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
             "Mean\nDice %",
             *(f"Pearson\n{score}" for score in SCORES),
             *(f"MAE\n{score}" for score in SCORES),
+            "g predicts\nquality",
         ],
         [
             [
@@ -603,6 +609,7 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
                 "pooled" if row.progress is None else f"{100 * row.progress:.0f} %",
                 _average(row.averages["mean_dice"], row.records, 2, scale=100),
                 *numbers(row, 3, *scores),
+                MISSING if row.progress is None else count(row, "g_predicts"),
             ]
             for row in rows("pseudo_labels")
         ],

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qgbench.records import Agreement, Record
+from qgbench.report.audit import PREDICTS_RULE, not_predicted
 
 
 def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> None:
@@ -52,8 +53,13 @@ def outcome_table(record: Record) -> Table:
         table.add_section()
         table.add_row("g, synthetic masks", _numbers(record.audit.synthetic), "validation images")
         table.add_row("g, weak models' masks", _numbers(record.audit.weak_models), "validation images")
-        verdict = "depends on the image" if record.audit.image_dependent else "judges shapes more than images"
-        table.add_row("g, image dependence", f"{record.audit.image_dependence:.2f}", f"below 0.70 passes: {verdict}")
+        verdict = (
+            "below 0.70: depends on" if record.audit.image_dependent else "not below 0.70: judges shapes more than"
+        )
+        table.add_row("g, image dependence", f"{record.audit.image_dependence:.2f}", f"{verdict} the image")
+        failed = not_predicted(record)
+        note = f"yes if {PREDICTS_RULE} on all masks" + (f"; it does not on {' and '.join(failed)}" if failed else "")
+        table.add_row("g predicts quality", "no" if failed else "yes", note)
     if record.pseudo_labels:
         table.add_section()
         last, pooled = record.pseudo_labels[-2], record.pseudo_labels[-1]

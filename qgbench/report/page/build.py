@@ -23,6 +23,7 @@ from qgbench.errors import QGBenchError, UserError
 from qgbench.folder import locked
 from qgbench.records import IMAGES_NAME, RECORD_NAME, Record, images_path
 from qgbench.report.analysis import Analysis, Contrast, Scores, Section
+from qgbench.report.audit import PREDICTS_RULE, not_predicted
 from qgbench.report.collect import Name, Run, Setting
 from qgbench.report.measures import MEASURES
 from qgbench.report.overview import overview
@@ -135,6 +136,7 @@ class _Site:
             NONE=NONE,
             MARK=MARK,
             MARK_RULE=MARK_RULE,
+            PREDICTS_RULE=PREDICTS_RULE,
             words=words,
             protocol_words=protocol_words,
         )
@@ -234,6 +236,7 @@ class _Site:
             page=page,
             record=record,
             rerun=run.rerun,
+            not_predicted=not_predicted(record),
             setting=setting,
             name=Name.of(record.cell),
             contrasts=contrasts,
