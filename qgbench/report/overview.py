@@ -119,8 +119,8 @@ def _splits_chapter(analysis: Analysis) -> Chapter:
         "Cell",
         "Data set",
         "Labels",
-        f"By group\n{what.label} {what.unit}",
-        f"By image\n{what.label} {what.unit}",
+        f"By group: {what.label} {what.unit},\nmean over groups",
+        f"By image: {what.label} {what.unit},\nmean over groups",
     ]
     rows = list(_split_rows(analysis.sections, what))
     table = Table("The same cells on both kinds of split", columns, rows, names=2, widths=(50, 30))

@@ -272,8 +272,8 @@ def _comparison(contrasts: list[Contrast], best: list[Name], what: Measure) -> T
         "Method",
         "Add-on",
         "Seeds",
-        f"Base\n{what.label} {what.unit}",
-        f"+ add-on\n{what.label} {what.unit}",
+        f"Base: {what.label} {what.unit},\nmean over groups",
+        f"+ add-on: {what.label} {what.unit},\nmean over groups",
         f"Difference\n({what.difference_unit})",
         "p",
         "p\n(Holm)",
@@ -292,11 +292,12 @@ def _comparison(contrasts: list[Contrast], best: list[Name], what: Measure) -> T
         )
         if scores is not None and name in best
     }
-    rows = [_comparison_row(contrast, what) for contrast in contrasts]
+    rows = [comparison_row(contrast, what) for contrast in contrasts]
     return Table("Methods with and without the add-on", columns, rows, names=2, bold=frozenset(bold))
 
 
-def _comparison_row(contrast: Contrast, what: Measure) -> list[str]:
+def comparison_row(contrast: Contrast, what: Measure) -> list[str]:
+    """Write a twin: method, add-on, seeds, both sides, difference, p, p (Holm), P(claim false), p (Wilcoxon), rest."""
     either = contrast.reference_scores or contrast.scores
 
     def pair(get: str, digits: int) -> str:
@@ -451,7 +452,7 @@ def claims_chapter(analysis: Analysis) -> Chapter:
         ]
         return "; ".join(found) or MISSING
 
-    columns = ["Source", "About", "Metric", "Claimed", "Measured here"]
+    columns = ["Source", "About", "Metric", "Claimed", "Measured here\n(Dice: mean over images)"]
     rows = []
     for claim in analysis.claims:
         about = "g, synthetic masks" if claim.about == "predictor" else f"{claim.method} {claim.addon}".strip()
@@ -481,7 +482,12 @@ def _rank_tables(across: Across, what: Measure) -> list[Table]:
     return [
         Table(
             title + (f", part {number} of {len(parts)}" if len(parts) > 1 else ""),
-            ["Cell", "Average\nrank", "First", *(columns[index] for index in shown)],
+            [
+                f"Cell ({what.label} {what.unit}: mean over groups)",
+                "Average\nrank",
+                "First",
+                *(columns[index] for index in shown),
+            ],
             [
                 [
                     str(name),
@@ -598,7 +604,7 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
             "Add-on",
             "Records",
             "Progress",
-            "Mean\nDice %",
+            "Dice %, mean\nover masks",
             *(f"Pearson\n{score}" for score in SCORES),
             *(f"MAE\n{score}" for score in SCORES),
             "g predicts\nquality",

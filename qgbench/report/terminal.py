@@ -42,7 +42,11 @@ def outcome_table(record: Record) -> Table:
     table.add_column("note")
     summary = record.summary
     others = ", ".join(f"{key.replace('_', ' ')} {100 * other.dice:.2f}" for key, other in record.others.items())
-    table.add_row("Dice", f"{100 * summary.dice:.2f} %", f"{summary.images} test images, {summary.groups} groups")
+    table.add_row(
+        "Dice",
+        f"{100 * summary.dice:.2f} %",
+        f"mean over {summary.images} test images, not over their {summary.groups} groups",
+    )
     if others:
         table.add_row("Dice of other networks", others, "")
     table.add_row("HD95 (pooled)", f"{summary.hd95:.2f} px", "both directed sets together, as medpy")
