@@ -11,7 +11,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('qgbench needs Python 3.11 or newer' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
-	@echo "Installing qgbench and what it needs into $(VENV): PyTorch is most of it, some 6 GB, ten minutes or so."
+	@echo "Installing qgbench and what it needs into $(VENV): PyTorch is most of it, some 7 GB, ten minutes or so."
 	@[ -t 1 ] || quiet=--quiet; $(BIN)/python -m pip install $$quiet --editable ".[dev]"
 	touch $(STAMP)
 
