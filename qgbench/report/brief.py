@@ -39,7 +39,7 @@ def print_report(analysis: Analysis, written: Sequence[Path]) -> None:
     else:
         console.print("No method was run with an add-on: there is nothing to compare yet.")
     report, *_ = written
-    console.print(f"report: {report}; beside it LaTeX, tables, figures, results.csv")
+    console.print(f"report: {report}; LaTeX, tables and data are beside it")
     for page in (path for path in written if path.name == "index.html"):
         console.print(f"page: {page}")
 

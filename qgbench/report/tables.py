@@ -561,7 +561,7 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
 
     def count(row: AuditRow, quantity: str) -> str:
         found = row.averages[quantity]
-        return f"{round((found.value or 0) * found.defined)} of {found.defined}"
+        return MISSING if not found.defined else f"{round((found.value or 0) * found.defined)} of {found.defined}"
 
     def seconds(row: AuditRow) -> list[str]:
         g, *rest = numbers(row, 1, "g_seconds", "train_seconds", "evaluate_seconds")

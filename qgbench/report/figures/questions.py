@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qgbench.report.analysis import ROPE, Analysis
 from qgbench.report.declared import Answer
@@ -47,8 +47,12 @@ _HEIGHT = 47.0  # rows of one file, more or less, a row of two lines counting mo
 _TWO_LINES = 1.7
 _COLUMNS = 4  # of the legend
 _HEADER, _FOOTER = 0.22, 0.42
-_DIAMOND = {"facecolor": BLACK, "linewidth": 0}
-_OPEN_DIAMOND = {"facecolor": "white", "edgecolor": BLACK, "linewidth": 0.6}  # its interval allows no verdict
+_DIAMOND: dict[str, Any] = {"facecolor": BLACK, "linewidth": 0}
+_OPEN_DIAMOND: dict[str, Any] = {
+    "facecolor": "white",
+    "edgecolor": BLACK,
+    "linewidth": 0.6,
+}  # its interval allows no verdict
 _LOOKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (ORANGE, "v"), (PURPLE, "P"), (SKY, "X"), (GREY, "<"))
 
 
