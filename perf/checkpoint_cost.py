@@ -17,7 +17,7 @@ from qgbench.data.readers import open_source
 from qgbench.data.splits import load_split
 from qgbench.quality.guide import Guide
 from qgbench.registry import load_method
-from qgbench.run import _build
+from qgbench.run import build_student
 from qgbench.spec import Regime, load_protocol
 from qgbench.training.checkpoint import LAST_NAME, Checkpoints
 from qgbench.training.device import make_accelerator
@@ -36,7 +36,7 @@ def main() -> None:
     prepared = prepare(source, protocol.size)
     data = training_data(prepared, [], load_split(source), Regime.parse("n12"), 0)
     method_class = load_method("fixmatch")
-    method = method_class(lambda: _build(protocol), method_class.Settings())
+    method = method_class(lambda: build_student(protocol), method_class.Settings())
     trainer = Trainer(method, Guide([]), None, data, protocol, 0, accelerator)
     for done in trainer.run():
         if done == STEPS:

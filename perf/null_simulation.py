@@ -137,7 +137,7 @@ def narrowest() -> None:
         )
         surely = squares[:-1, None] >= ours(by_seed[1:]) * (1 - 1e-9)
         possibly = np.broadcast_to(squares[:-1, None] >= floor * (1 - 1e-9), surely.shape)
-        best = optimize.linprog(
+        best = optimize.linprog(  # type: ignore[call-overload]  # the stubs know no sparse matrix
             -chances[expected <= 6].mean(axis=0),
             A_ub=sparse.vstack([sparse.csr_matrix(chances), order]),
             b_ub=np.concatenate([np.full(len(expected), 0.05), np.zeros(len(rows))]),
@@ -159,7 +159,8 @@ def rejected(differences: np.ndarray, alpha: float = 0.05) -> np.ndarray:
 def wilcoxon_rate(differences: np.ndarray) -> float:
     """Share of rows (R, n) with Wilcoxon's p < 0.05."""
     method = "exact" if differences.shape[1] <= 50 else "asymptotic"
-    return float(np.mean(stats.wilcoxon(differences, axis=1, zero_method="pratt", method=method).pvalue < 0.05))
+    found = stats.wilcoxon(differences, axis=1, zero_method="pratt", method=method)  # type: ignore[call-overload]
+    return float(np.mean(found.pvalue < 0.05))
 
 
 def records() -> None:

@@ -19,7 +19,7 @@ import torch
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet
 from qgbench.losses import segmentation_loss
-from qgbench.run import _build
+from qgbench.run import build_student
 from qgbench.spec import load_protocol
 from qgbench.training.device import make_accelerator
 
@@ -54,7 +54,7 @@ def compare(size: int, labelled: int, unlabelled: int, repetitions: int, threads
     """Time reading and the supervised step in turn; the medians after one step to warm up."""
     protocol = load_protocol("small")
     accelerator = make_accelerator("cpu", protocol.precision, threads)
-    network = _build(protocol).train()
+    network = build_student(protocol).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=protocol.train.lr, weight_decay=protocol.train.weight_decay)
     images = image_set(folder, size)
     rng = np.random.default_rng(1)

@@ -55,7 +55,7 @@ def trials(columns: dict[str, dict[str, Any]], budgets: dict[str, tuple[str, ...
 
 
 FEW = {"ph2": "n7", "scd": "n7", "isic2017": "n7", "cvc_clinicdb": "n28", "cvc_colondb": "n28"}
-AT_FEW = {dataset: (budget,) for dataset, budget in FEW.items()}
+AT_FEW: dict[str, tuple[str, ...]] = {dataset: (budget,) for dataset, budget in FEW.items()}
 BUDGETS = {
     **dict.fromkeys(("ph2", "scd"), ("n4", "n6", "n7", "n14", "n28", "all")),
     **dict.fromkeys(("isic2017", "cvc_clinicdb", "cvc_colondb"), ("n4", "n7", "n14", "n28", "all")),

@@ -19,7 +19,7 @@ from qgbench.data.splits import load_split
 from qgbench.losses import segmentation_loss
 from qgbench.quality.guide import Guide
 from qgbench.registry import load_method
-from qgbench.run import _build
+from qgbench.run import build_student
 from qgbench.spec import Regime, load_protocol
 from qgbench.training.device import make_accelerator
 from qgbench.training.loop import Trainer
@@ -35,10 +35,10 @@ def main() -> None:
     data = training_data(prepare(source, protocol.size), [], load_split(source), Regime.parse("n12@grouped"), 0)
     fixmatch = load_method("fixmatch")
     trainer = Trainer(
-        fixmatch(lambda: _build(protocol), fixmatch.Settings()), Guide([]), None, data, protocol, 0, accelerator
+        fixmatch(lambda: build_student(protocol), fixmatch.Settings()), Guide([]), None, data, protocol, 0, accelerator
     )
     trainer.method.train()
-    network = _build(protocol).train()
+    network = build_student(protocol).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=protocol.train.lr, weight_decay=protocol.train.weight_decay)
     batch, _ = trainer._streams.next(0.0)
 

@@ -81,7 +81,8 @@ def main() -> None:
         rounds,
     )
     show(found, next(iter(found.values()))[0])
-    compiled = torch.compile(network())
+    compiled = network()
+    compiled.compile()
     begin = time.perf_counter()
     step(compiled)(torch.rand(24, 3, 96, 96))
     print(f"compiling took {time.perf_counter() - begin:.0f} s")

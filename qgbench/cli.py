@@ -438,9 +438,12 @@ def report(
 ) -> None:
     """Write tables and figures of all records: method, method + add-on, difference, how sure it is.
 
+    Prints the comparisons and where the files are; with --quiet the name of each file, for scripts.
+
     Example: [bold]qgbench report runs --output report --html[/bold]
     """
     from qgbench.report.analysis import Filters, analyse
+    from qgbench.report.brief import print_report
     from qgbench.report.collect import collect
     from qgbench.report.declared import declared
     from qgbench.report.write import write_report
@@ -449,8 +452,11 @@ def report(
     filters = Filters(*(tuple(names or ()) for names in (dataset, regime, arch, method)))
     asked = None if suite is None else declared(load_suite(suite))
     found = analyse(collect(folders or [Path("runs")]), filters, metric, contrast or [], asked)
-    for path in write_report(found, output, figures=figures, html=html, run_pages=run_pages):
-        print(path)
+    written = write_report(found, output, figures=figures, html=html, run_pages=run_pages)
+    if verbosity() >= QUIET:
+        print(*written, sep="\n")
+    else:
+        print_report(found, written)
 
 
 @app.command()

@@ -21,8 +21,14 @@ class _Speed(ProgressColumn):
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f} {self._unit}/s" if speed else f"- {self._unit}/s")
+        return Text(_speed_words(task.finished_speed or task.speed or 0.0, self._unit))
+
+
+def _speed_words(speed: float, unit: str) -> str:
+    """Write items per second, or seconds per item where an item takes longer than one."""
+    if not speed:
+        return f"- {unit}/s"
+    return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit.removesuffix('s')}"
 
 
 def track(iterable: Iterable[T], description: str, total: int, unit: str = "steps", start: int = 0) -> Iterator[T]:
@@ -72,6 +78,5 @@ def _plain(iterable: Iterable[T], description: str, total: int, unit: str, start
             last = now
             speed = (done - start) / max(now - begin, 1e-9)
             left = (total - done) / speed
-            print(
-                f"{description}: {done}/{total} {unit}, {speed:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True
-            )
+            words = f"{description}: {done}/{total} {unit}, {_speed_words(speed, unit)}, {left:.0f} s left"
+            print(words, file=sys.stderr, flush=True)

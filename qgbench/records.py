@@ -134,7 +134,7 @@ class QualityAudit(_Part):
     synthetic: Agreement
     weak_models: Agreement = Field(description="on the outputs of all weak models for the validation images, pooled")
     image_dependence: float = Field(
-        description="largest correlation of q with q of a blacked-out or swapped image; < 0.7 passes"
+        description="largest correlation of q with q of a blacked-out or swapped image; < 0.7: it depends on the image"
     )
     image_dependent: bool
 

@@ -72,15 +72,16 @@ def plan(
         float | None,
         typer.Option(min=0.1, help="Also count the work, and give GPU-hours at so many sustained TFLOP/s."),
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="First list every run and what they share, one a line.")] = False,
     output: Output = Path("runs"),
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """List the runs of a suite and what they share, what is done, and what the rest takes.
+    """Count the runs of a suite by block: what is done, and what the rest takes. --all lists them.
 
     Example: [bold]qgbench suite plan small --measure[/bold]
     """
-    from qgbench.launch.present import print_gpu_hours, print_plan
+    from qgbench.launch.present import print_gpu_hours, print_jobs, print_plan
 
     planned = _chosen(_plan(name, output, data_dir, device), only)
     if measure:
@@ -89,6 +90,8 @@ def plan(
         take(planned)
     console = standard_output()
     estimates = _estimates(output)
+    if every:
+        print_jobs(planned, estimates, console)
     print_plan(planned, estimates, _slots(planned, estimates, slots), console)
     if gpu_tflops is not None:
         print_gpu_hours(planned, gpu_tflops, console)
@@ -120,10 +123,11 @@ def run(
     """
     planned = _plan(name, output, data_dir, device, track)
     if dry_run:
-        from qgbench.launch.present import print_plan
+        from qgbench.launch.present import print_jobs, print_plan
 
-        estimates, chosen = _estimates(output), _chosen(planned, only)
-        print_plan(chosen, estimates, _slots(chosen, estimates, slots), standard_output())
+        estimates, chosen, console = _estimates(output), _chosen(planned, only), standard_output()
+        print_jobs(chosen, estimates, console)
+        print_plan(chosen, estimates, _slots(chosen, estimates, slots), console)
         return
     _carry_out(planned, only, name, False, max_hours, executor, slots, slurm or [], address, gpus)
 

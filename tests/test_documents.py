@@ -3,13 +3,17 @@
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
 
+from qgbench.cli import app
 from qgbench.report.analysis import analyse
 from qgbench.report.collect import collect
 from qgbench.report.declared import declared
@@ -105,6 +109,32 @@ def test_what_a_document_links_to_is_there(document: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
             anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
             assert anchor in anchors, anchor
+
+
+def typed(document: str) -> list[str]:
+    """What stands in the document to be typed after ``qgbench``, line by line."""
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^(?:nice )?qgbench (.+)$", "\n".join(blocks), re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_the_command_line_understands_what_a_document_types(document: str) -> None:
+    lines = typed(document)
+    assert lines
+    for line in lines:
+        verb, words = get_command(app), shlex.split(line, comments=True)
+        while hasattr(verb, "commands"):
+            assert words[0] in verb.commands, line
+            verb = verb.commands[words.pop(0)]
+        verb.make_context(line, words)  # refuses unknown options and wrong values
+
+
+def test_the_readmes_power_line_works_after_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (line,) = [line for line in typed("README.md") if line.startswith("power ")]
+    result = CliRunner().invoke(app, shlex.split(line, comments=True), catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "3 seeds" in result.output
 
 
 @pytest.mark.parametrize(

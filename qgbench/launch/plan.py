@@ -46,7 +46,7 @@ class Plan(Settings):
         ]
         if not kept:
             raise UserError(
-                f"no run of the suite {self.suite} has {' or '.join(words)} in its name; see qgbench suite plan."
+                f"no run of the suite {self.suite} has {' or '.join(words)} in its name; see qgbench suite plan --all."
             )
         needed = {job.name for job in kept}
         for job in reversed(self.jobs):

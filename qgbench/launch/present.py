@@ -20,8 +20,26 @@ from qgbench.logs import QUIET, logger, verbosity
 _KINDS = ("data", "g", "run")
 
 
+def print_jobs(plan: Plan, estimates: Estimates, console: Console) -> None:
+    """Print every job with its status and what it is estimated to take."""
+    table = Table(title="what runs share, each made once; then the runs in the order in which they matter", box=None)
+    for heading in ("job", "block", "status", "time", "MiB"):
+        table.add_column(heading, justify="right" if heading in ("time", "MiB") else "left")
+    for job in sorted(plan.jobs, key=lambda job: _KINDS.index(job.kind)):
+        cost = estimates.of(job)
+        table.add_row(
+            Text(job.words),
+            plan.blocks.get(job.name, job.kind),
+            job.folder.status() or "",
+            "?" if cost.seconds is None else human(cost.seconds),
+            "?" if cost.memory_mib is None else f"{cost.memory_mib:.0f}",
+        )
+    print_table(table, console)
+    console.print()
+
+
 def print_plan(plan: Plan, estimates: Estimates, slots: Sequence[str], console: Console) -> None:
-    """Print every job with its status and what it is estimated to take, then a line a block, then the whole.
+    """Print a line a block, what the whole is estimated to take, and what the estimate rests on.
 
     Parameters
     ----------
@@ -33,20 +51,6 @@ def print_plan(plan: Plan, estimates: Estimates, slots: Sequence[str], console: 
     """
     costs = {job.name: estimates.of(job) for job in plan.jobs}
     status = {job.name: job.folder.status() for job in plan.jobs}
-    table = Table(title="what runs share, each made once; then the runs in the order in which they matter", box=None)
-    for heading in ("job", "block", "status", "time", "MiB"):
-        table.add_column(heading, justify="right" if heading in ("time", "MiB") else "left")
-    for job in sorted(plan.jobs, key=lambda job: _KINDS.index(job.kind)):
-        cost = costs[job.name]
-        table.add_row(
-            Text(job.words),
-            plan.blocks.get(job.name, job.kind),
-            status[job.name] or "",
-            "?" if cost.seconds is None else human(cost.seconds),
-            "?" if cost.memory_mib is None else f"{cost.memory_mib:.0f}",
-        )
-    print_table(table, console)
-    console.print()
     blocks = Table(title=f"suite {plan.suite}: {plan.question}", title_justify="left")
     for heading in ("block", "jobs", "done", "failed", "to do", "time to do, one at a time"):
         blocks.add_column(heading, justify="left" if heading == "block" else "right")

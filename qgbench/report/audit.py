@@ -1,14 +1,18 @@
 """Average what the records say about the quality predictor g: its own audit, its use in a run, and what it cost."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal, NamedTuple
 
+from qgbench.records import Agreement, Record
 from qgbench.report.collect import Name, Run
 
 SCORES = ("g", "confidence", "agreement")
+PREDICTS_RULE = "the 95 % interval of r (Fisher's z, masks taken as independent) lies above 0"
+_Z = 1.959964  # of the normal distribution, two-sided 95 %
 
 
 class Average(NamedTuple):
@@ -56,6 +60,26 @@ def audit(runs: list[Run]) -> list[AuditRow]:
     return rows
 
 
+def predicts(found: Agreement) -> bool:
+    """Return whether a score predicts quality, by `PREDICTS_RULE`; never without r or with fewer than 4 masks."""
+    if found.pearson is None or found.masks < 4:
+        return False
+    return found.pearson > math.tanh(_Z / math.sqrt(found.masks - 3))
+
+
+def not_predicted(record: Record) -> list[str]:
+    """Return the kinds of masks of a run whose quality its g does not predict; empty without g too."""
+    if record.audit is None:
+        return []
+    at_end = [audit.scores.get("g") for audit in record.pseudo_labels if audit.progress is not None][-1:]
+    judged = [
+        ("synthetic masks", record.audit.synthetic),
+        ("weak models' masks", record.audit.weak_models),
+        *(("pseudo-labels at the end", found) for found in at_end if found is not None),
+    ]
+    return [masks for masks, found in judged if not predicts(found)]
+
+
 def _mean(values: Iterable[float | None]) -> Average:
     defined = [value for value in values if value is not None]
     return Average(sum(defined) / len(defined) if defined else None, len(defined))
@@ -82,6 +106,7 @@ def _predictors(runs: list[Run]) -> list[AuditRow]:
         "weak_mae": _mean(audit.weak_models.mae for audit in audits),
         "image_dependence": _mean(audit.image_dependence for audit in audits),
         "image_dependent": _mean(float(audit.image_dependent) for audit in audits),
+        "predicts": _mean(float(predicts(audit.synthetic) and predicts(audit.weak_models)) for audit in audits),
     }
     return [AuditRow("predictor", None, None, len(audits), averages)]
 
@@ -93,12 +118,12 @@ def _pseudo_labels(name: Name, runs: list[Run]) -> list[AuditRow]:
     rows = []
     for progress in [*moments, *pooled]:
         here = [audit for audit in audits if audit.progress == progress]
-
         averages = {"mean_dice": _mean(audit.mean_dice for audit in here)}
         for score in SCORES:
             found = [audit.scores[score] for audit in here if score in audit.scores]
             averages[f"{score}_pearson"] = _mean(agreement.pearson for agreement in found)
             averages[f"{score}_mae"] = _mean(agreement.mae for agreement in found)
+            averages[f"{score}_predicts"] = _mean(float(predicts(agreement)) for agreement in found)
         rows.append(AuditRow("pseudo_labels", name, progress, len(here), averages))
     return rows
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from qgbench.report.analysis import Analysis, Section
-from qgbench.report.audit import SCORES, AuditRow, audit
+from qgbench.report.audit import PREDICTS_RULE, SCORES, AuditRow, audit, not_predicted
 from qgbench.report.measures import Measure
 from qgbench.report.tables import MISSING, Chapter, Table, in_points, protocol_line
 
@@ -57,7 +57,24 @@ def _guidance_chapter(analysis: Analysis) -> Chapter:
     ]
     rows = [row for section in analysis.sections if (row := _guidance_row(section))]
     table = Table("What the quality predictor g is worth, by setting", columns, rows, names=1, widths=(42,))
-    return Chapter("Quality guidance", _protocols(analysis), [table] if len(rows) > 1 else [], [GUIDANCE_RULE], [])
+    below = [GUIDANCE_RULE, *_where_g_fails(analysis.sections)]
+    return Chapter("Quality guidance", _protocols(analysis), [table] if len(rows) > 1 else [], below, [])
+
+
+def _where_g_fails(sections: Sequence[Section]) -> list[str]:
+    """Say in which settings, and in how many runs guided by g, g does not predict quality."""
+    counts = []
+    for section in sections:
+        guided = [run.record for run in section.runs if run.record.cell.addon == _GUIDED]
+        failed = sum(bool(not_predicted(record)) for record in guided)
+        if failed:
+            counts.append(f"{section.setting.dataset} {section.setting.regime}, {failed} of {len(guided)} runs")
+    if not counts:
+        return []
+    return [
+        f"g does not predict quality here: {'; '.join(counts)}. It would if {PREDICTS_RULE} on synthetic masks, on "
+        "weak models' masks and on the pseudo-labels of the last checkpoint."
+    ]
 
 
 def _protocols(analysis: Analysis) -> list[str]:
@@ -102,8 +119,8 @@ def _splits_chapter(analysis: Analysis) -> Chapter:
         "Cell",
         "Data set",
         "Labels",
-        f"By group\n{what.label} {what.unit}",
-        f"By image\n{what.label} {what.unit}",
+        f"By group: {what.label} {what.unit},\nmean over groups",
+        f"By image: {what.label} {what.unit},\nmean over groups",
     ]
     rows = list(_split_rows(analysis.sections, what))
     table = Table("The same cells on both kinds of split", columns, rows, names=2, widths=(50, 30))

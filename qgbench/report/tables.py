@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from qgbench.claims import Claim
 from qgbench.records import EMPTY_MASK_RULE
 from qgbench.report.analysis import Across, AddonAcross, Analysis, Contrast, Scores, Section
-from qgbench.report.audit import SCORES, AuditRow, Average, audit
+from qgbench.report.audit import PREDICTS_RULE, SCORES, AuditRow, Average, audit
 from qgbench.report.collect import Name, Problem, Run
 from qgbench.report.declared import Answer, Answers
 from qgbench.report.measures import Measure
-from qgbench.stats.crossed import Estimate
+from qgbench.stats.crossed import MIN_GROUPS, Estimate
 
 MISSING = "--"
+MARK = "†"
+"""Behind an interval that allows no verdict."""
+MARK_RULE = (
+    f"{MARK}: one seed or fewer than {MIN_GROUPS} test groups; p is withheld, and the interval allows no verdict."
+)
 NOT_A_REPLICATION = {"small", "smoke"}
 _SETS_ABREAST = 5  # columns of data sets that a landscape page holds
 _ABREAST = 125  # characters of the columns of settings that a landscape page holds
@@ -61,7 +66,8 @@ OVER_SETS_RULE = (
 )
 AUDIT_RULE = (
     "Averages over records (one a seed), of seconds the median; a predictor that several runs share counts once. "
-    "'(1 of 3)': defined in so many records only. Pooled: the masks of all checkpoints together."
+    "'(1 of 3)': defined in so many records only. Pooled: the masks of all checkpoints together. Predicts quality: "
+    f"{PREDICTS_RULE}; of a predictor, on synthetic masks and on those of weak models."
 )
 
 
@@ -79,6 +85,12 @@ class Table:
     """Of the columns of free text on paper, mm."""
     prose: frozenset[int] = frozenset()
     """Columns of free text that are sentences, not names."""
+
+    @property
+    def footnote(self) -> str:
+        """What the mark behind an interval says; empty where no interval has it."""
+        cells = (cell for row in self.rows for cell in row[self.names :])
+        return MARK_RULE if any(cell.endswith(MARK) for cell in cells) else ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,8 @@ def suite_words(answers: Answers, what: Measure) -> list[str]:
         lines.append(f"Primary estimate: withheld, {cause}.")
     else:
         low, high = (f"{what.scale * end:.2f}" for end in found.interval or (math.nan, math.nan))
-        ends = f"95 % confidence interval {low} to {high}" if found.interval else "no interval"
+        mark = MARK if found.p_withheld else ""
+        ends = f"95 % confidence interval {low} to {high}{mark}" if found.interval else "no interval"
         change = f"{what.scale * found.mean:+.2f} ({what.difference_unit}; {ends})"
         lines.append(
             f"Primary estimate: {what.label} differs by {change}, p {_p(found.p)}, P(claim false) {_p(found.p_false)}; "
@@ -259,8 +272,8 @@ def _comparison(contrasts: list[Contrast], best: list[Name], what: Measure) -> T
         "Method",
         "Add-on",
         "Seeds",
-        f"Base\n{what.label} {what.unit}",
-        f"+ add-on\n{what.label} {what.unit}",
+        f"Base: {what.label} {what.unit},\nmean over groups",
+        f"+ add-on: {what.label} {what.unit},\nmean over groups",
         f"Difference\n({what.difference_unit})",
         "p",
         "p\n(Holm)",
@@ -279,11 +292,12 @@ def _comparison(contrasts: list[Contrast], best: list[Name], what: Measure) -> T
         )
         if scores is not None and name in best
     }
-    rows = [_comparison_row(contrast, what) for contrast in contrasts]
+    rows = [comparison_row(contrast, what) for contrast in contrasts]
     return Table("Methods with and without the add-on", columns, rows, names=2, bold=frozenset(bold))
 
 
-def _comparison_row(contrast: Contrast, what: Measure) -> list[str]:
+def comparison_row(contrast: Contrast, what: Measure) -> list[str]:
+    """Write a twin: method, add-on, seeds, both sides, difference, p, p (Holm), P(claim false), p (Wilcoxon), rest."""
     either = contrast.reference_scores or contrast.scores
 
     def pair(get: str, digits: int) -> str:
@@ -438,7 +452,7 @@ def claims_chapter(analysis: Analysis) -> Chapter:
         ]
         return "; ".join(found) or MISSING
 
-    columns = ["Source", "About", "Metric", "Claimed", "Measured here"]
+    columns = ["Source", "About", "Metric", "Claimed", "Measured here\n(Dice: mean over images)"]
     rows = []
     for claim in analysis.claims:
         about = "g, synthetic masks" if claim.about == "predictor" else f"{claim.method} {claim.addon}".strip()
@@ -468,7 +482,12 @@ def _rank_tables(across: Across, what: Measure) -> list[Table]:
     return [
         Table(
             title + (f", part {number} of {len(parts)}" if len(parts) > 1 else ""),
-            ["Cell", "Average\nrank", "First", *(columns[index] for index in shown)],
+            [
+                f"Cell ({what.label} {what.unit}: mean over groups)",
+                "Average\nrank",
+                "First",
+                *(columns[index] for index in shown),
+            ],
             [
                 [
                     str(name),
@@ -503,11 +522,11 @@ def _points(scores: Scores | None, what: Measure) -> str:
 
 
 def in_points(found: Estimate, what: Measure) -> str:
-    """Write an estimate with its interval, in the unit that people read."""
+    """Write an estimate with its interval, in the unit that people read, and a mark if that allows no verdict."""
     if found.interval is None:
         return f"{what.scale * found.mean:.2f}"
     low, high = (what.scale * end for end in found.interval)
-    return f"{what.scale * found.mean:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{what.scale * found.mean:.2f} [{low:.2f}, {high:.2f}]{MARK if found.p_withheld else ''}"
 
 
 def _p(value: float | None) -> str:
@@ -540,10 +559,13 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
     def numbers(row: AuditRow, digits: int, *quantities: str) -> list[str]:
         return [_average(row.averages[quantity], row.records, digits) for quantity in quantities]
 
+    def count(row: AuditRow, quantity: str) -> str:
+        found = row.averages[quantity]
+        return MISSING if not found.defined else f"{round((found.value or 0) * found.defined)} of {found.defined}"
+
     def seconds(row: AuditRow) -> list[str]:
-        reused = row.averages["g_reused"].value or 0
         g, *rest = numbers(row, 1, "g_seconds", "train_seconds", "evaluate_seconds")
-        return [g, f"{round(reused * row.records)} of {row.records}", *rest]
+        return [g, count(row, "g_reused"), *rest]
 
     measures = (
         *(f"synthetic_{name}" for name in ("pearson", "spearman", "mae")),
@@ -562,12 +584,13 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
             "Weak models\nMAE",
             "Image dependence\n(largest correlation)",
             "Depend on\nthe image",
+            "Predict\nquality",
         ],
         [
             [
                 str(row.records),
                 *numbers(row, 3, *measures),
-                f"{round((row.averages['image_dependent'].value or 0) * row.records)} of {row.records}",
+                *(count(row, verdict) for verdict in ("image_dependent", "predicts")),
             ]
             for row in rows("predictor")
         ],
@@ -581,9 +604,10 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
             "Add-on",
             "Records",
             "Progress",
-            "Mean\nDice %",
+            "Dice %, mean\nover masks",
             *(f"Pearson\n{score}" for score in SCORES),
             *(f"MAE\n{score}" for score in SCORES),
+            "g predicts\nquality",
         ],
         [
             [
@@ -591,6 +615,7 @@ def _audit_tables(audits: list[AuditRow]) -> list[Table]:
                 "pooled" if row.progress is None else f"{100 * row.progress:.0f} %",
                 _average(row.averages["mean_dice"], row.records, 2, scale=100),
                 *numbers(row, 3, *scores),
+                MISSING if row.progress is None else count(row, "g_predicts"),
             ]
             for row in rows("pseudo_labels")
         ],
@@ -637,7 +662,8 @@ def markdown_table(table: Table) -> str:
 
     rows = [[cell(place, i, text) for i, text in enumerate(row)] for place, row in enumerate(table.rows)]
     rule = ["---" if i < table.names else "---:" for i in range(len(table.columns))]
-    return "\n".join(map(line, [[column.replace("\n", " ") for column in table.columns], rule, *rows]))
+    lines = map(line, [[column.replace("\n", " ") for column in table.columns], rule, *rows])
+    return "\n".join([*lines, *(["", table.footnote] if table.footnote else [])])
 
 
 def markdown_name(text: str) -> str:
@@ -667,6 +693,7 @@ def latex_table(table: Table, above: list[str]) -> str:
         return rf"\multicolumn{{{len(table.columns)}}}{{@{{}}l@{{}}}}{{\rlap{{{text}}}}} \\"
 
     head = [r"\toprule", " & ".join(map(_latex_header, table.columns)) + r" \\", r"\midrule"]
+    footnote = [r"\bottomrule", spanning(escape_latex(table.footnote)), r"\endlastfoot"] if table.footnote else []
     widths = [f"p{{{width}mm}}" for width in table.widths[: table.names]]
     body = [
         " & ".join(cell(place, i, text) for i, text in enumerate(row)) + r" \\" for place, row in enumerate(table.rows)
@@ -684,6 +711,7 @@ def latex_table(table: Table, above: list[str]) -> str:
             r"\endhead",
             r"\bottomrule",
             r"\endfoot",
+            *footnote,
             *body,
             r"\end{longtable}",
         ]
@@ -720,6 +748,7 @@ _LATEX = {
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
+    MARK: r"$^\dagger$",
 }
 
 

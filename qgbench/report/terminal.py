@@ -6,6 +6,7 @@ from rich.table import Table
 
 from qgbench.console import standard_output
 from qgbench.records import Agreement, Record
+from qgbench.report.audit import PREDICTS_RULE, not_predicted
 
 
 def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> None:
@@ -44,7 +45,11 @@ def outcome_table(record: Record) -> Table:
     table.add_column("note")
     summary = record.summary
     others = ", ".join(f"{key.replace('_', ' ')} {100 * other.dice:.2f}" for key, other in record.others.items())
-    table.add_row("Dice", f"{100 * summary.dice:.2f} %", f"{summary.images} test images, {summary.groups} groups")
+    table.add_row(
+        "Dice",
+        f"{100 * summary.dice:.2f} %",
+        f"mean over {summary.images} test images, not over their {summary.groups} groups",
+    )
     if others:
         table.add_row("Dice of other networks", others, "")
     table.add_row("HD95 (pooled)", f"{summary.hd95:.2f} px", "both directed sets together, as medpy")
@@ -56,8 +61,13 @@ def outcome_table(record: Record) -> Table:
         table.add_section()
         table.add_row("g, synthetic masks", _numbers(record.audit.synthetic), "validation images")
         table.add_row("g, weak models' masks", _numbers(record.audit.weak_models), "validation images")
-        verdict = "depends on the image" if record.audit.image_dependent else "judges shapes more than images"
-        table.add_row("g, image dependence", f"{record.audit.image_dependence:.2f}", f"below 0.70 passes: {verdict}")
+        verdict = (
+            "below 0.70: depends on" if record.audit.image_dependent else "not below 0.70: judges shapes more than"
+        )
+        table.add_row("g, image dependence", f"{record.audit.image_dependence:.2f}", f"{verdict} the image")
+        failed = not_predicted(record)
+        note = f"yes if {PREDICTS_RULE} on all masks" + (f"; it does not on {' and '.join(failed)}" if failed else "")
+        table.add_row("g predicts quality", "no" if failed else "yes", note)
     if record.pseudo_labels:
         table.add_section()
         last, pooled = record.pseudo_labels[-2], record.pseudo_labels[-1]

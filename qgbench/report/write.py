@@ -50,6 +50,7 @@ RESULT_COLUMNS = [
     "mean",  # over groups and seeds, or its difference; Dice and its like in [0, 1], distances in pixels
     "ci_low",
     "ci_high",
+    "p_withheld",  # one seed or few groups: the interval allows no verdict; of cells too
     "standard_error",
     "sd_images",
     "sd_groups",
@@ -171,6 +172,7 @@ def _scored(name: Name, scores: Scores) -> dict[str, Any]:
         "mean": found.mean,
         "ci_low": low,
         "ci_high": high,
+        "p_withheld": found.p_withheld,
         "standard_error": found.standard_error,
         "sd_images": scores.spread.images,
         "sd_groups": scores.spread.groups,

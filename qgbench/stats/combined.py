@@ -157,6 +157,7 @@ def estimate_mean_of(tables: Mapping[str, np.ndarray]) -> Estimate:
         wilcoxon_p=None,
         reason="; ".join(reasons),
         method=method,
+        p_withheld=p is None,
     )
 
 

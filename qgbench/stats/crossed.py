@@ -119,6 +119,8 @@ class Estimate:
     """What is withheld and why, or why p may be too small, in words joined by "; "; empty if there is neither."""
     method: Method = "crossed"
     """Rule that gave interval and p; the last two only over data sets (`qgbench.stats.combined`)."""
+    p_withheld: bool = False
+    """Whether one seed or few groups allow no p, asked for or not: then the interval allows no verdict either."""
 
 
 def mean_squares(values: np.ndarray) -> MeanSquares:
@@ -268,6 +270,7 @@ def estimate(values: np.ndarray, tested: bool = True) -> Estimate:
         p_false=None if p is None else p / 2,
         wilcoxon_p=wilcoxon,
         reason="; ".join(reasons),
+        p_withheld=groups < MIN_GROUPS or seeds == 1,
     )
 
 

@@ -249,7 +249,7 @@ def test_a_finished_run_is_shown_in_full(tmp_path: Path) -> None:
         r"settings +method.threshold=0.9",
     ):
         assert re.search(fact, text), fact
-    assert re.search(r"Dice +│ +71.50 %", text)
+    assert re.search(r"Dice +│ +71.50 % │ mean over 16 test images, not over their 8 groups", text)
     assert "losses" in text
     assert lines[15] in text  # the last fifteen, markup as it was written
     assert lines[29] in text

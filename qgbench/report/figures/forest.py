@@ -42,7 +42,8 @@ CAPTION = (
     "score (controls), and pairs asked for. Unit: test groups x seeds; bars are 95 % confidence intervals of the model "
     "with crossed random effects of both; an arrow marks an interval that goes on beyond the axis. p is adjusted by "
     "Holm's method within a setting and kind (in a suite's report: over all). Diamonds: each add-on's mean over "
-    "methods and settings, as wide as its interval. Grey band, for Dice: differences of one point or less."
+    "methods and settings, as wide as its interval. Hollow and grey: p is withheld, and the interval allows no verdict "
+    "either. Grey band, for Dice: differences of one point or less."
 )
 
 _LABEL, _PLOT, _INTERVAL, _P, _SIZE = 2.15, 2.15, 1.2, 0.72, 0.5  # widths of the columns; 0.18 is left for gaps
@@ -263,18 +264,20 @@ def _interval_words(estimate: Estimate, what: Measure) -> str:
 
 def _mark(axes: "Axes", index: int, row: _Row, what: Measure, limit: float) -> None:
     assert row.estimate is not None
+    is_open = row.estimate.p_withheld
     mean = what.scale * row.estimate.mean
     low, high = (what.scale * end for end in row.estimate.interval or (row.estimate.mean, row.estimate.mean))
     if row.kind == "combined":
         corners = [(low, index), (mean, index - 0.36), (high, index), (mean, index + 0.36)]
-        axes.fill(
-            *zip(*corners, strict=True), facecolor=BLACK, edgecolor=BLACK, linewidth=0.6, zorder=3, gid="combined"
-        )
+        face, edge = ("white", GREY) if is_open else (BLACK, BLACK)
+        axes.fill(*zip(*corners, strict=True), facecolor=face, edgecolor=edge, linewidth=0.6, zorder=3, gid="combined")
         return
     assert row.kind != "heading"
     color, marker, _ = _LOOKS[row.kind]
+    color = GREY if is_open else color
     axes.plot([max(low, -limit), min(high, limit)], [index, index], color=color, linewidth=1.1, gid="interval")
-    axes.plot([mean], [index], color=color, marker=marker, linestyle="none", gid="mean", zorder=3)
+    face = "white" if is_open else color
+    axes.plot([mean], [index], color=color, marker=marker, markerfacecolor=face, linestyle="none", gid="mean", zorder=3)
     for end, arrow, beyond in ((-limit, 4, low < -limit), (limit, 5, high > limit)):  # CARETLEFT, CARETRIGHT
         if beyond:
             axes.plot([end], [index], color=color, marker=arrow, markersize=4, linestyle="none", clip_on=False)

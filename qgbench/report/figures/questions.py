@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qgbench.report.analysis import ROPE, Analysis
 from qgbench.report.declared import Answer
@@ -37,7 +37,8 @@ CAPTION = (
     "Answers to the questions that the suite asks, the primary one first. Diamonds: mean difference over pairs of "
     "cells and data sets, as wide as its 95 % confidence interval. Small markers: the mean inside each data set, "
     "without its interval; an arrow marks one beyond the axis. p is adjusted by Holm's method for all questions but "
-    "the primary one, whose p is its own (*). Grey band, for Dice: differences of one point or less."
+    "the primary one, whose p is its own (*); where it is withheld, the diamond is hollow: its interval allows no "
+    "verdict either. Grey band, for Dice: differences of one point or less."
 )
 
 _LABEL, _PLOT, _INTERVAL = 2.95, 2.1, 1.15
@@ -46,6 +47,12 @@ _HEIGHT = 47.0  # rows of one file, more or less, a row of two lines counting mo
 _TWO_LINES = 1.7
 _COLUMNS = 4  # of the legend
 _HEADER, _FOOTER = 0.22, 0.42
+_DIAMOND: dict[str, Any] = {"facecolor": BLACK, "linewidth": 0}
+_OPEN_DIAMOND: dict[str, Any] = {
+    "facecolor": "white",
+    "edgecolor": BLACK,
+    "linewidth": 0.6,
+}  # its interval allows no verdict
 _LOOKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (ORANGE, "v"), (PURPLE, "P"), (SKY, "X"), (GREY, "<"))
 
 
@@ -114,7 +121,8 @@ def _draw(answers: list[Answer], what: Measure, limit: float, looks: dict[str, t
         assert found.interval is not None
         low, mean, high = (what.scale * value for value in (found.interval[0], found.mean, found.interval[1]))
         corners = [(low, row), (mean, row - 0.3), (high, row), (mean, row + 0.3)]
-        axes.fill(*zip(*corners, strict=True), facecolor=BLACK, linewidth=0, alpha=0.75, zorder=2, gid="answer")
+        look = _OPEN_DIAMOND if found.p_withheld else _DIAMOND
+        axes.fill(*zip(*corners, strict=True), **look, alpha=0.75, zorder=2, gid="answer")
         for index, (dataset, (color, marker)) in enumerate(looks.items()):
             if dataset not in one.by_dataset:
                 continue

@@ -187,6 +187,7 @@ def _flat(row: Row, measure: str) -> dict[str, Any]:
         "difference": None if gain is None else gain.mean,
         "difference_ci_low": gain_low,
         "difference_ci_high": gain_high,
+        "p_withheld": None if gain is None else gain.p_withheld,
         "p": None if gain is None else gain.p,
         "p_holm": None if gain is None or row.twin is None else row.twin.holm_p,
         "p_false": None if gain is None else gain.p_false,

@@ -23,6 +23,7 @@ from qgbench.errors import UserError, unwritable
 from qgbench.folder import locked
 from qgbench.records import IMAGES_NAME, RECORD_NAME, Record, images_path
 from qgbench.report.analysis import Analysis, Contrast, Scores, Section
+from qgbench.report.audit import PREDICTS_RULE, not_predicted
 from qgbench.report.collect import Name, Run, Setting
 from qgbench.report.measures import MEASURES
 from qgbench.report.overview import overview
@@ -32,7 +33,7 @@ from qgbench.report.page.cards import dataset_cards, method_cards
 from qgbench.report.page.charts import audit_chart, group_chart, learning_chart
 from qgbench.report.page.images import images_body, images_head
 from qgbench.report.page.names import contrast_slug, run_slug, slug, visible
-from qgbench.report.tables import protocol_line, suite_tables, suite_words
+from qgbench.report.tables import MARK, MARK_RULE, protocol_line, suite_tables, suite_words
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""
@@ -131,6 +132,9 @@ class _Site:
             run_pages=self.run_pages,
             has_across=bool(self.analysis.across),
             NONE=NONE,
+            MARK=MARK,
+            MARK_RULE=MARK_RULE,
+            PREDICTS_RULE=PREDICTS_RULE,
             words=words,
             protocol_words=protocol_words,
         )
@@ -230,6 +234,7 @@ class _Site:
             page=page,
             record=record,
             rerun=run.rerun,
+            not_predicted=not_predicted(record),
             setting=setting,
             name=Name.of(record.cell),
             contrasts=contrasts,

@@ -6,6 +6,7 @@ from qgbench.errors import UserError
 from qgbench.report.analysis import Across, AddonAcross, Contrast, Scores
 from qgbench.report.collect import Name
 from qgbench.report.measures import Measure
+from qgbench.report.tables import MARK
 from qgbench.spec import Regime
 from qgbench.stats.crossed import Estimate
 
@@ -90,10 +91,10 @@ def signed(value: float, scale: float = 1.0, digits: int = 1) -> str:
 
 
 def interval(found: Estimate, scale: float, digits: int = 1) -> str:
-    """Write a confidence interval, '0.4 to 2.2'; empty if there is none."""
+    """Write a confidence interval, '0.4 to 2.2', with a mark if it allows no verdict; empty if there is none."""
     if found.interval is None:
         return ""
-    return " to ".join(number(end, scale, digits) for end in found.interval)
+    return " to ".join(number(end, scale, digits) for end in found.interval) + (MARK if found.p_withheld else "")
 
 
 def probability(value: float | None) -> str:

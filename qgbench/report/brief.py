@@ -1,0 +1,72 @@
+"""What a finished report prints: its first answers, and where the rest is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qgbench.console import print_table, standard_output
+from qgbench.report.analysis import Analysis, Contrast
+from qgbench.report.figures.style import setting_words
+from qgbench.report.measures import Measure
+from qgbench.report.tables import MARK, MARK_RULE, comparison_row, suite_words
+
+_MOST_ROWS = 12
+
+
+def print_report(analysis: Analysis, written: Sequence[Path]) -> None:
+    """Print the answer to a suite's primary question, the twins with and without the add-on, and where the files are.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    written : sequence of Path
+        Files of the report, as `qgbench.report.write.write_report` gives them: its first is ``report.md``.
+    """
+    console = standard_output()
+    if analysis.answers is not None:
+        for line in suite_words(analysis.answers, analysis.measure)[:2]:
+            console.print(Text(line), soft_wrap=True)
+    twins = [
+        (setting_words(section.setting, analysis), contrast)
+        for section in analysis.sections
+        for contrast in section.contrasts
+        if contrast.kind == "twin" and contrast.name != contrast.reference
+    ]
+    if twins:
+        _print_twins(twins, analysis.measure, console)
+    else:
+        console.print("No method was run with an add-on: there is nothing to compare yet.", soft_wrap=True)
+    report, *_ = written
+    console.print(Text(f"report: {report}; LaTeX, tables and data are beside it"), soft_wrap=True)
+    for page in (path for path in written if path.name == "index.html"):
+        console.print(Text(f"page: {page}"), soft_wrap=True)
+
+
+def _print_twins(twins: Sequence[tuple[str, Contrast]], what: Measure, console: Console) -> None:
+    table = Table(title=f"{what.label} {what.unit}, mean over test groups and seeds", title_justify="left", box=None)
+    for heading in ("method", "setting"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("seeds", "without", "with", "difference", "p (Holm)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    marked = False
+    for setting, contrast in twins[:_MOST_ROWS]:
+        _, _, seeds, _, _, difference, _, p, *_ = comparison_row(contrast, what)
+        sides = (contrast.reference_scores, contrast.scores)
+        means = ("--" if side is None else f"{what.scale * side.estimate.mean:.2f}" for side in sides)
+        table.add_row(*map(Text, (str(contrast.name), setting, seeds, *means, difference, p)))
+        marked |= difference.endswith(MARK)
+    print_table(table, console)
+    if len(twins) > _MOST_ROWS:
+        console.print(f"The first {_MOST_ROWS} of {len(twins)} comparisons; the report has all.", highlight=False)
+    better = "above" if what.higher_is_better else "below"
+    console.print(
+        f"Difference: with the add-on minus without, in {what.difference_unit}, and its 95 % interval; {better} 0 the "
+        "add-on is better. p is adjusted for the number of comparisons.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if marked:
+        console.print(Text(MARK_RULE), soft_wrap=True)

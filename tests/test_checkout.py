@@ -1,0 +1,37 @@
+"""What lies beside the package keeps up with it: scripts start, and what is installed with it is used."""
+
+import ast
+import re
+import runpy
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("script", [*ROOT.glob("perf/*.py"), *ROOT.glob("docs/*.py")], ids=lambda path: path.name)
+def test_a_script_finds_what_it_imports(script: Path) -> None:
+    runpy.run_path(str(script), run_name="not main")
+
+
+def test_every_package_that_is_required_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = {re.split(r"[<>=\[;]", line)[0] for line in project["dependencies"]}
+    owners = packages_distributions()
+    files = [*ROOT.glob("qgbench/**/*.py"), *ROOT.glob("baselines/*.py")]
+    used = {
+        owner.lower().replace("_", "-") for file in files for name in imported(file) for owner in owners.get(name, [])
+    }
+    judges = {"pytest"}  # asked for by name, to test plug-ins with; nothing of the package imports it
+    assert not required - used - judges, "in pyproject.toml, but not in the code: is it for the tests (dev)?"
+
+
+def imported(file: Path) -> set[str]:
+    """Top-level names that a file imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    whole = plain | {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.partition(".")[0] for name in whole}
