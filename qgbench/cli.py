@@ -162,7 +162,7 @@ def run(
         typer.Option("--dry-run", help="Only check what the run needs, and print its RunSpec and id as JSON."),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Redo a finished run in a new folder, ID~2; the old one stays.")
+        bool, typer.Option("--force", help="Redo a finished run in a new folder, ID~2, which counts from now on.")
     ] = False,
     track: Annotated[
         str | None,
@@ -725,7 +725,9 @@ def doctor(
 def main() -> None:
     """Run the command line; whatever goes wrong becomes one message and an exit code."""
     # Threads that spin while they wait for each other burn cores that others need; sleeping waits change no result.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+    if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is imported
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         with interruptible(), written_out():
             code = app(prog_name="qgbench", standalone_mode=False) or 0

@@ -9,6 +9,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -224,12 +225,17 @@ def place_for(output: Path, spec: RunSpec, force: bool) -> RunFolder:
         Folder of all runs.
     spec : RunSpec
     force : bool
-        Do not return a finished run: the first of ``<id>``, ``<id>~2``, ``<id>~3``, ... that is not done is taken, so
-        that a repetition that was interrupted is continued by the same command.
+        Do not return a finished run.
+
+    Returns
+    -------
+    RunFolder
+        The last that is there of ``<id>``, ``<id>~2``, ``<id>~3``, ...: whoever redid a run means the new one, and a
+        repetition that was interrupted is continued. Where it is finished and `force` is given, the one after it.
     """
     place = RunFolder(output / spec.id)
-    number = 1
-    while force and (place.path / RECORD_NAME).is_file():
-        number += 1
-        place = RunFolder(output / f"{spec.id}~{number}")
-    return place
+    for number in count(2):
+        later = RunFolder(output / f"{spec.id}~{number}")
+        if not later.path.is_dir() and not (force and (place.path / RECORD_NAME).is_file()):
+            return place
+        place = later

@@ -182,8 +182,11 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
     monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
     if given is None:
         monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     call(monkeypatch, "--version")
     assert os.environ["OMP_WAIT_POLICY"] == found
+    assert os.environ.get("GOMP_SPINCOUNT") == (None if given else "0")
 
 
 def test_each_defect_of_a_data_folder_is_named(

@@ -183,10 +183,11 @@ def test_force_redoes_a_finished_run_in_a_new_place(whole: Path, tmp_path: Path)
     again = folder.with_name(folder.name + "~2")
     assert numbers(read_record(again)) == numbers(read_record(folder))
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-    # The plain command still shows the first.
+    # The plain command shows the last.
     command = start(whole, tmp_path)
     assert command.finish() == 0
     assert "done already" in command.said()
+    assert again.name in command.said()
 
 
 def test_changed_images_are_not_mixed_into_an_interrupted_run(whole: Path, tmp_path: Path) -> None:

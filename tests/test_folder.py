@@ -110,18 +110,18 @@ def test_runs_are_found_by_their_config(tmp_path: Path) -> None:
         find_runs(tmp_path / "absent")
 
 
-def test_force_takes_the_first_place_that_is_not_done(tmp_path: Path) -> None:
+def test_the_last_repetition_counts_and_force_begins_another(tmp_path: Path) -> None:
     one = spec()
     assert place_for(tmp_path, one, False).name == one.id
     assert place_for(tmp_path, one, True).name == one.id
     for number, name in enumerate((one.id, f"{one.id}~2"), 2):
         (tmp_path / name).mkdir()
         (tmp_path / name / RECORD_NAME).write_text("{}")
-        assert place_for(tmp_path, one, False).name == one.id
+        assert place_for(tmp_path, one, False).name == name
         assert place_for(tmp_path, one, True).name == f"{one.id}~{number}"
     # One that was interrupted is continued, not passed over.
     started(tmp_path / f"{one.id}~3")
-    assert place_for(tmp_path, one, True).name == f"{one.id}~3"
+    assert {place_for(tmp_path, one, force).name for force in (False, True)} == {f"{one.id}~3"}
 
 
 def test_a_file_in_the_place_of_the_folder_is_one_clear_message(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_a_finished_run_is_not_shown_with_other_data(here: Path, change: Change,
     assert run("--force").exit_code == 0
     assert read_record(folder.with_name(f"{folder.name}~2")).summary != read_record(folder).summary
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    assert f"{folder.name}~2" in run().stdout, "the last repetition is the run from now on"
 
 
 def test_a_finished_run_is_not_shown_with_another_g(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
