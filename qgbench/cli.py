@@ -14,10 +14,10 @@ from rich.markup import escape
 from qgbench import __version__, completion, data_cli, suite_cli
 from qgbench.console import standard_output, written_out
 from qgbench.errors import DISK_FULL, QGBenchError, UserError, in_one_line
-from qgbench.home import expanded
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.logs import NORMAL, QUIET, SILENT, VERBOSE, logger, set_verbosity, verbosity
 from qgbench.options import DataDir, Output, Quiet, Verbose, name_or_path
+from qgbench.paths import expanded
 from qgbench.spec import LARGEST_SEED, MOST_THREADS, SCORES, Regime, RunSpec, load_protocol, parse_assignments
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def run(
         overrides=overrides,
     )
     if dry_run:
-        print(json.dumps(rehearse(spec, data_dir, split_from=split_from or [], tracker=track), indent=1))
+        print(json.dumps(rehearse(spec, output, data_dir, None, split_from or [], force, track), indent=1))
         return
     outcome = carry_out(spec, output, data_dir, force=force, tracker=track, split_from=split_from or [])
     if not _is_main_process():
@@ -728,6 +728,8 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is imported
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    if not os.environ.get("TERMINAL_WIDTH", "1").isdecimal():  # Typer would fail on it
+        del os.environ["TERMINAL_WIDTH"]
     try:
         with interruptible(), written_out():
             code = app(prog_name="qgbench", standalone_mode=False) or 0

@@ -9,9 +9,9 @@ import typer
 from qgbench import completion
 from qgbench.console import standard_output
 from qgbench.errors import UserError, unknown_name
-from qgbench.home import expanded
 from qgbench.logs import logger
 from qgbench.options import DataDir, Quiet, Verbose, name_or_path
+from qgbench.paths import expanded
 from qgbench.spec import load_protocol
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from qgbench.amounts import amount
 from qgbench.errors import QGBenchError
-from qgbench.home import expanded
+from qgbench.paths import expanded
 
 Level = Literal["ok", "warning", "error"]
 Remarks = Iterator[tuple[Level, str]]

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -39,6 +40,14 @@ class UserError(QGBenchError):
     """A mistake in the arguments or the data handed in; the command line exits with 2."""
 
     exit_code = 2
+
+
+class UnwritableError(QGBenchError):
+    """Something cannot be written."""
+
+
+class UnwritablePlaceError(UnwritableError, UserError):
+    """Something cannot be written where the user wants it."""
 
 
 class NotFoundError(UserError):
@@ -79,7 +88,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> NotFoundError:
     return NotFoundError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
 
 
-def unwritable(what: Path | str, error: OSError, elsewhere: str = "choose another folder") -> QGBenchError:
+def unwritable(what: Path | str, error: OSError, elsewhere: str = "choose another folder") -> UnwritableError:
     """Build the error for what cannot be written: a mistake of whoever named it, unless the disk is full.
 
     Parameters
@@ -91,8 +100,16 @@ def unwritable(what: Path | str, error: OSError, elsewhere: str = "choose anothe
         How to write to another place, in words that follow "or".
     """
     advice = _WRITING.get(error.errno or 0, "Check that disk, or {elsewhere}.").format(elsewhere=elsewhere)
-    kind = QGBenchError if error.errno in DISK_FULL else UserError
+    kind = UnwritableError if error.errno in DISK_FULL else UnwritablePlaceError
     return kind(f"cannot write {what}: {error.strerror or error}. {advice}")
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise UserError where a folder, or the nearest one above it that is there, cannot be written; makes nothing."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    cause = errno.ENOTDIR if not there.is_dir() else None if os.access(there, os.W_OK) else errno.EACCES
+    if cause is not None:
+        raise unwritable(folder, OSError(cause, os.strerror(cause)), "choose another --output")
 
 
 def unreadable(path: Path | Traversable, error: OSError) -> UserError:

@@ -9,7 +9,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -233,9 +232,7 @@ def place_for(output: Path, spec: RunSpec, force: bool) -> RunFolder:
         The last that is there of ``<id>``, ``<id>~2``, ``<id>~3``, ...: whoever redid a run means the new one, and a
         repetition that was interrupted is continued. Where it is finished and `force` is given, the one after it.
     """
-    place = RunFolder(output / spec.id)
-    for number in count(2):
-        later = RunFolder(output / f"{spec.id}~{number}")
-        if not later.path.is_dir() and not (force and (place.path / RECORD_NAME).is_file()):
-            return place
-        place = later
+    place, number = RunFolder(output / spec.id), 2
+    while (later := output / f"{spec.id}~{number}").is_dir() or (force and (place.path / RECORD_NAME).is_file()):
+        place, number = RunFolder(later), number + 1
+    return place

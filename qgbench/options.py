@@ -5,12 +5,21 @@ from typing import Annotated
 
 import typer
 
-from qgbench.home import expanded
+from qgbench.errors import UserError
 from qgbench.logs import QUIET, VERBOSE, set_verbosity
+from qgbench.paths import expanded
 
 
 def name_or_path(text: str) -> str:
-    """Return what was given; a path that begins with ``~`` with the home folder in its place."""
+    """Return what was given; a path that begins with ``~`` with the home folder in its place.
+
+    Raises
+    ------
+    UserError
+        Nothing was given, as by a variable of the shell that is not set.
+    """
+    if not text:
+        raise UserError("a name or path is empty: is a variable of the shell not set?")
     return str(expanded(text)) if text.startswith("~") else text
 
 

@@ -10,6 +10,7 @@ mean something else does, and so does a change of `IMAGE_COLUMNS`: `SCHEMA_VERSI
 ``tests/golden/records/v<version>`` a record. A test compares the schema with the one that is kept there.
 """
 
+import errno
 import io
 import json
 import math
@@ -247,12 +248,19 @@ _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingP
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
+    A device or a pipe (``/dev/stdout``) is written to, and stays.
+
     Raises
     ------
-    QGBenchError
-        The disk is full, or, a `UserError`, the folder cannot be written.
+    UnwritableError
+        The disk is full; it is a `UserError` as well where the place cannot be written.
     """
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL_SUFFIX}")
         try:

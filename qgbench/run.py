@@ -21,7 +21,14 @@ from qgbench.archs.weights import weights_hash
 from qgbench.data.near_copies import NearCopy, near_copies, warning
 from qgbench.data.run_data import RunData, open_run_data, said_if
 from qgbench.data.splits import split_fingerprint
-from qgbench.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError
+from qgbench.errors import (
+    AbsentDataError,
+    QGBenchError,
+    UnknownDataError,
+    UnwritableError,
+    UserError,
+    refuse_unwritable,
+)
 from qgbench.folder import CASES_NAME, PREDICTIONS_NAME, SPEC_NAME, TEXT_LOG_NAME, RunFolder, place_for
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.logs import logged_to, logger
@@ -125,7 +132,7 @@ def run(
     if record is not None:
         with interruptible():
             here: RunData | None = None
-            with said_if(AbsentDataError, UnknownDataError):
+            with said_if(AbsentDataError, UnknownDataError, UnwritableError):
                 here = _open_data(spec, protocol, data_dir, cache_dir, split_from)
             return _give_finished(folder, record, spec, protocol, here)
     with interruptible():
@@ -175,9 +182,11 @@ def describe(spec: RunSpec) -> dict[str, Any]:
 
 def rehearse(
     spec: RunSpec,
+    output: Path,
     data_dir: Path | None = None,
     cache_dir: Path | None = None,
     split_from: Sequence[Path] = (),
+    force: bool = False,
     tracker: str | None = None,
 ) -> dict[str, Any]:
     """Do what a run does before it trains, weights aside, and describe it; data that are not here are not checked.
@@ -186,8 +195,10 @@ def rehearse(
     """
     if tracker is not None:
         require_tracker(tracker)
+    refuse_unwritable(output)
     described = describe(spec)
     protocol, method_class, settings = _resolve(spec)
+    folder = place_for(output, spec, force)
     with interruptible():
         make_accelerator(spec.device, spec.precision, spec.threads)
         _make_method(spec, protocol.model_copy(update={"encoder_weights": "none"}), method_class, settings)
@@ -195,7 +206,9 @@ def rehearse(
             QualityPredictor(protocol.quality, "none")
             weak_network(protocol.quality.weak_encoder, protocol.size)
         with said_if(AbsentDataError):
-            _open_data(spec, protocol, data_dir, cache_dir, split_from)
+            data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
+            if (record := _finished(folder)) is not None:
+                _refuse_other_data(folder, record, spec, protocol, data)
     return described
 
 
@@ -360,9 +373,15 @@ def _with_weights_in_truth(spec: RunSpec, protocol: Protocol) -> Protocol:
     if not spec.arch_source or protocol.encoder_weights == "none":
         return protocol
     truth = weights_in_truth(protocol.arch, protocol.encoder, protocol.decoder_channels, protocol.size)
-    if truth == "none":
+    if truth is None:
+        logger.warning(
+            "arch '%s' begins with one encoder, whatever weights and seed are asked for; which weights it has is not "
+            "known, and encoder_weights = imagenet in the record is what was asked for.",
+            spec.arch,
+        )
+    elif truth == "none":
         logger.warning("arch '%s' takes no ImageNet weights; the record says encoder_weights = none.", spec.arch)
-    return protocol.model_copy(update={"encoder_weights": truth})
+    return protocol.model_copy(update={"encoder_weights": truth or "imagenet"})
 
 
 def _open_data(

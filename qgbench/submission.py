@@ -9,10 +9,10 @@ named after a hash of its source, so that it cannot be mistaken for another of t
 
 from pathlib import Path
 
-from qgbench.data.readers import is_path
 from qgbench.errors import UserError
 from qgbench.folder import RunFolder
 from qgbench.logs import logger
+from qgbench.paths import is_path
 from qgbench.records import RECORD_NAME, Record, images_path, read_record, result_path, write_atomically
 from qgbench.reproduce import mark, read_reproductions, reproductions_path
 from qgbench.spec import load_protocol

@@ -5,6 +5,7 @@ that is guessed wrongly would become another name.
 """
 
 import csv
+import re
 import tomllib
 import unicodedata
 from collections.abc import Collection
@@ -77,7 +78,9 @@ def read_table(file: Path | Traversable, columns: Collection[str]) -> pd.DataFra
         What `read_text` raises; there is no heading; quotes do not match; a line has more cells than there are
         headings; one of `columns` is there twice.
     """
-    reader = csv.reader(StringIO(unicodedata.normalize("NFC", read_text(file))), skipinitialspace=True, strict=True)
+    text = unicodedata.normalize("NFC", read_text(file))
+    text = re.sub(r"\Asep=,?\n", "\n", text)  # a hint for spreadsheets, which they write first
+    reader = csv.reader(StringIO(text), skipinitialspace=True, strict=True)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:

@@ -89,7 +89,17 @@ class _LateSecondTerm(_Consistency):
         return Step(step.supervised, [*step.terms, *late])
 
 
-@pytest.mark.parametrize("method", [_LateReducedLoss, _LateSecondTerm])
+class _LateAverage(_Consistency):
+    """Its one term is right at first, and an average later."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        (term,) = step.terms
+        loss = term.loss if batch.progress < 0.5 else term.loss.mean()
+        return Step(step.supervised, [Term(loss, batch.u_w, term.label)])
+
+
+@pytest.mark.parametrize("method", [_LateReducedLoss, _LateSecondTerm, _LateAverage])
 def test_a_run_ends_at_the_first_step_whose_terms_break_the_contract(method: type[Method]) -> None:
     bench = _Bench(method, make_accelerator("cpu", "fp32", 1))
     trainer, _ = bench.trainer(lambda g: [], 8)

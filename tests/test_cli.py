@@ -446,7 +446,7 @@ def test_a_dry_run_says_that_data_which_are_not_here_were_not_checked(
     assert call(monkeypatch, *RUN, "--method", "fixmatch", "--dataset", "ph2", "--dry-run") == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["spec"]["regime"] == "n7@grouped", "the card says so"
-    assert "the data are not here, so nothing was compared with them: 'ph2' needs its images" in shown.err
+    assert "the data were not looked at, so nothing was compared with them: 'ph2' needs its images" in shown.err
 
 
 def test_a_batch_that_leaves_a_process_too_few_images_for_the_arch_is_refused(

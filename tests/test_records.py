@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from qgbench import records
-from qgbench.errors import QGBenchError
+from qgbench.errors import QGBenchError, UserError
 from qgbench.records import (
     DISTANCE_COLUMNS,
     IMAGE_COLUMNS,
@@ -153,6 +153,24 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(QGBenchError, match="cannot write"):
         write_atomically(tmp_path / "file" / "below", b"")
+
+
+@pytest.mark.parametrize("place", [".", "/", "here"])
+def test_a_folder_is_no_file_to_write(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(UserError, match="a folder of that name"):
+        write_atomically(Path(place), b"")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, b"text")
+    assert os.read(reader, 9) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
 
 
 # The record

@@ -95,7 +95,24 @@ def test_a_finished_run_is_shown_where_its_data_are_not(here: Path) -> None:
     assert result.exit_code == 0
     assert "done already" in result.stdout
     (line,) = result.stderr.splitlines()
-    assert "the data are not here, so nothing was compared with them: there is no folder ./mine" in line
+    assert "the data were not looked at, so nothing was compared with them: there is no folder ./mine" in line
+
+
+def test_a_finished_run_is_shown_where_the_cache_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "file").write_text("")
+    monkeypatch.setenv("QGBENCH_CACHE", str(here / "file"))
+    result = run()
+    assert result.exit_code == 0
+    assert "done already" in result.stdout
+    assert "nothing was compared with them: cannot write the cache" in result.stderr
+
+
+def test_a_dry_run_refuses_what_the_run_refuses_of_its_output(here: Path) -> None:
+    assert run("--dry-run").exit_code == 0
+    (here / "file").write_text("")
+    assert "cannot write file/runs" in refusal(run("--dry-run", "--output", "file/runs"))
+    invert()
+    assert "finished with other images or masks" in refusal(run("--dry-run"))
 
 
 def test_data_that_are_here_and_broken_are_no_absent_data(here: Path) -> None:

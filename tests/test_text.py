@@ -27,6 +27,7 @@ def written(folder: Path, text: str | bytes, name: str = "t.csv") -> Path:
     [
         PLAIN,
         "\ufeff" + PLAIN,
+        "sep=,\n" + PLAIN,
         PLAIN.replace("\n", "\r\n"),
         PLAIN.replace("\n", "\r"),
         PLAIN.removesuffix("\n"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.library import has_imagenet, unsuitable
-from qgbench.archs.registry import nearest_sizes
+from qgbench.archs.registry import ARCHS, nearest_sizes
 from qgbench.archs.weights import Weights, unpublished, weights_hash
 from qgbench.errors import QGBenchError, UserError, in_one_line
 from qgbench.registry import load_arch
@@ -107,10 +107,11 @@ def require_buildable(
         raise unpublished(encoder)
 
 
-def weights_in_truth(arch: str, encoder: str, decoder_channels: tuple[int, ...], size: int) -> Weights:
+def weights_in_truth(arch: str, encoder: str, decoder_channels: tuple[int, ...], size: int) -> Weights | None:
     """Tell which weights an encoder has that was asked for ImageNet's: 'none' where these are ignored.
 
-    They are where the encoder's tensors are those that it has without weights, and change with the random seed.
+    They are where the encoder's tensors are those that it has without weights. None where these do not change with the
+    random seed either: the architecture loads weights of its own choice, which cannot be told from outside.
     """
 
     def tensors(weights: Weights, seed: int) -> str:
@@ -119,8 +120,9 @@ def weights_in_truth(arch: str, encoder: str, decoder_channels: tuple[int, ...],
 
     with torch.random.fork_rng(devices=[]):
         asked = tensors("imagenet", 0)
-        ignored = asked == tensors("none", 0) and asked != tensors("imagenet", 1)
-    return "none" if ignored else "imagenet"
+        if asked != tensors("none", 0):
+            return "imagenet"
+        return "none" if asked != tensors("imagenet", 1) else None
 
 
 def build_network(
@@ -157,8 +159,10 @@ def build_network(
         body = entry.build(encoder, weights, decoder_channels, size)
     except QGBenchError:
         raise
-    except Exception as error:  # of somebody else's library, or of an architecture of one's own
-        raise unsuitable(encoder, arch, in_one_line(error)) from error
+    except (Exception, SystemExit) as error:  # of somebody else's library, or of an architecture of one's own
+        if arch in ARCHS:
+            raise unsuitable(encoder, arch, in_one_line(error)) from error
+        raise UserError(f"arch '{arch}' cannot be built with encoder '{encoder}': {in_one_line(error)}") from error
     network = SegmentationNetwork(body, *normalisation(encoder), size, entry.min_batch)
     keep_depthwise_in_float32(network)
     network.to(memory_format=torch.channels_last)

@@ -37,7 +37,7 @@ from PIL import Image
 from qgbench.amounts import amount
 from qgbench.data.content import CACHE_VARIABLE, checked, default_cache_dir, hash_files, read_checked, usable_cores
 from qgbench.data.readers import Source
-from qgbench.errors import QGBenchError, UserError, unwritable
+from qgbench.errors import QGBenchError, UnwritableError, UserError, unwritable
 
 # Part of every key: raised whenever the same raw files would give other arrays.
 CACHE_VERSION = 2
@@ -371,7 +371,7 @@ def _check_space(cache_dir: Path, source: Source, size: int, rows: int) -> None:
     """Refuse to begin what the disk cannot hold; the masks at original size come on top, an eighth byte a pixel."""
     needed = rows * size * size * (4 if source.labelled else 3)
     if (free := shutil.disk_usage(cache_dir).free) < needed:
-        raise QGBenchError(
+        raise UnwritableError(
             f"cannot write the cache {cache_dir}: the images of '{source.name}' at {size} x {size} pixels need "
             f"{amount(needed)} more, and {amount(free)} are free. Free some space, or {_ELSEWHERE}."
         )

@@ -17,8 +17,8 @@ from typing import Any
 
 from qgbench.amounts import amount
 from qgbench.errors import QGBenchError, unreadable
-from qgbench.home import expanded
 from qgbench.logs import logger
+from qgbench.paths import expanded
 from qgbench.records import write_atomically
 
 CACHE_VARIABLE = "QGBENCH_CACHE"

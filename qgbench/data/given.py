@@ -170,7 +170,10 @@ def _rows(file: Path) -> list[tuple[str | None, list[str]]]:
             f"{file} has the columns {', '.join(table.columns)}; expected one of {', '.join(IMAGE_COLUMNS)}."
         )
     refuse_empty(table, image, file)
-    column = next((name for name in PART_COLUMNS if name in table.columns), None)
+    parts = [name for name in PART_COLUMNS if name in table.columns]
+    if len(parts) > 1:
+        raise UserError(f"{file} has the columns {' and '.join(parts)}, which both name parts; keep one of them.")
+    column = parts[0] if parts else None
     if column is None:
         return [(part, table[image].tolist())]
     refuse_empty(table, column, file)

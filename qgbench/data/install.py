@@ -36,8 +36,8 @@ from qgbench.data.readers import (
 )
 from qgbench.data.splits import keeps_groups
 from qgbench.errors import UserError, unwritable
-from qgbench.home import expanded
 from qgbench.logs import logger
+from qgbench.paths import expanded
 from qgbench.records import write_atomically
 
 _ARCHIVE = ".zip"
@@ -197,7 +197,7 @@ def regroup(name: str, groups: Path, data_dir: Path) -> Path:
     folder = data_dir / name
     if keeps_groups(name) or not (folder / "masks").is_dir():
         raise UserError(
-            f"'{name}' keeps its groups: its split is committed, or its files lie as its owner laid them. Make a set "
+            f"'{name}' keeps its groups: its split is committed, or it is no folder that qgbench laid out. Make a set "
             f"of these groups, under a name of its own: qgbench data add NEW --from {name} --groups {groups}."
         )
     assert isinstance(source, FolderSource)

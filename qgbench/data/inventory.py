@@ -14,7 +14,7 @@ from qgbench.console import print_table
 from qgbench.data.cards import CARD_NAME, Card, card_names, load_card, read_card
 from qgbench.data.readers import DATA_VARIABLE, PHANTOM_NAME, open_pool, open_source, own_names
 from qgbench.errors import UserError
-from qgbench.home import expanded
+from qgbench.paths import expanded
 
 State = Literal["ready", "incomplete", "broken", "absent"]
 _COLORS = {"ready": "green", "incomplete": "yellow", "broken": "red", "absent": "dim"}

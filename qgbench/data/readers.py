@@ -41,8 +41,8 @@ from qgbench.data.content import hash_files
 from qgbench.data.images import read_image, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
 from qgbench.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError, unknown_name, unreadable
-from qgbench.home import expanded
 from qgbench.logs import logger
+from qgbench.paths import expanded, is_path
 from qgbench.text import read_table, refuse_empty
 
 DATA_VARIABLE = "QGBENCH_DATA"
@@ -225,8 +225,8 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     ----------
     dataset : str
         ``"phantom"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; the name of a folder in
-        `data_dir` that has a card of its own; or the path of a folder in the same layout, see `is_path`. A folder
-        elsewhere that bears a shipped name is taken for that data set.
+        `data_dir` that has a card of its own; or the path of a folder in the same layout, see
+        `qgbench.paths.is_path`. A folder elsewhere that bears a shipped name is taken for that data set.
     data_dir : Path, optional
         Folder that holds a folder per data set; the environment variable QGBENCH_DATA where None.
 
@@ -387,11 +387,6 @@ def _kind_of(folder: Path) -> Kind:
     if folder.name in card_names():
         return load_card(folder.name).kind
     return "pool" if (folder / "unlabelled").is_dir() and not (folder / "images").is_dir() else "labelled"
-
-
-def is_path(name: str) -> bool:
-    """Tell a path from a name: it has a separator (``./mine``, ``mine/``), or is ``.``, ``..`` or ``~``."""
-    return "/" in name or os.sep in name or name in (".", "..") or name.startswith("~")
 
 
 def find_card(dataset: str, data_dir: Path | None, kind: Kind) -> Card:
@@ -639,23 +634,32 @@ def _read_groups(file: Path, images: Iterable[str]) -> dict[str, str]:
         "listed without an image": sorted(set(stems) - set(images)),
         "not listed": sorted(set(images) - set(stems)),
     }
+    meant = set(map(_plain, stems)) == set(map(_plain, images))
+    hint = " Write names as the files have them, with all zeros and without the suffix." if meant else ""
     for fault, ids in faults.items():
         if ids:
-            raise UserError(f"{file}: {name_some(ids, 'image')} {fault}. Every image has one row (stem, group).")
+            raise UserError(f"{file}: {name_some(ids, 'image')} {fault}. Every image has one row (stem, group).{hint}")
     _warn_of_alike(groups, str(file.resolve()))  # of a link, the file that somebody wrote
     return dict(zip(stems, groups, strict=True))
+
+
+def _plain(name: str) -> str:
+    """Leave out of a name what spreadsheets and lists of files lose or add: zeros in front, a suffix."""
+    stem = next((name[: -len(suffix)] for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)), name)
+    return stem.lstrip("0")
 
 
 def _warn_of_alike(groups: Iterable[str], where: str) -> None:
     """Warn of groups that are one if somebody, or a spreadsheet, wrote it in two ways: they may part a patient."""
     ways: dict[str, list[str]] = {}
     for group in sorted(set(groups)):
-        plain = re.sub(r"^([0-9]+)\.0+$", r"\1", group)
+        plain = re.sub(r"[\s\u200b-\u200d\ufeff]+", " ", group)
+        plain = re.sub(r"^([0-9]+)\.0+$", r"\1", plain.replace(" ", ""))
         ways.setdefault(re.sub(r"(?<![0-9.])0+(?=[0-9])", "", plain).casefold(), []).append(group)
     if alike := [" and ".join(map(repr, written)) for written in ways.values() if len(written) > 1]:
         logger.warning(
-            "%s: groups that differ only in case, leading zeros or '.0' count as different ones, in %s. Write each "
-            "group in one way.",
+            "%s: groups that differ only in case, blanks, leading zeros or '.0' count as different ones, in %s. Write "
+            "each group in one way.",
             where,
             name_some(alike, "case"),
         )

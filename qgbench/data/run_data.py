@@ -14,7 +14,7 @@ from qgbench.data.experiment import Part, TrainingData, training_data, whole
 from qgbench.data.given import GivenSplit, read_given
 from qgbench.data.readers import Source, name_some, open_pool, open_source
 from qgbench.data.splits import Fractions, draw_pool, load_split
-from qgbench.errors import UserError
+from qgbench.errors import QGBenchError, UserError
 from qgbench.logs import logger
 from qgbench.spec import GIVEN, Regime
 
@@ -106,12 +106,12 @@ def open_run_data(
 
 
 @contextmanager
-def said_if(*absent: type[UserError]) -> Iterator[None]:
-    """Say, where the block raises one of these errors, that the data are not here; nothing of it is raised."""
+def said_if(*causes: type[QGBenchError]) -> Iterator[None]:
+    """Say, where the block raises one of these errors, that the data were not looked at; nothing of it is raised."""
     try:
         yield
-    except absent as error:
-        logger.warning("the data are not here, so nothing was compared with them: %s", error)
+    except causes as error:
+        logger.warning("the data were not looked at, so nothing was compared with them: %s", error)
 
 
 def _drawn(pool: Source, given: GivenSplit | None, draw: int | None, seed: int) -> list[str]:

@@ -20,8 +20,9 @@ import pandas as pd
 
 from qgbench.data.cache import Prepared, prepare
 from qgbench.data.cards import card_folder, card_names
-from qgbench.data.readers import Source, is_path, name_some, open_source
+from qgbench.data.readers import Source, name_some, open_source
 from qgbench.errors import UserError
+from qgbench.paths import is_path
 from qgbench.records import write_atomically
 from qgbench.spec import SplitKind
 from qgbench.text import read_table

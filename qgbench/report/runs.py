@@ -15,6 +15,7 @@ from rich.text import Text
 from qgbench.console import print_table
 from qgbench.errors import UserError
 from qgbench.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
+from qgbench.paths import is_path
 from qgbench.records import RECORD_NAME, Record
 from qgbench.report.curves import print_curves
 from qgbench.report.terminal import outcome_table
@@ -107,7 +108,7 @@ def find_run(output: Path, name: str) -> RunFolder:
     UserError
         No run, or more than one, answers to the name; or there is no folder `output`.
     """
-    if name and (Path(name) / SPEC_NAME).is_file():
+    if is_path(name) and (Path(name) / SPEC_NAME).is_file():
         return RunFolder(Path(name).resolve())
     known = {folder.name: folder for folder in find_runs(output)}
     if name in known:

@@ -100,18 +100,23 @@ def processes() -> int:
     UserError
         The environment says no number.
     """
-    return _number("WORLD_SIZE", 1)
+    return _number("WORLD_SIZE", 1, least=1)
 
 
-def _number(variable: str, otherwise: int) -> int:
+def _number(variable: str, otherwise: int, least: int = 0, most: int = 2**31) -> int:
     """Read a whole number that a launcher set."""
     text = os.environ.get(variable, str(otherwise))
+    fault = ""
     try:
-        return int(text)
+        number = int(text)
+        fault = "" if least <= number <= most else f"not between {least} and {most}"
     except ValueError:
+        fault = "no number"
+    if fault:
         raise UserError(
-            f"the environment says {variable}={text}, which is no number: unset {variable} for one process; {_LAUNCH}."
-        ) from None
+            f"the environment says {variable}={text}, which is {fault}: unset {variable} for one process; {_LAUNCH}."
+        )
+    return number
 
 
 def best_device() -> str:
@@ -183,7 +188,7 @@ def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
         )
     except Exception as error:  # whatever else an earlier launch left for accelerate to find
         raise QGBenchError(
-            f"accelerate cannot start: {in_one_line(error)}. Unset the variables of an earlier launch "
+            f"accelerate cannot start: {in_one_line(error).rstrip('.')}. Unset the variables of an earlier launch "
             f"(ACCELERATE_..., MASTER_ADDR, ...) for one process; {_LAUNCH}."
         ) from error
     # Last, because accelerate chooses a number of threads itself when it finds several processes on a processor.
@@ -202,8 +207,8 @@ def _repeat_where_cuda_can() -> None:
 
 def _check_launch(device: str) -> None:
     """Refuse an environment that claims several processes and lacks what they need: accelerate fails, or waits."""
-    claims = [name for name in _SIZES if _number(name, 1) > 1]
-    claims += ["LOCAL_RANK"] if _number("LOCAL_RANK", -1) >= 0 else []
+    claims = [name for name in _SIZES if _number(name, 1, least=1) > 1]
+    claims += ["LOCAL_RANK"] if _number("LOCAL_RANK", -1, least=-1) >= 0 else []
     if not claims:
         return
     if missing := [name for name in _OF_A_LAUNCH if not os.environ.get(name)]:
@@ -211,8 +216,8 @@ def _check_launch(device: str) -> None:
             f"the environment says {claims[0]}={os.environ[claims[0]]}, but not {', '.join(missing)}: unset "
             f"{claims[0]} for one process{f' (and {claims[1]})' if claims[1:] else ''}; {_LAUNCH}."
         )
-    for name in ("RANK", "MASTER_PORT"):
-        _number(name, 0)
+    _number("RANK", 0)
+    _number("MASTER_PORT", 0, most=2**16 - 1)
     if processes() == 1:
         return
     if device == "mps":

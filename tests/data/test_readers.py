@@ -4,7 +4,7 @@ import os
 import pickle
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -582,12 +582,21 @@ def test_a_group_is_one_however_its_accents_are_composed(six: Path, names: list[
     assert len(set(groups)) == 3
 
 
+@pytest.mark.parametrize("rename", [lambda id: f"{id}.png", lambda id: f"0{id}"])
+def test_names_that_a_table_writes_otherwise_get_a_hint(six: Path, rename: Callable[[str], str]) -> None:
+    ids = [f"{letter}{number}" for letter in "abc" for number in "12"]
+    (six / "groups.csv").write_text("stem,group\n" + "".join(f"{rename(id)},g\n" for id in ids))
+    with pytest.raises(UserError, match="with all zeros and without the suffix"):
+        open_source(str(six))
+
+
 @pytest.mark.parametrize(
     ("groups", "alike"),
     [
         (("p1", "p1", "P1", "P1", "q", "q"), "in 1 case ('P1' and 'p1')."),
         (("7", "7", "07", "007", "8", "8"), "in 1 case ('007' and '07' and '7')."),
         (("7", "7.0", "8", "8.0", "p01", "p1"), "in 3 cases ('7' and '7.0', '8' and '8.0', 'p01' and 'p1')."),
+        (("p 1", "p\u00a01", "q", "q\u200b", "r", "r"), r"in 2 cases ('p 1' and 'p\xa01', 'q' and 'q\u200b')."),
         (("1.5", "1.05", "10", "1", "0", "100"), None),
         (("7.0", "7.0", "8.0", "8.0", "9.0", "9.0"), None),
     ],
@@ -600,7 +609,7 @@ def test_groups_that_may_be_one_are_named(six: Path, groups: Sequence[str], alik
         assert said == []
     else:
         (warning,) = said
-        assert warning.startswith(f"{six / 'groups.csv'}: groups that differ only in case, leading zeros or '.0'")
+        assert warning.startswith(f"{six / 'groups.csv'}: groups that differ only in case, blanks, leading zeros or '.0'")
         assert alike in warning
 
 

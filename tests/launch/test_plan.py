@@ -141,7 +141,7 @@ def test_a_suite_does_not_count_runs_that_are_done_with_other_data(
 
     monkeypatch.setattr("qgbench.data.run_data.open_run_data", absent)
     require_same_data(plan)
-    assert caplog.messages == ["the data are not here, so nothing was compared with them: there is no folder"]
+    assert caplog.messages == ["the data were not looked at, so nothing was compared with them: there is no folder"]
 
 
 def test_a_tracker_that_no_run_would_take_is_refused_when_the_suite_is_planned(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from qgbench.cli import app
 from qgbench.data.content import default_cache_dir
 from qgbench.errors import UserError
-from qgbench.home import expanded
+from qgbench.paths import expanded
 
 
 def parameters(typer: Typer, words: str = "qgbench") -> Iterator[Any]:
@@ -73,3 +73,10 @@ def test_a_home_that_nobody_knows_is_the_users_to_name(monkeypatch: pytest.Monke
     with pytest.raises(UserError, match="set HOME"):
         default_cache_dir()
     assert expanded("runs") == Path("runs")
+
+
+def test_an_empty_name_or_path_is_a_variable_that_is_not_set() -> None:
+    for words in (["run", "--method", "supervised", "--dataset", ""], ["runs", ""], ["show", "x", "--output", ""]):
+        refused = CliRunner().invoke(app, words).exception
+        assert isinstance(refused, UserError)
+        assert "variable of the shell" in str(refused)
