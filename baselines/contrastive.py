@@ -31,7 +31,9 @@ class Contrastive(Method):
         labels_from: Literal["student", "teacher"] = Field("student", description="which network labels")
         weight: float = Field(0.1, ge=0, description="weight of the contrastive loss beside the pseudo-label loss")
         temperature: float = Field(0.1, gt=0, description="divisor of cosine similarities")
-        negatives: int = Field(256, ge=1, description="pixels drawn of each class, at most: anchors, and negatives")
+        negatives: int = Field(
+            256, ge=1, le=4096, description="most pixels drawn of each class: anchors, and negatives"
+        )
 
     settings: Settings
     needs_features = True

@@ -30,8 +30,8 @@ class CorrMatch(Method):
 
         threshold: float = Field(0.85, ge=0.5, le=1, description="least max(p, 1 - p) of a pixel that counts, at first")
         momentum: float = Field(0.999, ge=0, le=1, description="share of the threshold that a step keeps")
-        regions: int = Field(128, ge=1, description="pixels whose regions of correlated pixels are tried")
-        compared: int = Field(21, ge=1, description="length of the vectors that are compared")
+        regions: int = Field(128, ge=1, le=4096, description="pixels whose regions of correlated pixels are tried")
+        compared: int = Field(21, ge=1, le=4096, description="length of the vectors that are compared")
 
     needs_features = True
     settings: Settings

@@ -23,7 +23,7 @@ class UncertaintyAwareMeanTeacher(Method):
     class Settings(MethodSettings):
         """Settings of the uncertainty-aware Mean Teacher."""
 
-        passes: int = Field(8, ge=1, description="stochastic passes of the teacher that entropy is estimated from")
+        passes: int = Field(8, ge=1, le=4096, description="noisy passes of the teacher that entropy is estimated from")
         noise: float = Field(0.1, ge=0, description="standard deviation of the teacher's input noise, 1 = the image's")
         clip: float = Field(0.2, ge=0, description="largest noise, in the same unit")
         threshold: float = Field(

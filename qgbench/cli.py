@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from qgbench import __version__, completion, data_cli, suite_cli
 from qgbench.console import standard_output, written_out
-from qgbench.errors import DISK_FULL, QGBenchError, UserError, in_one_line
+from qgbench.errors import DISK_FULL, QGBenchError, UserError, in_one_line, refuse_unwritable
 from qgbench.interruption import Interrupted, interruptible
 from qgbench.logs import NORMAL, QUIET, SILENT, VERBOSE, logger, set_verbosity, verbosity
 from qgbench.options import DataDir, Output, Quiet, Verbose, name_or_path
@@ -449,6 +449,7 @@ def report(
     from qgbench.report.write import write_report
     from qgbench.suite import load_suite
 
+    refuse_unwritable(output)
     filters = Filters(*(tuple(names or ()) for names in (dataset, regime, arch, method)))
     asked = None if suite is None else declared(load_suite(suite))
     found = analyse(collect(folders or [Path("runs")]), filters, metric, contrast or [], asked)

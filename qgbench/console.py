@@ -68,6 +68,8 @@ def print_table(table: Table, console: Console) -> None:
     if table.__rich_measure__(console, anyhow).minimum <= console.width:
         console.print(table)
         return
+    if table.title:
+        console.print(table.title)
     for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
         console.print(name, soft_wrap=True)
         headings = (f"{other.header}: " if other.header else "" for other in others)

@@ -212,9 +212,10 @@ def _write_groups(name: str, source: "Source", findings: "Sequence[Finding]", fi
 
     joined = joined_groups(source, findings)
     write_atomically(file, groups_text(joined).encode())
-    cure = f"add NEW --from {name}" if keeps_groups(name) else f"prepare {name}"
-    logger.info("next: qgbench data %s --groups %s", cure, file)
     before, after = len(set(source.groups)), len(set(joined.values()))
+    if after < before:
+        cure = f"add NEW --from {name}" if keeps_groups(name) else f"prepare {name}"
+        logger.info("next: qgbench data %s --groups %s", cure, file)
     print(f"{file}: {len(joined)} images in {after} groups; {before} before copies were joined")
 
 

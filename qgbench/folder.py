@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from qgbench.errors import QGBenchError, UserError, unwritable
 from qgbench.logs import logger
+from qgbench.paths import no_folder
 from qgbench.records import (
     IMAGES_NAME,
     RECORD_NAME,
@@ -211,7 +212,7 @@ def find_runs(output: Path) -> list[RunFolder]:
         The folder is missing.
     """
     if not output.is_dir():
-        raise UserError(f"there is no folder {output}; runs are kept in ./runs unless --output says otherwise.")
+        raise UserError(f"{no_folder(output)}; runs are kept in ./runs unless --output says otherwise.")
     return [RunFolder(path.parent) for path in sorted(output.glob(f"*/{SPEC_NAME}"))]
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from qgbench import completion
 from qgbench.console import standard_output
-from qgbench.errors import UserError
+from qgbench.errors import UserError, refuse_unwritable
 from qgbench.logs import logger
 from qgbench.options import DataDir, Output, Quiet, Verbose, name_or_path
 
@@ -189,6 +189,7 @@ def _plan(name: str, output: Path, data_dir: Path | None, device: str, tracker: 
 
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise UserError(f"--device {device}: expected auto, cpu, cuda or mps.")
+    refuse_unwritable(output)
     return make_plan(load_suite(name), output, data_dir, device, tracker)
 
 

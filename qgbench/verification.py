@@ -93,6 +93,7 @@ from qgbench.errors import QGBenchError, UserError, unknown_name
 from qgbench.folder import PREDICTIONS_NAME
 from qgbench.judge import Judge
 from qgbench.metrics import NSD_DIAGONAL_FRACTION, NSD_PIXELS
+from qgbench.paths import no_folder
 from qgbench.records import (
     DISTANCE_COLUMNS,
     IMAGE_COLUMNS,
@@ -178,8 +179,8 @@ def record_files(folders: Sequence[Path]) -> list[Path]:
     UserError
         A folder does not exist.
     """
-    if absent := [str(folder) for folder in folders if not folder.is_dir()]:
-        raise UserError(f"no folder {', '.join(absent)}. Give the folders that hold runs or submitted results.")
+    if absent := [no_folder(folder) for folder in folders if not folder.is_dir()]:
+        raise UserError(f"{'; '.join(absent)}. Give the folders that hold runs or submitted results.")
     return list({path.resolve(): path for folder in folders for path in find_records(folder)}.values())
 
 

@@ -37,7 +37,7 @@ from qgbench.data.readers import (
 from qgbench.data.splits import keeps_groups
 from qgbench.errors import UserError, unwritable
 from qgbench.logs import logger
-from qgbench.paths import expanded
+from qgbench.paths import expanded, no_folder
 from qgbench.records import write_atomically
 
 _ARCHIVE = ".zip"
@@ -141,7 +141,7 @@ def add_own(
     images, masks, groups = expanded(images), masks and expanded(masks), groups and expanded(groups)
     for folder in (images, masks):
         if folder is not None and not folder.is_dir():
-            raise UserError(f"there is no folder {folder}.")
+            raise UserError(f"{no_folder(folder)}.")
     if groups is not None and not groups.is_file():
         raise UserError(f"there is no file {groups}.")
     with _place(card.name, data_dir) as partial:

@@ -36,15 +36,18 @@ class NearCopy:
     id, part : str
         The one, and what it is for: 'val' or 'test'.
     trained : str
-        The other; ``pool/id`` where it is not of the labelled data set.
+        The other.
     labelled : bool
         Whether the other is trained on with its mask.
+    pool : str
+        Where the other comes from; '' where from the data set that is split.
     """
 
     id: str
     part: str
     trained: str
     labelled: bool
+    pool: str = ""
 
 
 def near_copies(data: RunData, cache_dir: Path | None = None, track: Track = no_progress) -> list[NearCopy]:
@@ -77,24 +80,27 @@ def near_copies(data: RunData, cache_dir: Path | None = None, track: Track = no_
         id = data.prepared.ids[places[i][2]]
         name, images, row = places[j]
         other = images.ids[row]
-        found.append(NearCopy(id, part_of[id], f"{name}/{other}" if name else other, not name and other in labelled))
+        found.append(NearCopy(id, part_of[id], other, not name and other in labelled, name))
     return found
 
 
 def warning(found: Sequence[NearCopy], dataset: str, pools: Sequence[str]) -> str:
     """Say how many near copies there are, of which kind, and what to do about them."""
     held_out = Counter(part for _, part in {(copy.id, copy.part) for copy in found})
-    trained = Counter(labelled for _, labelled in {(copy.trained, copy.labelled) for copy in found})
-    pairs = ", ".join(f"{copy.id} ({copy.part}) and {copy.trained}" for copy in found[:_SHOWN])
-    more = ", ..." if len(found) > _SHOWN else ""
-    remedy = f"add NEW --from {dataset}" if keeps_groups(dataset) else f"prepare {dataset}"
-    cure = f"'qgbench data {remedy} --groups groups.csv' then keeps copies in one part"
-    if pools:
-        cure += "; remove those of a pool from it"
+    trained = Counter(copy.labelled for copy in {(copy.pool, copy.trained): copy for copy in found}.values())
+    named = [f"{copy.id} ({copy.part}) and {'/'.join(filter(None, (copy.pool, copy.trained)))}" for copy in found]
+    pairs = ", ".join(named[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
+    look, cures = f"qgbench data verify {' '.join([dataset, *pools])}", []
+    if not all(copy.pool for copy in found):
+        remedy = f"add NEW --from {dataset}" if keeps_groups(dataset) else f"prepare {dataset}"
+        look += " --write-groups groups.csv"
+        cures.append(f"'qgbench data {remedy} --groups groups.csv' then keeps copies in one part")
+    if places := sorted({copy.pool for copy in found} - {""}):
+        cures.append(f"remove copies from {' and '.join(places)}")
     return (
         f"the same pictures are trained on (labelled: {trained[True]}, unlabelled: {trained[False]}) and "
-        f"measured on (val: {held_out['val']}, test: {held_out['test']}): {pairs}{more}. Such scores say little about "
-        f"new images. 'qgbench data verify {' '.join([dataset, *pools])} --write-groups groups.csv' lists all; {cure}."
+        f"measured on (val: {held_out['val']}, test: {held_out['test']}): {pairs}. Such scores say little about new "
+        f"images. '{look}' lists all; {'; '.join(cures)}."
     )
 
 

@@ -42,7 +42,7 @@ from qgbench.data.images import read_image, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
 from qgbench.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError, unknown_name, unreadable
 from qgbench.logs import logger
-from qgbench.paths import expanded, is_path
+from qgbench.paths import expanded, is_path, no_folder
 from qgbench.text import read_table, refuse_empty
 
 DATA_VARIABLE = "QGBENCH_DATA"
@@ -455,7 +455,7 @@ def _own_folder(dataset: str, data_dir: Path | None, kind: Kind | None) -> Path:
         folder = expanded(dataset)
         if not folder.is_dir():
             expected = "a data set or a pool" if kind is None else f"a data set with {_LAYOUT[kind]}"
-            raise AbsentDataError(f"there is no folder {dataset}; expected {expected}.")
+            raise AbsentDataError(f"{no_folder(dataset)}; expected {expected}.")
         return folder.resolve()
     data_folder = _data_folder(data_dir)
     if data_folder is not None and (data_folder / dataset / CARD_NAME).is_file():
@@ -484,7 +484,7 @@ def _named_folder(name: str, data_dir: Path | None, kind: Kind) -> Path:
     if data_folder is None:
         raise AbsentDataError(
             f"'{name}' needs its images: put them at DIR/{name}/{_LAYOUT[kind]}, then give --data-dir DIR or set "
-            f"{DATA_VARIABLE}=DIR."
+            f"{DATA_VARIABLE}=DIR. 'qgbench data list {name}' says how to get them."
         )
     folder = data_folder / name
     if not folder.is_dir():
@@ -527,7 +527,7 @@ def _own_card(folder: Path, kind: Kind) -> Card:
 def _image_files(folder: Path, suffixes: tuple[str, ...], kind: Kind = "labelled") -> dict[str, Path]:
     """List the image files of a folder by stem; warn of files that are passed over."""
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; expected {_LAYOUT[kind]}.")
+        raise UserError(f"{no_folder(folder)}; expected {_LAYOUT[kind]}.")
     files: dict[str, Path] = {}
     passed_over = []
     for file in list_folder(folder):

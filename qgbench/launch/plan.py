@@ -15,6 +15,7 @@ from qgbench.data.readers import DATA_VARIABLE, find_card
 from qgbench.data.splits import split_fingerprint
 from qgbench.errors import AbsentDataError, QGBenchError, UserError, unwritable
 from qgbench.launch.job import Job
+from qgbench.paths import no_folder
 from qgbench.records import read_record, write_atomically
 from qgbench.spec import Regime, RunSpec, Settings, apply_settings, load_protocol
 from qgbench.suite import Entry, Suite
@@ -78,6 +79,8 @@ def load_plan(name: str, output: Path) -> Plan:
     UserError
         The suite was not begun in this folder.
     """
+    if output.is_file():
+        raise UserError(f"{no_folder(output)}; give the --output that the suite was begun with.")
     file = output / PLANS / f"{name}.json"
     try:
         return Plan.model_validate_json(file.read_bytes())

@@ -74,7 +74,7 @@ def print_plan(plan: Plan, estimates: Estimates, slots: Sequence[str], console: 
         f"{len(plan.runs)} runs, {len(left)} jobs to do, {side_by_side}: {_total(left, len(slots))}", highlight=False
     )
     for basis, count in Counter(cost.basis for cost in costs.values()).most_common():
-        console.print(Text(f"estimate of {count} jobs: {basis}"))
+        console.print(Text(f"estimate of {count} job{'' if count == 1 else 's'}: {basis}"))
     if any(cost.seconds is None or cost.elsewhere for cost in costs.values()):
         console.print("--measure times a few steps of every kind of run on this machine.", highlight=False)
     memory = [cost.memory_mib for cost in costs.values() if cost.memory_mib is not None]

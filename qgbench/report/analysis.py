@@ -401,6 +401,11 @@ def _section(
             problems.append(Problem(str(name), cause))
         else:
             usable[name] = by_name[name]
+        problems += [
+            Problem(f"{name}, seed {seed}", f"{len(copies)} test images are near copies of images that it trains on")
+            for seed, run in by_name[name].items()
+            if (copies := (run.record.near_copies or {}).get("test"))
+        ]
     cells = {name: _scores(list(by_seed.values()), what) for name, by_seed in usable.items()}
     contrasts: list[Contrast] = []
     families: tuple[tuple[Kind, Sequence[tuple[Name, Name]]], ...] = (
@@ -675,6 +680,7 @@ def _addon_across(addon: str, blocks: Sequence[Section], what: Measure) -> Addon
     estimates = [c.difference.estimate for _, c in found if c.difference is not None]
     sign = 1 if what.higher_is_better else -1
     differences = np.array([each.mean for each in estimates])
+    tested = any(not each.p_withheld for each in estimates)  # else it would be the verdict that p withholds
     return AddonAcross(
         addon=addon,
         contrasts=found,
@@ -686,7 +692,7 @@ def _addon_across(addon: str, blocks: Sequence[Section], what: Measure) -> Addon
         ],
         combined=estimate_mean_of(tables) if tables.keys() == {setting.dataset for setting in settings} else None,
         win_tie_loss=win_tie_loss([replace(e, mean=sign * e.mean) for e in estimates], [c.holm_p for _, c in found]),
-        rope=rope(differences, ROPE) if what.name == "dice" and len(differences) > 1 else None,
+        rope=rope(differences, ROPE) if what.name == "dice" and len(differences) > 1 and tested else None,
     )
 
 

@@ -38,7 +38,10 @@ def print_report(analysis: Analysis, written: Sequence[Path]) -> None:
     if twins:
         _print_twins(twins, analysis.measure, console)
     else:
-        console.print("No method was run with an add-on: there is nothing to compare yet.", soft_wrap=True)
+        console.print("No method is there with and without an add-on: nothing to compare yet.", soft_wrap=True)
+    if problems := analysis.problems:
+        shown = f"{problems[0].where}: {problems[0].cause}" + (", ..." if len(problems) > 1 else "")
+        console.print(Text(f"Not used: {len(problems)}, at the end of the report ({shown})"), soft_wrap=True)
     report, *_ = written
     console.print(Text(f"report: {report}; LaTeX, tables and data are beside it"), soft_wrap=True)
     for page in (path for path in written if path.name == "index.html"):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from qgbench.claims import CLAIMS_NAME, Claim, read_claims
 from qgbench.cores import on_all_cores
 from qgbench.errors import QGBenchError, UserError
+from qgbench.paths import no_folder
 from qgbench.records import (
     DISTANCE_COLUMNS,
     IMAGE_COLUMNS,
@@ -205,8 +206,8 @@ def collect(folders: Sequence[Path]) -> Collection:
     UserError
         A folder does not exist, or there is no record file in any of them.
     """
-    if absent := [str(folder) for folder in folders if not folder.is_dir()]:
-        raise UserError(f"no folder {', '.join(absent)}. Give the folders that hold runs or submitted results.")
+    if absent := [no_folder(folder) for folder in folders if not folder.is_dir()]:
+        raise UserError(f"{'; '.join(absent)}. Give the folders that hold runs or submitted results.")
     paths = {path.resolve(): path for folder in folders for path in find_records(folder)}
     if not paths:
         raise UserError(

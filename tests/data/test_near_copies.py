@@ -40,13 +40,13 @@ def test_a_copy_in_a_pool_is_found(tree: Path, tmp_path: Path, part: str) -> Non
     pool = write_pool(tmp_path / "pool", 200)
     id = parts_of(tree)[part][0]
     save(pool / "unlabelled/p1.png", saved_anew(tree / f"images/{id}.png"))
-    assert found(tree, f"n4+{pool}@grouped") == [NearCopy(id, part, "pool/p1", labelled=False)]
+    assert found(tree, f"n4+{pool}@grouped") == [NearCopy(id, part, "p1", labelled=False, pool="pool")]
 
 
 def test_a_copy_beside_the_data_set_is_found(tree: Path) -> None:
     id = parts_of(tree)["test"][0]
     save(tree / "unlabelled/u.png", saved_anew(tree / f"images/{id}.png"))
-    assert found(tree, "n4@grouped") == [NearCopy(id, "test", "own_unlabelled/u", labelled=False)]
+    assert found(tree, "n4@grouped") == [NearCopy(id, "test", "u", labelled=False, pool="own_unlabelled")]
 
 
 def test_copies_in_the_training_part_are_found_whether_they_are_labelled_or_not(tree: Path) -> None:
@@ -100,7 +100,8 @@ def test_what_is_kept_is_made_anew_where_it_is_damaged(tree: Path, content: byte
 
 
 def test_the_warning_says_how_many_of_which_kind_and_what_to_do() -> None:
-    copies = [NearCopy("a", "test", "x", labelled=True), *(NearCopy("b", "val", f"pool/{n}", False) for n in range(4))]
+    ours, theirs = NearCopy("a", "test", "x", True), [NearCopy("b", "val", str(n), False, "pool") for n in range(4)]
+    copies = [ours, *theirs]
     text = warning(copies, "own", ["pool"])
     assert "trained on (labelled: 1, unlabelled: 4) and measured on (val: 1, test: 1)" in text
     assert "a (test) and x, b (val) and pool/0, b (val) and pool/1, ..." in text
@@ -108,5 +109,6 @@ def test_the_warning_says_how_many_of_which_kind_and_what_to_do() -> None:
     assert "'qgbench data prepare own --groups groups.csv'" in text
     assert "'qgbench data add NEW --from ph2 --groups groups.csv'" in warning(copies, "ph2", [])
     assert "'qgbench data add NEW --from ./own --groups groups.csv'" in warning(copies, "./own", [])
-    assert "remove those of a pool" in text
-    assert "pool" not in warning(copies[:1], "own", [])
+    assert text.endswith("; remove copies from pool.")
+    assert "pool" not in warning([ours], "own", [])
+    assert "'qgbench data verify own pool' lists all; remove copies from pool." in warning(theirs, "own", ["pool"])

@@ -1,17 +1,21 @@
 """What ``qgbench report`` says in the terminal."""
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from qgbench.cli import app
+from qgbench.records import find_records
 from qgbench.report.analysis import analyse
-from qgbench.report.brief import print_report
+from qgbench.report.brief import _print_twins, print_report
 from qgbench.report.collect import collect
+from qgbench.report.measures import measure
 from tests.report.test_golden import declared_of
-from tests.report.test_report import GROUP_DICE, make_record, make_twins
+from tests.report.test_report import GROUP_DICE, make_record, make_twins, only_section
 from tests.report.test_verdicts import QUESTION, RULE
 
 
@@ -58,7 +62,36 @@ def test_of_many_comparisons_the_first_are_shown_and_the_others_counted(tmp_path
 
 def test_without_an_add_on_there_is_nothing_to_compare(tmp_path: Path) -> None:
     make_record(tmp_path, GROUP_DICE)
-    assert said(tmp_path).startswith("No method was run with an add-on: there is nothing to compare yet.")
+    assert said(tmp_path).startswith("No method is there with and without an add-on: nothing to compare yet.")
+
+
+def test_what_was_not_used_is_counted_and_named(tmp_path: Path) -> None:
+    make_twins(tmp_path, seeds=1)
+    broken = next(path for path in find_records(tmp_path) if '"addon": "qw"' in path.read_text())
+    broken.write_text(broken.read_text()[:200])
+    assert f"Not used: 1, at the end of the report ({broken}: " in said(tmp_path)
+
+
+def test_what_the_numbers_are_is_said_at_every_width(tmp_path: Path) -> None:
+    make_twins(tmp_path)
+    console = Console(width=40, file=StringIO(), force_terminal=True)
+    _print_twins([("setting", contrast) for contrast in only_section(tmp_path).contrasts], measure("dice"), console)
+    assert isinstance(console.file, StringIO)
+    assert "Dice %, mean over test groups and seeds" in " ".join(console.file.getvalue().split())
+
+
+def test_of_one_seed_no_probability_of_a_gain_is_told(tmp_path: Path) -> None:
+    for seeds in (1, 2):
+        for dataset in ("ph2", "scd"):
+            make_twins(tmp_path / str(seeds), seeds=seeds, dataset=dataset)
+        (across,) = analyse(collect([tmp_path / str(seeds)])).across
+        assert [addon.rope is None for addon in across.addons] == [seeds == 1]
+
+
+def test_near_copies_are_told_beside_the_numbers_that_they_spoil(tmp_path: Path) -> None:
+    make_record(tmp_path, GROUP_DICE, fields={"near_copies": {"val": [], "test": ["a", "b"]}})
+    told = [problem.cause for problem in only_section(tmp_path).problems]
+    assert "2 test images are near copies of images that it trains on" in told
 
 
 def test_a_suites_primary_question_is_answered_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

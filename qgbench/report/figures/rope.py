@@ -49,7 +49,8 @@ def plan(analysis: Analysis) -> Plan:
     shown = [(label, addon.rope, len(addon.contrasts)) for label, addon in bars if addon.rope is not None]
     if not shown:
         return Plan([], ["the test needs two settings or more, and an add-on with two differences or more"])
-    left_out = [f"{label}: fewer than two differences" for label, addon in bars if addon.rope is None]
+    why = "fewer than two differences, or p is withheld for all"
+    left_out = [f"{label}: {why}" for label, addon in bars if addon.rope is None]
     return Plan([partial(_draw, part) for part in sheets(shown, _ROWS)], left_out)
 
 
