@@ -22,7 +22,6 @@ _WRITING: Mapping[int, str] = MappingProxyType(
         errno.EACCES: "Give yourself permission to write there, or {elsewhere}.",
         errno.EPERM: "Give yourself permission to write there, or {elsewhere}.",
         errno.ENOTDIR: "A part of that path is a file and not a folder: {elsewhere}.",
-        errno.EEXIST: "A part of that path is a file and not a folder: {elsewhere}.",
         errno.EISDIR: "There is a folder of that name: give another name.",
         errno.ENAMETOOLONG: "Give a shorter name, or {elsewhere}.",
         errno.ENOENT: "It was removed meanwhile: give the same command again.",
@@ -99,6 +98,8 @@ def unwritable(what: Path | str, error: OSError, elsewhere: str = "choose anothe
     elsewhere : str
         How to write to another place, in words that follow "or".
     """
+    if isinstance(error, FileExistsError):
+        return UnwritablePlaceError(f"cannot write {what}: {error.filename} is no folder: {elsewhere}.")
     advice = _WRITING.get(error.errno or 0, "Check that disk, or {elsewhere}.").format(elsewhere=elsewhere)
     kind = UnwritableError if error.errno in DISK_FULL else UnwritablePlaceError
     return kind(f"cannot write {what}: {error.strerror or error}. {advice}")

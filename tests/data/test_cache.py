@@ -586,7 +586,7 @@ def test_intact_arrays_are_read_once(tree: Path, tmp_path: Path, monkeypatch: py
 def test_cache_that_cannot_be_written(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", Path("/proc/none/cache")):
-        with pytest.raises(UserError, match=r"cannot write the cache .*Set QGBENCH_CACHE"):
+        with pytest.raises(UserError, match=r"cannot write the cache .*set QGBENCH_CACHE"):
             prepare(open_source(str(tree)), 12, place)
 
 

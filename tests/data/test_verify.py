@@ -14,7 +14,7 @@ from qgbench.data.cache import prepare
 from qgbench.data.readers import open_source
 from qgbench.data.splits import load_split, make_split
 from qgbench.data.verify import Finding, joined_groups, print_findings, verify, write_findings
-from qgbench.errors import QGBenchError
+from qgbench.errors import NotFoundError, QGBenchError
 from tests.data.test_duplicates import encoded, picture, smaller
 
 IDS = [f"{n:02}" for n in range(24)]
@@ -94,13 +94,17 @@ def test_nothing_is_wrong_with_a_whole_data_set(tree: Path) -> None:
 
 def test_what_cannot_be_opened_is_named_and_the_others_are_checked(tree: Path, tmp_path: Path) -> None:
     save(tree / "masks/03.png", disc(0))
-    findings = verify([str(tmp_path / "gone"), "ph3", str(tree)])
-    assert brief(findings) == [
-        ("error", str(tmp_path / "gone"), "cannot be opened", ()),
-        ("error", "ph3", "cannot be opened", ()),
+    (broken := tmp_path / "broken").mkdir()
+    assert brief(verify([str(broken), str(tree)])) == [
+        ("error", str(broken), "cannot be opened", ()),
         ("warning", "own", "empty mask", ("03",)),
     ]
-    assert "ph2" in findings[1].text
+
+
+def test_what_is_not_there_is_a_mistake_of_who_named_it(tree: Path) -> None:
+    for name, hint in (("ph3", "ph2"), (str(tree / "gone"), "no folder")):
+        with pytest.raises(NotFoundError, match=hint):
+            verify([name, str(tree)])
 
 
 def test_groups_of_unknown_images_are_an_error(tree: Path) -> None:

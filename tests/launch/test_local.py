@@ -47,7 +47,7 @@ def test_slots_that_are_asked_for_are_given_whatever_the_cores(tmp_path: Path) -
     assert "2 runs, 3 jobs to do, 7 side by side on this machine" in result.output
     assert len(result.output.splitlines()) < 15, "a plan is short"
     listed = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*words, "--all"], catch_exceptions=False).output
-    assert len(re.findall(r"^ *controls  .* seed [01] ", listed, re.MULTILINE)) == 2
+    assert len(re.findall(r"^ fixmatch.* seed [01] +controls ", listed, re.MULTILINE)) == 2
     assert listed.endswith(result.output)
     assert not (tmp_path / "runs").exists(), "a plan leaves nothing behind"
 

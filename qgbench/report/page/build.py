@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from qgbench.errors import UserError, unwritable
+from qgbench.errors import UserError, unreadable, unwritable
 from qgbench.folder import locked
 from qgbench.records import IMAGES_NAME, RECORD_NAME, Record, images_path
 from qgbench.report.analysis import Analysis, Contrast, Scores, Section
@@ -87,6 +87,8 @@ def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = (), r
                 _restore(output, old)
                 shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not Path(error.filename).is_relative_to(work):
+            raise unreadable(Path(error.filename), error) from error
         raise unwritable(f"the page {output}", error, "choose another --output") from error
     return [output / name for name in TOP]
 
