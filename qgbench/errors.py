@@ -24,7 +24,7 @@ _WRITING: Mapping[int, str] = MappingProxyType(
         errno.ENOTDIR: "A part of that path is a file and not a folder: {elsewhere}.",
         errno.EISDIR: "There is a folder of that name: give another name.",
         errno.ENAMETOOLONG: "Give a shorter name, or {elsewhere}.",
-        errno.ENOENT: "It was removed meanwhile: give the same command again.",
+        errno.ENOENT: "It was removed meanwhile, or cannot be made there: give the same command again, or {elsewhere}.",
     }
 )
 
