@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from qgbench.stats.crossed import estimate
+from qgbench.stats.combined import half_width
+from qgbench.stats.crossed import mean_squares
 
 REGIMES = {
     "ph2": "n7@grouped",
@@ -46,7 +47,7 @@ def by_group(results: Path, dataset: str, cell: str, seed: int) -> pd.Series:
 
 
 def interval(means: pd.Series) -> str:
-    low, high = stats.t.interval(0.95, len(means) - 1, means.mean(), means.sem())
+    low, high = stats.t.interval(0.95, len(means) - 1, means.mean(), stats.sem(means))
     return f"{means.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
@@ -63,25 +64,29 @@ def about(results: Path, title: str, pairs: list[tuple[str, str]]) -> None:
     table = single.groupby(["dataset", "seed"]).mean().unstack().loc[list(REGIMES)]
     print(table.round(2).to_string())
     print(f"by seed: {', '.join(f'{value:.2f}' for value in table.mean())}")
-    grand, rows, columns = table.to_numpy().mean(), table.mean(axis=1), table.mean()
+    grand, rows, columns = float(table.to_numpy().mean()), table.mean(axis=1), table.mean()
     residual = table.sub(rows, axis=0).sub(columns, axis=1) + grand
     degrees = (len(columns) - 1, (len(rows) - 1) * (len(columns) - 1))
     f = (len(rows) * columns.var()) / ((residual**2).to_numpy().sum() / degrees[1])
     print(f"an effect of the seed that all sets share: F{degrees} = {f:.2f}, p {stats.f.sf(f, *degrees):.3f}")
 
     largest = single.reindex(single.abs().sort_values(ascending=False).index[:SHOWN])
-    named = ", ".join(f"{' '.join(map(str, key))} {value:.2f}" for key, value in largest.items())
+    named = ", ".join(
+        f"{' '.join(map(str, place))} {value:.2f}" for place, value in zip(largest.index, largest, strict=True)
+    )
     left = single.drop(largest.index).groupby("dataset").mean()
     print(f"the {SHOWN} largest of {len(single)} (set, pair, seed): {named}")
     print(f"their share of the sum: {largest.sum() / single.sum():.0%}; without them {interval(left)}")
 
     inside = [
-        estimate(np.mean([np.column_stack([gains[dataset, a, b, seed] for seed in SEEDS]) for a, b in pairs], axis=0))
+        mean_squares(
+            np.mean([np.column_stack([gains[dataset, a, b, seed] for seed in SEEDS]) for a, b in pairs], axis=0)
+        )
         for dataset in REGIMES
     ]
-    error = math.hypot(*(part.standard_error for part in inside)) / len(inside)
-    width = math.hypot(*((part.interval[1] - part.interval[0]) / 2 for part in inside)) / len(inside)
-    print(f"standard error from the five means {sets.sem():.2f}, from groups and seeds inside the sets {error:.2f}")
+    error = math.sqrt(sum(float(part.variance) for part in inside)) / len(inside)
+    width = float(half_width(inside))
+    print(f"standard error from the five means {stats.sem(sets):.2f}, from groups and seeds inside the sets {error:.2f}")
     print(
         f"interval for these five sets, from groups and seeds inside them: {grand - width:.2f} to {grand + width:.2f}"
     )

@@ -30,7 +30,7 @@ def numbers(environment: dict[str, str], output: Path) -> tuple[float, str]:
     """Give the seconds of one run, and what it measured."""
     unset = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     begin = time.monotonic()
-    command = [sys.executable, "-m", "qgbench", *COMMAND, output]
+    command = [sys.executable, "-m", "qgbench", *COMMAND, str(output)]
     subprocess.run(command, env=unset | environment, check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - begin
     (record,) = output.glob(f"*/{RECORD_NAME}")
