@@ -86,7 +86,9 @@ def about(results: Path, title: str, pairs: list[tuple[str, str]]) -> None:
     ]
     error = math.sqrt(sum(float(part.variance) for part in inside)) / len(inside)
     width = float(half_width(inside))
-    print(f"standard error from the five means {stats.sem(sets):.2f}, from groups and seeds inside the sets {error:.2f}")
+    print(
+        f"standard error from the five means {stats.sem(sets):.2f}, from groups and seeds inside the sets {error:.2f}"
+    )
     print(
         f"interval for these five sets, from groups and seeds inside them: {grand - width:.2f} to {grand + width:.2f}"
     )
