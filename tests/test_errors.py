@@ -31,7 +31,7 @@ def test_advice_on_writing_fits_the_cause(code: int, advice: str) -> None:
 @pytest.mark.parametrize(
     ("place", "advice"),
     [
-        ("file/x.csv", "A part of that path is a file and not a folder"),
+        ("file/x.csv", "file is no folder: choose another folder"),
         ("file/deeper/x.csv", "A part of that path is a file and not a folder"),
         ("folder", "There is a folder of that name: give another name."),
         (f"{'x' * 300}.csv", "Give a shorter name"),
