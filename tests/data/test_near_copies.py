@@ -1,6 +1,5 @@
 """Near copies between what a run trains on and what it is measured on."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from PIL import Image
 
 from qgbench.data import near_copies as module
+from qgbench.data.cache import Track, no_progress
 from qgbench.data.near_copies import NearCopy, near_copies, warning
 from qgbench.data.run_data import open_run_data
 from qgbench.data.splits import HALF_TEST
@@ -21,10 +21,10 @@ def tree(tmp_path: Path) -> Path:
     return write_set(tmp_path / "own")
 
 
-def found(tree: Path, regime: str, track: Callable | None = None) -> list[NearCopy]:  # type: ignore[type-arg]
+def found(tree: Path, regime: str, track: Track = no_progress) -> list[NearCopy]:
     cache = tree.parent / "cache"
     data = open_run_data(str(tree), Regime.parse(regime), 0, 64, HALF_TEST, None, cache)
-    return near_copies(data, cache) if track is None else near_copies(data, cache, track)
+    return near_copies(data, cache, track)
 
 
 def saved_anew(file: Path) -> np.ndarray:
