@@ -12,11 +12,12 @@ from collections.abc import Collection
 from importlib.resources.abc import Traversable
 from io import StringIO
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from qgbench.errors import UserError, unreadable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_text(file: Path | Traversable) -> str:
@@ -59,7 +60,7 @@ def parse_toml(text: str, file: Path | Traversable) -> dict[str, Any]:
         raise UserError(f"{file} is not valid TOML: {error}.") from error
 
 
-def read_table(file: Path | Traversable, columns: Collection[str]) -> pd.DataFrame:
+def read_table(file: Path | Traversable, columns: Collection[str]) -> "pd.DataFrame":
     """Return a CSV file, every cell as text; the index holds the numbers of the lines.
 
     Blanks around headings and cells, lines without any text, and empty cells beyond the last heading are let go.
@@ -78,6 +79,8 @@ def read_table(file: Path | Traversable, columns: Collection[str]) -> pd.DataFra
         What `read_text` raises; there is no heading; quotes do not match; a line has more cells than there are
         headings; one of `columns` is there twice.
     """
+    import pandas as pd  # late: a TAB of the shell does not wait for it
+
     text = unicodedata.normalize("NFC", read_text(file))
     text = re.sub(r"\Asep=,?\n", "\n", text)  # a hint for spreadsheets, which they write first
     reader = csv.reader(StringIO(text), skipinitialspace=True, strict=True)
@@ -103,7 +106,7 @@ def read_table(file: Path | Traversable, columns: Collection[str]) -> pd.DataFra
     return pd.DataFrame(cells, index=[line for line, _ in rows], columns=headings, dtype=str)
 
 
-def refuse_empty(table: pd.DataFrame, column: str, file: Path) -> None:
+def refuse_empty(table: "pd.DataFrame", column: str, file: Path) -> None:
     """Raise UserError where a table of `read_table` has an empty cell in a column."""
     if not (lines := table.index[table[column] == ""]).empty:
         raise UserError(f"{file}: the column {column} is empty in line {lines[0]}; fill the cell or remove the line.")

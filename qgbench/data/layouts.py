@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qgbench.errors import UserError
@@ -287,17 +286,17 @@ def _from_tables(table: GroupTable, ids: list[str], files: list[_File], where: s
             f"{where} holds no {table.file} with the columns {table.image} and {table.group}, which names the groups; "
             "fetch it too."
         )
-    rows = pd.concat(tables).drop_duplicates()
-    if twice := sorted(set(rows["id"][rows["id"].duplicated()])):
+    rows = set().union(*tables)
+    groups = dict(rows)
+    if twice := sorted({id for id, group in rows if groups[id] != group}):
         raise UserError(f"{where}: {table.file} names several groups of the image '{twice[0]}'.")
-    return dict(zip(rows["id"], rows["group"], strict=True))
+    return groups
 
 
-def _rows(table: GroupTable, file: Path) -> pd.DataFrame | None:
-    """Read the columns id and group of a table, without empty cells; None if it has not both."""
+def _rows(table: GroupTable, file: Path) -> set[tuple[str, str]] | None:
+    """Return the pairs of id and group of a table, without empty cells; None if it has not both columns."""
     columns = (table.image, table.group)
     rows = read_table(file, columns)
     if not set(columns) <= set(rows.columns):
         return None
-    named = pd.DataFrame({"id": rows[table.image], "group": rows[table.group]})
-    return named[(named != "").all(axis=1)]
+    return {(id, group) for id, group in zip(rows[table.image], rows[table.group], strict=True) if id and group}

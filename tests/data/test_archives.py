@@ -257,14 +257,13 @@ def test_members_that_take_one_place(tmp_path: Path, names: tuple[str, str], why
 # Bombs
 
 
-def test_ten_gigabytes_of_zeros(tmp_path: Path) -> None:
+def test_ten_gigabytes_of_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = struct.pack("<HHQ", 1, 8, 10 << 30)
     bomb = Member(b"a.bmp", zeros(10 << 10), 0xFFFFFFFF, 0, zipfile.ZIP_DEFLATED, extra=size)
     archive = write_raw(tmp_path / "a.zip", [bomb])
     assert archive.stat().st_size < 12 << 20
-    began = time.monotonic()
+    monkeypatch.delattr(zipfile.ZipFile, "open")  # refused by what the directory says: nothing is unpacked to see
     assert "'a.bmp' would grow from 10.0 MiB to 10.0 GiB" in refusal(archive)
-    assert time.monotonic() - began < 1
     assert not (tmp_path / "new").exists()
 
 

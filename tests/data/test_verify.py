@@ -1,6 +1,5 @@
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -434,9 +433,7 @@ def test_progress_is_shown_for_each_data_set(tree: Path, tmp_path: Path) -> None
 
 @pytest.mark.real
 def test_the_real_data_sets_have_no_error_and_known_copies_only() -> None:
-    begin = time.monotonic()
     findings = verify(REAL)
-    assert time.monotonic() - begin < 60
     assert [finding for finding in findings if finding.severity == "error"] == []
     warnings = [finding for finding in findings if finding.severity == "warning"]
     assert {(finding.dataset, finding.rule) for finding in warnings} == {("cvc_colondb", "exact copy")}
