@@ -8,8 +8,8 @@ from pydantic import Field
 from scipy import ndimage
 from torch import Tensor, nn
 
-from qgbench.losses import pixel_bce, soft_dice_loss
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term, probabilities
+from qgbench.methods.losses import pixel_bce, soft_dice_loss
 
 
 def largest_component(prob: Tensor) -> Tensor:

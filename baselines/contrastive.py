@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from qgbench.losses import certain_bce, certainty, segmentation_loss
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term, feature_shapes
+from qgbench.methods.losses import certain_bce, certainty, segmentation_loss
 
 _STRIDE = 8  # the coarsest features up to this stride are contrasted: coarser cells mix lesion and ground
 _CHANNELS = 128

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from qgbench.archs.correlation import CorrelationHead, spread_over_regions
 from qgbench.baselines.unimatch import UniMatch
-from qgbench.cutmix import cutmix_term, paste
-from qgbench.losses import certain_bce, certainty, pixel_bce, segmentation_loss
 from qgbench.methods import Batch, Method, Step, Term, feature_shapes, label_probabilities
+from qgbench.methods.correlation import CorrelationHead, spread_over_regions
+from qgbench.methods.cutmix import cutmix_term, paste
+from qgbench.methods.losses import certain_bce, certainty, pixel_bce, segmentation_loss
 
 
 class CorrMatch(Method):

@@ -4,8 +4,8 @@ from typing import ClassVar
 
 import torch
 
-from qgbench.losses import pixel_bce, segmentation_loss
 from qgbench.methods import Batch, Method, Step, Term
+from qgbench.methods.losses import pixel_bce, segmentation_loss
 
 
 class CrossPseudoSupervision(Method):

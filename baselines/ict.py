@@ -4,8 +4,8 @@ import torch
 from pydantic import Field
 from torch.distributions import Beta
 
-from qgbench.losses import segmentation_loss
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term
+from qgbench.methods.losses import segmentation_loss
 
 
 class InterpolationConsistency(Method):

@@ -2,8 +2,8 @@
 
 import torch
 
-from qgbench.losses import segmentation_loss
 from qgbench.methods import Batch, Method, Step, Term
+from qgbench.methods.losses import segmentation_loss
 
 
 class MeanTeacher(Method):

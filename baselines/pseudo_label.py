@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from qgbench.losses import certain_bce, segmentation_loss
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term
+from qgbench.methods.losses import certain_bce, segmentation_loss
 
 
 class PseudoLabel(Method):

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from qgbench.losses import certainty, pixel_bce, segmentation_loss
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term
+from qgbench.methods.losses import certainty, pixel_bce, segmentation_loss
 
 
 class PseudoLabelConfidence(Method):

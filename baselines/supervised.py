@@ -1,7 +1,7 @@
 """Supervised training on the labelled images alone."""
 
-from qgbench.losses import segmentation_loss
 from qgbench.methods import Batch, Method, Step
+from qgbench.methods.losses import segmentation_loss
 
 
 class Supervised(Method):

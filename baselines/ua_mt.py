@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from qgbench.batchnorm import frozen_statistics
-from qgbench.losses import segmentation_loss
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term
+from qgbench.methods.losses import segmentation_loss
+from qgbench.methods.normalisation import frozen_statistics
 
 
 class UncertaintyAwareMeanTeacher(Method):

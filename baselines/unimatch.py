@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from qgbench.cutmix import cutmix_term, paste
-from qgbench.losses import certain_bce, segmentation_loss
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term
+from qgbench.methods.cutmix import cutmix_term, paste
+from qgbench.methods.losses import certain_bce, segmentation_loss
 
 
 class UniMatch(Method):

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from qgbench.cutmix import cutmix_term, paste
-from qgbench.losses import certain_bce, segmentation_loss
 from qgbench.methods import Batch, Method, MethodSettings, Step
+from qgbench.methods.cutmix import cutmix_term, paste
+from qgbench.methods.losses import certain_bce, segmentation_loss
 
 
 class UniMatchV2(Method):

@@ -16,11 +16,11 @@ import sys
 import torch
 
 from qgbench.data.run_data import open_run_data
+from qgbench.engine.device import make_accelerator
+from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
-from qgbench.registry import load_method
-from qgbench.run import build_student
-from qgbench.spec import Regime, load_protocol
-from qgbench.training.device import make_accelerator
+from qgbench.run.carry_out import build_student
+from qgbench.spec.run_spec import Regime, load_protocol
 from qgbench.training.loop import Trainer
 
 _FIRST = 3  # steps that are not counted

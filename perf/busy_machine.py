@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from qgbench.records import RECORD_NAME, read_images, read_record
+from qgbench.run.record import RECORD_NAME, read_images, read_record
 
 COMMAND = ["run", "--method", "supervised", "--protocol", "smoke", "--steps", "20", "--threads", "2", "-q", "--output"]
 WAYS = {"spins": {"GOMP_SPINCOUNT": "300000"}, "sleeps": {}}  # the count is libgomp's own where no policy is set

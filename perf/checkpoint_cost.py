@@ -15,14 +15,14 @@ from qgbench.data.cache import prepare
 from qgbench.data.experiment import training_data
 from qgbench.data.readers import open_source
 from qgbench.data.splits import load_split
+from qgbench.engine.checkpoint import LAST_NAME, Checkpoints
+from qgbench.engine.device import make_accelerator
+from qgbench.engine.stage import SECONDS_BETWEEN_CHECKPOINTS
+from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
-from qgbench.registry import load_method
-from qgbench.run import build_student
-from qgbench.spec import Regime, load_protocol
-from qgbench.training.checkpoint import LAST_NAME, Checkpoints
-from qgbench.training.device import make_accelerator
+from qgbench.run.carry_out import build_student
+from qgbench.spec.run_spec import Regime, load_protocol
 from qgbench.training.loop import Trainer
-from qgbench.training.stage import SECONDS_BETWEEN_CHECKPOINTS
 
 STEPS = 4  # after them the optimiser has its state
 REPETITIONS = 7

@@ -14,7 +14,7 @@ from pathlib import Path
 from qgbench.launch.drive import drive
 from qgbench.launch.local import LocalExecutor
 from qgbench.launch.plan import make_plan
-from qgbench.suite import load_suite
+from qgbench.spec.suite import load_suite
 
 SUITE = """
 name = "split"

@@ -23,18 +23,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from qgbench.batchnorm import normalising_layers
 from qgbench.data.experiment import ImageSet
 from qgbench.data.run_data import open_run_data
-from qgbench.quality.audit import agreement
+from qgbench.engine.device import make_accelerator
+from qgbench.methods.normalisation import normalising_layers
+from qgbench.quality.audit import Agreement, agreement
 from qgbench.quality.corruptions import degrade
 from qgbench.quality.predictor import CARD_NAME, PredictorCard, QualityPredictor, load_predictor
 from qgbench.quality.scores import overlap
 from qgbench.quality.weak import WeakModels
-from qgbench.records import Agreement
-from qgbench.spec import Regime, load_protocol
-from qgbench.suite import load_suite
-from qgbench.training.device import make_accelerator
+from qgbench.spec.run_spec import Regime, load_protocol
+from qgbench.spec.suite import load_suite
 
 DRAWS = 5
 """Synthetic masks of every image."""

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from qgbench.data.run_data import open_run_data
+from qgbench.engine.device import make_accelerator
 from qgbench.quality.audit import agreement
 from qgbench.quality.fit import LabelledImages, PredictorFit, _judge, _Judged, _weak_masks
 from qgbench.quality.scores import overlap
 from qgbench.quality.store import _as_labelled
-from qgbench.spec import Regime, load_protocol
-from qgbench.suite import load_suite
-from qgbench.training.device import make_accelerator
+from qgbench.spec.run_spec import Regime, load_protocol
+from qgbench.spec.suite import load_suite
 
 THREADS = 1
 

@@ -1,4 +1,4 @@
-"""Time of `qgbench.metrics.measure` (all metrics of an image) beside that of medpy's `hd95` and `assd` alone.
+"""Time of `qgbench.metrics.masks.measure` (all metrics of an image) beside that of medpy's `hd95` and `assd` alone.
 
 Run ``python perf/metrics_speed.py`` with qgbench installed. The masks are blobs, the prediction a perturbed reference,
 at 256 and 768 pixels a side. The two are timed in turn on each pair of masks, in one process on one thread; a pair
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from medpy.metric import binary as medpy_binary
 from scipy.ndimage import gaussian_filter
 
-from qgbench.metrics import measure
+from qgbench.metrics.masks import measure
 
 SIZES = (256, 768)
 PAIRS = 12

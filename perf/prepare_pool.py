@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from qgbench.base.cores import usable_cores
 from qgbench.data.cache import prepare
-from qgbench.data.content import CACHE_VARIABLE, usable_cores
+from qgbench.data.content import CACHE_VARIABLE
 from qgbench.data.readers import open_pool
 
 PIXELS = ("1024x768", "1600x1200", "2000x1500")

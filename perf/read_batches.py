@@ -18,10 +18,10 @@ import torch
 
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet
-from qgbench.losses import segmentation_loss
-from qgbench.run import build_student
-from qgbench.spec import load_protocol
-from qgbench.training.device import make_accelerator
+from qgbench.engine.device import make_accelerator
+from qgbench.methods.losses import segmentation_loss
+from qgbench.run.carry_out import build_student
+from qgbench.spec.run_spec import load_protocol
 
 IMAGES = 2000
 

@@ -26,8 +26,8 @@ from qgbench.regress.compare import compare, exact, measured_noise
 from qgbench.regress.fixed import fixed_numbers
 from qgbench.regress.reference import Noise, Numbers
 from qgbench.regress.rerun import origin, rerun, this_machine
-from qgbench.reproduce import compare_machines
-from qgbench.suite import load_suite
+from qgbench.spec.suite import load_suite
+from qgbench.trust.reproduce import compare_machines
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 WAYS: dict[str, tuple[dict[str, str], int | None]] = {

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qgbench.records import IMAGE_COLUMNS, Cell, Provenance, Record, Times, summarise, write_images, write_record
+from qgbench.metrics.table import IMAGE_COLUMNS
+from qgbench.run.record import Cell, Provenance, Record, Times, summarise, write_images, write_record
 
 IMAGES, GROUPS = 100, 50
 PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

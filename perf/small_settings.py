@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from qgbench.data.run_data import open_run_data
+from qgbench.engine.device import make_accelerator
+from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
-from qgbench.registry import load_method
-from qgbench.request import make_spec
-from qgbench.run import build_student
-from qgbench.spec import Regime, apply_settings
-from qgbench.training.device import make_accelerator
+from qgbench.run.carry_out import build_student
+from qgbench.run.request import make_spec
+from qgbench.spec.run_spec import Regime, apply_settings
 from qgbench.training.loop import Trainer
 
 KEPT = Path("runs/small_settings.jsonl")

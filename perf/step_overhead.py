@@ -16,12 +16,12 @@ from qgbench.data.cache import prepare
 from qgbench.data.experiment import training_data
 from qgbench.data.readers import open_source
 from qgbench.data.splits import load_split
-from qgbench.losses import segmentation_loss
+from qgbench.engine.device import make_accelerator
+from qgbench.methods.losses import segmentation_loss
+from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
-from qgbench.registry import load_method
-from qgbench.run import build_student
-from qgbench.spec import Regime, load_protocol
-from qgbench.training.device import make_accelerator
+from qgbench.run.carry_out import build_student
+from qgbench.spec.run_spec import Regime, load_protocol
 from qgbench.training.loop import Trainer
 
 _BLOCKS, _STEPS = 30, 1

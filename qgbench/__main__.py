@@ -1,5 +1,5 @@
 """``python -m qgbench``: the command line without installation."""
 
-from qgbench.cli import main
+from qgbench.cli.main import main
 
 main()

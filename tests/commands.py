@@ -16,10 +16,12 @@ from pathlib import Path
 from PIL import Image
 
 from qgbench.data.readers import open_source
-from qgbench.folder import RunFolder
+from qgbench.run.folder import RunFolder
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["qgbench.run", "qgbench.cli", "qgbench.baselines.fixmatch", "tests.commands"])
+_CONTEXT.set_forkserver_preload(
+    ["qgbench.run.carry_out", "qgbench.cli.main", "qgbench.baselines.fixmatch", "tests.commands"]
+)
 
 RUN = ["run", "--protocol", "smoke", "--threads", "1", "--steps", "10", "--labelled", "6"]
 QUICK_G = ["--set", "quality.steps=6", "--set", "quality.weak_epochs=[1,2]", "--set", "quality.weak_epoch_min_steps=2"]
@@ -47,8 +49,8 @@ def _main(words: list[str], said: Path, cache: Path, seconds: float, file_limit:
     sys.argv = ["qgbench", *words]
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    from qgbench.cli import main
-    from qgbench.training import stage
+    from qgbench.cli.main import main
+    from qgbench.engine import stage
 
     stage.SECONDS_BETWEEN_CHECKPOINTS = seconds
     main()

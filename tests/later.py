@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic.fields import FieldInfo
 
 from qgbench.quality.predictor import PredictorCard
-from qgbench.spec import Before, Protocol, Settings, load_protocol
+from qgbench.spec.run_spec import Before, Protocol, Settings, load_protocol
 
 
 @contextmanager

@@ -13,12 +13,12 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from qgbench.cli import app
+from qgbench.cli.main import app
 from qgbench.report.analysis import analyse
 from qgbench.report.collect import collect
 from qgbench.report.declared import declared
 from qgbench.report.write import write_report
-from qgbench.suite import load_suite
+from qgbench.spec.suite import load_suite
 
 ROOT = Path(__file__).parents[1]
 REPORT = """# Report

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from qgbench.records import read_record
+from qgbench.run.record import read_record
 from tests.commands import QUICK_G, RUN, Command, has_checkpoint, only_run, small_data
 from tests.test_kills import numbers
 

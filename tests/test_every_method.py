@@ -8,16 +8,16 @@ import torch
 from typer.testing import CliRunner
 
 from qgbench.archs.registry import ARCHS
-from qgbench.check import ToyQuality, ToySegmenter, toy_data, toy_protocol
-from qgbench.cli import app
-from qgbench.folder import RunFolder
+from qgbench.cli.main import app
+from qgbench.engine.device import make_accelerator
+from qgbench.plugins.registry import load_method, method_names
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import make_score
-from qgbench.records import read_record
-from qgbench.registry import load_method, method_names
-from qgbench.spec import SCORES
-from qgbench.training.device import make_accelerator
+from qgbench.run.folder import RunFolder
+from qgbench.run.record import read_record
+from qgbench.spec.run_spec import SCORES
 from qgbench.training.loop import Trainer
+from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
 from tests.commands import small_data
 
 ADD_ONS = ["", "qar", *(f"qw-{score}" for score in SCORES), *(f"qw-{score}+qar" for score in SCORES)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qgbench.records import Record, read_record
+from qgbench.run.record import Record, read_record
 from tests.commands import QUICK_G, RUN, Command, only_run, small_data
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qgbench.records import read_record
+from qgbench.run.record import read_record
 from tests.commands import Command, only_run
 
 pytestmark = pytest.mark.slow

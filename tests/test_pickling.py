@@ -19,23 +19,23 @@ import numpy as np
 import pytest
 import torch
 
-from qgbench.check import ToySegmenter, toy_data
+from qgbench.base.errors import UserError
 from qgbench.data.cache import prepare
 from qgbench.data.experiment import ImageSet, TrainingData, training_data
 from qgbench.data.readers import open_source
 from qgbench.data.splits import load_split
-from qgbench.errors import UserError
 from qgbench.methods import Batch, Method
+from qgbench.plugins.registry import load_method, method_names, method_source
 from qgbench.quality.guide import Guide
-from qgbench.records import read_images, read_record
-from qgbench.registry import load_method, method_names, method_source
-from qgbench.spec import Protocol, Regime, RunSpec, load_protocol, protocol_names
+from qgbench.run.record import read_images, read_record
+from qgbench.spec.run_spec import Protocol, Regime, RunSpec, load_protocol, protocol_names
 from qgbench.training.objective import Objective
+from qgbench.trust.conformance import ToySegmenter, toy_data
 
 SECONDS = 300  # a worker that does not answer fails its test instead of hanging all
 
 OWN_METHOD = """
-from qgbench.losses import segmentation_loss
+from qgbench.methods.losses import segmentation_loss
 from qgbench.methods import Batch, Method, MethodSettings, Step
 
 
@@ -220,7 +220,7 @@ def test_the_class_of_a_file_does_not_travel(elsewhere: Elsewhere, tmp_path: Pat
 @pytest.mark.slow
 def test_a_method_of_a_file_travels_as_its_spec_and_runs_there(elsewhere: Elsewhere, tmp_path: Path) -> None:
     """The worker gives the outcome that this process gives, and the record survives the way there and back."""
-    from qgbench.run import run
+    from qgbench.run.carry_out import run
 
     file = tmp_path / "own.py"
     file.write_text(OWN_METHOD)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qgbench.records import read_record
+from qgbench.run.record import read_record
 from tests.commands import QUICK_G, RUN, only_run, small_data
 
 pytestmark = pytest.mark.slow

@@ -27,8 +27,8 @@ LOOK = """
 import qgbench, qgbench.baselines
 from qgbench.data.cards import card_folder, card_names, listed_ids, load_card
 from qgbench.data.splits import load_split
-from qgbench.registry import load_method, method_names
-from qgbench.spec import load_protocol, protocol_names
+from qgbench.plugins.registry import load_method, method_names
+from qgbench.spec.run_spec import load_protocol, protocol_names
 
 print(qgbench.__file__, *qgbench.__path__, *qgbench.baselines.__path__, sep="\\n")
 print("methods", *(name for name in method_names() if load_method(name)))
@@ -59,9 +59,9 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(source: Path
         if file.is_file() and file.suffix not in NOT_PACKAGED
     }
     # What must be among them, so that an empty comparison cannot pass.
-    assert {"qgbench/py.typed", "qgbench/cli.py", "qgbench/baselines/fixmatch.py"} < set(expected)
-    assert "qgbench/templates/method.py.txt" in expected
-    assert {"qgbench/protocols/smoke.toml", "qgbench/datasets/phantom/splits/grouped-40-10-50.csv"} < set(expected)
+    assert {"qgbench/py.typed", "qgbench/cli/main.py", "qgbench/baselines/fixmatch.py"} < set(expected)
+    assert "qgbench/cli/templates/method.py.txt" in expected
+    assert {"qgbench/spec/protocols/smoke.toml", "qgbench/datasets/phantom/splits/grouped-40-10-50.csv"} < set(expected)
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if not name.partition("/")[0].endswith(".dist-info")}
         assert held == set(expected)

@@ -12,8 +12,8 @@ from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.library import has_imagenet, unsuitable
 from qgbench.archs.registry import ARCHS, nearest_sizes
 from qgbench.archs.weights import Weights, unpublished, weights_hash
-from qgbench.errors import QGBenchError, UserError, in_one_line
-from qgbench.registry import load_arch
+from qgbench.base.errors import QGBenchError, UserError, in_one_line
+from qgbench.plugins.registry import load_arch
 
 # Encoders that segmentation-models-pytorch names otherwise than timm does.
 _NAMES_IN_TIMM = MappingProxyType(
@@ -133,7 +133,7 @@ def build_network(
     Parameters
     ----------
     arch : str
-        A name or reference as `qgbench.registry.load_arch` takes them.
+        A name or reference as `qgbench.plugins.registry.load_arch` takes them.
     encoder : str
         A name of segmentation-models-pytorch (``resnet34``) or of timm (``tf_efficientnet_lite0``).
     weights : 'imagenet' or 'none'

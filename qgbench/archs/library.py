@@ -19,7 +19,7 @@ import timm
 from segmentation_models_pytorch.base import SegmentationModel
 
 from qgbench.archs.weights import PACKAGED, Weights, hub_error, load_into, timm_names, unpublished
-from qgbench.errors import UserError, unknown_name
+from qgbench.base.errors import UserError, unknown_name
 
 _GROUPS = 32  # of the group normalisation in the feature pyramid's segmentation blocks
 

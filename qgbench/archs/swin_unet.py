@@ -19,7 +19,7 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, 
 from torch import Tensor, nn
 
 from qgbench.archs.weights import Weights, timm_backbone, timm_names
-from qgbench.errors import UserError
+from qgbench.base.errors import UserError
 
 ENCODER = "swin_tiny_patch4_window7_224.ms_in22k"
 STRIDES = (4, 8, 16, 32)

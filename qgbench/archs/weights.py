@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from qgbench.errors import QGBenchError, UserError, unknown_name
+from qgbench.base.errors import QGBenchError, UserError, unknown_name
 
 Weights = Literal["imagenet", "none"]
 PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k")

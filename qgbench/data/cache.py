@@ -21,12 +21,12 @@ import re
 import shutil
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -34,10 +34,12 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 
-from qgbench.amounts import amount
-from qgbench.data.content import CACHE_VARIABLE, checked, default_cache_dir, hash_files, read_checked, usable_cores
+from qgbench.base.amounts import amount
+from qgbench.base.cores import usable_cores
+from qgbench.base.errors import QGBenchError, UnwritableError, UserError, unwritable
+from qgbench.base.progress import Track, no_progress
+from qgbench.data.content import CACHE_VARIABLE, checked, default_cache_dir, hash_files, read_checked
 from qgbench.data.readers import Source
-from qgbench.errors import QGBenchError, UnwritableError, UserError, unwritable
 
 # Part of every key: raised whenever the same raw files would give other arrays.
 CACHE_VERSION = 2
@@ -54,18 +56,6 @@ _SHARE_OF_SAVES = 0.05  # of the time; what is written since the last one is los
 _ELSEWHERE = f"set {CACHE_VARIABLE} to a folder on another disk, and give the same command again"
 
 T = TypeVar("T")
-
-
-class Track(Protocol):
-    """Something that shows progress, such as a progress bar: hands through what it is given."""
-
-    def __call__(self, iterable: Iterable[T], description: str, total: int, unit: str, start: int = 0) -> Iterator[T]:
-        """Yield the items of `iterable`; with the `start` that are done already there are `total`."""
-
-
-def no_progress(iterable: Iterable[T], description: str, total: int, unit: str, start: int = 0) -> Iterator[T]:
-    """Show nothing."""
-    yield from iterable
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,10 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qgbench.base.errors import UserError, unknown_name
+from qgbench.base.text import parse_toml, read_table, read_text
 from qgbench.data.layouts import Grouping, Layout
 from qgbench.data.links import Download
-from qgbench.errors import UserError, unknown_name
-from qgbench.text import parse_toml, read_table, read_text
 
 CARD_NAME = "card.toml"
 Kind = Literal["labelled", "pool"]

@@ -15,11 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qgbench.amounts import amount
-from qgbench.errors import QGBenchError, unreadable
-from qgbench.logs import logger
-from qgbench.paths import expanded
-from qgbench.records import write_atomically
+from qgbench.base.amounts import amount
+from qgbench.base.cores import usable_cores
+from qgbench.base.errors import QGBenchError, unreadable
+from qgbench.base.files import write_atomically
+from qgbench.base.logs import logger
+from qgbench.base.paths import expanded
 
 CACHE_VARIABLE = "QGBENCH_CACHE"
 
@@ -34,11 +35,6 @@ _Stamp = list[int]  # size, mtime, ctime, inode
 def default_cache_dir() -> Path:
     """Name the folder of the cache: ``$QGBENCH_CACHE``, else ``~/.cache/qgbench``."""
     return expanded(os.environ.get(CACHE_VARIABLE) or "~/.cache/qgbench")
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hash_files(files: Sequence[Path], table: Path | None = None) -> list[bytes]:

@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from qgbench.base.errors import UserError
 from qgbench.data.cache import Prepared
 from qgbench.data.splits import draw_labelled
-from qgbench.errors import UserError
-from qgbench.spec import Regime
+from qgbench.spec.run_spec import Regime
 
 Part = tuple[Prepared, np.ndarray]  # a prepared data set and rows of it
 

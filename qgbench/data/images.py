@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from qgbench.base.errors import UserError, unreadable
+from qgbench.base.logs import logger
 from qgbench.data.layouts import MaskRule
-from qgbench.errors import UserError, unreadable
-from qgbench.logs import logger
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # Pillow opens MPO as a kind of JPEG
 

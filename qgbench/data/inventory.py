@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from qgbench.console import print_table
+from qgbench.base.console import print_table
+from qgbench.base.errors import UserError
+from qgbench.base.paths import expanded
 from qgbench.data.cards import CARD_NAME, Card, card_names, load_card, read_card
 from qgbench.data.readers import DATA_VARIABLE, PHANTOM_NAME, open_pool, open_source, own_names
-from qgbench.errors import UserError
-from qgbench.paths import expanded
 
 State = Literal["ready", "incomplete", "broken", "absent"]
 _COLORS = {"ready": "green", "incomplete": "yellow", "broken": "red", "absent": "dim"}

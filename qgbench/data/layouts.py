@@ -16,8 +16,8 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from qgbench.errors import UserError
-from qgbench.text import read_table
+from qgbench.base.errors import UserError
+from qgbench.base.text import read_table
 
 MaskRule = Literal["binary", "half", "nonzero"]
 _TOKEN = re.compile(r"\{(\w+)\}|\*")

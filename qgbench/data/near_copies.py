@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qgbench.data.cache import Prepared, Track, no_progress
-from qgbench.data.content import default_cache_dir, usable_cores
+from qgbench.base.cores import usable_cores
+from qgbench.base.errors import QGBenchError
+from qgbench.base.files import write_atomically
+from qgbench.base.progress import Track, no_progress
+from qgbench.data.cache import Prepared
+from qgbench.data.content import default_cache_dir
 from qgbench.data.duplicates import detail_of, near_pairs, waves_of
 from qgbench.data.run_data import RunData
 from qgbench.data.splits import keeps_groups
-from qgbench.errors import QGBenchError
-from qgbench.records import write_atomically
 
 _FOLDER = ".waves-1"  # the number goes up when `waves_of` gives something else
 _SHOWN = 3  # pairs in a warning

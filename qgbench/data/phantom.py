@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qgbench.errors import UserError
+from qgbench.base.errors import UserError
 
 Field = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -35,15 +35,15 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from qgbench.base.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError, unknown_name, unreadable
+from qgbench.base.logs import logger
+from qgbench.base.paths import expanded, is_path, no_folder
+from qgbench.base.text import read_table, refuse_empty
 from qgbench.data import phantom
 from qgbench.data.cards import CARD_NAME, Card, Kind, card_names, listed_ids, load_card, read_card
 from qgbench.data.content import hash_files
 from qgbench.data.images import read_image, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
-from qgbench.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError, unknown_name, unreadable
-from qgbench.logs import logger
-from qgbench.paths import expanded, is_path, no_folder
-from qgbench.text import read_table, refuse_empty
 
 DATA_VARIABLE = "QGBENCH_DATA"
 PHANTOM_NAME = "phantom"
@@ -226,7 +226,7 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     dataset : str
         ``"phantom"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; the name of a folder in
         `data_dir` that has a card of its own; or the path of a folder in the same layout, see
-        `qgbench.paths.is_path`. A folder elsewhere that bears a shipped name is taken for that data set.
+        `qgbench.base.paths.is_path`. A folder elsewhere that bears a shipped name is taken for that data set.
     data_dir : Path, optional
         Folder that holds a folder per data set; the environment variable QGBENCH_DATA where None.
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qgbench.data.cache import Prepared, Track, no_progress, prepare
+from qgbench.base.errors import QGBenchError, UserError
+from qgbench.base.logs import logger
+from qgbench.base.progress import Track, no_progress
+from qgbench.data.acquire.given import GivenSplit, read_given
+from qgbench.data.cache import Prepared, prepare
 from qgbench.data.experiment import Part, TrainingData, training_data, whole
-from qgbench.data.given import GivenSplit, read_given
 from qgbench.data.readers import Source, name_some, open_pool, open_source
 from qgbench.data.splits import Fractions, draw_pool, load_split
-from qgbench.errors import QGBenchError, UserError
-from qgbench.logs import logger
-from qgbench.spec import GIVEN, Regime
+from qgbench.spec.run_spec import GIVEN, Regime
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def open_run_data(
         Shares of a split by qgbench.
     data_dir, cache_dir : Path, optional
     split_from : sequence of Path
-        Files of the split, where the regime's split is one that someone else made (`qgbench.data.given`).
+        Files of the split, where the regime's split is one that someone else made (`qgbench.data.acquire.given`).
     track : Track
 
     Raises

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from qgbench.base.files import write_atomically
 from qgbench.data.readers import Source
-from qgbench.records import write_atomically
 
 _PICTURE = 240  # pixels, longer side
 _GAP = 8

@@ -8,8 +8,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from qgbench.data.cache import Track, no_progress, prepare
-from qgbench.data.given import read_given
+from qgbench.base.errors import UserError
+from qgbench.base.files import write_atomically
+from qgbench.base.progress import Track, no_progress
+from qgbench.data.acquire.given import read_given
+from qgbench.data.cache import prepare
 from qgbench.data.readers import open_source
 from qgbench.data.splits import (
     PARTS,
@@ -21,9 +24,7 @@ from qgbench.data.splits import (
     make_split,
     split_fingerprint,
 )
-from qgbench.errors import UserError
-from qgbench.records import write_atomically
-from qgbench.spec import Regime
+from qgbench.spec.run_spec import Regime
 
 _SIZE = 96  # pixels; areas are those of the originals, whatever it is
 

@@ -18,14 +18,14 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
+from qgbench.base.errors import UserError
+from qgbench.base.files import write_atomically
+from qgbench.base.paths import is_path
+from qgbench.base.text import read_table
 from qgbench.data.cache import Prepared, prepare
 from qgbench.data.cards import card_folder, card_names
 from qgbench.data.readers import Source, name_some, open_source
-from qgbench.errors import UserError
-from qgbench.paths import is_path
-from qgbench.records import write_atomically
-from qgbench.spec import SplitKind
-from qgbench.text import read_table
+from qgbench.spec.run_spec import SplitKind
 
 Fractions = tuple[float, float, float]
 PARTS = ("train", "val", "test")

@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qgbench.amounts import amount
-from qgbench.errors import QGBenchError
+from qgbench.base.amounts import amount
+from qgbench.base.errors import QGBenchError
+from qgbench.base.logs import logger
 from qgbench.launch.executor import Ending, Executor
 from qgbench.launch.job import NOT_NOW, Job
 from qgbench.launch.plan import Plan
-from qgbench.logs import logger
 
 _ATTEMPTS = 3
 _LEAST_SPACE = 200 * 2**20

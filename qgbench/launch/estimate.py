@@ -23,13 +23,14 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from qgbench.base.errors import QGBenchError
+from qgbench.base.files import write_atomically
+from qgbench.base.logs import logger
 from qgbench.data.cards import card_names, load_card
-from qgbench.errors import QGBenchError
-from qgbench.folder import RunFolder
 from qgbench.launch.job import JOBS, Job
-from qgbench.logs import logger
-from qgbench.records import Record, find_records, read_record, write_atomically
-from qgbench.spec import Protocol, QualitySettings, Regime, RunSpec, Settings
+from qgbench.run.folder import RunFolder
+from qgbench.run.record import Record, find_records, read_record
+from qgbench.spec.run_spec import Protocol, QualitySettings, Regime, RunSpec, Settings
 
 MEASURED_NAME = "measured.json"
 PREDICTORS = "predictors"
@@ -211,7 +212,7 @@ def hardware_kind(device: str, hardware: Mapping[str, Any]) -> str:
     ----------
     device : str
     hardware : mapping
-        As `qgbench.provenance.hardware` gives it.
+        As `qgbench.run.provenance.hardware` gives it.
     """
     return f"{device} {hardware.get('accelerator' if device == 'cuda' else 'processor', 'unknown')}"
 
@@ -267,8 +268,9 @@ class Estimates:
         ----------
         folders : sequence of Path
         hardware : mapping, optional
-            That jobs are planned for, as `qgbench.provenance.hardware` gives it; this machine's if not given. A card of
-            a predictor does not name its hardware: it is that of a finished run with this predictor, else this one.
+            That jobs are planned for, as `qgbench.run.provenance.hardware` gives it; this machine's if not given. A
+            card of a predictor does not name its hardware: it is that of a finished run with this predictor, else this
+            one.
         """
         by_id: dict[str, Record] = {}
         for record in (record for folder in folders if folder.is_dir() for record in _records(folder)):
@@ -451,7 +453,7 @@ class _Here:
 
     def __call__(self) -> Mapping[str, Any]:
         if self._found is None:
-            from qgbench.provenance import hardware
+            from qgbench.run.provenance import hardware
 
             self._found = hardware()
         return self._found

@@ -1,7 +1,7 @@
 """The interface to the engines that start jobs: this machine's processes, Slurm, Ray.
 
 An engine starts jobs and says which it still holds. What became of a job is never taken from its word: that is in the
-job's folder (`qgbench.folder.RunFolder.status`), and `qgbench.launch.drive` reads it there.
+job's folder (`qgbench.run.folder.RunFolder.status`), and `qgbench.launch.drive` reads it there.
 """
 
 from abc import ABC, abstractmethod

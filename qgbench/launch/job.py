@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from qgbench.errors import QGBenchError
-from qgbench.folder import TEXT_LOG_NAME, BusyError, RunFolder
-from qgbench.interruption import Interrupted, interruptible
-from qgbench.logs import QUIET, logged_to, set_verbosity
-from qgbench.spec import Regime, RunSpec, Settings
+from qgbench.base.errors import QGBenchError
+from qgbench.base.interruption import Interrupted, interruptible
+from qgbench.base.locks import BusyError
+from qgbench.base.logs import QUIET, logged_to, set_verbosity
+from qgbench.run.folder import TEXT_LOG_NAME, RunFolder
+from qgbench.spec.run_spec import Regime, RunSpec, Settings
 
 JOBS = "jobs"
 """Folder, beside the runs, of what data and predictors leave behind: status and text log."""
@@ -80,9 +81,11 @@ def carry_out(job: Job) -> None:
         _require(job)
         if job.kind == "run":
             # torch is imported by those who train, not by those who count jobs.
-            from qgbench.run import run
+            from qgbench.report.cases import draw_if_missing
+            from qgbench.run.carry_out import run
 
-            run(job.spec, job.output, job.data_dir, tracker=job.tracker, wait=False)
+            outcome = run(job.spec, job.output, job.data_dir, tracker=job.tracker, wait=False)
+            draw_if_missing(folder, outcome.source)
         else:
             _make_artefact(job)
     except (BusyError, NotReadyError):
@@ -148,8 +151,8 @@ def _prepare(job: Job) -> None:
 def _fit(job: Job) -> None:
     from qgbench.data.run_data import open_run_data
     from qgbench.data.splits import split_fingerprint
+    from qgbench.engine.device import make_accelerator
     from qgbench.quality.store import find_or_fit
-    from qgbench.training.device import make_accelerator
 
     spec = job.spec
     protocol = spec.resolve()

@@ -52,7 +52,7 @@ class LocalExecutor(Executor):
         self._context: ForkServerContext | SpawnContext = (
             multiprocessing.get_context("forkserver") if forks else multiprocessing.get_context("spawn")
         )
-        self._context.set_forkserver_preload(["qgbench.run"])
+        self._context.set_forkserver_preload(["qgbench.run.carry_out"])
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Start each job in a slot that is free."""

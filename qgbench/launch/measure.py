@@ -24,10 +24,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from qgbench.amounts import amount
-from qgbench.data.cache import Prepared, Track
+from qgbench.base.amounts import amount
+from qgbench.base.errors import QGBenchError
+from qgbench.base.logs import logger
+from qgbench.base.progress import Track
+from qgbench.base.progress import track as progress_bar
+from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData, whole
-from qgbench.errors import QGBenchError
+from qgbench.engine.device import make_accelerator
 from qgbench.launch.estimate import (
     Measured,
     PredictorWork,
@@ -39,19 +43,16 @@ from qgbench.launch.estimate import (
 )
 from qgbench.launch.job import Job
 from qgbench.launch.plan import Plan
-from qgbench.logs import logger
 from qgbench.methods import Batch, Method, probabilities
-from qgbench.metrics import measure as measure_masks
-from qgbench.progress import track as progress_bar
-from qgbench.provenance import hardware, peak_memory_mib
+from qgbench.metrics.masks import measure as measure_masks
+from qgbench.plugins.registry import load_arch, load_method
 from qgbench.quality.fit import LabelledImages, PredictorFit
 from qgbench.quality.guide import Guide
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.weak import WeakModels
-from qgbench.registry import load_arch, load_method
-from qgbench.run import build_student, modes_of
-from qgbench.spec import Protocol, RunSpec, Settings, apply_settings
-from qgbench.training.device import make_accelerator
+from qgbench.run.carry_out import build_student, modes_of
+from qgbench.run.provenance import hardware, peak_memory_mib
+from qgbench.spec.run_spec import Protocol, RunSpec, Settings, apply_settings
 from qgbench.training.loop import Trainer
 from qgbench.training.objective import Objective
 
@@ -136,7 +137,7 @@ def flops_per_step(job: Job) -> float:
     Raises
     ------
     UserError
-        As `qgbench.run.run`, for method and architecture.
+        As `qgbench.run.carry_out.run`, for method and architecture.
     """
     protocol = _without_weights(job.spec.resolve())
     if job.kind == "g":

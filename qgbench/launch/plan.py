@@ -10,15 +10,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from qgbench.base.errors import AbsentDataError, QGBenchError, UserError, unwritable
+from qgbench.base.files import write_atomically
+from qgbench.base.paths import no_folder
 from qgbench.data.cards import Kind
 from qgbench.data.readers import DATA_VARIABLE, find_card
 from qgbench.data.splits import split_fingerprint
-from qgbench.errors import AbsentDataError, QGBenchError, UserError, unwritable
 from qgbench.launch.job import Job
-from qgbench.paths import no_folder
-from qgbench.records import read_record, write_atomically
-from qgbench.spec import Regime, RunSpec, Settings, apply_settings, load_protocol
-from qgbench.suite import Entry, Suite
+from qgbench.run.record import read_record
+from qgbench.spec.run_spec import Regime, RunSpec, Settings, apply_settings, load_protocol
+from qgbench.spec.suite import Entry, Suite
 
 PLANS = "suites"
 """Folder, beside the runs, of the plans that were begun."""
@@ -152,8 +153,8 @@ def require_same_data(plan: Plan) -> None:
     UserError
         Names one of the runs. Or what `qgbench.data.run_data.open_run_data` raises.
     """
+    from qgbench.base.progress import track
     from qgbench.data.run_data import open_run_data, said_if
-    from qgbench.progress import track
 
     now: dict[tuple[Any, ...], tuple[str, str] | None] = {}
     other = []
@@ -182,8 +183,8 @@ def require_same_data(plan: Plan) -> None:
 def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, device: str) -> list[RunSpec]:
     """Give the RunSpecs, or every cause why there are none."""
     # The registry and the methods need torch, which reading a plan does not.
-    from qgbench.request import make_spec
-    from qgbench.run import describe
+    from qgbench.run.carry_out import describe
+    from qgbench.run.request import make_spec
 
     specs: list[RunSpec] = []
     faults = _unknown_sources(entries, data_dir)
@@ -218,7 +219,7 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
 
 def _causes(entry: Entry) -> list[str]:
     """Say everything that is unknown or out of range in an entry by itself, where the first of it hides the others."""
-    from qgbench.registry import load_arch, load_method
+    from qgbench.plugins.registry import load_arch, load_method
 
     def setting(key: str, value: Any) -> None:
         part, dot, name = key.rpartition(".")

@@ -10,12 +10,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from qgbench.console import print_table
+from qgbench.base.console import print_table
+from qgbench.base.logs import QUIET, logger, verbosity
 from qgbench.launch.drive import Drive
 from qgbench.launch.estimate import Estimates
 from qgbench.launch.plan import Plan
 from qgbench.launch.status import Standing, Watcher, human, render, summary
-from qgbench.logs import QUIET, logger, verbosity
 
 _KINDS = ("data", "g", "run")
 

@@ -18,14 +18,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qgbench.base.errors import QGBenchError, UserError
+from qgbench.base.interruption import Interrupted, interruptible
+from qgbench.base.locks import BusyError
+from qgbench.base.logs import QUIET, logger, set_verbosity
 from qgbench.data.content import CACHE_VARIABLE
 from qgbench.data.readers import DATA_VARIABLE
-from qgbench.errors import QGBenchError, UserError
-from qgbench.folder import BusyError
-from qgbench.interruption import Interrupted, interruptible
 from qgbench.launch.executor import Ending, Executor
 from qgbench.launch.job import NOT_NOW, Job, NotReadyError, carry_out
-from qgbench.logs import QUIET, logger, set_verbosity
 
 if TYPE_CHECKING:
     from ray import ObjectRef

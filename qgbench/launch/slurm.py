@@ -21,12 +21,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qgbench.errors import QGBenchError, UserError, unwritable
-from qgbench.folder import BusyError
-from qgbench.interruption import Interrupted, interruptible
+from qgbench.base.errors import QGBenchError, UserError, unwritable
+from qgbench.base.interruption import Interrupted, interruptible
+from qgbench.base.locks import BusyError
+from qgbench.base.logs import QUIET, logger, set_verbosity
 from qgbench.launch.executor import Ending, Executor
 from qgbench.launch.job import JOBS, NOT_NOW, Job, NotReadyError, carry_out
-from qgbench.logs import QUIET, logger, set_verbosity
 
 if TYPE_CHECKING:
     from submitit.core.utils import JobPaths

@@ -11,12 +11,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from qgbench.errors import QGBenchError
-from qgbench.folder import Status
-from qgbench.interruption import Interrupted
+from qgbench.base.errors import QGBenchError
+from qgbench.base.interruption import Interrupted
 from qgbench.launch.estimate import Estimates
 from qgbench.launch.job import Job
 from qgbench.launch.plan import Plan
+from qgbench.run.folder import Status
 
 _STATES: tuple[Status | None, ...] = ("done", "running", "interrupted", "failed", None)
 _COLOURS: Mapping[Status | None, str] = {"running": "cyan", "interrupted": "yellow", "failed": "red", "done": "green"}

@@ -1,9 +1,37 @@
-"""How well a score predicts true Dice."""
+"""How well a score predicts true Dice. Imports no torch."""
 
 import numpy as np
-from scipy import stats
+from pydantic import Field
 
-from qgbench.records import Agreement, finite_or_none
+from qgbench.base.schema import Part, finite_or_none
+
+
+class Agreement(Part):
+    """How well a score predicts true Dice over a set of masks."""
+
+    masks: int
+    pearson: float | None = Field(description="None where either side is constant")
+    spearman: float | None
+    mae: float
+
+
+class CheckpointAudit(Part):
+    """Scores against the true Dice of pseudo-labels, within one checkpoint of the run (or pooled over all of them)."""
+
+    progress: float | None = Field(description="fraction of the step budget; None for the pooled row")
+    mean_dice: float
+    scores: dict[str, Agreement] = Field(description="by name of score: 'g', 'confidence', 'agreement'")
+
+
+class QualityAudit(Part):
+    """What g is worth: on synthetic masks of the validation images, and on this run's own pseudo-labels."""
+
+    synthetic: Agreement
+    weak_models: Agreement = Field(description="on the outputs of all weak models for the validation images, pooled")
+    image_dependence: float = Field(
+        description="largest correlation of q with q of a blacked-out or swapped image; < 0.7: it depends on the image"
+    )
+    image_dependent: bool
 
 
 def agreement(score: np.ndarray, dice: np.ndarray) -> Agreement:
@@ -18,6 +46,8 @@ def agreement(score: np.ndarray, dice: np.ndarray) -> Agreement:
     Agreement
         Pearson's r and Spearman's rho are None where either side is constant or fewer than 3 masks are given.
     """
+    from scipy import stats  # late: who reads records computes nothing
+
     score, dice = np.asarray(score, float), np.asarray(dice, float)
     varied = len(score) > 2 and np.ptp(score) > 0 and np.ptp(dice) > 0
     return Agreement(
@@ -42,6 +72,8 @@ def correlations(dice: np.ndarray, **scores: np.ndarray) -> dict[str, float | No
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Pearson's r, 0 where either side is constant: a constant output carries nothing of the other."""
+    from scipy import stats  # late, as above
+
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     return float(stats.pearsonr(first, second).statistic)

@@ -14,18 +14,17 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
+from qgbench.base.errors import QGBenchError, UserError
 from qgbench.data.views import brightness_contrast, colour_jitter, flip, rotate
-from qgbench.errors import QGBenchError, UserError
-from qgbench.quality.audit import agreement, correlation
+from qgbench.engine.checkpoint import Checkpoints
+from qgbench.engine.stage import train
+from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
+from qgbench.quality.audit import Agreement, agreement, correlation
 from qgbench.quality.corruptions import degrade
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.scores import overlap
 from qgbench.quality.weak import WeakModels, draw_folds
-from qgbench.records import Agreement
-from qgbench.spec import QualitySettings
-from qgbench.training.checkpoint import Checkpoints
-from qgbench.training.stage import train
-from qgbench.training.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
+from qgbench.spec.run_spec import QualitySettings
 
 IMAGE_DEPENDENCE_LIMIT = 0.7  # largest correlation with the output for a blacked-out or swapped image that passes
 _AUDIT_MASKS = (
@@ -89,7 +88,7 @@ def fit_predictor(
     folder : Path
         Where checkpoints are kept meanwhile; they are removed by `remove_checkpoints`.
     belongs_to : dict of str to str
-        See `qgbench.training.checkpoint.Checkpoints`.
+        See `qgbench.engine.checkpoint.Checkpoints`.
 
     Raises
     ------

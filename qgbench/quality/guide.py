@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qgbench.batchnorm import frozen_statistics
+from qgbench.engine.device import ALONE, World
 from qgbench.methods import Batch, Method, Term
+from qgbench.methods.normalisation import frozen_statistics
 from qgbench.quality.audit import correlations
 from qgbench.quality.scores import Labelling, ScoreFunction, ShuffledQuality, foreground_confidence, overlap
-from qgbench.spec import QGSettings
-from qgbench.training.device import ALONE, World
+from qgbench.spec.run_spec import QGSettings
 
 
 def ramp(progress: float, warmup: float, length: float, highest: float) -> float:

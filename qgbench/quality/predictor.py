@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from qgbench.archs.build import normalisation
 from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.weights import Weights, timm_backbone
-from qgbench.errors import QGBenchError
-from qgbench.records import Agreement, write_atomically
-from qgbench.spec import QualitySettings
+from qgbench.base.errors import QGBenchError
+from qgbench.base.files import write_atomically
+from qgbench.quality.audit import Agreement
+from qgbench.spec.run_spec import QualitySettings
 
 
 class QualityPredictor(nn.Module):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qgbench.errors import UserError
+from qgbench.base.errors import UserError
+from qgbench.engine.device import ALONE, World
 from qgbench.methods import label_probabilities
-from qgbench.training.device import ALONE, World
 
 
 @dataclass
@@ -102,7 +102,7 @@ def make_score(name: str, predictor: nn.Module | None, seed: int) -> ScoreFuncti
     Parameters
     ----------
     name : str
-        One of `qgbench.spec.SCORES`.
+        One of `qgbench.spec.run_spec.SCORES`.
     predictor : nn.Module or None
         g; needed by 'g' and 'shuffled'.
     seed : int

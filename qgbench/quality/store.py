@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from qgbench.base.errors import QGBenchError, UserError
+from qgbench.base.locks import locked
+from qgbench.base.logs import logger
 from qgbench.data.experiment import ImageSet, TrainingData
-from qgbench.errors import QGBenchError, UserError
-from qgbench.folder import locked
-from qgbench.logs import logger
 from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT, LabelledImages, fit_predictor, remove_checkpoints
 from qgbench.quality.predictor import PredictorCard, QualityPredictor, load_predictor, save_predictor
-from qgbench.spec import Protocol, RunSpec
+from qgbench.spec.run_spec import Protocol, RunSpec
 
 PREDICTORS = "predictors"
 

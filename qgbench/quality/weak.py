@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from qgbench.archs.build import SegmentationNetwork, normalisation
+from qgbench.base.errors import unknown_name
 from qgbench.data.views import labelled_view
-from qgbench.errors import unknown_name
-from qgbench.losses import soft_dice_loss
+from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.methods import probabilities
-from qgbench.spec import QualitySettings
-from qgbench.training.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
+from qgbench.methods.losses import soft_dice_loss
+from qgbench.spec.run_spec import QualitySettings
 
 
 class WeakModels:

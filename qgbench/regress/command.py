@@ -9,17 +9,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from qgbench.errors import UserError
+from qgbench.base.errors import UserError
+from qgbench.base.logs import logger
 from qgbench.launch.executor import Executor
 from qgbench.launch.plan import Plan, make_plan
-from qgbench.logs import logger
 from qgbench.regress import reference as references
 from qgbench.regress.compare import FAULTS, Finding, compare, exact, print_findings
 from qgbench.regress.reference import Change, Numbers, Origin, Reference
 from qgbench.regress.rerun import origin, rerun
-from qgbench.reproduce import compare_machines, print_conditions
-from qgbench.spec import load_protocol
-from qgbench.suite import Suite, load_suite
+from qgbench.spec.run_spec import load_protocol
+from qgbench.spec.suite import Suite, load_suite
+from qgbench.trust.reproduce import compare_machines, print_conditions
 
 
 def regress(
@@ -36,7 +36,7 @@ def regress(
     Parameters
     ----------
     name : str
-        As `qgbench.suite.load_suite` takes it.
+        As `qgbench.spec.suite.load_suite` takes it.
     only : sequence of str
         As `Plan.only`; all runs if empty.
     why : str or None

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qgbench.errors import UserError
+from qgbench.base.errors import UserError
 from qgbench.regress.outcome import ROWS
 from qgbench.regress.reference import Noise, Numbers, Origin, Reference, Tolerance, Value
-from qgbench.reproduce import Condition
+from qgbench.trust.reproduce import Condition
 
 FACTOR = 5.0
 """Limit / largest difference that was measured: a few ways to compute on one processor are not all there are."""
@@ -71,7 +71,7 @@ def stage_of(item: str) -> str:
 
 
 def exact(conditions: Sequence[Condition]) -> bool:
-    """Tell by packages and processors (`qgbench.reproduce.compare_machines`) whether every number must be the same."""
+    """Tell whether every number must be the same: by packages and processors (`reproduce.compare_machines`)."""
     return all(condition.same for condition in conditions if condition.role != "none")
 
 

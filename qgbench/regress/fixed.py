@@ -18,21 +18,21 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from qgbench.check import ToySegmenter
 from qgbench.data.experiment import ImageSet, TrainingData, training_data
 from qgbench.data.run_data import RunData, open_run_data
 from qgbench.data.splits import split_fingerprint
+from qgbench.engine.device import make_accelerator
 from qgbench.methods import Method
+from qgbench.plugins.registry import load_method, method_names
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import PredictedQuality
-from qgbench.records import summarise
-from qgbench.registry import load_method, method_names
 from qgbench.regress.outcome import averages, digest, logged
 from qgbench.regress.reference import Numbers, Value
-from qgbench.spec import Protocol, Regime, RunSpec
-from qgbench.training.device import make_accelerator
-from qgbench.training.evaluate import evaluate
+from qgbench.run.record import summarise
+from qgbench.spec.run_spec import Protocol, Regime, RunSpec
+from qgbench.training.evaluation import evaluate
 from qgbench.training.loop import Trainer
+from qgbench.trust.conformance import ToySegmenter
 
 STEPS = 4
 _SHORT = {
@@ -45,7 +45,7 @@ _GAIN = 12.0  # of the toy network's logits: an untrained network is certain of 
 
 
 class _Segmenter(nn.Module):
-    """The toy network of `qgbench.check` in float64, on images pooled to 32 pixels and without dropout.
+    """The toy network of `qgbench.trust.conformance` in float64, on images pooled to 32 pixels and without dropout.
 
     Images (B, 3, H, W) -> logits (B, 1, H, W); these and the features in between are float32, as a run's.
     """

@@ -3,10 +3,11 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from qgbench.folder import RunFolder
+from qgbench.base.schema import finite_or_none
 from qgbench.launch.job import Job
-from qgbench.records import IMAGES_NAME, Record, Summary, finite_or_none, read_images
 from qgbench.regress.reference import Numbers, Value
+from qgbench.run.folder import RunFolder
+from qgbench.run.record import IMAGES_NAME, Record, Summary, read_images
 
 STAGE = "run"
 ROWS = "rows"

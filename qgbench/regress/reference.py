@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qgbench.errors import QGBenchError, UserError
-from qgbench.records import first_fault, write_atomically
-from qgbench.spec import load_protocol
-from qgbench.suite import Suite
+from qgbench.base.errors import QGBenchError, UserError
+from qgbench.base.files import write_atomically
+from qgbench.base.schema import first_fault
+from qgbench.spec.run_spec import load_protocol
+from qgbench.spec.suite import Suite
 
 SCHEMA_VERSION = 1
 _SUFFIX = ".reference.json"
@@ -31,7 +32,7 @@ class _Part(BaseModel):
 
 
 class Origin(_Part):
-    """Where numbers come from: as `qgbench.records.Provenance`, without what belongs to one run."""
+    """Where numbers come from: as `qgbench.run.record.Provenance`, without what belongs to one run."""
 
     created: str = Field(description="UTC, ISO 8601")
     git_commit: str | None = Field(description="commit of the checkout, '+dirty' appended if it had changes")
@@ -93,7 +94,7 @@ def locate(suite: str) -> Traversable:
     Parameters
     ----------
     suite : str
-        As `qgbench.suite.load_suite` takes it.
+        As `qgbench.spec.suite.load_suite` takes it.
     """
     if suite.endswith(".toml"):
         return Path(suite).with_suffix(_SUFFIX)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qgbench import provenance
-from qgbench.data.content import CACHE_VARIABLE, usable_cores
-from qgbench.errors import QGBenchError, UserError
+from qgbench.base.cores import usable_cores
+from qgbench.base.errors import QGBenchError, UserError
+from qgbench.data.content import CACHE_VARIABLE
 from qgbench.launch.drive import drive
 from qgbench.launch.executor import Executor
 from qgbench.launch.local import LocalExecutor
@@ -20,6 +20,7 @@ from qgbench.launch.present import Display
 from qgbench.regress.fixed import fixed_numbers
 from qgbench.regress.outcome import numbers_of_runs
 from qgbench.regress.reference import Numbers, Origin
+from qgbench.run import provenance
 
 
 def rerun(whole: Plan, executor: Executor, only: Sequence[str] = ()) -> Numbers:

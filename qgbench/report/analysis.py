@@ -15,17 +15,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qgbench.claims import Claim
-from qgbench.errors import UserError
+from qgbench.base.errors import UserError
 from qgbench.report.collect import Collection, Name, Problem, Run, Setting
 from qgbench.report.declared import Answers, DeclaredSuite, Place, answers, runs_of_suite, why_none
 from qgbench.report.measures import MEASURES, Measure, measure
 from qgbench.report.pairing import SIDE_WORDS, TWIN_WORDS, refusal, units_differ
-from qgbench.spec import SCORES
+from qgbench.spec.run_spec import SCORES
 from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
 from qgbench.stats.combined import estimate_mean_of
 from qgbench.stats.crossed import Estimate, estimate, holm, p_value
 from qgbench.stats.effects import Spread, effect_size, headroom_share, probability_of_improvement, spread
+from qgbench.trust.claims import Claim
 
 Kind = Literal["twin", "control", "asked"]
 

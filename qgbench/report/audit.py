@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal, NamedTuple
 
-from qgbench.records import Agreement, Record
+from qgbench.quality.audit import Agreement
 from qgbench.report.collect import Name, Run
+from qgbench.run.record import Record
 
 SCORES = ("g", "confidence", "agreement")
 PREDICTS_RULE = "the 95 % interval of r (Fisher's z, masks taken as independent) lies above 0"

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qgbench.console import print_table, standard_output
+from qgbench.base.console import print_table, standard_output
 from qgbench.report.analysis import Analysis, Contrast
 from qgbench.report.figures.style import setting_words
 from qgbench.report.measures import Measure

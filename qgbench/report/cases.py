@@ -15,13 +15,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from qgbench.base.errors import QGBenchError
+from qgbench.base.files import write_atomically
+from qgbench.base.logs import logged_to, logger
 from qgbench.data.readers import Source
-from qgbench.errors import QGBenchError
-from qgbench.folder import CASES_NAME, PREDICTIONS_NAME, RunFolder, find_runs
-from qgbench.logs import logger
-from qgbench.predictions import read_predictions
-from qgbench.records import IMAGES_NAME, RECORD_NAME, Record, read_images, read_record, write_atomically
+from qgbench.report.drawing import drawing
 from qgbench.report.lettering import printable, shortened
+from qgbench.run.folder import CASES_NAME, PREDICTIONS_NAME, TEXT_LOG_NAME, RunFolder, find_runs
+from qgbench.run.predictions import read_predictions
+from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, read_images, read_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +101,7 @@ def choose_cases(images: pd.DataFrame, twin: pd.DataFrame | None, count: int = 4
     Parameters
     ----------
     images : DataFrame
-        Per-image rows of the run, columns `qgbench.records.IMAGE_COLUMNS`.
+        Per-image rows of the run, columns `qgbench.metrics.table.IMAGE_COLUMNS`.
     twin : DataFrame, optional
         Per-image rows of its twin.
     count : int
@@ -169,6 +171,22 @@ def _are_twins(one: Record, other: Record) -> bool:
         and one.precision == other.precision
         and one.device.partition(":")[0] == other.device.partition(":")[0]
     )
+
+
+def draw_if_missing(run: RunFolder, source: Source | None) -> None:
+    """Draw ``cases.png`` of a finished run that has none; what goes wrong is one warning, here and in its log.
+
+    Parameters
+    ----------
+    run : RunFolder
+    source : Source or None
+        The data set; nothing is drawn without it.
+    """
+    path = run.path
+    if source is None or (path / CASES_NAME).exists() or not (path / PREDICTIONS_NAME).exists():
+        return
+    with logged_to(path / TEXT_LOG_NAME), drawing(CASES_NAME):
+        draw_run(run, read_record(path), source)
 
 
 def draw_run(folder: RunFolder, record: Record, source: Source) -> None:

@@ -17,25 +17,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qgbench.claims import CLAIMS_NAME, Claim, read_claims
-from qgbench.cores import on_all_cores
-from qgbench.errors import QGBenchError, UserError
-from qgbench.paths import no_folder
-from qgbench.records import (
-    DISTANCE_COLUMNS,
-    IMAGE_COLUMNS,
-    TEXT_COLUMNS,
-    Cell,
-    Record,
-    find_records,
-    images_path,
-    not_finite,
-    read_images,
-    read_record,
-    summarise,
-)
+from qgbench.base.cores import on_all_cores
+from qgbench.base.errors import QGBenchError, UserError
+from qgbench.base.paths import no_folder
+from qgbench.base.schema import not_finite
+from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, TEXT_COLUMNS
 from qgbench.report.measures import MEASURES
-from qgbench.reproduce import Reproduction, reproduction_of
+from qgbench.run.record import Cell, Record, find_records, images_path, read_images, read_record, summarise
+from qgbench.trust.claims import CLAIMS_NAME, Claim, read_claims
+from qgbench.trust.reproduce import Reproduction, reproduction_of
 
 _WORTH_PROCESSES = 500  # records; a process takes a second to start
 _CHUNK = 50

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qgbench.records import Record
 from qgbench.report.collect import Name, Run
 from qgbench.report.measures import Measure, measure
 from qgbench.report.pairing import refusal
-from qgbench.spec import Regime, load_protocol
+from qgbench.run.record import Record
+from qgbench.spec.run_spec import Regime, load_protocol
+from qgbench.spec.suite import Suite
 from qgbench.stats.combined import estimate_mean_of
 from qgbench.stats.crossed import Estimate, estimate, holm
-from qgbench.suite import Suite
 
 _LISTED = 20  # missing cells that are named one by one
 

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from qgbench.errors import QGBenchError
-from qgbench.logs import logger
+from qgbench.base.errors import QGBenchError
+from qgbench.base.logs import logger
 
 
 @contextmanager

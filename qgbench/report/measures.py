@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from qgbench.errors import unknown_name
+from qgbench.base.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Measure:
     Attributes
     ----------
     name : str
-        As in `qgbench.records.IMAGE_COLUMNS`, and ``hd95_percent``.
+        As in `qgbench.metrics.table.IMAGE_COLUMNS`, and ``hd95_percent``.
     label : str
         For people.
     unit : str

@@ -11,8 +11,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from qgbench.logs import logger
-from qgbench.records import write_atomically
+from qgbench.base.files import write_atomically
+from qgbench.base.logs import logger
 from qgbench.report.analysis import Analysis
 from qgbench.report.drawing import drawing
 from qgbench.report.figures.style import RC, WIDTH, fitted

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qgbench.console import print_table
-from qgbench.errors import UserError
-from qgbench.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
-from qgbench.paths import is_path
-from qgbench.records import RECORD_NAME, Record
+from qgbench.base.console import print_table
+from qgbench.base.errors import UserError
+from qgbench.base.paths import is_path
 from qgbench.report.curves import print_curves
 from qgbench.report.terminal import outcome_table
-from qgbench.spec import RunSpec, load_protocol
+from qgbench.run.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
+from qgbench.run.record import RECORD_NAME, Record
+from qgbench.spec.run_spec import RunSpec, load_protocol
 
 _COLOURS: dict[Status | None, str] = {"running": "cyan", "interrupted": "yellow", "failed": "red", "done": "green"}
 _LISTED = 10  # candidates of an ambiguous name, at most

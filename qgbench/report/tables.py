@@ -6,14 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qgbench.claims import Claim
-from qgbench.records import EMPTY_MASK_RULE
+from qgbench.metrics.table import EMPTY_MASK_RULE
 from qgbench.report.analysis import Across, AddonAcross, Analysis, Contrast, Scores, Section
 from qgbench.report.audit import PREDICTS_RULE, SCORES, AuditRow, Average, audit
 from qgbench.report.collect import Name, Problem, Run
 from qgbench.report.declared import Answer, Answers
 from qgbench.report.measures import Measure
 from qgbench.stats.crossed import MIN_GROUPS, Estimate
+from qgbench.trust.claims import Claim
 
 MISSING = "--"
 MARK = "†"

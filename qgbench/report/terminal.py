@@ -4,9 +4,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from qgbench.console import standard_output
-from qgbench.records import Agreement, Record
+from qgbench.base.console import standard_output
+from qgbench.quality.audit import Agreement
 from qgbench.report.audit import PREDICTS_RULE, not_predicted
+from qgbench.run.record import Record
 
 
 def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> None:

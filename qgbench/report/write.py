@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from qgbench.records import finite_or_none, write_atomically
+from qgbench.base.files import write_atomically
+from qgbench.base.schema import finite_or_none
 from qgbench.report.analysis import Across, Analysis, Scores, Section
 from qgbench.report.audit import AuditRow, audit
 from qgbench.report.collect import Name, Problem, Setting

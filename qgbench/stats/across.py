@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from qgbench.errors import QGBenchError
+from qgbench.base.errors import QGBenchError
 from qgbench.stats.crossed import Estimate, holm
 
 _PRIOR_STRENGTH = 0.5  # of the pseudo-observation at a difference of 0

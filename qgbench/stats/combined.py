@@ -44,7 +44,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import optimize, special, stats
 
-from qgbench.errors import QGBenchError
+from qgbench.base.errors import QGBenchError
 from qgbench.stats import crossed
 from qgbench.stats.crossed import MIN_GROUPS, Estimate, MeanSquares, Method
 

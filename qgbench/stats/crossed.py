@@ -51,7 +51,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from scipy import optimize, special, stats
 
-from qgbench.errors import QGBenchError
+from qgbench.base.errors import QGBenchError
 
 MIN_GROUPS = 6
 """Fewer test groups than this, and no p-value is given."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
-from qgbench.errors import QGBenchError
+from qgbench.base.errors import QGBenchError
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import optimize, stats
 from scipy.stats import qmc
 
-from qgbench.errors import QGBenchError, UserError
+from qgbench.base.errors import QGBenchError, UserError
 from qgbench.stats.crossed import MIN_GROUPS, MeanSquares, half_width, mean_squares
 
 LEVEL = 0.05

@@ -23,7 +23,7 @@ import numpy as np
 from scipy import optimize
 from scipy.special import expit, ndtri
 
-from qgbench.errors import QGBenchError
+from qgbench.base.errors import QGBenchError
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,17 @@ from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
+from qgbench.base.errors import QGBenchError, UserError
+from qgbench.base.logs import logger
 from qgbench.data.experiment import ImageSet, TrainingData
-from qgbench.errors import QGBenchError, UserError
-from qgbench.logs import logger
+from qgbench.engine.device import World
+from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.methods import Method, label_probabilities
-from qgbench.quality.audit import agreement, correlations
+from qgbench.quality.audit import CheckpointAudit, agreement, correlations
 from qgbench.quality.guide import Guide
 from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
-from qgbench.records import CheckpointAudit
-from qgbench.spec import Protocol
-from qgbench.training.device import World
+from qgbench.spec.run_spec import Protocol
 from qgbench.training.objective import Objective
-from qgbench.training.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.training.streams import Streams, check_batches, own_part
 from qgbench.training.watch import optimism_has_grown
 

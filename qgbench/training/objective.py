@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from qgbench.engine.device import ALONE, World
 from qgbench.methods import Batch, Method, check_step, reduce_term
 from qgbench.quality.guide import Guide, ramp
-from qgbench.training.device import ALONE, World
 
 
 class Objective(nn.Module):

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qgbench.base.errors import UserError
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.data.views import cutmix_region, flip, labelled_view, strong_view
-from qgbench.errors import UserError
+from qgbench.engine.device import World
 from qgbench.methods import Batch
-from qgbench.spec import TrainSettings
-from qgbench.training.device import World
+from qgbench.spec.run_spec import TrainSettings
 
 
 class ShuffledOrder:

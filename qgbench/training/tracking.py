@@ -21,8 +21,8 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from accelerate.utils import LoggerType
 
-from qgbench.errors import UserError, unknown_name
-from qgbench.logs import logger
+from qgbench.base.errors import UserError, unknown_name
+from qgbench.base.logs import logger
 
 _PROJECT = "qgbench"
 _IN_RUN_FOLDER = ("tensorboard", "dvclive")

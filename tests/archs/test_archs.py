@@ -18,11 +18,11 @@ from qgbench.archs.build import SegmentationNetwork, build_network
 from qgbench.archs.registry import ARCHS, nearest_sizes
 from qgbench.archs.swin_unet import ENCODER as SWIN
 from qgbench.archs.weights import Weights, packaged_state, weights_hash
+from qgbench.base.errors import UserError
 from qgbench.data.phantom import generate_phantom
-from qgbench.errors import UserError
-from qgbench.losses import segmentation_loss
-from qgbench.spec import load_protocol
-from qgbench.training.device import make_accelerator
+from qgbench.engine.device import make_accelerator
+from qgbench.methods.losses import segmentation_loss
+from qgbench.spec.run_spec import load_protocol
 
 LITE = "tf_efficientnet_lite0"
 DECODER = (64, 32, 16, 16, 8)

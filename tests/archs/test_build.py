@@ -16,10 +16,10 @@ from torchvision.transforms.functional import normalize
 from qgbench.archs.build import SegmentationNetwork, build_network, normalisation, require_buildable, weights_in_truth
 from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.registry import ARCHS, Arch
-from qgbench.errors import QGBenchError, UserError
-from qgbench.losses import segmentation_loss
+from qgbench.base.errors import QGBenchError, UserError
+from qgbench.engine.device import make_accelerator
 from qgbench.methods import probabilities
-from qgbench.training.device import make_accelerator
+from qgbench.methods.losses import segmentation_loss
 
 LITE = "tf_efficientnet_lite0"
 CHANNELS = (32, 16, 16, 8, 8)

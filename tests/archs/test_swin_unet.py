@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qgbench.archs.build import build_network
 from qgbench.archs.swin_unet import ENCODER, STRIDES, SwinUnet, build_swin_unet, expand_pixels, fits, windows
-from qgbench.errors import UserError
+from qgbench.base.errors import UserError
 
 
 def build(size: int) -> SwinUnet:

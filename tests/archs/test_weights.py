@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo, create_transform
 from torch import nn
 
 from qgbench.archs.weights import PACKAGED, load_into, packaged_state, timm_backbone, weights_hash
-from qgbench.errors import QGBenchError, UserError
+from qgbench.base.errors import QGBenchError, UserError
 
 LITE = "tf_efficientnet_lite0"
 PICTURES = Path(skimage.__file__).parent / "data"

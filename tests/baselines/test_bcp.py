@@ -10,8 +10,8 @@ from skimage.measure import label as components
 
 from qgbench.baselines.bcp import halves, largest_component
 from qgbench.methods import Batch
+from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
-from qgbench.registry import load_method
 from qgbench.training.objective import Objective
 from tests.baselines.test_unimatch import SIDE, assert_gradient, bce, evaluated, make, make_batch
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qgbench.check import ToySegmenter
 from qgbench.methods import Batch, Method
-from qgbench.registry import load_method
+from qgbench.plugins.registry import load_method
+from qgbench.trust.conformance import ToySegmenter
 from tests.baselines import (
     assert_same_gradient,
     bce,
@@ -22,7 +22,7 @@ from tests.baselines import (
     sharpen,
     written_gradient,
 )
-from tests.test_baselines import cross_entropy, logits, make, sigmoid
+from tests.baselines.test_equations import cross_entropy, logits, make, sigmoid
 
 CL = {"threshold": 0.65, "labels_from": "student"}
 TWIN_OF_CL_QW = {"threshold": 0.0, "labels_from": "teacher"}

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qgbench.archs.correlation import spread_over_regions
 from qgbench.methods import Batch, Term
+from qgbench.methods.correlation import spread_over_regions
+from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
-from qgbench.registry import load_method
 from qgbench.training.objective import Objective
 from tests.baselines.test_unimatch import (
     SIDE,

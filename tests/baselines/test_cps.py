@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from qgbench.methods import Method
+from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide, Mode
 from qgbench.quality.scores import Labelling
-from qgbench.registry import load_method
 from qgbench.training.objective import Objective
 from tests.baselines import (
     assert_same_gradient,
@@ -20,7 +20,7 @@ from tests.baselines import (
     sharpen,
     written_gradient,
 )
-from tests.test_baselines import cross_entropy, logits, make, sigmoid, supervised_loss
+from tests.baselines.test_equations import cross_entropy, logits, make, sigmoid, supervised_loss
 
 
 def cps() -> Method:

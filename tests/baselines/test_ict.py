@@ -9,7 +9,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from qgbench.methods import Method, Term, reduce_term
-from qgbench.registry import load_method
+from qgbench.plugins.registry import load_method
 from tests.baselines import (
     assert_same_gradient,
     buffers,
@@ -19,7 +19,7 @@ from tests.baselines import (
     sharpen,
     written_gradient,
 )
-from tests.test_baselines import logits, make, sigmoid
+from tests.baselines.test_equations import logits, make, sigmoid
 
 
 def ict(**settings: object) -> Method:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qgbench.methods import Method
-from qgbench.registry import load_method
+from qgbench.plugins.registry import load_method
 from tests.baselines import (
     assert_same_gradient,
     bce,
@@ -17,7 +17,7 @@ from tests.baselines import (
     sharpen,
     written_gradient,
 )
-from tests.test_baselines import cross_entropy, logits, make, sigmoid, step_of
+from tests.baselines.test_equations import cross_entropy, logits, make, sigmoid, step_of
 
 
 def confident(temperature: float, threshold: float) -> Method:

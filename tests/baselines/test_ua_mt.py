@@ -11,9 +11,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from qgbench.check import ToySegmenter
 from qgbench.methods import Batch, Method, Term
-from qgbench.registry import load_method
+from qgbench.plugins.registry import load_method
+from qgbench.trust.conformance import ToySegmenter
 from tests.baselines import (
     assert_same_gradient,
     buffers,
@@ -23,7 +23,7 @@ from tests.baselines import (
     sharpen,
     written_gradient,
 )
-from tests.test_baselines import logits, make, sigmoid
+from tests.baselines.test_equations import logits, make, sigmoid
 
 
 def ua_mt(**settings: object) -> Any:

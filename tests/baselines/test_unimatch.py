@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qgbench.methods import Batch, reduce_term
+from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
-from qgbench.registry import load_method
 from qgbench.training.objective import Objective
 
 SIDE = 32

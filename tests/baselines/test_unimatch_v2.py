@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
-from qgbench.registry import load_method
 from qgbench.training.objective import Objective
 from tests.baselines.test_unimatch import (
     CASE_NAMES,

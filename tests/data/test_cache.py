@@ -25,12 +25,12 @@ from PIL import Image
 from skimage.transform import resize_local_mean
 from typing_extensions import Buffer
 
+from qgbench.base.errors import QGBenchError, UserError
 from qgbench.data import cache
 from qgbench.data import content as file_content
 from qgbench.data.cache import Prepared, default_cache_dir, prepare, resize_mask
 from qgbench.data.content import read_checked
 from qgbench.data.readers import FolderSource, open_pool, open_source
-from qgbench.errors import QGBenchError, UserError
 from tests.data.test_readers import corner, save_mask, write_tree
 
 

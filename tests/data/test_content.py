@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from qgbench.base.errors import UserError
 from qgbench.data import content
 from qgbench.data.content import checked, default_cache_dir, hash_files, read_checked
 from qgbench.data.readers import FolderSource, open_source
-from qgbench.errors import UserError
 from tests.data.test_readers import write_tree
 
 ANY_AGE = -(10**18)  # nanoseconds

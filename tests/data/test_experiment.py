@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qgbench.base.errors import UserError
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, training_data, whole
 from qgbench.data.splits import draw_labelled, make_split
-from qgbench.errors import UserError
-from qgbench.spec import Regime
+from qgbench.spec.run_spec import Regime
 
 SIZE = 4
 

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 
+from qgbench.base.errors import UserError
 from qgbench.data.images import palette_misleads, read_bytes, read_image, read_mask
-from qgbench.errors import UserError
 from tests.data.test_readers import listening
 
 SHAPE = (20, 31)

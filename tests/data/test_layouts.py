@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from qgbench.base.errors import UserError
 from qgbench.data.cards import load_card
 from qgbench.data.layouts import Grouping, Layout, id_of, match_layouts
 from qgbench.data.readers import open_distribution
-from qgbench.errors import UserError
 
 
 def tree(root: Path, *files: str) -> Path:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qgbench.base.progress import Track, no_progress
 from qgbench.data import near_copies as module
-from qgbench.data.cache import Track, no_progress
 from qgbench.data.near_copies import NearCopy, near_copies, warning
 from qgbench.data.run_data import open_run_data
 from qgbench.data.splits import HALF_TEST
-from qgbench.spec import Regime
+from qgbench.spec.run_spec import Regime
+from tests.data.acquire.test_verify import parts_of, save, write_pool, write_set
 from tests.data.test_duplicates import encoded, smaller
-from tests.data.test_verify import parts_of, save, write_pool, write_set
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from scipy import ndimage
 from skimage.color import rgb2hsv
 from skimage.filters import threshold_otsu
 
+from qgbench.base.errors import UserError
 from qgbench.data import phantom
 from qgbench.data.phantom import PhantomImage, generate_phantom
-from qgbench.errors import UserError
 
 GROUPS = 60
 

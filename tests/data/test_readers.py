@@ -15,11 +15,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from qgbench.base.errors import UserError
+from qgbench.base.logs import logger
 from qgbench.data.cards import load_card
 from qgbench.data.phantom import generate_phantom
 from qgbench.data.readers import PhantomSource, Source, open_any, open_pool, open_source
-from qgbench.errors import UserError
-from qgbench.logs import logger
 
 
 def write_tree(

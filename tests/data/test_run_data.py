@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qgbench.data.given import read_given
+from qgbench.base.errors import UserError
+from qgbench.data.acquire.given import read_given
 from qgbench.data.readers import open_source
 from qgbench.data.run_data import RunData, open_run_data
 from qgbench.data.splits import HALF_TEST, draw_pool, load_split
-from qgbench.errors import UserError
-from qgbench.spec import Regime
+from qgbench.spec.run_spec import Regime
 from tests.data.test_readers import write_tree
 
 IDS = tuple(f"i{number:02d}" for number in range(20))

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
+from qgbench.base.errors import UserError
 from qgbench.data.cache import prepare
 from qgbench.data.cards import card_folder, card_names
 from qgbench.data.readers import PhantomSource, open_source
@@ -30,7 +31,6 @@ from qgbench.data.splits import (
     split_name,
     write_committed_split,
 )
-from qgbench.errors import UserError
 from tests.data.test_readers import write_tree
 
 LABELLED = [name for name in card_names("labelled") if card_folder(name).joinpath("splits").is_dir()]

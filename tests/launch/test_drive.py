@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from qgbench.folder import RunFolder
 from qgbench.launch.drive import Drive, drive
 from qgbench.launch.executor import Ending, Executor
 from qgbench.launch.job import NOT_NOW, Job
 from qgbench.launch.plan import Plan
-from qgbench.spec import RunSpec
+from qgbench.run.folder import RunFolder
+from qgbench.spec.run_spec import RunSpec
 
 SPEC = RunSpec(
     protocol="smoke",

@@ -7,17 +7,17 @@ import torch
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
-from qgbench.folder import Status
 from qgbench.launch.estimate import Estimates, Measured, RunWork, hardware_kind, read_measured, write_measured
 from qgbench.launch.job import Job
 from qgbench.launch.measure import flops_per_step, gpu_hours, measure
 from qgbench.launch.plan import Plan, make_plan
 from qgbench.launch.status import Standing, summary
+from qgbench.plugins.registry import load_arch
 from qgbench.quality.predictor import QualityPredictor
-from qgbench.records import find_records, read_record
-from qgbench.registry import load_arch
-from qgbench.run import build_student
-from qgbench.suite import load_suite
+from qgbench.run.carry_out import build_student
+from qgbench.run.folder import Status
+from qgbench.run.record import find_records, read_record
+from qgbench.spec.suite import load_suite
 
 RESULTS = Path(__file__).parents[2] / "results"
 HARDWARE = {"processor": "some", "accelerator": None}

@@ -13,8 +13,8 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from qgbench.cli import app
-from qgbench.errors import UserError
+from qgbench.base.errors import UserError
+from qgbench.cli.main import app
 from qgbench.launch import local
 from qgbench.launch.executor import Ending
 from qgbench.launch.local import LocalExecutor, processor_slots

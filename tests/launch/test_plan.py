@@ -9,14 +9,14 @@ from typing import NoReturn
 import pandas as pd
 import pytest
 
+from qgbench.base.errors import AbsentDataError, QGBenchError, UserError
 from qgbench.data.splits import split_fingerprint
-from qgbench.errors import AbsentDataError, QGBenchError, UserError
 from qgbench.launch.job import Job
 from qgbench.launch.plan import Plan, load_plan, make_plan, require_same_data
-from qgbench.records import read_record, write_record
-from qgbench.spec import load_protocol
-from qgbench.suite import load_suite, suite_names
-from tests.test_suite import TINY, written
+from qgbench.run.record import read_record, write_record
+from qgbench.spec.run_spec import load_protocol
+from qgbench.spec.suite import load_suite, suite_names
+from tests.spec.test_suite import TINY, written
 
 GOLDEN = Path(__file__).parents[1] / "golden/records/v1"
 
@@ -57,7 +57,7 @@ def test_another_version_of_g_makes_other_jobs_of_g_and_of_what_it_guides(
     smoke: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer = load_protocol("smoke").model_copy(update={"g_version": 99})
-    monkeypatch.setattr("qgbench.spec.load_protocol", lambda name: newer)
+    monkeypatch.setattr("qgbench.spec.run_spec.load_protocol", lambda name: newer)
     names = {job.name for job in make_plan(load_suite("smoke"), tmp_path, None, "cpu").jobs}
     asks_g = {job.name for job in smoke.jobs if job.kind == "g" or any(need.startswith("g-") for need in job.needs)}
     assert {job.name for job in smoke.jobs} - names == asks_g

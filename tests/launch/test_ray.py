@@ -13,15 +13,15 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from qgbench.errors import QGBenchError, UserError
+from qgbench.base.errors import QGBenchError, UserError
 from qgbench.launch import ray as module
 from qgbench.launch.drive import Drive, drive
 from qgbench.launch.job import NOT_NOW, Job
 from qgbench.launch.local import LocalExecutor
 from qgbench.launch.plan import Plan, make_plan
 from qgbench.launch.ray import RayExecutor, task_options
-from qgbench.records import IMAGES_NAME, read_record
-from qgbench.suite import load_suite
+from qgbench.run.record import IMAGES_NAME, read_record
+from qgbench.spec.suite import load_suite
 
 ray = pytest.importorskip("ray", reason="needs the extra: pip install 'qgbench[ray]'")
 pytestmark = pytest.mark.slow

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from qgbench.errors import QGBenchError, UserError
-from qgbench.folder import RunFolder
+from qgbench.base.errors import QGBenchError, UserError
 from qgbench.launch import slurm
 from qgbench.launch.drive import drive
 from qgbench.launch.job import NOT_NOW, Job
 from qgbench.launch.local import LocalExecutor
 from qgbench.launch.plan import Plan, make_plan
 from qgbench.launch.slurm import SlurmExecutor, carry_out_json, parse_options
-from qgbench.records import read_record
-from qgbench.suite import load_suite
+from qgbench.run.folder import RunFolder
+from qgbench.run.record import read_record
+from qgbench.spec.suite import load_suite
 from tests.commands import small_data
 from tests.launch.slurm_cluster import slurm_cluster, why_not
 from tests.test_kills import numbers

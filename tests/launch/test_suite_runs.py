@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qgbench.folder import RunFolder, find_runs
 from qgbench.launch.estimate import Estimates
 from qgbench.launch.plan import load_plan
-from qgbench.records import IMAGES_NAME, read_record
+from qgbench.run.folder import RunFolder, find_runs
+from qgbench.run.record import IMAGES_NAME, read_record
 from tests.commands import Command
+from tests.spec.test_suite import written
 from tests.test_kills import numbers
-from tests.test_suite import written
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def killed_suite(output: Path, home: Path, most: int, seconds: float, chance: ra
 
 FAILING = """
 from pathlib import Path
-from qgbench.losses import segmentation_loss
+from qgbench.methods.losses import segmentation_loss
 from qgbench.methods import Batch, Method, Step
 
 class Failing(Method):
@@ -249,7 +249,7 @@ def test_a_run_folder_that_cannot_be_written_fails_with_its_cause_and_stops_no_o
     listed = Command([*words, "--dry-run"], tmp_path / "said", tmp_path / "cache")
     assert listed.finish() == 0
     from qgbench.launch.plan import make_plan
-    from qgbench.suite import load_suite
+    from qgbench.spec.suite import load_suite
 
     plan = make_plan(load_suite(suite), tmp_path / "runs", None, "auto")
     (tmp_path / "runs").mkdir(exist_ok=True)

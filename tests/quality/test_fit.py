@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from qgbench.batchnorm import normalising_layers
-from qgbench.errors import UserError
+from qgbench.base.errors import UserError
+from qgbench.engine.device import make_accelerator
+from qgbench.engine.stage import Resumable
+from qgbench.engine.state import random_states
+from qgbench.methods.normalisation import normalising_layers
 from qgbench.quality import fit as fit_module
 from qgbench.quality.audit import agreement
 from qgbench.quality.fit import LabelledImages, PredictorFit, _judge, _synthetic, fit_predictor, remove_checkpoints
 from qgbench.quality.weak import WeakModels, draw_folds
-from qgbench.spec import QualitySettings, load_protocol
-from qgbench.training.device import make_accelerator
-from qgbench.training.stage import Resumable
-from qgbench.training.state import random_states
+from qgbench.spec.run_spec import QualitySettings, load_protocol
 
 pytestmark = pytest.mark.slow
 
@@ -228,7 +228,7 @@ def test_weak_models_in_folds_are_continued_bit_for_bit(
     stop_at: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Stopped in fold i after step j, with a checkpoint after every step; what is done is not done again."""
-    monkeypatch.setattr("qgbench.training.stage.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("qgbench.engine.stage.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     steps_done: list[int] = []
     begun: list[int] = []
 

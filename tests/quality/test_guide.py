@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from qgbench.batchnorm import frozen_statistics
-from qgbench.check import ToyQuality, ToySegmenter, toy_data, toy_protocol
+from qgbench.engine.device import World
 from qgbench.methods import Batch, Method, Step, Term, probabilities
+from qgbench.methods.normalisation import frozen_statistics
 from qgbench.quality.guide import (
     Guide,
     Mode,
@@ -21,9 +21,9 @@ from qgbench.quality.guide import (
     ramp,
 )
 from qgbench.quality.scores import Labelling, ShuffledQuality, overlap
-from qgbench.spec import QGSettings
-from qgbench.training.device import World
+from qgbench.spec.run_spec import QGSettings
 from qgbench.training.streams import Streams
+from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
 
 SETTINGS = QGSettings(tau=0.5, temperature=2.0, lambda_qar=0.01, qar_warmup=0.15, qar_ramp=0.2)
 

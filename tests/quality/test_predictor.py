@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from qgbench.archs.weights import packaged_state
+from qgbench.engine.device import make_accelerator
+from qgbench.quality.audit import Agreement
 from qgbench.quality.predictor import (
     CARD_NAME,
     WEIGHTS_NAME,
@@ -14,9 +16,7 @@ from qgbench.quality.predictor import (
     load_predictor,
     save_predictor,
 )
-from qgbench.records import Agreement
-from qgbench.spec import QualitySettings, load_protocol
-from qgbench.training.device import make_accelerator
+from qgbench.spec.run_spec import QualitySettings, load_protocol
 from tests.later import later_setting
 
 SETTINGS = load_protocol("smoke").quality

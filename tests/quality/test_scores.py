@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from qgbench.check import ToyQuality, ToySegmenter
-from qgbench.errors import UserError
-from qgbench.metrics import dice
+from qgbench.base.errors import UserError
+from qgbench.metrics.masks import dice
 from qgbench.quality.audit import agreement, correlation
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.scores import (
@@ -24,7 +23,8 @@ from qgbench.quality.scores import (
     overlap,
     true_dice,
 )
-from qgbench.spec import SCORES, load_protocol
+from qgbench.spec.run_spec import SCORES, load_protocol
+from qgbench.trust.conformance import ToyQuality, ToySegmenter
 
 masks = arrays(bool, (3, 1, 5, 6))
 

@@ -2,8 +2,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from qgbench.quality.store import predictor_id
-from qgbench.request import make_spec
-from qgbench.spec import QualitySettings, RunSpec
+from qgbench.run.request import make_spec
+from qgbench.spec.run_spec import QualitySettings, RunSpec
 from tests.later import later_setting
 
 

@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from qgbench.cli import app
-from qgbench.records import find_records
+from qgbench.cli.main import app
 from qgbench.report.analysis import analyse
 from qgbench.report.brief import _print_twins, print_report
 from qgbench.report.collect import collect
 from qgbench.report.measures import measure
+from qgbench.run.record import find_records
 from tests.report.test_golden import declared_of
 from tests.report.test_report import GROUP_DICE, make_record, make_twins, only_section
 from tests.report.test_verdicts import QUESTION, RULE

@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
-from qgbench.errors import QGBenchError
-from qgbench.folder import SPEC_NAME, RunFolder
-from qgbench.records import IMAGE_COLUMNS, IMAGES_NAME, RECORD_NAME
+from qgbench.base.errors import QGBenchError
+from qgbench.metrics.table import IMAGE_COLUMNS
 from qgbench.report import cases as module
 from qgbench.report.cases import Case, choose_cases, draw_cases, find_twin
+from qgbench.run.folder import SPEC_NAME, RunFolder
+from qgbench.run.record import IMAGES_NAME, RECORD_NAME
 from tests.report.test_report import GROUP_DICE, make_record
 
 Mask = NDArray[np.bool_]

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from qgbench.errors import UserError
+from qgbench.base.errors import UserError
 from qgbench.report.analysis import Analysis, Contrast, Filters, analyse
 from qgbench.report.collect import collect
 from qgbench.report.declared import Answer, DeclaredQuestion, DeclaredSuite, declared
 from qgbench.report.write import write_report
+from qgbench.spec.suite import load_suite
 from qgbench.stats.combined import estimate_mean_of
-from qgbench.suite import load_suite
 from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_record
 
 GAINS = {("ph2", "cps"): 1.0, ("ph2", "fixmatch"): 3.0, ("scd", "cps"): 2.0, ("scd", "fixmatch"): 0.5}

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from qgbench.errors import QGBenchError
+from qgbench.base.errors import QGBenchError
 from qgbench.report.analysis import Filters, analyse
 from qgbench.report.collect import collect
 from qgbench.report.drawing import drawing

@@ -23,16 +23,7 @@ from matplotlib.patches import Polygon, Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
-from qgbench.records import (
-    Agreement,
-    Cell,
-    CheckpointAudit,
-    Provenance,
-    QualityAudit,
-    Record,
-    Summary,
-    Times,
-)
+from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import Analysis, Contrast, Section, analyse
 from qgbench.report.collect import Collection, Name, Run, Units
 from qgbench.report.declared import DeclaredQuestion, DeclaredSuite, answers
@@ -53,6 +44,7 @@ from qgbench.report.figures import (
 )
 from qgbench.report.figures.style import RC, Plan, fitted, text_width
 from qgbench.report.measures import MEASURES, measure
+from qgbench.run.record import Cell, Provenance, Record, Summary, Times
 
 PLANS = {
     "questions": questions.plan,

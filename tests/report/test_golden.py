@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qgbench.records import Cell
 from qgbench.report.analysis import analyse
 from qgbench.report.collect import collect
 from qgbench.report.declared import DeclaredQuestion, DeclaredSuite
 from qgbench.report.write import write_report
+from qgbench.run.record import Cell
 from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_record, make_twins
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from qgbench.records import Agreement, CheckpointAudit
+from qgbench.quality.audit import Agreement, CheckpointAudit
 from qgbench.report.analysis import analyse
 from qgbench.report.collect import Collection, Run
 from qgbench.report.overview import overview

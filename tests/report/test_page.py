@@ -17,8 +17,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from qgbench.errors import QGBenchError, UserError
-from qgbench.records import images_path
+from qgbench.base.errors import QGBenchError, UserError
 from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.collect import Name, collect
 from qgbench.report.page import build
@@ -26,6 +25,7 @@ from qgbench.report.page.board import board, board_csv, board_json
 from qgbench.report.page.build import MARKER, write_page
 from qgbench.report.page.names import run_slug, slug
 from qgbench.report.page.words import headline, number, signed
+from qgbench.run.record import images_path
 from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_images, make_record, make_twins
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -343,7 +343,7 @@ class TestContent:
         assert "none ships with qgbench" in datasets
 
     def test_settings_on_a_card_are_those_of_the_class(self, site: Path) -> None:
-        from qgbench.registry import load_method, method_names
+        from qgbench.plugins.registry import load_method, method_names
         from qgbench.report.page.cards import method_cards
 
         for card in method_cards(method_names()):

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from qgbench.cli import app
-from qgbench.errors import UserError
+from qgbench.base.errors import UserError
+from qgbench.cli.main import app
 from qgbench.report.analysis import analyse
 from qgbench.report.collect import collect
 from qgbench.report.power import cases_of, power_rows

@@ -13,15 +13,18 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from qgbench.errors import QGBenchError, UserError
-from qgbench.records import (
-    EMPTY_MASK_RULE,
-    Agreement,
+from qgbench.base.errors import QGBenchError, UserError
+from qgbench.metrics.table import EMPTY_MASK_RULE
+from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
+from qgbench.report.analysis import Filters, Section, analyse
+from qgbench.report.audit import audit
+from qgbench.report.collect import Name, collect
+from qgbench.report.tables import escape_latex, markdown_name
+from qgbench.report.write import write_report
+from qgbench.run.record import (
     Cell,
-    CheckpointAudit,
     Guidance,
     Provenance,
-    QualityAudit,
     Record,
     Times,
     images_path,
@@ -29,11 +32,6 @@ from qgbench.records import (
     write_images,
     write_record,
 )
-from qgbench.report.analysis import Filters, Section, analyse
-from qgbench.report.audit import audit
-from qgbench.report.collect import Name, collect
-from qgbench.report.tables import escape_latex, markdown_name
-from qgbench.report.write import write_report
 
 GROUP_DICE = np.array([0.50, 0.60, 0.65, 0.70, 0.72, 0.80, 0.85, 0.90])
 GROUP_GAIN = np.array([0.00, 0.01, 0.02, 0.03, 0.02, 0.01, 0.04, 0.03])
@@ -517,7 +515,7 @@ class TestBrokenFiles:
         cut(make_record(tmp_path, GROUP_DICE, method="ict"))
         alone = collect([tmp_path])
         monkeypatch.setattr("qgbench.report.collect._WORTH_PROCESSES", 2)
-        monkeypatch.setattr("qgbench.cores.usable_cores", lambda: 2)
+        monkeypatch.setattr("qgbench.base.cores.usable_cores", lambda: 2)
         together = collect([tmp_path])
         assert together.problems == alone.problems
         assert [run.path for run in together.runs] == [run.path for run in alone.runs]

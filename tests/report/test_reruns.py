@@ -8,7 +8,7 @@ import pytest
 from qgbench.report.analysis import analyse
 from qgbench.report.collect import collect
 from qgbench.report.write import write_report
-from qgbench.reproduce import Reproduction, Verdict, mark, reproductions_path
+from qgbench.trust.reproduce import Reproduction, Verdict, mark, reproductions_path
 from tests.report.test_report import GROUP_DICE, make_record
 
 

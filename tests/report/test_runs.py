@@ -12,10 +12,10 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from qgbench.errors import QGBenchError, UserError
-from qgbench.folder import RunFolder, Status, find_runs
+from qgbench.base.errors import QGBenchError, UserError
 from qgbench.report.runs import find_run, print_run, print_runs
-from qgbench.spec import RunSpec
+from qgbench.run.folder import RunFolder, Status, find_runs
+from qgbench.spec.run_spec import RunSpec
 from tests.report.test_report import GROUP_DICE, make_record
 
 

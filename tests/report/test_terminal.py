@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from qgbench.records import read_record
 from qgbench.report.terminal import outcome_table
+from qgbench.run.record import read_record
 
 RECORD = Path(__file__).parents[1] / "golden/records/v1/record.json"
 

@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from rich.console import Console
 from scipy import stats
 
-from qgbench.records import Agreement, CheckpointAudit, QualityAudit
+from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.audit import PREDICTS_RULE, predicts
 from qgbench.report.collect import Run, collect

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qgbench.errors import QGBenchError
+from qgbench.base.errors import QGBenchError
 from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
 from qgbench.stats.crossed import Estimate
 

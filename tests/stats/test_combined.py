@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qgbench.errors import QGBenchError
+from qgbench.base.errors import QGBenchError
 from qgbench.stats import combined, crossed
 from qgbench.stats.combined import estimate_mean_of
 from qgbench.stats.crossed import mean_squares

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from qgbench.errors import QGBenchError
+from qgbench.base.errors import QGBenchError
 from qgbench.stats.crossed import (
     MIN_GROUPS,
     MeanSquares,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qgbench.errors import QGBenchError
+from qgbench.base.errors import QGBenchError
 from qgbench.stats.effects import Spread, effect_size, headroom_share, probability_of_improvement, spread
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qgbench.errors import QGBenchError, UserError
+from qgbench.base.errors import QGBenchError, UserError
 from qgbench.stats.crossed import half_width, mean_squares
 from qgbench.stats.power import Components, components, groups_needed, least_gain, power, stated
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qgbench.errors import QGBenchError
+from qgbench.base.errors import QGBenchError
 from qgbench.stats.crossed import half_width, mean_squares
 from qgbench.stats.simulate import Scenario, simulate
 

@@ -18,18 +18,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from qgbench.archs.build import build_network
+from qgbench.base.errors import QGBenchError, UserError
 from qgbench.baselines.fixmatch import FixMatch
 from qgbench.baselines.mean_teacher import MeanTeacher
 from qgbench.baselines.pseudo_label import PseudoLabel
 from qgbench.baselines.supervised import Supervised
-from qgbench.check import ToyQuality, ToySegmenter, toy_data, toy_protocol
-from qgbench.errors import QGBenchError, UserError
-from qgbench.losses import pixel_bce, segmentation_loss
+from qgbench.engine.device import World, make_accelerator, processes, what_cannot_repeat
 from qgbench.methods import Batch, Method, Step, Term
+from qgbench.methods.losses import pixel_bce, segmentation_loss
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import Labelling, make_score
-from qgbench.training.device import World, make_accelerator, processes, what_cannot_repeat
 from qgbench.training.loop import Trainer, convert_sync_batchnorm
+from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
 
 STEPS = 6
 SEED = 3
@@ -500,7 +500,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_a_launch_that_starts_one_process_where_several_were_asked_for_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("qgbench.training.device.logger.propagate", True)
+    monkeypatch.setattr("qgbench.engine.device.logger.propagate", True)
     make_accelerator("cpu", "fp32", 1)
     assert not caplog.messages
     for name, value in {"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500"}.items():

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from qgbench.base.errors import UserError
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
-from qgbench.errors import UserError
+from qgbench.engine.device import ALONE, World
 from qgbench.methods import Batch
-from qgbench.spec import TrainSettings, load_protocol
-from qgbench.training.device import ALONE, World
+from qgbench.spec.run_spec import TrainSettings, load_protocol
 from qgbench.training.streams import ShuffledOrder, Streams, check_batches, own_part
 
 SIZE = 32

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
-from qgbench.errors import UserError
-from qgbench.training.device import make_accelerator
+from qgbench.base.errors import UserError
+from qgbench.engine.device import make_accelerator
 from qgbench.training.tracking import require_tracker, tracking
 
 ENTRIES = [

@@ -5,16 +5,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qgbench.check import ToySegmenter, toy_data, toy_protocol
-from qgbench.losses import segmentation_loss
+from qgbench.engine.device import make_accelerator
 from qgbench.methods import Batch, Method, Step
+from qgbench.methods.losses import segmentation_loss
+from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import PredictedQuality, overlap
-from qgbench.registry import load_method
-from qgbench.spec import QGSettings
-from qgbench.training.device import make_accelerator
+from qgbench.spec.run_spec import QGSettings
 from qgbench.training.loop import Trainer
 from qgbench.training.watch import optimism_has_grown
+from qgbench.trust.conformance import ToySegmenter, toy_data, toy_protocol
 
 
 def test_a_steady_gap_is_no_alarm_however_large() -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qgbench.cores import on_all_cores
-from qgbench.records import write_atomically
+from qgbench.base.cores import on_all_cores
+from qgbench.base.files import write_atomically
 from qgbench.report.analysis import Analysis
 from qgbench.report.figures import budgets, cost, forest, groups, learning, quality, questions, ranks, rope
 from qgbench.report.figures.style import RC, Plan

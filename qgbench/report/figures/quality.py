@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from qgbench.records import CheckpointAudit
+from qgbench.quality.audit import CheckpointAudit
 from qgbench.report.analysis import Analysis, is_control
 from qgbench.report.audit import SCORES, Average, audit
 from qgbench.report.collect import Run

@@ -19,9 +19,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from qgbench.errors import UserError, unreadable, unwritable
-from qgbench.folder import locked
-from qgbench.records import IMAGES_NAME, RECORD_NAME, Record, images_path
+from qgbench.base.errors import UserError, unreadable, unwritable
+from qgbench.base.locks import locked
 from qgbench.report.analysis import Analysis, Contrast, Scores, Section
 from qgbench.report.audit import PREDICTS_RULE, not_predicted
 from qgbench.report.collect import Name, Run, Setting
@@ -34,6 +33,7 @@ from qgbench.report.page.charts import audit_chart, group_chart, learning_chart
 from qgbench.report.page.images import images_body, images_head
 from qgbench.report.page.names import contrast_slug, run_slug, slug, visible
 from qgbench.report.tables import MARK, MARK_RULE, protocol_line, suite_tables, suite_words
+from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, images_path
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""

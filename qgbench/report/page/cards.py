@@ -13,7 +13,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from qgbench.data.cards import Card, card_names, load_card
-from qgbench.registry import method_names
+from qgbench.plugins.registry import method_names
 from qgbench.report.collect import Run
 from qgbench.report.page.names import slug
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qgbench.records import Record
 from qgbench.report.analysis import Scores
 from qgbench.report.measures import Measure
+from qgbench.run.record import Record
 from qgbench.stats.crossed import Estimate
 
 LEFT, RIGHT, TOP, BOTTOM = 52, 628, 12, 208  # frame of a chart, whose view box is 640 x 250

@@ -6,11 +6,11 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from qgbench.errors import QGBenchError
-from qgbench.records import images_path
+from qgbench.base.errors import QGBenchError
 from qgbench.report.collect import Run
 from qgbench.report.page.names import visible
 from qgbench.report.page.words import MISSING
+from qgbench.run.record import images_path
 
 _COLUMNS = {  # name in the CSV -> heading, scale, digits; text where there are no digits
     "id": ("Image", 1.0, None),

@@ -1,0 +1,53 @@
+"""Long work on all cores: processes, because reading, checking and drawing records are Python's own work."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from qgbench.base.errors import QGBenchError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def on_all_cores(function: Callable[[T], R], items: Sequence[T], worth: int, chunk: int = 1) -> Iterator[R]:
+    """Apply a function to each item, in their order.
+
+    Parameters
+    ----------
+    function : callable
+        Of a module's top level; it and the items are sent to other processes.
+    items : sequence
+    worth : int
+        Fewer items than so many stay in this process: another one takes a second or two to start.
+    chunk : int
+        How many items are sent at once.
+
+    Raises
+    ------
+    QGBenchError
+        A process was killed.
+    """
+    cores = min(usable_cores(), len(items))
+    if len(items) < worth or cores <= 1:
+        yield from map(function, items)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        # Ctrl-C reaches all processes: this one answers it, and ends the others.
+        with ProcessPoolExecutor(cores, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+            yield from pool.map(function, items, chunksize=chunk)
+    except BrokenProcessPool as error:
+        raise QGBenchError(
+            "a process at work on the records was killed, most often because the memory was full. Free some, or give "
+            "fewer records at a time, and try again."
+        ) from error
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,33 @@
+"""Paths: told from names, and with the home folder in its place."""
+
+import os
+from pathlib import Path
+
+from qgbench.base.errors import UserError
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` replaced by the home folder: a shell leaves that of ``--output=~/runs`` as it is.
+
+    Raises
+    ------
+    UserError
+        The path is empty, or it is not known where that home is (no HOME, or no such user).
+    """
+    if path == "":
+        raise UserError("a path is empty: is a variable of the shell not set?")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        remedy = "set HOME, or give" if str(path).partition("/")[0] == "~" else "there is no such user; give"
+        raise UserError(f"{path}: where that home folder is, is not known; {remedy} the whole path.") from error
+
+
+def is_path(name: str) -> bool:
+    """Tell a path from a name: it has a separator (``./mine``, ``mine/``), or is ``.``, ``..`` or ``~``."""
+    return "/" in name or os.sep in name or name in (".", "..") or name.startswith("~")
+
+
+def no_folder(path: str | Path) -> str:
+    """Say, for a message, that a path leads to no folder."""
+    return f"{path} is a file, and a folder is needed" if Path(path).exists() else f"there is no folder {path}"

@@ -1,0 +1,41 @@
+"""What the files that qgbench writes as JSON have in common.
+
+A schema has None for what is unknown, and no NaN.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Part(BaseModel):
+    """Base of what a record holds: frozen, unknown fields refused."""
+
+    # NaN in a free-form field is written as NaN, which whoever writes then refuses, and not as a silent null.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+def first_fault(error: ValidationError) -> str:
+    """Say where the first fault of a file's form is, and which: ``times.train: Input should be a valid number``."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    return f"{where}: {first['msg']}"
+
+
+def not_finite(value: Any, where: str = "") -> Iterator[str]:
+    """Name the numbers within dicts and lists that are NaN or infinite: ``times.train``."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from not_finite(part, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from not_finite(part, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield where
+
+
+def finite_or_none(value: float) -> float | None:
+    """Turn NaN and infinity into None, as the schema writes what is unknown."""
+    return float(value) if math.isfinite(value) else None

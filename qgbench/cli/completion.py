@@ -1,0 +1,103 @@
+"""Values that the shell completes, as Typer's ``autocompletion=`` callbacks. Imports no torch: a key press cannot wait.
+
+Every function takes what has been typed of the word so far and gives the words that it can become. Where there are
+none, the shell goes on to complete names of files.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import typer
+
+from qgbench.base.errors import QGBenchError
+from qgbench.data.cards import Kind, card_names
+from qgbench.plugins.registry import method_names
+from qgbench.spec.run_spec import protocol_names
+from qgbench.spec.suite import suite_names
+
+# The names in `qgbench.archs.build.ARCHS`, which cannot be asked without importing torch.
+ARCHS = (
+    "attention_unet",
+    "deeplabv3plus",
+    "fpn",
+    "manet",
+    "segformer",
+    "swin_unet",
+    "unet",
+    "unetpp",
+    "upernet",
+)
+# Common ones; `--encoder` takes every name of segmentation-models-pytorch and of timm, which only torch can list.
+ENCODERS = (
+    "efficientnet-b0",
+    "mit_b0",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "tf_efficientnet_lite0",
+)
+
+
+def _begun(incomplete: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _data(incomplete: str, kind: Kind | None) -> list[str]:
+    """Complete the name of data that ship with qgbench or were added to the folder that QGBENCH_DATA names."""
+    from qgbench.data.readers import own_names  # late: it imports SciPy
+
+    try:
+        return _begun(incomplete, [*card_names(kind), *own_names(None, kind)])
+    except QGBenchError:  # a card of the folder is broken, which qgbench data list says
+        return _begun(incomplete, card_names(kind))
+
+
+def methods(incomplete: str) -> list[str]:
+    """Complete the name of a method that ships with qgbench."""
+    return _begun(incomplete, method_names())
+
+
+def suites(incomplete: str) -> list[str]:
+    """Complete the name of a suite that ships with qgbench."""
+    return _begun(incomplete, suite_names())
+
+
+def protocols(incomplete: str) -> list[str]:
+    """Complete the name of a protocol."""
+    return _begun(incomplete, protocol_names())
+
+
+def datasets(incomplete: str) -> list[str]:
+    """Complete the name of a data set that has labels."""
+    return _data(incomplete, "labelled")
+
+
+def data_names(incomplete: str) -> list[str]:
+    """Complete the name of a data set or a pool."""
+    return _data(incomplete, None)
+
+
+def pools(incomplete: str) -> list[str]:
+    """Complete the name of a pool of unlabelled images."""
+    return _data(incomplete, "pool")
+
+
+def archs(incomplete: str) -> list[str]:
+    """Complete the name of a segmentation network."""
+    return _begun(incomplete, ARCHS)
+
+
+def encoders(incomplete: str) -> list[str]:
+    """Complete the name of a common encoder; others are accepted as well."""
+    return _begun(incomplete, ENCODERS)
+
+
+def runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete the name of a run in the folder that ``--output`` names, else in ``./runs``."""
+    from qgbench.run.folder import find_runs
+
+    try:
+        return _begun(incomplete, (run.name for run in find_runs(Path(ctx.params.get("output") or "runs"))))
+    except QGBenchError:  # no such folder: nothing to complete
+        return []

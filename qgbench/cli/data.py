@@ -1,0 +1,374 @@
+"""The verbs of ``qgbench data``: thin, over `qgbench.data`."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qgbench.base.console import standard_output
+from qgbench.base.errors import UserError, unknown_name
+from qgbench.base.logs import logger
+from qgbench.base.paths import expanded
+from qgbench.cli import completion
+from qgbench.cli.options import DataDir, Quiet, Verbose, name_or_path
+from qgbench.spec.run_spec import load_protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qgbench.data.acquire.verify import Finding
+    from qgbench.data.readers import Source
+    from qgbench.spec.run_spec import SplitKind
+
+app = typer.Typer(
+    no_args_is_help=True, help="Get, check, split and look at data: [bold]qgbench data list[/bold] to begin with."
+)
+
+Name = Annotated[str, typer.Argument(help="A name that qgbench data list shows.", autocompletion=completion.data_names)]
+_NOT_STATED = "not stated"
+AnyData = Annotated[
+    str,
+    typer.Argument(
+        parser=name_or_path, help="Data set or pool: a name, or a path (./mine).", autocompletion=completion.data_names
+    ),
+]
+SplitOption = Annotated[str, typer.Option("--split", help="grouped or image.")]
+ProtocolOption = Annotated[
+    str, typer.Option(help="Whose image size, or shares of a split, is meant.", autocompletion=completion.protocols)
+]
+
+
+@app.command("list")
+def list_data(
+    name: Annotated[
+        str | None, typer.Argument(help="Show all about this one.", autocompletion=completion.data_names)
+    ] = None,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the data sets and pools: which are there, what their owners allow, how to get them; or show one.
+
+    Example: [bold]qgbench data list --data-dir ~/data[/bold]
+    """
+    from qgbench.data.inventory import inventory, print_entry, print_inventory
+
+    entries = {entry.card.name: entry for entry in inventory(data_dir)}
+    if name is None:
+        print_inventory(list(entries.values()), standard_output())
+    elif name in entries:
+        print_entry(entries[name], standard_output())
+    else:
+        raise unknown_name("dataset", name, list(entries))
+
+
+@app.command()
+def prepare(
+    name: Name,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(
+            parser=expanded,
+            help="What you downloaded: a ZIP, or the folder of ZIPs or unpacked files; repeatable. (default: the "
+            "images are in the data folder already)",
+        ),
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            parser=expanded,
+            help="CSV with the columns stem and group: from now on its groups, from which a new split follows.",
+        ),
+    ] = None,
+    protocol: ProtocolOption = "small",
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bring a data set into the data folder, and decode it for a protocol's image size, so that runs start at once.
+
+    Example: [bold]qgbench data prepare ph2 --source ~/Downloads/PH2Dataset.zip --data-dir ~/data[/bold]
+    """
+    from qgbench.base.progress import track
+    from qgbench.data.acquire.install import install_distribution, regroup, writable_data_dir
+    from qgbench.data.cards import load_card
+
+    size = load_protocol(protocol).size
+    if source:
+        data_dir = writable_data_dir(data_dir)
+        print(install_distribution(load_card(name), source, data_dir, track))
+    if groups is not None:
+        print(regroup(name, groups, writable_data_dir(data_dir)))
+    _decode(name, data_dir, size)
+
+
+def _decode(name: str, data_dir: Path | None, size: int) -> None:
+    from qgbench.base.progress import track
+    from qgbench.data.cache import prepare as decode
+    from qgbench.data.readers import open_any
+
+    source = open_any(name, data_dir)
+    decoded = decode(source, size, track=track)
+    if source.extra is not None:
+        decode(source.extra, size, track=track)
+    logger.info("%s: %d images of %d px are ready, fingerprint %s", name, len(decoded.ids), size, decoded.fingerprint)
+
+
+@app.command()
+def fetch(
+    name: Name,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a data set from its owner, where that is allowed without a form to sign, and bring it into place.
+
+    The same command goes on with an interrupted download.
+
+    Example: [bold]qgbench data fetch kvasir_seg --data-dir ~/data[/bold]
+    """
+    from qgbench.base.progress import track
+    from qgbench.data.acquire.download import fetch as download
+    from qgbench.data.acquire.install import install_distribution, writable_data_dir
+    from qgbench.data.cards import load_card
+
+    card = load_card(name)
+    data_dir = writable_data_dir(data_dir)
+    if (data_dir / name).exists():
+        raise UserError(f"{data_dir / name} is there already; remove it to fetch '{name}' again.")
+    logger.info("%s. Terms: %s. Cite: %s", card.title, card.terms, card.citation)
+    archives = data_dir / f".{name}.download"
+    print(install_distribution(card, download(card, archives, track), data_dir, track))
+    shutil.rmtree(archives, ignore_errors=True)  # what it held is in its place
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            parser=name_or_path,
+            help="Data sets and pools. (default: all that are there)",
+            autocompletion=completion.data_names,
+        ),
+    ] = None,
+    split: SplitOption = "grouped",
+    protocol: ProtocolOption = "small",
+    output: Annotated[
+        Path | None, typer.Option(parser=expanded, help="Also write the findings into this JSON file.")
+    ] = None,
+    write_groups: Annotated[
+        Path | None,
+        typer.Option(
+            parser=expanded, help="Also write the groups, joined where they share a picture, into this CSV file."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check files, masks, groups and splits, and look for images that are twice there. Exits with 1 on an error.
+
+    Found are copies of equal pixels, and ones compressed, resized, brightened, mirrored or turned by quarters.
+
+    Of copies turned by 3 degrees or cropped by 5 % most are found, but none cropped of a picture in a dark frame.
+
+    Example: [bold]qgbench data verify cvc_colondb kvasir_pool[/bold]
+    """
+    from qgbench.base.progress import track
+    from qgbench.data.acquire.verify import print_findings, verify, write_findings
+    from qgbench.data.inventory import inventory
+
+    chosen = names or [entry.card.name for entry in inventory(data_dir) if entry.state != "absent"]
+    to_group = None if write_groups is None else _only_labelled(chosen, data_dir)
+    findings = verify(chosen, data_dir, _kind(split), load_protocol(protocol).fractions, track)
+    print_findings(findings, standard_output())
+    if output is not None:
+        write_findings(findings, output)
+    if to_group is not None and write_groups is not None:
+        _write_groups(*to_group, findings, write_groups)
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _only_labelled(names: list[str], data_dir: Path | None) -> tuple[str, "Source"]:
+    from qgbench.data.readers import open_any
+
+    labelled = [(name, source) for name in names if (source := open_any(name, data_dir)).labelled]
+    if len(labelled) != 1:
+        raise UserError(
+            f"--write-groups is for one labelled data set, and {len(labelled)} are to be checked; name one, and pools "
+            "beside it as you like."
+        )
+    return labelled[0]
+
+
+def _write_groups(name: str, source: "Source", findings: "Sequence[Finding]", file: Path) -> None:
+    from qgbench.base.files import write_atomically
+    from qgbench.data.acquire.install import groups_text
+    from qgbench.data.acquire.verify import joined_groups
+    from qgbench.data.splits import keeps_groups
+
+    joined = joined_groups(source, findings)
+    write_atomically(file, groups_text(joined).encode())
+    before, after = len(set(source.groups)), len(set(joined.values()))
+    if after < before:
+        cure = f"add NEW --from {name}" if keeps_groups(name) else f"prepare {name}"
+        logger.info("next: qgbench data %s --groups %s", cure, file)
+    print(f"{file}: {len(joined)} images in {after} groups; {before} before copies were joined")
+
+
+@app.command("split")
+def split_data(
+    name: AnyData,
+    split: SplitOption = "grouped",
+    shares: Annotated[str, typer.Option(help="Per cent to train, validate and test on.")] = "40/10/50",
+    seed: Annotated[int, typer.Option(min=0, help="Another number, another split.")] = 0,
+    labelled: Annotated[
+        str | None, typer.Option(help="Also draw labelled images: a number, a share (10%), or all.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Number of draws, one for each seed index k.")] = 5,
+    split_from: Annotated[
+        list[Path] | None,
+        typer.Option(parser=expanded, help="Look at a published split instead of drawing one; repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=expanded, help="Write id, group, split into this CSV file.")
+    ] = None,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show how a data set is split, or draw a split and write it for qgbench run --split-from.
+
+    Seed 0 is the split that runs use: the committed one of a shipped data set.
+
+    Example: [bold]qgbench data split ph2 --split grouped --shares 60/20/20 --output ph2.csv[/bold]
+    """
+    from qgbench.base.progress import track
+    from qgbench.data.split_view import print_split, split_of, write_split
+
+    fractions = _fractions(shares)
+    found = split_of(name, data_dir, _kind(split), fractions, seed, split_from or [], labelled, draws, track)
+    print_split(found, standard_output())
+    if output is not None:
+        write_split(found, output)
+        print(output)
+
+
+@app.command()
+def show(
+    name: AnyData,
+    ids: Annotated[list[str] | None, typer.Argument(help="Images. (default: --count of them, evenly chosen)")] = None,
+    count: Annotated[int, typer.Option(min=1, max=600, help="Number of images.")] = 24,
+    output: Annotated[Path | None, typer.Option(parser=expanded, help="PNG file. (default: NAME.png)")] = None,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a contact sheet: images with the outlines of their masks.
+
+    Example: [bold]qgbench data show scd --count 60 --output scd.png[/bold]
+    """
+    from qgbench.data.readers import open_any
+    from qgbench.data.sheet import choose_images, draw_sheet
+
+    source = open_any(name, data_dir)
+    for id in ids or []:
+        if id not in source.ids:
+            raise unknown_name("image", id, source.ids)
+    file = output or Path(f"{source.name}.png")
+    draw_sheet(source, ids or choose_images(source, count), file)
+    print(file)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Its name from now on: letters, digits, '_', '.', '-'.")],
+    images: Annotated[Path | None, typer.Option(parser=expanded, help="Folder of the images.")] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            parser=expanded, help="Folder of the masks: ID.png, ID_mask.png, ... (default: the images are a pool)"
+        ),
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            parser=expanded, help="CSV with the columns stem and group: patient, lesion or video of each image."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="For soft masks: grey level, as the files hold it, above which a pixel is lesion; 127 cuts 8 bits in "
+            "half. (default: masks hold 0 and one other value)",
+        ),
+    ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            parser=name_or_path,
+            help="Take images, masks and facts of this data set, with other --groups, instead of --images.",
+            autocompletion=completion.data_names,
+        ),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="What tables call it. (default: the name)")] = None,
+    domain: Annotated[str, typer.Option(help="For example skin, colon.")] = _NOT_STATED,
+    modality: Annotated[str, typer.Option(help="For example dermoscopy.")] = _NOT_STATED,
+    terms: Annotated[str, typer.Option(help="What may be done with the images.")] = _NOT_STATED,
+    citation: Annotated[str, typer.Option(help="Whom to cite.")] = _NOT_STATED,
+    unit: Annotated[str, typer.Option(help="What a group is: patient, lesion, video.")] = "group",
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add images of one's own to the data folder, to be used by name as the others are.
+
+    With other groups, from qgbench data verify --write-groups, a data set that is there takes another name: --from.
+
+    Example: [bold]qgbench data add mine --images photos --masks outlines --groups patients.csv --data-dir ~/data[/bold]
+    """
+    from qgbench.base.progress import track
+    from qgbench.data.acquire.install import add_own, add_regrouped, own_card, writable_data_dir
+    from qgbench.data.readers import open_source
+
+    facts = {"domain": domain, "modality": modality, "terms": terms, "citation": citation}
+    if origin is not None:
+        if groups is None or any(given is not None for given in (images, masks, threshold)):
+            raise UserError("--from takes images and masks of a data set that is there: give it with --groups, alone.")
+        source = open_source(origin, data_dir)
+        facts = {key: getattr(source.card, key) if value == _NOT_STATED else value for key, value in facts.items()}
+        card = own_card(name, title or f"{source.card.title}, other groups", unit, pool=False, facts=facts)
+        print(add_regrouped(card, source, groups, writable_data_dir(data_dir), track))
+        return
+    if images is None:
+        raise UserError("which images? Give --images DIR, or --from NAME with --groups.")
+    if masks is None and groups is not None:
+        raise UserError("--groups says which images a split must not part, and a pool is not split; leave it out.")
+    if masks is None and threshold is not None:
+        raise UserError("--threshold says how masks are read, and a pool has none; give --masks too, or leave it out.")
+    card = own_card(name, title or name, unit if groups else "none known", masks is None, facts, threshold)
+    print(add_own(card, images, masks, groups, writable_data_dir(data_dir), track))
+    logger.info("next: qgbench data verify %s, qgbench data show %s", name, name)
+
+
+def _kind(text: str) -> "SplitKind":
+    if text == "grouped":
+        return "grouped"
+    if text == "image":
+        return "image"
+    raise UserError(f"--split {text}: expected grouped or image.")
+
+
+def _fractions(text: str) -> tuple[float, float, float]:
+    parts = text.split("/")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise UserError(
+            f"--shares {text}: expected whole percentages to train, validate and test on, such as 40/10/50."
+        )
+    train, val, test = (int(part) / 100 for part in parts)
+    return train, val, test

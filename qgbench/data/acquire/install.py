@@ -1,0 +1,395 @@
+"""Bring data sets into the data folder in the common layout (`qgbench.data.readers`): distributions and one's own.
+
+A data set is built beside its place, as ``.<name>.partial/``, and moved there in one step. Image files are linked where
+the disk allows it (a second name for the same file, which takes no room) and copied elsewhere; nothing is decoded
+anew. Masks are written as PNG, 0 and 255.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from PIL import Image
+from pydantic import ValidationError
+
+from qgbench.base.errors import UserError, unwritable
+from qgbench.base.files import write_atomically
+from qgbench.base.logs import logger
+from qgbench.base.paths import expanded, no_folder
+from qgbench.base.progress import Track, no_progress
+from qgbench.data.acquire.archives import unpack
+from qgbench.data.cards import CARD_NAME, Card, Kind, card_names
+from qgbench.data.images import palette_misleads, read_bytes
+from qgbench.data.readers import (
+    DATA_VARIABLE,
+    FolderSource,
+    Source,
+    list_folder,
+    name_some,
+    open_distribution,
+    open_files,
+    open_pool,
+    open_source,
+)
+from qgbench.data.splits import keeps_groups
+
+_ARCHIVE = ".zip"
+
+
+def writable_data_dir(given: Path | None) -> Path:
+    """Name the data folder, which is made if it is not there: `given`, else the variable QGBENCH_DATA.
+
+    Raises
+    ------
+    UserError
+        Neither is given.
+    QGBenchError
+        The folder cannot be made.
+    """
+    named = given or os.environ.get(DATA_VARIABLE)
+    if not named:
+        raise UserError(f"no data folder is named: give --data-dir DIR or set {DATA_VARIABLE}=DIR.")
+    folder = expanded(named)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(f"the data folder {folder}", error, "choose another --data-dir") from error
+    return folder
+
+
+def install_distribution(card: Card, sources: Sequence[Path], data_dir: Path, track: Track = no_progress) -> Path:
+    """Bring a data set, as its owners distribute it, into the data folder.
+
+    Archives that were unpacked are kept until the data set is complete, so that the same call goes on after them.
+
+    Parameters
+    ----------
+    card : Card
+    sources : sequence of Path
+        ZIP archives, or folders: unpacked, or with the archives in them.
+    data_dir : Path
+    track : Track
+
+    Returns
+    -------
+    Path
+        The folder of the data set, ``<data_dir>/<name>``.
+
+    Raises
+    ------
+    UserError
+        It is there already; a source is missing, or an archive refused (`qgbench.data.acquire.archives`); the sources
+        are in none of the card's layouts or not complete; a mask cannot be read. The data folder is as it was.
+    QGBenchError
+        The data folder cannot be written.
+    """
+    unpacked = data_dir / f".{card.name}.unpacked"
+    with _place(card.name, data_dir) as partial:
+        origins: dict[Path, Path] = {}
+        for given in sources:
+            origins |= _folders(given, unpacked, track)
+        with _archives_named(origins):
+            source = open_distribution(card, list(origins)) or _common_layout(card, list(origins))
+            if source is None:
+                known = "; ".join(f"{layout.images} ({layout.about})" for layout in card.layout)
+                raise UserError(
+                    f"{', '.join(map(str, sources))}: no images of '{card.name}' were found there. Expected files like "
+                    f"{known or 'images/ID.jpg'}, or the common layout (images/, masks/)."
+                )
+            _write(source, partial, track)
+    shutil.rmtree(unpacked, ignore_errors=True)
+    if card.images is not None and len(source.ids) != card.images:
+        logger.warning("'%s' has %d images; its card expects %d.", card.name, len(source.ids), card.images)
+    return data_dir / card.name
+
+
+def add_own(
+    card: Card,
+    images: Path,
+    masks: Path | None,
+    groups: Path | None,
+    data_dir: Path,
+    track: Track = no_progress,
+) -> Path:
+    """Bring one's own images into the data folder, as a data set or, without masks, as a pool.
+
+    Parameters
+    ----------
+    card : Card
+        Written beside the images; its `threshold` says where soft masks are cut.
+    images, masks : Path
+        Folders of files; a mask bears its image's name, or that and _mask or _segmentation.
+    groups : Path, optional
+        CSV with the columns stem and group, a row for each image.
+    data_dir, track
+        As `install_distribution`, and so is what is returned.
+
+    Raises
+    ------
+    UserError
+        A data set of that name is there already; what opening it raises; a mask cannot be read.
+    QGBenchError
+        As `install_distribution`.
+    """
+    images, masks, groups = expanded(images), masks and expanded(masks), groups and expanded(groups)
+    for folder in (images, masks):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{no_folder(folder)}.")
+    if groups is not None and not groups.is_file():
+        raise UserError(f"there is no file {groups}.")
+    with _place(card.name, data_dir) as partial:
+        source = open_files(card, images, masks, groups, "binary" if card.threshold is None else card.threshold)
+        _write(source, partial, track)
+        (partial / CARD_NAME).write_text(card_text(card), encoding="utf-8")
+    return data_dir / card.name
+
+
+def add_regrouped(card: Card, source: Source, groups: Path, data_dir: Path, track: Track = no_progress) -> Path:
+    """Bring the images of a data set into the data folder once more, in other groups and under another name.
+
+    Parameters
+    ----------
+    card : Card
+        Written beside the images.
+    source : Source
+        A labelled data set.
+    groups, data_dir, track
+        As `add_own`, and so is what is returned and raised.
+    """
+    if not isinstance(source, FolderSource):
+        raise UserError(f"the images of '{source.name}' are drawn, not files; its groups cannot be replaced.")
+    regrouped = source.in_groups(groups)
+    with _place(card.name, data_dir) as partial:
+        _write(regrouped, partial, track)
+        (partial / CARD_NAME).write_text(card_text(card), encoding="utf-8")
+    return data_dir / card.name
+
+
+def regroup(name: str, groups: Path, data_dir: Path) -> Path:
+    """Give a data set in the data folder other groups, and so another split.
+
+    Parameters
+    ----------
+    name : str
+        A labelled data set that `install_distribution` or `add_own` brought there.
+    groups : Path
+        CSV with the columns stem and group.
+    data_dir : Path
+
+    Returns
+    -------
+    Path
+        Its ``groups.csv``.
+
+    Raises
+    ------
+    UserError
+        Its split is committed, or it lies there as its owner laid it out; images and groups do not belong together.
+    """
+    source = open_source(name, data_dir)
+    folder = data_dir / name
+    if keeps_groups(name) or not (folder / "masks").is_dir():
+        raise UserError(
+            f"'{name}' keeps its groups: its split is committed, or it is no folder that qgbench laid out. Make a set "
+            f"of these groups, under a name of its own: qgbench data add NEW --from {name} --groups {groups}."
+        )
+    assert isinstance(source, FolderSource)
+    regrouped = source.in_groups(groups)
+    file = folder / "groups.csv"
+    write_atomically(file, groups_text(dict(zip(regrouped.ids, regrouped.groups, strict=True))).encode())
+    return file
+
+
+def groups_text(group_of: Mapping[str, str]) -> str:
+    """Write ``groups.csv``: the group of each image."""
+    return pd.DataFrame(group_of.items(), columns=["stem", "group"]).to_csv(index=False, lineterminator="\n")
+
+
+def own_card(
+    name: str, title: str, groups: str, pool: bool, facts: Mapping[str, str], threshold: float | None = None
+) -> Card:
+    """Make the card of one's own data set.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits, ``_``, ``.``, ``-``; not that of a shipped data set.
+    title : str
+    groups : str
+        What a group is, or 'none known'.
+    pool : bool
+        Whether the images have no masks.
+    facts : mapping of str to str
+        domain, modality, terms, citation.
+    threshold : float, optional
+        Value above which pixels of soft masks become the lesion, see `qgbench.data.images.read_mask`.
+
+    Raises
+    ------
+    UserError
+        The name is taken or has other characters.
+    """
+    if name in card_names():
+        raise UserError(
+            f"'{name}' is a data set that qgbench knows: bring it in with qgbench data prepare {name}, or take another "
+            "name."
+        )
+    kind: Kind = "pool" if pool else "labelled"
+    try:
+        return Card(
+            name=name, title=title, kind=kind, groups=groups, homepage="not stated", threshold=threshold, **facts
+        )
+    except ValidationError as error:
+        raise UserError(
+            f"'{name}' cannot name a data set: letters, digits, '_', '.', '-' only, the first a letter or digit."
+        ) from error
+
+
+def card_text(card: Card) -> str:
+    """Write the plain facts of a card as TOML."""
+    facts = card.model_dump(mode="json", exclude_defaults=True, exclude={"grouping", "layout", "downloads", "defects"})
+    return "".join(f"{name} = {_toml(value)}\n" for name, value in facts.items())
+
+
+def _toml(value: str | float) -> str:
+    if isinstance(value, int | float):
+        return str(value)
+    escaped = "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or c in '"\\' or ord(c) == 127 else c for c in value)
+    return f'"{escaped}"'
+
+
+@contextmanager
+def _place(name: str, data_dir: Path) -> Iterator[Path]:
+    """Give the folder in which a data set is built (module docstring), with no other process at it."""
+    folder = data_dir / name
+    if folder.exists():
+        raise UserError(
+            f"{folder} is there already: look at it with qgbench data verify {name}, or remove it to prepare it anew."
+        )
+    partial = data_dir / f".{name}.partial"
+    try:
+        with FileLock(data_dir / f".{name}.lock", blocking=False):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            try:
+                yield partial
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except Timeout as error:
+        raise UserError(f"another process is preparing '{name}'; wait for it.") from error
+    except OSError as error:
+        raise unwritable(f"to the data folder {data_dir}", error, "choose another --data-dir") from error
+
+
+@contextmanager
+def _archives_named(origins: Mapping[Path, Path]) -> Iterator[None]:
+    """Name archives in errors, where those are about the folders that they were unpacked to."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for folder, origin in origins.items():
+            message = message.replace(str(folder.resolve()), str(origin)).replace(str(folder), str(origin))
+        raise UserError(message) from error
+
+
+def _folders(source: Path, unpacked: Path, track: Track) -> dict[Path, Path]:
+    """Give the folders that a source consists of, with the archive that each was unpacked from, or itself.
+
+    What was unpacked before stays.
+    """
+    if not source.exists():
+        raise UserError(f"there is no file or folder {source}.")
+    if source.is_dir():
+        archives = [file for file in list_folder(source) if file.suffix.lower() == _ARCHIVE]
+        folders = {source: source}
+        for file in archives:
+            folders |= _folders(file, unpacked, track)
+        return folders
+    state = source.stat()
+    identity = f"{source.resolve()}/{state.st_size}/{state.st_mtime_ns}"
+    folder = unpacked / hashlib.sha256(identity.encode()).hexdigest()[:12]
+    if not folder.exists():
+        unpacked.mkdir(exist_ok=True)
+        unpack(source, folder, track)
+    return {folder: source}
+
+
+def _common_layout(card: Card, folders: Sequence[Path]) -> FolderSource | None:
+    """Open the first folder that is in the common layout, or whose only folder is."""
+    for folder in folders:
+        for candidate in (folder, *(entry for entry in list_folder(folder) if entry.is_dir())):
+            if (candidate / ("images" if card.kind == "labelled" else "unlabelled")).is_dir():
+                open_it = open_source if card.kind == "labelled" else open_pool
+                source = open_it(str(candidate.resolve()))
+                assert isinstance(source, FolderSource)
+                return source
+    return None
+
+
+def _write(source: FolderSource, partial: Path, track: Track) -> None:
+    """Write a data set in the common layout, and say what is strange about its masks as a whole."""
+    place = partial / ("images" if source.labelled else "unlabelled")
+    place.mkdir()
+    if source.labelled:
+        (partial / "masks").mkdir()
+
+    def write_one(id: str) -> tuple[bool, bool]:
+        image, masks = source.files(id)
+        _link(image, place / f"{id}{image.suffix.lower()}")
+        if not masks:
+            return False, False
+        mask = source.mask(id)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(partial / "masks" / f"{id}.png")
+        return not mask.any(), any(map(palette_misleads, masks))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            written = pool.map(write_one, source.ids)
+            seen = list(track(written, f"Installing {source.name}", len(source.ids), "images"))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    _warn_of_masks(
+        source,
+        [id for id, (is_empty, _) in zip(source.ids, seen, strict=True) if is_empty],
+        [id for id, (_, is_misleading) in zip(source.ids, seen, strict=True) if is_misleading],
+    )
+    if source.groups != source.ids:
+        text = groups_text(dict(zip(source.ids, source.groups, strict=True)))
+        (partial / "groups.csv").write_text(text, encoding="utf-8")
+    if source.extra is not None:
+        assert isinstance(source.extra, FolderSource)
+        _write(source.extra, partial, track)
+
+
+def _warn_of_masks(source: FolderSource, empty: list[str], misleading: list[str]) -> None:
+    """Say what makes one doubt that a data set's masks are meant as they were read."""
+    if misleading:
+        logger.warning(
+            "%s with a palette whose colours and numbers disagree on the background. The colours were taken: black is "
+            "the background. Look at the outlines (qgbench data show %s); if they are wrong, save the masks as grey.",
+            name_some(misleading, "mask"),
+            source.name,
+        )
+    if 2 * len(empty) > len(source.ids):
+        logger.warning(
+            "%s of %d without a single foreground pixel: a run on such images learns little or nothing.",
+            name_some(empty, "mask"),
+            len(source.ids),
+        )
+
+
+def _link(file: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(file.resolve())
+    except OSError:  # another disk, or one without links
+        target.write_bytes(read_bytes(file))

@@ -1,0 +1,1 @@
+"""What trains anything in steps: device, state, checkpoint, stage."""

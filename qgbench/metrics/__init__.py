@@ -1,0 +1,1 @@
+"""Measures of a predicted mask against its reference."""

@@ -1,0 +1,1 @@
+"""One registry of names: of qgbench, of installed packages, and of files that a command names."""

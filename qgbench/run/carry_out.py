@@ -1,0 +1,582 @@
+"""One run from end to end: data, quality predictor, training, evaluation, record."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from qgbench.archs.build import build_network, require_buildable, weights_in_truth
+from qgbench.archs.weights import weights_hash
+from qgbench.base.errors import (
+    AbsentDataError,
+    QGBenchError,
+    UnknownDataError,
+    UnwritableError,
+    UserError,
+    refuse_unwritable,
+)
+from qgbench.base.interruption import Interrupted, interruptible
+from qgbench.base.logs import logged_to, logger
+from qgbench.base.progress import track
+from qgbench.data.near_copies import NearCopy, near_copies, warning
+from qgbench.data.readers import Source
+from qgbench.data.run_data import RunData, open_run_data, said_if
+from qgbench.data.splits import split_fingerprint
+from qgbench.engine.checkpoint import Checkpoints
+from qgbench.engine.device import make_accelerator, what_cannot_repeat
+from qgbench.engine.stage import train
+from qgbench.methods import Method, MethodSettings
+from qgbench.plugins.registry import arch_source, load_arch, load_method, method_source
+from qgbench.quality.audit import QualityAudit
+from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT
+from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
+from qgbench.quality.predictor import PredictorCard, QualityPredictor
+from qgbench.quality.scores import make_score
+from qgbench.quality.store import find_or_fit, predictor_id
+from qgbench.quality.weak import weak_network
+from qgbench.run import provenance
+from qgbench.run.folder import PREDICTIONS_NAME, SPEC_NAME, TEXT_LOG_NAME, RunFolder, place_for
+from qgbench.run.predictions import write_predictions
+from qgbench.run.record import (
+    IMAGES_NAME,
+    Cell,
+    Guidance,
+    Provenance,
+    Record,
+    Times,
+    read_record,
+    summarise,
+    write_images,
+    write_record,
+)
+from qgbench.spec.run_spec import Protocol, Regime, RunSpec, apply_settings
+from qgbench.training.evaluation import evaluate
+from qgbench.training.loop import Trainer
+from qgbench.training.streams import check_batches
+from qgbench.training.tracking import require_tracker, tracking
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run."""
+
+    record: Record
+    folder: Path
+    was_done: bool  # the record was there already and nothing was trained
+    source: Source | None  # the data set; None where it is not on this machine
+
+
+def run(
+    spec: RunSpec,
+    output: Path,
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    force: bool = False,
+    tracker: str | None = None,
+    split_from: Sequence[Path] = (),
+    wait: bool = True,
+) -> Outcome:
+    """Carry out a run, continue an interrupted one, or give the record of one that is done already.
+
+    A finished run is given only where its data are those that it would have now; where they are not on this machine, it
+    is given with a word on that.
+
+    The files of the folder ``<output>/<id>`` are described in `qgbench.run.folder`; g is stored in
+    ``<output>/predictors/<id of g>`` and reused by every run with the same labelled draw.
+
+    Parameters
+    ----------
+    spec : RunSpec
+    output : Path
+    data_dir : Path, optional
+        Folder that holds the data sets; the variable QGBENCH_DATA if not given.
+    cache_dir : Path, optional
+        Where prepared arrays are kept.
+    force : bool
+        Redo a finished run in a new folder, ``<id>~2`` and so on.
+    tracker : str, optional
+        Also send the curves to a tracker, see `qgbench.training.tracking`.
+    split_from : sequence of Path
+        Files of the split, where someone else made it (`qgbench.data.acquire.given`).
+    wait : bool
+        Wait for another process that is at this run.
+
+    Raises
+    ------
+    UserError
+        Unknown names, settings out of range, data that are missing or broken, or a run that was finished with others.
+    QGBenchError
+        A loss that is not finite, a disk that is full.
+    BusyError
+        Another process is at this run, and `wait` is False.
+    Interrupted
+        A signal asked to stop; the same call continues.
+    """
+    if tracker is not None:
+        require_tracker(tracker)
+    protocol, method_class, settings = _resolve(spec)
+    folder = place_for(output, spec, force)
+    record: Record | None = None
+    with suppress(QGBenchError):  # of a damaged record it is said below, once, that the run is measured again
+        record = folder.record()
+    if record is not None:
+        with interruptible():
+            here: RunData | None = None
+            with said_if(AbsentDataError, UnknownDataError, UnwritableError):
+                here = _open_data(spec, protocol, data_dir, cache_dir, split_from)
+            return _give_finished(folder, record, spec, protocol, here)
+    with interruptible():
+        accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
+        if what_differs := what_cannot_repeat(spec.device):
+            logger.info(what_differs)
+        protocol = _with_weights_in_truth(spec, protocol)
+        method, encoder_hash = _make_method(spec, protocol, method_class, settings)
+        data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
+        alone = folder.locked(wait) if accelerator.is_main_process else nullcontext()
+        with alone:
+            accelerator.wait_for_everyone()
+            if (record := _finished(folder)) is not None:  # by the process that this one waited for
+                return _give_finished(folder, record, spec, protocol, data)
+            job = _Job(spec, protocol, method, encoder_hash, data, cache_dir, folder, output, accelerator, tracker)
+            if accelerator.is_main_process:
+                _with_status(job)
+            else:
+                _carry_out(job)
+            accelerator.wait_for_everyone()
+            return Outcome(read_record(folder.path), folder.path, False, data.source)
+
+
+def describe(spec: RunSpec) -> dict[str, Any]:
+    """Say what a run would be: its id, its RunSpec, and every setting after protocol, method and overrides.
+
+    Raises
+    ------
+    UserError
+        As `run`, for all that can be known without data and without fetching weights; the network is built.
+    """
+    protocol, _, settings = _resolve(spec)
+    require_buildable(
+        protocol.arch,
+        spec.arch_source,
+        protocol.encoder,
+        protocol.encoder_weights,
+        protocol.decoder_channels,
+        protocol.size,
+    )
+    return {
+        "id": spec.id,
+        "spec": spec.model_dump(mode="json"),
+        "settings": {"protocol": protocol.model_dump(mode="json"), "method": settings.model_dump(mode="json")},
+    }
+
+
+def rehearse(
+    spec: RunSpec,
+    output: Path,
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    split_from: Sequence[Path] = (),
+    force: bool = False,
+    tracker: str | None = None,
+) -> dict[str, Any]:
+    """Do what a run does before it trains, weights aside, and describe it; data that are not here are not checked.
+
+    Parameters and what is raised are those of `run`, the result is that of `describe`.
+    """
+    if tracker is not None:
+        require_tracker(tracker)
+    refuse_unwritable(output)
+    described = describe(spec)
+    protocol, method_class, settings = _resolve(spec)
+    folder = place_for(output, spec, force)
+    with interruptible():
+        make_accelerator(spec.device, spec.precision, spec.threads)
+        _make_method(spec, protocol.model_copy(update={"encoder_weights": "none"}), method_class, settings)
+        if spec.needs_g:
+            QualityPredictor(protocol.quality, "none")
+            weak_network(protocol.quality.weak_encoder, protocol.size)
+        with said_if(AbsentDataError):
+            data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
+            if (record := _finished(folder)) is not None:
+                _refuse_other_data(folder, record, spec, protocol, data)
+    return described
+
+
+def foresee(
+    spec: RunSpec, data_dir: Path | None = None, cache_dir: Path | None = None, split_from: Sequence[Path] = ()
+) -> Provenance:
+    """Say where a run's numbers would come from if it began here and now; g, which may have to be trained, is None.
+
+    Raises
+    ------
+    UserError
+        As `run`, for all that can be known before anything is trained.
+    """
+    protocol, method_class, settings = _resolve(spec)
+    with interruptible():
+        make_accelerator(spec.device, spec.precision, spec.threads)
+        _, encoder_hash = _make_method(spec, protocol, method_class, settings)
+        data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
+    return _provenance(data, encoder_hash, None)
+
+
+def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
+    """Give protocol, method and its settings, or refuse what can be known to be wrong without data."""
+    protocol = spec.resolve()
+    method_class = load_method(spec.method)
+    if method_source(spec.method) != spec.source:
+        raise UserError(f"{spec.method} is not the file that this run was started with; give the command anew.")
+    if arch_source(spec.arch) != spec.arch_source:
+        raise UserError(f"{spec.arch} is not the file that this run was started with; give the command anew.")
+    settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
+    _refuse_contradictions(spec, method_class, Regime.parse(spec.regime))
+    check_batches(protocol.train, spec.processes)
+    _refuse_small_batches(spec, protocol)
+    return protocol, method_class, settings
+
+
+@dataclass(frozen=True)
+class _Job:
+    spec: RunSpec
+    protocol: Protocol
+    method: Method
+    encoder_hash: str  # of the weights that training starts from
+    data: RunData
+    cache_dir: Path | None
+    folder: RunFolder
+    output: Path
+    accelerator: Accelerator
+    tracker: str | None
+
+
+def _finished(folder: RunFolder) -> Record | None:
+    try:
+        return folder.record()
+    except QGBenchError as error:
+        logger.warning("%s. The run is measured again from its last checkpoint.", error)
+        return None
+
+
+def _give_finished(
+    folder: RunFolder, record: Record, spec: RunSpec, protocol: Protocol, data: RunData | None
+) -> Outcome:
+    """Give a finished run.
+
+    Raises
+    ------
+    UserError
+        Its data are not those that it would have now.
+    """
+    if data is not None:
+        _refuse_other_data(folder, record, spec, protocol, data)
+    return Outcome(record, folder.path, True, None if data is None else data.source)
+
+
+def _refuse_other_data(folder: RunFolder, record: Record, spec: RunSpec, protocol: Protocol, data: RunData) -> None:
+    was, split = record.provenance, split_fingerprint(data.split)
+    g = predictor_id(spec, protocol, data.training, data.prepared.fingerprint, split) if spec.needs_g else None
+    same = {
+        "images or masks": was.data == data.fingerprint,
+        "parts of the split": was.split == split,
+        "labelled images": was.labelled_ids == data.training.labelled.ids,
+        "g": was.g == g,
+    }
+    # Each of them decides those that follow: the first is the cause.
+    if other := next((name for name, is_same in same.items() if not is_same), None):
+        raise UserError(
+            f"{folder.path} was finished with other {other} than there are now; its record stays as it is. Bring those "
+            "back, or redo the run with --force, in a new folder (ID~2)."
+        )
+
+
+def _with_status(job: _Job) -> None:
+    """Carry out a job and keep status, config.json and run.log beside it."""
+    folder = job.folder
+    folder.set_spec(job.spec)
+    folder.set_status("running")
+    with logged_to(folder.path / TEXT_LOG_NAME):
+        logger.debug("process %d begins", os.getpid())
+        try:
+            _carry_out(job)
+        except BaseException as error:
+            logger.debug("stopped by %s", repr(error), exc_info=True)
+            # The status may not be writable either (a full disk): the error that matters is the one being handled.
+            with suppress(QGBenchError):
+                if isinstance(error, Interrupted | KeyboardInterrupt | SystemExit):
+                    folder.set_status("interrupted")
+                else:
+                    folder.set_status("failed", str(error) or type(error).__name__)
+            raise
+        with suppress(QGBenchError):  # the record says so, too
+            folder.set_status("done")
+        logger.debug("done")
+
+
+def _refuse_contradictions(spec: RunSpec, method_class: type[Method], regime: Regime) -> None:
+    if spec.qg_mode in ("qw", "both") and not method_class.pseudo_labels:
+        raise UserError(
+            f"method '{spec.method}' makes no pseudo-labels, so QW has nothing to weigh; use --qg-mode qar."
+        )
+    if method_class.needs_features and not load_arch(spec.arch).strides:
+        raise UserError(
+            f"method '{spec.method}' needs features of its networks, and arch '{spec.arch}' gives none (strides is "
+            "empty); choose another --arch, see qgbench archs."
+        )
+    idle = [key for key in spec.overrides if key.startswith(("qg.", "quality."))]
+    if spec.qg_mode == "none" and idle:
+        raise UserError(f"{idle[0]} changes nothing without the add-on; add --qg or leave the setting out.")
+    if spec.qg_mode == "qar" and spec.qg_score != "g":
+        raise UserError("QAR needs a differentiable score: --qg-score is for QW; use --qg-mode qw or --qg-score g.")
+    if spec.qg_score == "oracle" and regime.pools:
+        raise UserError("the oracle needs the masks of all unlabelled images, which a pool has not; leave --pool out.")
+
+
+def _refuse_small_batches(spec: RunSpec, protocol: Protocol) -> None:
+    least = load_arch(spec.arch).min_batch
+    for name in ("batch_labelled", "batch_unlabelled"):
+        share = getattr(protocol.train, name) // spec.processes
+        if share < least:
+            raise UserError(
+                f"arch '{spec.arch}' needs {least} or more images in each process, because it pools features to one "
+                f"pixel and normalises them over the batch; train.{name} gives {share}. Set train.{name}="
+                f"{least * spec.processes} or more, or take another arch."
+            )
+
+
+def _make_method(
+    spec: RunSpec, protocol: Protocol, method_class: type[Method], settings: MethodSettings
+) -> tuple[Method, str]:
+    """Make the method with its networks, and the hash of the encoder that training starts from.
+
+    They come before data and g: an unknown architecture shall not be found out after minutes spent on those.
+    """
+    torch.manual_seed(spec.seed)
+    method = method_class(lambda: build_student(protocol), settings)
+    return method, weights_hash(method.student.get_submodule("body.encoder"))
+
+
+def _with_weights_in_truth(spec: RunSpec, protocol: Protocol) -> Protocol:
+    """Say of the encoder's weights what is so: an architecture that does not ship may ignore what it is asked for."""
+    if not spec.arch_source or protocol.encoder_weights == "none":
+        return protocol
+    truth = weights_in_truth(protocol.arch, protocol.encoder, protocol.decoder_channels, protocol.size)
+    if truth is None:
+        logger.warning(
+            "arch '%s' begins with one encoder, whatever weights and seed are asked for; which weights it has is not "
+            "known, and encoder_weights = imagenet in the record is what was asked for.",
+            spec.arch,
+        )
+    elif truth == "none":
+        logger.warning("arch '%s' takes no ImageNet weights; the record says encoder_weights = none.", spec.arch)
+    return protocol.model_copy(update={"encoder_weights": truth or "imagenet"})
+
+
+def _open_data(
+    spec: RunSpec, protocol: Protocol, data_dir: Path | None, cache_dir: Path | None, split_from: Sequence[Path]
+) -> RunData:
+    data = open_run_data(
+        spec.dataset,
+        Regime.parse(spec.regime),
+        spec.seed,
+        protocol.size,
+        protocol.fractions,
+        data_dir,
+        cache_dir,
+        split_from,
+        track,
+    )
+    if spec.qg_score == "oracle" and not data.training.unlabelled.masked.all():
+        raise UserError("the oracle needs the masks of all unlabelled images; this data set has images without one.")
+    return data
+
+
+def _carry_out(job: _Job) -> None:
+    """Train, measure, and write the record; with several processes, the main one writes."""
+    spec, protocol, data, folder, accelerator = job.spec, job.protocol, job.data, job.folder, job.accelerator
+    main = accelerator.is_main_process
+    copies = _warn_of_near_copies(job) if main else []
+    predictor, card = None, None
+    if spec.needs_g:
+        predictor, card = find_or_fit(
+            folder.name,
+            spec,
+            protocol,
+            data.training,
+            data.prepared.fingerprint,
+            split_fingerprint(data.split),
+            job.output,
+            accelerator,
+        )
+        predictor.to(accelerator.device)
+    guide = Guide(modes_of(spec, protocol, predictor))
+    trainer = Trainer(job.method, guide, predictor, data.training, protocol, spec.seed, accelerator, spec.qg_norm)
+    belongs_to = {"images": data.fingerprint, "split": split_fingerprint(data.split), "g": card.id if card else ""}
+    checkpoints = Checkpoints(folder.path, belongs_to)
+    with tracking(job.tracker if main else None, folder.path, spec.model_dump(mode="json")) as send:
+
+        def saved() -> None:
+            _restore_if_gone(job)
+            folder.set_log(trainer.history.log)
+            send(trainer.history.log)
+
+        seconds = train(trainer, checkpoints, f"training {spec.method}", saved, trainer.any_process, main)
+    if main:
+        checkpoints.discard_previous()  # before the record: a run that has one is finished, and nobody would come back
+        _measure(job, trainer, predictor, card, seconds, copies)
+
+
+def _warn_of_near_copies(job: _Job) -> list[NearCopy]:
+    copies = near_copies(job.data, job.cache_dir, track)
+    if copies:
+        logger.warning("%s", warning(copies, job.spec.dataset, Regime.parse(job.spec.regime).pool_names))
+    return copies
+
+
+def _restore_if_gone(job: _Job) -> None:
+    """Write config.json and status anew where somebody removed the folder of a run in progress."""
+    if not (job.folder.path / SPEC_NAME).exists():
+        logger.warning("the folder %s was removed in mid-run; it is made anew.", job.folder.path)
+        job.folder.set_spec(job.spec)
+        job.folder.set_status("running")
+
+
+def _measure(
+    job: _Job,
+    trainer: Trainer,
+    predictor: nn.Module | None,
+    card: PredictorCard | None,
+    train_seconds: float,
+    copies: Sequence[NearCopy],
+) -> None:
+    """Evaluate on the test images, and write rows, predictions and the record."""
+    begin = time.monotonic()
+    _restore_if_gone(job)
+    networks = _networks_to_evaluate(trainer, job.protocol)
+    tables, masks = evaluate(networks, predictor, job.data.prepared, job.data.split, job.accelerator)
+    times = Times(
+        g=card.seconds if card else 0.0,
+        g_reused=card is not None and card.made_by != job.folder.name,
+        train=train_seconds,
+        evaluate=time.monotonic() - begin,
+    )
+    record = _make_record(job, trainer, tables, card, times, copies)
+    path = job.folder.path
+    for name, table in tables.items():
+        write_images(path / (IMAGES_NAME if name == "student" else f"images.{name}.csv"), table)
+    write_predictions(path / PREDICTIONS_NAME, masks)
+    write_record(path, record)  # it marks the run as done: what its numbers need comes before
+
+
+def build_student(protocol: Protocol) -> nn.Module:
+    """Build a network of a protocol, as each student and teacher of a run is built."""
+    return build_network(
+        protocol.arch, protocol.encoder, protocol.encoder_weights, protocol.decoder_channels, protocol.size
+    )
+
+
+def modes_of(spec: RunSpec, protocol: Protocol, predictor: nn.Module | None) -> list[Mode]:
+    """Give the add-ons of a run; `predictor` is g, where one of them needs it (`RunSpec.needs_g`)."""
+    modes: list[Mode] = []
+    if spec.qg_mode in ("qw", "both"):
+        modes.append(QualityWeighting(make_score(spec.qg_score, predictor, spec.seed), protocol.qg))
+    if spec.qg_mode in ("qar", "both"):
+        assert predictor is not None
+        modes.append(QualityRegularisation(predictor, protocol.qg, spec.seed))
+    return modes
+
+
+def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, nn.Module]:
+    networks: dict[str, nn.Module] = {"student": trainer.method.student}
+    if trainer.method.teacher is not None:
+        networks["teacher"] = trainer.method.teacher
+    if trainer.history.best_step not in (None, trainer.steps):
+        best = build_student(protocol).to(next(trainer.method.parameters()).device)
+        best.load_state_dict(trainer.history.best_state)
+        networks["best_val"] = best
+    return networks
+
+
+def _make_record(
+    job: _Job,
+    trainer: Trainer,
+    tables: dict[str, pd.DataFrame],
+    card: PredictorCard | None,
+    times: Times,
+    copies: Sequence[NearCopy],
+) -> Record:
+    spec, protocol, data, history = job.spec, job.protocol, job.data, trainer.history
+    audit = None
+    if card is not None:
+        audit = QualityAudit(
+            synthetic=card.synthetic,
+            weak_models=card.weak_models,
+            image_dependence=card.image_dependence,
+            image_dependent=card.image_dependence < IMAGE_DEPENDENCE_LIMIT,
+        )
+    guidance = None
+    if spec.qg_mode != "none":
+        logged = pd.DataFrame(history.guidance, columns=["mean_q", "kept_share", "effective_sample_size"])
+        means = {str(name): None if column.empty else float(column.mean()) for name, column in logged.items()}
+        guidance = Guidance(**means, val_q_minus_dice=history.val_gap)
+    return Record(
+        run_id=spec.id,
+        cell=Cell(
+            protocol=protocol.name,
+            protocol_version=protocol.version,
+            dataset=spec.dataset,
+            regime=spec.regime,
+            arch=spec.arch,
+            encoder=spec.encoder,
+            method=spec.method,
+            addon=spec.addon,
+            variant=spec.variant,
+            seed=spec.seed,
+        ),
+        spec=spec.model_dump(mode="json"),
+        settings={
+            "protocol": protocol.model_dump(mode="json"),
+            "method": trainer.method.settings.model_dump(mode="json"),
+        },
+        steps=trainer.steps,
+        precision=spec.precision,
+        device=spec.device,
+        threads=spec.threads,
+        summary=summarise(tables["student"]),
+        others={name: summarise(table) for name, table in tables.items() if name != "student"},
+        best_val_step=history.best_step,
+        val_dice=history.val_dice,
+        audit=audit,
+        pseudo_labels=trainer.pseudo_label_audits(),
+        pseudo_labels_on=trainer.audited_on,
+        guidance=guidance,
+        warnings=history.warnings,
+        near_copies={part: sorted({copy.id for copy in copies if copy.part == part}) for part in ("val", "test")},
+        times=times,
+        peak_memory_mib=provenance.peak_memory_mib(),
+        provenance=_provenance(data, job.encoder_hash, card.id if card else None),
+    )
+
+
+def _provenance(data: RunData, encoder_hash: str, g: str | None) -> Provenance:
+    return Provenance(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        git_commit=provenance.git_commit(),
+        packages=provenance.package_versions(),
+        python=sys.version.split()[0],
+        hardware=provenance.hardware(),
+        data=data.fingerprint,
+        split=split_fingerprint(data.split),
+        labelled_ids=data.training.labelled.ids,
+        encoder=encoder_hash,
+        g=g,
+    )

@@ -1,0 +1,1 @@
+"""What a run is: settings, protocols, regimes, RunSpec, suites."""

@@ -1,0 +1,1 @@
+"""Checks of methods and records: contract, verification, reruns, submission, claims."""

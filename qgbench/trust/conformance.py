@@ -1,0 +1,343 @@
+"""``qgbench check``: does a method keep the contract? Toy networks and images, the real loop, in seconds."""
+
+import copy
+import inspect
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from qgbench.base.errors import QGBenchError, UserError, in_one_line
+from qgbench.base.logs import logger
+from qgbench.data.cache import Prepared
+from qgbench.data.experiment import ImageSet, TrainingData
+from qgbench.engine.device import make_accelerator
+from qgbench.methods import Batch, Method, check_step
+from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
+from qgbench.quality.scores import Labelling, PredictedQuality, one
+from qgbench.spec.run_spec import Protocol, load_protocol
+from qgbench.training.loop import Trainer
+from qgbench.training.objective import Objective
+
+_SIZE = 32
+_CHANNELS = 8
+_STEP_RULE = "the step keeps the contract and its loss is finite"
+_RUNS_RULE = "the method runs to the end of this check"
+_WARM_UP = 100  # steps after which the toy network is confident on the toy images, each as a whole too
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule of the contract and whether the method keeps it."""
+
+    rule: str
+    passed: bool
+    detail: str = ""
+
+
+class ToySegmenter(nn.Module):
+    """A small network with batch normalisation and dropout: images (B, 3, H, W) -> logits (B, 1, H, W).
+
+    Features, as those of `qgbench.archs.build.SegmentationNetwork`: one map of 8 channels at full resolution.
+    """
+
+    size = _SIZE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, _CHANNELS, 3, padding=1),
+            nn.BatchNorm2d(_CHANNELS),
+            nn.ReLU(),
+            nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1),
+            nn.BatchNorm2d(_CHANNELS),
+            nn.ReLU(),
+        )
+        self.head = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(_CHANNELS, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Give logits."""
+        return self.head(self.features(image))
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Give features (B, 8, H, W), a list of one."""
+        return [self.features(image)]
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Give logits of features."""
+        return self.head(features[-1])
+
+
+class FeaturelessSegmenter(ToySegmenter):
+    """The toy network of a method that does not state `needs_features`: it refuses to give any."""
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Refuse."""
+        raise UserError("the method calls encode of a network; state needs_features = True.")
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Refuse."""
+        raise UserError("the method calls decode of a network; state needs_features = True.")
+
+
+class ToyQuality(nn.Module):
+    """A fixed stand-in for g: (B, 3, H, W), (B, 1, H, W) -> (B,) in (0, 1), different for different masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(4, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 1))
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Give a quality per mask."""
+        return torch.sigmoid(4.0 * self.layers(torch.cat([image, mask], 1))).squeeze(1)
+
+
+class _FixedWeights(Mode):
+    """Weigh label i with 0 and the others with 1."""
+
+    def __init__(self, rejected: int) -> None:
+        self._rejected = rejected
+
+    def weigh(self, labelling: Labelling) -> Tensor:
+        weight = torch.ones(len(labelling.prob))
+        weight[self._rejected] = 0.0
+        return weight
+
+
+def toy_protocol(steps: int) -> Protocol:
+    """Give the smoke protocol with a budget of `steps`, for toy images."""
+    smoke = load_protocol("smoke")
+    train = smoke.train.model_copy(
+        update={"steps": steps, "lr": 1e-2, "batch_labelled": 4, "batch_unlabelled": 6, "validations": 2}
+    )
+    return smoke.model_copy(update={"size": _SIZE, "train": train})
+
+
+def toy_data() -> TrainingData:
+    """Make bright rectangles on a darker ground: 8 labelled, 16 unlabelled, 4 validation images of 32 pixels."""
+    rng = np.random.default_rng(0)
+    masks = np.zeros((28, _SIZE, _SIZE), np.uint8)
+    for mask in masks:
+        top, left = rng.integers(2, 14, 2)
+        height, width = rng.integers(6, 16, 2)
+        mask[top : top + height, left : left + width] = 1
+    light = 90 + 100 * masks[..., None] + rng.normal(0, 25, (*masks.shape, 3))
+    prepared = Prepared(
+        ids=[f"toy{i:02d}" for i in range(len(masks))],
+        groups=[f"toy{i:02d}" for i in range(len(masks))],
+        images=light.clip(0, 255).astype(np.uint8),
+        masks=masks,
+        sizes=np.full((len(masks), 2), _SIZE),
+        fingerprint="toy",
+        originals=None,
+    )
+    parts = [ImageSet([(prepared, rows)]) for rows in np.split(np.arange(28), [8, 24])]
+    labelled, unlabelled, val = parts
+    return TrainingData(labelled, unlabelled, val, unlabelled_are_labelled=False)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Builds trainers that have the same weights and see the same batches."""
+
+    method_class: type[Method]
+    accelerator: Accelerator
+    start: dict[str, Tensor] | None = None  # state of a warmed-up method
+
+    def trainer(self, modes: Callable[[nn.Module], list[Mode]], steps: int) -> tuple[Trainer, nn.Module]:
+        """Build a trainer and its toy g, which `modes` gets."""
+        torch.manual_seed(3)
+        quality = ToyQuality().requires_grad_(False).eval()
+        torch.manual_seed(0)
+        network = ToySegmenter if self.method_class.needs_features else FeaturelessSegmenter
+        method = self.method_class(network, self.method_class.Settings())
+        if self.start is not None:
+            method.load_state_dict(self.start)
+        guide = Guide(modes(quality))
+        return Trainer(method, guide, quality, toy_data(), toy_protocol(steps), 0, self.accelerator), quality
+
+
+def _finish(trainer: Trainer, until: int | None = None) -> dict[str, Tensor]:
+    for done in trainer.run():
+        if done == until:
+            break
+    return {name: value.clone() for name, value in trainer.method.state_dict().items()}
+
+
+def _difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
+    """Name the first tensor that differs in any bit; '' if none does."""
+    return next((name for name, value in first.items() if not torch.equal(value, second[name])), "")
+
+
+def check_method(method_class: type[Method]) -> Iterator[Finding]:
+    """Check every rule of the contract in turn; whatever the method raises is the last finding.
+
+    Parameters
+    ----------
+    method_class : subclass of Method
+
+    Yields
+    ------
+    Finding
+    """
+    accelerator = make_accelerator("cpu", "fp32", 1)
+    rule = _STEP_RULE
+    try:
+        for finding in _check(method_class, accelerator):
+            rule = _RUNS_RULE
+            yield finding
+    except QGBenchError as error:
+        yield Finding(rule, False, str(error))
+    except Exception as error:
+        logger.debug("%s", traceback.format_exc())
+        yield Finding(rule, False, _where_it_failed(error, method_class))
+
+
+def _where_it_failed(error: Exception, method_class: type[Method]) -> str:
+    """Say what somebody's code raised, in which line of it, and what networks it was given."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == inspect.getsourcefile(method_class)]
+    last = (own or frames)[-1]
+    return (
+        f"{in_one_line(error)} ({Path(last.filename).name}, line {last.lineno}). The networks of the check "
+        f"are small: images of {_SIZE} pixels, features of {_CHANNELS} channels, and no attributes but size, encode "
+        "and decode."
+    )
+
+
+def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Finding]:
+    trainer, _ = _Bench(method_class, accelerator).trainer(lambda g: [], _WARM_UP)
+    _finish(trainer)
+    yield Finding(_STEP_RULE, True)
+    batch, _ = trainer._streams.next(0.9)
+    method = trainer.method.train()
+    yield from _check_terms(method, batch)
+    yield from _check_teacher(method)
+    if method_class.pseudo_labels:
+        yield from _check_rejection(method, batch)
+    # From here on trainers start warmed up: an untrained network's labels may pass no threshold, and all twins agree.
+    bench = _Bench(method_class, accelerator, copy.deepcopy(method.state_dict()))
+    yield from _check_twins(bench)
+    yield _check_resume(bench)
+
+
+def _check_terms(method: Method, batch: Batch) -> Iterator[Finding]:
+    step = method(batch)
+    check_step(step, batch, method)
+    if method.pseudo_labels:
+        yield Finding("a method that makes pseudo-labels returns terms", bool(step.terms))
+    else:
+        yield Finding("a method without pseudo-labels returns no terms", not step.terms, "set pseudo_labels = True")
+    parameters = [p for p in method.students.parameters() if p.requires_grad]
+    for index, term in enumerate(step.terms):
+        touched = False
+        if term.loss.requires_grad:
+            gradients = torch.autograd.grad(term.loss.sum(), parameters, retain_graph=True, allow_unused=True)
+            touched = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+        positive = bool((term.loss >= 0).all()) and float(term.loss.detach().sum()) > 0
+        yield Finding(f"terms[{index}] is finite and > 0 after a warm-up", positive, f"loss {term.loss.tolist()}")
+        yield Finding(f"terms[{index}] reaches a student", touched, "no parameter gets a gradient")
+    total = step.supervised + sum((term.coef * term.loss.sum() for term in step.terms), torch.zeros(()))
+    for index, student in enumerate(method.students):
+        gradients = torch.autograd.grad(total, list(student.parameters()), retain_graph=True, allow_unused=True)
+        lost = [name for (name, _), g in zip(student.named_parameters(), gradients, strict=True) if g is None]
+        yield Finding(f"students[{index}] is reached by the loss", not lost, f"no gradient for {', '.join(lost[:3])}")
+
+
+def _check_teacher(method: Method) -> Iterator[Finding]:
+    teacher, student = method.teacher, method.student
+    if teacher is None:
+        return
+    yield Finding(
+        "the teacher gets no gradient", all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    )
+    apart = {t.data_ptr() for t in teacher.state_dict().values()}.isdisjoint(
+        t.data_ptr() for t in student.state_dict().values()
+    )
+    yield Finding("teacher and student share no tensor", apart)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    method.update_teacher(0.75)
+    wrong = []
+    for name, value in teacher.state_dict().items():
+        target = student.state_dict()[name]
+        expected = 0.75 * before[name] + 0.25 * target if value.is_floating_point() else target
+        if not torch.allclose(value, expected, atol=1e-6):
+            wrong.append(name)
+    yield Finding(
+        "the teacher moves towards the student, buffers too", not wrong, f"not averaged: {', '.join(wrong[:3])}"
+    )
+
+
+def _gradient(method: Method, batch: Batch, modes: list[Mode], corrector: Any) -> list[Tensor]:
+    method = copy.deepcopy(method).train()
+    method.zero_grad(set_to_none=True)
+    objective = Objective(method, Guide(modes))
+    method.corrector = corrector
+    torch.manual_seed(7)
+    objective(batch, None, 0)[0].backward()
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in method.students.parameters()]
+
+
+def _check_rejection(method: Method, batch: Batch) -> Iterator[Finding]:
+    batch = replace(batch, progress=1.0)
+
+    def replaced(image: Tensor, prob: Tensor) -> Tensor:
+        return torch.cat([prob[:1], 1.0 - prob[1:2].round(), prob[2:]])
+
+    plain = _gradient(method, batch, [_FixedWeights(1)], None)
+    other = _gradient(method, batch, [_FixedWeights(1)], replaced)
+    same = all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+    yield Finding("with weight 0, replacing a pseudo-label leaves the gradient unchanged", same, "see Term.owner")
+    plain = _gradient(method, batch, [_FixedWeights(2)], None)
+    other = _gradient(method, batch, [_FixedWeights(2)], replaced)
+    changed = any(not torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+    yield Finding("with weight 1, replacing a pseudo-label changes the gradient", changed)
+
+
+def _check_twins(bench: _Bench) -> Iterator[Finding]:
+    settings = toy_protocol(1).qg
+    steps = 12
+    plain = _finish(bench.trainer(lambda g: [], steps)[0])
+
+    def qar(weight: float) -> Callable[[nn.Module], list[Mode]]:
+        changed = settings.model_copy(update={"lambda_qar": weight, "qar_warmup": 0.0, "qar_ramp": 0.0})
+        return lambda g: [QualityRegularisation(g, changed, 0)]
+
+    if bench.method_class.pseudo_labels:
+        weighted = _finish(bench.trainer(lambda g: [QualityWeighting(one, settings)], steps)[0])
+        name = _difference(plain, weighted)
+        yield Finding("QW with g = 1 is bit-identical to no add-on", not name, f"{name} differs")
+        loose = settings.model_copy(update={"tau": 0.0})
+        guided = _finish(bench.trainer(lambda g: [QualityWeighting(PredictedQuality(g), loose)], steps)[0])
+        changed = bool(_difference(plain, guided))
+        yield Finding("QW with a varying g changes the student", changed, "no tensor differs")
+    name = _difference(plain, _finish(bench.trainer(qar(0.0), steps)[0]))
+    yield Finding("QAR with lambda 0 is bit-identical to no add-on", not name, f"{name} differs")
+    trainer, quality = bench.trainer(qar(1.0), steps)
+    before = {key: value.clone() for key, value in quality.state_dict().items()}
+    changed = bool(_difference(plain, _finish(trainer)))
+    yield Finding("QAR changes the student", changed, "no tensor differs")
+    name = _difference(before, dict(quality.state_dict()))
+    yield Finding(
+        "QAR never changes g", not name and all(p.grad is None for p in quality.parameters()), f"{name} differs"
+    )
+
+
+def _check_resume(bench: _Bench) -> Finding:
+    steps = 12
+    whole, _ = bench.trainer(lambda g: [], steps)
+    expected = _finish(whole)
+    first, _ = bench.trainer(lambda g: [], steps)
+    _finish(first, until=5)
+    state = copy.deepcopy(first.state_dict())
+    second, _ = bench.trainer(lambda g: [], steps)
+    torch.manual_seed(99)
+    second.load_state_dict(state)
+    name = _difference(expected, _finish(second))
+    return Finding("saved at step 5 and resumed equals the uninterrupted run, bit for bit", not name, f"{name} differs")

@@ -1,0 +1,791 @@
+"""Check records before they are believed: averages and overlap scores are recomputed, what is claimed is compared.
+
+Distances (HD95, ASSD, NSD) cannot be recomputed without the predictions; they are checked for what is impossible, and
+measured anew where predictions were kept (``judge``).
+
+A fault is something that no honest, undamaged record has; one is enough to refuse it. A note is to be known and proves
+nothing. The rules, each record by itself:
+
+============== ======== ===============================================================================================
+rule           severity found
+============== ======== ===============================================================================================
+record         fault    JSON that is cut off, not a record, or of a version of the schema that is not known
+images         fault    CSV that is missing, cut off, empty, lacks a column, or has text where a number belongs
+image ids      fault    an image twice, or without id or group
+counts         fault    sizes and counts that are no whole numbers, more pixels than the image has, n_tp above n_ref or
+                        n_pred
+overlap        fault    Dice, Jaccard, precision, recall that n_tp, n_ref, n_pred do not give (to 1e-9)
+status         fault    another status than n_ref and n_pred give
+distances      fault    HD95 (either) or ASSD that is empty though both masks have foreground or neither has, given
+                        though one is empty, below 0, longer than the image, or above 0 though the masks are equal
+surface dice   fault    outside [0, 1], not 0 where one mask is empty, not 1 where the masks are equal, or higher at the
+                        smaller of the two tolerances
+scores         fault    q or confidence outside [0, 1]; q without a predictor g, or none with one
+summary        fault    an average that the CSV does not give; of 'others' too, where ``images.<name>.csv`` is there
+numbers        fault    in the JSON: NaN or infinity, a score outside its range, negative times or memory, validations
+                        that are not in order or after the last step
+protocol       fault    no protocol of this qgbench, or a newer version of one or of its g
+spec           fault    cell, spec, settings, steps, precision, device, threads, run_id that contradict each other;
+                        settings that came after the record are read as what was done before them
+labels         fault    labelled images that repeat, are test images, are not as many as the regime says, or are not
+                        those that the seed draws
+split          fault    another split than the committed one
+test images    fault    other test images or groups than the committed split's
+place          fault    submitted under a name that is not the record's (`qgbench.run.record.result_path`)
+pair           fault    a submitted CSV, or what reruns found, without its JSON
+reproduction   fault    what reruns found cannot be read or is of another record, or the last rerun disagrees
+older          note     a former version of the protocol, or of the g that guides the run: run_id, settings, split,
+                        labelled images and place are not compared with those of today
+split unknown  note     no split is committed for this data set, or someone else made it: split and test images are not
+                        checked
+outside code   note     method or architecture do not ship with qgbench
+uncommitted    note     trained by code with changes that no commit holds
+near copies    note     test images that are near copies of training images, as the run found
+judge          fault    the judge counts other pixels, Dice (to 1e-9), HD95 or ASSD (to 1e-6 pixels), or finds other
+                        images or sizes in the predictions
+not judged     note     the predictions were not kept, or the data are not here
+============== ======== ===============================================================================================
+
+and records beside each other:
+
+============== ======== ===============================================================================================
+data           fault    records of one version of a protocol, data set and pools whose data differ in fingerprint
+two records    fault    of one cell and seed, with different content
+same scores    fault    equal Dice for every image in records of different methods, seeds, regimes or architectures, to
+                        the last bit; unless all images have one Dice (nothing was predicted anywhere), or only the
+                        pools of supervised training differ, which reads none. A note where only the add-on or settings
+                        differ, which may have no effect (the score 'one' never has)
+copy           note     the same record twice
+gap            note     a seed missing below the highest of its cell
+twin           note     a cell with an add-on whose twin without it is missing, or lacks some of its seeds
+claim          fault    a file of ``claims/`` that cannot be read (`qgbench.trust.claims`)
+============== ======== ===============================================================================================
+
+Left out because they do not always hold: HD95 (pooled) is not bounded by HD95 (max) (border distances 0, 1 and 0, 1:
+percentiles are interpolated, 1 against 0.95), nor ASSD by either. Nothing here imports torch.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache, partial
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from rich.console import Console
+
+from qgbench.base.cores import on_all_cores, usable_cores
+from qgbench.base.errors import QGBenchError, UserError, unknown_name
+from qgbench.base.paths import no_folder
+from qgbench.base.progress import Track, no_progress
+from qgbench.base.schema import not_finite
+from qgbench.data.cards import card_names
+from qgbench.data.readers import name_some
+from qgbench.data.splits import draw_labelled, load_split, split_fingerprint
+from qgbench.metrics.masks import NSD_DIAGONAL_FRACTION, NSD_PIXELS
+from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, TEXT_COLUMNS
+from qgbench.quality.audit import Agreement
+from qgbench.run.folder import PREDICTIONS_NAME
+from qgbench.run.record import (
+    RECORD_NAME,
+    Cell,
+    Record,
+    Summary,
+    find_records,
+    images_path,
+    read_images,
+    read_record,
+    result_path,
+    summarise,
+)
+from qgbench.spec.run_spec import GIVEN, Protocol, Regime, RunSpec, load_protocol, protocol_names
+from qgbench.trust.claims import CLAIMS_NAME, read_claims
+from qgbench.trust.judge import Judge
+from qgbench.trust.reproduce import is_of_reproductions, record_path_of, reproduction_of
+
+JUDGES = ("medpy",)
+Severity = Literal["fault", "note"]
+
+_WORTH_PROCESSES = 500  # records; a process takes a second to start
+_CHUNK = 10  # records; a judge takes seconds for each, and progress shows no less than a chunk
+
+_EXACT = 1e-9  # for what is recomputed from the same numbers in double precision
+_SINGLE = 1e-5  # for what was averaged in single precision
+_NUMBERS = [name for name in IMAGE_COLUMNS if name not in TEXT_COLUMNS]
+_COLOURS = {"fault": "red", "note": "dim"}
+
+Found = Iterator[tuple[str, str]]  # rule and text
+Column = NDArray[np.float64]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that a rule found.
+
+    Attributes
+    ----------
+    path : Path
+        The record, or the first of several that share it.
+    rule : str
+        One of those listed in `qgbench.trust.verify`.
+    text : str
+        What was found and what was expected.
+    severity : {'fault', 'note'}
+    """
+
+    path: Path
+    rule: str
+    text: str
+    severity: Severity = "fault"
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the rules across records need of one of them."""
+
+    path: Path
+    cell: Cell
+    data: str
+    content: bytes  # hash of both files
+    dice: bytes | None  # hash of ids and Dice; None where all images have one Dice
+
+
+@dataclass(frozen=True)
+class _CommittedSplit:
+    """What is compared of a committed split."""
+
+    fingerprint: str
+    train: pd.DataFrame
+    test: dict[str, str]  # group by id
+
+
+def record_files(folders: Sequence[Path]) -> list[Path]:
+    """List the record files under some folders, each once.
+
+    Raises
+    ------
+    UserError
+        A folder does not exist.
+    """
+    if absent := [no_folder(folder) for folder in folders if not folder.is_dir()]:
+        raise UserError(f"{'; '.join(absent)}. Give the folders that hold runs or submitted results.")
+    return list({path.resolve(): path for folder in folders for path in find_records(folder)}.values())
+
+
+def verify_records(folders: Sequence[Path], judge: str | None = None, track: Track = no_progress) -> list[Fault]:
+    """Check every record under some folders, by itself and beside the others.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Runs or submitted results, at any depth.
+    judge : {'medpy'}, optional
+        Measure kept predictions anew with this library.
+    track : Track
+        Shows progress, record by record.
+
+    Returns
+    -------
+    list of Fault
+        Faults first, then notes; each sorted by path and rule.
+
+    Raises
+    ------
+    UserError
+        A folder does not exist, no record is in any of them, or there is no such judge.
+    """
+    if judge is not None and judge not in JUDGES:
+        raise unknown_name("judge", judge, JUDGES)
+    paths = record_files(folders)
+    if not paths:
+        raise UserError(
+            f"no records under {', '.join(map(str, folders)) or 'no folder'}: expected record.json of finished runs or "
+            "seed<k>.json of submitted results."
+        )
+    faults, seen = [], []
+    # Closed at once on Ctrl-C: an open pool would check all other records before the interpreter could exit.
+    with closing(_verify_each(paths, judge)) as checked:
+        for found, own in track(checked, "verify", len(paths), "records"):
+            faults += found
+            if own is not None:
+                seen.append(own)
+    faults += [*_across(seen), *_lone_tables(folders), *_claims(folders)]
+    whole = [fault for fault in faults if fault.severity == "fault"]
+    notes = _gathered(fault for fault in faults if fault.severity == "note")
+    return [*sorted(whole, key=_order), *sorted(notes, key=_order)]
+
+
+def print_faults(faults: Sequence[Fault], checked: int, console: Console) -> None:
+    """Print what was found, and a line that sums it up.
+
+    Parameters
+    ----------
+    faults : sequence of Fault
+    checked : int
+        How many records were looked at.
+    console : Console
+    """
+    for fault in faults:
+        console.print(f"{fault.severity}: {fault.rule}", style=_COLOURS[fault.severity], markup=False, highlight=False)
+        console.print(f"  {fault.path}\n  {fault.text}", markup=False, highlight=False, soft_wrap=True)
+    counts = [sum(fault.severity == severity for fault in faults) for severity in ("fault", "note")]
+    summed = ", ".join(
+        f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+        for number, noun in zip(counts, ("fault", "note"), strict=True)
+    )
+    console.print(f"{checked} record{'' if checked == 1 else 's'} checked: {summed}.", markup=False, highlight=False)
+
+
+def _verify_each(paths: Sequence[Path], judge: str | None) -> Generator[tuple[list[Fault], _Seen | None], None, None]:
+    """Check records by themselves, in the order of their paths; many of them on all cores."""
+    if len(paths) < _WORTH_PROCESSES or usable_cores() == 1:
+        yield from map(_Verifier(judge).verify, paths)
+    else:
+        yield from on_all_cores(partial(_verify_in_worker, judge), paths, worth=1, chunk=_CHUNK)
+
+
+def _verify_in_worker(judge: str | None, path: Path) -> tuple[list[Fault], _Seen | None]:
+    return _verifier_of_worker(judge).verify(path)
+
+
+@cache
+def _verifier_of_worker(judge: str | None) -> "_Verifier":
+    """Give the one verifier of a process that ends with the pool; elsewhere it would outlive changes to the data."""
+    return _Verifier(judge)
+
+
+class _Verifier:
+    """Checks records one by one, and keeps the committed splits and draws that several of them need.
+
+    Parameters
+    ----------
+    judge : {'medpy'} or None
+    """
+
+    def __init__(self, judge: str | None) -> None:
+        self._judge = None if judge is None else Judge()
+        self._protocols = {name: load_protocol(name) for name in protocol_names()}
+        self._splits: dict[tuple[str, str, str], _CommittedSplit | None] = {}
+        self._draws: dict[tuple[str, str, str, int, int], list[str]] = {}
+
+    def verify(self, path: Path) -> tuple[list[Fault], _Seen | None]:
+        """Check one record; None where it cannot be read or its numbers are no numbers."""
+        try:
+            record = read_record(path)
+        except QGBenchError as error:
+            return [Fault(path, "record", str(error))], None
+        table = images_path(path)
+        try:
+            images = _read_table(table)
+        except QGBenchError as error:
+            return [Fault(table, "images", str(error))], None
+        numbers = dict(zip(_NUMBERS, images[_NUMBERS].to_numpy(dtype=float).T, strict=True))
+        in_table = [*_image_ids(images), *_rows(images, numbers, record.provenance.g is not None)]
+        faults = [Fault(table, *found) for found in in_table]
+        faults += [Fault(table, *found) for found in _compared("the record", summarise(images), record.summary)]
+        faults += [fault for name, summary in record.others.items() for fault in _other(table, name, summary)]
+        faults += [Fault(path, *found) for found in (*_ranges(record), *_consistent(record), *_labels(record, images))]
+        faults += [*self._protocol(path, record, images), *_notes(path, record), *_reproduced(path)]
+        if self._judge is not None:
+            faults += self._judged(path, record, images)
+        return faults, _seen(path, record, images, numbers["dice"])
+
+    def _protocol(self, path: Path, record: Record, images: pd.DataFrame) -> Iterator[Fault]:
+        """Compare with the protocol, the split and the draw of today, where the record is of today."""
+        cell = record.cell
+        present = self._protocols.get(cell.protocol)
+        if present is None:
+            yield Fault(path, "protocol", str(unknown_name("protocol", cell.protocol, self._protocols)))
+            return
+        for what, version, known in record.versions(present):
+            if version > known:
+                text = (
+                    f"{what} version {version}, which is newer than this qgbench: it has version {known}. "
+                    "Upgrade: pip install --upgrade qgbench"
+                )
+                yield Fault(path, "protocol", text)
+                return
+            if version < known:
+                text = (
+                    f"{what} version {version}, and the present is {known}: run_id, settings, split, labelled images "
+                    "and place are not compared with those of today"
+                )
+                yield Fault(path, "older", text, "note")
+                return
+        for rule, text in (*_spec(record), *_place(path, record)):
+            yield Fault(path, rule, text)
+        yield from self._split(path, record, images, present)
+
+    def _split(self, path: Path, record: Record, images: pd.DataFrame, protocol: Protocol) -> Iterator[Fault]:
+        cell = record.cell
+        try:
+            regime = Regime.parse(cell.regime)
+        except UserError:
+            return  # `_labels` says so
+        key = (cell.dataset, regime.split_kind, cell.protocol)
+        if key not in self._splits:
+            self._splits[key] = _committed_split(cell.dataset, regime, protocol)
+        committed = self._splits[key]
+        if regime.split.startswith(GIVEN) or committed is None:
+            text = f"no split of '{cell.dataset}' is committed that is '{regime.split}': test images are not checked"
+            yield Fault(path, "split unknown", text, "note")
+            return
+        provenance = record.provenance
+        if provenance.split != committed.fingerprint:
+            digests = f"{provenance.split[:12]}..., the committed split's {committed.fingerprint[:12]}..."
+            yield Fault(path, "split", f"the fingerprint is {digests}")
+        tested = dict(zip(images["id"].tolist(), images["group"].tolist(), strict=True))
+        if tested != committed.test:
+            text = f"{len(tested)} images, and the committed split has {len(committed.test)} to test on; "
+            yield Fault(images_path(path), "test images", text + _differences(tested, committed.test))
+        budget = regime.labelled(len(committed.train))
+        draw = (*key, budget, cell.seed)
+        if draw not in self._draws:
+            drawable = 1 <= budget <= len(committed.train)
+            self._draws[draw] = draw_labelled(committed.train, budget, cell.seed) if drawable else []
+        if provenance.labelled_ids != self._draws[draw]:
+            text = f"{len(provenance.labelled_ids)} labelled images, and seed {cell.seed} draws {budget}; "
+            yield Fault(path, "labels", text + _differences(provenance.labelled_ids, self._draws[draw]))
+
+    def _judged(self, path: Path, record: Record, images: pd.DataFrame) -> Iterator[Fault]:
+        assert self._judge is not None
+        predictions = path.with_name(PREDICTIONS_NAME)
+        if path.name != RECORD_NAME or not predictions.is_file():
+            yield Fault(path, "not judged", f"there is no {PREDICTIONS_NAME} beside the record", "note")
+            return
+        try:
+            for text in self._judge.compare(predictions, record.cell.dataset, images):
+                yield Fault(predictions, "judge", text)
+        except QGBenchError as error:
+            yield Fault(path, "not judged", f"the data cannot be opened: {error}", "note")
+
+
+# The table
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """Read rows whose numbers are numbers; what is missing of a text is empty.
+
+    Raises
+    ------
+    QGBenchError
+        As `read_images`; there are no rows, or text stands where a number belongs.
+    """
+    images = read_images(path)
+    if images.empty:
+        raise QGBenchError(f"{path} has no rows")
+    kinds = {name: dtype.kind for name, dtype in images.dtypes.items()}
+    if text := [name for name in _NUMBERS if kinds[name] not in "iuf"]:
+        raise QGBenchError(f"{path} has text where a number belongs: {', '.join(text)}")
+    for name in TEXT_COLUMNS:
+        if images[name].hasnans:
+            images[name] = images[name].fillna("")
+    return images
+
+
+def _image_ids(images: pd.DataFrame) -> Found:
+    ids = images["id"].tolist()
+    if len(set(ids)) < len(ids):
+        repeated = sorted(id for id, rows in Counter(ids).items() if rows > 1)
+        yield "image ids", f"{name_some(repeated, 'image')} in more than one row"
+    for name in ("id", "group"):
+        if "" in images[name].tolist():
+            yield "image ids", f"a row without {name}"
+
+
+def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], has_g: bool) -> Found:
+    """Apply the rules for a row's numbers to all rows."""
+
+    def faulty(rule: str, text: str, right: NDArray[np.bool_]) -> Found:
+        if not right.all():
+            yield rule, f"{text}: {name_some(images['id'][~right].tolist(), 'image')}"
+
+    height, width, n_ref, n_pred, n_tp = (numbers[name] for name in ("height", "width", "n_ref", "n_pred", "n_tp"))
+    whole = np.isfinite([height, width, n_ref, n_pred, n_tp]).all(axis=0)
+    whole &= np.array([np.floor(column) == column for column in (height, width, n_ref, n_pred, n_tp)]).all(axis=0)
+    whole &= (height >= 1) & (width >= 1) & (n_ref >= 0) & (n_pred >= 0) & (n_tp >= 0)
+    possible = whole & (n_tp <= np.minimum(n_ref, n_pred)) & (n_ref + n_pred - n_tp <= height * width)
+    if not possible.all():
+        yield from faulty("counts", "sizes or counts that are no whole numbers", whole)
+        yield from faulty("counts", "more pixels than there are, or n_tp above n_ref or n_pred", possible | ~whole)
+        return
+
+    both_empty = n_ref + n_pred == 0
+    one_empty = ~both_empty & ((n_ref == 0) | (n_pred == 0))
+    equal = (n_tp == n_ref) & (n_tp == n_pred)
+    for name, part, of in (
+        ("dice", 2 * n_tp, n_ref + n_pred),
+        ("jaccard", n_tp, n_ref + n_pred - n_tp),
+        ("precision", n_tp, n_pred),
+        ("recall", n_tp, n_ref),
+    ):
+        expected = np.where(both_empty, 1.0, part / np.maximum(of, 1))
+        right = np.abs(numbers[name] - expected) <= _EXACT
+        yield from faulty("overlap", f"{name} is not what n_tp, n_ref and n_pred give", right)
+
+    status = np.select([both_empty, n_pred == 0, n_ref == 0], ["both_empty", "missed", "spurious"], "ok")
+    yield from faulty("status", "not what n_ref and n_pred give", np.array(images["status"].tolist()) == status)
+
+    longest = np.where(equal, 0.0, np.hypot(height - 1, width - 1)) + _EXACT
+    for name in DISTANCE_COLUMNS:
+        distance = numbers[name]
+        given = (distance >= 0) & (distance <= longest)
+        text = f"{name} is not between 0 and the longest possible, or not empty exactly where one mask is"
+        yield from faulty("distances", text, np.where(one_empty, np.isnan(distance), given))
+
+    near, far = numbers["nsd_2px"], numbers["nsd_2pct"]
+    for name, share in (("nsd_2px", near), ("nsd_2pct", far)):
+        right = (share >= 0) & (share <= 1) & (~one_empty | (share == 0)) & (~equal | (share == 1))
+        yield from faulty("surface dice", f"{name} is outside [0, 1], or not what empty or equal masks give", right)
+    wider = NSD_DIAGONAL_FRACTION * np.hypot(height, width) >= NSD_PIXELS
+    yield from faulty(
+        "surface dice",
+        "nsd_2px and nsd_2pct: the smaller tolerance has more",
+        np.where(wider, far >= near, far <= near),
+    )
+
+    q, confidence = numbers["q"], numbers["confidence"]
+    in_range = (q >= 0) & (q <= 1 + _SINGLE)
+    text = "no q between 0 and 1, though the record names a predictor" if has_g else "q, and the record names no g"
+    yield from faulty("scores", text, in_range if has_g else np.isnan(q))
+    yield from faulty("scores", "no confidence between 0 and 1", (confidence >= 0) & (confidence <= 1 + _SINGLE))
+
+
+def _compared(who: str, recomputed: Summary, stored: Summary) -> Found:
+    for name, value in recomputed.model_dump().items():
+        claimed = getattr(stored, name)
+        if not math.isclose(value, claimed, rel_tol=_EXACT, abs_tol=_EXACT):
+            yield "summary", f"the rows give {name} = {value:.9g}, {who} says {claimed:.9g}"
+
+
+def _other(table: Path, name: str, summary: Summary) -> Iterator[Fault]:
+    """Recompute the averages of another network of the run, where its rows are kept."""
+    path = table.with_name(f"images.{name}.csv")
+    if table.name != "images.csv" or not path.is_file():
+        return
+    try:
+        images = _read_table(path)
+    except QGBenchError as error:
+        yield Fault(path, "images", str(error))
+        return
+    for found in _compared(f"the record of '{name}'", summarise(images), summary):
+        yield Fault(path, *found)
+
+
+# The record
+
+
+def _ranges(record: Record) -> Found:
+    """Find numbers that are not finite or outside their range."""
+    for where in not_finite(record.model_dump()):
+        yield "numbers", f"{where} is not finite"
+
+    for name, summary in {"summary": record.summary, **record.others}.items():
+        scores = ("dice", "jaccard", "precision", "recall", "nsd_2px", "nsd_2pct")
+        within = all(0 <= getattr(summary, score) <= 1 + _EXACT for score in scores)
+        within &= all(getattr(summary, distance) >= 0 for distance in (*DISTANCE_COLUMNS, "hd95_percent"))
+        within &= 1 <= summary.groups <= summary.images and 0 <= summary.hd95_percent <= 100 + _EXACT
+        within &= min(summary.missed, summary.spurious) >= 0 and summary.missed + summary.spurious <= summary.images
+        if not within or summary.images != record.summary.images or summary.groups != record.summary.groups:
+            yield "numbers", f"{name} has a value outside its range, or other numbers of images or groups"
+
+    times = record.times
+    if min(times.g, times.train, times.evaluate) < 0 or record.peak_memory_mib < 0:
+        yield "numbers", "times or memory below 0"
+    steps = [step for step, _ in record.val_dice]
+    if steps != sorted(set(steps)) or (steps and not 1 <= steps[0] <= steps[-1] <= record.steps):
+        yield "numbers", f"val_dice is not in the order of its steps, or has steps beyond 1 to {record.steps}"
+    if record.best_val_step is not None and record.best_val_step not in steps:
+        yield "numbers", f"best_val_step is {record.best_val_step}, at which there was no validation"
+    for where, share in _shares(record):
+        if share is not None and not -_SINGLE <= share <= 1 + _SINGLE:
+            yield "numbers", f"{where} = {share:g} is not between 0 and 1"
+    for where, agreement in _agreements(record):
+        correlations = [value for value in (agreement.pearson, agreement.spearman) if value is not None]
+        if any(abs(value) > 1 + _SINGLE for value in correlations) or agreement.masks < 0:
+            yield "numbers", f"{where} has a correlation outside -1 to 1, or less than no masks"
+
+
+def _shares(record: Record) -> Iterator[tuple[str, float | None]]:
+    """Yield everything beside the summaries that lies between 0 and 1, with its name."""
+    yield from ((f"val_dice at step {step}", dice) for step, dice in record.val_dice)
+    yield from ((f"mae of {where}", agreement.mae) for where, agreement in _agreements(record))
+    for audit in record.pseudo_labels:
+        yield "progress of pseudo_labels", audit.progress
+        yield "mean_dice of pseudo_labels", audit.mean_dice
+    if record.guidance is not None:
+        for name in ("mean_q", "kept_share", "effective_sample_size"):
+            yield name, getattr(record.guidance, name)
+
+
+def _agreements(record: Record) -> Iterator[tuple[str, Agreement]]:
+    if record.audit is not None:
+        yield "audit.synthetic", record.audit.synthetic
+        yield "audit.weak_models", record.audit.weak_models
+    for checkpoint in record.pseudo_labels:
+        yield from ((f"pseudo_labels, {name}", agreement) for name, agreement in checkpoint.scores.items())
+
+
+def _consistent(record: Record) -> Found:
+    """Compare what a record of any version says twice."""
+    cell, spec = record.cell, record.spec
+    settings = record.settings.get("protocol")
+    settings = settings if isinstance(settings, dict) else {}
+    train = settings.get("train")
+    said_twice = [
+        *((f"spec.{name}", spec.get(name), getattr(cell, name)) for name in ("protocol", "dataset", "regime")),
+        *((f"spec.{name}", spec.get(name), getattr(cell, name)) for name in ("arch", "encoder", "method", "seed")),
+        *((f"spec.{name}", spec.get(name), getattr(record, name)) for name in ("precision", "device", "threads")),
+        ("settings.protocol.name", settings.get("name"), cell.protocol),
+        ("settings.protocol.version", settings.get("version"), cell.protocol_version),
+        ("settings.protocol.train.steps", train.get("steps") if isinstance(train, dict) else None, record.steps),
+    ]
+    for name, one, other in said_twice:
+        if one != other:
+            yield "spec", f"{name} is {one!r}, elsewhere {other!r}"
+    if not isinstance(settings.get("g_version", 1), int):
+        yield "spec", f"settings.protocol.g_version is {settings['g_version']!r}, and no whole number"
+
+
+def _spec(record: Record) -> Found:
+    """Resolve the spec of a record of the present protocol, and compare what follows from it."""
+    try:
+        spec = RunSpec.model_validate(RunSpec.completed(record.spec))
+        protocol = spec.resolve().model_dump(mode="json")
+        method = record.settings.get("method", {})
+        follows = [
+            ("run_id", record.run_id, spec.id),
+            ("cell.addon", record.cell.addon, spec.addon),
+            ("cell.variant", record.cell.variant, spec.variant),
+            *((f"settings.method.{name}", method.get(name), value) for name, value in _of_method(spec)),
+        ]
+    except (QGBenchError, ValidationError, TypeError, AttributeError) as error:
+        yield "spec", f"the spec does not resolve: {str(error).splitlines()[0]}"
+        return
+    for name, stored, expected in follows:
+        if stored != expected:
+            yield "spec", f"{name} is {stored!r}; the spec gives {expected!r}"
+    stored = record.settings.get("protocol")
+    stored = Protocol.completed(stored) if isinstance(stored, dict) else {}
+    for name in sorted(protocol.keys() - spec.idle_parts):
+        if name not in stored or stored[name] != protocol[name]:
+            yield "spec", f"settings.protocol.{name} is not what protocol and overrides give"
+
+
+def _of_method(spec: RunSpec) -> Iterator[tuple[str, Any]]:
+    yield from spec.overrides_of("method").items()
+
+
+def _labels(record: Record, images: pd.DataFrame) -> Found:
+    labelled = record.provenance.labelled_ids
+    if len(set(labelled)) < len(labelled):
+        yield "labels", "labelled images are there twice"
+    if both := sorted(set(labelled) & set(images["id"])):
+        yield "labels", f"{name_some(both, 'image')} labelled in training and tested on"
+    try:
+        budget = Regime.parse(record.cell.regime).budget
+    except UserError as error:
+        yield "spec", str(error)
+        return
+    if budget is not None and len(labelled) != budget:
+        yield "labels", f"{len(labelled)} labelled images, and the regime is {record.cell.regime}"
+
+
+def _place(path: Path, record: Record) -> Found:
+    """Compare where a submitted record lies with where it belongs."""
+    if path.name == RECORD_NAME:
+        return
+    expected = result_path(record)
+    if path.resolve().parts[-len(expected.parts) :] != expected.parts:
+        yield "place", f"the record belongs to {expected}"
+
+
+def _notes(path: Path, record: Record) -> Iterator[Fault]:
+    for kind, name, source in (
+        ("method", record.cell.method, record.spec.get("source")),
+        ("architecture", record.cell.arch, record.spec.get("arch_source")),
+    ):
+        if source:
+            text = f"the {kind} '{name}' does not ship with qgbench; its source is {source}"
+            yield Fault(path, "outside code", text, "note")
+    if (record.provenance.git_commit or "").endswith("+dirty"):
+        text = f"trained by code with changes that commit {record.provenance.git_commit} does not hold"
+        yield Fault(path, "uncommitted", text, "note")
+    if copies := (record.near_copies or {}).get("test"):
+        text = f"{name_some(copies, 'test image')} of {record.summary.images}: near copies of training images"
+        yield Fault(path, "near copies", text, "note")
+
+
+def _reproduced(path: Path) -> Iterator[Fault]:
+    try:
+        last = reproduction_of(path)
+    except QGBenchError as error:
+        yield Fault(path, "reproduction", str(error))
+        return
+    if last is not None and last.verdict == "disagrees":
+        yield Fault(path, "reproduction", f"its rerun disagrees ({last.created}): {last.reason}")
+
+
+def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _CommittedSplit | None:
+    """Give the committed split of a data set; None where there is none."""
+    if dataset not in card_names("labelled"):
+        return None
+    try:
+        split = load_split(dataset, regime.split_kind, protocol.fractions)
+    except UserError:
+        return None
+    test = split[split["split"] == "test"]
+    return _CommittedSplit(
+        fingerprint=split_fingerprint(split),
+        train=split[split["split"] == "train"],
+        test=dict(zip(test["id"], test["group"], strict=True)),
+    )
+
+
+def _differences(found: Iterable[str], expected: Iterable[str]) -> str:
+    surplus, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
+    said = [f"{name_some(ids, 'image')} {what}" for ids, what in ((surplus, "too many"), (missing, "missing")) if ids]
+    return "; ".join(said) or "the images are the same, in another order or with other groups"
+
+
+# Records beside each other
+
+
+def _seen(path: Path, record: Record, images: pd.DataFrame, dice: Column) -> _Seen:
+    content = sha256(path.read_bytes() + images_path(path).read_bytes()).digest()
+    told = None
+    if np.unique(dice).size > 1:
+        told = sha256(repr(sorted(zip(images["id"].tolist(), dice.tolist(), strict=True))).encode()).digest()
+    return _Seen(path, record.cell, record.provenance.data, content, told)
+
+
+def _across(seen: Sequence[_Seen]) -> Iterator[Fault]:
+    yield from _data_differ(seen)
+    yield from _two_records(seen)
+    yield from _same_scores(seen)
+    yield from _gaps(seen)
+
+
+def _by(seen: Iterable[_Seen], key: Any) -> dict[Any, list[_Seen]]:
+    groups: dict[Any, list[_Seen]] = defaultdict(list)
+    for one in seen:
+        groups[key(one)].append(one)
+    return groups
+
+
+def _data_differ(seen: Sequence[_Seen]) -> Iterator[Fault]:
+    def same_data(one: _Seen) -> tuple[str, int, str, str]:
+        pools = one.cell.regime.partition("@")[0].partition("+")[2]
+        return one.cell.protocol, one.cell.protocol_version, one.cell.dataset, pools
+
+    for group in _by(seen, same_data).values():
+        by_data = _by(group, lambda one: one.data)
+        most = max(by_data.values(), key=len)
+        for data, others in by_data.items():
+            if data != most[0].data:
+                text = (
+                    f"the data's fingerprint is {data[:12]}... in {_number(others)}, {most[0].data[:12]}... in "
+                    f"{_number(most)}, for example {most[0].path}"
+                )
+                yield Fault(others[0].path, "data", text)
+
+
+def _two_records(seen: Sequence[_Seen]) -> Iterator[Fault]:
+    for group in _by(seen, lambda one: one.cell).values():
+        first = group[0]
+        for other in group[1:]:
+            if other.content == first.content:
+                yield Fault(other.path, "copy", f"a copy of {first.path}", "note")
+            else:
+                text = f"{first.path} is of the same cell and seed and has other content; remove one of the two"
+                yield Fault(other.path, "two records", text)
+
+
+def _same_scores(seen: Sequence[_Seen]) -> Iterator[Fault]:
+    def but_for_settings(cell: Cell) -> Cell:
+        return cell.model_copy(update={"addon": "", "variant": "", "protocol_version": 0})
+
+    def without_pools(cell: Cell) -> Cell:
+        """Supervised training reads labelled images alone: with a pool and without it is one training."""
+        if cell.method != "supervised" or cell.addon:
+            return cell
+        budget, at, split = cell.regime.partition("@")
+        return cell.model_copy(update={"regime": budget.partition("+")[0] + at + split})
+
+    for dice, group in _by(seen, lambda one: one.dice).items():
+        if dice is None:
+            continue
+        first = group[0]
+        for other in group[1:]:
+            if other.cell == first.cell:
+                continue  # `_two_records` says so
+            if without_pools(other.cell) == without_pools(first.cell):
+                continue
+            related = but_for_settings(other.cell) == but_for_settings(first.cell)
+            text = f"every image has the very Dice that it has in {first.path}" + (
+                ": the add-on or the settings had no effect, or one is a copy" if related else ""
+            )
+            yield Fault(other.path, "same scores", text, "note" if related else "fault")
+
+
+def _gaps(seen: Sequence[_Seen]) -> Iterator[Fault]:
+    cells = _by(seen, lambda one: one.cell.model_copy(update={"seed": 0}))
+    seeds = {cell: {one.cell.seed for one in group} for cell, group in cells.items()}
+    for cell, group in cells.items():
+        if gaps := max(seeds[cell]) + 1 - len(seeds[cell]):
+            first = next(seed for seed in count() if seed not in seeds[cell])
+            yield Fault(group[0].path, "gap", f"{gaps} seeds of the cell are missing, the first is {first}", "note")
+        if not cell.addon:
+            continue
+        lacking = sorted(seeds[cell] - seeds.get(cell.model_copy(update={"addon": ""}), set()))
+        if lacking:
+            text = f"the twin without '{cell.addon}' lacks seeds {', '.join(map(str, lacking))}"
+            yield Fault(group[0].path, "twin", text, "note")
+
+
+def _lone_tables(folders: Sequence[Path]) -> Iterator[Fault]:
+    files = {path.resolve(): path for folder in folders for path in folder.rglob("seed*") if path.is_file()}
+    for file in files.values():
+        if is_of_reproductions(file):
+            record = record_path_of(file)
+        elif file.suffix == ".csv":
+            record = file.with_suffix(".json")
+        else:
+            continue
+        if not record.is_file():
+            yield Fault(file, "pair", f"there is no {record.name} beside it")
+
+
+def _claims(folders: Sequence[Path]) -> Iterator[Fault]:
+    for claims in {path.resolve(): path for folder in folders for path in folder.rglob(CLAIMS_NAME)}.values():
+        try:
+            read_claims(claims)
+        except UserError as error:
+            yield Fault(claims, "claim", str(error))
+
+
+def _gathered(notes: Iterable[Fault]) -> Iterator[Fault]:
+    """Say once what is to be noted of many records."""
+    same: dict[tuple[str, str], list[Fault]] = defaultdict(list)
+    for note in notes:
+        same[note.rule, note.text].append(note)
+    for (rule, text), group in same.items():
+        more = f" (and in {len(group) - 1} more records)" if len(group) > 1 else ""
+        yield Fault(group[0].path, rule, text + more, "note")
+
+
+def _number(seen: Sequence[_Seen]) -> str:
+    return f"{len(seen)} record{'' if len(seen) == 1 else 's'}"
+
+
+def _order(fault: Fault) -> tuple[str, str, str]:
+    return str(fault.path), fault.rule, fault.text

@@ -1,0 +1,1 @@
+"""What suites declare, and the numbers that `qgbench regress` compares with."""

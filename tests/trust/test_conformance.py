@@ -1,0 +1,256 @@
+"""`qgbench check`: every method that ships passes, and each planted defect is found by the rule that names it."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from qgbench.base.errors import UserError
+from qgbench.engine.device import make_accelerator
+from qgbench.methods import Batch, Method, Step, Term, feature_shapes, probabilities
+from qgbench.methods.losses import pixel_bce, segmentation_loss
+from qgbench.plugins.registry import load_method, method_names
+from qgbench.trust.conformance import Finding, _Bench, check_method
+
+
+def broken_rules(method: type[Method]) -> list[str]:
+    return [finding.rule for finding in check_method(method) if not finding.passed]
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_registered_method_keeps_the_contract(name: str) -> None:
+    findings = list(check_method(load_method(name)))
+    assert [finding for finding in findings if not finding.passed] == []
+    assert Finding("QAR with lambda 0 is bit-identical to no add-on", True, " differs") in findings
+    if load_method(name).pseudo_labels:
+        assert Finding("QW with g = 1 is bit-identical to no add-on", True, " differs") in findings
+
+
+class _Consistency(Method):
+    """A correct method to plant defects in: the student is trained towards a label of the weak view."""
+
+    def step(self, batch: Batch) -> Step:
+        label = self.label(self.student, batch.u_w)
+        loss = pixel_bce(self.student(batch.u_s1), label).mean((1, 2, 3))
+        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+
+
+def test_the_method_that_defects_are_planted_in_is_correct() -> None:
+    assert broken_rules(_Consistency) == []
+
+
+class _AttachedLabel(_Consistency):
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        label = torch.sigmoid(self.student(batch.u_w))
+        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, label)])
+
+
+class _ReducedLoss(_Consistency):
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        return Step(step.supervised, [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)])
+
+
+class _LabelBehindTheHarness(_Consistency):
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        label = probabilities(self.student, batch.u_w)
+        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, label)])
+
+
+class _UnstatedFeatures(_Consistency):
+    """It would fail late, on an architecture that has no features."""
+
+    def step(self, batch: Batch) -> Step:
+        feature_shapes(self.student)
+        return super().step(batch)
+
+
+class _LateReducedLoss(_Consistency):
+    """Its labels begin after a warm-up, and only then is its loss an average that nothing can weigh."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        if batch.progress < 0.5:
+            return Step(step.supervised)
+        return Step(step.supervised, [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)])
+
+
+class _LateSecondTerm(_Consistency):
+    """Its first term is right from the first step; the second begins later and is not."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        late = [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)] if batch.progress >= 0.5 else []
+        return Step(step.supervised, [*step.terms, *late])
+
+
+class _LateAverage(_Consistency):
+    """Its one term is right at first, and an average later."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        (term,) = step.terms
+        loss = term.loss if batch.progress < 0.5 else term.loss.mean()
+        return Step(step.supervised, [Term(loss, batch.u_w, term.label)])
+
+
+@pytest.mark.parametrize("method", [_LateReducedLoss, _LateSecondTerm, _LateAverage])
+def test_a_run_ends_at_the_first_step_whose_terms_break_the_contract(method: type[Method]) -> None:
+    bench = _Bench(method, make_accelerator("cpu", "fp32", 1))
+    trainer, _ = bench.trainer(lambda g: [], 8)
+    with pytest.raises(UserError, match="one value per row"):
+        list(trainer.run())
+    assert trainer.step == 4
+    resumed, _ = bench.trainer(lambda g: [], 8)
+    resumed.load_state_dict(trainer.state_dict())
+    with pytest.raises(UserError, match="one value per row"):
+        next(resumed.run())
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (_AttachedLabel, "carries a gradient"),
+        (_ReducedLoss, "one value per row"),
+        (_LateReducedLoss, "one value per row"),
+        (_LateSecondTerm, r"terms[1].loss must hold one value per row"),
+        (_LabelBehindTheHarness, "pseudo_label"),
+        (_UnstatedFeatures, "state needs_features = True"),
+    ],
+)
+def test_a_step_that_breaks_the_contract_is_refused_by_name(method: type[Method], message: str) -> None:
+    (finding,) = check_method(method)
+    assert not finding.passed
+    assert message in finding.detail
+
+
+class _OtherNetwork(_Consistency):
+    """It takes its networks to be those of smp."""
+
+    def step(self, batch: Batch) -> Step:
+        return Step(segmentation_loss(self.student.body(batch.x_l), batch.y_l), [])
+
+
+class _OtherChannels(_Consistency):
+    """Its head fits no features but those of one encoder."""
+
+    needs_features = True
+
+    def step(self, batch: Batch) -> Step:
+        torch.conv2d(self.student.encode(batch.x_l)[-1], torch.zeros(1, 320, 1, 1))
+        return super().step(batch)
+
+
+class _OtherBatch(_Consistency):
+    """It fails with the batch that one of the later rules makes."""
+
+    def step(self, batch: Batch) -> Step:
+        if batch.progress == 1.0:
+            raise ValueError("progress is\nbelow 1")
+        return super().step(batch)
+
+
+@pytest.mark.parametrize(
+    ("method", "rule", "message"),
+    [
+        (
+            _OtherNetwork,
+            "the step keeps the contract",
+            "AttributeError: 'FeaturelessSegmenter' object has no attribute",
+        ),
+        (_OtherChannels, "the step keeps the contract", "RuntimeError: .*320.*features of 8 channels"),
+        (_OtherBatch, "the method runs to the end", r"ValueError: progress is \(test_conformance\.py, line \d+\)"),
+    ],
+)
+def test_whatever_the_code_of_a_method_raises_is_a_finding(method: type[Method], rule: str, message: str) -> None:
+    *_, last = check_method(method)
+    assert not last.passed
+    assert last.rule.startswith(rule)
+    assert re.match(message, last.detail)
+
+
+class _WrongOwner(_Consistency):
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        owner = torch.arange(len(batch.u_w)).roll(1)
+        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, step.terms[0].label, owner=owner)])
+
+
+class _LossAgainstItself(_Consistency):
+    """The teacher is compared with itself: zero for ever."""
+
+    def uses_teacher(self) -> bool:
+        return True
+
+    def step(self, batch: Batch) -> Step:
+        assert self.teacher is not None
+        label = self.label(self.teacher, batch.u_w)
+        loss = (probabilities(self.teacher, batch.u_w) - label).square().mean((1, 2, 3))
+        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+
+
+class _FrozenTeacher(_LossAgainstItself):
+    """The average is not written in place: the teacher never moves."""
+
+    def step(self, batch: Batch) -> Step:
+        assert self.teacher is not None
+        label = self.label(self.teacher, batch.u_w)
+        loss = (torch.sigmoid(self.student(batch.u_s1)) - label).square().mean((1, 2, 3))
+        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+
+    def update_teacher(self, decay: float) -> None:
+        assert self.teacher is not None
+        for ours, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            ours = decay * ours + (1 - decay) * theirs
+
+
+class _ForgottenBuffers(_FrozenTeacher):
+    """Weights are averaged, BatchNorm's running statistics are not."""
+
+    def update_teacher(self, decay: float) -> None:
+        assert self.teacher is not None
+        with torch.no_grad():
+            for ours, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                ours.lerp_(theirs, 1 - decay)
+
+
+class _HiddenState(_Consistency):
+    """A running threshold that is no registered buffer is lost when a run resumes."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        self.level: Tensor | float = 0.9 * getattr(self, "level", 0.0) + 0.1 * float(step.terms[0].label.mean())
+        term = copy.copy(step.terms[0])
+        term.loss = term.loss * self.level
+        return Step(step.supervised, [term])
+
+
+@pytest.mark.parametrize(
+    ("method", "rule"),
+    [
+        (_WrongOwner, "with weight 0, replacing a pseudo-label leaves the gradient unchanged"),
+        (_LossAgainstItself, "terms[0] reaches a student"),
+        (_FrozenTeacher, "the teacher moves towards the student, buffers too"),
+        (_ForgottenBuffers, "the teacher moves towards the student, buffers too"),
+        (_HiddenState, "saved at step 5 and resumed equals the uninterrupted run, bit for bit"),
+    ],
+)
+def test_a_planted_defect_is_found_by_its_rule(method: type[Method], rule: str) -> None:
+    try:
+        broken = broken_rules(method)
+    except (RuntimeError, UserError) as error:
+        pytest.fail(f"the check crashed: {error}")
+    assert rule in broken
+
+
+def test_the_method_in_contributing_keeps_the_contract(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    assert broken_rules(load_method(str(file))) == []

@@ -1,0 +1,738 @@
+import io
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from qgbench.base.errors import UserError
+from qgbench.data.readers import open_source
+from qgbench.data.splits import draw_labelled, load_split
+from qgbench.metrics.masks import measure
+from qgbench.plugins.registry import load_method
+from qgbench.run.predictions import write_predictions
+from qgbench.run.record import (
+    Record,
+    images_path,
+    read_images,
+    read_record,
+    result_path,
+    summarise,
+    write_images,
+    write_record,
+)
+from qgbench.spec.run_spec import Protocol, QGSettings, QualitySettings, RunSpec, Settings, TrainSettings, load_protocol
+from qgbench.trust.reproduce import open_original
+from qgbench.trust.verify import Fault, print_faults, record_files, verify_records
+from tests.later import later_setting
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parents[1] / "golden/records/v1"
+Change = Callable[[dict[str, Any], pd.DataFrame], object]
+T = TypeVar("T")
+
+
+def overlap_again(images: pd.DataFrame) -> None:
+    """Recompute what follows from the counts, where both masks have foreground."""
+    ref, pred, tp = images["n_ref"], images["n_pred"], images["n_tp"]
+    images["dice"], images["jaccard"] = 2 * tp / (ref + pred), tp / (ref + pred - tp)
+    images["precision"], images["recall"] = tp / pred, tp / ref
+
+
+def present(seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
+    """A record of the present protocol: the golden one on PH2, with a few true pixels less for each image."""
+    record, images = read_record(GOLDEN), read_images(GOLDEN / "images.csv")
+    fields = {name: record.spec[name] for name in ("protocol", "dataset", "regime", "method", "arch", "encoder")}
+    fields |= {"precision": "bf16", "device": "cpu", "threads": 1, "qg_mode": "qw", "seed": seed}
+    spec = RunSpec(**fields | changes)
+    stream = np.random.default_rng(int(spec.id[-8:], 16))
+    room = images["height"] * images["width"] - images["n_ref"] - images["n_pred"] + images["n_tp"]
+    images["n_tp"] -= np.minimum(stream.integers(0, 99, len(images)), np.minimum(images["n_tp"], room))
+    overlap_again(images)
+    data = record.model_dump(mode="json")
+    cell = {name: getattr(spec, name) for name in record.cell.model_dump() if name != "protocol_version"}
+    data |= {"run_id": spec.id, "spec": spec.model_dump(mode="json"), "steps": spec.resolve().train.steps}
+    data["cell"] = cell | {"protocol_version": load_protocol(spec.protocol).version}
+    data["settings"]["protocol"] = spec.resolve().model_dump(mode="json")
+    data["settings"]["method"] |= spec.overrides_of("method")
+    data["summary"] = summarise(images).model_dump()
+    if seed:
+        data["provenance"]["labelled_ids"] = labelled(seed)
+    return Record.model_validate(data), images
+
+
+def labelled(seed: int) -> list[str]:
+    split = load_split("ph2")
+    return draw_labelled(split[split["split"] == "train"], 28, seed)
+
+
+def write_run(folder: Path, record: Record, images: pd.DataFrame) -> Path:
+    write_images(folder / "images.csv", images)
+    write_record(folder, record)
+    return folder
+
+
+def write_result(results: Path, record: Record, images: pd.DataFrame) -> Path:
+    target = results / result_path(record)
+    write_run(target.parent, record, images)
+    (target.parent / "record.json").rename(target)
+    (target.parent / "images.csv").rename(images_path(target))
+    return target
+
+
+def changed(folder: Path, change: Change, *, again: bool = False) -> list[Fault]:
+    """Verify a record after a change to its JSON and rows; `again`: with the averages of the changed rows."""
+    record, images = present()
+    data = record.model_dump(mode="json")
+    images = images.astype({"n_ref": float, "n_pred": float, "n_tp": float})
+    change(data, images)
+    folder.mkdir(exist_ok=True)
+    if again:
+        data |= {"summary": summarise(images).model_dump(), "others": {}}
+    (folder / "record.json").write_text(json.dumps(data))
+    write_images(folder / "images.csv", images)
+    return verify_records([folder])
+
+
+def rules(faults: list[Fault], severity: str = "fault") -> set[str]:
+    return {fault.rule for fault in faults if fault.severity == severity}
+
+
+def in_row(**values: Any) -> Change:
+    def change(_: dict[str, Any], images: pd.DataFrame) -> None:
+        for name, value in values.items():
+            images.loc[3, name] = value
+
+    return change
+
+
+def in_json(where: str, value: Any) -> Change:
+    def change(data: dict[str, Any], _: pd.DataFrame) -> None:
+        *parents, last = where.split(".")
+        for parent in parents:
+            data = data[int(parent)] if isinstance(data, list) else data[parent]
+        data[last] = value(data[last]) if callable(value) else value
+
+    return change
+
+
+# Sound records
+
+
+def test_committed_results_have_no_fault() -> None:
+    assert [fault for fault in verify_records([ROOT / "results"]) if fault.severity == "fault"] == []
+
+
+def test_a_sound_record_of_the_present_protocol_has_neither_fault_nor_note(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        for mode in ("none", "qw"):
+            record, images = present(seed, qg_mode=mode)
+            if mode == "none":
+                images["q"] = np.nan
+                record = record.model_copy(
+                    update={"provenance": record.provenance.model_copy(update={"g": None}), "audit": None}
+                )
+            write_result(tmp_path, record, images)
+    assert verify_records([tmp_path]) == []
+    assert len(record_files([tmp_path, tmp_path / "v1"])) == 6
+
+
+@pytest.mark.parametrize(
+    "kind", [TrainSettings, QualitySettings, QGSettings, Protocol, RunSpec, load_method("fixmatch").Settings]
+)
+def test_a_setting_that_came_after_a_record_changes_neither_its_id_nor_a_verdict(
+    kind: type[Settings], tmp_path: Path
+) -> None:
+    record, images = present()
+    write_run(tmp_path, record, images)
+    found = verify_records([tmp_path, GOLDEN])
+    assert rules(found) == set()
+    with later_setting(kind):
+        assert verify_records([tmp_path, GOLDEN]) == found
+        assert open_original(tmp_path).spec.id == record.run_id
+
+
+@pytest.mark.parametrize("kind", [TrainSettings, QualitySettings, QGSettings, Protocol])
+def test_a_record_without_a_setting_is_compared_with_what_was_done_before_it(
+    kind: type[Settings], tmp_path: Path
+) -> None:
+    write_run(tmp_path, *present())
+    with later_setting(kind, before=0.5):
+        assert rules(verify_records([tmp_path])) == set()
+    with later_setting(kind, before=0.25):
+        assert rules(verify_records([tmp_path])) == {"spec"}
+        with pytest.raises(UserError, match=r"later 0\.25 \(here 0\.5\)"):
+            open_original(tmp_path)
+
+
+def test_masks_measured_by_qgbench_keep_every_rule(tmp_path: Path) -> None:
+    stream = np.random.default_rng(0)
+    record, images = present()
+    for row in range(len(images)):
+        height, width = images.loc[row, ["height", "width"]].astype(int) // 8
+        pred, ref = (stream.random((height, width)) < stream.choice([0, 0.01, 0.1, 0.6, 1]) for _ in range(2))
+        measured = vars(measure(pred if row % 9 else ref, ref))
+        for name, value in {"height": height, "width": width, **measured}.items():
+            images.loc[row, name] = value
+    assert set(images["status"]) == {"ok", "missed", "spurious", "both_empty"}
+    record = record.model_copy(update={"summary": summarise(images)})
+    assert rules(verify_records([write_run(tmp_path, record, images)])) == set()
+
+
+# Faults in the rows, each of which breaks one rule and no other
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        ("image ids", in_row(group="")),
+        ("counts", in_row(n_ref=12.5)),
+        ("counts", in_row(n_pred=-1.0)),
+        ("counts", in_row(n_tp=1e9)),
+        ("counts", in_row(height=10, width=10)),
+        ("counts", in_row(n_ref=np.nan)),
+        ("overlap", in_row(dice=0.99)),
+        ("overlap", in_row(dice=np.nan)),
+        ("overlap", in_row(jaccard=1.2)),
+        ("overlap", in_row(precision=-0.1)),
+        ("overlap", in_row(recall=0.5)),
+        ("status", in_row(status="missed")),
+        ("status", in_row(status="")),
+        ("distances", in_row(hd95=np.nan)),
+        ("distances", in_row(hd95_max=-1.0)),
+        ("distances", in_row(assd=1e5)),
+        ("distances", in_row(hd95=np.inf)),
+        ("surface dice", in_row(nsd_2px=1.1, nsd_2pct=1.1)),
+        ("surface dice", in_row(nsd_2px=0.9, nsd_2pct=0.8)),
+        ("surface dice", in_row(nsd_2pct=np.nan)),
+        ("scores", in_row(q=1.01)),
+        ("scores", in_row(q=np.nan)),
+        ("scores", in_row(confidence=-0.01)),
+        ("scores", in_row(confidence=np.nan)),
+    ],
+)
+def test_an_impossible_row_breaks_the_rule_that_names_it(tmp_path: Path, rule: str, change: Change) -> None:
+    faults = changed(tmp_path, change, again=True)
+    average_is_not_finite = {"numbers", "summary"}
+    consequences = {"image ids": {"test images"}} | dict.fromkeys(
+        ("distances", "overlap", "surface dice"), average_is_not_finite
+    )
+    assert {rule} <= rules(faults) <= {rule} | consequences.get(rule, set())
+    assert rule == "image ids" or "IMD0" in next(fault.text for fault in faults if fault.rule == rule)
+
+
+def test_one_empty_mask_has_no_distance_and_scores_nothing(tmp_path: Path) -> None:
+    nothing = {"n_pred": 0, "n_tp": 0, "dice": 0, "jaccard": 0, "precision": 0, "recall": 0, "status": "missed"}
+    empty = {"hd95": np.nan, "hd95_max": np.nan, "assd": np.nan, "nsd_2px": 0, "nsd_2pct": 0}
+    assert rules(changed(tmp_path, in_row(**nothing | empty), again=True)) == set()
+    assert rules(changed(tmp_path, in_row(**nothing | empty | {"assd": 3.0}), again=True)) == {"distances"}
+    assert rules(changed(tmp_path, in_row(**nothing | empty | {"nsd_2pct": 0.5}), again=True)) == {"surface dice"}
+
+
+def test_equal_masks_are_at_no_distance(tmp_path: Path) -> None:
+    equal = {"n_ref": 50, "n_pred": 50, "n_tp": 50, "dice": 1, "jaccard": 1, "precision": 1, "recall": 1}
+    near = {"hd95": 0, "hd95_max": 0, "assd": 0, "nsd_2px": 1, "nsd_2pct": 1}
+    assert rules(changed(tmp_path, in_row(**equal | near), again=True)) == set()
+    assert rules(changed(tmp_path, in_row(**equal | near | {"assd": 0.5}), again=True)) == {"distances"}
+    assert rules(changed(tmp_path, in_row(**equal | near | {"nsd_2px": 0.9}), again=True)) == {"surface dice"}
+
+
+def test_an_image_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    faults = changed(tmp_path, in_row(id="IMD002", group="IMD002"), again=True)
+    assert rules(faults) == {"image ids", "test images"}
+    assert "1 image (IMD002) in more than one row" in faults[0].text
+
+
+def test_a_better_average_is_found(tmp_path: Path) -> None:
+    faults = changed(tmp_path, in_json("summary.dice", 0.99))
+    assert [(fault.rule, fault.path.name) for fault in faults if fault.severity == "fault"] == [
+        ("summary", "images.csv")
+    ]
+    assert "the record says 0.99" in faults[0].text
+
+
+def test_rows_of_other_networks_are_averaged_where_they_are_kept(tmp_path: Path) -> None:
+    record, images = present()
+    write_run(tmp_path, record.model_copy(update={"others": {"teacher": record.summary}}), images)
+    write_images(tmp_path / "images.teacher.csv", images)
+    assert rules(verify_records([tmp_path])) == set()
+    write_images(tmp_path / "images.teacher.csv", images.assign(q=0.5, assd=images["assd"] / 2))
+    faults = [fault for fault in verify_records([tmp_path]) if fault.severity == "fault"]
+    assert [(fault.rule, fault.path.name) for fault in faults] == [("summary", "images.teacher.csv")]
+
+
+# Faults in the JSON
+
+
+@pytest.mark.parametrize(
+    ("rule", "where", "value"),
+    [
+        ("numbers", "peak_memory_mib", float("nan")),
+        ("numbers", "settings.method.lambda_u", float("inf")),
+        ("numbers", "times.train", -1.0),
+        ("numbers", "val_dice", [[100, 0.5], [100, 0.6]]),
+        ("numbers", "val_dice", [[20, 0.5], [100, 1.5]]),
+        ("numbers", "val_dice", [[20, 0.5], [100, 0.5], [999, 0.6]]),
+        ("numbers", "best_val_step", 7),
+        ("numbers", "audit.synthetic.pearson", 1.2),
+        ("numbers", "audit.weak_models.mae", -0.1),
+        ("numbers", "guidance.kept_share", 1.5),
+        ("numbers", "others.best_val.dice", 1.5),
+        ("numbers", "others.best_val.images", 99),
+        ("protocol", "cell.protocol", "samll"),
+        ("protocol", "cell.protocol_version", 99),
+        ("spec", "run_id", "small-ph2"),
+        ("spec", "cell.method", "unimatch"),
+        ("spec", "cell.addon", ""),
+        ("spec", "cell.variant", "method.threshold=0.5"),
+        ("spec", "cell.encoder", "resnet34"),
+        ("spec", "spec.qg_score", "confidence"),
+        ("spec", "spec.surplus", 1),
+        ("spec", "spec.overrides", {"train.steps": 400}),
+        ("spec", "spec.overrides", {"train.speed": 400}),
+        ("spec", "steps", 400),
+        ("spec", "precision", "fp32"),
+        ("spec", "threads", 2),
+        ("spec", "settings.protocol.train.lr", 0.5),
+        ("spec", "settings.protocol.size", 224),
+        ("spec", "settings.protocol", "small"),
+        ("labels", "provenance.labelled_ids", lambda ids: ids[:-1]),
+        ("labels", "provenance.labelled_ids", lambda ids: [*ids[:-1], ids[0]]),
+        ("labels", "provenance.labelled_ids", lambda ids: [*ids[:-1], "IMD002"]),
+        ("labels", "provenance.labelled_ids", lambda ids: [*ids[:-1], "IMD404"]),
+        ("split", "provenance.split", "0" * 64),
+    ],
+)
+def test_what_the_json_claims_is_compared(tmp_path: Path, rule: str, where: str, value: Any) -> None:
+    faults = changed(tmp_path, in_json(where, value))
+    extra = {"spec"} if where in ("cell.protocol", "cell.protocol_version", "cell.method") else set()
+    assert rules(faults) - extra == {rule} - extra
+    assert rule in rules(faults)
+
+
+def test_a_seed_without_its_draw_is_found(tmp_path: Path) -> None:
+    record, images = present(seed=1)
+    provenance = record.provenance.model_copy(update={"labelled_ids": labelled(2)})
+    faults = verify_records([write_run(tmp_path, record.model_copy(update={"provenance": provenance}), images)])
+    assert rules(faults) == {"labels"}
+    assert "seed 1 draws 28" in faults[0].text
+
+
+def test_a_regime_that_is_none_is_said(tmp_path: Path) -> None:
+    def nonsense(data: dict[str, Any], _: pd.DataFrame) -> None:
+        data["cell"]["regime"] = data["spec"]["regime"] = "some"
+
+    assert rules(changed(tmp_path, nonsense)) == {"spec"}
+
+
+def test_other_test_images_or_groups_are_named(tmp_path: Path) -> None:
+    record, images = present()
+    images = images.drop(index=5)
+    record = record.model_copy(update={"summary": summarise(images), "others": {}})
+    fewer = verify_records([write_run(tmp_path / "a", record, images)])
+    assert rules(fewer) == {"test images"}
+    assert "99 images, and the committed split has 100 to test on" in fewer[0].text
+    other = changed(tmp_path / "b", in_row(group="IMD002"), again=True)
+    assert rules(other) == {"test images"}
+
+
+@pytest.mark.parametrize("name", ["record.json", "images.csv"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_a_file_that_is_cut_off_is_a_fault_and_no_crash(tmp_path: Path, name: str, share: float) -> None:
+    path = write_run(tmp_path, *present()) / name
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert rules(verify_records([tmp_path])) == {name.partition(".")[0]}
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", '{"a": NaN}', "[" * 5000, '{"schema_version": ' + "9" * 5000 + "}", "\x00\xff"]
+)
+def test_what_is_no_record_is_a_fault_and_no_crash(tmp_path: Path, text: str) -> None:
+    path = write_run(tmp_path, *present()) / "record.json"
+    path.write_text(text, encoding="latin-1")
+    assert rules(verify_records([tmp_path])) == {"record"}
+
+
+@pytest.mark.parametrize("text", ["many", "99999999999999999999999", "0,5"])
+def test_text_among_the_numbers_is_a_fault_and_no_crash(tmp_path: Path, text: str) -> None:
+    path = write_run(tmp_path, *present()) / "images.csv"
+    lines = path.read_text().splitlines()
+    lines[7] = lines[7].replace(lines[7].split(",")[7], text)
+    path.write_text("\n".join(lines) + "\n")
+    assert rules(verify_records([tmp_path])) & {"images", "overlap"}
+
+
+def test_a_table_without_rows_or_with_short_rows_is_a_fault_and_no_crash(tmp_path: Path) -> None:
+    path = write_run(tmp_path, *present()) / "images.csv"
+    header, *lines = path.read_text().splitlines()
+    path.write_text(header + "\n")
+    assert rules(verify_records([tmp_path])) == {"images"}
+    path.write_text("\n".join([header, *lines[:50], "IMD003", "IMD003", *lines[50:]]) + "\n")
+    assert {"image ids", "counts"} <= rules(verify_records([tmp_path]))
+
+
+def test_a_newer_schema_says_to_upgrade(tmp_path: Path) -> None:
+    faults = changed(tmp_path, in_json("schema_version", 2))
+    assert rules(faults) == {"record"}
+    assert "written by a newer qgbench" in faults[0].text
+
+
+# Notes
+
+
+def test_a_former_version_of_the_protocol_is_noted_once_and_not_compared_with_today(tmp_path: Path) -> None:
+    record, images = read_record(GOLDEN), read_images(GOLDEN / "images.csv")
+    old = record.model_copy(update={"provenance": record.provenance.model_copy(update={"split": "0" * 64})})
+    for number in range(3):
+        write_run(tmp_path / str(number), old, images)
+    faults = [fault for fault in verify_records([tmp_path]) if fault.rule == "older"]
+    assert [fault.severity for fault in faults] == ["note"]
+    assert "and in 2 more records" in faults[0].text
+
+
+def test_a_former_g_is_noted_and_its_run_not_compared_with_today(tmp_path: Path) -> None:
+    faults = changed(tmp_path, lambda data, _: data["settings"]["protocol"].pop("g_version"))
+    assert rules(faults) == set()
+    assert [
+        "guided by the g of 'small' version 1, and the present is 2" in fault.text
+        for fault in faults
+        if fault.rule == "older"
+    ] == [True]
+    faults = changed(tmp_path, in_json("settings.protocol.g_version", 99))
+    assert [fault.rule for fault in faults if fault.severity == "fault"] == ["protocol"]
+    assert rules(changed(tmp_path, in_json("settings.protocol.g_version", "2"))) == {"spec"}
+
+
+def test_a_run_that_no_g_guides_is_compared_with_today_whatever_g_was(tmp_path: Path) -> None:
+    record, images = present(qg_mode="none")
+    data = record.model_dump(mode="json")
+    data["provenance"]["g"] = data["audit"] = data["guidance"] = None
+    images["q"] = np.nan
+    for checkpoint in data["pseudo_labels"]:
+        checkpoint["scores"].pop("g", None)
+    data["settings"]["protocol"].pop("g_version")
+    data["settings"]["protocol"]["quality"]["steps"] = 1
+    write_run(tmp_path, Record.model_validate(data), images)
+    assert rules(verify_records([tmp_path])) == set()
+    data["settings"]["protocol"]["size"] = 1
+    write_run(tmp_path, Record.model_validate(data), images)
+    assert rules(verify_records([tmp_path])) == {"spec"}
+
+
+@pytest.mark.parametrize(
+    ("last", "text"),
+    [
+        ([], "27 labelled images"),
+        (["IMD058"], "there twice"),
+        (["IMD002"], "(IMD002) labelled in training and tested on"),
+    ],
+)
+def test_labels_of_a_former_version_are_checked_as_far_as_they_can_be(
+    tmp_path: Path, last: list[str], text: str
+) -> None:
+    record, images = read_record(GOLDEN), read_images(GOLDEN / "images.csv")
+    ids = [*record.provenance.labelled_ids[:-1], *last]
+    provenance = record.provenance.model_copy(update={"labelled_ids": ids})
+    faults = verify_records([write_run(tmp_path, record.model_copy(update={"provenance": provenance}), images)])
+    assert [fault.rule for fault in faults if fault.severity == "fault"] == ["labels"]
+    assert text in faults[0].text
+
+
+@pytest.mark.parametrize(("copies", "texts"), [(["a", "b"], ["2 test images (a, b) of {}"]), ([], [])])
+def test_near_copies_among_the_test_images_are_noted(tmp_path: Path, copies: list[str], texts: list[str]) -> None:
+    record, images = present()
+    write_result(tmp_path, record.model_copy(update={"near_copies": {"val": ["v"], "test": copies}}), images)
+    found = [fault.text for fault in verify_records([tmp_path]) if fault.rule == "near copies"]
+    assert found == [f"{text.format(len(images))}: near copies of training images" for text in texts]
+
+
+def test_outside_code_and_uncommitted_changes_are_noted(tmp_path: Path) -> None:
+    record, images = present(method="lab.py:Mine", source="ab" * 32)
+    dirty = record.provenance.model_copy(update={"git_commit": "abc+dirty"})
+    write_result(tmp_path, record.model_copy(update={"provenance": dirty}), images)
+    faults = verify_records([tmp_path])
+    assert rules(faults) == set()
+    assert rules(faults, "note") >= {"outside code", "uncommitted"}
+
+
+def test_a_data_set_without_a_committed_split_is_noted(tmp_path: Path) -> None:
+    faults = verify_records([write_result(tmp_path, *present(dataset="own")).parent])
+    assert (rules(faults), rules(faults, "note")) == (set(), {"split unknown", "twin"})
+    faults = verify_records([write_result(tmp_path / "b", *present(regime="n28@given-0123abcd")).parent])
+    assert (rules(faults), rules(faults, "note")) == (set(), {"split unknown", "twin"})
+
+
+# Records beside each other
+
+
+def test_gaps_and_missing_twins_are_noted(tmp_path: Path) -> None:
+    write_result(tmp_path, *present(seed=2))
+    faults = verify_records([tmp_path])
+    assert rules(faults) == set()
+    assert [fault.text for fault in faults] == [
+        "2 seeds of the cell are missing, the first is 0",
+        "the twin without 'qw' lacks seeds 2",
+    ]
+
+
+def test_a_huge_seed_takes_no_time(tmp_path: Path) -> None:
+    write_run(tmp_path, *present(seed=10**9))
+    assert "gap" in rules(verify_records([tmp_path]), "note")
+
+
+def test_a_record_in_another_place_and_a_lone_table_are_found(tmp_path: Path) -> None:
+    target = write_result(tmp_path, *present())
+    elsewhere = tmp_path / "v1/small/ph2/n28@grouped/unet/supervised"
+    target.parent.rename(elsewhere)
+    faults = verify_records([tmp_path])
+    assert rules(faults) == {"place"}
+    assert "belongs to v1/small/ph2/n28@grouped/unet/fixmatch+qw/seed0.json" in faults[0].text
+    (elsewhere / "seed7.csv").write_text("")
+    assert rules(verify_records([tmp_path])) == {"place", "pair"}
+
+
+def test_two_records_of_one_cell_and_seed(tmp_path: Path) -> None:
+    record, images = present()
+    write_run(tmp_path / "a", record, images)
+    write_run(tmp_path / "b", record, images)
+    assert (rules(found := verify_records([tmp_path])), rules(found, "note")) == (set(), {"copy", "twin"})
+    write_run(tmp_path / "b", record.model_copy(update={"peak_memory_mib": 1.0}), images)
+    assert rules(verify_records([tmp_path])) == {"two records"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule", "severity"),
+    [
+        ({"method": "unimatch"}, "same scores", "fault"),
+        ({"arch": "unetplusplus"}, "same scores", "fault"),
+        ({"seed": 1}, "same scores", "fault"),
+        ({"regime": "n28+isic_pool@grouped"}, "same scores", "fault"),
+        ({"qg_score": "one"}, "same scores", "note"),
+        ({"overrides": {"method.threshold": 0.5}}, "same scores", "note"),
+    ],
+)
+def test_copied_scores_are_found(tmp_path: Path, changes: dict[str, Any], rule: str, severity: str) -> None:
+    record, images = present()
+    write_run(tmp_path / "a", record, images)
+    other, _ = present(**changes)
+    write_run(tmp_path / "b", other.model_copy(update={"summary": record.summary}), images.sample(frac=1))
+    found = [fault for fault in verify_records([tmp_path]) if fault.rule == rule]
+    assert [fault.severity for fault in found] == [severity]
+    assert str(tmp_path / "a/record.json") in found[0].text
+
+
+def test_supervised_training_with_a_pool_is_no_copy_of_the_one_without(tmp_path: Path) -> None:
+    _, images = present()
+    for pools, split in (("", "grouped"), ("+isic_pool", "grouped"), ("+isic_pool", "image")):
+        record, _ = present(regime=f"n28{pools}@{split}", method="supervised", qg_mode="none")
+        write_run(tmp_path / f"{pools}{split}", record.model_copy(update={"summary": summarise(images)}), images)
+    found = [fault for fault in verify_records([tmp_path]) if fault.rule == "same scores"]
+    assert [(fault.path.parent.name, fault.severity) for fault in found] == [("+isic_poolimage", "fault")]
+
+
+def test_the_same_scores_under_two_versions_of_a_protocol_are_noted(tmp_path: Path) -> None:
+    record, _ = present()
+    former, rows = read_record(GOLDEN), read_images(GOLDEN / "images.csv")
+    write_run(tmp_path / "former", former, rows)
+    write_run(tmp_path / "present", record.model_copy(update={"summary": former.summary}), rows)
+    found = [fault for fault in verify_records([tmp_path]) if fault.rule == "same scores"]
+    assert [fault.severity for fault in found] == ["note"]
+
+
+def test_methods_that_both_predict_nothing_are_no_copies(tmp_path: Path) -> None:
+    nothing = {"n_pred": 0, "n_tp": 0, "dice": 0.0, "jaccard": 0.0, "precision": 0.0, "recall": 0.0, "status": "missed"}
+    empty = {"hd95": np.nan, "hd95_max": np.nan, "assd": np.nan, "nsd_2px": 0.0, "nsd_2pct": 0.0}
+    for method in ("fixmatch", "unimatch"):
+        record, images = present(method=method)
+        images = images.assign(**nothing | empty)
+        write_run(tmp_path / method, record.model_copy(update={"summary": summarise(images)}), images)
+    assert rules(verify_records([tmp_path])) == set()
+
+
+def test_data_that_differ_are_named_on_both_sides(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", *present())
+    write_run(tmp_path / "b", *present(seed=1))
+    record, images = present(seed=2)
+    other = record.provenance.model_copy(update={"data": "f" * 64})
+    write_run(tmp_path / "c", record.model_copy(update={"provenance": other}), images)
+    faults = [fault for fault in verify_records([tmp_path]) if fault.severity == "fault"]
+    assert [(fault.rule, fault.path) for fault in faults] == [("data", tmp_path / "c/record.json")]
+    assert "ffffffffffff... in 1 record" in faults[0].text
+    assert str(tmp_path / "a/record.json") in faults[0].text
+
+
+# Many records
+
+
+@pytest.fixture
+def pool_of_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Have records checked by two other processes from now on; this one then cannot check any."""
+
+    def switch() -> None:
+        monkeypatch.setattr("qgbench.trust.verify._WORTH_PROCESSES", 2)
+        monkeypatch.setattr("qgbench.trust.verify._CHUNK", 2)
+        for module in ("trust.verify", "base.cores"):
+            monkeypatch.setattr(f"qgbench.{module}.usable_cores", lambda: 2)
+        monkeypatch.setattr("qgbench.trust.verify._Verifier", None)
+
+    return switch
+
+
+def watched(folder: Path, judge: str | None = None) -> tuple[list[Fault], list[tuple[str, int, str]], int]:
+    """Verify; give also what progress was announced and how many records were then shown."""
+    announced, shown = [], 0
+
+    def track(iterable: Iterable[T], description: str, total: int, unit: str, start: int = 0) -> Iterator[T]:
+        nonlocal shown
+        announced.append((description, total, unit))
+        for item in iterable:
+            yield item
+            shown += 1
+
+    return verify_records([folder], judge, track), announced, shown
+
+
+def test_processes_find_what_one_alone_finds(tmp_path: Path, pool_of_two: Callable[[], None]) -> None:
+    for seed in range(5):
+        write_run(tmp_path / f"sound{seed}", *present(seed))
+    write_run(tmp_path / "copied", present(6)[0], present(0)[1])
+    planted = {"overlap": in_row(dice=0.99), "status": in_row(status="missed"), "spec": in_json("steps", 400)}
+    for rule, change in planted.items():
+        changed(tmp_path / rule, change, again=True)
+    (write_run(tmp_path / "record", *present()) / "record.json").write_text("[1]")
+    (write_run(tmp_path / "images", *present()) / "images.csv").write_text("")
+    alone = watched(tmp_path)
+    assert alone[1:] == ([("verify", 11, "records")], 11)
+    named = {(fault.path.parent.name, fault.rule) for fault in alone[0] if fault.severity == "fault"}
+    assert named >= {(rule, rule) for rule in (*planted, "record", "images")}
+    assert {"same scores", "two records", "summary"} <= {rule for _, rule in named}
+    pool_of_two()
+    assert watched(tmp_path) == alone
+
+
+def test_processes_judge_what_one_alone_judges(judged: Path, pool_of_two: Callable[[], None]) -> None:
+    write_run(judged / "without predictions", *present(seed=1))
+    images = read_images(judged / "images.csv")
+    images.loc[1, "hd95"] += 1e-5
+    write_images(judged / "images.csv", images)
+    alone = watched(judged, "medpy")
+    assert {"judge"} <= rules(alone[0])
+    assert {"not judged"} <= rules(alone[0], "note")
+    pool_of_two()
+    assert watched(judged, "medpy") == alone
+
+
+def test_an_interrupt_stops_the_processes(tmp_path: Path, pool_of_two: Callable[[], None]) -> None:
+    for seed in range(4):
+        write_run(tmp_path / str(seed), *present(seed))
+    pool_of_two()
+
+    def interrupted(iterable: Iterable[T], description: str, total: int, unit: str, start: int = 0) -> Iterator[T]:
+        yield next(iter(iterable))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        verify_records([tmp_path], track=interrupted)
+    assert multiprocessing.active_children() == []
+    assert caught.tb is not None  # its frames kept the records' iterator alive until here
+
+
+# The command's side
+
+
+def test_no_folder_no_records_and_no_such_judge_are_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no folder .*none"):
+        verify_records([tmp_path / "none"])
+    with pytest.raises(UserError, match="no records under"):
+        verify_records([tmp_path])
+    with pytest.raises(UserError, match="unknown judge 'monai'"):
+        verify_records([tmp_path], judge="monai")
+
+
+def test_faults_are_printed_as_they_are_and_counted() -> None:
+    console = Console(file=io.StringIO(), width=60)
+    found = [Fault(Path("[red]a"), "counts", "x" * 99 + "[/]"), Fault(Path("b"), "gap", "seed", "note")]
+    print_faults(found, 1, console)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        *("fault: counts", "  [red]a", "  " + "x" * 99 + "[/]"),
+        *("note: gap", "  b", "  seed", "1 record checked: 1 fault, 1 note."),
+    ]
+
+
+def test_verifying_imports_neither_torch_nor_medpy() -> None:
+    code = (
+        "import sys; from pathlib import Path; from qgbench.trust.verify import verify_records;"
+        f"verify_records([Path({str(GOLDEN)!r})]);"
+        "assert not {'torch', 'medpy'} & set(sys.modules)"
+    )
+    path = os.pathsep.join(filter(None, sys.path))
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=True)
+
+
+# The judge
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """A run on the phantom whose predictions are its references, shifted or empty."""
+    source = open_source("phantom")
+    record, images = present(dataset="phantom", regime="n12@grouped")
+    masks: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+    for place, id in enumerate(source.ids[:4]):
+        ref = source.mask(id)
+        masks[id] = np.roll(ref, 2 * place, axis=0) if place < 3 else np.zeros_like(ref)
+        size = {"height": ref.shape[0], "width": ref.shape[1]}
+        rows.append({"id": id, "group": id, **size, **vars(measure(masks[id], ref)), "q": 0.5, "confidence": 0.9})
+    images = pd.DataFrame(rows)
+    write_predictions(tmp_path / "predictions.npz", masks)
+    return write_run(tmp_path, record.model_copy(update={"summary": summarise(images)}), images)
+
+
+def test_medpy_agrees_with_honest_rows(judged: Path) -> None:
+    assert {"judge", "not judged"} & {fault.rule for fault in verify_records([judged], judge="medpy")} == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("hd95", 1e-5), ("assd", -1e-5), ("dice", 1e-8), ("n_ref", 1), ("n_pred", 1), ("n_tp", -1)],
+)
+def test_medpy_finds_a_changed_value(judged: Path, name: str, change: float) -> None:
+    images = read_images(judged / "images.csv")
+    images.loc[1, name] += change
+    write_images(judged / "images.csv", images)
+    texts = [fault.text for fault in verify_records([judged], judge="medpy") if fault.rule == "judge"]
+    assert len(texts) == 1
+    assert texts[0].startswith(f"{images.loc[1, 'id']}: {name} is ")
+
+
+def test_predictions_of_other_images_or_sizes_are_faults(judged: Path) -> None:
+    images = read_images(judged / "images.csv")
+    masks = {id: np.zeros((9, 9), dtype=bool) for id in images["id"]}
+    write_predictions(judged / "predictions.npz", masks)
+    found = [fault for fault in verify_records([judged], judge="medpy") if fault.rule == "judge"]
+    assert len(found) == len(images)
+    assert "(9, 9) predicted" in found[0].text
+    write_predictions(judged / "predictions.npz", dict(list(masks.items())[1:]))
+    found = [fault for fault in verify_records([judged], judge="medpy") if fault.rule == "judge"]
+    assert "not of the same images" in found[0].text
+    (judged / "predictions.npz").write_bytes(b"PK")
+    assert "judge" in rules(verify_records([judged], judge="medpy"))
+
+
+def test_what_cannot_be_judged_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QGBENCH_DATA", raising=False)
+    write_run(tmp_path, *present())
+    assert "not judged" in rules(verify_records([tmp_path], judge="medpy"), "note")
+    write_predictions(tmp_path / "predictions.npz", {})
+    notes = [fault for fault in verify_records([tmp_path], judge="medpy") if fault.rule == "not judged"]
+    assert "the data cannot be opened" in notes[0].text
