@@ -234,7 +234,7 @@ def _computes(device: str, precision: str) -> bool:
 def _threads() -> Remarks:
     import psutil
 
-    from qgbench.spec.run_spec import load_protocol
+    from qgbench.spec.protocol import load_protocol
 
     available = available_cores()
     wanted = load_protocol(_PROTOCOL).threads
@@ -414,7 +414,7 @@ def _weights() -> Remarks:
     from timm import get_pretrained_cfg
 
     from qgbench.archs.weights import PACKAGED, packaged_state
-    from qgbench.spec.run_spec import load_protocol, protocol_names
+    from qgbench.spec.protocol import load_protocol, protocol_names
 
     packaged: dict[str, list[str]] = {}
     fetched: dict[tuple[str, str, str | None], list[str]] = {}  # name, hub repository, revision -> protocols
@@ -454,7 +454,7 @@ def _speed(precision: str, seconds: float) -> Remarks:
     import torch
 
     from qgbench.engine.device import best_device
-    from qgbench.spec.run_spec import load_protocol
+    from qgbench.spec.protocol import load_protocol
 
     protocol = load_protocol(_PROTOCOL)
     labelled, unlabelled = protocol.train.batch_labelled, protocol.train.batch_unlabelled
@@ -481,7 +481,7 @@ def _seconds_a_step(device: str, precision: str, threads: int, seconds: float) -
     from qgbench.engine.device import make_accelerator
     from qgbench.methods import Batch, reduce_term
     from qgbench.plugins.registry import load_method
-    from qgbench.spec.run_spec import load_protocol
+    from qgbench.spec.protocol import load_protocol
 
     protocol = load_protocol(_PROTOCOL)
     accelerator = make_accelerator(device, precision, threads)

@@ -30,7 +30,10 @@ from qgbench.data.cards import card_names, load_card
 from qgbench.launch.job import JOBS, Job
 from qgbench.run.folder import RunFolder
 from qgbench.run.record import Record, find_records, read_record
-from qgbench.spec.run_spec import Protocol, QualitySettings, Regime, RunSpec, Settings
+from qgbench.spec.protocol import Protocol, QualitySettings
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import Settings
 
 MEASURED_NAME = "measured.json"
 PREDICTORS = "predictors"

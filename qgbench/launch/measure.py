@@ -52,7 +52,9 @@ from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.weak import WeakModels
 from qgbench.run.carry_out import build_student, modes_of
 from qgbench.run.provenance import hardware, peak_memory_mib
-from qgbench.spec.run_spec import Protocol, RunSpec, Settings, apply_settings
+from qgbench.spec.protocol import Protocol
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import Settings, apply_settings
 from qgbench.training.loop import Trainer
 from qgbench.training.objective import Objective
 
