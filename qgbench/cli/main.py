@@ -591,7 +591,7 @@ def reproduce(
     console = standard_output()
     console.quiet = not _is_main_process()
     original = reproduction.open_original(record)
-    now = foresee(original.spec, data_dir, split_from=split_from or [])
+    now = foresee(original.record.spec, data_dir, split_from=split_from or [])
     conditions = reproduction.compare_conditions(original.record, now)
     if verbosity() != QUIET:
         reproduction.print_conditions(conditions, console)

@@ -493,14 +493,14 @@ def _records(folder: Path) -> Iterator[Record]:
 
 def _seen(record: Record) -> _Seen | None:
     try:
-        work = RunWork.of(record.spec, record.settings["protocol"])
+        work = RunWork.of(record.spec.model_dump(mode="json"), record.settings["protocol"])
         regime = str(Regime.parse(record.cell.regime))
     except (KeyError, TypeError, ValidationError, QGBenchError):  # of a version that had not all of it
         return None
     return _Seen(
         work=work,
         place=(record.cell.dataset, regime),
-        kind=hardware_kind(record.device, record.provenance.hardware),
+        kind=hardware_kind(record.spec.device, record.provenance.hardware),
         per_step=record.times.train / record.steps,
         evaluate=record.times.evaluate,
         test_images=record.summary.images,
@@ -519,7 +519,7 @@ def _predictors(
             try:
                 card = json.loads(file.read_bytes())
                 record = used_by.get(card["id"])
-                spec = _maker(folder, card["made_by"]) if record is None else record.spec
+                spec = _maker(folder, card["made_by"]) if record is None else record.spec.model_dump(mode="json")
                 if spec is None:
                     continue
                 hardware = here() if record is None else record.provenance.hardware
@@ -543,8 +543,8 @@ def _submitted_predictor(record: Record) -> _Predictor | None:
     try:
         protocol = record.settings["protocol"]
         return _Predictor(
-            work=PredictorWork.of(record.spec, protocol["size"], protocol["quality"]),
-            kind=hardware_kind(record.device, record.provenance.hardware),
+            work=PredictorWork.of(record.spec.model_dump(mode="json"), protocol["size"], protocol["quality"]),
+            kind=hardware_kind(record.spec.device, record.provenance.hardware),
             per_step=record.times.g / protocol["quality"]["steps"],
             memory_mib=None,
         )

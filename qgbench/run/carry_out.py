@@ -37,7 +37,7 @@ from qgbench.engine.device import make_accelerator, what_cannot_repeat
 from qgbench.engine.stage import train
 from qgbench.methods import Method, MethodSettings
 from qgbench.plugins.registry import arch_source, load_arch, load_method, method_source
-from qgbench.quality.audit import QualityAudit
+from qgbench.quality.audit import QualityAudit, audits_of
 from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
 from qgbench.quality.predictor import PredictorCard, QualityPredictor
@@ -49,14 +49,16 @@ from qgbench.run.folder import PREDICTIONS_NAME, SPEC_NAME, TEXT_LOG_NAME, RunFo
 from qgbench.run.predictions import write_predictions
 from qgbench.run.record import (
     IMAGES_NAME,
-    Cell,
+    LABELS_NAME,
     Guidance,
     Provenance,
     Record,
     Times,
     read_record,
+    settings_as_used,
     summarise,
     write_images,
+    write_labels,
     write_record,
 )
 from qgbench.spec.protocol import Protocol
@@ -230,7 +232,7 @@ def foresee(
         make_accelerator(spec.device, spec.precision, spec.threads)
         _, encoder_hash = _make_method(spec, protocol, method_class, settings)
         data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
-    return _provenance(data, encoder_hash, None)
+    return _provenance(data, encoder_hash)
 
 
 def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
@@ -472,10 +474,11 @@ def _measure(
         train=train_seconds,
         evaluate=time.monotonic() - begin,
     )
-    record = _make_record(job, trainer, tables, card, times, copies)
+    record = _make_record(job, trainer, tables, predictor, card, times, copies)
     path = job.folder.path
     for name, table in tables.items():
         write_images(path / (IMAGES_NAME if name == "student" else f"images.{name}.csv"), table)
+    write_labels(path / LABELS_NAME, trainer.audited_labels())
     write_predictions(path / PREDICTIONS_NAME, masks)
     write_record(path, record)  # it marks the run as done: what its numbers need comes before
 
@@ -513,6 +516,7 @@ def _make_record(
     job: _Job,
     trainer: Trainer,
     tables: dict[str, pd.DataFrame],
+    predictor: nn.Module | None,
     card: PredictorCard | None,
     times: Times,
     copies: Sequence[NearCopy],
@@ -533,44 +537,26 @@ def _make_record(
         guidance = Guidance(**means, val_q_minus_dice=history.val_gap)
     return Record(
         run_id=spec.id,
-        cell=Cell(
-            protocol=protocol.name,
-            protocol_version=protocol.version,
-            dataset=spec.dataset,
-            regime=spec.regime,
-            arch=spec.arch,
-            encoder=spec.encoder,
-            method=spec.method,
-            addon=spec.addon,
-            variant=spec.variant,
-            seed=spec.seed,
-        ),
-        spec=spec.model_dump(mode="json"),
-        settings={
-            "protocol": protocol.model_dump(mode="json"),
-            "method": trainer.method.settings.model_dump(mode="json"),
-        },
-        steps=trainer.steps,
-        precision=spec.precision,
-        device=spec.device,
-        threads=spec.threads,
-        summary=summarise(tables["student"]),
-        others={name: summarise(table) for name, table in tables.items() if name != "student"},
+        spec=spec,
+        settings=settings_as_used(protocol, trainer.method.settings),
+        summaries={name: summarise(table) for name, table in tables.items()},
         best_val_step=history.best_step,
         val_dice=history.val_dice,
         audit=audit,
-        pseudo_labels=trainer.pseudo_label_audits(),
+        pseudo_labels=audits_of(trainer.audited_labels()),
         pseudo_labels_on=trainer.audited_on,
         guidance=guidance,
         warnings=history.warnings,
         near_copies={part: sorted({copy.id for copy in copies if copy.part == part}) for part in ("val", "test")},
         times=times,
         peak_memory_mib=provenance.peak_memory_mib(),
-        provenance=_provenance(data, job.encoder_hash, card.id if card else None),
+        provenance=_provenance(data, job.encoder_hash, card, predictor),
     )
 
 
-def _provenance(data: RunData, encoder_hash: str, g: str | None) -> Provenance:
+def _provenance(
+    data: RunData, encoder_hash: str, card: PredictorCard | None = None, predictor: nn.Module | None = None
+) -> Provenance:
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=provenance.git_commit(),
@@ -581,5 +567,6 @@ def _provenance(data: RunData, encoder_hash: str, g: str | None) -> Provenance:
         split=split_fingerprint(data.split),
         labelled_ids=data.training.labelled.ids,
         encoder=encoder_hash,
-        g=g,
+        g=None if card is None else card.id,
+        g_weights=None if predictor is None else weights_hash(predictor),
     )

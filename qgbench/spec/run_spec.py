@@ -49,6 +49,18 @@ class Machine(Settings):
     processes: int = Field(1, ge=1, description="processes that share each batch")
 
 
+class Cell(NamedTuple):
+    """What is averaged over seeds: an arm in a setting."""
+
+    setting: Setting
+    arm: ArmName
+
+    @property
+    def twin(self) -> "Cell":
+        """The cell without an add-on; itself if it has none."""
+        return self._replace(arm=self.arm.without_addon)
+
+
 class Place(NamedTuple):
     """A run as a suite declares it, before anything is known of the machine, which decides the encoder as well."""
 
@@ -73,6 +85,8 @@ class RunSpec(Machine, Arm, Setting):
         if not isinstance(fields, dict) or fields.get("protocol") not in protocol_names():
             return fields
         protocol = load_protocol(fields["protocol"])
+        if fields.get("protocol_version", protocol.version) != protocol.version:
+            return fields  # what a former version's values were is not known
         overrides = without_defaults(fields.get("overrides", {}), protocol, "")
         for part in ("train", "quality", "qg"):
             overrides = without_defaults(overrides, getattr(protocol, part), f"{part}.")
@@ -87,6 +101,11 @@ class RunSpec(Machine, Arm, Setting):
     def machine(self) -> Machine:
         """The machine alone."""
         return Machine(**{name: getattr(self, name) for name in Machine.model_fields})
+
+    @property
+    def cell(self) -> Cell:
+        """What the run is one seed of."""
+        return Cell(self.setting, self.arm)
 
     @property
     def place(self) -> Place:

@@ -19,7 +19,7 @@ from qgbench.data.experiment import ImageSet
 from qgbench.data.packed_masks import PackedMasks
 from qgbench.methods import probabilities
 from qgbench.metrics.masks import measure
-from qgbench.metrics.table import IMAGE_COLUMNS
+from qgbench.metrics.table import CLASS, IMAGE_COLUMNS
 from qgbench.quality.scores import Labelling, foreground_confidence
 
 _BATCH = 32
@@ -74,7 +74,13 @@ def evaluate(
             if name == "student":
                 masks.add(prepared.ids[row], mask)
             measured = measure(mask, reference)
-            known = {"id": prepared.ids[row], "group": prepared.groups[row], "height": height, "width": width}
+            known = {
+                "id": prepared.ids[row],
+                "class": CLASS,
+                "group": prepared.groups[row],
+                "height": height,
+                "width": width,
+            }
             scores = {"q": quality[place % _BATCH], "confidence": confidence[place % _BATCH]}
             results[name].append({**known, **vars(measured), **scores})
     return {name: pd.DataFrame(found)[IMAGE_COLUMNS] for name, found in results.items()}, masks
