@@ -47,10 +47,10 @@ from qgbench.methods import Batch, Method, probabilities
 from qgbench.metrics.masks import measure as measure_masks
 from qgbench.plugins.registry import load_arch, load_method
 from qgbench.quality.fit import LabelledImages, PredictorFit
-from qgbench.quality.guide import Guide
+from qgbench.quality.guide import make_guide
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.weak import WeakModels
-from qgbench.run.carry_out import build_student, modes_of
+from qgbench.run.carry_out import build_student
 from qgbench.run.provenance import hardware, peak_memory_mib
 from qgbench.spec.protocol import Protocol
 from qgbench.spec.run_spec import RunSpec
@@ -289,9 +289,9 @@ def _measure_run(request: _Request) -> Measured:
     if predictor is not None:
         predictor.to(accelerator.device)
     method = _method(spec, protocol)
-    guide = Guide(modes_of(spec, protocol, predictor))
+    guide = make_guide(spec, predictor, spec.seed)
     trainer = Trainer(method, guide, predictor, data, protocol, spec.seed, accelerator, spec.qg_norm)
-    ramped = max(method.settings.warmup + method.settings.ramp, protocol.qg.qar_warmup + protocol.qg.qar_ramp)
+    ramped = max(method.settings.warmup + method.settings.ramp, guide.full_from)
     trainer.history.step = min(max(3 * budget // 4 + 1, math.ceil(ramped * budget)), budget - needed - 1)
     times = _time_steps(trainer.run(), request)
     image = data.val.images(np.arange(_IMAGES)).to(accelerator.device)
@@ -397,7 +397,7 @@ _Step = tuple[Sequence[nn.Module], Callable[[], Tensor]]
 
 def _objective_step(spec: RunSpec, protocol: Protocol, labelled: int, unlabelled: int) -> _Step:
     predictor = _frozen_predictor(spec, protocol)
-    objective = Objective(_method(spec, protocol), Guide(modes_of(spec, protocol, predictor)), spec.qg_norm)
+    objective = Objective(_method(spec, protocol), make_guide(spec, predictor, spec.seed), spec.qg_norm)
     size = protocol.size
 
     def step() -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from qgbench.base.errors import QGBenchError
 from qgbench.base.schema import Part
 
 Measure = Callable[[NDArray[np.bool_], NDArray[np.bool_], tuple[float, ...]], float]
@@ -42,6 +43,24 @@ class Metric(Part):
     def difference_unit(self) -> str:
         """Unit of a difference."""
         return "points" if self.unit == "%" else self.unit
+
+    def of(self, pred: NDArray[np.bool_], ref: NDArray[np.bool_]) -> float:
+        """Return the value for a predicted and a reference mask (H, W), of a metric that has a `measure`.
+
+        Raises
+        ------
+        QGBenchError
+            What it gives is outside its range.
+        """
+        assert self.measure is not None
+        if not (pred.any() and ref.any()):
+            both = pred.any() == ref.any()
+            one_empty = np.nan if self.one_empty is None else self.one_empty
+            return self.both_empty if both else one_empty
+        value = float(self.measure(pred, ref, (1.0, 1.0)))
+        if not 0 <= value <= (np.inf if self.highest is None else self.highest):
+            raise QGBenchError(f"the metric '{self.name}' gives {value}, which is not from 0 to {self.highest}.")
+        return value
 
     @property
     def is_distance(self) -> bool:

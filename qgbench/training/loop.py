@@ -95,7 +95,6 @@ class Trainer:
         self._predictor = predictor
         self._data = data
         self._settings = protocol.train
-        self._qg = protocol.qg
         self._accelerator = accelerator
         new_scaler(accelerator)
         self._streams = Streams(data, protocol.train, seed)
@@ -219,7 +218,7 @@ class Trainer:
         self._log_validation(done, dice, judged)
         # One rule for a method and its twins: only steps after the ramps of both method and add-on can be chosen.
         settings = self.method.settings
-        ramped = max(settings.warmup + settings.ramp, self._qg.qar_warmup + self._qg.qar_ramp)
+        ramped = max(settings.warmup + settings.ramp, self._guide.full_from)
         best = max((value for step, value in self.history.val_dice[:-1] if step >= ramped * self.steps), default=-1.0)
         if done >= ramped * self.steps and dice > best:
             self.history.best_step = done
@@ -252,7 +251,8 @@ class Trainer:
             gaps = judged["q"] - judged["dice"]
             self.history.val_gap = float(gaps.mean())
             entry |= {"val_q": float(judged["q"].mean()), "val_q_minus_dice": self.history.val_gap}
-            if self._guide.regularises and done >= self._qg.qar_warmup * self.steps:
+            begins = self._guide.pleases_g_from
+            if begins is not None and done >= begins * self.steps:
                 self.history.gaps.append(gaps.tolist())
                 self._warn_if_g_is_fooled(done)
         self.history.log.append({"step": done, "val_dice": dice, **entry})
