@@ -1,6 +1,7 @@
 """``qgbench check`` for add-ons, scores and metrics: do they keep their contract? Toys, the real loop, in seconds."""
 
 import copy
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qgbench.base.errors import QGBenchError, UserError
+from qgbench.base.errors import QGBenchError, UserError, in_one_line
+from qgbench.base.logs import logger
 from qgbench.engine.device import make_accelerator
 from qgbench.metrics.table import Metric
 from qgbench.plugins.registry import catalogue, kinds_of, load
@@ -63,7 +65,14 @@ def findings(name: str, plugins: Iterable[str] = ()) -> Iterator[Finding]:
         listed = ", ".join(reference for _, reference in chosen)
         raise UserError(f"{name} is several things that can be checked; say which of them: {listed}.")
     kind, reference = chosen[0]
-    yield from checks[kind](load(kind, reference))
+    part = load(kind, reference)
+    try:
+        yield from checks[kind](part)
+    except UserError:
+        raise
+    except Exception as error:
+        logger.debug("%s", traceback.format_exc())
+        yield Finding("it runs to the end of this check", False, in_one_line(error))
 
 
 def check_addon(addon: type[AddOn]) -> Iterator[Finding]:
@@ -124,15 +133,15 @@ def check_metric(metric: Metric) -> Iterator[Finding]:
         "masks that share nothing": (masks[3], ~masks[3]),
         "two empty masks": (masks[0] & False, masks[0] & False),
     }
+    values: dict[str, float] = {}
     for what, (pred, ref) in pairs.items():
         try:
-            value = metric.of(pred, ref)
+            values[what] = metric.of(pred, ref)
         except QGBenchError as error:
             yield Finding(f"it is in its range for {what}", False, str(error))
-        else:
-            yield Finding(f"it is in its range for {what}", bool(np.isfinite(value)), f"{value}")
-    best = metric.of(masks[2], masks[2])
-    other = metric.of(masks[0], masks[1])
+            return
+        yield Finding(f"it is in its range for {what}", bool(np.isfinite(values[what])), f"{values[what]}")
+    best, other = values["equal masks"], values["masks that overlap"]
     better = best >= other if metric.higher_is_better else best <= other
     yield Finding("equal masks are not worse than others", better, f"{best} against {other}")
 
