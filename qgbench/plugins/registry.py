@@ -418,7 +418,7 @@ _MOVED: Mapping[str, str] = MappingProxyType(
         "qgbench.errors": "qgbench.base.errors",
         "qgbench.logs": "qgbench.base.logs",
         "qgbench.metrics": "qgbench.metrics.masks",
-        "qgbench.spec": "qgbench.spec.run_spec",
+        "qgbench.spec": "qgbench.spec.settings",
     }
 )
 """Modules that plug-ins of qgbench 0.1 may import, and where their content is now."""
