@@ -21,7 +21,8 @@ from qgbench.engine.stage import SECONDS_BETWEEN_CHECKPOINTS
 from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import build_student
-from qgbench.spec.run_spec import Regime, load_protocol
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.regime import Regime
 from qgbench.training.loop import Trainer
 
 STEPS = 4  # after them the optimiser has its state

@@ -32,7 +32,8 @@ from qgbench.quality.corruptions import degrade
 from qgbench.quality.predictor import CARD_NAME, PredictorCard, QualityPredictor, load_predictor
 from qgbench.quality.scores import overlap
 from qgbench.quality.weak import WeakModels
-from qgbench.spec.run_spec import Regime, load_protocol
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.regime import Regime
 from qgbench.spec.suite import load_suite
 
 DRAWS = 5

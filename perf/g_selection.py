@@ -21,7 +21,8 @@ from qgbench.quality.audit import agreement
 from qgbench.quality.fit import LabelledImages, PredictorFit, _judge, _Judged, _weak_masks
 from qgbench.quality.scores import overlap
 from qgbench.quality.store import _as_labelled
-from qgbench.spec.run_spec import Regime, load_protocol
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.regime import Regime
 from qgbench.spec.suite import load_suite
 
 THREADS = 1

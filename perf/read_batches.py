@@ -21,7 +21,7 @@ from qgbench.data.experiment import ImageSet
 from qgbench.engine.device import make_accelerator
 from qgbench.methods.losses import segmentation_loss
 from qgbench.run.carry_out import build_student
-from qgbench.spec.run_spec import load_protocol
+from qgbench.spec.protocol import load_protocol
 
 IMAGES = 2000
 

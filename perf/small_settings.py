@@ -26,7 +26,8 @@ from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import build_student
 from qgbench.run.request import make_spec
-from qgbench.spec.run_spec import Regime, apply_settings
+from qgbench.spec.regime import Regime
+from qgbench.spec.settings import apply_settings
 from qgbench.training.loop import Trainer
 
 KEPT = Path("runs/small_settings.jsonl")

@@ -15,7 +15,8 @@ import numpy as np
 
 from qgbench.data.splits import draw_labelled, load_split
 from qgbench.run.record import Record, images_path, read_images, read_record, result_path, summarise, write_images
-from qgbench.spec.run_spec import RunSpec, load_protocol
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.verify import verify_records
 
 GOLDEN = Path(__file__).parent.parent / "tests/golden/records/v1"

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic.fields import FieldInfo
 
 from qgbench.quality.predictor import PredictorCard
-from qgbench.spec.run_spec import Before, Protocol, Settings, load_protocol
+from qgbench.spec.protocol import Protocol, load_protocol
+from qgbench.spec.settings import Before, Settings
 
 
 @contextmanager

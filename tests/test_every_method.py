@@ -15,7 +15,7 @@ from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWei
 from qgbench.quality.scores import make_score
 from qgbench.run.folder import RunFolder
 from qgbench.run.record import read_record
-from qgbench.spec.run_spec import SCORES
+from qgbench.spec.arm import SCORES
 from qgbench.training.loop import Trainer
 from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
 from tests.commands import small_data

@@ -28,7 +28,9 @@ from qgbench.methods import Batch, Method
 from qgbench.plugins.registry import load_method, method_names, method_source
 from qgbench.quality.guide import Guide
 from qgbench.run.record import read_images, read_record
-from qgbench.spec.run_spec import Protocol, Regime, RunSpec, load_protocol, protocol_names
+from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import RunSpec
 from qgbench.training.objective import Objective
 from qgbench.trust.conformance import ToySegmenter, toy_data
 

@@ -12,7 +12,7 @@ import typer
 from qgbench.base.errors import QGBenchError
 from qgbench.data.cards import Kind, card_names
 from qgbench.plugins.registry import method_names
-from qgbench.spec.run_spec import protocol_names
+from qgbench.spec.protocol import protocol_names
 from qgbench.spec.suite import suite_names
 
 # The names in `qgbench.archs.build.ARCHS`, which cannot be asked without importing torch.

@@ -12,14 +12,14 @@ from qgbench.base.logs import logger
 from qgbench.base.paths import expanded
 from qgbench.cli import completion
 from qgbench.cli.options import DataDir, Quiet, Verbose, name_or_path
-from qgbench.spec.run_spec import load_protocol
+from qgbench.spec.protocol import load_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qgbench.data.acquire.verify import Finding
     from qgbench.data.readers import Source
-    from qgbench.spec.run_spec import SplitKind
+    from qgbench.spec.regime import SplitKind
 
 app = typer.Typer(
     no_args_is_help=True, help="Get, check, split and look at data: [bold]qgbench data list[/bold] to begin with."

@@ -230,7 +230,7 @@ def _computes(device: str, precision: str) -> bool:
 def _threads() -> Remarks:
     import psutil
 
-    from qgbench.spec.run_spec import load_protocol
+    from qgbench.spec.protocol import load_protocol
 
     available = available_cores()
     wanted = load_protocol(_PROTOCOL).threads
@@ -409,7 +409,7 @@ def _weights() -> Remarks:
     from timm import get_pretrained_cfg
 
     from qgbench.archs.weights import PACKAGED, packaged_state
-    from qgbench.spec.run_spec import load_protocol, protocol_names
+    from qgbench.spec.protocol import load_protocol, protocol_names
 
     packaged: dict[str, list[str]] = {}
     fetched: dict[tuple[str, str, str | None], list[str]] = {}  # name, hub repository, revision -> protocols

@@ -13,7 +13,8 @@ from rich.text import Text
 from qgbench.base.console import print_table
 from qgbench.base.errors import UserError, in_one_line
 from qgbench.plugins.registry import Kind, Known, PluginImportError, catalogue, load_arch, load_method, resolve
-from qgbench.spec.run_spec import allowed, load_protocol
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.settings import allowed
 
 if TYPE_CHECKING:
     from qgbench.archs.registry import Arch

@@ -21,7 +21,11 @@ from qgbench.cli import completion
 from qgbench.cli import data as data_cli
 from qgbench.cli import suite as suite_cli
 from qgbench.cli.options import DataDir, Output, Quiet, Verbose, name_or_path
-from qgbench.spec.run_spec import LARGEST_SEED, MOST_THREADS, SCORES, Regime, RunSpec, load_protocol, parse_assignments
+from qgbench.spec.arm import SCORES
+from qgbench.spec.protocol import MOST_THREADS, load_protocol
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import LARGEST_SEED, RunSpec
+from qgbench.spec.settings import parse_assignments
 
 if TYPE_CHECKING:
     from qgbench.data.acquire.given import GivenSplit

@@ -11,7 +11,7 @@ from torch import Tensor
 from qgbench.base.errors import UserError
 from qgbench.data.cache import Prepared
 from qgbench.data.splits import draw_labelled
-from qgbench.spec.run_spec import Regime
+from qgbench.spec.regime import Regime
 
 Part = tuple[Prepared, np.ndarray]  # a prepared data set and rows of it
 

@@ -17,7 +17,7 @@ from qgbench.data.cache import Prepared, prepare
 from qgbench.data.experiment import Part, TrainingData, training_data, whole
 from qgbench.data.readers import Source, name_some, open_pool, open_source
 from qgbench.data.splits import Fractions, draw_pool, load_split
-from qgbench.spec.run_spec import GIVEN, Regime
+from qgbench.spec.regime import GIVEN, Regime
 
 
 @dataclass(frozen=True)

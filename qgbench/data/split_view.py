@@ -24,7 +24,7 @@ from qgbench.data.splits import (
     make_split,
     split_fingerprint,
 )
-from qgbench.spec.run_spec import Regime
+from qgbench.spec.regime import Regime
 
 _SIZE = 96  # pixels; areas are those of the originals, whatever it is
 

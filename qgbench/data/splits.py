@@ -25,7 +25,7 @@ from qgbench.base.text import read_table
 from qgbench.data.cache import Prepared, prepare
 from qgbench.data.cards import card_folder, card_names
 from qgbench.data.readers import Source, name_some, open_source
-from qgbench.spec.run_spec import SplitKind
+from qgbench.spec.regime import SplitKind
 
 Fractions = tuple[float, float, float]
 PARTS = ("train", "val", "test")

@@ -19,26 +19,29 @@ from qgbench.base.logs import logger
 from qgbench.data.cards import card_names, load_card
 from qgbench.launch.job import Job
 from qgbench.run.record import Record, find_records, read_record
-from qgbench.spec.run_spec import Regime, RunSpec, Settings, load_protocol
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import Settings
 
 MEASURED_NAME = "measured.json"
 UNKNOWN = "unknown"
-_DECIDE_G = ("protocol", "device", "precision", "threads")
+_DECIDE_G = ("protocol", "protocol_version", "device", "precision", "threads")
 
 
 def work_of(kind: Literal["g", "run"], spec: RunSpec) -> str:
     """Return what decides the time of a job, as JSON: two jobs are *like* each other where it is the same.
 
     Of a run it is the RunSpec without seed, data set and regime: its steps cost the same on all images, and its
-    evaluation is a few per cent of it. Of g it is the part of that which the training of g depends on. Versions of the
-    protocol are told apart.
+    evaluation is a few per cent of it. Of g it is the part of that which the training of g depends on.
     """
-    protocol, fields = load_protocol(spec.protocol), spec.telling()
+    fields = spec.telling()
     if kind == "g":
-        of_g = {key: value for key, value in spec.overrides.items() if key.startswith("quality.")}
-        fields = {name: fields[name] for name in _DECIDE_G} | {"overrides": of_g}
+        settings = {key: value for key, value in spec.overrides.items() if key.startswith("quality.")}
+        version = load_protocol(spec.protocol).g_version
+        fields = {name: fields[name] for name in _DECIDE_G} | {"g_version": version, "overrides": settings}
     decisive = {name: value for name, value in fields.items() if name not in ("seed", "dataset", "regime")}
-    return json.dumps(decisive | {"versions": [protocol.version, protocol.g_version]}, sort_keys=True)
+    return json.dumps(decisive, sort_keys=True)
 
 
 class Measured(Settings):

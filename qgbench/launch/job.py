@@ -14,7 +14,9 @@ from qgbench.base.interruption import Interrupted, interruptible
 from qgbench.base.locks import BusyError
 from qgbench.base.logs import QUIET, logged_to, set_verbosity
 from qgbench.run.folder import TEXT_LOG_NAME, RunFolder
-from qgbench.spec.run_spec import Regime, RunSpec, Settings
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import Settings
 
 JOBS = "jobs"
 """Folder, beside the runs, of what data and predictors leave behind: status and text log."""

@@ -35,7 +35,10 @@ from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.weak import WeakModels
 from qgbench.run.carry_out import build_student, modes_of
 from qgbench.run.provenance import hardware, peak_memory_mib
-from qgbench.spec.run_spec import Protocol, Regime, RunSpec, apply_settings
+from qgbench.spec.protocol import Protocol
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import apply_settings
 from qgbench.training.loop import Trainer
 
 _WARM_UP = 2  # steps: the first ones also allocate and choose kernels

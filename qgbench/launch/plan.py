@@ -18,7 +18,10 @@ from qgbench.data.readers import DATA_VARIABLE, find_card
 from qgbench.data.splits import split_fingerprint
 from qgbench.launch.job import Job
 from qgbench.run.record import read_record
-from qgbench.spec.run_spec import Regime, RunSpec, Settings, apply_settings, load_protocol
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import Settings, apply_settings
 from qgbench.spec.suite import Entry, Suite
 
 PLANS = "suites"
@@ -194,21 +197,21 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
                 entry.protocol,
                 entry.dataset,
                 entry.regime,
-                entry.method,
+                entry.arm.method,
                 arch=entry.arch,
                 seed=entry.seed,
-                qg_mode=entry.qg_mode,
-                qg_score=entry.qg_score,
-                qg_norm=entry.qg_norm,
+                qg_mode=entry.arm.qg_mode,
+                qg_score=entry.arm.qg_score,
+                qg_norm=entry.arm.qg_norm,
                 device=device,
                 threads=suite.threads,
-                overrides=entry.overrides,
+                overrides=entry.arm.overrides,
             )
             describe(spec)
         except QGBenchError as error:
             faults += _causes(entry) or [str(error)]
             continue
-        repeated = sorted(key for key in entry.overrides if key.startswith("method.") and key not in spec.overrides)
+        repeated = sorted(key for key in entry.arm.overrides if key.startswith("method.") and key not in spec.overrides)
         faults += [f"row '{entry.row}': {key} repeats the default; leave it out" for key in repeated]
         specs.append(spec)
     if faults:
@@ -224,11 +227,11 @@ def _causes(entry: Entry) -> list[str]:
     def setting(key: str, value: Any) -> None:
         part, dot, name = key.rpartition(".")
         protocol = load_protocol(entry.protocol)
-        whole = load_method(entry.method).Settings() if part == "method" else getattr(protocol, part, protocol)
+        whole = load_method(entry.arm.method).Settings() if part == "method" else getattr(protocol, part, protocol)
         apply_settings(whole, {name: value}, part + dot)
 
-    checks: list[Callable[[], object]] = [partial(load_method, entry.method), partial(load_arch, entry.arch)]
-    checks += [partial(setting, key, value) for key, value in entry.overrides.items()]
+    checks: list[Callable[[], object]] = [partial(load_method, entry.arm.method), partial(load_arch, entry.arch)]
+    checks += [partial(setting, key, value) for key, value in entry.arm.overrides.items()]
     causes = []
     for check in checks:
         try:

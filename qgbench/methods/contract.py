@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from qgbench.base.errors import UserError
 from qgbench.methods.normalisation import frozen_statistics, normalising_layers
-from qgbench.spec.run_spec import Settings
+from qgbench.spec.settings import Settings
 
 Corrector = Callable[[Tensor, Tensor], Tensor]
 

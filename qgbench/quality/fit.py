@@ -24,7 +24,7 @@ from qgbench.quality.corruptions import degrade
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.scores import overlap
 from qgbench.quality.weak import WeakModels, draw_folds
-from qgbench.spec.run_spec import QualitySettings
+from qgbench.spec.protocol import QualitySettings
 
 IMAGE_DEPENDENCE_LIMIT = 0.7  # largest correlation with the output for a blacked-out or swapped image that passes
 _AUDIT_MASKS = (

@@ -13,7 +13,7 @@ from qgbench.methods import Batch, Method, Term
 from qgbench.methods.normalisation import frozen_statistics
 from qgbench.quality.audit import correlations
 from qgbench.quality.scores import Labelling, ScoreFunction, ShuffledQuality, foreground_confidence, overlap
-from qgbench.spec.run_spec import QGSettings
+from qgbench.spec.protocol import QGSettings
 
 
 def ramp(progress: float, warmup: float, length: float, highest: float) -> float:

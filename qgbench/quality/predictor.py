@@ -16,7 +16,7 @@ from qgbench.archs.weights import Weights, timm_backbone
 from qgbench.base.errors import QGBenchError
 from qgbench.base.files import write_atomically
 from qgbench.quality.audit import Agreement
-from qgbench.spec.run_spec import QualitySettings
+from qgbench.spec.protocol import QualitySettings
 
 
 class QualityPredictor(nn.Module):

@@ -102,7 +102,7 @@ def make_score(name: str, predictor: nn.Module | None, seed: int) -> ScoreFuncti
     Parameters
     ----------
     name : str
-        One of `qgbench.spec.run_spec.SCORES`.
+        One of `qgbench.spec.arm.SCORES`.
     predictor : nn.Module or None
         g; needed by 'g' and 'shuffled'.
     seed : int

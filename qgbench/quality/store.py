@@ -13,7 +13,8 @@ from qgbench.base.logs import logger
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT, LabelledImages, fit_predictor, remove_checkpoints
 from qgbench.quality.predictor import PredictorCard, QualityPredictor, load_predictor, save_predictor
-from qgbench.spec.run_spec import Protocol, RunSpec
+from qgbench.spec.protocol import Protocol
+from qgbench.spec.run_spec import RunSpec
 
 PREDICTORS = "predictors"
 

@@ -14,7 +14,7 @@ from qgbench.data.views import labelled_view
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.methods import probabilities
 from qgbench.methods.losses import soft_dice_loss
-from qgbench.spec.run_spec import QualitySettings
+from qgbench.spec.protocol import QualitySettings
 
 
 class WeakModels:

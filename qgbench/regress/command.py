@@ -17,7 +17,7 @@ from qgbench.regress import reference as references
 from qgbench.regress.compare import FAULTS, Finding, compare, exact, print_findings
 from qgbench.regress.reference import Change, Numbers, Origin, Reference
 from qgbench.regress.rerun import origin, rerun
-from qgbench.spec.run_spec import load_protocol
+from qgbench.spec.protocol import load_protocol
 from qgbench.spec.suite import Suite, load_suite
 from qgbench.trust.reproduce import compare_machines, print_conditions
 

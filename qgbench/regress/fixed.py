@@ -29,7 +29,9 @@ from qgbench.quality.scores import PredictedQuality
 from qgbench.regress.outcome import averages, digest, logged
 from qgbench.regress.reference import Numbers, Value
 from qgbench.run.record import summarise
-from qgbench.spec.run_spec import Protocol, Regime, RunSpec
+from qgbench.spec.protocol import Protocol
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import RunSpec
 from qgbench.training.evaluation import evaluate
 from qgbench.training.loop import Trainer
 from qgbench.trust.conformance import ToySegmenter

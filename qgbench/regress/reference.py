@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.files import write_atomically
 from qgbench.base.schema import first_fault
-from qgbench.spec.run_spec import load_protocol
+from qgbench.spec.protocol import load_protocol
 from qgbench.spec.suite import Suite
 
 SCHEMA_VERSION = 1

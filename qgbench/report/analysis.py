@@ -20,7 +20,7 @@ from qgbench.report.collect import Collection, Name, Problem, Run, Setting
 from qgbench.report.declared import Answers, DeclaredSuite, Place, answers, runs_of_suite, why_none
 from qgbench.report.measures import MEASURES, Measure, measure
 from qgbench.report.pairing import SIDE_WORDS, TWIN_WORDS, refusal, units_differ
-from qgbench.spec.run_spec import SCORES
+from qgbench.spec.arm import SCORES
 from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
 from qgbench.stats.combined import estimate_mean_of
 from qgbench.stats.crossed import Estimate, estimate, holm, p_value

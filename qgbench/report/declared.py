@@ -10,15 +10,15 @@ from qgbench.report.collect import Name, Run
 from qgbench.report.measures import Measure, measure
 from qgbench.report.pairing import refusal
 from qgbench.run.record import Record
-from qgbench.spec.run_spec import Regime, load_protocol
+from qgbench.spec.arm import ArmName
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import Place
 from qgbench.spec.suite import Suite
 from qgbench.stats.combined import estimate_mean_of
 from qgbench.stats.crossed import Estimate, estimate, holm
 
 _LISTED = 20  # missing cells that are named one by one
-
-Place = tuple[str, ...]
-"""Protocol, data set, regime, arch, method, add-on, variant, seed: which run of a suite a record is, on any machine."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class DeclaredSuite:
     @property
     def protocol(self) -> str:
         """The protocol of all its runs."""
-        return next(iter(self.places))[0]
+        return next(iter(self.places)).protocol
 
 
 def declared(suite: Suite) -> DeclaredSuite:
@@ -87,7 +87,7 @@ def declared(suite: Suite) -> DeclaredSuite:
     primary, protocol = suite.primary, load_protocol(suite.protocol)
     typed: dict[str, str] = {}
     for entry in suite.entries():
-        typed.setdefault(entry.row, _typed(entry.place))
+        typed.setdefault(entry.row, entry.place.arm.typed)
     archs = {block.name: suite.archs_of(block) for block in suite.block}
     return DeclaredSuite(
         name=suite.name,
@@ -114,12 +114,6 @@ def declared(suite: Suite) -> DeclaredSuite:
         metric=primary.metric,
         contrasts=suite.secondary.contrasts,
     )
-
-
-def _typed(place: Place) -> str:
-    """A run's cell as one types it."""
-    *_, method, addon, variant, _ = place
-    return Name(method, variant, addon).typed
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,19 +194,17 @@ def _is_present(record: Record, suite: DeclaredSuite) -> bool:
 
 def _place(run: Run) -> Place:
     cell = run.record.cell
-    where = (cell.protocol, cell.dataset, cell.regime, cell.arch, cell.method, cell.addon, cell.variant)
-    return (*where, str(cell.seed))
+    arm = ArmName(cell.method, cell.variant, cell.addon)
+    return Place(cell.protocol, cell.dataset, cell.regime, cell.arch, arm, cell.seed)
 
 
 def in_words(places: Iterable[Place]) -> list[str]:
     """Name runs by cell and seeds; of many cells the first, and the number of the others."""
     seeds: dict[Place, list[str]] = {}
-    for *cell, seed in sorted(places):
-        seeds.setdefault(tuple(cell), []).append(seed)
+    for place in sorted(places):
+        seeds.setdefault(place._replace(seed=0), []).append(str(place.seed))
     words = [
-        f"{method}{f' ({variant})' if variant else ''}{f' + {addon}' if addon else ''} on {dataset} {regime}, {arch}, "
-        f"seed {', '.join(of)}"
-        for (_, dataset, regime, arch, method, addon, variant), of in seeds.items()
+        f"{cell.arm} on {cell.dataset} {cell.regime}, {cell.arch}, seed {', '.join(of)}" for cell, of in seeds.items()
     ]
     if len(words) > _LISTED:
         words[_LISTED:] = [f"and {len(words) - _LISTED} cells more"]

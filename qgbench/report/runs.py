@@ -19,7 +19,8 @@ from qgbench.report.curves import print_curves
 from qgbench.report.terminal import outcome_table
 from qgbench.run.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
 from qgbench.run.record import RECORD_NAME, Record
-from qgbench.spec.run_spec import RunSpec, load_protocol
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.run_spec import RunSpec
 
 _COLOURS: dict[Status | None, str] = {"running": "cyan", "interrupted": "yellow", "failed": "red", "done": "green"}
 _LISTED = 10  # candidates of an ambiguous name, at most

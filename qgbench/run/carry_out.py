@@ -59,7 +59,10 @@ from qgbench.run.record import (
     write_images,
     write_record,
 )
-from qgbench.spec.run_spec import Protocol, Regime, RunSpec, apply_settings
+from qgbench.spec.protocol import Protocol
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import apply_settings
 from qgbench.training.evaluation import evaluate
 from qgbench.training.loop import Trainer
 from qgbench.training.streams import check_batches

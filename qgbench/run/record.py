@@ -29,7 +29,7 @@ from qgbench.base.files import write_atomically
 from qgbench.base.schema import Part, first_fault
 from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, MEAN_COLUMNS, TEXT_COLUMNS
 from qgbench.quality.audit import CheckpointAudit, QualityAudit
-from qgbench.spec.run_spec import Protocol, load_protocol, protocol_names
+from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"

@@ -5,7 +5,9 @@ from typing import Any
 
 from qgbench.engine.device import best_device, processes
 from qgbench.plugins.registry import arch_source, load_arch, load_method, method_source
-from qgbench.spec.run_spec import RunSpec, load_protocol, without_defaults
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import without_defaults
 
 
 def make_spec(

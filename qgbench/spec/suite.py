@@ -12,8 +12,6 @@ A suite is a TOML file, one of those that ship (``suites/``) or one's own:
 """
 
 import itertools
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -25,23 +23,11 @@ from pydantic import Field, ValidationError
 
 from qgbench.base.errors import UserError, unknown_name
 from qgbench.base.text import parse_toml, read_text
-from qgbench.spec.run_spec import (
-    SCORES,
-    QGMode,
-    Regime,
-    RunSpec,
-    Score,
-    Settings,
-    is_setting,
-    load_protocol,
-    protocol_names,
-)
-
-_ADDON = re.compile(
-    rf"(?P<name>[^+]+)(?:\+(?P<addon>qw\+qar|qw|qar)(?:-(?P<score>{'|'.join(SCORES[1:])}))?(?P<norm>-unnormalised)?)?"
-)
-_MODES: Mapping[str | None, QGMode] = {None: "none", "qw": "qw", "qar": "qar", "qw+qar": "both"}
-_OF_ADDON = ("qg.", "quality.")
+from qgbench.spec.arm import OF_ADDON, Arm, parse_row
+from qgbench.spec.protocol import load_protocol, protocol_names
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import Place, RunSpec
+from qgbench.spec.settings import Settings, is_setting
 
 
 class Row(Settings):
@@ -111,34 +97,17 @@ class Entry:
     protocol: str
     dataset: str
     regime: str
-    method: str
     arch: str
+    arm: Arm
     seed: int
-    qg_mode: QGMode
-    qg_score: Score
-    qg_norm: str
-    overrides: Mapping[str, Any]
 
     @cached_property
-    def place(self) -> tuple[str, ...]:
-        """Protocol, data set, regime, arch, method, add-on, variant and seed: what a record of this run says.
-
-        Known without torch: device, threads and encoder, which only this or another machine decides, are no part of it.
-        """
+    def place(self) -> Place:
+        """What a record of this run says of itself; known without torch."""
         known = load_protocol(self.protocol)
-        spec = RunSpec.model_validate(
-            {
-                **{name: getattr(self, name) for name in ("protocol", "dataset", "regime", "method", "arch", "seed")},
-                **{name: getattr(self, name) for name in ("qg_mode", "qg_score", "qg_norm")},
-                "overrides": dict(self.overrides),
-                "encoder": known.encoder,
-                "precision": known.precision,
-                "device": "cpu",
-                "threads": known.threads,
-            }
-        )
-        where = (spec.protocol, spec.dataset, spec.regime, spec.arch, spec.method, spec.addon, spec.variant)
-        return (*where, str(self.seed))
+        where = {name: getattr(self, name) for name in ("protocol", "dataset", "regime", "arch", "seed")}
+        any_machine = {"precision": known.precision, "device": "cpu", "threads": known.threads}
+        return RunSpec.model_validate({**where, **dict(self.arm), **any_machine, "encoder": known.encoder}).place
 
 
 class Suite(Settings):
@@ -164,7 +133,7 @@ class Suite(Settings):
         UserError
             A row's name is not understood, or the protocol is unknown.
         """
-        found: dict[tuple[str, ...], Entry] = {}
+        found: dict[Place, Entry] = {}
         for block in self.block:
             places = ((seed, dataset) for seed in block.seeds for dataset in block.regimes)
             for seed, dataset in places:
@@ -200,7 +169,7 @@ class Suite(Settings):
         return {dataset: (regime, other[dataset]) for dataset, regime in of[question.block].items()}
 
     def _entries(self, block: Block, row: str, dataset: str, regime: str, arch: str, seed: int) -> list[Entry]:
-        name, mode, score, norm = parse_row(row)
+        name, addon = parse_row(row)
         declared = self.rows.get(name, Row(method=name))
         combinations = [
             dict(zip(block.vary, values, strict=True)) for values in itertools.product(*block.vary.values())
@@ -212,38 +181,20 @@ class Suite(Settings):
                 protocol=self.protocol,
                 dataset=dataset,
                 regime=str(Regime.parse(regime)),
-                method=declared.method,
                 arch=arch,
+                arm=Arm(
+                    method=declared.method,
+                    **addon,
+                    overrides={
+                        key: value
+                        for key, value in (declared.set | block.set | varied).items()
+                        if addon["qg_mode"] != "none" or not key.startswith(OF_ADDON)
+                    },
+                ),
                 seed=seed,
-                qg_mode=mode,
-                qg_score=score,
-                qg_norm=norm,
-                overrides={
-                    key: value
-                    for key, value in (declared.set | block.set | varied).items()
-                    if mode != "none" or not key.startswith(_OF_ADDON)
-                },
             )
             for varied in combinations
         ]
-
-
-def parse_row(row: str) -> tuple[str, QGMode, Score, str]:
-    """Split ``fixmatch+qw-oracle`` into row name, mode, score and norm of the add-on.
-
-    Raises
-    ------
-    UserError
-        The text is not of that form.
-    """
-    found = _ADDON.fullmatch(row)
-    if found is None:
-        raise UserError(
-            f"row '{row}' is not understood: expected NAME, NAME+qw, NAME+qar or NAME+qw+qar, a control as "
-            f"NAME+qw-SCORE with one of {', '.join(SCORES[1:])}, and -unnormalised for --qg-norm none."
-        )
-    score: Any = found["score"] or "g"
-    return found["name"], _MODES[found["addon"]], score, "none" if found["norm"] else "weighted"
 
 
 def suite_names() -> list[str]:

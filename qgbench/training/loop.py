@@ -20,7 +20,7 @@ from qgbench.methods import Method, label_probabilities
 from qgbench.quality.audit import CheckpointAudit, agreement, correlations
 from qgbench.quality.guide import Guide
 from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
-from qgbench.spec.run_spec import Protocol
+from qgbench.spec.protocol import Protocol
 from qgbench.training.objective import Objective
 from qgbench.training.streams import Streams, check_batches, own_part
 from qgbench.training.watch import optimism_has_grown

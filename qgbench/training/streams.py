@@ -12,7 +12,7 @@ from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.data.views import cutmix_region, flip, labelled_view, strong_view
 from qgbench.engine.device import World
 from qgbench.methods import Batch
-from qgbench.spec.run_spec import TrainSettings
+from qgbench.spec.protocol import TrainSettings
 
 
 class ShuffledOrder:

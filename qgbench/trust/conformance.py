@@ -21,7 +21,7 @@ from qgbench.engine.device import make_accelerator
 from qgbench.methods import Batch, Method, check_step
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import Labelling, PredictedQuality, one
-from qgbench.spec.run_spec import Protocol, load_protocol
+from qgbench.spec.protocol import Protocol, load_protocol
 from qgbench.training.loop import Trainer
 from qgbench.training.objective import Objective
 

@@ -49,7 +49,9 @@ from qgbench.run.record import (
     read_record,
     summarise,
 )
-from qgbench.spec.run_spec import Protocol, RunSpec, Settings, load_protocol
+from qgbench.spec.protocol import Protocol, load_protocol
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import Settings
 
 Verdict = Literal["identical", "within noise", "disagrees"]
 Role = Literal["experiment", "numbers", "none"]

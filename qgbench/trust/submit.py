@@ -15,7 +15,7 @@ from qgbench.base.logs import logger
 from qgbench.base.paths import is_path
 from qgbench.run.folder import RunFolder
 from qgbench.run.record import RECORD_NAME, Record, images_path, read_record, result_path
-from qgbench.spec.run_spec import load_protocol
+from qgbench.spec.protocol import load_protocol
 from qgbench.trust.reproduce import mark, read_reproductions, reproductions_path
 from qgbench.trust.verify import verify_records
 

@@ -106,7 +106,9 @@ from qgbench.run.record import (
     result_path,
     summarise,
 )
-from qgbench.spec.run_spec import GIVEN, Protocol, Regime, RunSpec, load_protocol, protocol_names
+from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
+from qgbench.spec.regime import GIVEN, Regime
+from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.claims import CLAIMS_NAME, read_claims
 from qgbench.trust.judge import Judge
 from qgbench.trust.reproduce import is_of_reproductions, record_path_of, reproduction_of

@@ -22,7 +22,7 @@ from qgbench.base.errors import UserError
 from qgbench.data.phantom import generate_phantom
 from qgbench.engine.device import make_accelerator
 from qgbench.methods.losses import segmentation_loss
-from qgbench.spec.run_spec import load_protocol
+from qgbench.spec.protocol import load_protocol
 
 LITE = "tf_efficientnet_lite0"
 DECODER = (64, 32, 16, 16, 8)

@@ -84,7 +84,7 @@ def test_archs_are_those_that_can_be_built() -> None:
 
 def test_every_encoder_that_is_offered_can_be_built() -> None:
     from qgbench.archs.build import build_network
-    from qgbench.spec.run_spec import load_protocol, protocol_names
+    from qgbench.spec.protocol import load_protocol, protocol_names
 
     assert {load_protocol(name).encoder for name in protocol_names()} <= set(completion.encoders(""))
     assert sorted(completion.encoders("resnet")) == ["resnet18", "resnet34", "resnet50"]

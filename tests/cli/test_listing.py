@@ -15,7 +15,7 @@ from qgbench.archs.registry import ARCHS
 from qgbench.base.errors import UserError
 from qgbench.cli.listing import print_arch, print_archs, print_method, print_methods
 from qgbench.plugins.registry import PluginImportError, load_method, method_names
-from qgbench.spec.run_spec import Settings, allowed
+from qgbench.spec.settings import Settings, allowed
 
 PLUG_IN = """
 from typing import Literal

@@ -9,7 +9,7 @@ from qgbench.base.errors import UserError
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, training_data, whole
 from qgbench.data.splits import draw_labelled, make_split
-from qgbench.spec.run_spec import Regime
+from qgbench.spec.regime import Regime
 
 SIZE = 4
 

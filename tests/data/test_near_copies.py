@@ -11,7 +11,7 @@ from qgbench.data import near_copies as module
 from qgbench.data.near_copies import NearCopy, near_copies, warning
 from qgbench.data.run_data import open_run_data
 from qgbench.data.splits import HALF_TEST
-from qgbench.spec.run_spec import Regime
+from qgbench.spec.regime import Regime
 from tests.data.acquire.test_verify import parts_of, save, write_pool, write_set
 from tests.data.test_duplicates import encoded, smaller
 

@@ -12,7 +12,7 @@ from qgbench.data.acquire.given import read_given
 from qgbench.data.readers import open_source
 from qgbench.data.run_data import RunData, open_run_data
 from qgbench.data.splits import HALF_TEST, draw_pool, load_split
-from qgbench.spec.run_spec import Regime
+from qgbench.spec.regime import Regime
 from tests.data.test_readers import write_tree
 
 IDS = tuple(f"i{number:02d}" for number in range(20))

@@ -14,7 +14,7 @@ from qgbench.data.splits import split_fingerprint
 from qgbench.launch.job import Job
 from qgbench.launch.plan import Plan, load_plan, make_plan, require_same_data
 from qgbench.run.record import read_record, write_record
-from qgbench.spec.run_spec import load_protocol
+from qgbench.spec.protocol import load_protocol
 from qgbench.spec.suite import load_suite, suite_names
 from tests.spec.test_suite import TINY, written
 

@@ -17,7 +17,7 @@ from qgbench.quality import fit as fit_module
 from qgbench.quality.audit import agreement
 from qgbench.quality.fit import LabelledImages, PredictorFit, _judge, _synthetic, fit_predictor, remove_checkpoints
 from qgbench.quality.weak import WeakModels, draw_folds
-from qgbench.spec.run_spec import QualitySettings, load_protocol
+from qgbench.spec.protocol import QualitySettings, load_protocol
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from qgbench.quality.guide import (
     ramp,
 )
 from qgbench.quality.scores import Labelling, ShuffledQuality, overlap
-from qgbench.spec.run_spec import QGSettings
+from qgbench.spec.protocol import QGSettings
 from qgbench.training.streams import Streams
 from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
 

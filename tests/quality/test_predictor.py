@@ -16,7 +16,7 @@ from qgbench.quality.predictor import (
     load_predictor,
     save_predictor,
 )
-from qgbench.spec.run_spec import QualitySettings, load_protocol
+from qgbench.spec.protocol import QualitySettings, load_protocol
 from tests.later import later_setting
 
 SETTINGS = load_protocol("smoke").quality

@@ -23,7 +23,8 @@ from qgbench.quality.scores import (
     overlap,
     true_dice,
 )
-from qgbench.spec.run_spec import SCORES, load_protocol
+from qgbench.spec.arm import SCORES
+from qgbench.spec.protocol import load_protocol
 from qgbench.trust.conformance import ToyQuality, ToySegmenter
 
 masks = arrays(bool, (3, 1, 5, 6))

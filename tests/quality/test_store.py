@@ -3,7 +3,8 @@ from typing import Any
 
 from qgbench.quality.store import predictor_id
 from qgbench.run.request import make_spec
-from qgbench.spec.run_spec import QualitySettings, RunSpec
+from qgbench.spec.protocol import QualitySettings
+from qgbench.spec.run_spec import RunSpec
 from tests.later import later_setting
 
 

@@ -17,6 +17,8 @@ from qgbench.report.analysis import Analysis, Contrast, Filters, analyse
 from qgbench.report.collect import collect
 from qgbench.report.declared import Answer, DeclaredQuestion, DeclaredSuite, declared
 from qgbench.report.write import write_report
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Place
 from qgbench.spec.suite import load_suite
 from qgbench.stats.combined import estimate_mean_of
 from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_record
@@ -29,10 +31,10 @@ def gain(dataset: str, method: str, seed: int) -> np.ndarray:
     return GAINS[dataset, method] * GROUP_GAIN + 0.001 * seed * (1 if method == "cps" else -2)
 
 
-def place(path: Path) -> tuple[str, ...]:
+def place(path: Path) -> Place:
     cell = json.loads(path.read_text())["cell"]
-    where = ("protocol", "dataset", "regime", "arch", "method", "addon", "variant", "seed")
-    return tuple(str(cell[part]) for part in where)
+    arm = ArmName(cell["method"], cell["variant"], cell["addon"])
+    return Place(*(cell[part] for part in ("protocol", "dataset", "regime", "arch")), arm, cell["seed"])
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_what_a_suite_never_declared_is_no_problem(records: Path, suite: Declare
     chosen = [
         run for run in whole.runs if (run.record.cell.dataset, run.record.cell.method, run.record.cell.addon) in alone
     ]
-    places = frozenset(place for place in suite.places if (place[1], place[4], place[5]) in alone)
+    places = frozenset(place for place in suite.places if (place.dataset, place.arm.method, place.arm.addon) in alone)
     assert len(chosen) == len(places) == 6
     asked_for = replace(suite, places=places, contrasts=("fixmatch+qw:cps",))
     found = analyse(replace(whole, runs=chosen), suite=asked_for)

@@ -9,17 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qgbench.base.errors import UserError
-from qgbench.spec.run_spec import (
-    Protocol,
-    QGSettings,
-    QualitySettings,
-    Regime,
-    RunSpec,
-    apply_settings,
-    load_protocol,
-    parse_assignments,
-    protocol_names,
-)
+from qgbench.spec.protocol import Protocol, QGSettings, QualitySettings, load_protocol, protocol_names
+from qgbench.spec.regime import Regime
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import apply_settings, parse_assignments
 from qgbench.training.loop import learning_rate, teacher_decay
 from tests.later import later_setting
 

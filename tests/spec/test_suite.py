@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from qgbench.base.errors import UserError
-from qgbench.spec.suite import load_suite, parse_row, suite_names
+from qgbench.spec.arm import Arm, ArmName, parse_row
+from qgbench.spec.run_spec import Place
+from qgbench.spec.suite import load_suite, suite_names
 
 TINY = """
 name = "tiny"
@@ -53,7 +55,7 @@ def written(folder: Path, text: str) -> str:
 
 def test_a_suite_is_expanded_by_block_seed_data_set_regime_arch_and_row_without_doubles(tmp_path: Path) -> None:
     entries = load_suite(written(tmp_path, TINY)).entries()
-    listed = [(entry.block, entry.seed, entry.row, dict(entry.overrides)) for entry in entries]
+    listed = [(entry.block, entry.seed, entry.row, dict(entry.arm.overrides)) for entry in entries]
     core = [("core", seed, row) for seed in (0, 1) for row in ("fixmatch", "fixmatch+qw", "sharp")]
     assert [entry[:3] for entry in listed[:6]] == core
     assert [entry[3] for entry in listed[:6]] == [{}, {}, {"method.threshold": 0.8}] * 2
@@ -64,15 +66,8 @@ def test_a_suite_is_expanded_by_block_seed_data_set_regime_arch_and_row_without_
         ("taus", 0, "fixmatch+qw", {"qg.tau": 0.9, "train.steps": 24}),
         ("taus", 0, "fixmatch+qw", {"qg.tau": 0.9, "train.steps": 12}),
     ]
-    assert entries[-1].place[:7] == (
-        "smoke",
-        "phantom",
-        "n12@grouped",
-        "unet",
-        "fixmatch",
-        "qw-qg.tau=0.9",
-        "train.steps=12",
-    )
+    arm = ArmName("fixmatch", "train.steps=12", "qw-qg.tau=0.9")
+    assert entries[-1].place == Place("smoke", "phantom", "n12@grouped", "unet", arm, 0)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +83,9 @@ def test_a_suite_is_expanded_by_block_seed_data_set_regime_arch_and_row_without_
     ],
 )
 def test_a_row_is_written_as_the_leaderboard_writes_it(row: str, parts: tuple[str, ...]) -> None:
-    assert parse_row(row) == parts
+    name, addon = parse_row(row)
+    assert (name, *addon.values()) == parts
+    assert Arm(method=name, **addon).arm.typed == row
 
 
 def test_every_fault_of_a_suite_is_listed_at_once(tmp_path: Path) -> None:
@@ -168,9 +165,9 @@ def test_the_paper_suite_is_five_sets_by_three_archs_by_the_papers_rows_and_two_
     assert places == set(itertools.product(sets, ("unetpp", "attention_unet", "swin_unet"), range(3)))
     paper_labels = {"method.threshold": 0.0, "method.labels_from": "teacher"}
     for method in ("pseudo_label", "contrastive"):
-        weighed = [entry for entry in entries if entry.method == method and entry.qg_mode == "qw"]
+        weighed = [entry for entry in entries if entry.arm.method == method and entry.arm.qg_mode == "qw"]
         assert weighed
-        assert all(dict(entry.overrides) == paper_labels for entry in weighed)
+        assert all(dict(entry.arm.overrides) == paper_labels for entry in weighed)
 
 
 ASKING = """

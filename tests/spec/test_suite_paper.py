@@ -14,7 +14,8 @@ from qgbench.quality.guide import Guide
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.run.carry_out import build_student, modes_of
 from qgbench.run.request import make_spec
-from qgbench.spec.run_spec import apply_settings, load_protocol
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.settings import apply_settings
 from qgbench.spec.suite import Entry, load_suite
 from qgbench.training.loop import Trainer
 
@@ -44,18 +45,18 @@ def images() -> TrainingData:
 
 def trainer_of(entry: Entry, images: TrainingData) -> Trainer:
     """A trainer as `qgbench.run.carry_out` makes it, with every loss at its full weight from the first step on."""
-    kind = load_method(entry.method)
-    changes = FEW | AT_ONCE | (QUALITY if entry.qg_mode != "none" else {})
+    kind = load_method(entry.arm.method)
+    changes = FEW | AT_ONCE | (QUALITY if entry.arm.qg_mode != "none" else {})
     if "threshold" in kind.Settings.model_fields:
         changes |= {"method.threshold": 0.5}  # an untrained network is sure of nothing
-    changes |= entry.overrides
+    changes |= entry.arm.overrides
     spec = make_spec(
         entry.protocol,
         entry.dataset,
         entry.regime,
-        entry.method,
+        entry.arm.method,
         arch=entry.arch,
-        qg_mode=entry.qg_mode,
+        qg_mode=entry.arm.qg_mode,
         precision="fp32",
         device="cpu",
         threads=1,
@@ -95,7 +96,7 @@ def test_every_kind_of_run_of_the_paper_trains(arch: str, row: str, images: Trai
 
 @pytest.mark.parametrize(
     "backbone",
-    sorted({entry.overrides.get("quality.backbone", "") for entry in load_suite("ablations").entries()} - {""}),
+    sorted({entry.arm.overrides.get("quality.backbone", "") for entry in load_suite("ablations").entries()} - {""}),
 )
 def test_every_backbone_of_the_ablations_scores_masks_and_guides_them(backbone: str) -> None:
     torch.manual_seed(0)

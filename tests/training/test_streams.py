@@ -12,7 +12,7 @@ from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import ALONE, World
 from qgbench.methods import Batch
-from qgbench.spec.run_spec import TrainSettings, load_protocol
+from qgbench.spec.protocol import TrainSettings, load_protocol
 from qgbench.training.streams import ShuffledOrder, Streams, check_batches, own_part
 
 SIZE = 32

@@ -11,7 +11,7 @@ from qgbench.methods.losses import segmentation_loss
 from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import PredictedQuality, overlap
-from qgbench.spec.run_spec import QGSettings
+from qgbench.spec.protocol import QGSettings
 from qgbench.training.loop import Trainer
 from qgbench.training.watch import optimism_has_grown
 from qgbench.trust.conformance import ToySegmenter, toy_data, toy_protocol

@@ -29,7 +29,9 @@ from qgbench.run.record import (
     write_images,
     write_record,
 )
-from qgbench.spec.run_spec import Protocol, QGSettings, QualitySettings, RunSpec, Settings, TrainSettings, load_protocol
+from qgbench.spec.protocol import Protocol, QGSettings, QualitySettings, TrainSettings, load_protocol
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import Settings
 from qgbench.trust.reproduce import open_original
 from qgbench.trust.verify import Fault, print_faults, record_files, verify_records
 from tests.later import later_setting

@@ -119,7 +119,7 @@ def _inherited(tree: ast.Module, own: ast.ClassDef | None) -> list[Setting]:
         for node in tree.body:
             if isinstance(node, ast.ImportFrom) and any(alias.name == base.value.id for alias in node.names):
                 return _settings(str(node.module).rpartition(".")[2])
-    methods = _tree("qgbench", "methods.py")
+    methods = _tree("qgbench", "methods/contract.py")
     common = next(node for node in methods.body if isinstance(node, ast.ClassDef) and node.name == _BASE)
     return _fields(common)
 

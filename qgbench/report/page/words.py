@@ -7,7 +7,7 @@ from qgbench.report.analysis import Across, AddonAcross, Contrast, Scores
 from qgbench.report.collect import Name
 from qgbench.report.measures import Measure
 from qgbench.report.tables import MARK
-from qgbench.spec.run_spec import Regime
+from qgbench.spec.regime import Regime
 from qgbench.stats.crossed import Estimate
 
 LEVEL = 0.05

@@ -1,0 +1,122 @@
+"""Protocols: named, versioned settings of everything that is no method's. Imports no torch."""
+
+import tomllib
+from functools import cache
+from importlib import resources
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from qgbench.base.errors import unknown_name
+from qgbench.spec.settings import Before, Settings
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+_MOST_IMAGES = 4096  # in a batch
+
+
+MOST_THREADS = 4096
+
+
+class TrainSettings(Settings):
+    """How every method is trained."""
+
+    steps: int = Field(ge=1, description="optimiser steps, the same for every method")
+    batch_labelled: int = Field(ge=2, le=_MOST_IMAGES, description="labelled images a step")
+    batch_unlabelled: int = Field(ge=2, le=_MOST_IMAGES, description="unlabelled images a step")
+    lr: float = Field(gt=0, description="learning rate of AdamW at step 0")
+    lr_end: float = Field(ge=0, description="learning rate at the last step, reached along a cosine")
+    weight_decay: float = Field(ge=0, description="AdamW's decoupled weight decay")
+    grad_clip: float = Field(gt=0, description="largest norm of one student's gradient")
+    ema_span: float = Field(
+        gt=0, le=1, description="time constant of the teacher's average, as a fraction of the budget"
+    )
+    ema_start: float = Field(ge=0, lt=1, description="the teacher's decay at step 0; it rises linearly over ema_span")
+    validations: int = Field(ge=1, description="validations a run, evenly spaced")
+    rotation: float = Field(ge=0, le=180, description="labelled views: largest rotation, degrees")
+    brightness: float = Field(ge=0, lt=1, description="labelled views: largest change of brightness and of contrast")
+
+
+class QualitySettings(Settings):
+    """How the quality predictor g and the weak models that it learns from are trained."""
+
+    backbone: str = Field(description="timm name of g's backbone")
+    backbone_weights: Literal["imagenet", "none"]
+    steps: int = Field(ge=1, description="optimiser steps at most")
+    batch: int = Field(ge=2, le=_MOST_IMAGES, description="masks a step")
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    dropout: float = Field(ge=0, lt=1, description="before the hidden layer; half of it after")
+    hidden: int = Field(ge=1, le=1 << 16, description="width of the hidden layer")
+    validations: int = Field(ge=1, description="validations, evenly spaced; the best is kept")
+    patience: int = Field(ge=1, description="validations without improvement after which training ends")
+    val_masks: int = Field(ge=1, le=_MOST_IMAGES, description="synthetic masks for each validation image")
+    weak_share: float = Field(ge=0, le=1, description="share of g's training masks that weak models made")
+    weak_folds: int = Field(
+        ge=1,
+        description="1: weak models are asked about the images that they are trained on; K: about those of a fold that "
+        "they are not trained on",
+    )
+    weak_encoder: str = Field(description="encoder of the weak U-Net, trained from scratch")
+    weak_epochs: tuple[int, ...] = Field(
+        min_length=1, description="epochs after which the weak U-Net's outputs are kept"
+    )
+    weak_epoch_min_steps: int = Field(ge=1, description="an epoch has at least so many steps, for small labelled sets")
+    weak_batch: int = Field(ge=2, le=_MOST_IMAGES)
+    weak_lr: float = Field(gt=0)
+
+
+class QGSettings(Settings):
+    """The add-on's own settings (arXiv 2606.01753, Eqns 5 to 7)."""
+
+    tau: float = Field(ge=0, le=1, description="pseudo-labels with q below tau get no weight")
+    temperature: float = Field(gt=0, description="exponent T of the weight q**T")
+    lambda_qar: float = Field(ge=0, description="largest weight of the quality-aware regularisation")
+    qar_warmup: float = Field(ge=0, le=1, description="fraction of the budget before QAR starts")
+    qar_ramp: float = Field(ge=0, le=1, description="fraction of the budget over which its weight rises")
+
+
+class Protocol(Settings):
+    """A named, versioned set of all settings that do not belong to a method."""
+
+    name: str
+    version: int
+    g_version: Annotated[int, Before(1)] = Field(
+        description="version of how g is trained; runs that g guides count as those of another protocol, no others do"
+    )
+    dataset: str = Field(description="data set when none is named")
+    arch: str
+    encoder: str
+    encoder_weights: Literal["imagenet", "none"]
+    decoder_channels: tuple[int, ...]
+    precision: Precision
+    threads: int = Field(
+        ge=1, le=MOST_THREADS, description="processor threads of one run; other counts give other last bits"
+    )
+    size: int = Field(ge=32, description="side of the square training images, pixels")
+    fractions: tuple[float, float, float] = Field(description="train, validation and test shares of the groups")
+    train: TrainSettings
+    quality: QualitySettings
+    qg: QGSettings
+
+
+def protocol_names() -> list[str]:
+    """List the protocols that ship with qgbench."""
+    folder = resources.files("qgbench.spec.protocols")
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+@cache
+def load_protocol(name: str) -> Protocol:
+    """Read a protocol by name.
+
+    Raises
+    ------
+    UserError
+        No protocol has that name.
+    """
+    if name not in protocol_names():
+        raise unknown_name("protocol", name, protocol_names())
+    text = (resources.files("qgbench.spec.protocols") / f"{name}.toml").read_text(encoding="utf-8")
+    return Protocol.model_validate(tomllib.loads(text))

@@ -1,0 +1,98 @@
+"""Regimes: which labels and which unlabelled images a run gets. Imports no torch."""
+
+import math
+import re
+from typing import Literal
+
+from pydantic import Field
+
+from qgbench.base.errors import UserError
+from qgbench.spec.settings import Settings
+
+SplitKind = Literal["grouped", "image"]
+
+
+GIVEN = "given-"  # begins the name of a split that someone else made; 8 digits of its hash follow
+
+
+_SPLIT = re.compile(rf"grouped|image|{GIVEN}[0-9a-f]{{8}}")
+
+
+_POOL = re.compile(r"(?P<name>.+?)(?:~(?P<draw>[1-9]\d*))?")
+
+
+class Regime(Settings):
+    """Which labels and which unlabelled images a run gets, and how the data set is split.
+
+    Written ``n28+isic_pool@grouped``: the labelled budget (``n28`` images, ``p10`` per cent of the training part, or
+    ``all``), external pools (``isic2020~5000``: so many images drawn from one), and the kind of split: ``grouped``,
+    ``image``, or ``given-`` and 8 hexadecimal digits for a split that someone else made.
+    """
+
+    budget: int | None = Field(description="labelled images; None = `percent` of the training part, or all of it")
+    percent: float | None = Field(None, gt=0, le=100, description="labelled share of the training part, in per cent")
+    pools: tuple[str, ...] = Field(description="external unlabelled pools")
+    split: str = Field("grouped", pattern=_SPLIT.pattern)
+
+    def __str__(self) -> str:
+        if self.percent is not None:
+            budget = f"p{self.percent:g}"
+        else:
+            budget = "all" if self.budget is None else f"n{self.budget}"
+        return "+".join((budget, *self.pools)) + f"@{self.split}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Regime":
+        """Read ``n28+isic_pool@grouped``; ``28`` and ``10%`` will do for ``n28`` and ``p10``.
+
+        Raises
+        ------
+        UserError
+            The text is not of that form.
+        """
+        body, _, split = text.partition("@")
+        budget, *pools = body.split("+")
+        number = re.fullmatch(r"n?(\d+)", budget)
+        percent = re.fullmatch(r"p(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)%", budget)
+        understood = number or percent or budget == "all"
+        if not understood or "" in pools or (split and not _SPLIT.fullmatch(split)):
+            raise UserError(
+                f"regime '{text}' is not understood. Expected a budget (n28, p10 for 10 % or all), any pools, a split "
+                "kind (grouped or image): for example 'n28@grouped' or 'all+isic_pool@image'."
+            )
+        if number and int(number[1]) == 0:
+            raise UserError(f"regime '{text}' has a budget of 0 labelled images; give at least 1.")
+        share = float(percent[1] or percent[2]) if percent else None
+        if share is not None and not 0 < share <= 100:
+            raise UserError(f"regime '{text}' has a budget of {share:g} %; give more than 0 and at most 100.")
+        return cls(
+            budget=int(number[1]) if number else None, percent=share, pools=tuple(pools), split=split or "grouped"
+        )
+
+    @property
+    def pool_names(self) -> list[str]:
+        """The pools without the numbers of images drawn from them."""
+        return [self._pool(pool)["name"] for pool in self.pools]
+
+    @property
+    def pool_draws(self) -> list[int | None]:
+        """How many images are drawn from each pool; None: all."""
+        draws = [self._pool(pool)["draw"] for pool in self.pools]
+        return [None if draw is None else int(draw) for draw in draws]
+
+    @staticmethod
+    def _pool(pool: str) -> re.Match[str]:
+        found = _POOL.fullmatch(pool)
+        assert found is not None, "a pool has a name"
+        return found
+
+    @property
+    def split_kind(self) -> SplitKind:
+        """The kind of a split by qgbench."""
+        return "image" if self.split == "image" else "grouped"
+
+    def labelled(self, training: int) -> int:
+        """Return the number of labelled images among so many of the training part; a share is rounded, half up."""
+        if self.percent is not None:
+            return math.floor(training * self.percent / 100 + 0.5)
+        return training if self.budget is None else self.budget
