@@ -200,7 +200,7 @@ def _chosen(whole: "Plan", only: list[str] | None) -> "Plan":
 def _estimates(output: Path) -> "Estimates":
     from qgbench.launch.estimate import Estimates
 
-    return Estimates.read([output, Path("results")])  # what was submitted tells of times, too
+    return Estimates([output, Path("results")])  # what was submitted tells of times, too
 
 
 def _slots(planned: "Plan", estimates: "Estimates", asked: int | None) -> list[str]:

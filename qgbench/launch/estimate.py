@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -145,31 +145,24 @@ class _Finished:
 
 
 class Estimates:
-    """What jobs will take (module docstring); `read` makes it."""
+    """What jobs will take (module docstring), as folders of runs and of submitted results tell when it is made.
 
-    def __init__(
-        self, finished: Sequence[_Finished], measured: Sequence[Measured], hardware: Mapping[str, Any] | None
-    ) -> None:
+    What cannot be read, or was done by another version of the protocol, is passed over.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+    hardware : mapping, optional
+        That jobs are planned for, as `qgbench.run.provenance.hardware` gives it; this machine's if not given.
+    """
+
+    def __init__(self, folders: Sequence[Path], hardware: Mapping[str, Any] | None = None) -> None:
         self._finished: dict[str, list[_Finished]] = {}
-        for each in finished:
+        for each in _finished(folders):
             self._finished.setdefault(each.work, []).append(each)
-        self._measured = measured
+        self._measured = [each for folder in folders for each in read_measured(folder)]
         self._given_hardware = hardware
         self._known: dict[str, Cost] = {}
-
-    @classmethod
-    def read(cls, folders: Sequence[Path], hardware: Mapping[str, Any] | None = None) -> Self:
-        """Read what folders of runs, and of submitted results, tell of times.
-
-        What cannot be read, or was done by another version of the protocol, is passed over.
-
-        Parameters
-        ----------
-        folders : sequence of Path
-        hardware : mapping, optional
-            That jobs are planned for, as `qgbench.run.provenance.hardware` gives it; this machine's if not given.
-        """
-        return cls(list(_finished(folders)), [each for folder in folders for each in read_measured(folder)], hardware)
 
     def of(self, job: Job) -> Cost:
         """Return what a whole job takes."""
@@ -179,7 +172,7 @@ class Estimates:
 
     def _estimate(self, job: Job) -> Cost:
         if job.kind == "data":
-            return Cost(None, None, "unknown: preparing data is not timed")
+            return Cost(None, None, f"{UNKNOWN} (preparing data is not timed)")
         work = work_of(job.kind, job.spec)
         finished = self._finished.get(work, [])
         measured = [each for each in self._measured if each.work == work]
@@ -197,8 +190,8 @@ class Estimates:
             if steps:
                 bound = ", at most" if job.kind == "g" else ""  # g stops where it no longer improves
                 return Cost(steps[0], memory, f"measured steps{bound}{where}", place != here)
-        failures = [f"{UNKNOWN}: {each.failure}" for each in measured if each.failure]
-        return Cost(None, memory, failures[0] if failures else UNKNOWN)
+        failure = next((f"{UNKNOWN} ({each.failure})" for each in measured if each.failure), UNKNOWN)
+        return Cost(None, memory, failure)
 
     @cached_property
     def _hardware(self) -> Mapping[str, Any]:

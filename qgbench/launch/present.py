@@ -56,7 +56,7 @@ def print_plan(plan: Plan, estimates: Estimates, slots: Sequence[str], console: 
         blocks.add_column(heading, justify="left" if heading == "block" else "right")
     of_block: dict[str, list[str]] = {}
     for job in plan.jobs:
-        of_block.setdefault(plan.blocks.get(job.name, "shared: data, g"), []).append(job.name)
+        of_block.setdefault(plan.block_of(job), []).append(job.name)
     for block, names in of_block.items():
         open_jobs = [name for name in names if status[name] not in ("done", "failed")]
         blocks.add_row(

@@ -21,7 +21,6 @@ from qgbench.run.folder import Status
 _STATES: tuple[Status | None, ...] = ("done", "running", "interrupted", "failed", None)
 _COLOURS: Mapping[Status | None, str] = {"running": "cyan", "interrupted": "yellow", "failed": "red", "done": "green"}
 _LISTED = 12  # failed jobs, at most, in the table that is redrawn
-_SHARED = "shared: data, g"
 _SECONDS_BETWEEN_READINGS = 30.0
 
 
@@ -58,7 +57,7 @@ class Watcher:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._estimates = Estimates.read([plan.jobs[0].output])
+        self._estimates = Estimates([plan.jobs[0].output])
         self._read = time.monotonic()
         self._done = 0
 
@@ -95,7 +94,7 @@ class Watcher:
         """Read what finished runs took, once there are more of them; not all the time, as there may be thousands."""
         now = time.monotonic()
         if done > self._done and now - self._read > _SECONDS_BETWEEN_READINGS:
-            self._estimates, self._read, self._done = Estimates.read([self._plan.jobs[0].output]), now, done
+            self._estimates, self._read, self._done = Estimates([self._plan.jobs[0].output]), now, done
 
 
 def render(now: Standing, failures: int | None = _LISTED) -> RenderableType:
@@ -112,7 +111,7 @@ def render(now: Standing, failures: int | None = _LISTED) -> RenderableType:
     table.add_column("block")
     for state in _STATES:
         table.add_column(state or "waiting", justify="right")
-    blocks = {job.name: plan.blocks.get(job.name, _SHARED) for job in plan.jobs}
+    blocks = {job.name: plan.block_of(job) for job in plan.jobs}
     for block in dict.fromkeys(blocks.values()):
         counts = Counter(now.states[name] for name, of in blocks.items() if of == block)
         table.add_row(block, *(Text(str(counts[state] or "."), style=_COLOURS.get(state, "")) for state in _STATES))

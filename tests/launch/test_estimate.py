@@ -64,9 +64,9 @@ def _here() -> str:
 
 def test_nothing_is_claimed_where_nothing_was_seen(smoke: Plan, tmp_path: Path) -> None:
     for job in smoke.jobs:
-        cost = Estimates.read([tmp_path, tmp_path / "absent"], HARDWARE).of(job)
+        cost = Estimates([tmp_path, tmp_path / "absent"], HARDWARE).of(job)
         assert (cost.seconds, cost.memory_mib) == (None, None)
-        assert cost.basis == ("unknown: preparing data is not timed" if job.kind == "data" else "unknown")
+        assert cost.basis == ("unknown (preparing data is not timed)" if job.kind == "data" else "unknown")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_finished_run_is_like_a_job_that_differs_in_seed_data_set_and_regime_a
 ) -> None:
     for n, (record, seconds) in enumerate(zip(records, (10.0, 30.0, 20.0), strict=True)):
         finished(record, tmp_path / str(n), seconds, memory=100.0 + n)
-    estimates = Estimates.read([tmp_path], HARDWARE)
+    estimates = Estimates([tmp_path], HARDWARE)
     of_all_data = [run_of(small, f"fixmatch+qw on {name}") for name in ("ph2", "scd", "isic2017")]
     costs = {estimates.of(job) for job in of_all_data}
     assert len(costs) == 1
@@ -106,7 +106,7 @@ def test_each_g_counts_once_however_many_runs_share_it(small: Plan, records: lis
     for n in range(3):  # runs of other rows, with the same g
         finished(first.model_copy(update={"run_id": f"run {n}"}), tmp_path / f"a{n}", 10.0)
     finished(second, tmp_path / "b", 20.0)
-    cost = Estimates.read([tmp_path], HARDWARE).of(g_of(small))
+    cost = Estimates([tmp_path], HARDWARE).of(g_of(small))
     assert cost.seconds == median([100.0, 200.0])
     assert cost.memory_mib is None, "the run's peak is not that of g's training"
 
@@ -115,7 +115,7 @@ def test_a_record_in_two_folders_counts_once(small: Plan, records: list[Record],
     finished(records[0], tmp_path / "own" / "run", 10.0)
     finished(records[1], tmp_path / "own" / "other", 20.0)
     finished(records[0], tmp_path / "copy" / "run", 10.0)
-    cost = Estimates.read([tmp_path / "own", tmp_path / "copy"], HARDWARE).of(run_of(small, "fixmatch+qw"))
+    cost = Estimates([tmp_path / "own", tmp_path / "copy"], HARDWARE).of(run_of(small, "fixmatch+qw"))
     assert cost.seconds == 15.0
 
 
@@ -124,7 +124,7 @@ def test_a_record_of_another_version_of_the_protocol_tells_nothing(
 ) -> None:
     cell = records[0].cell.model_copy(update={"protocol_version": 1})
     finished(records[0].model_copy(update={"cell": cell}), tmp_path / "run", 10.0)
-    assert Estimates.read([tmp_path], HARDWARE).of(run_of(small, "fixmatch+qw")).seconds is None
+    assert Estimates([tmp_path], HARDWARE).of(run_of(small, "fixmatch+qw")).seconds is None
 
 
 def test_finished_jobs_go_before_measured_steps_and_this_hardware_before_any_other(
@@ -134,7 +134,7 @@ def test_finished_jobs_go_before_measured_steps_and_this_hardware_before_any_oth
     steps = job.spec.resolve().train.steps
 
     def cost() -> tuple[float | None, str, bool]:
-        found = Estimates.read([tmp_path], HARDWARE).of(job)
+        found = Estimates([tmp_path], HARDWARE).of(job)
         return found.seconds, found.basis, found.elsewhere
 
     write_measured(tmp_path, [measured(job, 0.3, 1.0, "other")])
@@ -154,7 +154,7 @@ def test_measured_steps_of_g_are_those_of_its_weak_models_and_its_own_at_most(sm
     quality = job.spec.resolve().quality
     assert quality.weak_folds == 1
     epoch = max(quality.weak_epoch_min_steps, 12 // quality.weak_batch)
-    cost = Estimates.read([tmp_path], HARDWARE).of(job)
+    cost = Estimates([tmp_path], HARDWARE).of(job)
     assert cost.seconds == pytest.approx(0.5 * quality.steps + 0.2 * epoch * quality.weak_epochs[-1])
     assert (cost.memory_mib, cost.basis) == (700.0, "measured steps, at most")
 
@@ -163,12 +163,12 @@ def test_steps_that_could_not_be_timed_leave_the_time_unknown_and_say_why(smoke:
     job = run_of(smoke, "fixmatch")
     broken = Measured(work=work_of("run", job.spec), hardware="some", failure="out of memory")
     write_measured(tmp_path, [broken])
-    cost = Estimates.read([tmp_path], HARDWARE).of(job)
-    assert (cost.seconds, cost.basis) == (None, "unknown: out of memory")
+    cost = Estimates([tmp_path], HARDWARE).of(job)
+    assert (cost.seconds, cost.basis) == (None, "unknown (out of memory)")
 
 
 def test_submitted_records_tell_what_a_suite_takes(small: Plan) -> None:
-    estimates = Estimates.read([RESULTS], HARDWARE)
+    estimates = Estimates([RESULTS], HARDWARE)
     processors = {read_record(path).provenance.hardware["processor"] for path in find_records(RESULTS)}
     for job in small.jobs:
         cost = estimates.of(job)
@@ -180,7 +180,7 @@ def test_submitted_records_tell_what_a_suite_takes(small: Plan) -> None:
 @pytest.mark.parametrize("content", ["{", '{"measured": [{"work": {"method": "fixmatch"}}]}'])
 def test_a_damaged_file_of_measurements_is_left_aside(content: str, smoke: Plan, tmp_path: Path) -> None:
     (tmp_path / "measured.json").write_text(content, encoding="utf-8")
-    assert Estimates.read([tmp_path], HARDWARE).of(smoke.runs[0]).seconds is None
+    assert Estimates([tmp_path], HARDWARE).of(smoke.runs[0]).seconds is None
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_steps_are_timed_in_processes_of_their_own_and_not_twice(smoke: Plan) ->
     before = file.stat().st_mtime_ns
     assert measure(only) == taken == read_measured(output)
     assert file.stat().st_mtime_ns == before
-    estimates = Estimates.read([output])
+    estimates = Estimates([output])
     run = only.runs[0]
     assert estimates.of(run).basis == "measured steps"
     assert estimates.of(run).seconds == 24 * (taken[-1].seconds_per_step or 0)
