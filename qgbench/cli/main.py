@@ -733,17 +733,16 @@ def show(
 def doctor(
     data_dir: DataDir = None,
     output: Output = Path("runs"),
-    seconds: Annotated[float, typer.Option(min=0.5, help="Length of the speed test.")] = 10.0,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check this machine: versions, device, precision, threads, disk, data, weights, speed. Exits with 1 on an error.
+    """Check this machine: versions, device, precision, threads, disk, data, weights. Exits with 1 on an error.
 
     Example: [bold]qgbench doctor --data-dir ~/data[/bold]
     """
     from qgbench.cli.doctor import examine, print_findings
 
-    if not print_findings(examine(data_dir, output, seconds), standard_output()):
+    if not print_findings(examine(data_dir, output), standard_output()):
         raise typer.Exit(1)
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from qgbench.base.console import standard_output
+from qgbench.base.cores import usable_cores
 from qgbench.base.errors import UserError, refuse_unwritable
 from qgbench.base.logs import logger
 from qgbench.cli import completion
@@ -68,12 +69,8 @@ def plan(
     device: Device = "auto",
     slots: Slots = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time a few steps of every kind of run of which nothing is known yet.")
+        bool, typer.Option("--measure", help="Time a few steps of every kind of run that was not timed here yet.")
     ] = False,
-    gpu_tflops: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="Also count the work, and give GPU-hours at so many sustained TFLOP/s."),
-    ] = None,
     every: Annotated[bool, typer.Option("--all", help="First list every run and what they share, one a line.")] = False,
     output: Output = Path("runs"),
     verbose: Verbose = False,
@@ -83,7 +80,7 @@ def plan(
 
     Example: [bold]qgbench suite plan small --measure[/bold]
     """
-    from qgbench.launch.present import print_gpu_hours, print_jobs, print_plan
+    from qgbench.launch.present import print_jobs, print_plan
 
     planned = _chosen(_plan(name, output, data_dir, device), only)
     if measure:
@@ -95,8 +92,6 @@ def plan(
     if every:
         print_jobs(planned, estimates, console)
     print_plan(planned, estimates, _slots(planned, estimates, slots), console)
-    if gpu_tflops is not None:
-        print_gpu_hours(planned, gpu_tflops, console)
 
 
 @app.command()
@@ -207,7 +202,7 @@ def _chosen(whole: "Plan", only: list[str] | None) -> "Plan":
 def _estimates(output: Path) -> "Estimates":
     from qgbench.launch.estimate import Estimates
 
-    return Estimates.read([output, Path("results")])  # what was submitted tells of times, too
+    return Estimates([output, Path("results")])  # what was submitted tells of times, too
 
 
 def _slots(planned: "Plan", estimates: "Estimates", asked: int | None) -> list[str]:
@@ -228,9 +223,8 @@ def _slots(planned: "Plan", estimates: "Estimates", asked: int | None) -> list[s
         return [gpus[number % len(gpus)] for number in range(asked or len(gpus))]
     memory = [estimates.of(job).memory_mib for job in planned.runs]
     largest = max((each for each in memory if each is not None), default=None)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = psutil.virtual_memory().available / 2**20
-    return [""] * (asked or processor_slots(first.threads, largest, cores, free))
+    return [""] * (asked or processor_slots(first.threads, largest, usable_cores(), free))
 
 
 def _require_device(planned: "Plan", executor: str) -> None:

@@ -42,6 +42,10 @@ class Plan(Settings):
         """The jobs that are runs."""
         return [job for job in self.jobs if job.kind == "run"]
 
+    def block_of(self, job: Job) -> str:
+        """Return the block of a run; what runs share has one of its own."""
+        return self.blocks.get(job.name, "shared: data, g")
+
     def only(self, words: Sequence[str]) -> "Plan":
         """Keep the runs that one of the words occurs in (their id, or what `Job.words` says), and what they need."""
         if not words:
