@@ -304,14 +304,14 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
         **data,
         "schema_version": 2,
         "spec": spec,
-        "settings": {**settings, "protocol": protocol, "qg": {name: qg[name] for name in _qg_of(arm)}},
+        "settings": {**settings, "protocol": protocol, "qg": {name: qg[name] for name in _qg_of(arm) if name in qg}},
         "summaries": {network: _summary_from_1(summary) for network, summary in summaries.items()},
     }
 
 
 def _qg_of(arm: Arm) -> Iterator[str]:
     for name in arm.addons:
-        yield from ADDON_SETTINGS[name].model_dump()
+        yield from ADDON_SETTINGS[name].model_fields
 
 
 def _summary_from_1(summary: dict[str, Any]) -> dict[str, Any]:

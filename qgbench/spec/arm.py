@@ -40,10 +40,10 @@ class RegularisationSettings(AddOnSettings):
     qar_ramp: float = Field(0.2, ge=0, le=1, description="fraction of the budget over which its weight rises")
 
 
-ADDON_SETTINGS: Mapping[str, AddOnSettings] = MappingProxyType(
-    {"qw": WeightingSettings(), "qar": RegularisationSettings()}
+ADDON_SETTINGS: Mapping[str, type[AddOnSettings]] = MappingProxyType(
+    {"qw": WeightingSettings, "qar": RegularisationSettings}
 )
-"""Defaults of the add-ons that ship. They are here, and not with their code, because names are told without torch."""
+"""Settings of the add-ons that ship. They are here, and not with their code, because names are told without torch."""
 
 
 class AddOn(NamedTuple):

@@ -89,7 +89,7 @@ class RunSpec(Machine, Arm, Setting):
             return fields  # what a former version's values were is not known
         overrides = without_defaults(fields.get("overrides", {}), protocol, "")
         parts = [("train.", protocol.train), ("quality.", protocol.quality)]
-        for prefix, settings in [*parts, *(("qg.", settings) for settings in ADDON_SETTINGS.values())]:
+        for prefix, settings in [*parts, *(("qg.", settings()) for settings in ADDON_SETTINGS.values())]:
             overrides = without_defaults(overrides, settings, prefix)
         return {**fields, "overrides": overrides}
 
