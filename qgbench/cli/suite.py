@@ -40,7 +40,9 @@ Only = Annotated[
     list[str] | None,
     typer.Option(help="Only runs with this text in block, id or name: ph2, core, 'fixmatch+qw', k0; repeatable (or)."),
 ]
-ExecutorName = Annotated[str, typer.Option("--executor", help="What starts the jobs: local, slurm or ray.")]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="What starts the jobs: local, slurm, ray, or an executor of a package.")
+]
 Slots = Annotated[
     int | None,
     typer.Option(min=1, help="local: runs side by side. (default: the GPUs, or cores / threads of a run)"),
@@ -245,19 +247,12 @@ def _require_device(planned: "Plan", executor: str) -> None:
 def _executor(
     name: str, planned: "Plan", slots: int | None, slurm: list[str], address: str | None, gpus: float
 ) -> "Executor":
-    if name == "local":
-        from qgbench.launch.local import LocalExecutor
+    from qgbench.launch.executor import Request
+    from qgbench.plugins.registry import load
 
-        return LocalExecutor(_slots(planned, _estimates(planned.jobs[0].output), slots))
-    if name == "slurm":
-        from qgbench.launch.slurm import SlurmExecutor, parse_options
-
-        return SlurmExecutor(planned.jobs[0].output, parse_options(slurm), gpus)
-    if name == "ray":
-        from qgbench.launch.ray import RayExecutor
-
-        return RayExecutor(address, gpus)
-    raise UserError(f"--executor {name}: expected local, slurm or ray.")
+    output = planned.jobs[0].output
+    on_this_machine = () if name in ("slurm", "ray") else tuple(_slots(planned, _estimates(output), slots))
+    return load("executor", name).start(Request(output, on_this_machine, gpus, address, tuple(slurm)))
 
 
 def _carry_out(

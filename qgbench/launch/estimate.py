@@ -215,10 +215,10 @@ def _finished(folders: Sequence[Path]) -> Iterator[_Finished]:
     """Read runs off their records, and each g, which several runs share, off the first record that names it."""
     known: set[str] = set()
     for record in (record for folder in folders for record in _records(folder)):
+        spec = record.spec
         try:
-            spec = RunSpec.model_validate(RunSpec.completed(record.spec))
             versions = record.versions(load_protocol(spec.protocol))
-        except (ValidationError, QGBenchError) as error:
+        except QGBenchError as error:
             logger.debug("left aside for estimates: %s: %s", record.run_id, error)
             continue
         if record.run_id in known or any(was != now for _, was, now in versions):  # a submitted one may be a copy

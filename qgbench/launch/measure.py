@@ -30,10 +30,10 @@ from qgbench.launch.job import Job
 from qgbench.launch.plan import Plan
 from qgbench.plugins.registry import load_method
 from qgbench.quality.fit import LabelledImages, PredictorFit
-from qgbench.quality.guide import Guide
+from qgbench.quality.guide import make_guide
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.weak import WeakModels
-from qgbench.run.carry_out import build_student, modes_of
+from qgbench.run.carry_out import build_student
 from qgbench.run.provenance import hardware, peak_memory_mib
 from qgbench.spec.protocol import Protocol
 from qgbench.spec.regime import Regime
@@ -114,7 +114,7 @@ def _time_run(spec: RunSpec, protocol: Protocol, data: TrainingData) -> dict[str
     accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
     if spec.needs_g:
         predictor = QualityPredictor(protocol.quality, "none").requires_grad_(False).eval().to(accelerator.device)
-    guide = Guide(modes_of(spec, protocol, predictor))
+    guide = make_guide(spec, predictor, spec.seed)
     # Near the end of a long run: after the ramps, and away from its validation and audits, which come at quarters.
     budget = 1000
     train = protocol.train.model_copy(update={"steps": budget, "validations": 1})

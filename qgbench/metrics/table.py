@@ -1,29 +1,146 @@
-"""The metrics of an image, as columns of a table. Imports no torch."""
+"""The metrics of a segmentation: one table that drives columns, averages, verification, report and page. No torch.
 
+A metric of one's own is a `Metric` with `measure`, in a plug-in; runs that are told to, or a package that brings it as
+an entry point of ``qgbench.metrics``, measure it beside those that ship.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from qgbench.base.errors import QGBenchError
+from qgbench.base.schema import Part
+
+Measure = Callable[[NDArray[np.bool_], NDArray[np.bool_], tuple[float, ...]], float]
+"""Of a predicted and a reference mask (H, W), neither of them empty, and the pixel's height and width."""
+
+
+class Metric(Part):
+    """One metric of a predicted mask against its reference; its smallest value is 0."""
+
+    name: str = Field(description="of its column in images.csv")
+    label: str = Field(description="for people")
+    unit: str = Field("%", description="of `scale` times the value: '%' or 'px'")
+    scale: float = Field(100.0, description="what turns a value into the unit")
+    higher_is_better: bool = True
+    highest: float | None = Field(1.0, description="largest value possible; None where there is none")
+    both_empty: float = Field(1.0, description="value where prediction and reference are empty")
+    one_empty: float | None = Field(
+        0.0, description="value where one of them is; None: empty in the column, and in averages the image's diagonal"
+    )
+    percent_of: str = Field(
+        "", description="the distance that this one is in per cent of the image's diagonal; it has no column of its own"
+    )
+    measure: Measure | None = Field(
+        None, exclude=True, description="of a plug-in; those that ship are measured together, by `metrics.masks`"
+    )
+    source: str = Field("", description="SHA-256 of the file of a plug-in; '' for those that ship")
+
+    @property
+    def difference_unit(self) -> str:
+        """Unit of a difference."""
+        return "points" if self.unit == "%" else self.unit
+
+    def of(self, pred: NDArray[np.bool_], ref: NDArray[np.bool_]) -> float:
+        """Return the value for a predicted and a reference mask (H, W), of a metric that has a `measure`.
+
+        Raises
+        ------
+        QGBenchError
+            What it gives is outside its range.
+        """
+        assert self.measure is not None
+        if not (pred.any() and ref.any()):
+            both = pred.any() == ref.any()
+            one_empty = np.nan if self.one_empty is None else self.one_empty
+            return self.both_empty if both else one_empty
+        value = float(self.measure(pred, ref, (1.0, 1.0)))
+        if not 0 <= value <= (np.inf if self.highest is None else self.highest):
+            raise QGBenchError(f"the metric '{self.name}' gives {value}, which is not from 0 to {self.highest}.")
+        return value
+
+    @property
+    def is_distance(self) -> bool:
+        """Whether it has no value of its own where one mask is empty."""
+        return self.one_empty is None
+
+
+def _distance(name: str, label: str) -> Metric:
+    return Metric(
+        name=name,
+        label=label,
+        unit="px",
+        scale=1.0,
+        higher_is_better=False,
+        highest=None,
+        both_empty=0.0,
+        one_empty=None,
+    )
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in (
+            Metric(name="dice", label="Dice"),
+            Metric(name="jaccard", label="Jaccard"),
+            Metric(name="precision", label="Precision"),
+            Metric(name="recall", label="Recall"),
+            Metric(name="nsd_2px", label="NSD at 2 px"),
+            Metric(name="nsd_2pct", label="NSD at 2 % of the diagonal"),
+            _distance("hd95", "HD95 (pooled)"),  # 95th percentile of both directed sets together, as medpy
+            _distance("hd95_percent", "HD95 of the diagonal").model_copy(
+                update={"unit": "%", "highest": 100.0, "one_empty": 100.0, "percent_of": "hd95"}
+            ),
+            _distance("hd95_max", "HD95 (max)"),  # larger of the two directed sets' 95th percentiles, as MONAI
+            _distance("assd", "ASSD"),
+        )
+    }
+)
+EMPTY_MASK_RULE = (
+    "both empty: Dice 1, distances 0, NSD 1; one empty: Dice 0, NSD 0, distances = the image diagonal in every average"
+)
+
+CLASS = "lesion"
+"""The one class of a binary task."""
+TEXT_COLUMNS = ["id", "class", "group", "status"]
+COUNT_COLUMNS = ["height", "width", "n_ref", "n_pred", "n_tp"]
+METRIC_COLUMNS = [metric.name for metric in METRICS.values() if not metric.percent_of]
+DISTANCE_COLUMNS = [metric.name for metric in METRICS.values() if metric.is_distance]
 IMAGE_COLUMNS = [
-    "id",  # the image's name in its dataset
+    "id",  # the unit's name in its data set: of an image
+    "class",  # what is segmented; one row per unit and class
     "group",  # patient, lesion or video; the id itself where none is known
-    "height",  # pixels, original resolution
-    "width",  # pixels, original resolution
-    "n_ref",  # foreground pixels of the reference mask
-    "n_pred",  # foreground pixels of the prediction
-    "n_tp",  # foreground pixels of both
-    "dice",
-    "jaccard",
-    "precision",
-    "recall",
-    "hd95",  # pixels; 95th percentile of the two pooled directed distance sets (as medpy); empty if one mask is empty
-    "hd95_max",  # pixels; larger of the two directed 95th percentiles (as MONAI)
-    "assd",  # pixels; average symmetric surface distance
-    "nsd_2px",  # normalised surface Dice at 2 pixels
-    "nsd_2pct",  # normalised surface Dice at 2 % of the image diagonal
+    *COUNT_COLUMNS,  # pixels: sides at original resolution; foreground of reference, of prediction, of both
+    *METRIC_COLUMNS,
     "status",  # ok | missed | spurious | both_empty
     "q",  # the quality that g predicts for the prediction; empty where no g was trained
     "confidence",  # mean probability of the predicted foreground
 ]
-TEXT_COLUMNS = ["id", "group", "status"]
-DISTANCE_COLUMNS = ["hd95", "hd95_max", "assd"]
-MEAN_COLUMNS = ("dice", "jaccard", "precision", "recall", "nsd_2px", "nsd_2pct")
-EMPTY_MASK_RULE = (
-    "both empty: Dice 1, distances 0, NSD 1; one empty: Dice 0, NSD 0, distances = the image diagonal in every average"
-)
+
+
+def filled(columns: Mapping[str, NDArray[np.float64]], metrics: Iterable[Metric]) -> dict[str, NDArray[np.float64]]:
+    """Return the values that averages are taken of: what is empty in a distance's column is the image's diagonal.
+
+    Parameters
+    ----------
+    columns : mapping of str to (N,) float
+        Sides of the images and metrics, by the names of `IMAGE_COLUMNS`.
+    metrics : iterable of Metric
+
+    Returns
+    -------
+    dict of str to (N,) float
+        By the names of `metrics`.
+    """
+    diagonal = np.hypot(columns["height"], columns["width"])
+    found: dict[str, NDArray[np.float64]] = {}
+    for metric in metrics:
+        value = columns[metric.percent_of or metric.name]
+        if metric.is_distance or metric.percent_of:
+            value = np.where(np.isnan(value), diagonal, value)
+        found[metric.name] = 100 * value / diagonal if metric.percent_of else value
+    return found

@@ -1,9 +1,12 @@
 """How well a score predicts true Dice. Imports no torch."""
 
 import numpy as np
+import pandas as pd
 from pydantic import Field
 
 from qgbench.base.schema import Part, finite_or_none
+
+LABEL_COLUMNS = ["progress", "id", "class", "dice"]
 
 
 class Agreement(Part):
@@ -56,6 +59,27 @@ def agreement(score: np.ndarray, dice: np.ndarray) -> Agreement:
         spearman=finite_or_none(stats.spearmanr(score, dice).statistic) if varied else None,
         mae=float(np.abs(score - dice).mean()),
     )
+
+
+def audits_of(labels: pd.DataFrame) -> list[CheckpointAudit]:
+    """Return how well every score predicts true Dice within each checkpoint, then pooled over all of them.
+
+    Parameters
+    ----------
+    labels : DataFrame
+        A row per pseudo-label: `LABEL_COLUMNS` (fraction of the step budget, image, class, true Dice), then one for
+        each score.
+    """
+    if labels.empty:
+        return []
+
+    def audit(progress: float | None, rows: pd.DataFrame) -> CheckpointAudit:
+        dice = rows["dice"].to_numpy(float)
+        scores = {name: agreement(rows[name].to_numpy(float), dice) for name in rows if name not in LABEL_COLUMNS}
+        return CheckpointAudit(progress=progress, mean_dice=float(dice.mean()), scores=scores)
+
+    moments = labels["progress"].unique().tolist()
+    return [*(audit(moment, labels[labels["progress"] == moment]) for moment in moments), audit(None, labels)]
 
 
 def correlations(dice: np.ndarray, **scores: np.ndarray) -> dict[str, float | None]:

@@ -24,7 +24,7 @@ from qgbench.data.splits import split_fingerprint
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import Method
 from qgbench.plugins.registry import load_method, method_names
-from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
+from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import PredictedQuality
 from qgbench.regress.outcome import averages, digest, logged
 from qgbench.regress.reference import Numbers, Value
@@ -169,11 +169,11 @@ def _of_steps(
     quality = _Contrast()
     torch.manual_seed(0)
     method = method_class(lambda: _Segmenter(data.labelled.size), method_class.Settings())
-    modes: list[Mode] = []
+    modes: list[AddOn] = []
     if guided and method_class.pseudo_labels:
-        modes.append(QualityWeighting(PredictedQuality(quality), protocol.qg))
+        modes.append(QualityWeighting(QualityWeighting.Settings(), PredictedQuality(quality)))
     if guided:
-        modes.append(QualityRegularisation(quality, protocol.qg, 0))
+        modes.append(QualityRegularisation(QualityRegularisation.Settings(), predictor=quality))
     train = protocol.train.model_copy(update=_SHORT)
     short = protocol.model_copy(update={"train": train})
     before = _flat(method.student)

@@ -13,6 +13,11 @@ STAGE = "run"
 ROWS = "rows"
 """Name of the fingerprint of a run's per-image table, which any difference of any image changes."""
 _COUNTED = ("images", "groups")
+_ROWS = [
+    *("id", "group", "height", "width", "n_ref", "n_pred", "n_tp", "dice", "jaccard", "precision", "recall"),
+    *("hd95", "hd95_max", "assd", "nsd_2px", "nsd_2pct", "status", "q", "confidence"),
+]
+"""Columns of the fingerprint, in the order in which references have always had them."""
 
 
 def numbers_of_runs(runs: Iterable[Job]) -> Numbers:
@@ -34,19 +39,19 @@ def _numbers(folder: RunFolder) -> dict[str, Value]:
         "split": record.provenance.split,
         "labelled": digest(record.provenance.labelled_ids),
         "encoder": record.provenance.encoder,
-        ROWS: hashlib.sha256((folder.path / IMAGES_NAME).read_bytes()).hexdigest(),
+        ROWS: hashlib.sha256(rows[_ROWS].to_csv(index=False, float_format="%.17g").encode()).hexdigest(),
     }
     found |= logged(folder.log())
     found |= {name: int(rows[name].sum()) for name in ("n_ref", "n_pred", "n_tp")}
     found |= averages(record.summary)
-    if (teacher := record.others.get("teacher")) is not None:
-        found |= {"teacher dice": teacher.dice, "teacher hd95": teacher.hd95}
+    if (teacher := record.summaries.get("teacher")) is not None:
+        found |= {f"teacher {name}": teacher.means[name] for name in ("dice", "hd95")}
     return found | _quality(record)
 
 
 def averages(summary: Summary) -> dict[str, Value]:
     """Averages over the test images, by their names in the record."""
-    return {name: value for name, value in summary.model_dump().items() if name not in _COUNTED}
+    return {name: value for name, value in summary.numbers().items() if name not in _COUNTED}
 
 
 def logged(log: Iterable[Mapping[str, float | None]]) -> dict[str, Value]:

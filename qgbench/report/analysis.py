@@ -20,7 +20,7 @@ from qgbench.report.collect import Collection, Name, Problem, Run, Setting
 from qgbench.report.declared import Answers, DeclaredSuite, Place, answers, runs_of_suite, why_none
 from qgbench.report.measures import MEASURES, Measure, measure
 from qgbench.report.pairing import SIDE_WORDS, TWIN_WORDS, refusal, units_differ
-from qgbench.spec.arm import SCORES
+from qgbench.spec.arm import AddOn
 from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
 from qgbench.stats.combined import estimate_mean_of
 from qgbench.stats.crossed import Estimate, estimate, holm, p_value
@@ -29,7 +29,6 @@ from qgbench.trust.claims import Claim
 
 Kind = Literal["twin", "control", "asked"]
 
-CONTROLS = frozenset(SCORES) - {"g"}
 FULL_BUDGET = "all"  # how a regime with all labels begins
 _TOLD_APART = 0.05  # adjusted p below which two cells are
 ROPE = 0.01  # in Dice: differences of one point or less are of no practical use
@@ -458,17 +457,13 @@ def _twins(names: Iterable[Name]) -> list[tuple[Name, Name]]:
 def _controls(names: Iterable[Name]) -> list[tuple[Name, Name]]:
     """QW by a control score against the twin without, and QW by g against QW by that score: the rival g must beat."""
     controls = sorted((name for name in names if is_control(name.addon)), key=lambda name: name.order)
-    by_g = [(name._replace(addon=_by_g(name.addon)), name) for name in controls]
+    by_g = [(name._replace(addon=str(AddOn.parse(name.addon).by_g)), name) for name in controls]
     return [(name, name.without_addon) for name in controls] + by_g
 
 
 def is_control(addon: str) -> bool:
     """Whether another score stands in the place of g: ``qw-shuffled``, unlike ``qw-quality.steps=600``."""
-    return _by_g(addon) != addon
-
-
-def _by_g(addon: str) -> str:
-    return "-".join(part for part in addon.split("-") if part not in CONTROLS)
+    return AddOn.parse(addon).is_control
 
 
 def _contrast(

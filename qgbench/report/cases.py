@@ -165,11 +165,13 @@ def find_twin(folder: RunFolder, record: Record) -> RunFolder | None:
 
 
 def _are_twins(one: Record, other: Record) -> bool:
+    one_spec, other_spec = one.spec, other.spec
     return (
-        (one.cell.addon == "") != (other.cell.addon == "")
-        and one.cell == other.cell.model_copy(update={"addon": one.cell.addon})
-        and one.precision == other.precision
-        and one.device.partition(":")[0] == other.device.partition(":")[0]
+        (one_spec.addon == "") != (other_spec.addon == "")
+        and one_spec.cell.twin == other_spec.cell.twin
+        and one_spec.seed == other_spec.seed
+        and one_spec.precision == other_spec.precision
+        and one_spec.device == other_spec.device
     )
 
 

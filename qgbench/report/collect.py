@@ -23,7 +23,8 @@ from qgbench.base.paths import no_folder
 from qgbench.base.schema import not_finite
 from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, TEXT_COLUMNS
 from qgbench.report.measures import MEASURES
-from qgbench.run.record import Cell, Record, find_records, images_path, read_images, read_record, summarise
+from qgbench.run.record import Record, find_records, images_path, read_images, read_record, summarise
+from qgbench.spec.run_spec import Cell, RunSpec
 from qgbench.trust.claims import CLAIMS_NAME, Claim, read_claims
 from qgbench.trust.reproduce import Reproduction, reproduction_of
 
@@ -116,12 +117,12 @@ class Run:
     @property
     def processes(self) -> int:
         """How many processes shared each batch; batch statistics may be those of a process's part."""
-        return self.record.spec.get("processes", 1)
+        return self.record.spec.processes
 
     @property
     def device_class(self) -> str:
         """Kind of device, without its number: 'cpu', 'cuda'."""
-        return self.record.device.partition(":")[0]
+        return self.record.spec.device
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Setting(NamedTuple):
     encoder: str
 
     @classmethod
-    def of(cls, cell: Cell) -> "Setting":
+    def of(cls, cell: RunSpec) -> "Setting":
         """Take the setting out of a cell."""
         return cls(*(getattr(cell, field) for field in cls._fields))
 
@@ -157,7 +158,7 @@ class Name(NamedTuple):
     addon: str
 
     @classmethod
-    def of(cls, cell: Cell) -> "Name":
+    def of(cls, cell: RunSpec) -> "Name":
         """Take the name out of a cell."""
         return cls(cell.method, cell.variant, cell.addon)
 
@@ -239,11 +240,10 @@ def _read(path: Path) -> Run:
     record = read_record(path)
     if where := next(not_finite(record.model_dump()), ""):
         raise QGBenchError(f"{path.name} has no number for {where}, but NaN or infinity")
-    images = read_images(images_path(path))
+    images = read_images(images_path(path), record.metrics)
     file = images_path(path).name
     numbers = _checked_numbers(images, file)
-    recomputed = summarise(images).model_dump()
-    stored = record.summary.model_dump()
+    recomputed, stored = (summary.numbers() for summary in (summarise(images, record.metrics.values()), record.summary))
     for name, value in recomputed.items():
         if not math.isclose(value, stored[name], rel_tol=1e-9, abs_tol=1e-9):
             raise QGBenchError(
@@ -305,9 +305,9 @@ def _protocol(run: Run) -> tuple[str, int]:
 
 def _without_repeats(runs: list[Run]) -> tuple[list[Run], list[Problem]]:
     """Keep one of equal records of a cell and seed, none of unequal ones."""
-    by_cell: dict[Cell, list[Run]] = defaultdict(list)
+    by_cell: dict[tuple[Cell, int], list[Run]] = defaultdict(list)
     for run in runs:
-        by_cell[run.record.cell].append(run)
+        by_cell[run.record.spec.cell, run.seed].append(run)
     unique, problems = [], []
     for same in by_cell.values():
         first, *others = same

@@ -32,7 +32,7 @@ def refusal(pairs: Sequence[tuple[Run, Run]], words: tuple[str, str] = SIDE_WORD
         return "the two have no seed in common"
     for own, other in pairs:
         for what, one, two in (
-            ("precision", own.record.precision, other.record.precision),
+            ("precision", own.record.spec.precision, other.record.spec.precision),
             ("device class", own.device_class, other.device_class),
             ("number of processes", own.processes, other.processes),
         ):

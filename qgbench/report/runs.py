@@ -81,7 +81,7 @@ def print_runs(folders: list[RunFolder], console: Console) -> None:
     for folder, state in sorted(((folder, _read(folder)) for folder in folders), key=_by_age):
         notes += [Text(f"note: {folder.name}: {fault}", style="red") for fault in state.faults]
         summary = state.record.summary if state.record else None
-        scores = (f"{100 * summary.dice:.2f}", f"{summary.hd95:.2f}") if summary else ("--", "--")
+        scores = (f"{100 * summary.means['dice']:.2f}", f"{summary.means['hd95']:.2f}") if summary else ("--", "--")
         table.add_row(Text(folder.name), state.describe(), *scores, state.age)
     print_table(table, console)
     for note in notes:

@@ -44,18 +44,24 @@ def outcome_table(record: Record) -> Table:
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("note")
-    summary = record.summary
-    others = ", ".join(f"{key.replace('_', ' ')} {100 * other.dice:.2f}" for key, other in record.others.items())
+    summary, means = record.summary, record.summary.means
+    others = ", ".join(
+        f"{network.replace('_', ' ')} {100 * other.means['dice']:.2f}"
+        for network, other in record.summaries.items()
+        if network != "student"
+    )
     table.add_row(
         "Dice",
-        f"{100 * summary.dice:.2f} %",
+        f"{100 * means['dice']:.2f} %",
         f"mean over {summary.images} test images, not over their {summary.groups} groups",
     )
     if others:
         table.add_row("Dice of other networks", others, "")
-    table.add_row("HD95 (pooled)", f"{summary.hd95:.2f} px", "both directed sets together, as medpy")
-    table.add_row("HD95 (max)", f"{summary.hd95_max:.2f} px", "larger of the two directed, as MONAI")
-    table.add_row("HD95 of diagonal", f"{summary.hd95_percent:.2f} %", "")
+    table.add_row("HD95 (pooled)", f"{means['hd95']:.2f} px", "both directed sets together, as medpy")
+    table.add_row("HD95 (max)", f"{means['hd95_max']:.2f} px", "larger of the two directed, as MONAI")
+    table.add_row("HD95 of diagonal", f"{means['hd95_percent']:.2f} %", "")
+    for name, metric in record.metrics.items():
+        table.add_row(metric.label, f"{metric.scale * means[name]:.2f} {metric.unit}", "does not ship with qgbench")
     table.add_row("missed", f"{summary.missed}", "lesions without any prediction; Dice 0")
     table.add_row("spurious", f"{summary.spurious}", "predictions where there is no lesion; Dice 0")
     if record.audit is not None:

@@ -36,12 +36,12 @@ from qgbench.engine.checkpoint import Checkpoints
 from qgbench.engine.device import make_accelerator, what_cannot_repeat
 from qgbench.engine.stage import train
 from qgbench.methods import Method, MethodSettings
-from qgbench.plugins.registry import arch_source, load_arch, load_method, method_source
-from qgbench.quality.audit import QualityAudit
+from qgbench.metrics.table import Metric
+from qgbench.plugins.registry import arch_source, load, load_arch, load_method, method_source
+from qgbench.quality.audit import QualityAudit, audits_of
 from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT
-from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
+from qgbench.quality.guide import addon_settings, make_guide
 from qgbench.quality.predictor import PredictorCard, QualityPredictor
-from qgbench.quality.scores import make_score
 from qgbench.quality.store import find_or_fit, predictor_id
 from qgbench.quality.weak import weak_network
 from qgbench.run import provenance
@@ -49,16 +49,20 @@ from qgbench.run.folder import PREDICTIONS_NAME, SPEC_NAME, TEXT_LOG_NAME, RunFo
 from qgbench.run.predictions import write_predictions
 from qgbench.run.record import (
     IMAGES_NAME,
-    Cell,
+    LABELS_NAME,
     Guidance,
     Provenance,
     Record,
     Times,
     read_record,
+    settings_as_used,
     summarise,
     write_images,
+    write_labels,
     write_record,
 )
+from qgbench.run.request import addon_source
+from qgbench.spec.arm import OF_ADDON
 from qgbench.spec.protocol import Protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
@@ -88,6 +92,7 @@ def run(
     tracker: str | None = None,
     split_from: Sequence[Path] = (),
     wait: bool = True,
+    metrics: Sequence[Metric] = (),
 ) -> Outcome:
     """Carry out a run, continue an interrupted one, or give the record of one that is done already.
 
@@ -113,6 +118,8 @@ def run(
         Files of the split, where someone else made it (`qgbench.data.acquire.given`).
     wait : bool
         Wait for another process that is at this run.
+    metrics : sequence of Metric
+        What to measure beside the metrics that ship (`qgbench.run.request.metrics_of`).
 
     Raises
     ------
@@ -137,7 +144,7 @@ def run(
             here: RunData | None = None
             with said_if(AbsentDataError, UnknownDataError, UnwritableError):
                 here = _open_data(spec, protocol, data_dir, cache_dir, split_from)
-            return _give_finished(folder, record, spec, protocol, here)
+            return _give_finished(folder, record, spec, protocol, here, metrics)
     with interruptible():
         accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
         if what_differs := what_cannot_repeat(spec.device):
@@ -149,8 +156,10 @@ def run(
         with alone:
             accelerator.wait_for_everyone()
             if (record := _finished(folder)) is not None:  # by the process that this one waited for
-                return _give_finished(folder, record, spec, protocol, data)
-            job = _Job(spec, protocol, method, encoder_hash, data, cache_dir, folder, output, accelerator, tracker)
+                return _give_finished(folder, record, spec, protocol, data, metrics)
+            job = _Job(
+                spec, protocol, method, encoder_hash, data, cache_dir, folder, output, accelerator, tracker, metrics
+            )
             if accelerator.is_main_process:
                 _with_status(job)
             else:
@@ -179,7 +188,7 @@ def describe(spec: RunSpec) -> dict[str, Any]:
     return {
         "id": spec.id,
         "spec": spec.model_dump(mode="json"),
-        "settings": {"protocol": protocol.model_dump(mode="json"), "method": settings.model_dump(mode="json")},
+        "settings": settings_as_used(protocol, settings, [own for _, own in addon_settings(spec)]),
     }
 
 
@@ -230,7 +239,7 @@ def foresee(
         make_accelerator(spec.device, spec.precision, spec.threads)
         _, encoder_hash = _make_method(spec, protocol, method_class, settings)
         data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
-    return _provenance(data, encoder_hash, None)
+    return _provenance(data, encoder_hash)
 
 
 def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
@@ -239,6 +248,8 @@ def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
     method_class = load_method(spec.method)
     if method_source(spec.method) != spec.source:
         raise UserError(f"{spec.method} is not the file that this run was started with; give the command anew.")
+    if addon_source(spec) != spec.addon_source:
+        raise UserError(f"{spec.addon} is not of the file that this run was started with; give the command anew.")
     if arch_source(spec.arch) != spec.arch_source:
         raise UserError(f"{spec.arch} is not the file that this run was started with; give the command anew.")
     settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
@@ -260,6 +271,7 @@ class _Job:
     output: Path
     accelerator: Accelerator
     tracker: str | None
+    metrics: Sequence[Metric]
 
 
 def _finished(folder: RunFolder) -> Record | None:
@@ -271,7 +283,12 @@ def _finished(folder: RunFolder) -> Record | None:
 
 
 def _give_finished(
-    folder: RunFolder, record: Record, spec: RunSpec, protocol: Protocol, data: RunData | None
+    folder: RunFolder,
+    record: Record,
+    spec: RunSpec,
+    protocol: Protocol,
+    data: RunData | None,
+    metrics: Sequence[Metric],
 ) -> Outcome:
     """Give a finished run.
 
@@ -282,6 +299,8 @@ def _give_finished(
     """
     if data is not None:
         _refuse_other_data(folder, record, spec, protocol, data)
+    if absent := [metric.name for metric in metrics if metric.name not in record.metrics]:
+        logger.warning("%s was finished without the metric '%s'; --force measures it.", folder.path, absent[0])
     return Outcome(record, folder.path, True, None if data is None else data.source)
 
 
@@ -326,7 +345,9 @@ def _with_status(job: _Job) -> None:
 
 
 def _refuse_contradictions(spec: RunSpec, method_class: type[Method], regime: Regime) -> None:
-    if spec.qg_mode in ("qw", "both") and not method_class.pseudo_labels:
+    addons = [kind for kind, _ in addon_settings(spec)] if spec.addons else []
+    score = load("score", spec.qg_score)
+    if any(addon.needs_score for addon in addons) and not method_class.pseudo_labels:
         raise UserError(
             f"method '{spec.method}' makes no pseudo-labels, so QW has nothing to weigh; use --qg-mode qar."
         )
@@ -335,12 +356,12 @@ def _refuse_contradictions(spec: RunSpec, method_class: type[Method], regime: Re
             f"method '{spec.method}' needs features of its networks, and arch '{spec.arch}' gives none (strides is "
             "empty); choose another --arch, see qgbench archs."
         )
-    idle = [key for key in spec.overrides if key.startswith(("qg.", "quality."))]
-    if spec.qg_mode == "none" and idle:
+    idle = [key for key in spec.overrides if key.startswith(OF_ADDON)]
+    if not addons and idle:
         raise UserError(f"{idle[0]} changes nothing without the add-on; add --qg or leave the setting out.")
-    if spec.qg_mode == "qar" and spec.qg_score != "g":
+    if addons and spec.qg_score != "g" and not any(addon.needs_score for addon in addons):
         raise UserError("QAR needs a differentiable score: --qg-score is for QW; use --qg-mode qw or --qg-score g.")
-    if spec.qg_score == "oracle" and regime.pools:
+    if score.needs_truth and regime.pools:
         raise UserError("the oracle needs the masks of all unlabelled images, which a pool has not; leave --pool out.")
 
 
@@ -398,7 +419,7 @@ def _open_data(
         split_from,
         track,
     )
-    if spec.qg_score == "oracle" and not data.training.unlabelled.masked.all():
+    if load("score", spec.qg_score).needs_truth and not data.training.unlabelled.masked.all():
         raise UserError("the oracle needs the masks of all unlabelled images; this data set has images without one.")
     return data
 
@@ -421,7 +442,7 @@ def _carry_out(job: _Job) -> None:
             accelerator,
         )
         predictor.to(accelerator.device)
-    guide = Guide(modes_of(spec, protocol, predictor))
+    guide = make_guide(spec, predictor, spec.seed)
     trainer = Trainer(job.method, guide, predictor, data.training, protocol, spec.seed, accelerator, spec.qg_norm)
     belongs_to = {"images": data.fingerprint, "split": split_fingerprint(data.split), "g": card.id if card else ""}
     checkpoints = Checkpoints(folder.path, belongs_to)
@@ -465,17 +486,19 @@ def _measure(
     begin = time.monotonic()
     _restore_if_gone(job)
     networks = _networks_to_evaluate(trainer, job.protocol)
-    tables, masks = evaluate(networks, predictor, job.data.prepared, job.data.split, job.accelerator)
+    tables, masks = evaluate(networks, predictor, job.data.prepared, job.data.split, job.accelerator, job.metrics)
     times = Times(
         g=card.seconds if card else 0.0,
         g_reused=card is not None and card.made_by != job.folder.name,
         train=train_seconds,
         evaluate=time.monotonic() - begin,
     )
-    record = _make_record(job, trainer, tables, card, times, copies)
+    record = _make_record(job, trainer, tables, predictor, card, times, copies)
     path = job.folder.path
     for name, table in tables.items():
-        write_images(path / (IMAGES_NAME if name == "student" else f"images.{name}.csv"), table)
+        file = IMAGES_NAME if name == "student" else f"images.{name}.csv"
+        write_images(path / file, table, [metric.name for metric in job.metrics])
+    write_labels(path / LABELS_NAME, trainer.audited_labels())
     write_predictions(path / PREDICTIONS_NAME, masks)
     write_record(path, record)  # it marks the run as done: what its numbers need comes before
 
@@ -485,17 +508,6 @@ def build_student(protocol: Protocol) -> nn.Module:
     return build_network(
         protocol.arch, protocol.encoder, protocol.encoder_weights, protocol.decoder_channels, protocol.size
     )
-
-
-def modes_of(spec: RunSpec, protocol: Protocol, predictor: nn.Module | None) -> list[Mode]:
-    """Give the add-ons of a run; `predictor` is g, where one of them needs it (`RunSpec.needs_g`)."""
-    modes: list[Mode] = []
-    if spec.qg_mode in ("qw", "both"):
-        modes.append(QualityWeighting(make_score(spec.qg_score, predictor, spec.seed), protocol.qg))
-    if spec.qg_mode in ("qar", "both"):
-        assert predictor is not None
-        modes.append(QualityRegularisation(predictor, protocol.qg, spec.seed))
-    return modes
 
 
 def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, nn.Module]:
@@ -513,6 +525,7 @@ def _make_record(
     job: _Job,
     trainer: Trainer,
     tables: dict[str, pd.DataFrame],
+    predictor: nn.Module | None,
     card: PredictorCard | None,
     times: Times,
     copies: Sequence[NearCopy],
@@ -527,50 +540,33 @@ def _make_record(
             image_dependent=card.image_dependence < IMAGE_DEPENDENCE_LIMIT,
         )
     guidance = None
-    if spec.qg_mode != "none":
+    if spec.addons:
         logged = pd.DataFrame(history.guidance, columns=["mean_q", "kept_share", "effective_sample_size"])
         means = {str(name): None if column.empty else float(column.mean()) for name, column in logged.items()}
         guidance = Guidance(**means, val_q_minus_dice=history.val_gap)
     return Record(
         run_id=spec.id,
-        cell=Cell(
-            protocol=protocol.name,
-            protocol_version=protocol.version,
-            dataset=spec.dataset,
-            regime=spec.regime,
-            arch=spec.arch,
-            encoder=spec.encoder,
-            method=spec.method,
-            addon=spec.addon,
-            variant=spec.variant,
-            seed=spec.seed,
-        ),
-        spec=spec.model_dump(mode="json"),
-        settings={
-            "protocol": protocol.model_dump(mode="json"),
-            "method": trainer.method.settings.model_dump(mode="json"),
-        },
-        steps=trainer.steps,
-        precision=spec.precision,
-        device=spec.device,
-        threads=spec.threads,
-        summary=summarise(tables["student"]),
-        others={name: summarise(table) for name, table in tables.items() if name != "student"},
+        spec=spec,
+        settings=settings_as_used(protocol, trainer.method.settings, [own for _, own in addon_settings(spec)]),
+        metrics={metric.name: metric for metric in job.metrics},
+        summaries={name: summarise(table, job.metrics) for name, table in tables.items()},
         best_val_step=history.best_step,
         val_dice=history.val_dice,
         audit=audit,
-        pseudo_labels=trainer.pseudo_label_audits(),
+        pseudo_labels=audits_of(trainer.audited_labels()),
         pseudo_labels_on=trainer.audited_on,
         guidance=guidance,
         warnings=history.warnings,
         near_copies={part: sorted({copy.id for copy in copies if copy.part == part}) for part in ("val", "test")},
         times=times,
         peak_memory_mib=provenance.peak_memory_mib(),
-        provenance=_provenance(data, job.encoder_hash, card.id if card else None),
+        provenance=_provenance(data, job.encoder_hash, card, predictor),
     )
 
 
-def _provenance(data: RunData, encoder_hash: str, g: str | None) -> Provenance:
+def _provenance(
+    data: RunData, encoder_hash: str, card: PredictorCard | None = None, predictor: nn.Module | None = None
+) -> Provenance:
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=provenance.git_commit(),
@@ -581,5 +577,6 @@ def _provenance(data: RunData, encoder_hash: str, g: str | None) -> Provenance:
         split=split_fingerprint(data.split),
         labelled_ids=data.training.labelled.ids,
         encoder=encoder_hash,
-        g=g,
+        g=None if card is None else card.id,
+        g_weights=None if predictor is None else weights_hash(predictor),
     )

@@ -1,8 +1,8 @@
 """The record of a finished run: its schema, and how it is written, read and summarised.
 
-A record is two files in the run's folder: ``record.json`` (a `Record`) and ``images.csv`` (one row per test image,
-columns `IMAGE_COLUMNS`). Every mean in the JSON can be recomputed from the CSV by `summarise`.
-Nothing here imports torch.
+A record is ``record.json`` (a `Record`, which says each thing once) in the run's folder, ``images.csv`` (one row per
+test image and class, columns `IMAGE_COLUMNS`) and ``labels.csv`` (one row per audited pseudo-label). Every mean in the
+JSON can be recomputed from the CSVs, by `summarise` and `qgbench.quality.audit.audits_of`. Nothing here imports torch.
 
 A record says by which version of the schema it was written, and `migrate` brings it up to the present one. A field that
 records from before lack may come with a default and needs no new version; a field that is removed, renamed or comes to
@@ -13,51 +13,34 @@ mean something else does, and so does a change of `IMAGE_COLUMNS`: `SCHEMA_VERSI
 import io
 import json
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationError
 
 from qgbench.base.errors import QGBenchError
 from qgbench.base.files import write_atomically
 from qgbench.base.schema import Part, first_fault
-from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, MEAN_COLUMNS, TEXT_COLUMNS
-from qgbench.quality.audit import CheckpointAudit, QualityAudit
+from qgbench.metrics.table import CLASS, IMAGE_COLUMNS, METRICS, TEXT_COLUMNS, Metric, filled
+from qgbench.quality.audit import LABEL_COLUMNS, CheckpointAudit, QualityAudit
+from qgbench.spec.arm import ADDON_SETTINGS, Arm
 from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import Settings
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD_NAME = "record.json"
 IMAGES_NAME = "images.csv"
+LABELS_NAME = "labels.csv"
 
-_LAYOUT = "v1"  # of the folder of submitted results
 _LONGEST_NAME = 150  # of a folder, in characters; file systems allow 255 bytes
 _OF_A_SEED = re.compile(r"seed\d+\.json")
 _UNFIT_FOR_FILES = re.compile(r"^\.|[^\w.=+,@~-]+")
-
-
-class Cell(Part):
-    """What was compared: every record of one cell differs from the others only in its seed."""
-
-    protocol: str = Field(description="name of the protocol, for example 'small'")
-    protocol_version: int = Field(
-        description="version of the protocol; records of different versions are never averaged"
-    )
-    dataset: str
-    regime: str = Field(description="budget, pools and split kind, for example 'n28+isic_pool@grouped'")
-    arch: str
-    encoder: str
-    method: str
-    addon: str = Field(
-        description="'' | 'qw' | 'qar' | 'qw+qar'; a control appends its score, for example 'qw-shuffled'"
-    )
-    variant: str = Field("", description="settings that differ from the protocol's defaults, 'method.threshold=0.9'")
-    seed: int = Field(description="seed index k: fixes the labelled draw, g and the training seed together")
 
 
 class Summary(Part):
@@ -65,18 +48,14 @@ class Summary(Part):
 
     images: int
     groups: int
-    dice: float
-    jaccard: float
-    precision: float
-    recall: float
-    hd95: float
-    hd95_max: float
-    hd95_percent: float = Field(description="HD95 (pooled) as a percentage of the image diagonal")
-    assd: float
-    nsd_2px: float
-    nsd_2pct: float
+    means: dict[str, float] = Field(description="by name of metric (`qgbench.metrics.table`)")
     missed: int = Field(description="images with a lesion of which nothing was predicted")
     spurious: int = Field(description="images without a lesion on which something was predicted")
+
+    def numbers(self) -> dict[str, float]:
+        """Return all of it by name, the means under those of their metrics."""
+        counts = {"images": self.images, "groups": self.groups}
+        return {**counts, **self.means, "missed": self.missed, "spurious": self.spurious}
 
 
 class Guidance(Part):
@@ -116,23 +95,25 @@ class Provenance(Part):
         None, description="SHA-256 of the encoder's tensors before training; None in records from before it was kept"
     )
     g: str | None = Field(description="id of the quality predictor")
+    g_weights: str | None = Field(
+        None, description="SHA-256 of its tensors; None where no g took part, and in records from before it was kept"
+    )
 
 
 class Record(Part):
     """A finished run. The schema of ``record.json``."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
+    read_from: int = Field(SCHEMA_VERSION, exclude=True, description="version of the schema of the file it came from")
     run_id: str
-    cell: Cell
-    spec: dict[str, Any] = Field(description="the whole RunSpec")
-    settings: dict[str, Any] = Field(description="every protocol, method and add-on setting as used")
-    steps: int
-    precision: str
-    device: str
-    threads: int
-    summary: Summary = Field(description="the primary result: the evaluated network after the last step")
-    others: dict[str, Summary] = Field(
-        description="'teacher' after the last step; 'best_val', the checkpoint of best validation Dice"
+    spec: RunSpec = Field(description="what was run: arm, setting, machine, seed")
+    settings: dict[str, Any] = Field(
+        description="of 'protocol', 'method' and add-ons ('qg') as used, but for those of the protocol that spec says"
+    )
+    metrics: dict[str, Metric] = Field(default_factory=dict, description="those measured that do not ship, by name")
+    summaries: dict[str, Summary] = Field(
+        description="by network: 'student', the primary result, is the evaluated network after the last step; "
+        "'teacher', after the last step; 'best_val', the student at best validation Dice"
     )
     best_val_step: int | None
     val_dice: list[tuple[int, float]] = Field(description="(step, mean validation Dice at training resolution)")
@@ -153,13 +134,24 @@ class Record(Part):
     provenance: Provenance
 
     @property
+    def summary(self) -> Summary:
+        """The primary result."""
+        return self.summaries["student"]
+
+    @property
+    def cell(self) -> RunSpec:
+        """What was run."""
+        return self.spec
+
+    @property
+    def steps(self) -> int:
+        """The step budget."""
+        return self.settings["protocol"]["train"]["steps"]
+
+    @property
     def g_version(self) -> int | None:
         """Version of how g was trained (of the Protocol); None where no g took part, 1 where it is not said."""
-        if self.provenance.g is None:
-            return None
-        protocol = self.settings.get("protocol")
-        version = Protocol.completed(protocol if isinstance(protocol, dict) else {})["g_version"]
-        return version if isinstance(version, int) else 1
+        return None if self.provenance.g is None else self.settings["protocol"]["g_version"]
 
     def versions(self, protocol: Protocol) -> list[tuple[str, int, int]]:
         """Versions that must be the present ones for the record to be compared with, or repeated by, this qgbench.
@@ -174,69 +166,161 @@ class Record(Part):
         list of (str, int, int)
             What is of a version, in words that end a sentence's "is"; the record's version; the present one.
         """
-        found = [(f"of the protocol '{protocol.name}'", self.cell.protocol_version, protocol.version)]
+        found = [(f"of the protocol '{protocol.name}'", self.spec.protocol_version, protocol.version)]
         if self.g_version is not None:
             found.append((f"guided by the g of '{protocol.name}'", self.g_version, protocol.g_version))
         return found
 
 
-_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType({})
-"""By version: what turns the content of a record.json of that version into one of the next."""
+def summarise(images: pd.DataFrame, metrics: Iterable[Metric] = ()) -> Summary:
+    """Return the averages of per-image rows under `EMPTY_MASK_RULE`.
 
-
-def summarise(images: pd.DataFrame) -> Summary:
-    """Average per-image rows (columns `IMAGE_COLUMNS`) under `EMPTY_MASK_RULE`."""
-    columns = ["height", "width", *MEAN_COLUMNS, *DISTANCE_COLUMNS]
-    values = dict(zip(columns, images[columns].to_numpy(float).T, strict=True))
-    diagonal = np.hypot(values["height"], values["width"])
-    filled = {name: np.where(np.isnan(values[name]), diagonal, values[name]) for name in DISTANCE_COLUMNS}
+    Parameters
+    ----------
+    images : DataFrame
+        Columns `IMAGE_COLUMNS`, and those of `metrics`.
+    metrics : iterable of Metric
+        Those that do not ship.
+    """
+    every = [*METRICS.values(), *metrics]
+    columns = ["height", "width", *(metric.name for metric in every if not metric.percent_of)]
+    values = filled(dict(zip(columns, images[columns].to_numpy(float).T, strict=True)), every)
     status = images["status"].tolist()
     return Summary(
         images=len(images),
         groups=images["group"].nunique(),
-        **{name: float(values[name].mean()) for name in MEAN_COLUMNS},
-        **{name: float(column.mean()) for name, column in filled.items()},
-        hd95_percent=float((100 * filled["hd95"] / diagonal).mean()),
+        means={name: float(column.mean()) for name, column in values.items()},
         missed=status.count("missed"),
         spurious=status.count("spurious"),
     )
 
 
-def write_images(path: Path, images: pd.DataFrame) -> None:
-    """Write per-image rows as CSV (columns `IMAGE_COLUMNS`, full precision)."""
-    write_atomically(path, images[IMAGE_COLUMNS].to_csv(index=False, float_format="%.17g").encode())
+def write_images(path: Path, images: pd.DataFrame, metrics: Iterable[str] = ()) -> None:
+    """Write per-image rows as CSV (columns `IMAGE_COLUMNS`, then those of further metrics; full precision)."""
+    columns = [*IMAGE_COLUMNS, *metrics]
+    write_atomically(path, images[columns].to_csv(index=False, float_format="%.17g").encode())
 
 
-def read_images(path: Path) -> pd.DataFrame:
-    """Read per-image rows.
+def read_images(path: Path, metrics: Iterable[str] = ()) -> pd.DataFrame:
+    """Return per-image rows: columns `IMAGE_COLUMNS`, then those of further metrics.
+
+    Rows of schema 1 have no class; theirs is `CLASS`.
 
     Raises
     ------
     QGBenchError
         The file is missing, cut off or lacks a column.
     """
+    columns = [*IMAGE_COLUMNS, *metrics]
+    images = _read_csv(path, [name for name in columns if name not in TEXT_COLUMNS])
+    if "class" not in images.columns:
+        images.insert(0, "class", CLASS)
+    if lacking := [name for name in columns if name not in images.columns]:
+        raise QGBenchError(f"{path} lacks the columns {', '.join(lacking)}")
+    images["group"] = images["group"].str.normalize("NFC")  # as data are read: one patient in records of any age
+    return images if list(images.columns) == columns else images[columns]
+
+
+def _read_csv(path: Path, numbers: Iterable[str]) -> pd.DataFrame:
     try:
         # An id may be the word "NA": only numbers have missing values.
-        numbers = {name: [""] for name in IMAGE_COLUMNS if name not in TEXT_COLUMNS}
+        missing = {name: [""] for name in numbers}
         text: dict[Hashable, type] = dict.fromkeys(TEXT_COLUMNS, str)
         content = path.read_bytes()
-        images = pd.read_csv(io.BytesIO(content), dtype=text, na_values=numbers, keep_default_na=False)
+        table = pd.read_csv(io.BytesIO(content), dtype=text, na_values=missing, keep_default_na=False)
     except OSError as error:
         raise QGBenchError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise QGBenchError(f"{path} cannot be read: {error}") from error
-    if lacking := [name for name in IMAGE_COLUMNS if name not in images.columns]:
-        raise QGBenchError(f"{path} lacks the columns {', '.join(lacking)}")
     if not content.endswith(b"\n"):
         raise QGBenchError(f"{path} is cut off in its last row")
-    images["group"] = images["group"].str.normalize("NFC")  # as data are read: one patient in records of any age
-    return images if list(images.columns) == IMAGE_COLUMNS else images[IMAGE_COLUMNS]
+    return table
+
+
+def write_labels(path: Path, labels: pd.DataFrame) -> None:
+    """Write audited pseudo-labels as CSV (columns of `qgbench.quality.audit.audits_of`; full precision)."""
+    write_atomically(path, labels.to_csv(index=False, float_format="%.17g").encode())
+
+
+def read_labels(path: Path) -> pd.DataFrame:
+    """Return audited pseudo-labels, as `write_labels` wrote them.
+
+    Raises
+    ------
+    QGBenchError
+        The file is missing, cut off, or lacks a column.
+    """
+    labels = _read_csv(path, ["progress", "dice"])
+    if lacking := [name for name in LABEL_COLUMNS if name not in labels.columns]:
+        raise QGBenchError(f"{path} lacks the columns {', '.join(lacking)}")
+    return labels
 
 
 def write_record(folder: Path, record: Record) -> None:
     """Write ``record.json`` into a folder, atomically. NaN is refused: the schema has None for what is unknown."""
     data = record.model_dump(mode="json")
     write_atomically(folder / RECORD_NAME, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+
+
+SAID_BY_SPEC = {"name": "protocol", "version": "protocol_version"} | {
+    name: name for name in ("dataset", "arch", "encoder", "precision", "threads")
+}
+"""Fields of the protocol that a record's settings leave out, and where its spec has them."""
+
+
+def settings_as_used(protocol: Protocol, method: Settings, addons: Iterable[Settings] = ()) -> dict[str, Any]:
+    """Return a record's settings: of protocol (those that its spec does not say), method and add-ons."""
+    return {
+        "protocol": protocol.model_dump(mode="json", exclude=set(SAID_BY_SPEC)),
+        "method": method.model_dump(mode="json"),
+        "qg": {name: value for own in addons for name, value in own.model_dump(mode="json").items()},
+    }
+
+
+def _from_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Turn a record of schema 1, which said many things twice, into one of schema 2.
+
+    Raises
+    ------
+    QGBenchError
+        It says one thing twice and differently.
+    """
+    data = dict(data)
+    cell, settings = data.pop("cell"), dict(data["settings"])
+    spec = {**RunSpec.completed(data["spec"]), "protocol_version": cell["protocol_version"]}
+    protocol = Protocol.completed(settings["protocol"])
+    qg = protocol.pop("qg")
+    said = {f"cell.{name}": (cell[name], spec.get(name)) for name in cell if name not in ("addon", "variant")}
+    said |= {name: (data.pop(name), spec.get(name)) for name in ("precision", "device", "threads")}
+    said |= {f"settings.protocol.{name}": (protocol.pop(name), spec.get(of)) for name, of in SAID_BY_SPEC.items()}
+    said["steps"] = data.pop("steps"), protocol["train"]["steps"]
+    arm = Arm.model_validate({name: spec[name] for name in Arm.model_fields if name in spec})
+    said |= {f"cell.{name}": (cell.get(name, ""), getattr(arm, name)) for name in ("addon", "variant")}
+    for name, (one, other) in said.items():
+        if one != other:
+            raise QGBenchError(f"says two things: {name} is {one!r}, elsewhere {other!r}")
+    summaries = {"student": data.pop("summary"), **data.pop("others")}
+    return {
+        **data,
+        "schema_version": 2,
+        "spec": spec,
+        "settings": {**settings, "protocol": protocol, "qg": {name: qg[name] for name in _qg_of(arm)}},
+        "summaries": {network: _summary_from_1(summary) for network, summary in summaries.items()},
+    }
+
+
+def _qg_of(arm: Arm) -> Iterator[str]:
+    for name in arm.addons:
+        yield from ADDON_SETTINGS[name].model_dump()
+
+
+def _summary_from_1(summary: dict[str, Any]) -> dict[str, Any]:
+    counts = {name: summary[name] for name in ("images", "groups", "missed", "spurious")}
+    return {**counts, "means": {name: value for name, value in summary.items() if name not in counts}}
+
+
+_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType({1: _from_1})
+"""By version: what turns the content of a record.json of that version into one of the next."""
 
 
 def migrate(data: Any) -> dict[str, Any]:
@@ -265,7 +349,10 @@ def migrate(data: Any) -> dict[str, Any]:
             "Upgrade: pip install --upgrade qgbench"
         )
     for step in range(version, SCHEMA_VERSION):
-        data = _MIGRATIONS[step](data)
+        try:
+            data = _MIGRATIONS[step](data)
+        except (LookupError, TypeError, AttributeError, ValidationError) as error:
+            raise QGBenchError(f"is not a record of schema {step}: {type(error).__name__} {error}") from error
     return data
 
 
@@ -279,7 +366,9 @@ def read_record(path: Path) -> Record:
     """
     file = path / RECORD_NAME if path.is_dir() else path
     try:
-        return Record.model_validate(migrate(json.loads(file.read_bytes())))
+        data = json.loads(file.read_bytes())
+        migrated = migrate(data)
+        return Record.model_validate({**migrated, "read_from": data["schema_version"]})
     except OSError as error:
         raise QGBenchError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -295,6 +384,13 @@ def images_path(record_path: Path) -> Path:
     return record_path.with_name(IMAGES_NAME) if record_path.name == RECORD_NAME else record_path.with_suffix(".csv")
 
 
+def labels_path(record_path: Path) -> Path:
+    """Name the CSV of audited pseudo-labels that belongs to a record file; records of schema 1 have none."""
+    if record_path.name == RECORD_NAME:
+        return record_path.with_name(LABELS_NAME)
+    return record_path.with_suffix(".labels.csv")
+
+
 def find_records(folder: Path) -> Iterator[Path]:
     """Yield the record files under a folder, sorted: ``record.json`` of runs, ``seed<k>.json`` of submitted results."""
     yield from sorted(
@@ -302,23 +398,23 @@ def find_records(folder: Path) -> Iterator[Path]:
     )
 
 
-def result_path(record: Record) -> PurePosixPath:
+def result_path(record: Record, schema: int = SCHEMA_VERSION) -> PurePosixPath:
     """Say where a record lies in the folder of submitted results.
 
-    ``v1/<protocol>/<dataset>/<regime>/<arch>/<method>[+<add-on>]/seed<k>.json``. An encoder other than the protocol's
+    ``v2/<protocol>/<dataset>/<regime>/<arch>/<method>[+<add-on>]/seed<k>.json``. An encoder other than the protocol's
     follows the architecture (``unet-resnet34``), settings of a variant the method (``fixmatch,method.threshold=0.9``),
     and 8 digits of a hash the name of a method or architecture that does not ship (``lab_Mine@1a2b3c4d``). What cannot
     stand in the name of a file becomes ``_``, and 8 digits of a hash tell such names apart (``...~1a2b3c4d``).
     """
-    cell, spec = record.cell, record.spec
-    arch = _marked(cell.arch, spec.get("arch_source", ""))
+    cell = record.spec
+    arch = _marked(cell.arch, cell.arch_source)
     if cell.encoder != _encoder(cell.protocol):
         arch += f"-{cell.encoder}"
-    method = _marked(cell.method, spec.get("source", ""))
+    method = _marked(cell.method, cell.source)
     method += f",{cell.variant}" if cell.variant else ""
     method += f"+{cell.addon}" if cell.addon else ""
     folders = (_as_folder(part) for part in (cell.protocol, cell.dataset, cell.regime, arch, method))
-    return PurePosixPath(_LAYOUT, *folders, f"seed{cell.seed}.json")
+    return PurePosixPath(f"v{schema}", *folders, f"seed{cell.seed}.json")
 
 
 @cache

@@ -3,7 +3,7 @@
 The test split is read once, at the end, for all networks of the run together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from qgbench.data.experiment import ImageSet
 from qgbench.data.packed_masks import PackedMasks
 from qgbench.methods import probabilities
 from qgbench.metrics.masks import measure
-from qgbench.metrics.table import IMAGE_COLUMNS
+from qgbench.metrics.table import CLASS, IMAGE_COLUMNS, Metric
 from qgbench.quality.scores import Labelling, foreground_confidence
 
 _BATCH = 32
@@ -31,6 +31,7 @@ def evaluate(
     prepared: Prepared,
     split: pd.DataFrame,
     accelerator: Accelerator,
+    metrics: Sequence[Metric] = (),
 ) -> tuple[dict[str, pd.DataFrame], Mapping[str, NDArray[np.bool_]]]:
     """Measure networks on the test images at the images' original resolution.
 
@@ -47,11 +48,14 @@ def evaluate(
     split : DataFrame
         Columns id, group, split.
     accelerator : Accelerator
+    metrics : sequence of Metric
+        Those to be measured beside those that ship.
 
     Returns
     -------
     tables : dict of str to DataFrame
-        For each network one row per test image, columns `qgbench.metrics.table.IMAGE_COLUMNS`.
+        For each network one row per test image, columns `qgbench.metrics.table.IMAGE_COLUMNS`, then those of
+        `metrics`.
     masks : mapping of str to (H, W) bool
         What the network 'student' predicted, by image id, at original resolution.
     """
@@ -74,10 +78,18 @@ def evaluate(
             if name == "student":
                 masks.add(prepared.ids[row], mask)
             measured = measure(mask, reference)
-            known = {"id": prepared.ids[row], "group": prepared.groups[row], "height": height, "width": width}
+            known = {
+                "id": prepared.ids[row],
+                "class": CLASS,
+                "group": prepared.groups[row],
+                "height": height,
+                "width": width,
+            }
             scores = {"q": quality[place % _BATCH], "confidence": confidence[place % _BATCH]}
-            results[name].append({**known, **vars(measured), **scores})
-    return {name: pd.DataFrame(found)[IMAGE_COLUMNS] for name, found in results.items()}, masks
+            further = {metric.name: metric.of(mask, reference) for metric in metrics}
+            results[name].append({**known, **vars(measured), **scores, **further})
+    columns = [*IMAGE_COLUMNS, *(metric.name for metric in metrics)]
+    return {name: pd.DataFrame(found)[columns] for name, found in results.items()}, masks
 
 
 def _predict(

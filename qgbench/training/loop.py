@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
@@ -17,7 +18,8 @@ from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import World
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.methods import Method, label_probabilities
-from qgbench.quality.audit import CheckpointAudit, agreement, correlations
+from qgbench.metrics.table import CLASS
+from qgbench.quality.audit import correlations
 from qgbench.quality.guide import Guide
 from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
 from qgbench.spec.protocol import Protocol
@@ -93,7 +95,6 @@ class Trainer:
         self._predictor = predictor
         self._data = data
         self._settings = protocol.train
-        self._qg = protocol.qg
         self._accelerator = accelerator
         new_scaler(accelerator)
         self._streams = Streams(data, protocol.train, seed)
@@ -217,7 +218,7 @@ class Trainer:
         self._log_validation(done, dice, judged)
         # One rule for a method and its twins: only steps after the ramps of both method and add-on can be chosen.
         settings = self.method.settings
-        ramped = max(settings.warmup + settings.ramp, self._qg.qar_warmup + self._qg.qar_ramp)
+        ramped = max(settings.warmup + settings.ramp, self._guide.full_from)
         best = max((value for step, value in self.history.val_dice[:-1] if step >= ramped * self.steps), default=-1.0)
         if done >= ramped * self.steps and dice > best:
             self.history.best_step = done
@@ -250,7 +251,8 @@ class Trainer:
             gaps = judged["q"] - judged["dice"]
             self.history.val_gap = float(gaps.mean())
             entry |= {"val_q": float(judged["q"].mean()), "val_q_minus_dice": self.history.val_gap}
-            if self._guide.regularises and done >= self._qg.qar_warmup * self.steps:
+            begins = self._guide.pleases_g_from
+            if begins is not None and done >= begins * self.steps:
                 self.history.gaps.append(gaps.tolist())
                 self._warn_if_g_is_fooled(done)
         self.history.log.append({"step": done, "val_dice": dice, **entry})
@@ -281,21 +283,16 @@ class Trainer:
         for name, collected in values.items():
             self.history.audited.setdefault(name, []).append(torch.cat(collected).tolist())
 
-    def pseudo_label_audits(self) -> list[CheckpointAudit]:
-        """Agreement of every score with true Dice within each audited checkpoint, then pooled over them."""
-        dice = [np.array(values) for values in self.history.audited.get("dice", [])]
-        names = [name for name in ("g", "confidence", "agreement") if name in self.history.audited]
-
-        def audit(progress: float | None, parts: list[int]) -> CheckpointAudit:
-            truth = np.concatenate([dice[part] for part in parts])
-            scores = {
-                name: agreement(np.concatenate([np.array(self.history.audited[name][part]) for part in parts]), truth)
-                for name in names
-            }
-            return CheckpointAudit(progress=progress, mean_dice=float(truth.mean()), scores=scores)
-
-        audits = [audit((part + 1) / AUDIT_QUARTERS, [part]) for part in range(len(dice))]
-        return [*audits, audit(None, list(range(len(dice))))] if dice else []
+    def audited_labels(self) -> pd.DataFrame:
+        """Return a row per audited pseudo-label, checkpoint after checkpoint, as `quality.audit.audits_of` takes it."""
+        audited = self.history.audited
+        checkpoints = len(audited.get("dice", []))
+        images = [self._audit_set.ids[index] for index in self._audit_index]
+        names = [name for name in ("dice", "g", "confidence", "agreement") if name in audited]
+        when = np.repeat([(part + 1) / AUDIT_QUARTERS for part in range(checkpoints)], len(images))
+        columns: dict[str, Any] = {"progress": when, "id": images * checkpoints, "class": CLASS}
+        columns |= {name: np.concatenate([np.array(part) for part in audited[name]]) for name in names}
+        return pd.DataFrame(columns)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on; every process calls this and gets the same."""

@@ -19,8 +19,8 @@ from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import Batch, Method, check_step
-from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
-from qgbench.quality.scores import Labelling, PredictedQuality, one
+from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
+from qgbench.quality.scores import Labelling, One, PredictedQuality
 from qgbench.spec.protocol import Protocol, load_protocol
 from qgbench.training.loop import Trainer
 from qgbench.training.objective import Objective
@@ -98,10 +98,11 @@ class ToyQuality(nn.Module):
         return torch.sigmoid(4.0 * self.layers(torch.cat([image, mask], 1))).squeeze(1)
 
 
-class _FixedWeights(Mode):
+class _FixedWeights(AddOn):
     """Weigh label i with 0 and the others with 1."""
 
     def __init__(self, rejected: int) -> None:
+        super().__init__(self.Settings())
         self._rejected = rejected
 
     def weigh(self, labelling: Labelling) -> Tensor:
@@ -143,14 +144,14 @@ def toy_data() -> TrainingData:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class Bench:
     """Builds trainers that have the same weights and see the same batches."""
 
     method_class: type[Method]
     accelerator: Accelerator
     start: dict[str, Tensor] | None = None  # state of a warmed-up method
 
-    def trainer(self, modes: Callable[[nn.Module], list[Mode]], steps: int) -> tuple[Trainer, nn.Module]:
+    def trainer(self, modes: Callable[[nn.Module], list[AddOn]], steps: int) -> tuple[Trainer, nn.Module]:
         """Build a trainer and its toy g, which `modes` gets."""
         torch.manual_seed(3)
         quality = ToyQuality().requires_grad_(False).eval()
@@ -163,14 +164,15 @@ class _Bench:
         return Trainer(method, guide, quality, toy_data(), toy_protocol(steps), 0, self.accelerator), quality
 
 
-def _finish(trainer: Trainer, until: int | None = None) -> dict[str, Tensor]:
+def finish(trainer: Trainer, until: int | None = None) -> dict[str, Tensor]:
+    """Train to the end, or for so many steps, and return a copy of the method's state."""
     for done in trainer.run():
         if done == until:
             break
     return {name: value.clone() for name, value in trainer.method.state_dict().items()}
 
 
-def _difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
+def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
     """Name the first tensor that differs in any bit; '' if none does."""
     return next((name for name, value in first.items() if not torch.equal(value, second[name])), "")
 
@@ -212,8 +214,8 @@ def _where_it_failed(error: Exception, method_class: type[Method]) -> str:
 
 
 def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Finding]:
-    trainer, _ = _Bench(method_class, accelerator).trainer(lambda g: [], _WARM_UP)
-    _finish(trainer)
+    trainer, _ = Bench(method_class, accelerator).trainer(lambda g: [], _WARM_UP)
+    finish(trainer)
     yield Finding(_STEP_RULE, True)
     batch, _ = trainer._streams.next(0.9)
     method = trainer.method.train()
@@ -222,9 +224,9 @@ def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Fin
     if method_class.pseudo_labels:
         yield from _check_rejection(method, batch)
     # From here on trainers start warmed up: an untrained network's labels may pass no threshold, and all twins agree.
-    bench = _Bench(method_class, accelerator, copy.deepcopy(method.state_dict()))
+    bench = Bench(method_class, accelerator, copy.deepcopy(method.state_dict()))
     yield from _check_twins(bench)
-    yield _check_resume(bench)
+    yield check_resume(bench, lambda g: [])
 
 
 def _check_terms(method: Method, batch: Batch) -> Iterator[Finding]:
@@ -274,7 +276,7 @@ def _check_teacher(method: Method) -> Iterator[Finding]:
     )
 
 
-def _gradient(method: Method, batch: Batch, modes: list[Mode], corrector: Any) -> list[Tensor]:
+def _gradient(method: Method, batch: Batch, modes: list[AddOn], corrector: Any) -> list[Tensor]:
     method = copy.deepcopy(method).train()
     method.zero_grad(set_to_none=True)
     objective = Objective(method, Guide(modes))
@@ -300,44 +302,44 @@ def _check_rejection(method: Method, batch: Batch) -> Iterator[Finding]:
     yield Finding("with weight 1, replacing a pseudo-label changes the gradient", changed)
 
 
-def _check_twins(bench: _Bench) -> Iterator[Finding]:
-    settings = toy_protocol(1).qg
+def _check_twins(bench: Bench) -> Iterator[Finding]:
     steps = 12
-    plain = _finish(bench.trainer(lambda g: [], steps)[0])
+    plain = finish(bench.trainer(lambda g: [], steps)[0])
 
-    def qar(weight: float) -> Callable[[nn.Module], list[Mode]]:
-        changed = settings.model_copy(update={"lambda_qar": weight, "qar_warmup": 0.0, "qar_ramp": 0.0})
-        return lambda g: [QualityRegularisation(g, changed, 0)]
+    def qar(weight: float) -> Callable[[nn.Module], list[AddOn]]:
+        settings = QualityRegularisation.Settings(lambda_qar=weight, qar_warmup=0.0, qar_ramp=0.0)
+        return lambda g: [QualityRegularisation(settings, predictor=g)]
 
     if bench.method_class.pseudo_labels:
-        weighted = _finish(bench.trainer(lambda g: [QualityWeighting(one, settings)], steps)[0])
-        name = _difference(plain, weighted)
+        weighted = finish(bench.trainer(lambda g: [QualityWeighting(QualityWeighting.Settings(), One())], steps)[0])
+        name = difference(plain, weighted)
         yield Finding("QW with g = 1 is bit-identical to no add-on", not name, f"{name} differs")
-        loose = settings.model_copy(update={"tau": 0.0})
-        guided = _finish(bench.trainer(lambda g: [QualityWeighting(PredictedQuality(g), loose)], steps)[0])
-        changed = bool(_difference(plain, guided))
+        loose = QualityWeighting.Settings(tau=0.0)
+        guided = finish(bench.trainer(lambda g: [QualityWeighting(loose, PredictedQuality(g))], steps)[0])
+        changed = bool(difference(plain, guided))
         yield Finding("QW with a varying g changes the student", changed, "no tensor differs")
-    name = _difference(plain, _finish(bench.trainer(qar(0.0), steps)[0]))
+    name = difference(plain, finish(bench.trainer(qar(0.0), steps)[0]))
     yield Finding("QAR with lambda 0 is bit-identical to no add-on", not name, f"{name} differs")
     trainer, quality = bench.trainer(qar(1.0), steps)
     before = {key: value.clone() for key, value in quality.state_dict().items()}
-    changed = bool(_difference(plain, _finish(trainer)))
+    changed = bool(difference(plain, finish(trainer)))
     yield Finding("QAR changes the student", changed, "no tensor differs")
-    name = _difference(before, dict(quality.state_dict()))
+    name = difference(before, dict(quality.state_dict()))
     yield Finding(
         "QAR never changes g", not name and all(p.grad is None for p in quality.parameters()), f"{name} differs"
     )
 
 
-def _check_resume(bench: _Bench) -> Finding:
+def check_resume(bench: Bench, modes: Callable[[nn.Module], list[AddOn]]) -> Finding:
+    """Compare a run that was interrupted after 5 steps with one that was not."""
     steps = 12
-    whole, _ = bench.trainer(lambda g: [], steps)
-    expected = _finish(whole)
-    first, _ = bench.trainer(lambda g: [], steps)
-    _finish(first, until=5)
+    whole, _ = bench.trainer(modes, steps)
+    expected = finish(whole)
+    first, _ = bench.trainer(modes, steps)
+    finish(first, until=5)
     state = copy.deepcopy(first.state_dict())
-    second, _ = bench.trainer(lambda g: [], steps)
+    second, _ = bench.trainer(modes, steps)
     torch.manual_seed(99)
     second.load_state_dict(state)
-    name = _difference(expected, _finish(second))
+    name = difference(expected, finish(second))
     return Finding("saved at step 5 and resumed equals the uninterrupted run, bit for bit", not name, f"{name} differs")

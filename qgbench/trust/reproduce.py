@@ -17,7 +17,7 @@ among submitted results. Reading these needs no torch; repeating a run does.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,9 +38,9 @@ from qgbench.base.errors import QGBenchError, UserError, unwritable
 from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
 from qgbench.base.schema import first_fault
+from qgbench.metrics.table import Metric
 from qgbench.run.record import (
     RECORD_NAME,
-    Cell,
     Provenance,
     Record,
     Summary,
@@ -60,7 +60,7 @@ _MARKS = "reproductions.json"
 _ASSUMED_RUN_SD = 0.015
 _LEAST_SIBLINGS = 3
 _QUANTILE = 0.995  # two-sided: a sound record is called wrong once in a hundred reruns
-_NOT_TRAINED = ["id", "group", "height", "width", "n_ref"]  # of `qgbench.metrics.table.IMAGE_COLUMNS`
+_NOT_TRAINED = ["id", "class", "group", "height", "width", "n_ref"]  # of `qgbench.metrics.table.IMAGE_COLUMNS`
 _EXACT = 1e-9  # for averages of the same numbers
 _DIGITS = 12  # of a hash, in what is printed
 
@@ -111,13 +111,11 @@ class Original:
     record : Record
     images : DataFrame
         Its rows, columns `qgbench.metrics.table.IMAGE_COLUMNS`.
-    spec : RunSpec
     """
 
     path: Path
     record: Record
     images: pd.DataFrame
-    spec: RunSpec
 
 
 @dataclass(frozen=True)
@@ -310,37 +308,31 @@ def open_original(path: Path) -> Original:
             "submitted results."
         )
     try:
-        record, images = read_record(file), read_images(images_path(file))
+        record = read_record(file)
+        images = read_images(images_path(file), record.metrics)
         read_reproductions(file)
     except QGBenchError as error:
         raise UserError(f"{error}. It cannot be repeated.") from error
-    if not _as_averaged(images, record.summary):
+    if not _as_averaged(images, record.summary, record.metrics.values()):
         raise UserError(f"the averages of {file} are not those of {images_path(file).name}; see qgbench verify.")
-    for what, version, present in record.versions(load_protocol(record.cell.protocol)):
+    for what, version, present in record.versions(load_protocol(record.spec.protocol)):
         if version != present:
             raise UserError(
                 f"{file} is {what} version {version}, and this qgbench has version {present}: that would be another "
                 f"experiment. Repeat it with the qgbench that made it, {_code(record.provenance)}."
             )
-    try:
-        spec = RunSpec.model_validate(RunSpec.completed(record.spec))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{file}: its spec names no run of this qgbench: {where}: {first['msg']}") from error
-    _refuse_other_code(spec)
-    _refuse_other_settings(file, record, spec)
-    return Original(file.resolve(), record, images, spec)
+    _refuse_other_code(record.spec)
+    _refuse_other_settings(file, record)
+    return Original(file.resolve(), record, images)
 
 
-def _as_averaged(images: pd.DataFrame, stored: Summary) -> bool:
+def _as_averaged(images: pd.DataFrame, stored: Summary, metrics: Iterable[Metric]) -> bool:
     try:
-        averages = summarise(images).model_dump()
+        averages = summarise(images, metrics).numbers()
     except (TypeError, ValueError):  # text where a number belongs
         return False
-    return all(
-        math.isclose(value, getattr(stored, name), rel_tol=_EXACT, abs_tol=_EXACT) for name, value in averages.items()
-    )
+    said = stored.numbers()
+    return all(math.isclose(value, said[name], rel_tol=_EXACT, abs_tol=_EXACT) for name, value in averages.items())
 
 
 def _code(provenance: Provenance) -> str:
@@ -370,10 +362,11 @@ def _refuse_other_code(spec: RunSpec) -> None:
         )
 
 
-def _refuse_other_settings(file: Path, record: Record, spec: RunSpec) -> None:
+def _refuse_other_settings(file: Path, record: Record) -> None:
     from qgbench.plugins.registry import load_method
     from qgbench.run.carry_out import describe
 
+    spec = record.spec
     here = _flat(describe(spec)["settings"])
     parts: dict[str, type[Settings]] = {"protocol": Protocol, "method": load_method(spec.method).Settings}
     stored = {name: kind.completed(record.settings.get(name, {})) for name, kind in parts.items()}
@@ -416,11 +409,8 @@ def compare_conditions(record: Record, now: Provenance) -> list[Condition]:
     commits = (then.git_commit, now.git_commit)  # two that end in "+dirty" may be of different code
     same_code = commits[0] == commits[1] and not (commits[0] or "").endswith("+dirty")
     given = (
-        ("protocol", f"{record.cell.protocol} v{record.cell.protocol_version}"),
-        ("device", record.device),
-        ("precision", record.precision),
-        ("threads", record.threads),
-        ("processes", record.spec.get("processes", 1)),
+        ("protocol", f"{record.spec.protocol} v{record.spec.protocol_version}"),
+        *((name, getattr(record.spec, name)) for name in ("device", "precision", "threads", "processes")),
     )
     found = [condition(name, value, value, "experiment") for name, value in given]
     found += [
@@ -522,19 +512,15 @@ def sibling_dice(original: Original) -> list[float]:
         files = original.path.parent.parent.glob(f"*/{RECORD_NAME}")
     else:
         files = original.path.parent.glob("seed*.json")
-    own, found = original.record.cell, dict[int, float]()
+    own, found = original.record.spec, dict[int, float]()
     for file in sorted(files):
         try:
             record = read_record(file)
         except QGBenchError:
             continue
-        if _without_seed(record.cell) == _without_seed(own) and record.cell.seed != own.seed:
-            found.setdefault(record.cell.seed, record.summary.dice)
+        if record.spec.cell == own.cell and record.spec.seed != own.seed:
+            found.setdefault(record.spec.seed, record.summary.means["dice"])
     return list(found.values())
-
-
-def _without_seed(cell: Cell) -> Cell:
-    return cell.model_copy(update={"seed": 0})
 
 
 def judge(original: Original, rerun_path: Path) -> Reproduction:
@@ -551,14 +537,16 @@ def judge(original: Original, rerun_path: Path) -> Reproduction:
     QGBenchError
         The rerun's record cannot be read.
     """
-    rerun, rows = read_record(rerun_path), read_images(images_path(rerun_path))
+    rerun = read_record(rerun_path)
+    rows = read_images(images_path(rerun_path), original.record.metrics)
     conditions = compare_conditions(original.record, rerun.provenance)
-    exact = exact_expected(original.record.device, conditions)
+    exact = exact_expected(original.record.spec.device, conditions)
     noise = None if exact else noise_of(sibling_dice(original))
+    then = original.record.summary.numbers()
     first, second = (images.sort_values("id", ignore_index=True) for images in (original.images, rows))
     differences = {
-        name: float(value - getattr(original.record.summary, name))
-        for name, value in rerun.summary.model_dump().items()
+        name: float(value - then[name])
+        for name, value in rerun.summary.numbers().items()
         if name not in ("images", "groups")
     }
     verdict, reason = _verdict(first, second, differences["dice"], noise)
@@ -635,9 +623,9 @@ def reproduce(
     """
     from qgbench.run.carry_out import run
 
-    if (output / original.spec.id).resolve() == original.path.parent:
+    if (output / original.record.spec.id).resolve() == original.path.parent:
         raise UserError(f"{output} holds the very run that is to be repeated; choose another --output.")
-    outcome = run(original.spec, output, data_dir, cache_dir, split_from=split_from)
+    outcome = run(original.record.spec, output, data_dir, cache_dir, split_from=split_from)
     if outcome.was_done:
         logger.info(
             "this rerun was finished at %s, and is compared again; remove %s for another one.",

@@ -14,7 +14,7 @@ from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
 from qgbench.base.paths import is_path
 from qgbench.run.folder import RunFolder
-from qgbench.run.record import RECORD_NAME, Record, images_path, read_record, result_path
+from qgbench.run.record import RECORD_NAME, Record, images_path, labels_path, read_record, result_path
 from qgbench.spec.protocol import load_protocol
 from qgbench.trust.reproduce import mark, read_reproductions, reproductions_path
 from qgbench.trust.verify import verify_records
@@ -36,7 +36,7 @@ def submit(run: Path, results: Path) -> list[Path]:
     Returns
     -------
     list of Path
-        The JSON, the CSV and, where the run was repeated, what the reruns found; whether they were written now or were
+        The JSON, the CSVs and, where the run was repeated, what the reruns found; whether they were written now or were
         there already.
 
     Raises
@@ -61,7 +61,8 @@ def submit(run: Path, results: Path) -> list[Path]:
         if note.rule not in _OF_SEVERAL:
             logger.info("note: %s: %s", note.rule, note.text)
     source, target = run / RECORD_NAME, results / result_path(record)
-    contents = {images_path(target): images_path(source).read_bytes(), target: source.read_bytes()}
+    beside = [(name(target), name(source)) for name in (images_path, labels_path, labels_path)]
+    contents = {file: own.read_bytes() for file, own in [*beside, (target, source)] if own.exists()}
     if target.exists():
         if any(file.exists() and file.read_bytes() != content for file, content in contents.items()):
             raise UserError(
@@ -76,11 +77,11 @@ def submit(run: Path, results: Path) -> list[Path]:
     reruns = read_reproductions(source)
     for rerun in reruns:
         mark(target, rerun)  # beside those that are there already
-    return [target, images_path(target), *([reproductions_path(target)] if reruns else [])]
+    return [target, *(file for file in contents if file != target), *([reproductions_path(target)] if reruns else [])]
 
 
 def _refuse(run: Path, record: Record) -> None:
-    cell = record.cell
+    cell = record.spec
     commit = record.provenance.git_commit or ""
     if cell.protocol == _MEANINGLESS:
         raise UserError(f"{run} is of the protocol '{cell.protocol}', whose scores mean nothing; it is not submitted.")
@@ -104,6 +105,6 @@ def _refuse(run: Path, record: Record) -> None:
 def _of_version(target: Path, record: Record) -> str:
     """Say of which version of the protocol or of g a record is, where it is of another one."""
     there = read_record(target)
-    if there.cell.protocol_version != record.cell.protocol_version:
-        return f", of version {there.cell.protocol_version} of the protocol"
+    if there.spec.protocol_version != record.spec.protocol_version:
+        return f", of version {there.spec.protocol_version} of the protocol"
     return "" if there.g_version == record.g_version else f", by version {there.g_version} of g"

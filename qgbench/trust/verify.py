@@ -21,6 +21,8 @@ distances      fault    HD95 (either) or ASSD that is empty though both masks ha
 surface dice   fault    outside [0, 1], not 0 where one mask is empty, not 1 where the masks are equal, or higher at the
                         smaller of the two tolerances
 scores         fault    q or confidence outside [0, 1]; q without a predictor g, or none with one
+metrics        fault    of a metric that does not ship, a value outside its range, or another one for empty masks
+audits         fault    labels.csv that is missing, damaged, or does not give the agreement of scores with true Dice
 summary        fault    an average that the CSV does not give; of 'others' too, where ``images.<name>.csv`` is there
 numbers        fault    in the JSON: NaN or infinity, a score outside its range, negative times or memory, validations
                         that are not in order or after the last step
@@ -79,7 +81,6 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from rich.console import Console
 
 from qgbench.base.cores import on_all_cores, usable_cores
@@ -91,17 +92,20 @@ from qgbench.data.cards import card_names
 from qgbench.data.readers import name_some
 from qgbench.data.splits import draw_labelled, load_split, split_fingerprint
 from qgbench.metrics.masks import NSD_DIAGONAL_FRACTION, NSD_PIXELS
-from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, TEXT_COLUMNS
-from qgbench.quality.audit import Agreement
+from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, METRICS, TEXT_COLUMNS, Metric
+from qgbench.quality.audit import Agreement, audits_of
 from qgbench.run.folder import PREDICTIONS_NAME
 from qgbench.run.record import (
+    IMAGES_NAME,
     RECORD_NAME,
-    Cell,
+    SAID_BY_SPEC,
     Record,
     Summary,
     find_records,
     images_path,
+    labels_path,
     read_images,
+    read_labels,
     read_record,
     result_path,
     summarise,
@@ -155,7 +159,7 @@ class _Seen:
     """What the rules across records need of one of them."""
 
     path: Path
-    cell: Cell
+    spec: RunSpec
     data: str
     content: bytes  # hash of both files
     dice: bytes | None  # hash of ids and Dice; None where all images have one Dice
@@ -287,15 +291,18 @@ class _Verifier:
             return [Fault(path, "record", str(error))], None
         table = images_path(path)
         try:
-            images = _read_table(table)
+            images = _read_table(table, record.metrics)
         except QGBenchError as error:
             return [Fault(table, "images", str(error))], None
         numbers = dict(zip(_NUMBERS, images[_NUMBERS].to_numpy(dtype=float).T, strict=True))
         in_table = [*_image_ids(images), *_rows(images, numbers, record.provenance.g is not None)]
+        in_table += [found for metric in record.metrics.values() for found in _further(images, metric)]
         faults = [Fault(table, *found) for found in in_table]
-        faults += [Fault(table, *found) for found in _compared("the record", summarise(images), record.summary)]
-        faults += [fault for name, summary in record.others.items() for fault in _other(table, name, summary)]
-        faults += [Fault(path, *found) for found in (*_ranges(record), *_consistent(record), *_labels(record, images))]
+        averages = summarise(images, record.metrics.values())
+        faults += [Fault(table, *found) for found in _compared("the record", averages, record.summary)]
+        faults += [fault for network in record.summaries for fault in _other(table, network, record)]
+        faults += _audited(path, record)
+        faults += [Fault(path, *found) for found in (*_ranges(record), *_labels(record, images))]
         faults += [*self._protocol(path, record, images), *_notes(path, record), *_reproduced(path)]
         if self._judge is not None:
             faults += self._judged(path, record, images)
@@ -303,7 +310,7 @@ class _Verifier:
 
     def _protocol(self, path: Path, record: Record, images: pd.DataFrame) -> Iterator[Fault]:
         """Compare with the protocol, the split and the draw of today, where the record is of today."""
-        cell = record.cell
+        cell = record.spec
         present = self._protocols.get(cell.protocol)
         if present is None:
             yield Fault(path, "protocol", str(unknown_name("protocol", cell.protocol, self._protocols)))
@@ -328,7 +335,7 @@ class _Verifier:
         yield from self._split(path, record, images, present)
 
     def _split(self, path: Path, record: Record, images: pd.DataFrame, protocol: Protocol) -> Iterator[Fault]:
-        cell = record.cell
+        cell = record.spec
         try:
             regime = Regime.parse(cell.regime)
         except UserError:
@@ -365,7 +372,7 @@ class _Verifier:
             yield Fault(path, "not judged", f"there is no {PREDICTIONS_NAME} beside the record", "note")
             return
         try:
-            for text in self._judge.compare(predictions, record.cell.dataset, images):
+            for text in self._judge.compare(predictions, record.spec.dataset, images):
                 yield Fault(predictions, "judge", text)
         except QGBenchError as error:
             yield Fault(path, "not judged", f"the data cannot be opened: {error}", "note")
@@ -374,7 +381,7 @@ class _Verifier:
 # The table
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _read_table(path: Path, metrics: Iterable[str]) -> pd.DataFrame:
     """Read rows whose numbers are numbers; what is missing of a text is empty.
 
     Raises
@@ -382,11 +389,11 @@ def _read_table(path: Path) -> pd.DataFrame:
     QGBenchError
         As `read_images`; there are no rows, or text stands where a number belongs.
     """
-    images = read_images(path)
+    images = read_images(path, metrics)
     if images.empty:
         raise QGBenchError(f"{path} has no rows")
     kinds = {name: dtype.kind for name, dtype in images.dtypes.items()}
-    if text := [name for name in _NUMBERS if kinds[name] not in "iuf"]:
+    if text := [name for name in (*_NUMBERS, *metrics) if kinds[name] not in "iuf"]:
         raise QGBenchError(f"{path} has text where a number belongs: {', '.join(text)}")
     for name in TEXT_COLUMNS:
         if images[name].hasnans:
@@ -462,25 +469,64 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], has_g: bool) -> F
     yield from faulty("scores", "no confidence between 0 and 1", (confidence >= 0) & (confidence <= 1 + _SINGLE))
 
 
+def _further(images: pd.DataFrame, metric: Metric) -> Found:
+    """Compare the column of a metric that does not ship with its range, and with what it says of empty masks."""
+    value, status = images[metric.name].to_numpy(float), images["status"]
+    one_empty = status.isin(["missed", "spurious"]).to_numpy()
+    right = (value >= 0) & (value <= (math.inf if metric.highest is None else metric.highest + _EXACT))
+    right &= (status != "both_empty").to_numpy() | (value == metric.both_empty)
+    right = np.where(one_empty, np.isnan(value) if metric.is_distance else value == metric.one_empty, right)
+    if not right.all():
+        text = f"{metric.name} is outside its range, or not what it says of empty masks: "
+        yield "metrics", text + name_some(images["id"][~right].tolist(), "image")
+
+
 def _compared(who: str, recomputed: Summary, stored: Summary) -> Found:
-    for name, value in recomputed.model_dump().items():
-        claimed = getattr(stored, name)
+    said = stored.numbers()
+    for name, value in recomputed.numbers().items():
+        claimed = said.get(name, math.nan)
         if not math.isclose(value, claimed, rel_tol=_EXACT, abs_tol=_EXACT):
             yield "summary", f"the rows give {name} = {value:.9g}, {who} says {claimed:.9g}"
 
 
-def _other(table: Path, name: str, summary: Summary) -> Iterator[Fault]:
+def _other(table: Path, network: str, record: Record) -> Iterator[Fault]:
     """Recompute the averages of another network of the run, where its rows are kept."""
-    path = table.with_name(f"images.{name}.csv")
-    if table.name != "images.csv" or not path.is_file():
+    path = table.with_name(f"images.{network}.csv")
+    if table.name != IMAGES_NAME or not path.is_file():
         return
     try:
-        images = _read_table(path)
+        images = _read_table(path, record.metrics)
     except QGBenchError as error:
         yield Fault(path, "images", str(error))
         return
-    for found in _compared(f"the record of '{name}'", summarise(images), summary):
+    averages = summarise(images, record.metrics.values())
+    for found in _compared(f"the record of '{network}'", averages, record.summaries[network]):
         yield Fault(path, *found)
+
+
+def _audited(path: Path, record: Record) -> Iterator[Fault]:
+    """Recompute how well scores predict true Dice from the labels, which records of schema 1 did not keep."""
+    file = labels_path(path)
+    if record.read_from == 1 or (not record.pseudo_labels and not file.is_file()):
+        return
+    try:
+        found = audits_of(read_labels(file))
+    except (QGBenchError, TypeError, ValueError) as error:
+        yield Fault(file, "audits", str(error))
+        return
+    if not _close([audit.model_dump() for audit in found], [audit.model_dump() for audit in record.pseudo_labels]):
+        yield Fault(file, "audits", "its rows do not give the record's agreement of scores and true Dice")
+
+
+def _close(one: Any, other: Any) -> bool:
+    """Compare what JSON can hold, numbers to a part in 10^9: other processors sum in another order."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_close(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_close, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=_EXACT, abs_tol=_EXACT)
+    return one == other
 
 
 # The record
@@ -491,14 +537,19 @@ def _ranges(record: Record) -> Found:
     for where in not_finite(record.model_dump()):
         yield "numbers", f"{where} is not finite"
 
-    for name, summary in {"summary": record.summary, **record.others}.items():
-        scores = ("dice", "jaccard", "precision", "recall", "nsd_2px", "nsd_2pct")
-        within = all(0 <= getattr(summary, score) <= 1 + _EXACT for score in scores)
-        within &= all(getattr(summary, distance) >= 0 for distance in (*DISTANCE_COLUMNS, "hd95_percent"))
-        within &= 1 <= summary.groups <= summary.images and 0 <= summary.hd95_percent <= 100 + _EXACT
+    metrics = {**METRICS, **record.metrics}
+    for name, summary in record.summaries.items():
+        within = summary.means.keys() == metrics.keys() and all(
+            0 <= summary.means[metric.name] <= (math.inf if metric.highest is None else metric.highest + _EXACT)
+            for metric in metrics.values()
+        )
+        within &= 1 <= summary.groups <= summary.images
         within &= min(summary.missed, summary.spurious) >= 0 and summary.missed + summary.spurious <= summary.images
         if not within or summary.images != record.summary.images or summary.groups != record.summary.groups:
-            yield "numbers", f"{name} has a value outside its range, or other numbers of images or groups"
+            yield (
+                "numbers",
+                f"the summary of '{name}' has a value outside its range, or other numbers of images or groups",
+            )
 
     times = record.times
     if min(times.g, times.train, times.evaluate) < 0 or record.peak_memory_mib < 0:
@@ -537,54 +588,23 @@ def _agreements(record: Record) -> Iterator[tuple[str, Agreement]]:
         yield from ((f"pseudo_labels, {name}", agreement) for name, agreement in checkpoint.scores.items())
 
 
-def _consistent(record: Record) -> Found:
-    """Compare what a record of any version says twice."""
-    cell, spec = record.cell, record.spec
-    settings = record.settings.get("protocol")
-    settings = settings if isinstance(settings, dict) else {}
-    train = settings.get("train")
-    said_twice = [
-        *((f"spec.{name}", spec.get(name), getattr(cell, name)) for name in ("protocol", "dataset", "regime")),
-        *((f"spec.{name}", spec.get(name), getattr(cell, name)) for name in ("arch", "encoder", "method", "seed")),
-        *((f"spec.{name}", spec.get(name), getattr(record, name)) for name in ("precision", "device", "threads")),
-        ("settings.protocol.name", settings.get("name"), cell.protocol),
-        ("settings.protocol.version", settings.get("version"), cell.protocol_version),
-        ("settings.protocol.train.steps", train.get("steps") if isinstance(train, dict) else None, record.steps),
-    ]
-    for name, one, other in said_twice:
-        if one != other:
-            yield "spec", f"{name} is {one!r}, elsewhere {other!r}"
-    if not isinstance(settings.get("g_version", 1), int):
-        yield "spec", f"settings.protocol.g_version is {settings['g_version']!r}, and no whole number"
-
-
 def _spec(record: Record) -> Found:
     """Resolve the spec of a record of the present protocol, and compare what follows from it."""
+    spec = record.spec
     try:
-        spec = RunSpec.model_validate(RunSpec.completed(record.spec))
-        protocol = spec.resolve().model_dump(mode="json")
-        method = record.settings.get("method", {})
-        follows = [
-            ("run_id", record.run_id, spec.id),
-            ("cell.addon", record.cell.addon, spec.addon),
-            ("cell.variant", record.cell.variant, spec.variant),
-            *((f"settings.method.{name}", method.get(name), value) for name, value in _of_method(spec)),
-        ]
-    except (QGBenchError, ValidationError, TypeError, AttributeError) as error:
+        resolved = spec.resolve().model_dump(mode="json")
+    except QGBenchError as error:
         yield "spec", f"the spec does not resolve: {str(error).splitlines()[0]}"
         return
-    for name, stored, expected in follows:
-        if stored != expected:
-            yield "spec", f"{name} is {stored!r}; the spec gives {expected!r}"
-    stored = record.settings.get("protocol")
-    stored = Protocol.completed(stored) if isinstance(stored, dict) else {}
-    for name in sorted(protocol.keys() - spec.idle_parts):
-        if name not in stored or stored[name] != protocol[name]:
+    if record.run_id != spec.id:
+        yield "spec", f"run_id is {record.run_id!r}; the spec gives {spec.id!r}"
+    for name, expected in spec.overrides_of("method").items():
+        if (stored := record.settings["method"].get(name)) != expected:
+            yield "spec", f"settings.method.{name} is {stored!r}; the spec gives {expected!r}"
+    protocol = Protocol.completed(record.settings["protocol"])
+    for name in sorted(resolved.keys() - spec.idle_parts - SAID_BY_SPEC.keys()):
+        if name not in protocol or protocol[name] != resolved[name]:
             yield "spec", f"settings.protocol.{name} is not what protocol and overrides give"
-
-
-def _of_method(spec: RunSpec) -> Iterator[tuple[str, Any]]:
-    yield from spec.overrides_of("method").items()
 
 
 def _labels(record: Record, images: pd.DataFrame) -> Found:
@@ -594,27 +614,27 @@ def _labels(record: Record, images: pd.DataFrame) -> Found:
     if both := sorted(set(labelled) & set(images["id"])):
         yield "labels", f"{name_some(both, 'image')} labelled in training and tested on"
     try:
-        budget = Regime.parse(record.cell.regime).budget
+        budget = Regime.parse(record.spec.regime).budget
     except UserError as error:
         yield "spec", str(error)
         return
     if budget is not None and len(labelled) != budget:
-        yield "labels", f"{len(labelled)} labelled images, and the regime is {record.cell.regime}"
+        yield "labels", f"{len(labelled)} labelled images, and the regime is {record.spec.regime}"
 
 
 def _place(path: Path, record: Record) -> Found:
     """Compare where a submitted record lies with where it belongs."""
     if path.name == RECORD_NAME:
         return
-    expected = result_path(record)
+    expected = result_path(record, record.read_from)
     if path.resolve().parts[-len(expected.parts) :] != expected.parts:
         yield "place", f"the record belongs to {expected}"
 
 
 def _notes(path: Path, record: Record) -> Iterator[Fault]:
     for kind, name, source in (
-        ("method", record.cell.method, record.spec.get("source")),
-        ("architecture", record.cell.arch, record.spec.get("arch_source")),
+        ("method", record.spec.method, record.spec.source),
+        ("architecture", record.spec.arch, record.spec.arch_source),
     ):
         if source:
             text = f"the {kind} '{name}' does not ship with qgbench; its source is {source}"
@@ -667,7 +687,7 @@ def _seen(path: Path, record: Record, images: pd.DataFrame, dice: Column) -> _Se
     told = None
     if np.unique(dice).size > 1:
         told = sha256(repr(sorted(zip(images["id"].tolist(), dice.tolist(), strict=True))).encode()).digest()
-    return _Seen(path, record.cell, record.provenance.data, content, told)
+    return _Seen(path, record.spec, record.provenance.data, content, told)
 
 
 def _across(seen: Sequence[_Seen]) -> Iterator[Fault]:
@@ -686,8 +706,8 @@ def _by(seen: Iterable[_Seen], key: Any) -> dict[Any, list[_Seen]]:
 
 def _data_differ(seen: Sequence[_Seen]) -> Iterator[Fault]:
     def same_data(one: _Seen) -> tuple[str, int, str, str]:
-        pools = one.cell.regime.partition("@")[0].partition("+")[2]
-        return one.cell.protocol, one.cell.protocol_version, one.cell.dataset, pools
+        pools = one.spec.regime.partition("@")[0].partition("+")[2]
+        return one.spec.protocol, one.spec.protocol_version, one.spec.dataset, pools
 
     for group in _by(seen, same_data).values():
         by_data = _by(group, lambda one: one.data)
@@ -702,7 +722,7 @@ def _data_differ(seen: Sequence[_Seen]) -> Iterator[Fault]:
 
 
 def _two_records(seen: Sequence[_Seen]) -> Iterator[Fault]:
-    for group in _by(seen, lambda one: one.cell).values():
+    for group in _by(seen, lambda one: (one.spec.cell, one.spec.seed)).values():
         first = group[0]
         for other in group[1:]:
             if other.content == first.content:
@@ -713,26 +733,28 @@ def _two_records(seen: Sequence[_Seen]) -> Iterator[Fault]:
 
 
 def _same_scores(seen: Sequence[_Seen]) -> Iterator[Fault]:
-    def but_for_settings(cell: Cell) -> Cell:
-        return cell.model_copy(update={"addon": "", "variant": "", "protocol_version": 0})
+    def but_for_settings(spec: RunSpec) -> tuple[Any, ...]:
+        where = spec.setting.model_copy(update={"protocol_version": 0})
+        return where, spec.method, spec.seed
 
-    def without_pools(cell: Cell) -> Cell:
+    def without_pools(spec: RunSpec) -> tuple[Any, ...]:
         """Supervised training reads labelled images alone: with a pool and without it is one training."""
-        if cell.method != "supervised" or cell.addon:
-            return cell
-        budget, at, split = cell.regime.partition("@")
-        return cell.model_copy(update={"regime": budget.partition("+")[0] + at + split})
+        setting = spec.setting
+        if spec.method == "supervised" and not spec.addon:
+            budget, at, split = spec.regime.partition("@")
+            setting = setting.model_copy(update={"regime": budget.partition("+")[0] + at + split})
+        return setting, spec.arm, spec.seed
 
     for dice, group in _by(seen, lambda one: one.dice).items():
         if dice is None:
             continue
         first = group[0]
         for other in group[1:]:
-            if other.cell == first.cell:
+            if (other.spec.cell, other.spec.seed) == (first.spec.cell, first.spec.seed):
                 continue  # `_two_records` says so
-            if without_pools(other.cell) == without_pools(first.cell):
+            if without_pools(other.spec) == without_pools(first.spec):
                 continue
-            related = but_for_settings(other.cell) == but_for_settings(first.cell)
+            related = but_for_settings(other.spec) == but_for_settings(first.spec)
             text = f"every image has the very Dice that it has in {first.path}" + (
                 ": the add-on or the settings had no effect, or one is a copy" if related else ""
             )
@@ -740,17 +762,17 @@ def _same_scores(seen: Sequence[_Seen]) -> Iterator[Fault]:
 
 
 def _gaps(seen: Sequence[_Seen]) -> Iterator[Fault]:
-    cells = _by(seen, lambda one: one.cell.model_copy(update={"seed": 0}))
-    seeds = {cell: {one.cell.seed for one in group} for cell, group in cells.items()}
+    cells = _by(seen, lambda one: one.spec.cell)
+    seeds = {cell: {one.spec.seed for one in group} for cell, group in cells.items()}
     for cell, group in cells.items():
         if gaps := max(seeds[cell]) + 1 - len(seeds[cell]):
             first = next(seed for seed in count() if seed not in seeds[cell])
             yield Fault(group[0].path, "gap", f"{gaps} seeds of the cell are missing, the first is {first}", "note")
-        if not cell.addon:
+        if not cell.arm.addon:
             continue
-        lacking = sorted(seeds[cell] - seeds.get(cell.model_copy(update={"addon": ""}), set()))
+        lacking = sorted(seeds[cell] - seeds.get(cell.twin, set()))
         if lacking:
-            text = f"the twin without '{cell.addon}' lacks seeds {', '.join(map(str, lacking))}"
+            text = f"the twin without '{cell.arm.addon}' lacks seeds {', '.join(map(str, lacking))}"
             yield Fault(group[0].path, "twin", text, "note")
 
 
@@ -760,7 +782,7 @@ def _lone_tables(folders: Sequence[Path]) -> Iterator[Fault]:
         if is_of_reproductions(file):
             record = record_path_of(file)
         elif file.suffix == ".csv":
-            record = file.with_suffix(".json")
+            record = file.with_name(f"{file.name.partition('.')[0]}.json")
         else:
             continue
         if not record.is_file():

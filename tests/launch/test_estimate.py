@@ -122,8 +122,8 @@ def test_a_record_in_two_folders_counts_once(small: Plan, records: list[Record],
 def test_a_record_of_another_version_of_the_protocol_tells_nothing(
     small: Plan, records: list[Record], tmp_path: Path
 ) -> None:
-    cell = records[0].cell.model_copy(update={"protocol_version": 1})
-    finished(records[0].model_copy(update={"cell": cell}), tmp_path / "run", 10.0)
+    spec = records[0].spec.model_copy(update={"protocol_version": 1})
+    finished(records[0].model_copy(update={"spec": spec}), tmp_path / "run", 10.0)
     assert Estimates([tmp_path], HARDWARE).of(run_of(small, "fixmatch+qw")).seconds is None
 
 

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from qgbench.base.errors import QGBenchError, UserError
-from qgbench.metrics.table import EMPTY_MASK_RULE
+from qgbench.metrics.table import CLASS, EMPTY_MASK_RULE
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import Filters, Section, analyse
 from qgbench.report.audit import audit
@@ -22,7 +22,6 @@ from qgbench.report.collect import Name, collect
 from qgbench.report.tables import escape_latex, markdown_name
 from qgbench.report.write import write_report
 from qgbench.run.record import (
-    Cell,
     Guidance,
     Provenance,
     Record,
@@ -32,6 +31,7 @@ from qgbench.run.record import (
     write_images,
     write_record,
 )
+from tests.records import settings_of, spec_of
 
 GROUP_DICE = np.array([0.50, 0.60, 0.65, 0.70, 0.72, 0.80, 0.85, 0.90])
 GROUP_GAIN = np.array([0.00, 0.01, 0.02, 0.03, 0.02, 0.01, 0.04, 0.03])
@@ -50,6 +50,7 @@ def make_images(by_group: np.ndarray, missed: int = 0) -> pd.DataFrame:
             rows.append(
                 {
                     "id": f"image{len(rows):03}",
+                    "class": CLASS,
                     "group": f"g{group}",
                     "height": 30,
                     "width": 40,
@@ -75,22 +76,10 @@ def make_record(
     fields: dict[str, Any] | None = None,
     **cell: Any,
 ) -> Path:
-    """Write a run's record and CSV; `cell` and `fields` replace fields of `Cell` and `Record`. Give the JSON's path."""
+    """Write a run's record and CSV; `cell` and `fields` replace fields of the spec and of `Record`. Give the JSON's path."""
     images = make_images(by_group, missed) if images is None else images
-    whole = {
-        "protocol": "small",
-        "protocol_version": 1,
-        "dataset": "phantom",
-        "regime": "n28@grouped",
-        "arch": "unet",
-        "encoder": "tf_efficientnet_lite0",
-        "method": "mean_teacher",
-        "addon": "",
-        "variant": "",
-        "seed": 0,
-        **cell,
-    }
-    seed = whole["seed"]
+    spec = spec_of(**cell)
+    seed = spec.seed
     scores = {
         "g": Agreement(masks=10, pearson=0.5 + 0.1 * seed, spearman=0.6, mae=0.1),
         "confidence": Agreement(masks=10, pearson=0.3, spearman=0.2, mae=0.2),
@@ -105,18 +94,12 @@ def make_record(
         image_dependent=seed == 0,
     )
     guidance = Guidance(mean_q=0.7, kept_share=0.8, effective_sample_size=0.9, val_q_minus_dice=0.01)
-    name = f"{whole['method']}-{whole['variant']}-{whole['addon']}-k{seed}-{whole['dataset']}".replace("/", "_")
+    name = f"{spec.method}-{spec.variant}-{spec.addon}-k{seed}-{spec.dataset}".replace("/", "_")
     values: dict[str, Any] = {
         "run_id": name,
-        "cell": Cell(**whole),
-        "spec": {},
-        "settings": {},
-        "steps": 10,
-        "precision": "fp32",
-        "device": "cpu",
-        "threads": 2,
-        "summary": summarise(images),
-        "others": {},
+        "spec": spec,
+        "settings": settings_of(spec),
+        "summaries": {"student": summarise(images)},
         "best_val_step": None,
         "val_dice": [],
         "audit": quality if audited else None,

@@ -20,14 +20,13 @@ from pydantic import BaseModel
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.files import write_atomically
 from qgbench.base.schema import finite_or_none
-from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS
+from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.run import record as records
 from qgbench.run.record import (
     IMAGES_NAME,
     RECORD_NAME,
     SCHEMA_VERSION,
-    Cell,
     Guidance,
     Provenance,
     Record,
@@ -41,12 +40,23 @@ from qgbench.run.record import (
     write_images,
     write_record,
 )
+from tests.records import settings_of, spec_of
 
 
 def image(**values: Any) -> dict[str, Any]:
     """One row: 30 x 40 pixels (a diagonal of 50), scores 0.5, distances 5 pixels."""
     row: dict[str, Any] = dict.fromkeys(IMAGE_COLUMNS, 0.5)
-    row |= {"id": "a", "group": "g", "height": 30, "width": 40, "n_ref": 10, "n_pred": 10, "n_tp": 5, "status": "ok"}
+    row |= {
+        "id": "a",
+        "class": CLASS,
+        "group": "g",
+        "height": 30,
+        "width": 40,
+        "n_ref": 10,
+        "n_pred": 10,
+        "n_tp": 5,
+        "status": "ok",
+    }
     return row | dict.fromkeys(DISTANCE_COLUMNS, 5.0) | values
 
 
@@ -61,27 +71,12 @@ def table(*rows: dict[str, Any]) -> pd.DataFrame:
 
 def record(**changes: Any) -> Record:
     some = Agreement(masks=4, pearson=0.5, spearman=None, mae=0.1)
+    spec = spec_of("qw", dataset="phantom", regime="n8@grouped", encoder="resnet18", method="fixmatch", threads=1)
     fields: dict[str, Any] = {
         "run_id": "r",
-        "cell": Cell(
-            protocol="small",
-            protocol_version=1,
-            dataset="phantom",
-            regime="n8@grouped",
-            arch="unet",
-            encoder="resnet18",
-            method="fixmatch",
-            addon="qw",
-            seed=0,
-        ),
-        "spec": {"seed": 0},
-        "settings": {"train": {"lr": 1e-3, "epochs": [1, 3]}},
-        "steps": 10,
-        "precision": "fp32",
-        "device": "cpu",
-        "threads": 1,
-        "summary": summarise(table(image(), image(id="b", group="h", dice=1 / 3))),
-        "others": {},
+        "spec": spec,
+        "settings": settings_of(spec),
+        "summaries": {"student": summarise(table(image(), image(id="b", group="h", dice=1 / 3)))},
         "best_val_step": None,
         "val_dice": [(5, 0.25), (10, 2 / 3)],
         "audit": QualityAudit(synthetic=some, weak_models=some, image_dependence=0.1, image_dependent=True),

@@ -17,6 +17,7 @@ from qgbench.base.errors import UserError
 from qgbench.data.readers import open_source
 from qgbench.data.splits import draw_labelled, load_split
 from qgbench.metrics.masks import measure
+from qgbench.metrics.table import CLASS
 from qgbench.plugins.registry import load_method
 from qgbench.run.predictions import write_predictions
 from qgbench.run.record import (
@@ -25,11 +26,12 @@ from qgbench.run.record import (
     read_images,
     read_record,
     result_path,
+    settings_as_used,
     summarise,
     write_images,
     write_record,
 )
-from qgbench.spec.protocol import Protocol, QGSettings, QualitySettings, TrainSettings, load_protocol
+from qgbench.spec.protocol import Protocol, QGSettings, QualitySettings, TrainSettings
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import Settings
 from qgbench.trust.reproduce import open_original
@@ -52,20 +54,17 @@ def overlap_again(images: pd.DataFrame) -> None:
 def present(seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
     """A record of the present protocol: the golden one on PH2, with a few true pixels less for each image."""
     record, images = read_record(GOLDEN), read_images(GOLDEN / "images.csv")
-    fields = {name: record.spec[name] for name in ("protocol", "dataset", "regime", "method", "arch", "encoder")}
-    fields |= {"precision": "bf16", "device": "cpu", "threads": 1, "qg_mode": "qw", "seed": seed}
-    spec = RunSpec(**fields | changes)
+    fields = {name: getattr(record.spec, name) for name in ("protocol", "dataset", "regime", "method", "arch")}
+    fields |= {"encoder": record.spec.encoder, "precision": "bf16", "device": "cpu", "threads": 1, "qg_mode": "qw"}
+    spec = RunSpec(**fields | {"seed": seed} | changes)
     stream = np.random.default_rng(int(spec.id[-8:], 16))
     room = images["height"] * images["width"] - images["n_ref"] - images["n_pred"] + images["n_tp"]
     images["n_tp"] -= np.minimum(stream.integers(0, 99, len(images)), np.minimum(images["n_tp"], room))
     overlap_again(images)
     data = record.model_dump(mode="json")
-    cell = {name: getattr(spec, name) for name in record.cell.model_dump() if name != "protocol_version"}
-    data |= {"run_id": spec.id, "spec": spec.model_dump(mode="json"), "steps": spec.resolve().train.steps}
-    data["cell"] = cell | {"protocol_version": load_protocol(spec.protocol).version}
-    data["settings"]["protocol"] = spec.resolve().model_dump(mode="json")
-    data["settings"]["method"] |= spec.overrides_of("method")
-    data["summary"] = summarise(images).model_dump()
+    method = load_method(spec.method).Settings(**spec.overrides_of("method"))
+    data |= {"run_id": spec.id, "spec": spec, "settings": settings_as_used(spec.resolve(), method)}
+    data |= {"summaries": {"student": summarise(images)}, "pseudo_labels": []}
     if seed:
         data["provenance"]["labelled_ids"] = labelled(seed)
     return Record.model_validate(data), images
@@ -98,7 +97,7 @@ def changed(folder: Path, change: Change, *, again: bool = False) -> list[Fault]
     change(data, images)
     folder.mkdir(exist_ok=True)
     if again:
-        data |= {"summary": summarise(images).model_dump(), "others": {}}
+        data["summaries"] = {"student": summarise(images).model_dump()}
     (folder / "record.json").write_text(json.dumps(data))
     write_images(folder / "images.csv", images)
     return verify_records([folder])
@@ -694,7 +693,17 @@ def judged(tmp_path: Path) -> Path:
         ref = source.mask(id)
         masks[id] = np.roll(ref, 2 * place, axis=0) if place < 3 else np.zeros_like(ref)
         size = {"height": ref.shape[0], "width": ref.shape[1]}
-        rows.append({"id": id, "group": id, **size, **vars(measure(masks[id], ref)), "q": 0.5, "confidence": 0.9})
+        rows.append(
+            {
+                "id": id,
+                "class": CLASS,
+                "group": id,
+                **size,
+                **vars(measure(masks[id], ref)),
+                "q": 0.5,
+                "confidence": 0.9,
+            }
+        )
     images = pd.DataFrame(rows)
     write_predictions(tmp_path / "predictions.npz", masks)
     return write_run(tmp_path, record.model_copy(update={"summary": summarise(images)}), images)

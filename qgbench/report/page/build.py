@@ -241,9 +241,8 @@ class _Site:
             name=Name.of(record.cell),
             contrasts=contrasts,
             facts=[
-                ("Cell", self._facts({"run": record.run_id, **record.cell.model_dump(), **_computed(record)})),
+                ("Cell", self._facts({"run": record.run_id, **record.spec.model_dump(), **_computed(record)})),
                 ("Settings", self._facts(record.settings)),
-                ("Specification", self._facts(record.spec)),
                 ("Provenance", self._facts(record.provenance.model_dump(exclude={"packages", "hardware"}))),
                 ("Packages and hardware", self._facts(record.provenance.packages | record.provenance.hardware)),
             ],
