@@ -188,8 +188,10 @@ class Estimates:
                 seconds for each in measured if each.hardware == place if (seconds := each.seconds(job)) is not None
             ]
             if steps:
-                bound = ", at most" if job.kind == "g" else ""  # g stops where it no longer improves
-                return Cost(steps[0], memory, f"measured steps{bound}{where}", place != here)
+                basis = (
+                    "measured steps, fewer if g stops early" if job.kind == "g" else "measured steps, evaluation aside"
+                )
+                return Cost(steps[0], memory, basis + where, place != here)
         failure = next((f"{UNKNOWN} ({each.failure})" for each in measured if each.failure), UNKNOWN)
         return Cost(None, memory, failure)
 

@@ -138,11 +138,11 @@ def test_finished_jobs_go_before_measured_steps_and_this_hardware_before_any_oth
         return found.seconds, found.basis, found.elsewhere
 
     write_measured(tmp_path, [measured(job, 0.3, 1.0, "other")])
-    assert cost() == (pytest.approx(0.3 * steps), "measured steps, on other", True)
+    assert cost() == (pytest.approx(0.3 * steps), "measured steps, evaluation aside, on other", True)
     finished(records[0], tmp_path / "elsewhere", 10.0, processor="other")
     assert cost() == (10.0, "median of finished jobs like them, on other", True)
     write_measured(tmp_path, [measured(job, 0.5, 1.0, "some")])
-    assert cost() == (pytest.approx(0.5 * steps), "measured steps", False)
+    assert cost() == (pytest.approx(0.5 * steps), "measured steps, evaluation aside", False)
     finished(records[1], tmp_path / "here", 20.0)
     assert cost() == (20.0, "median of finished jobs like them", False)
 
@@ -156,7 +156,7 @@ def test_measured_steps_of_g_are_those_of_its_weak_models_and_its_own_at_most(sm
     epoch = max(quality.weak_epoch_min_steps, 12 // quality.weak_batch)
     cost = Estimates([tmp_path], HARDWARE).of(job)
     assert cost.seconds == pytest.approx(0.5 * quality.steps + 0.2 * epoch * quality.weak_epochs[-1])
-    assert (cost.memory_mib, cost.basis) == (700.0, "measured steps, at most")
+    assert (cost.memory_mib, cost.basis) == (700.0, "measured steps, fewer if g stops early")
 
 
 def test_steps_that_could_not_be_timed_leave_the_time_unknown_and_say_why(smoke: Plan, tmp_path: Path) -> None:
@@ -197,9 +197,9 @@ def test_steps_are_timed_in_processes_of_their_own_and_not_twice(smoke: Plan) ->
     assert file.stat().st_mtime_ns == before
     estimates = Estimates([output])
     run = only.runs[0]
-    assert estimates.of(run).basis == "measured steps"
+    assert estimates.of(run).basis == "measured steps, evaluation aside"
     assert estimates.of(run).seconds == 24 * (taken[-1].seconds_per_step or 0)
-    assert estimates.of(g_of(only)).basis == "measured steps, at most"
+    assert estimates.of(g_of(only)).basis == "measured steps, fewer if g stops early"
 
 
 @pytest.mark.slow
