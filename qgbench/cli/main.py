@@ -703,7 +703,7 @@ def show(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show one run, finished or not: its record, its curves, its log.
+    """Show one run, finished or not: its record and the end of its log.
 
     Example: [bold]qgbench show small-phantom-n12@grouped-unet-fixmatch[/bold]
     """
