@@ -171,6 +171,11 @@ class Answers:
     primary: Answer
     others: list[Answer]
 
+    @property
+    def all(self) -> list[Answer]:
+        """The primary one first."""
+        return [self.primary, *self.others]
+
 
 def runs_of_suite(suite: DeclaredSuite, runs: Sequence[Run]) -> tuple[list[Run], frozenset[Place]]:
     """Keep the runs that belong to a suite, and give the places that none of them takes."""

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 import pytest
 
 from qgbench.base.errors import QGBenchError
-from qgbench.report.analysis import Filters, analyse
+from qgbench.report.analysis import analyse
 from qgbench.report.collect import collect
 from qgbench.report.drawing import drawing
 from qgbench.report.power import Case, draw_power
+from qgbench.report.select import Filters
 from qgbench.report.write import write_report
 from qgbench.stats.power import stated
 

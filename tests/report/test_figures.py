@@ -1,6 +1,7 @@
 """Figures: what is drawn equals the analysis, fits on the page and is the same every time."""
 
 import hashlib
+import io
 import os
 import pickle
 import re
@@ -24,8 +25,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
-from qgbench.report.analysis import Analysis, Contrast, Section, analyse
+from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.collect import Collection, Name, Run, Units
+from qgbench.report.contrasts import Contrast
 from qgbench.report.declared import DeclaredQuestion, DeclaredSuite, answers
 from qgbench.report.figures import (
     CAPTIONS,
@@ -44,6 +46,7 @@ from qgbench.report.figures import (
 )
 from qgbench.report.figures.style import RC, Plan, fitted, text_width
 from qgbench.report.measures import MEASURES, measure
+from qgbench.report.sections import Section
 from qgbench.run.record import Cell, Provenance, Record, Summary, Times
 
 PLANS = {
@@ -65,6 +68,7 @@ HOSTILE = {
     "qw": "q$w\n",
     "phantom": "長い" * 60,
 }
+FORMATS = ("pdf", "png", "svg")
 LINE_OF_ADDON, DASHED = "-", "--"
 
 
@@ -212,8 +216,9 @@ def small() -> Analysis:
 
 
 @pytest.fixture(scope="module")
-def written(small: Analysis, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return draw_figures(small, tmp_path_factory.mktemp("figures") / "new")
+def written(small: Analysis) -> dict[str, bytes]:
+    """Contents of the files by name, of every kind."""
+    return {name: content for files in draw_figures(small, FORMATS).values() for name, content in files.items()}
 
 
 def figures(plan: Plan) -> list[Figure]:
@@ -249,31 +254,34 @@ def with_section(analysis: Analysis, **changes: Any) -> Analysis:
 
 
 class TestFiles:
-    def test_each_kind_is_written_as_pdf_and_png(
-        self, analysis: Analysis, small: Analysis, written: list[Path]
+    def test_each_kind_is_drawn_in_each_format(
+        self, analysis: Analysis, small: Analysis, written: dict[str, bytes]
     ) -> None:
-        assert [path.name for path in written] == [f"{kind}.{suffix}" for kind in CAPTIONS for suffix in ("pdf", "png")]
+        assert list(written) == [f"{kind}.{suffix}" for kind in CAPTIONS for suffix in FORMATS]
         assert why_not(analysis) == why_not(small) == {}
-        for path in written:
-            if path.suffix == ".pdf":
-                assert path.read_bytes().startswith(b"%PDF")
-                assert b"CreationDate" not in path.read_bytes()
+        for name, content in written.items():
+            if name.endswith(".pdf"):
+                assert content.startswith(b"%PDF")
+                assert b"CreationDate" not in content
+            elif name.endswith(".svg"):
+                assert b'width="496.8pt"' in content
+                assert b">fixmatch" in content or b"</text>" in content, "text stays text"
+                assert b"'DejaVu Sans', sans-serif" in content, "whatever fonts a browser has"
+                assert b"<dc:date>" not in content
             else:
-                picture = Image.open(path)
+                picture = Image.open(io.BytesIO(content))
                 assert picture.width == 1380  # 6.9 inches at 200 dots per inch
                 assert picture.mode == "P", "256 colours keep it small"
                 assert [round(dots) for dots in picture.info["dpi"]] == [200, 200]
-        assert sorted(written) == sorted(written[0].parent.iterdir())
 
     def test_captions_are_of_the_kinds_that_are_drawn(self) -> None:
         assert list(CAPTIONS) == list(PLANS)
         assert all(len(caption) > 80 for caption in CAPTIONS.values())
 
-    def test_nothing_at_all(self, tmp_path: Path) -> None:
+    def test_nothing_at_all(self) -> None:
         nothing = analysis_of([])
-        assert draw_figures(nothing, tmp_path) == []
+        assert draw_figures(nothing) == {}
         assert list(why_not(nothing)) == list(CAPTIONS)
-        assert list(tmp_path.iterdir()) == []
 
     def test_one_run(self) -> None:
         one = analysis_of([a_run()])
@@ -283,22 +291,24 @@ class TestFiles:
         assert why_not(one)["forest"] == "no contrast has a difference"
 
     def test_same_bytes_in_another_process_whatever_the_users_settings(
-        self, small: Analysis, written: list[Path], tmp_path: Path
+        self, small: Analysis, written: dict[str, bytes], tmp_path: Path
     ) -> None:
         (tmp_path / "matplotlibrc").write_text("font.size: 20\nsavefig.dpi: 30\nfont.family: serif\npdf.fonttype: 3\n")
         code = (
-            "import sys; from pathlib import Path; from qgbench.report.figures import draw_figures\n"
-            "print([module for module in ('torch', 'matplotlib') if module in sys.modules])\n"
-            "import pickle; draw_figures(pickle.load(sys.stdin.buffer), Path(sys.argv[1]))"
+            "import sys; from qgbench.report.figures import draw_figures\n"
+            "loaded = [module for module in ('torch', 'matplotlib') if module in sys.modules]\n"
+            "import pickle; drawn = draw_figures(pickle.load(sys.stdin.buffer), sys.argv[1:])\n"
+            "pickle.dump((loaded, drawn), sys.stdout.buffer)"
         )
         environment = {**os.environ, "PYTHONHASHSEED": "5", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
-        command = [sys.executable, "-c", code, str(tmp_path / "other")]
+        command = [sys.executable, "-c", code, *FORMATS]
         given = pickle.dumps(small)
         done = subprocess.run(command, check=True, input=given, env=environment, timeout=120, stdout=subprocess.PIPE)
-        assert done.stdout.strip() == b"[]", "importing the package needs neither"
-        assert len(written) == 22
-        for path in written:
-            assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
+        loaded, drawn = pickle.loads(done.stdout)
+        assert loaded == [], "importing the package needs neither"
+        other = {name: content for files in drawn.values() for name, content in files.items()}
+        assert len(written) == 33
+        assert [name for name, content in written.items() if other[name] != content] == []
 
     def test_what_is_sent_to_other_processes_is_only_what_is_drawn(self, analysis: Analysis) -> None:
         for kind, plan in PLANS.items():

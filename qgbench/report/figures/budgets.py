@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Section, is_control
+from qgbench.report.analysis import Analysis
 from qgbench.report.collect import Name
+from qgbench.report.contrasts import is_control
 from qgbench.report.figures.style import (
     GREY,
     AddonLook,
@@ -19,11 +20,11 @@ from qgbench.report.figures.style import (
     legend_height,
     line_handle,
     measure_words,
-    setting_words,
     sheets,
 )
 from qgbench.report.measures import Measure
-from qgbench.report.tables import method_name
+from qgbench.report.sections import Section
+from qgbench.report.wording import setting_words
 from qgbench.stats.crossed import Estimate
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _draw(panels: list[_Panel], looks: Looks, what: Measure) -> "Figure":
             shift = 1.0 + 0.04 * (index - (len(lines) - 1) / 2)
             _curve(axes, curve, shift, what.scale, shade, mark, look)
         _ticks(axes, sorted({x for curve in [*panel.curves.values(), panel.supervised] for x in curve}))
-        _LAYOUT.head(axes, method_name(panel.method), panel.words)
+        _LAYOUT.head(axes, str(panel.method), panel.words)
     for words in {panel.words for panel in panels}:
         own = [axes for axes, panel in zip(grid, panels, strict=True) if panel.words == words]
         lows, highs = zip(*(axes.get_ylim() for axes in own), strict=True)

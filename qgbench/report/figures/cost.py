@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Section, is_control
+from qgbench.report.analysis import Analysis
 from qgbench.report.collect import Name
+from qgbench.report.contrasts import is_control
 from qgbench.report.figures.style import (
     GREY,
     LINE,
@@ -19,11 +20,11 @@ from qgbench.report.figures.style import (
     line_handle,
     measure_words,
     place,
-    setting_words,
     sheets,
 )
 from qgbench.report.measures import Measure
-from qgbench.report.tables import method_name
+from qgbench.report.sections import Section
+from qgbench.report.wording import setting_words
 from qgbench.stats.crossed import Estimate
 
 if TYPE_CHECKING:
@@ -117,9 +118,7 @@ def _panel(axes: "Axes", cells: list[_Cell], looks: Looks, what: Measure) -> Non
     used = sorted({cell.name.addon for cell in cells})
     handles = [line_handle(*looks.of_method(name), "none") for name in methods]
     handles += [line_handle(GREY, "o", "none", addons[addon].fillstyle) for addon in used]
-    labels = [method_name(name) for name in methods] + [
-        f"+ {addon}" if addon else "without an add-on" for addon in used
-    ]
+    labels = [str(name) for name in methods] + [f"+ {addon}" if addon else "without an add-on" for addon in used]
     axes.legend(
         handles,
         [fitted(label, WIDTH - _LEFT - _PLOT - 0.5) for label in labels],

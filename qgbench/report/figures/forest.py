@@ -6,7 +6,9 @@ from functools import partial
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal
 
-from qgbench.report.analysis import ROPE, Across, AddonAcross, Analysis, Contrast, Kind
+from qgbench.report.across import ROPE, Across, AddonAcross
+from qgbench.report.analysis import Analysis
+from qgbench.report.contrasts import Contrast, Kind
 from qgbench.report.figures.style import (
     BLACK,
     BLUE,
@@ -21,16 +23,13 @@ from qgbench.report.figures.style import (
     blank,
     fitted,
     line_handle,
-    number,
-    p_words,
     place,
-    setting_words,
     wrapped,
     write,
     write_lines,
 )
 from qgbench.report.measures import Measure
-from qgbench.report.tables import pair_words
+from qgbench.report.wording import number, p_words, pair_words, setting_words, signed
 from qgbench.stats.crossed import Estimate
 
 if TYPE_CHECKING:
@@ -102,28 +101,13 @@ def contrast_words(contrast: Contrast) -> str:
 def _contrast_row(contrast: Contrast) -> _Row:
     label = contrast_words(contrast)
     if contrast.difference is None:
-        return _Row(label, contrast.kind, words=_absence(contrast))
+        return _Row(
+            label, contrast.kind, words=f"refused: {contrast.refused}" if contrast.refused else contrast.missing
+        )
     estimate = contrast.difference.estimate
     if not math.isfinite(estimate.mean):
         return _Row(label, contrast.kind, words="the difference is not a finite number")
     return _Row(label, contrast.kind, estimate, contrast.holm_p, note=estimate.reason)
-
-
-def _absence(contrast: Contrast) -> str:
-    if contrast.refused:
-        return f"refused: {contrast.refused}"
-    twin = contrast.kind == "twin"
-    if contrast.name == contrast.reference:
-        return "no usable record" + (" with an add-on" if contrast.reference_scores is not None else "")
-    absent = [
-        word
-        for word, scores in (
-            ("without an add-on" if twin else f"of {contrast.reference}", contrast.reference_scores),
-            ("with an add-on" if twin else f"of {contrast.name}", contrast.scores),
-        )
-        if scores is None
-    ]
-    return f"no usable record {' or '.join(absent)}".rstrip()
 
 
 def _scope(across: Across, analysis: Analysis) -> str:
@@ -201,9 +185,8 @@ def _draw(rows: list[_Row], what: Measure, limit: float) -> "Figure":
             _write_row(axes, index, _LABEL + 0.05, fitted(row.words, room), bbox=_WHITE)
             continue
         _write_row(axes, index, _LABEL + _PLOT + 0.1, _interval_words(row.estimate, what))
-        p = "withheld" if row.p is None else p_words(row.p)
         mark = f" {notes[row.note]}" if row.note else ""
-        _write_row(axes, index, _LABEL + _PLOT + 0.1 + _INTERVAL, p + mark)
+        _write_row(axes, index, _LABEL + _PLOT + 0.1 + _INTERVAL, p_words(row.p) + mark)
         size = f"{row.estimate.groups} × {row.estimate.seeds}"
         _write_row(axes, index, WIDTH - 0.06, size, horizontalalignment="right")
         _mark(axes, index, row, what, limit)
@@ -255,10 +238,10 @@ def _write_row(axes: "Axes", index: int, left: float, text: str, **style: Any) -
 
 
 def _interval_words(estimate: Estimate, what: Measure) -> str:
-    mean = number(what.scale * estimate.mean, "+")
+    mean = signed(estimate.mean, what.scale)
     if estimate.interval is None:
         return f"{mean} [none]"
-    low, high = (number(what.scale * end) for end in estimate.interval)
+    low, high = (number(end, what.scale) for end in estimate.interval)
     return f"{mean} [{low}, {high}]"
 
 

@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Section, is_control
+from qgbench.report.analysis import Analysis
 from qgbench.report.collect import Name
-from qgbench.report.figures.style import (
-    Layout,
-    Looks,
-    Plan,
-    fitted,
-    setting_words,
-    sheets,
-)
+from qgbench.report.contrasts import is_control
+from qgbench.report.figures.style import Layout, Looks, Plan, fitted, sheets
+from qgbench.report.sections import Section
+from qgbench.report.wording import setting_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

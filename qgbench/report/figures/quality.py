@@ -6,9 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from qgbench.quality.audit import CheckpointAudit
-from qgbench.report.analysis import Analysis, is_control
+from qgbench.report.analysis import Analysis
 from qgbench.report.audit import SCORES, Average, audit
 from qgbench.report.collect import Run
+from qgbench.report.contrasts import is_control
 from qgbench.report.figures.style import (
     BLACK,
     BLUE,
@@ -22,9 +23,9 @@ from qgbench.report.figures.style import (
     add_legend,
     legend_height,
     line_handle,
-    setting_words,
     sheets,
 )
+from qgbench.report.wording import setting_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qgbench.report.analysis import ROPE, Analysis
+from qgbench.report.across import ROPE
+from qgbench.report.analysis import Analysis
 from qgbench.report.declared import Answer
 from qgbench.report.figures.style import (
     BLACK,
@@ -22,13 +23,12 @@ from qgbench.report.figures.style import (
     fitted,
     legend_height,
     line_handle,
-    number,
-    p_words,
     place,
     wrapped,
     write,
 )
 from qgbench.report.measures import Measure
+from qgbench.report.wording import number, p_words, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,7 +142,7 @@ def _draw(answers: list[Answer], what: Measure, limit: float, looks: dict[str, t
                 zorder=3,
                 gid="dataset",
             )
-        sides = [f"{number(mean, '+')} [{number(low)}, {number(high)}]", _p(one)]
+        sides = [f"{signed(mean)} [{number(low)}, {number(high)}]", _p(one)]
         for left, text in zip((interval, p), sides, strict=True):
             x = (left - _LABEL) / _PLOT
             axes.text(x, row, text, transform=axes.get_yaxis_transform(), va="center_baseline")
@@ -154,6 +154,6 @@ def _draw(answers: list[Answer], what: Measure, limit: float, looks: dict[str, t
 def _p(answer: Answer) -> str:
     """Write p adjusted; of the primary question, which needs no adjustment, as it is, with an asterisk."""
     assert answer.estimate is not None
-    if answer.estimate.p is None:
-        return "withheld"
-    return f"{p_words(answer.estimate.p)}*" if answer.holm_p is None else p_words(answer.holm_p)
+    if answer.holm_p is None and answer.estimate.p is not None:
+        return f"{p_words(answer.estimate.p)}*"
+    return p_words(answer.holm_p)

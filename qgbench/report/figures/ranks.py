@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qgbench.report.analysis import Across, Analysis
+from qgbench.report.across import Across
+from qgbench.report.analysis import Analysis
 from qgbench.report.figures.style import (
     BLACK,
     BLUE,
@@ -20,11 +21,11 @@ from qgbench.report.figures.style import (
     Plan,
     blank,
     fitted,
-    p_words,
     place,
     wrapped,
     write_lines,
 )
+from qgbench.report.wording import p_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,7 +3,8 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qgbench.report.analysis import ROPE, Across, Analysis
+from qgbench.report.across import ROPE, Across
+from qgbench.report.analysis import Analysis
 from qgbench.report.figures.style import (
     BLUE,
     GREY,

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from qgbench.report.analysis import Analysis, is_control
-from qgbench.report.collect import Name, Setting
+from qgbench.report.analysis import Analysis
+from qgbench.report.collect import Name
+from qgbench.report.contrasts import is_control
 from qgbench.report.lettering import printable, shortened
 from qgbench.report.measures import Measure
 
@@ -26,7 +27,8 @@ BLACK, GREY, LIGHT_GREY = "#000000", "#767676", "#d9d9d9"
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7"
 
 RC = {
-    "font.family": ["DejaVu Sans"],
+    "font.family": ["sans-serif"],  # what a browser falls back on
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": FONT_SIZE,
     "axes.labelsize": FONT_SIZE,
     "axes.titlesize": FONT_SIZE,
@@ -49,6 +51,8 @@ RC = {
     "lines.markersize": 3.5,
     "hatch.linewidth": 0.5,
     "pdf.fonttype": 42,  # journals refuse Type 3
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "qgbench",  # equal figures, equal names within them
 }
 
 T = TypeVar("T")
@@ -125,34 +129,9 @@ class Looks:
         return self.methods[name.method, name.variant]
 
 
-def setting_words(setting: Setting, analysis: Analysis) -> str:
-    """Name a setting by its data set and regime, and by whatever else differs within the analysis."""
-    settings = [section.setting for section in analysis.sections]
-    words = [setting.dataset, setting.regime]
-    for part, text in (
-        (("arch",), setting.arch),
-        (("encoder",), setting.encoder),
-        (("protocol", "protocol_version"), f"{setting.protocol} v{setting.protocol_version}"),
-    ):
-        if len({tuple(getattr(other, field) for field in part) for other in settings}) > 1:
-            words.append(text)
-    return ", ".join(words)
-
-
 def measure_words(what: Measure) -> str:
     """Name a measure and its unit, for an axis."""
     return f"{what.label} ({what.unit})"
-
-
-def number(value: float, sign: str = "") -> str:
-    """Write a number with one decimal and a true minus sign; `sign` is '+' where the sign always shows."""
-    rounded = round(value, 1) + 0.0  # turns -0.0 into 0.0
-    return f"{rounded:{sign}.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def p_words(p: float) -> str:
-    """Write a p-value as the tables do."""
-    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
 
 
 def fitted(text: str, width: float, size: float = FONT_SIZE, weight: str = "normal") -> str:

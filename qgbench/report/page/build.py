@@ -10,10 +10,11 @@ inline script to each page, which no such policy allows, and its rows could not 
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,27 +22,37 @@ from markupsafe import Markup
 
 from qgbench.base.errors import UserError, unreadable, unwritable
 from qgbench.base.locks import locked
-from qgbench.report.analysis import Analysis, Contrast, Scores, Section
+from qgbench.report import wording
+from qgbench.report.analysis import Analysis
 from qgbench.report.audit import PREDICTS_RULE, not_predicted
+from qgbench.report.chapters.across import across_chapter
+from qgbench.report.chapters.overview import overview
+from qgbench.report.chapters.suite import suite_tables, suite_words
 from qgbench.report.collect import Name, Run, Setting
+from qgbench.report.contrasts import Contrast
+from qgbench.report.figures import CAPTIONS
 from qgbench.report.measures import MEASURES
-from qgbench.report.overview import overview
 from qgbench.report.page import words
-from qgbench.report.page.board import NONE, Board, board, board_csv, board_json, protocol_words
+from qgbench.report.page.board import NONE, Board, board, board_csv, protocol_words
 from qgbench.report.page.cards import dataset_cards, method_cards
-from qgbench.report.page.charts import audit_chart, group_chart, learning_chart
 from qgbench.report.page.images import images_body, images_head
-from qgbench.report.page.names import contrast_slug, run_slug, slug, visible
-from qgbench.report.tables import MARK, MARK_RULE, protocol_line, suite_tables, suite_words
+from qgbench.report.page.names import contrast_slug, run_slug, visible
+from qgbench.report.scores import Scores
+from qgbench.report.sections import Section
+from qgbench.report.wording import MARK, MARK_RULE, protocol_line
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, images_path
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""
 
-TOP = ("index.html", "leaderboard.csv", "leaderboard.json")
+
+Figures = Mapping[str, Mapping[str, bytes]]
+"""Files by kind and name, as `qgbench.report.figures.draw_figures` gives them."""
 
 
-def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = (), run_pages: bool = True) -> list[Path]:
+def write_page(
+    analysis: Analysis, output: Path, figures: Figures = MappingProxyType({}), run_pages: bool = True
+) -> Path:
     """Write the pages of a report.
 
     The folder is built beside its place, in ``.<name>.work``, and moved there when it is whole.
@@ -51,23 +62,23 @@ def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = (), r
     analysis : Analysis
     output : Path
         Folder to make. One that holds an earlier page is replaced.
-    figures : sequence of Path
-        Shown on the page about all settings if they are PNG files, offered for download there if not.
+    figures : mapping of str to mapping of str to bytes
+        The SVG files among them are shown.
     run_pages : bool
         Give each run a page and a copy of its record and per-image table, some 80 KB. Without them the page is small
         enough to be kept beside the records.
 
     Returns
     -------
-    list of Path
-        ``index.html``, where a reader begins, and the leaderboard as CSV and JSON.
+    Path
+        ``index.html``, where a reader begins.
 
     Raises
     ------
     UserError
         `output` is a file, or a folder with something else in it.
     QGBenchError
-        A file cannot be written, or one of a run or figure cannot be read any more.
+        A file cannot be written, or one of a run cannot be read any more.
     """
     output = output.resolve()
     _refuse_others(output)
@@ -78,7 +89,7 @@ def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = (), r
             _restore(output, old)
             shutil.rmtree(new, ignore_errors=True)
             try:
-                _Site(analysis, new, run_pages).write(figures)
+                _Site(analysis, new, figures, run_pages).write()
                 _refuse_others(output)
                 if output.exists():
                     output.rename(old)
@@ -90,7 +101,7 @@ def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = (), r
         if isinstance(error, FileNotFoundError) and not Path(error.filename).is_relative_to(work):
             raise unreadable(Path(error.filename), error) from error
         raise unwritable(f"the page {output}", error, "choose another --output") from error
-    return [output / name for name in TOP]
+    return output / "index.html"
 
 
 def _refuse_others(output: Path) -> None:
@@ -113,6 +124,7 @@ class _Site:
 
     analysis: Analysis
     folder: Path
+    figures: Figures
     run_pages: bool
     titles: dict[str, str] = field(init=False)
     templates: Environment = field(init=False)
@@ -132,7 +144,10 @@ class _Site:
             dataset_anchors={each.name: each.anchor for each in self.dataset_cards},
             problem_count=len(self.analysis.problems) + sum(len(s.problems) for s in self.analysis.sections),
             run_pages=self.run_pages,
-            has_across=bool(self.analysis.across),
+            captions=CAPTIONS,
+            pictures_of={
+                kind: [name for name in names if name.endswith(".svg")] for kind, names in self.figures.items()
+            },
             NONE=NONE,
             MARK=MARK,
             MARK_RULE=MARK_RULE,
@@ -141,7 +156,7 @@ class _Site:
             protocol_words=protocol_words,
         )
 
-    def write(self, figures: Sequence[Path]) -> None:
+    def write(self) -> None:
         """Write everything."""
         for name in ("page.css", "page.js"):
             self._put(f"static/{name}", files("qgbench.report.page").joinpath("static", name).read_bytes())
@@ -150,7 +165,12 @@ class _Site:
         self._page("methods.html", "methods.html", cards=self.method_cards)
         self._page("datasets.html", "datasets.html", cards=self.dataset_cards)
         self._page("problems.html", "problems.html", analysis=self.analysis)
-        self._across(figures)
+        chapters = [across_chapter(across, self.analysis.measure) for across in self.analysis.across]
+        self._page("across.html", "across.html", chapters=[*chapters, *overview(self.analysis)])
+        for names in self.figures.values():
+            for name, content in names.items():
+                if name.endswith(".svg"):
+                    self._put(f"figures/{name}", content)
         for section in self.analysis.sections:
             for contrast in section.contrasts:
                 self._contrast(section, contrast)
@@ -186,19 +206,7 @@ class _Site:
             suite = (answers, *(part(answers, self.analysis.measure) for part in (suite_words, suite_tables)))
         self._page("index.html", "index.html", board=laid_out, protocol_lines=lines, run_count=runs, suite=suite)
         self._page("comparisons.html", "comparisons.html", board=laid_out, protocol_lines=lines)
-        measure = self.analysis.measure.name
-        self._put("leaderboard.csv", board_csv(laid_out.rows, measure).encode())
-        self._put("leaderboard.json", board_json(laid_out.rows, measure).encode())
-
-    def _across(self, figures: Sequence[Path]) -> None:
-        shown: list[tuple[str, str]] = []
-        offered: list[tuple[str, str]] = []
-        for figure in figures:
-            place = f"figures/{slug(figure.stem)}{'.png' if figure.suffix == '.png' else '.pdf'}"
-            self._put(place, figure.read_bytes())
-            (shown if figure.suffix == ".png" else offered).append((figure.stem, place))
-        content = {"analysis": self.analysis, "chapters": overview(self.analysis), "figures": shown, "files": offered}
-        self._page("across.html", "across.html", **content)
+        self._put("leaderboard.csv", board_csv(laid_out.rows, self.analysis.measure.name).encode())
 
     def _contrast(self, section: Section, contrast: Contrast) -> None:
         both = (str(contrast.name), f"{contrast.name} : {contrast.reference}")
@@ -207,7 +215,6 @@ class _Site:
             name = Name.of(run.record.cell)
             if name in runs:
                 runs[name][run.seed] = run_slug(run)
-        shown = contrast.difference or contrast.reference_scores or contrast.scores
         self._page(
             f"contrasts/{contrast_slug(section.setting, contrast)}.html",
             "contrast.html",
@@ -220,7 +227,6 @@ class _Site:
             },
             gains=_seed_means(contrast.difference),
             seeds=sorted({*runs[contrast.name], *runs[contrast.reference]}),
-            chart=group_chart(shown, self.analysis.measure, contrast.difference is not None) if shown else None,
             protocol_line=protocol_line(section.setting.protocol, section.setting.protocol_version),
             problems=[problem.cause for problem in section.problems if problem.where in both],
         )
@@ -247,8 +253,6 @@ class _Site:
                 ("Provenance", self._facts(record.provenance.model_dump(exclude={"packages", "hardware"}))),
                 ("Packages and hardware", self._facts(record.provenance.packages | record.provenance.hardware)),
             ],
-            learning=learning_chart(record),
-            audit=audit_chart(record),
             head=images_head(),
             body=images_body(run),
             protocol_line=protocol_line(setting.protocol, setting.protocol_version),
@@ -266,8 +270,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters.update(
-        number=words.number,
-        signed=words.signed,
+        number=wording.number,
+        signed=wording.signed,
         probability=words.probability,
         interval=words.interval,
         method=words.method_words,

@@ -4,8 +4,8 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-from qgbench.report.analysis import Contrast
 from qgbench.report.collect import Name, Run, Setting
+from qgbench.report.contrasts import Contrast
 
 _LONGEST = 72
 
