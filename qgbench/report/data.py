@@ -1,7 +1,7 @@
 """A report for programs, with full precision: results.csv, audit.csv, report.json.
 
 The CSV tables read back exactly, names included: one that begins like a formula is left as it is, so import them into a
-spreadsheet as text. The table that the page offers to people is guarded (`qgbench.report.page.board.board_csv`).
+spreadsheet as text. The page, which is for people, offers the results guarded.
 """
 
 import json
@@ -66,16 +66,34 @@ AUDIT_COLUMNS = [
 
 def data_files(analysis: Analysis, audits: Sequence[list[AuditRow]]) -> dict[str, str]:
     """Return the files by name; `audits` are those of the analysis' sections."""
-    rows = [row for section in analysis.sections for row in _result_rows(section, analysis.measure)]
     audit_rows = [row for pair in zip(analysis.sections, audits, strict=True) for row in _audit_rows(*pair)]
     return {
-        "results.csv": pd.DataFrame(rows, columns=RESULT_COLUMNS).to_csv(index=False, float_format="%.17g"),
+        "results.csv": results_csv(analysis),
         "audit.csv": pd.DataFrame(audit_rows, columns=AUDIT_COLUMNS).to_csv(index=False, float_format="%.17g"),
-        "report.json": _json(analysis, rows),
+        "report.json": _json(analysis),
     }
 
 
-def _result_rows(section: Section, what: Measure) -> list[dict[str, Any]]:
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def results_csv(analysis: Analysis, guarded: bool = False) -> str:
+    """Return a row for each cell and contrast.
+
+    Spreadsheet programs run a text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break as a formula:
+    `guarded` puts an apostrophe in front.
+    """
+    table = pd.DataFrame(_result_rows(analysis), columns=RESULT_COLUMNS)
+    if guarded:
+        table = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell)
+    return table.to_csv(index=False, float_format="%.17g")
+
+
+def _result_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    return [row for section in analysis.sections for row in _rows_of(section, analysis.measure)]
+
+
+def _rows_of(section: Section, what: Measure) -> list[dict[str, Any]]:
     common = {"measure": what.name, **section.setting._asdict()}
     rows = [{"kind": "cell", **common, **_scored(name, scores)} for name, scores in section.cells.items()]
     for contrast in section.contrasts:
@@ -130,12 +148,12 @@ def _audit_rows(section: Section, audits: list[AuditRow]) -> list[dict[str, Any]
     ]
 
 
-def _json(analysis: Analysis, rows: list[dict[str, Any]]) -> str:
+def _json(analysis: Analysis) -> str:
     """Everything in one file, for programs: the rows of results.csv, what holds across settings, and all problems."""
     whole = {
         "measure": analysis.measure,
         "suite": None if analysis.answers is None else _suite(analysis.answers, analysis.measure),
-        "results": rows,
+        "results": _result_rows(analysis),
         "best": [{**section.setting._asdict(), "names": section.best} for section in analysis.sections],
         "across": [_across(across) for across in analysis.across],
         "claims": [claim.model_dump(mode="json") for claim in analysis.claims],

@@ -41,7 +41,6 @@ from qgbench.report.figures import (
     quality,
     questions,
     ranks,
-    rope,
     why_not,
 )
 from qgbench.report.figures.style import RC, Plan, fitted, text_width
@@ -54,7 +53,6 @@ PLANS = {
     "forest": forest.plan,
     "critical_difference": ranks.plan_critical_difference,
     "rank_frequencies": ranks.plan_frequencies,
-    "rope": rope.plan,
     "groups": groups.plan,
     "quality_audit": quality.plan_audit,
     "quality_training": quality.plan_training,
@@ -307,7 +305,7 @@ class TestFiles:
         loaded, drawn = pickle.loads(done.stdout)
         assert loaded == [], "importing the package needs neither"
         other = {name: content for files in drawn.values() for name, content in files.items()}
-        assert len(written) == 33
+        assert len(written) == 30
         assert [name for name, content in written.items() if other[name] != content] == []
 
     def test_what_is_sent_to_other_processes_is_only_what_is_drawn(self, analysis: Analysis) -> None:
@@ -592,32 +590,6 @@ class TestRanks:
 
     def test_one_setting_has_no_ranks(self, analysis: Analysis) -> None:
         assert "two settings or more" in why_not(replace(analysis, across=[]))["critical_difference"]
-
-
-class TestRope:
-    def test_bars_are_the_probabilities(self, analysis: Analysis) -> None:
-        across = analysis.across[0]
-        addons = [replace(across.addons[0], rope=(0.05, 0.25, 0.7)), replace(across.addons[1], rope=None)]
-        changed = replace(analysis, across=[replace(across, addons=addons)])
-        figure = only_figure(rope.plan(changed))
-        bars = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
-        assert [bar.get_width() for bar in bars] == pytest.approx([0.05, 0.25, 0.7])
-        assert [bar.get_x() for bar in bars] == pytest.approx([0, 0.05, 0.3])
-        assert len({bar.get_hatch() for bar in bars}) == 3  # told apart without colour
-        assert {"0.05", "0.25", "0.70", "4"} <= set(texts(figure))  # two methods in two settings
-        assert why_not(changed)["rope"] == "qw-shuffled: fewer than two differences, or p is withheld for all"
-
-    def test_comparisons_are_told_apart_by_what_differs(self, analysis: Analysis) -> None:
-        across = analysis.across[0]
-        addons = [replace(addon, rope=(0.1, 0.2, 0.7)) for addon in across.addons]
-        one = replace(across, addons=addons)
-        image = replace(one, settings=[setting._replace(regime="n28@image") for setting in one.settings])
-        found = texts(only_figure(rope.plan(replace(analysis, across=[one, image]))))
-        assert {"qw (budget@grouped)", "qw (budget@image)", "qw-shuffled (budget@image)"} <= set(found)
-        assert {"qw", "qw-shuffled"} <= set(texts(only_figure(rope.plan(replace(analysis, across=[one])))))
-
-    def test_dice_only(self) -> None:
-        assert "Dice only" in why_not(analysis_of(few_runs(), metric="hd95"))["rope"]
 
 
 class TestGroups:

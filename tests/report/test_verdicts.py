@@ -79,7 +79,7 @@ class TestOfAnInterval:
             assert ("†</small>" in text) == is_open
         (contrast,) = (tmp_path / "page" / "contrasts").glob("*.html")
         assert (RULE in contrast.read_text()) == is_open
-        assert set(pd.read_csv(tmp_path / "page" / "leaderboard.csv")["p_withheld"].dropna()) == {is_open}
+        assert set(pd.read_csv(tmp_path / "page" / "results.csv")["p_withheld"].dropna()) == {is_open}
 
     def test_the_figure_is_hollow(self, made: Made, seeds: int, groups: int, is_open: bool) -> None:
         found = made(seeds, groups)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qgbench.base.cores import on_all_cores
 from qgbench.report.analysis import Analysis
-from qgbench.report.figures import budgets, cost, forest, groups, learning, quality, questions, ranks, rope
+from qgbench.report.figures import budgets, cost, forest, groups, learning, quality, questions, ranks
 from qgbench.report.figures.style import RC, Plan
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ _KINDS: dict[str, tuple[Callable[[Analysis], Plan], str]] = {
     "forest": (forest.plan, forest.CAPTION),
     "critical_difference": (ranks.plan_critical_difference, ranks.CRITICAL_DIFFERENCE_CAPTION),
     "rank_frequencies": (ranks.plan_frequencies, ranks.FREQUENCIES_CAPTION),
-    "rope": (rope.plan, rope.CAPTION),
     "groups": (groups.plan, groups.CAPTION),
     "quality_audit": (quality.plan_audit, quality.AUDIT_CAPTION),
     "quality_training": (quality.plan_training, quality.TRAINING_CAPTION),

@@ -75,7 +75,7 @@ class AddonLook(NamedTuple):
     fillstyle: Filling
 
 
-_COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")  # 10 and 7 share no factor: 70 looks
 _BASE = AddonLook((0, (4, 2)), "none")
 _ADDONS = (
@@ -118,7 +118,7 @@ class Looks:
         addons = sorted({name.addon for name in names} - {""}, key=lambda addon: (is_control(addon), addon))
         return cls(
             {
-                (name.method, name.variant): Look(_COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)])
+                (name.method, name.variant): Look(COLORS[index % len(COLORS)], _MARKERS[index % len(_MARKERS)])
                 for index, name in enumerate(methods)
             },
             {"": _BASE} | {addon: _ADDONS[index % len(_ADDONS)] for index, addon in enumerate(addons)},
@@ -168,25 +168,26 @@ def wrapped(text: str, width: float = WIDTH - 2 * _MARGIN, most: int = 6) -> lis
     return lines
 
 
-def blank(height: float) -> "Figure":
-    """Open a figure of the common width."""
+def blank(height: float, width: float = WIDTH) -> "Figure":
+    """Return an empty figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def place(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
     """Add axes, in inches from the top left corner."""
-    whole = figure.get_figheight()
-    return figure.add_axes((left / WIDTH, 1 - (top + height) / whole, width / WIDTH, height / whole))
+    across, down = figure.get_size_inches()
+    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
 
 
 def write(figure: "Figure", left: float, top: float, text: str, **style: Any) -> None:
     """Write one or more lines, in inches from the top left corner."""
-    figure.text(left / WIDTH, 1 - top / figure.get_figheight(), text, **{"va": "top", "linespacing": 1.25, **style})
+    across, down = figure.get_size_inches()
+    figure.text(left / across, 1 - top / down, text, **{"va": "top", "linespacing": 1.25, **style})
 
 
 def write_lines(figure: "Figure", top: float, lines: Sequence[str]) -> None:

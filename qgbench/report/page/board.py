@@ -1,16 +1,13 @@
-"""Rows of the leaderboard and of the list of comparisons, for the pages and as a CSV for people."""
+"""Rows of the leaderboard and of the list of comparisons."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
 
 from qgbench.report.analysis import Analysis
 from qgbench.report.collect import Name, Setting
 from qgbench.report.contrasts import Contrast
 from qgbench.report.page.names import contrast_slug, run_slug
-from qgbench.report.page.words import addon_words, method_words, regime_words
+from qgbench.report.page.words import addon_words, regime_words
 from qgbench.report.scores import Scores
 
 
@@ -119,52 +116,3 @@ def protocol_words(setting: Setting) -> str:
 
 def _filter(key: str, label: str, values: Iterable[str], words: dict[str, str]) -> Filter:
     return Filter(key, label, [(value, words.get(value, value)) for value in sorted(set(values))])
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-
-
-def board_csv(rows: Sequence[Row], measure: str) -> str:
-    """Return the leaderboard with full precision, as CSV for people.
-
-    Spreadsheet programs run a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break as a formula:
-    such a text gets an apostrophe in front. Programs read ``results.csv`` or ``report.json``, where names are as they
-    are.
-    """
-    guarded = [{key: _no_formula(value) for key, value in _flat(row, measure).items()} for row in rows]
-    return pd.DataFrame(guarded).to_csv(index=False, float_format="%.17g")
-
-
-def _no_formula(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
-def _flat(row: Row, measure: str) -> dict[str, Any]:
-    low, high = row.scores.estimate.interval or (None, None)
-    contrast = row.twin.contrast if row.twin is not None else None
-    gain = contrast.difference.estimate if contrast is not None and contrast.difference is not None else None
-    gain_low, gain_high = (gain.interval if gain is not None else None) or (None, None)
-    reasons = [row.scores.estimate.reason, f"refused: {contrast.refused}" if contrast and contrast.refused else ""]
-    return {
-        **row.setting._asdict(),
-        **row.name._asdict(),
-        "label": method_words(row.name.method),
-        "measure": measure,
-        "mean": row.scores.estimate.mean,
-        "ci_low": low,
-        "ci_high": high,
-        "best": row.best,
-        "difference": gain and gain.mean,
-        "difference_ci_low": gain_low,
-        "difference_ci_high": gain_high,
-        "p_withheld": gain and gain.p_withheld,
-        "p": gain and gain.p,
-        "p_holm": gain and contrast and contrast.holm_p,
-        "p_false": gain and gain.p_false,
-        **{key: row.scores.means[key] for key in ("hd95", "hd95_percent", "missed")},
-        "seeds": " ".join(str(seed) for seed, _ in row.runs),
-        "images": row.scores.images,
-        "groups": len(row.scores.groups),
-        "reason": "; ".join(filter(None, reasons)),
-        "runs": " ".join(f"data/{page}" for _, page in row.runs),
-    }

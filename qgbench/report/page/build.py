@@ -30,10 +30,11 @@ from qgbench.report.chapters.overview import overview
 from qgbench.report.chapters.suite import suite_tables, suite_words
 from qgbench.report.collect import Name, Run, Setting
 from qgbench.report.contrasts import Contrast
+from qgbench.report.data import results_csv
 from qgbench.report.figures import CAPTIONS
 from qgbench.report.measures import MEASURES
 from qgbench.report.page import words
-from qgbench.report.page.board import NONE, Board, board, board_csv, protocol_words
+from qgbench.report.page.board import NONE, Board, board, protocol_words
 from qgbench.report.page.cards import dataset_cards, method_cards
 from qgbench.report.page.images import images_body, images_head
 from qgbench.report.page.names import contrast_slug, run_slug, visible
@@ -206,7 +207,7 @@ class _Site:
             suite = (answers, *(part(answers, self.analysis.measure) for part in (suite_words, suite_tables)))
         self._page("index.html", "index.html", board=laid_out, protocol_lines=lines, run_count=runs, suite=suite)
         self._page("comparisons.html", "comparisons.html", board=laid_out, protocol_lines=lines)
-        self._put("leaderboard.csv", board_csv(laid_out.rows, self.analysis.measure.name).encode())
+        self._put("results.csv", results_csv(self.analysis, guarded=True).encode())
 
     def _contrast(self, section: Section, contrast: Contrast) -> None:
         both = (str(contrast.name), f"{contrast.name} : {contrast.reference}")
