@@ -200,5 +200,5 @@ def _curves(case: Case, groups: Sequence[int], seeds: Sequence[int]) -> "Figure"
         panel.axhline(_TARGET, color=GREY, linewidth=0.8)
         panel.set(title=f"{number} test groups", xlabel="true gain (Dice points)", ylim=(0, 1.02))
     panels[0].set_ylabel("probability of p < 0.05")
-    panels[-1].legend(frameon=False, loc="lower right")
+    panels[-1].legend(loc="lower right")
     return figure

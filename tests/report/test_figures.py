@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.text import Text
 from PIL import Image
@@ -33,7 +32,6 @@ from qgbench.report.figures import (
     CAPTIONS,
     MOST_FILES,
     budgets,
-    cost,
     draw_figures,
     forest,
     groups,
@@ -45,7 +43,6 @@ from qgbench.report.figures import (
 )
 from qgbench.report.figures.style import RC, Plan, fitted, text_width
 from qgbench.report.measures import MEASURES, measure
-from qgbench.report.sections import Section
 from qgbench.run.record import Cell, Provenance, Record, Summary, Times
 
 PLANS = {
@@ -58,7 +55,6 @@ PLANS = {
     "quality_training": quality.plan_training,
     "budgets": budgets.plan,
     "learning": learning.plan,
-    "cost": cost.plan,
 }
 HOSTILE = {
     "fixmatch": r"$x_1^{2}$ \frac %&#_{",
@@ -285,7 +281,7 @@ class TestFiles:
         one = analysis_of([a_run()])
         drawn = [kind for kind, plan in PLANS.items() if figures(plan(one))]
         assert sorted([*drawn, *why_not(one)]) == sorted(CAPTIONS)
-        assert drawn == ["quality_audit", "quality_training", "learning", "cost"]
+        assert drawn == ["quality_audit", "quality_training", "learning"]
         assert why_not(one)["forest"] == "no contrast has a difference"
 
     def test_same_bytes_in_another_process_whatever_the_users_settings(
@@ -305,7 +301,7 @@ class TestFiles:
         loaded, drawn = pickle.loads(done.stdout)
         assert loaded == [], "importing the package needs neither"
         other = {name: content for files in drawn.values() for name, content in files.items()}
-        assert len(written) == 30
+        assert len(written) == 27
         assert [name for name, content in written.items() if other[name] != content] == []
 
     def test_what_is_sent_to_other_processes_is_only_what_is_drawn(self, analysis: Analysis) -> None:
@@ -690,20 +686,3 @@ class TestLearning:
         assert len(figure.axes) == 3
         lines = [line.get_gid() for axes in figure.axes for line in axes.lines]
         assert lines == [f"m{index:02}{addon}" for index in range(10) for addon in ("", " + qw")]
-
-
-class TestCost:
-    def test_seconds_with_g_marked(self, analysis: Analysis) -> None:
-        figure = only_figure(cost.plan(analysis))
-        section: Section = analysis.sections[1]
-        axes = panel(figure, "phantom, n28@grouped")
-        cells = [name for name in section.cells if "-" not in name.addon]
-        points: list[Line2D] = tagged(axes, "cell")
-        assert len(points) == len(cells) == 5
-        for point, name in zip(points, cells, strict=True):
-            (x,), (y,) = np.asarray(point.get_data())
-            assert x == pytest.approx(402 if name.addon else 101)
-            assert y == pytest.approx(100 * section.cells[name].estimate.mean)
-            assert point.get_fillstyle() == ("full" if name.addon else "none")
-        shares: list[Line2D] = tagged(axes, "g")
-        assert [list(np.asarray(share.get_xdata())) for share in shares] == [[101, 402]] * 2

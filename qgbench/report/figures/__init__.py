@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qgbench.base.cores import on_all_cores
 from qgbench.report.analysis import Analysis
-from qgbench.report.figures import budgets, cost, forest, groups, learning, quality, questions, ranks
+from qgbench.report.figures import budgets, forest, groups, learning, quality, questions, ranks
 from qgbench.report.figures.style import RC, Plan
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _KINDS: dict[str, tuple[Callable[[Analysis], Plan], str]] = {
     "quality_training": (quality.plan_training, quality.TRAINING_CAPTION),
     "budgets": (budgets.plan, budgets.CAPTION),
     "learning": (learning.plan, learning.CAPTION),
-    "cost": (cost.plan, cost.CAPTION),
 }
 CAPTIONS = {kind: caption for kind, (_, caption) in _KINDS.items()}
 """By kind of figure: what is shown, the statistical unit, what error bars are. Plain text, in the order of a report."""

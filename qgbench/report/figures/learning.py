@@ -114,10 +114,7 @@ def _panel(axes: "Axes", curves: list[_Curve], looks: Looks) -> None:
         loc="upper left",
         bbox_to_anchor=(-0.14, -0.2),
         ncols=2,
-        frameon=False,
         handlelength=2.6,
-        borderpad=0,
-        borderaxespad=0,
         labelspacing=0.25,
         columnspacing=0.6,
     )

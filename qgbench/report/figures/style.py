@@ -35,6 +35,9 @@ RC = {
     "xtick.labelsize": FONT_SIZE,
     "ytick.labelsize": FONT_SIZE,
     "legend.fontsize": FONT_SIZE,
+    "legend.frameon": False,
+    "legend.borderpad": 0,
+    "legend.borderaxespad": 0,
     "text.parse_math": False,  # a name may hold dollar signs
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
@@ -275,10 +278,7 @@ def add_legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str], 
         loc="lower left",
         bbox_to_anchor=(_MARGIN / WIDTH, _MARGIN / figure.get_figheight()),
         ncols=columns,
-        frameon=False,
         handlelength=3.0,
-        borderpad=0,
-        borderaxespad=0,
         labelspacing=0.3,
     )
 
