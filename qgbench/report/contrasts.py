@@ -6,7 +6,7 @@ precision, device class and number of processes. Contrasts are: each cell with a
 (``asked``).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -164,12 +164,13 @@ def listed(seeds: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(seeds)))
 
 
-def adjusted(contrasts: list[Contrast]) -> list[Contrast]:
+def adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
     """Return contrasts with the Holm-adjusted p-values of one family."""
-    p_values = {
-        index: contrast.difference.estimate.p
-        for index, contrast in enumerate(contrasts)
-        if contrast.difference is not None and contrast.difference.estimate.p is not None
-    }
-    holm_p = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return [replace(contrast, holm_p=holm_p.get(index)) for index, contrast in enumerate(contrasts)]
+    p_values = holm_of([None if c.difference is None else c.difference.estimate.p for c in contrasts])
+    return [replace(contrast, holm_p=p) for contrast, p in zip(contrasts, p_values, strict=True)]
+
+
+def holm_of(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values adjusted for the number of those that are known."""
+    known = iter(holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(known) for p in p_values]

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qgbench.report.collect import Name, Run
+from qgbench.report.contrasts import holm_of
 from qgbench.report.measures import Measure, measure
 from qgbench.report.pairing import refusal
 from qgbench.run.record import Record
 from qgbench.spec.run_spec import Regime, load_protocol
 from qgbench.spec.suite import Suite
 from qgbench.stats.combined import estimate_mean_of
-from qgbench.stats.crossed import Estimate, estimate, holm
+from qgbench.stats.crossed import Estimate, estimate
 
 _LISTED = 20  # missing cells that are named one by one
 
@@ -247,12 +248,8 @@ def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Measure, absent: fr
         cells = _Cells(runs)
         found = [_answer(question, cells, what) for question in questions]
     primary, *others = found
-    p_values = [one.estimate.p for one in others if one.estimate is not None and one.estimate.p is not None]
-    adjusted = iter(holm(p_values))
-    others = [
-        replace(one, holm_p=next(adjusted)) if one.estimate is not None and one.estimate.p is not None else one
-        for one in others
-    ]
+    p_values = holm_of([None if one.estimate is None else one.estimate.p for one in others])
+    others = [replace(one, holm_p=p) for one, p in zip(others, p_values, strict=True)]
     return Answers(suite, in_words(absent), len(absent), reason, primary, others)
 
 

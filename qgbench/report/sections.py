@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qgbench.report.collect import Name, Problem, Run, Setting
-from qgbench.report.contrasts import Contrast, Kind, adjusted, contrast, controls, listed, twins
+from qgbench.report.contrasts import Contrast, Kind, adjusted, contrast, controls, holm_of, listed, twins
 from qgbench.report.measures import Measure
 from qgbench.report.pairing import refusal, units_differ
 from qgbench.report.scores import Scores, average
-from qgbench.stats.crossed import holm, p_value
+from qgbench.stats.crossed import p_value
 from qgbench.stats.effects import headroom_share
 
 FULL_BUDGET = "all"  # how a regime with all labels begins
@@ -150,13 +150,12 @@ def _best(usable: dict[Name, dict[int, Run]], cells: dict[Name, Scores], what: M
     if not cells:
         return []
     top = max(cells, key=lambda name: what.sign * cells[name].estimate.mean)
-    p_of: dict[Name, float] = {}
+    p_of: dict[Name, float | None] = {}
     for name in cells:
         common = sorted(usable[top].keys() & usable[name].keys())
-        if name == top or refusal([(usable[top][seed], usable[name][seed]) for seed in common]):
-            continue
-        tables = (cells[one].table[:, [cells[one].seeds.index(seed) for seed in common]] for one in (top, name))
-        if (p := p_value(np.subtract(*tables))) is not None:
-            p_of[name] = p
-    adjusted = dict(zip(p_of, holm(list(p_of.values())), strict=True))
-    return [name for name in cells if adjusted.get(name, 1.0) >= _TOLD_APART]
+        if name != top and not refusal([(usable[top][seed], usable[name][seed]) for seed in common]):
+            tables = (cells[one].table[:, [cells[one].seeds.index(seed) for seed in common]] for one in (top, name))
+            p_of[name] = p_value(np.subtract(*tables))
+    adjusted_p = dict(zip(p_of, holm_of(list(p_of.values())), strict=True))
+    told_apart = {name for name, p in adjusted_p.items() if p is not None and p < _TOLD_APART}
+    return [name for name in cells if name not in told_apart]

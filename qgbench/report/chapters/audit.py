@@ -62,12 +62,11 @@ def _of_name(field: str) -> Cell:
 
 _PREDICTORS: Columns[AuditRow] = {
     "Predictors": lambda row: str(row.records),
-    "Synthetic\nPearson": _average("synthetic_pearson", 3),
-    "Synthetic\nSpearman": _average("synthetic_spearman", 3),
-    "Synthetic\nMAE": _average("synthetic_mae", 3),
-    "Weak models\nPearson": _average("weak_pearson", 3),
-    "Weak models\nSpearman": _average("weak_spearman", 3),
-    "Weak models\nMAE": _average("weak_mae", 3),
+    **{
+        f"{masks}\n{measure}": _average(f"{kind}_{measure.lower()}", 3)
+        for kind, masks in (("synthetic", "Synthetic"), ("weak", "Weak models"))
+        for measure in ("Pearson", "Spearman", "MAE")
+    },
     "Image dependence\n(largest correlation)": _average("image_dependence", 3),
     "Depend on\nthe image": _count("image_dependent"),
     "Predict\nquality": _count("predicts"),
