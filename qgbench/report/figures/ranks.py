@@ -24,7 +24,7 @@ CRITICAL_DIFFERENCE_CAPTION = (
 )
 FREQUENCIES_CAPTION = (
     "How often each cell takes each rank: share of bootstrap draws over test groups and seeds, averaged over the "
-    "settings; rows by average rank. A row that is spread over many ranks has no certain style.place."
+    "settings; rows by average rank. A row that is spread over many ranks has no certain place."
 )
 
 _MOST_NAMES = 120
