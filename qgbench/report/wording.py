@@ -92,3 +92,8 @@ def protocol_line(protocol: str, version: int) -> str:
             "stand-in sets and pools)"
         )
     return line
+
+
+def protocol_lines(settings: Iterable[Setting]) -> list[str]:
+    """Return a line for each protocol of some settings."""
+    return [protocol_line(*one) for one in sorted({(s.protocol, s.protocol_version) for s in settings})]

@@ -57,25 +57,32 @@ def write_report(
     chapters += [setting_chapter(*pair, what) for pair in zip(analysis.sections, audits, strict=True)]
     chapters += [claims_chapter(analysis)] if analysis.claims else []
     drawn, undrawn = _drawn(analysis, html) if figures else ({}, [])
-    on_paper = {kind: [name for name in drawn.get(kind, {}) if not name.endswith(".svg")] for kind in CAPTIONS}
-    shown = [(caption, on_paper[kind]) for kind, caption in CAPTIONS.items()]
+    on_paper = _ending(drawn, ".pdf", ".png")
+    shown = [(caption, list(on_paper.get(kind, {}))) for kind, caption in CAPTIONS.items()]
     document = Document(chapters, shown, undrawn, analysis.problems)
     files = {
         "report.md": markdown(document).encode(),
         "report.tex": latex(document).encode(),
         **{name: text.encode() for name, text in data_files(analysis, audits).items()},
         **{f"tables/{name}": text.encode() for name, text in single_tables(chapters).items()},
-        **{f"figures/{name}": drawn[kind][name] for kind, names in on_paper.items() for name in names},
+        **{f"figures/{name}": content for found in on_paper.values() for name, content in found.items()},
     }
     for name, content in files.items():
         write_atomically(output / name, content)
-    pages = [write_page(analysis, output / "page", drawn, run_pages)] if html else []
+    pages = [write_page(analysis, output / "page", _ending(drawn, ".svg"), run_pages)] if html else []
     return [*(output / name for name in files), *pages]
 
 
-def _drawn(analysis: Analysis, html: bool) -> tuple[dict[str, dict[str, bytes]], list[Problem]]:
+Drawn = dict[str, dict[str, bytes]]
+
+
+def _drawn(analysis: Analysis, html: bool) -> tuple[Drawn, list[Problem]]:
     """Return the figures by kind and name, and which are absent and why."""
     with drawing("figures"):
         drawn = draw_figures(analysis, ("pdf", "png", "svg") if html else ("pdf", "png"))
         return drawn, [Problem(kind, cause) for kind, cause in why_not(analysis).items()]
     return {}, [Problem("all", "drawing failed; qgbench report warns of the cause")]
+
+
+def _ending(drawn: Drawn, *suffixes: str) -> Drawn:
+    return {kind: {name: found[name] for name in found if name.endswith(suffixes)} for kind, found in drawn.items()}

@@ -146,7 +146,7 @@ def small(records: Path) -> Analysis:
 @pytest.fixture(scope="module")
 def site(analysis: Analysis, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    write_page(analysis, folder / "page", {"forest": {"forest.pdf": b"%PDF", "forest.svg": SVG}})
+    write_page(analysis, folder / "page", {"forest": {"forest.svg": SVG}})
     return folder / "page"
 
 
@@ -637,6 +637,11 @@ class TestBrowser:
         tab.goto(page.as_uri())
         tab.get_by_text("All comparisons of this setting").click()
         assert set(column(tab, 3)) == {"28 labels"}
+
+    def test_figures_are_loaded(self, site: Path, tab: Any) -> None:
+        tab.goto((site / "comparisons.html").as_uri())
+        tab.locator("figure.picture img").scroll_into_view_if_needed()
+        tab.wait_for_function("document.querySelector('figure.picture img').naturalWidth > 0")
 
     def test_per_image_table_sorts(self, site: Path, tab: Any) -> None:
         tab.goto(next(site.glob("runs/ph2-n28-grouped-unet-cps-qw-*.html")).as_uri())

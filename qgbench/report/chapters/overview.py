@@ -8,7 +8,7 @@ from qgbench.report.audit import PREDICTS_RULE, SCORES, AuditRow, audit, not_pre
 from qgbench.report.chapters.table import Chapter, Columns, table
 from qgbench.report.collect import Name
 from qgbench.report.sections import Section
-from qgbench.report.wording import MISSING, in_points, protocol_line
+from qgbench.report.wording import MISSING, in_points, protocol_lines
 from qgbench.stats.crossed import Estimate
 
 _GUIDED = "qw"  # by g: a control has no pseudo-labels that g weighed
@@ -68,7 +68,13 @@ def _guidance_chapter(analysis: Analysis) -> Chapter:
     guided = [one for section in analysis.sections if (one := _guided(section)).within or one.pooled]
     shown = table("What the quality predictor g is worth, by setting", columns, guided, names=1, widths=(42,))
     below = [GUIDANCE_RULE, *_where_g_fails(analysis.sections)]
-    return Chapter("Quality guidance", _protocols(analysis), [shown] if len(guided) > 1 else [], below, [])
+    return Chapter(
+        "Quality guidance",
+        protocol_lines(section.setting for section in analysis.sections),
+        [shown] if len(guided) > 1 else [],
+        below,
+        [],
+    )
 
 
 class _Guided(NamedTuple):
@@ -122,11 +128,6 @@ def _where_g_fails(sections: Sequence[Section]) -> list[str]:
     ]
 
 
-def _protocols(analysis: Analysis) -> list[str]:
-    settings = [section.setting for section in analysis.sections]
-    return [protocol_line(*one) for one in sorted({(s.protocol, s.protocol_version) for s in settings})]
-
-
 def _splits_chapter(analysis: Analysis) -> Chapter:
     what = analysis.measure
     columns: Columns[_Both] = {
@@ -139,7 +140,13 @@ def _splits_chapter(analysis: Analysis) -> Chapter:
     cells = list(_on_both(analysis.sections))
     shown = table("The same cells on both kinds of split", columns, cells, names=2, widths=(50, 30))
     title = "What a split of images is worth"
-    return Chapter(title, _protocols(analysis), [shown] if cells else [], [SPLITS_RULE], [])
+    return Chapter(
+        title,
+        protocol_lines(section.setting for section in analysis.sections),
+        [shown] if cells else [],
+        [SPLITS_RULE],
+        [],
+    )
 
 
 class _Both(NamedTuple):

@@ -40,15 +40,13 @@ from qgbench.report.page.images import images_body, images_head
 from qgbench.report.page.names import contrast_slug, run_slug, visible
 from qgbench.report.scores import Scores
 from qgbench.report.sections import Section
-from qgbench.report.wording import MARK, MARK_RULE, protocol_line
+from qgbench.report.wording import MARK, MARK_RULE, protocol_line, protocol_lines
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, images_path
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""
-
-
 Figures = Mapping[str, Mapping[str, bytes]]
-"""Files by kind and name, as `qgbench.report.figures.draw_figures` gives them."""
+"""SVG files by kind and name, as `qgbench.report.figures.draw_figures` gives them."""
 
 
 def write_page(
@@ -64,7 +62,7 @@ def write_page(
     output : Path
         Folder to make. One that holds an earlier page is replaced.
     figures : mapping of str to mapping of str to bytes
-        The SVG files among them are shown.
+        SVG files to show.
     run_pages : bool
         Give each run a page and a copy of its record and per-image table, some 80 KB. Without them the page is small
         enough to be kept beside the records.
@@ -146,9 +144,7 @@ class _Site:
             problem_count=len(self.analysis.problems) + sum(len(s.problems) for s in self.analysis.sections),
             run_pages=self.run_pages,
             captions=CAPTIONS,
-            pictures_of={
-                kind: [name for name in names if name.endswith(".svg")] for kind, names in self.figures.items()
-            },
+            pictures_of=self.figures,
             NONE=NONE,
             MARK=MARK,
             MARK_RULE=MARK_RULE,
@@ -168,10 +164,9 @@ class _Site:
         self._page("problems.html", "problems.html", analysis=self.analysis)
         chapters = [across_chapter(across, self.analysis.measure) for across in self.analysis.across]
         self._page("across.html", "across.html", chapters=[*chapters, *overview(self.analysis)])
-        for names in self.figures.values():
-            for name, content in names.items():
-                if name.endswith(".svg"):
-                    self._put(f"figures/{name}", content)
+        for pictures in self.figures.values():
+            for name, content in pictures.items():
+                self._put(f"figures/{name}", content)
         for section in self.analysis.sections:
             for contrast in section.contrasts:
                 self._contrast(section, contrast)
@@ -197,9 +192,7 @@ class _Site:
         return self.rendered[key]
 
     def _leaderboard(self, laid_out: Board) -> None:
-        settings = [section.setting for section in self.analysis.sections]
-        protocols = sorted({(s.protocol, s.protocol_version) for s in settings})
-        lines = [protocol_line(*protocol) for protocol in protocols]
+        lines = protocol_lines(section.setting for section in self.analysis.sections)
         runs = sum(len(section.runs) for section in self.analysis.sections)
         answers = self.analysis.answers
         suite = None
@@ -211,11 +204,11 @@ class _Site:
 
     def _contrast(self, section: Section, contrast: Contrast) -> None:
         both = (str(contrast.name), f"{contrast.name} : {contrast.reference}")
-        runs: dict[Name, dict[int, str]] = {contrast.name: {}, contrast.reference: {}}
-        for run in section.runs:
-            name = Name.of(run.record.cell)
-            if name in runs:
-                runs[name][run.seed] = run_slug(run)
+        of_cells = section.runs_of()
+        runs = {
+            name: {run.seed: run_slug(run) for run in of_cells.get(name, [])}
+            for name in (contrast.name, contrast.reference)
+        }
         self._page(
             f"contrasts/{contrast_slug(section.setting, contrast)}.html",
             "contrast.html",
