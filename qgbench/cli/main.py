@@ -466,10 +466,11 @@ def report(
 
     Example: [bold]qgbench report runs --output report --html[/bold]
     """
-    from qgbench.report.analysis import Filters, analyse
+    from qgbench.report.analysis import analyse
     from qgbench.report.brief import print_report
     from qgbench.report.collect import collect
     from qgbench.report.declared import declared
+    from qgbench.report.select import Filters
     from qgbench.report.write import write_report
     from qgbench.spec.suite import load_suite
 
@@ -517,9 +518,10 @@ def power(
     --image-sd 8[/bold]
     """
     from qgbench.base.files import write_atomically
-    from qgbench.report.analysis import Filters, analyse
+    from qgbench.report.analysis import analyse
     from qgbench.report.collect import collect
     from qgbench.report.power import Case, cases_of, draw_power, power_rows, print_power
+    from qgbench.report.select import Filters
     from qgbench.stats.power import stated
 
     spreads = (group_sd, run_sd, image_sd)
@@ -720,7 +722,7 @@ def show(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show one run, finished or not: its record, its curves, its log.
+    """Show one run, finished or not: its record and the end of its log.
 
     Example: [bold]qgbench show small-phantom-n12@grouped-unet-fixmatch[/bold]
     """

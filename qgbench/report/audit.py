@@ -38,7 +38,7 @@ class AuditRow:
 
 
 def audit(runs: list[Run]) -> list[AuditRow]:
-    """Average the audits of one setting.
+    """Return the averages of one setting's audits.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def audit(runs: list[Run]) -> list[AuditRow]:
     """
     by_name: dict[Name, list[Run]] = defaultdict(list)
     for run in runs:
-        by_name[Name.of(run.record.cell)].append(run)
+        by_name[Name.of(run.record.spec)].append(run)
     rows = _predictors(runs)
     for name in sorted(by_name, key=lambda name: name.order):
         rows += [*_pseudo_labels(name, by_name[name]), _run(name, by_name[name])]
@@ -99,12 +99,11 @@ def _predictors(runs: list[Run]) -> list[AuditRow]:
     if not audits:
         return []
     averages = {
-        "synthetic_pearson": _mean(audit.synthetic.pearson for audit in audits),
-        "synthetic_spearman": _mean(audit.synthetic.spearman for audit in audits),
-        "synthetic_mae": _mean(audit.synthetic.mae for audit in audits),
-        "weak_pearson": _mean(audit.weak_models.pearson for audit in audits),
-        "weak_spearman": _mean(audit.weak_models.spearman for audit in audits),
-        "weak_mae": _mean(audit.weak_models.mae for audit in audits),
+        **{
+            f"{kind}_{measure}": _mean(getattr(getattr(audit, masks), measure) for audit in audits)
+            for kind, masks in (("synthetic", "synthetic"), ("weak", "weak_models"))
+            for measure in ("pearson", "spearman", "mae")
+        },
         "image_dependence": _mean(audit.image_dependence for audit in audits),
         "image_dependent": _mean(float(audit.image_dependent) for audit in audits),
         "predicts": _mean(float(predicts(audit.synthetic) and predicts(audit.weak_models)) for audit in audits),

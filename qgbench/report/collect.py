@@ -112,7 +112,7 @@ class Run:
     @property
     def seed(self) -> int:
         """Seed index k."""
-        return self.record.cell.seed
+        return self.record.spec.seed
 
     @property
     def processes(self) -> int:
@@ -300,7 +300,7 @@ def _without_former_g(runs: list[Run]) -> tuple[list[Run], list[Problem]]:
 
 
 def _protocol(run: Run) -> tuple[str, int]:
-    return run.record.cell.protocol, run.record.cell.protocol_version
+    return run.record.spec.protocol, run.record.spec.protocol_version
 
 
 def _without_repeats(runs: list[Run]) -> tuple[list[Run], list[Problem]]:

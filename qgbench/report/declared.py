@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qgbench.report.collect import Name, Run
+from qgbench.report.contrasts import holm_of
 from qgbench.report.measures import Measure, measure
 from qgbench.report.pairing import refusal
 from qgbench.run.record import Record
@@ -16,7 +17,7 @@ from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import Place
 from qgbench.spec.suite import Suite
 from qgbench.stats.combined import estimate_mean_of
-from qgbench.stats.crossed import Estimate, estimate, holm
+from qgbench.stats.crossed import Estimate, estimate
 
 _LISTED = 20  # missing cells that are named one by one
 
@@ -165,6 +166,11 @@ class Answers:
     primary: Answer
     others: list[Answer]
 
+    @property
+    def all(self) -> list[Answer]:
+        """The primary one first."""
+        return [self.primary, *self.others]
+
 
 def runs_of_suite(suite: DeclaredSuite, runs: Sequence[Run]) -> tuple[list[Run], frozenset[Place]]:
     """Keep the runs that belong to a suite, and give the places that none of them takes."""
@@ -176,7 +182,7 @@ def why_none(suite: DeclaredSuite, runs: Sequence[Run]) -> str:
     """Say why no record belongs to a suite, and what to do."""
     records = [run.record for run in runs if _place(run) in suite.places]
     for what, versions, present in (
-        ("of its protocol", {record.cell.protocol_version for record in records}, suite.version),
+        ("of its protocol", {record.spec.protocol_version for record in records}, suite.version),
         ("of its g", {record.g_version or suite.g_version for record in records}, suite.g_version),
     ):
         if versions - {present}:
@@ -189,11 +195,11 @@ def why_none(suite: DeclaredSuite, runs: Sequence[Run]) -> str:
 
 
 def _is_present(record: Record, suite: DeclaredSuite) -> bool:
-    return record.cell.protocol_version == suite.version and record.g_version in (None, suite.g_version)
+    return record.spec.protocol_version == suite.version and record.g_version in (None, suite.g_version)
 
 
 def _place(run: Run) -> Place:
-    cell = run.record.cell
+    cell = run.record.spec
     arm = ArmName(cell.method, cell.variant, cell.addon)
     return Place(cell.protocol, cell.dataset, cell.regime, cell.arch, arm, cell.seed)
 
@@ -234,12 +240,8 @@ def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Measure, absent: fr
         cells = _Cells(runs)
         found = [_answer(question, cells, what) for question in questions]
     primary, *others = found
-    p_values = [one.estimate.p for one in others if one.estimate is not None and one.estimate.p is not None]
-    adjusted = iter(holm(p_values))
-    others = [
-        replace(one, holm_p=next(adjusted)) if one.estimate is not None and one.estimate.p is not None else one
-        for one in others
-    ]
+    p_values = holm_of([None if one.estimate is None else one.estimate.p for one in others])
+    others = [replace(one, holm_p=p) for one, p in zip(others, p_values, strict=True)]
     return Answers(suite, in_words(absent), len(absent), reason, primary, others)
 
 
@@ -249,7 +251,7 @@ class _Cells:
     def __init__(self, runs: Iterable[Run]) -> None:
         self._found: dict[tuple[str, ...], dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
         for run in runs:
-            cell = run.record.cell
+            cell = run.record.spec
             self._found[cell.dataset, cell.regime, cell.arch, cell.encoder][Name.of(cell).typed][run.seed] = run
         self.datasets = {dataset for dataset, *_ in self._found}
 

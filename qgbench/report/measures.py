@@ -28,6 +28,11 @@ class Measure:
     higher_is_better: bool
 
     @property
+    def sign(self) -> int:
+        """1 where higher is better, -1 where lower is."""
+        return 1 if self.higher_is_better else -1
+
+    @property
     def difference_unit(self) -> str:
         """Unit of a difference."""
         return "points" if self.unit == "%" else self.unit

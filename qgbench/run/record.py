@@ -139,11 +139,6 @@ class Record(Part):
         return self.summaries["student"]
 
     @property
-    def cell(self) -> RunSpec:
-        """What was run."""
-        return self.spec
-
-    @property
     def steps(self) -> int:
         """The step budget."""
         return self.settings["protocol"]["train"]["steps"]

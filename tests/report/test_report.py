@@ -16,10 +16,13 @@ from scipy import stats
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.metrics.table import CLASS, EMPTY_MASK_RULE
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
-from qgbench.report.analysis import Filters, Section, analyse
+from qgbench.report.analysis import analyse
 from qgbench.report.audit import audit
 from qgbench.report.collect import Name, collect
-from qgbench.report.tables import escape_latex, markdown_name
+from qgbench.report.render.latex import escape_latex
+from qgbench.report.render.markdown import markdown_name
+from qgbench.report.sections import Section
+from qgbench.report.select import Filters
 from qgbench.report.write import write_report
 from qgbench.run.record import (
     Guidance,

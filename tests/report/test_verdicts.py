@@ -17,13 +17,13 @@ from scipy import stats
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.audit import PREDICTS_RULE, predicts
+from qgbench.report.chapters.suite import suite_words
 from qgbench.report.collect import Run, collect
 from qgbench.report.declared import DeclaredQuestion
 from qgbench.report.figures import forest, questions
 from qgbench.report.figures.style import BLACK, BLUE, GREY
 from qgbench.report.measures import MEASURES
 from qgbench.report.page.words import headline
-from qgbench.report.tables import suite_words
 from qgbench.report.terminal import outcome_table
 from qgbench.report.write import write_report
 from tests.report.test_golden import declared_of
@@ -75,12 +75,11 @@ class TestOfAnInterval:
         write_report(made(seeds, groups), tmp_path, html=True)
         for name in ("index.html", "comparisons.html"):
             text = (tmp_path / "page" / name).read_text()
-            assert ('class="ci open"' in text) == is_open
             assert ('class="ci gain"' in text) == (not is_open)
             assert ("†</small>" in text) == is_open
         (contrast,) = (tmp_path / "page" / "contrasts").glob("*.html")
         assert (RULE in contrast.read_text()) == is_open
-        assert set(pd.read_csv(tmp_path / "page" / "leaderboard.csv")["p_withheld"].dropna()) == {is_open}
+        assert set(pd.read_csv(tmp_path / "page" / "results.csv")["p_withheld"].dropna()) == {is_open}
 
     def test_the_figure_is_hollow(self, made: Made, seeds: int, groups: int, is_open: bool) -> None:
         found = made(seeds, groups)

@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Contrast, Section
-from qgbench.report.figures.style import BLUE, GREY, Layout, Plan, measure_words, setting_words, sheets
+from qgbench.report.analysis import Analysis
+from qgbench.report.contrasts import Contrast
+from qgbench.report.figures.style import BLUE, GREY, Layout, Plan, measure_words, sheets
 from qgbench.report.measures import Measure
+from qgbench.report.sections import Section
+from qgbench.report.wording import setting_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

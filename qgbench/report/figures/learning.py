@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Section, is_control
+from qgbench.report.analysis import Analysis
 from qgbench.report.collect import Name
-from qgbench.report.figures.style import (
-    Layout,
-    Looks,
-    Plan,
-    fitted,
-    setting_words,
-    sheets,
-)
+from qgbench.report.contrasts import is_control
+from qgbench.report.figures.style import Layout, Looks, Plan, fitted, sheets
+from qgbench.report.sections import Section
+from qgbench.report.wording import setting_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,10 +114,7 @@ def _panel(axes: "Axes", curves: list[_Curve], looks: Looks) -> None:
         loc="upper left",
         bbox_to_anchor=(-0.14, -0.2),
         ncols=2,
-        frameon=False,
         handlelength=2.6,
-        borderpad=0,
-        borderaxespad=0,
         labelspacing=0.25,
         columnspacing=0.6,
     )

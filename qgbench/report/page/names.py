@@ -4,8 +4,8 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-from qgbench.report.analysis import Contrast
 from qgbench.report.collect import Name, Run, Setting
+from qgbench.report.contrasts import Contrast
 
 _LONGEST = 72
 
@@ -25,7 +25,7 @@ def _joined(texts: Iterable[str]) -> str:
 
 def run_slug(run: Run) -> str:
     """Name a run's page and its folder of data; a cell and seed have one run."""
-    cell = run.record.cell
+    cell = run.record.spec
     name = (cell.method, cell.addon, cell.variant, f"k{cell.seed}")
     return slug(cell.dataset, cell.regime, cell.arch, *name, cell.encoder, cell.protocol, cell.protocol_version)
 
