@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from qgbench.base.errors import QGBenchError
+from qgbench.base.errors import QGBenchError, unknown_name
 from qgbench.base.schema import Part
 
 Measure = Callable[[NDArray[np.bool_], NDArray[np.bool_], tuple[float, ...]], float]
@@ -63,6 +63,11 @@ class Metric(Part):
         return value
 
     @property
+    def sign(self) -> int:
+        """What turns a difference into a gain: 1, or -1 where lower is better."""
+        return 1 if self.higher_is_better else -1
+
+    @property
     def is_distance(self) -> bool:
         """Whether it has no value of its own where one mask is empty."""
         return self.one_empty is None
@@ -100,6 +105,22 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         )
     }
 )
+
+
+def metric_named(name: str, further: Mapping[str, Metric] = MappingProxyType({})) -> Metric:
+    """Return a metric that ships, or one of `further`.
+
+    Raises
+    ------
+    UserError
+        There is none of that name.
+    """
+    known = {**METRICS, **further}
+    if name not in known:
+        raise unknown_name("metric", name, list(known))
+    return known[name]
+
+
 EMPTY_MASK_RULE = (
     "both empty: Dice 1, distances 0, NSD 1; one empty: Dice 0, NSD 0, distances = the image diagonal in every average"
 )

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qgbench.report.collect import Name, Setting
+from qgbench.metrics.table import Metric
 from qgbench.report.contrasts import Contrast, is_control
-from qgbench.report.measures import Measure
 from qgbench.report.scores import Scores, shared_tables
 from qgbench.report.sections import FULL_BUDGET, Section
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
 from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
 from qgbench.stats.combined import estimate_mean_of
 from qgbench.stats.crossed import Estimate
@@ -60,16 +61,16 @@ class Across:
         As in `Setting`.
     settings : list of Setting
         The blocks of the comparison.
-    names : list of Name
+    names : list of ArmName
         The cells that every block has, best average rank first.
-    left_out : dict of Name to int
+    left_out : dict of ArmName to int
         Cells that some blocks lack, and how many.
     means : (D, M) float
         Of the measure, by block and name.
     ranks : (M,) float
         Average ranks; 1 is best.
     friedman_p : float or None
-    cliques : list of list of Name
+    cliques : list of list of ArmName
         Names that Wilcoxon's test with Holm's correction does not tell apart.
     frequencies : (M, M) float
         Share of bootstrap draws over groups and seeds in which name m has rank r.
@@ -83,12 +84,12 @@ class Across:
     arch: str
     encoder: str
     settings: list[Setting]
-    names: list[Name]
-    left_out: dict[Name, int]
+    names: list[ArmName]
+    left_out: dict[ArmName, int]
     means: NDArray[np.float64]
     ranks: NDArray[np.float64]
     friedman_p: float | None
-    cliques: list[list[Name]]
+    cliques: list[list[ArmName]]
     frequencies: NDArray[np.float64]
     least_p: float
     addons: list[AddonAcross]
@@ -104,12 +105,12 @@ class Across:
         return f"{self.regimes}, {self.arch}, {self.encoder}, {self.protocol} v{self.protocol_version}"
 
 
-def compare_settings(sections: Sequence[Section], what: Measure) -> list[Across]:
+def compare_settings(sections: Sequence[Section], what: Metric) -> list[Across]:
     """Return what holds over settings that share protocol, architecture, encoder and kind of regime, if two or more."""
-    by_scope: dict[tuple[str, int, str, str, str], list[Section]] = defaultdict(list)
+    by_scope: dict[Setting, list[Section]] = defaultdict(list)
     for section in sections:
-        protocol, version, _, regime, arch, encoder = section.setting
-        by_scope[protocol, version, arch, encoder, regime_kind(regime)].append(section)
+        scope = {"dataset": "", "regime": regime_kind(section.setting.regime)}
+        by_scope[section.setting.model_copy(update=scope)].append(section)
     return [_one_across(blocks, what) for blocks in by_scope.values() if len(blocks) > 1]
 
 
@@ -120,7 +121,7 @@ def regime_kind(regime: str) -> str:
     return ("all" if budget == FULL_BUDGET else "budget") + ("+pool" if pools else "") + f"@{split}"
 
 
-def _one_across(blocks: Sequence[Section], what: Measure) -> Across:
+def _one_across(blocks: Sequence[Section], what: Metric) -> Across:
     lacking = {
         name: sum(name not in block.cells for block in blocks) for name in {n for block in blocks for n in block.cells}
     }
@@ -158,7 +159,7 @@ def _addons(blocks: Sequence[Section]) -> list[str]:
     return sorted(found - {""}, key=lambda addon: (is_control(addon), addon))
 
 
-def _addon_across(addon: str, blocks: Sequence[Section], what: Measure) -> AddonAcross:
+def _addon_across(addon: str, blocks: Sequence[Section], what: Metric) -> AddonAcross:
     found = [
         (block.setting, contrast)
         for block in blocks
@@ -166,7 +167,7 @@ def _addon_across(addon: str, blocks: Sequence[Section], what: Measure) -> Addon
         if contrast.against_twin and contrast.difference is not None and contrast.name.addon == addon
     ]
     settings = list(dict.fromkeys(setting for setting, _ in found))
-    by_name: dict[Name, dict[Setting, Scores]] = defaultdict(dict)
+    by_name: dict[ArmName, dict[Setting, Scores]] = defaultdict(dict)
     for setting, contrast in found:
         assert contrast.difference is not None
         by_name[contrast.name][setting] = contrast.difference

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from qgbench.base.errors import UserError
+from qgbench.metrics.table import Metric, metric_named
 from qgbench.report.across import Across, compare_settings
-from qgbench.report.collect import Collection, Problem, Run, Setting
+from qgbench.report.collect import Collection, Problem, Run
 from qgbench.report.contrasts import adjusted
 from qgbench.report.declared import Answers, DeclaredSuite, Place, answers, runs_of_suite, why_none
-from qgbench.report.measures import Measure, measure
 from qgbench.report.sections import Pairs, Section, compare_cells, supervised_with_all_labels
 from qgbench.report.select import Filters, named_pair
+from qgbench.spec.run_spec import Setting
 from qgbench.trust.claims import Claim
 
 
@@ -21,7 +22,7 @@ class Analysis:
 
     Attributes
     ----------
-    measure : Measure
+    measure : Metric
         What the statistics are about.
     sections : list of Section
         Sorted by protocol, version, data set, regime, architecture, encoder.
@@ -35,7 +36,7 @@ class Analysis:
         To the questions of the suite that the analysis is confined to.
     """
 
-    measure: Measure
+    measure: Metric
     sections: list[Section]
     across: list[Across]
     problems: list[Problem]
@@ -57,7 +58,7 @@ def analyse(
     collection : Collection
     filters : Filters, optional
     metric : str
-        One of `qgbench.report.measures.MEASURES`.
+        One of `qgbench.metrics.table.METRICS`, or one that the records have beside.
     asked : sequence of str
         Further contrasts, ``A:B`` (A minus B), each side ``method`` or ``method+addon``.
     suite : DeclaredSuite, optional
@@ -69,23 +70,32 @@ def analyse(
     UserError
         An unknown metric, a filter or a contrast that names what no record has, no record of the suite.
     """
-    what = measure(metric)
+    further = {name: own for run in collection.runs for name, own in run.record.metrics.items()}
+    what = metric_named(metric, further)
     runs, absent = _of_suite(suite, collection.runs)
-    runs = (filters or Filters()).chosen(runs)
+    runs, unmeasured = _measured((filters or Filters()).chosen(runs), what)
     by_setting: dict[Setting, list[Run]] = defaultdict(list)
     for run in runs:
-        by_setting[Setting.of(run.record.spec)].append(run)
+        by_setting[run.record.spec.setting].append(run)
     pairs = [named_pair(text, runs) for text in asked]
     suite_pairs, unfinished = _suite_pairs(suite, runs)
     full = supervised_with_all_labels(by_setting, what)
     sections = [
-        compare_cells(setting, by_setting[setting], what, pairs, full, suite_pairs) for setting in sorted(by_setting)
+        compare_cells(setting, by_setting[setting], what, pairs, full, suite_pairs)
+        for setting in sorted(by_setting, key=lambda each: tuple(dict(each).values()))
     ]
     if suite is not None:
         sections = _as_one_family(sections)
     found = None if suite is None else answers(suite, runs, what, absent)
     across = compare_settings(sections, what)
-    return Analysis(what, sections, across, [*collection.problems, *unfinished], collection.claims, found)
+    return Analysis(what, sections, across, [*collection.problems, *unmeasured, *unfinished], collection.claims, found)
+
+
+def _measured(runs: Sequence[Run], what: Metric) -> tuple[list[Run], list[Problem]]:
+    """Return the runs that have a metric, and those that were finished without it."""
+    cause = f"finished without the metric '{what.name}'"
+    lacking = [Problem(str(run.path), cause) for run in runs if what.name not in run.values]
+    return [run for run in runs if what.name in run.values], lacking
 
 
 def _of_suite(suite: DeclaredSuite | None, runs: list[Run]) -> tuple[list[Run], frozenset[Place]]:

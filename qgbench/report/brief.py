@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from qgbench.base.console import print_table, standard_output
+from qgbench.metrics.table import Metric
 from qgbench.report.analysis import Analysis
 from qgbench.report.chapters.setting import difference_words, seeds_words
 from qgbench.report.chapters.suite import suite_words
 from qgbench.report.contrasts import Contrast
-from qgbench.report.measures import Measure
 from qgbench.report.wording import MARK, MARK_RULE, MISSING, in_points, p_words, setting_words
 
 _MOST_ROWS = 12
@@ -50,7 +50,7 @@ def print_report(analysis: Analysis, written: Sequence[Path]) -> None:
         console.print(Text(f"page: {page}"), soft_wrap=True)
 
 
-def _print_twins(twins: Sequence[tuple[str, Contrast]], what: Measure, console: Console) -> None:
+def _print_twins(twins: Sequence[tuple[str, Contrast]], what: Metric, console: Console) -> None:
     table = Table(title=f"{what.label} {what.unit}, mean over test groups and seeds", title_justify="left", box=None)
     for heading in ("method", "setting"):
         table.add_column(heading, overflow="fold")
@@ -73,7 +73,7 @@ def _print_twins(twins: Sequence[tuple[str, Contrast]], what: Measure, console: 
         console.print(Text(MARK_RULE), soft_wrap=True)
 
 
-def _row(setting: str, contrast: Contrast, what: Measure) -> list[str]:
+def _row(setting: str, contrast: Contrast, what: Metric) -> list[str]:
     sides = (contrast.reference_scores, contrast.scores)
     means = (MISSING if side is None else f"{what.scale * side.estimate.mean:.2f}" for side in sides)
     difference = difference_words(contrast, lambda found: in_points(found, what))

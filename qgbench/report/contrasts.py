@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qgbench.report.collect import Name, Problem, Run
-from qgbench.report.measures import Measure
+from qgbench.metrics.table import Metric
+from qgbench.report.collect import Problem, Run
 from qgbench.report.pairing import SIDE_WORDS, TWIN_WORDS, refusal
 from qgbench.report.scores import Scores, average, average_difference
-from qgbench.spec.arm import AddOn
+from qgbench.spec.arm import AddOn, ArmName
 from qgbench.stats.crossed import holm
 from qgbench.stats.effects import effect_size, probability_of_improvement
 
@@ -28,7 +28,7 @@ class Contrast:
     Attributes
     ----------
     kind : {'twin', 'control', 'asked'}
-    name, reference : Name
+    name, reference : ArmName
         The cell that is compared, and what with. A twin's reference may be missing, and so may the cell itself.
     scores, reference_scores : Scores or None
         Over the common seeds; where there is no difference, over all seeds that they have. None: no usable record.
@@ -49,8 +49,8 @@ class Contrast:
     """
 
     kind: Kind
-    name: Name
-    reference: Name
+    name: ArmName
+    reference: ArmName
     scores: Scores | None
     reference_scores: Scores | None
     difference: Scores | None
@@ -72,7 +72,7 @@ class Contrast:
         return self.kind != "asked" and self.reference == self.name.without_addon != self.name
 
 
-def twins(names: Iterable[Name]) -> list[tuple[Name, Name]]:
+def twins(names: Iterable[ArmName]) -> list[tuple[ArmName, ArmName]]:
     """Return each cell with an add-on and its twin without; a cell that no add-on was run with beside itself."""
     names = list(names)
     with_addon = [name for name in names if name.addon and not is_control(name.addon)]
@@ -81,7 +81,7 @@ def twins(names: Iterable[Name]) -> list[tuple[Name, Name]]:
     return sorted([(name, name.without_addon) for name in [*with_addon, *single]], key=lambda pair: pair[0].order)
 
 
-def controls(names: Iterable[Name]) -> list[tuple[Name, Name]]:
+def controls(names: Iterable[ArmName]) -> list[tuple[ArmName, ArmName]]:
     """Return QW by a control score against the twin without, and QW by g against QW by that score: g must beat it."""
     found = sorted((name for name in names if is_control(name.addon)), key=lambda name: name.order)
     by_g = [(name._replace(addon=str(AddOn.parse(name.addon).by_g)), name) for name in found]
@@ -95,10 +95,10 @@ def is_control(addon: str) -> bool:
 
 def contrast(
     kind: Kind,
-    pair: tuple[Name, Name],
-    usable: Mapping[Name, dict[int, Run]],
-    cells: Mapping[Name, Scores],
-    what: Measure,
+    pair: tuple[ArmName, ArmName],
+    usable: Mapping[ArmName, dict[int, Run]],
+    cells: Mapping[ArmName, Scores],
+    what: Metric,
 ) -> tuple[Contrast, list[Problem]]:
     """Return the comparison of two cells, each a run by seed, either of which may be missing, and what was left out."""
     name, reference = pair
@@ -139,7 +139,7 @@ def contrast(
     return compared, problems
 
 
-def _missing(pair: tuple[Name, Name], own: dict[int, Run], other: dict[int, Run]) -> str:
+def _missing(pair: tuple[ArmName, ArmName], own: dict[int, Run], other: dict[int, Run]) -> str:
     """Return which side has no usable record, in words."""
     name, reference = pair
     if name == reference:

@@ -13,22 +13,24 @@ import numpy as np
 import pandas as pd
 
 from qgbench.base.schema import finite_or_none
+from qgbench.metrics.table import METRICS, Metric
 from qgbench.report.across import Across
 from qgbench.report.analysis import Analysis
 from qgbench.report.audit import AuditRow
 from qgbench.report.chapters.suite import suite_words
-from qgbench.report.collect import Name, Setting
 from qgbench.report.declared import Answer, Answers
-from qgbench.report.measures import MEASURES, Measure
 from qgbench.report.scores import Scores
 from qgbench.report.sections import Section
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
 
+_SETTING = [name for name in Setting.model_fields if name != "arch_source"]
 RESULT_COLUMNS = [
     "kind",  # cell | twin | control | asked; the last three are differences over common seeds
-    "measure",  # of `qgbench.report.measures`: what mean, interval and tests are about
-    *Setting._fields,
-    *Name._fields,
-    *(f"reference_{field}" for field in Name._fields),  # what the difference is from
+    "measure",  # of `qgbench.metrics.table`: what mean, interval and tests are about
+    *_SETTING,
+    *ArmName._fields,
+    *(f"reference_{field}" for field in ArmName._fields),  # what the difference is from
     "seeds",  # seed indices, separated by blanks
     "images",
     "groups",
@@ -47,14 +49,14 @@ RESULT_COLUMNS = [
     "improvement",  # probability that a test group is better
     "effect",  # standardised mean difference over groups
     "headroom",  # share of the way to supervised training with all labels
-    *(f"image_{name}" for name in MEASURES),  # means over images and seeds, or their differences
+    *(f"image_{name}" for name in METRICS),  # means over images and seeds, or their differences
     "missed",  # images for each seed
     "spurious",
     "reason",  # why something was withheld or refused
 ]
 AUDIT_COLUMNS = [
-    *Setting._fields,
-    *Name._fields,
+    *_SETTING,
+    *ArmName._fields,
     "part",  # predictor | pseudo_labels | run
     "progress",  # fraction of the run; empty for pooled checkpoints and for the other parts
     "quantity",
@@ -93,8 +95,8 @@ def _result_rows(analysis: Analysis) -> list[dict[str, Any]]:
     return [row for section in analysis.sections for row in _rows_of(section, analysis.measure)]
 
 
-def _rows_of(section: Section, what: Measure) -> list[dict[str, Any]]:
-    common = {"measure": what.name, **section.setting._asdict()}
+def _rows_of(section: Section, what: Metric) -> list[dict[str, Any]]:
+    common = {"measure": what.name, **_picked(section.setting, *_SETTING)}
     rows = [{"kind": "cell", **common, **_scored(name, scores)} for name, scores in section.cells.items()]
     for contrast in section.contrasts:
         if contrast.name == contrast.reference:
@@ -111,7 +113,7 @@ def _rows_of(section: Section, what: Measure) -> list[dict[str, Any]]:
     return rows
 
 
-def _scored(name: Name, scores: Scores) -> dict[str, Any]:
+def _scored(name: ArmName, scores: Scores) -> dict[str, Any]:
     found = scores.estimate
     low, high = found.interval or (None, None)
     return {
@@ -125,7 +127,7 @@ def _scored(name: Name, scores: Scores) -> dict[str, Any]:
         "p_withheld": found.p_withheld,
         "standard_error": found.standard_error,
         **{f"sd_{over}": getattr(scores.spread, over) for over in ("images", "groups", "seeds")},
-        **{f"image_{measure}": scores.means[measure] for measure in MEASURES},
+        **{f"image_{measure}": scores.means[measure] for measure in METRICS},
         **{key: scores.means[key] for key in ("missed", "spurious")},
         "reason": found.reason,
     }
@@ -134,7 +136,7 @@ def _scored(name: Name, scores: Scores) -> dict[str, Any]:
 def _audit_rows(section: Section, audits: list[AuditRow]) -> list[dict[str, Any]]:
     return [
         {
-            **section.setting._asdict(),
+            **_picked(section.setting, *_SETTING),
             **(row.name._asdict() if row.name is not None else {}),
             "part": row.part,
             "progress": row.progress,
@@ -154,18 +156,22 @@ def _json(analysis: Analysis) -> str:
         "measure": analysis.measure,
         "suite": None if analysis.answers is None else _suite(analysis.answers, analysis.measure),
         "results": _result_rows(analysis),
-        "best": [{**section.setting._asdict(), "names": section.best} for section in analysis.sections],
+        "best": [{**_picked(section.setting, *_SETTING), "names": section.best} for section in analysis.sections],
         "across": [_across(across) for across in analysis.across],
         "claims": [claim.model_dump(mode="json") for claim in analysis.claims],
         "problems": [
             *analysis.problems,
-            *({**s.setting._asdict(), **problem._asdict()} for s in analysis.sections for problem in s.problems),
+            *(
+                {**_picked(s.setting, *_SETTING), **problem._asdict()}
+                for s in analysis.sections
+                for problem in s.problems
+            ),
         ],
     }
     return json.dumps(_plain(whole), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _suite(answers: Answers, what: Measure) -> dict[str, Any]:
+def _suite(answers: Answers, what: Metric) -> dict[str, Any]:
     return {
         **_picked(answers.suite, "name", "metric"),
         "primary": _answer(answers.primary),
@@ -205,6 +211,8 @@ def _plain(value: Any) -> Any:
     """Return what JSON holds of a value: fields by name, and null where a number is not defined."""
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Setting):
+        return _picked(value, *_SETTING)
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return _plain(value._asdict())
     if isinstance(value, dict):

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qgbench.report.collect import Name, Run
+from qgbench.metrics.table import Metric, metric_named
+from qgbench.report.collect import Run
 from qgbench.report.contrasts import holm_of
-from qgbench.report.measures import Measure, measure
 from qgbench.report.pairing import refusal
 from qgbench.run.record import Record
 from qgbench.spec.arm import ArmName
@@ -63,7 +63,7 @@ class DeclaredSuite:
     primary : DeclaredQuestion
     others : tuple of DeclaredQuestion
     metric : str
-        What all questions are about: one of `qgbench.report.measures.MEASURES`.
+        What all questions are about: one of `qgbench.metrics.table.METRICS`.
     contrasts : tuple of str
         ``A:B``: what else is compared in each setting, beside twins and controls.
     """
@@ -205,7 +205,7 @@ def _place(run: Run) -> Place:
 
 
 def in_words(places: Iterable[Place]) -> list[str]:
-    """Name runs by cell and seeds; of many cells the first, and the number of the others."""
+    """ArmName runs by cell and seeds; of many cells the first, and the number of the others."""
     seeds: dict[Place, list[str]] = {}
     for place in sorted(places):
         seeds.setdefault(place._replace(seed=0), []).append(str(place.seed))
@@ -217,7 +217,7 @@ def in_words(places: Iterable[Place]) -> list[str]:
     return words
 
 
-def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Measure, absent: frozenset[Place]) -> Answers:
+def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Metric, absent: frozenset[Place]) -> Answers:
     """Answer a suite's questions, each if all that it needs is there.
 
     Parameters
@@ -225,12 +225,12 @@ def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Measure, absent: fr
     suite : DeclaredSuite
     runs : sequence of Run
         Of the suite.
-    what : Measure
+    what : Metric
         Nothing is answered where it is not the suite's.
     absent : frozenset of Place
         As `runs_of_suite` gives them.
     """
-    asked = measure(suite.metric)
+    asked = metric_named(suite.metric)
     questions = (suite.primary, *suite.others)
     reason = ""
     if asked != what:
@@ -252,7 +252,7 @@ class _Cells:
         self._found: dict[tuple[str, ...], dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
         for run in runs:
             cell = run.record.spec
-            self._found[cell.dataset, cell.regime, cell.arch, cell.encoder][Name.of(cell).typed][run.seed] = run
+            self._found[cell.dataset, cell.regime, cell.arch, cell.encoder][cell.arm.typed][run.seed] = run
         self.datasets = {dataset for dataset, *_ in self._found}
 
     def of(self, dataset: str, regime: str, arch: str) -> list[dict[str, dict[int, Run]]]:
@@ -260,7 +260,7 @@ class _Cells:
         return [cells for where, cells in self._found.items() if where[:3] == (dataset, regime, arch)]
 
 
-def _answer(question: DeclaredQuestion, cells: _Cells, what: Measure) -> Answer:
+def _answer(question: DeclaredQuestion, cells: _Cells, what: Metric) -> Answer:
     lacking: list[str] = []
     tables: dict[str, np.ndarray] = {}
     for dataset, regimes in question.regimes.items():
@@ -321,7 +321,7 @@ def _refused(own: dict[int, Run], other: dict[int, Run]) -> str:
     return refusal([(own[seed], other[seed]) for seed in sorted(own)])
 
 
-def _difference(own: dict[int, Run], other: dict[int, Run], what: Measure) -> tuple[list[str], np.ndarray]:
+def _difference(own: dict[int, Run], other: dict[int, Run], what: Metric) -> tuple[list[str], np.ndarray]:
     """Test groups, and the difference by group and seed."""
     units = own[min(own)].units
     columns = [units.by_group(own[seed].values[what.name] - other[seed].values[what.name]) for seed in sorted(own)]

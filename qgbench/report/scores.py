@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qgbench.metrics.table import Metric
 from qgbench.report.collect import Run
-from qgbench.report.measures import MEASURES, Measure
 from qgbench.stats.crossed import Estimate, estimate
 from qgbench.stats.effects import Spread, spread
 
@@ -29,7 +29,7 @@ class Scores:
     spread : Spread
         Standard deviations over images, groups and seeds.
     means : dict of str to float
-        Each of `qgbench.report.measures.MEASURES` averaged over images and seeds; ``missed`` and ``spurious``, images
+        Each of `qgbench.metrics.table.METRICS` averaged over images and seeds; ``missed`` and ``spurious``, images
         for each seed.
     """
 
@@ -42,9 +42,13 @@ class Scores:
     means: dict[str, float]
 
 
-def average(runs: Sequence[Run], what: Measure) -> Scores:
+def average(runs: Sequence[Run], what: Metric) -> Scores:
     """Return the scores of a cell's runs, one a seed."""
-    means = {name: float(np.mean([run.values[name].mean() for run in runs])) for name in MEASURES}
+    means = {
+        name: float(np.mean([run.values[name].mean() for run in runs]))
+        for name in runs[0].values
+        if all(name in run.values for run in runs)
+    }
     means |= {
         name: float(np.mean([getattr(run.record.summary, name) for run in runs])) for name in ("missed", "spurious")
     }
@@ -52,7 +56,7 @@ def average(runs: Sequence[Run], what: Measure) -> Scores:
 
 
 def average_difference(
-    runs: Sequence[Run], others: Sequence[Run], scores: Scores, other_scores: Scores, what: Measure
+    runs: Sequence[Run], others: Sequence[Run], scores: Scores, other_scores: Scores, what: Metric
 ) -> Scores:
     """Return the differences of runs from others of the same seeds, whose own scores are known."""
     values = np.column_stack([a.values[what.name] - b.values[what.name] for a, b in zip(runs, others, strict=True)])

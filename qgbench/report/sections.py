@@ -10,19 +10,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qgbench.report.collect import Name, Problem, Run, Setting
+from qgbench.metrics.table import Metric
+from qgbench.report.collect import Problem, Run
 from qgbench.report.contrasts import Contrast, Kind, adjusted, contrast, controls, holm_of, listed, twins
-from qgbench.report.measures import Measure
 from qgbench.report.pairing import refusal, units_differ
 from qgbench.report.scores import Scores, average
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
 from qgbench.stats.crossed import p_value
 from qgbench.stats.effects import headroom_share
 
 FULL_BUDGET = "all"  # how a regime with all labels begins
-_SUPERVISED = Name("supervised", "", "")
+_SUPERVISED = ArmName("supervised", "", "")
 _TOLD_APART = 0.05  # adjusted p below which two cells are
 
-Pairs = Sequence[tuple[Name, Name]]
+Pairs = Sequence[tuple[ArmName, ArmName]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +35,11 @@ class Section:
     ----------
     setting : Setting
     runs : list of Run
-    cells : dict of Name to Scores
-        In the order of `Name.order`.
+    cells : dict of ArmName to Scores
+        In the order of `ArmName.order`.
     contrasts : list of Contrast
         Twins first; each kind in the order of its names.
-    best : list of Name
+    best : list of ArmName
         The cells that are not told apart from the one with the best mean: those whose contrast with it has a
         Holm-adjusted p of 0.05 or more, or none. Never the best alone where others cannot be excluded.
     problems : list of Problem
@@ -45,23 +47,23 @@ class Section:
 
     setting: Setting
     runs: list[Run]
-    cells: dict[Name, Scores]
+    cells: dict[ArmName, Scores]
     contrasts: list[Contrast]
-    best: list[Name]
+    best: list[ArmName]
     problems: list[Problem]
 
-    def runs_of(self) -> dict[Name, list[Run]]:
+    def runs_of(self) -> dict[ArmName, list[Run]]:
         """Return the runs of each cell, in the order of `runs`."""
-        found: dict[Name, list[Run]] = defaultdict(list)
+        found: dict[ArmName, list[Run]] = defaultdict(list)
         for run in self.runs:
-            found[Name.of(run.record.spec)].append(run)
+            found[run.record.spec.arm].append(run)
         return dict(found)
 
 
 def compare_cells(
     setting: Setting,
     runs: Sequence[Run],
-    what: Measure,
+    what: Metric,
     asked: Pairs,
     full: Mapping[Setting, float],
     of_suite: Pairs | None,
@@ -72,18 +74,18 @@ def compare_cells(
     ----------
     setting : Setting
     runs : sequence of Run
-    what : Measure
-    asked : sequence of (Name, Name)
+    what : Metric
+    asked : sequence of (ArmName, ArmName)
         Pairs that were asked for; they are missed where the setting has one of the two.
     full : mapping of Setting to float
         As `supervised_with_all_labels` gives it.
-    of_suite : sequence of (Name, Name) or None
+    of_suite : sequence of (ArmName, ArmName) or None
         The pairs that a suite compares where it has both, None without a suite. What a suite lacks is named with its
         questions, and what it never declared is not missed.
     """
-    by_name: dict[Name, dict[int, Run]] = defaultdict(dict)
+    by_name: dict[ArmName, dict[int, Run]] = defaultdict(dict)
     for run in sorted(runs, key=lambda run: run.seed):
-        by_name[Name.of(run.record.spec)][run.seed] = run
+        by_name[run.record.spec.arm][run.seed] = run
     usable, problems = _usable(by_name)
     cells = {name: average(list(by_seed.values()), what) for name, by_seed in usable.items()}
     pairs = [pair for pair in asked if any(name in by_name for name in pair)]
@@ -101,7 +103,7 @@ def compare_cells(
     return Section(setting, list(runs), cells, contrasts, _best(usable, cells, what), sorted(problems))
 
 
-def _usable(by_name: Mapping[Name, dict[int, Run]]) -> tuple[dict[Name, dict[int, Run]], list[Problem]]:
+def _usable(by_name: Mapping[ArmName, dict[int, Run]]) -> tuple[dict[ArmName, dict[int, Run]], list[Problem]]:
     """Return the cells whose runs were tested on the same images, and what is wrong with others."""
     usable, problems = {}, []
     for name in sorted(by_name, key=lambda name: name.order):
@@ -118,11 +120,11 @@ def _usable(by_name: Mapping[Name, dict[int, Run]]) -> tuple[dict[Name, dict[int
     return usable, problems
 
 
-def supervised_with_all_labels(by_setting: Mapping[Setting, Sequence[Run]], what: Measure) -> dict[Setting, float]:
+def supervised_with_all_labels(by_setting: Mapping[Setting, Sequence[Run]], what: Metric) -> dict[Setting, float]:
     """Return the mean of supervised training with all labels, by the setting without its budget."""
     found: dict[Setting, float] = {}
     for setting, runs in by_setting.items():
-        alone = [run for run in runs if Name.of(run.record.spec) == _SUPERVISED]
+        alone = [run for run in runs if run.record.spec.arm == _SUPERVISED]
         if setting.regime.startswith(f"{FULL_BUDGET}@") and alone and not units_differ(alone):
             means = [run.units.by_group(run.values[what.name]).mean() for run in alone]
             found[_any_budget(setting)] = float(np.mean(means))
@@ -130,10 +132,10 @@ def supervised_with_all_labels(by_setting: Mapping[Setting, Sequence[Run]], what
 
 
 def _any_budget(setting: Setting) -> Setting:
-    return setting._replace(regime=setting.regime.rpartition("@")[2])
+    return setting.model_copy(update={"regime": setting.regime.rpartition("@")[2]})
 
 
-def _with_headroom(contrasts: list[Contrast], budget: Scores, full: float | None, what: Measure) -> list[Contrast]:
+def _with_headroom(contrasts: list[Contrast], budget: Scores, full: float | None, what: Metric) -> list[Contrast]:
     if full is None:
         return contrasts
     ends = what.sign * budget.estimate.mean, what.sign * full
@@ -145,12 +147,12 @@ def _with_headroom(contrasts: list[Contrast], budget: Scores, full: float | None
     ]
 
 
-def _best(usable: dict[Name, dict[int, Run]], cells: dict[Name, Scores], what: Measure) -> list[Name]:
+def _best(usable: dict[ArmName, dict[int, Run]], cells: dict[ArmName, Scores], what: Metric) -> list[ArmName]:
     """Return the cells that cannot be told apart from the best one, by the test that a contrast with it would get."""
     if not cells:
         return []
     top = max(cells, key=lambda name: what.sign * cells[name].estimate.mean)
-    p_of: dict[Name, float | None] = {}
+    p_of: dict[ArmName, float | None] = {}
     for name in cells:
         common = sorted(usable[top].keys() & usable[name].keys())
         if name != top and not refusal([(usable[top][seed], usable[name][seed]) for seed in common]):

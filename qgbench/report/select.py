@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from qgbench.base.errors import UserError
-from qgbench.report.collect import Name, Run
+from qgbench.report.collect import Run
+from qgbench.spec.arm import ArmName
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Filters:
         return kept
 
 
-def named_pair(text: str, runs: Sequence[Run]) -> tuple[Name, Name]:
+def named_pair(text: str, runs: Sequence[Run]) -> tuple[ArmName, ArmName]:
     """Return the two cells of ``A:B``, each side as one types it.
 
     Raises
@@ -54,7 +55,7 @@ def named_pair(text: str, runs: Sequence[Run]) -> tuple[Name, Name]:
     first, colon, second = text.partition(":")
     if not colon:
         raise UserError(f"--contrast {text}: expected A:B, for example pseudo_label+qw:pseudo_label_confidence.")
-    known = {name.typed: name for name in {Name.of(run.record.spec) for run in runs}}
+    known = {name.typed: name for name in {run.record.spec.arm for run in runs}}
     for side in (first, second):
         if side not in known:
             raise UserError(f"--contrast {text}: no record of '{side}'; there are: {', '.join(sorted(known))}.")

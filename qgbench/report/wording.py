@@ -4,10 +4,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
+from qgbench.metrics.table import Metric
 from qgbench.report.analysis import Analysis
-from qgbench.report.collect import Setting
 from qgbench.report.contrasts import Contrast
-from qgbench.report.measures import Measure
+from qgbench.spec.run_spec import Setting
 from qgbench.stats.crossed import MIN_GROUPS, Estimate
 
 MISSING = "--"
@@ -35,7 +35,7 @@ def signed(value: float, scale: float = 1.0, digits: int = 1) -> str:
     return f"+{text}" if any(char in "123456789" for char in text) and text[0].isdigit() else text
 
 
-def in_points(found: Estimate | None, what: Measure) -> str:
+def in_points(found: Estimate | None, what: Metric) -> str:
     """Return an estimate with its interval, in the unit that people read, and a mark if that allows no verdict."""
     if found is None:
         return MISSING

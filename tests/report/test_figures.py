@@ -23,9 +23,10 @@ from matplotlib.patches import Polygon, Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
+from qgbench.metrics.table import METRICS, metric_named
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import Analysis, analyse
-from qgbench.report.collect import Collection, Name, Run, Units
+from qgbench.report.collect import Collection, Run, Units
 from qgbench.report.contrasts import Contrast
 from qgbench.report.declared import DeclaredQuestion, DeclaredSuite, answers
 from qgbench.report.figures import (
@@ -42,8 +43,8 @@ from qgbench.report.figures import (
     why_not,
 )
 from qgbench.report.figures.style import RC, Plan, fitted, text_width
-from qgbench.report.measures import MEASURES, measure
 from qgbench.run.record import Cell, Provenance, Record, Summary, Times
+from qgbench.spec.arm import ArmName
 
 PLANS = {
     "questions": questions.plan,
@@ -83,7 +84,7 @@ def a_run(
     rng = np.random.default_rng([count, seed, labelled, len(method), len(addon)])
     dice = np.clip(np.linspace(0.5, 0.8, count) + gain + rng.normal(0, 0.01, count), 0, 1)
     ids = [f"image{index:03}" for index in range(count)]
-    values = {name: 50 * (1 - dice) if name.startswith(("hd95", "assd")) else dice for name in MEASURES}
+    values = {name: 50 * (1 - dice) if name.startswith(("hd95", "assd")) else dice for name in METRICS}
     mean = float(dice.mean())
     summary = Summary(
         **dict.fromkeys(("images", "groups"), count),
@@ -182,12 +183,12 @@ def analysis_of(runs: list[Run], metric: str = "dice") -> Analysis:
     if not asked:
         return found
     suite = DeclaredSuite("some", frozenset(), 2, 1, asked[0], tuple(asked[1:]), metric)
-    return replace(found, answers=answers(suite, runs, measure(metric), frozenset()))
+    return replace(found, answers=answers(suite, runs, metric_named(metric), frozenset()))
 
 
 def question(run: Run) -> DeclaredQuestion:
     cell = run.record.cell
-    name = Name.of(cell)
+    name = cell.arm
     return DeclaredQuestion(
         name=f"{name.typed} {cell.regime}",
         text=f"Does the add-on {cell.addon} change the method {cell.method} with the regime {cell.regime}?",
@@ -529,7 +530,7 @@ class TestForest:
 
     def test_two_hundred_contrasts_take_several_pages_and_none_is_lost(self, analysis: Analysis) -> None:
         twin = contrasts(analysis, "twin")[1]
-        many = [replace(twin, name=Name(f"m{index:03}", "", "qw")) for index in range(200)]
+        many = [replace(twin, name=ArmName(f"m{index:03}", "", "qw")) for index in range(200)]
         pages = figures(forest.plan(with_section(analysis, contrasts=many)))
         assert len(pages) == 5
         found = [text for page in pages for text in texts(page) if text.startswith("m")]
@@ -642,9 +643,9 @@ class TestBudgets:
         supervised, base, addon = tagged(axes, "curve")
         by_regime = {section.setting.regime: section.cells for section in analysis.sections}
         for line, name in (
-            (supervised, Name("supervised", "", "")),
-            (base, Name("fixmatch", "", "")),
-            (addon, Name("fixmatch", "", "qw")),
+            (supervised, ArmName("supervised", "", "")),
+            (base, ArmName("fixmatch", "", "")),
+            (addon, ArmName("fixmatch", "", "qw")),
         ):
             expected = [100 * by_regime[regime][name].estimate.mean for regime in ("n28@grouped", "n120@grouped")]
             assert list(line.get_ydata()) == pytest.approx(expected)

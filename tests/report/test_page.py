@@ -19,7 +19,7 @@ import pytest
 
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.report.analysis import Analysis, analyse
-from qgbench.report.collect import Name, collect
+from qgbench.report.collect import collect
 from qgbench.report.data import results_csv
 from qgbench.report.figures import CAPTIONS
 from qgbench.report.page import build
@@ -28,6 +28,7 @@ from qgbench.report.page.names import run_slug, slug
 from qgbench.report.page.words import headline
 from qgbench.report.wording import number, signed
 from qgbench.run.record import images_path
+from qgbench.spec.arm import ArmName
 from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_images, make_record, make_twins
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -208,7 +209,7 @@ class TestContent:
 
     def test_leaderboard_shows_interval_p_and_doubt(self, analysis: Analysis, site: Path) -> None:
         section = analysis.sections[1]
-        (contrast,) = [c for c in section.contrasts if c.name == Name("fixmatch", "", "qw") and c.kind == "twin"]
+        (contrast,) = [c for c in section.contrasts if c.name == ArmName("fixmatch", "", "qw") and c.kind == "twin"]
         assert contrast.difference is not None
         low, high = contrast.difference.estimate.interval or (0, 0)
         (row,) = [r for r in read(site / "index.html").cells if r[:2] == ["FixMatch", "QW"] and r[3] == "28 labels"]

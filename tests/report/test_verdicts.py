@@ -14,6 +14,7 @@ from matplotlib.colors import to_hex
 from rich.console import Console
 from scipy import stats
 
+from qgbench.metrics.table import METRICS
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.audit import PREDICTS_RULE, predicts
@@ -22,7 +23,6 @@ from qgbench.report.collect import Run, collect
 from qgbench.report.declared import DeclaredQuestion
 from qgbench.report.figures import forest, questions
 from qgbench.report.figures.style import BLACK, BLUE, GREY
-from qgbench.report.measures import MEASURES
 from qgbench.report.page.words import headline
 from qgbench.report.terminal import outcome_table
 from qgbench.report.write import write_report
@@ -93,7 +93,7 @@ class TestOfAnInterval:
 
     def test_sentences_mark_it(self, made: Made, seeds: int, groups: int, is_open: bool) -> None:
         found = made(seeds, groups)
-        assert ("†" in headline(found.sections[0].contrasts[0], "phantom", MEASURES["dice"])) == is_open
+        assert ("†" in headline(found.sections[0].contrasts[0], "phantom", METRICS["dice"])) == is_open
         assert found.answers is not None
         (answer,) = [line for line in suite_words(found.answers, found.measure) if "Primary estimate" in line]
         assert ("†)" in answer) == is_open

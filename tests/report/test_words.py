@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from qgbench.report.collect import Name, Setting
+from qgbench.metrics.table import METRICS
 from qgbench.report.contrasts import Contrast, Kind
-from qgbench.report.measures import MEASURES
 from qgbench.report.page.words import (
     addon_words,
     details,
@@ -17,11 +16,13 @@ from qgbench.report.page.words import (
 )
 from qgbench.report.scores import Scores
 from qgbench.report.wording import number, signed
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
 from qgbench.stats.crossed import Estimate
 from qgbench.stats.effects import Spread
 
-DICE, HD95 = MEASURES["dice"], MEASURES["hd95"]
-BASE, ADDON = Name("fixmatch", "", ""), Name("fixmatch", "", "qw")
+DICE, HD95 = METRICS["dice"], METRICS["hd95"]
+BASE, ADDON = ArmName("fixmatch", "", ""), ArmName("fixmatch", "", "qw")
 PH2 = Setting("small", 1, "ph2", "n28@grouped", "unet", "tf_efficientnet_lite0")
 
 
@@ -163,7 +164,7 @@ def test_regimes(regime: str, text: str) -> None:
 
 
 def test_names() -> None:
-    assert name_words(Name("fixmatch", "method.threshold=0.9", "qw-shuffled")) == (
+    assert name_words(ArmName("fixmatch", "method.threshold=0.9", "qw-shuffled")) == (
         "FixMatch (method.threshold=0.9) + QW (shuffled)"
     )
     assert (addon_words("qw+qar"), addon_words(""), addon_words("<i>-x")) == ("QW+QAR", "", "<i>-x")

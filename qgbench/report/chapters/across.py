@@ -3,10 +3,10 @@
 import math
 from functools import partial
 
+from qgbench.metrics.table import Metric
 from qgbench.report.across import Across, AddonAcross
 from qgbench.report.chapters.suite import OVER_SETS_RULE, over_sets
 from qgbench.report.chapters.table import Chapter, Columns, Table, part_title, table
-from qgbench.report.measures import Measure
 from qgbench.report.wording import MISSING, in_points, p_words, protocol_line
 
 _ABREAST = 125  # characters of the columns of settings that a landscape page holds
@@ -22,7 +22,7 @@ COMBINED_RULE = (
 )
 
 
-def across_chapter(across: Across, what: Measure) -> Chapter:
+def across_chapter(across: Across, what: Metric) -> Chapter:
     """Return what holds over the data sets and regimes of one protocol, architecture and encoder."""
     settings = len(across.settings)
     least = f"With {settings} settings no signed-rank test can give p below {p_words(across.least_p)}."
@@ -50,7 +50,7 @@ def across_chapter(across: Across, what: Measure) -> Chapter:
     )
 
 
-def _addons(across: Across, what: Measure) -> Table:
+def _addons(across: Across, what: Metric) -> Table:
     def test(addon: AddonAcross, name: str) -> str:
         return MISSING if addon.combined is None else p_words(getattr(addon.combined, name))
 
@@ -71,7 +71,7 @@ def _addons(across: Across, what: Measure) -> Table:
     return table("What the add-ons do over all settings", columns, across.addons, names=1)
 
 
-def _ranks(across: Across, what: Measure) -> list[Table]:
+def _ranks(across: Across, what: Metric) -> list[Table]:
     """Ranks beside the means of the settings, as many of these in a table as a page is wide."""
     first = next((clique for clique in across.cliques if across.names and across.names[0] in clique), across.names[:1])
     bold = frozenset((row, 1) for row, name in enumerate(across.names) if name in first)

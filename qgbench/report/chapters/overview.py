@@ -6,9 +6,9 @@ from typing import NamedTuple
 from qgbench.report.analysis import Analysis
 from qgbench.report.audit import PREDICTS_RULE, SCORES, AuditRow, audit, not_predicted
 from qgbench.report.chapters.table import Chapter, Columns, table
-from qgbench.report.collect import Name
 from qgbench.report.sections import Section
 from qgbench.report.wording import MISSING, in_points, protocol_lines
+from qgbench.spec.arm import ArmName
 from qgbench.stats.crossed import Estimate
 
 _GUIDED = "qw"  # by g: a control has no pseudo-labels that g weighed
@@ -152,7 +152,7 @@ def _splits_chapter(analysis: Analysis) -> Chapter:
 class _Both(NamedTuple):
     """A cell on both kinds of split."""
 
-    name: Name
+    name: ArmName
     dataset: str
     budget: str
     grouped: Estimate
@@ -163,7 +163,7 @@ def _on_both(sections: Sequence[Section]) -> Iterator[_Both]:
     by_setting = {section.setting: section for section in sections}
     for setting, grouped in by_setting.items():
         budget, _, split = setting.regime.partition("@")
-        other = by_setting.get(setting._replace(regime=f"{budget}@image"))
+        other = by_setting.get(setting.model_copy(update={"regime": f"{budget}@image"}))
         if split != "grouped" or other is None:
             continue
         for name, scores in grouped.cells.items():

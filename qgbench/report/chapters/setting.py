@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from qgbench.metrics.table import EMPTY_MASK_RULE
+from qgbench.metrics.table import EMPTY_MASK_RULE, Metric
 from qgbench.report.audit import AuditRow
 from qgbench.report.chapters.audit import AUDIT_RULE, audit_tables
 from qgbench.report.chapters.table import Chapter, Columns, Table, table
-from qgbench.report.collect import Name, Run
+from qgbench.report.collect import Run
 from qgbench.report.contrasts import Contrast
-from qgbench.report.measures import Measure
 from qgbench.report.scores import Scores
 from qgbench.report.sections import Section
 from qgbench.report.wording import MISSING, by_reason, in_points, p_words, pair_words, protocol_line
+from qgbench.spec.arm import ArmName
 from qgbench.stats.crossed import Estimate
 
 UNIT_RULE = (
@@ -43,7 +43,7 @@ CONTROL_RULE = (
 )
 
 
-def setting_chapter(section: Section, audits: list[AuditRow], what: Measure) -> Chapter:
+def setting_chapter(section: Section, audits: list[AuditRow], what: Metric) -> Chapter:
     """Return the chapter of one setting."""
     setting = section.setting
     twins, controls, asked = ([c for c in section.contrasts if c.kind == kind] for kind in ("twin", "control", "asked"))
@@ -84,14 +84,14 @@ def _reruns(runs: Sequence[Run]) -> list[str]:
         return []
     counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found.items()))
     disputed = [
-        f"{Name.of(run.record.spec)}, seed {run.seed}: {run.rerun.reason}"
+        f"{run.record.spec.arm}, seed {run.seed}: {run.rerun.reason}"
         for run in runs
         if run.rerun is not None and run.disputed
     ]
     return [f"Reruns of these {len(runs)} records: {counted}.", *(f"Its rerun disagrees: {one}" for one in disputed)]
 
 
-def _comparison(contrasts: list[Contrast], best: list[Name], what: Measure) -> Table:
+def _comparison(contrasts: list[Contrast], best: list[ArmName], what: Metric) -> Table:
     columns: Columns[Contrast] = {
         "Method": lambda c: str(c.name.without_addon),
         "Add-on": lambda c: c.name.addon or MISSING,
@@ -112,11 +112,11 @@ def _comparison(contrasts: list[Contrast], best: list[Name], what: Measure) -> T
     return table("Methods with and without the add-on", columns, contrasts, names=2, bold=frozenset(bold))
 
 
-def _side(scores: Scores | None, what: Measure) -> str:
+def _side(scores: Scores | None, what: Metric) -> str:
     return in_points(scores.estimate if scores else None, what)
 
 
-def _pairs(title: str, contrasts: list[Contrast], what: Measure) -> Table:
+def _pairs(title: str, contrasts: list[Contrast], what: Metric) -> Table:
     """Contrasts that are no twins."""
     columns: Columns[Contrast] = {
         "Method": lambda c: pair_words(c)[0] or MISSING,
@@ -139,7 +139,7 @@ def difference_words(contrast: Contrast, of: Callable[[Estimate], str]) -> str:
     return of(contrast.difference.estimate)
 
 
-def _tests(what: Measure) -> Columns[Contrast]:
+def _tests(what: Metric) -> Columns[Contrast]:
     return {
         f"Difference\n({what.difference_unit})": lambda c: difference_words(c, lambda found: in_points(found, what)),
         "p": lambda c: difference_words(c, lambda found: p_words(found.p)),
@@ -157,7 +157,7 @@ def _both(measure: str) -> Callable[[Contrast], str]:
     return cell
 
 
-def _effects(contrasts: list[Contrast], what: Measure) -> Table:
+def _effects(contrasts: list[Contrast], what: Metric) -> Table:
     def sd(over: str) -> Callable[[Contrast], str]:
         return lambda c: _optional(getattr(c.difference.spread, over) if c.difference else None, what.scale)
 

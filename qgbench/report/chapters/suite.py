@@ -3,10 +3,10 @@
 import math
 from functools import partial
 
+from qgbench.metrics.table import Metric
 from qgbench.report.chapters.table import Chapter, Columns, Table, part_title, table
 from qgbench.report.collect import Problem
 from qgbench.report.declared import Answer, Answers
-from qgbench.report.measures import Measure
 from qgbench.report.wording import MARK, MISSING, by_reason, in_points, p_words, protocol_line
 from qgbench.stats.crossed import Estimate
 
@@ -23,7 +23,7 @@ OVER_SETS_RULE = (
 )
 
 
-def suite_chapter(answers: Answers, what: Measure) -> Chapter:
+def suite_chapter(answers: Answers, what: Metric) -> Chapter:
     """Return a suite's questions and their answers: what a report begins with."""
     absent = [Problem(cell, "no usable record") for cell in answers.absent]
     shown = suite_tables(answers, what)
@@ -31,7 +31,7 @@ def suite_chapter(answers: Answers, what: Measure) -> Chapter:
     return Chapter(f"Suite {answers.suite.name}", above, shown, suite_words(answers, what), absent)
 
 
-def suite_words(answers: Answers, what: Measure) -> list[str]:
+def suite_words(answers: Answers, what: Metric) -> list[str]:
     """Return what a suite asked before its runs, and what they answer, a sentence each."""
     lines = [f"Primary question, declared before the runs: {answers.primary.question.text}"]
     lines += _primary_words(answers, what)
@@ -52,7 +52,7 @@ def suite_words(answers: Answers, what: Measure) -> list[str]:
     return lines
 
 
-def _primary_words(answers: Answers, what: Measure) -> list[str]:
+def _primary_words(answers: Answers, what: Metric) -> list[str]:
     question, found = answers.primary.question, answers.primary.estimate
     if found is None:
         cause = answers.reason or f"cells or seeds that it needs are missing ({'; '.join(answers.primary.lacking)})"
@@ -75,16 +75,16 @@ def over_sets(found: Estimate | None) -> bool:
     return found is not None and found.method == "t over sets"
 
 
-def suite_tables(answers: Answers, what: Measure) -> list[Table]:
+def suite_tables(answers: Answers, what: Metric) -> list[Table]:
     """Return the answers over data sets, and inside each; a table without rows is left out."""
     return [one for one in (_over_datasets(answers, what), *_inside_datasets(answers, what)) if one.rows]
 
 
-def _over_datasets(answers: Answers, what: Measure) -> Table:
+def _over_datasets(answers: Answers, what: Metric) -> Table:
     """The answers, each one number; questions without one are left out."""
     columns: Columns[Answer] = {
         "Question": lambda one: one.question.text,
-        "Name": lambda one: one.question.name,
+        "ArmName": lambda one: one.question.name,
         "Pairs": lambda one: str(len(one.question.pairs) * len(one.question.archs)),
         "Sets": lambda one: str(len(one.question.regimes)),
         f"Difference\n({what.difference_unit})": lambda one: in_points(one.estimate, what),
@@ -97,7 +97,7 @@ def _over_datasets(answers: Answers, what: Measure) -> Table:
     return table(title, columns, answered, names=2, widths=(92, 40), prose=frozenset({0}))
 
 
-def _inside_datasets(answers: Answers, what: Measure) -> list[Table]:
+def _inside_datasets(answers: Answers, what: Metric) -> list[Table]:
     """The answers inside each data set, as many of these in a table as a page is wide."""
     found = [one for one in answers.all if one.by_dataset]
     datasets = list(dict.fromkeys(dataset for one in found for dataset in one.by_dataset))
@@ -110,7 +110,7 @@ def _inside_datasets(answers: Answers, what: Measure) -> list[Table]:
     return [
         table(
             part_title(title, number, len(parts)),
-            {"Name": lambda one: one.question.name, **{dataset: partial(inside, dataset) for dataset in part}},
+            {"ArmName": lambda one: one.question.name, **{dataset: partial(inside, dataset) for dataset in part}},
             found,
             names=1,
         )

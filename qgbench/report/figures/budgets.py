@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from qgbench.metrics.table import Metric
 from qgbench.report.analysis import Analysis
-from qgbench.report.collect import Name
 from qgbench.report.contrasts import is_control
 from qgbench.report.figures import style
-from qgbench.report.measures import Measure
 from qgbench.report.sections import Section
 from qgbench.report.wording import setting_words
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
 from qgbench.stats.crossed import Estimate
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _SUPERVISED = style.AddonLook((0, (1, 1.5)), "full")
 class _Panel(NamedTuple):
     """A method in settings that differ only in their budget: estimates by add-on and number of labelled images."""
 
-    method: Name
+    method: ArmName
     words: str
     curves: dict[str, dict[float, Estimate]]
     supervised: dict[float, Estimate]
@@ -42,9 +43,9 @@ class _Panel(NamedTuple):
 
 def plan(analysis: Analysis) -> style.Plan:
     """Lay out a panel for each method with two budgets or more."""
-    families: dict[tuple[str, ...], list[Section]] = defaultdict(list)
+    families: dict[Setting, list[Section]] = defaultdict(list)
     for section in analysis.sections:
-        families[tuple(map(str, _without_budget(section)))].append(section)
+        families[_without_budget(section)].append(section)
     panels = [panel for sections in families.values() for panel in _panels(sections, analysis)]
     if not panels:
         return style.Plan([], ["no method was run with two numbers of labelled images or more, all else equal"])
@@ -52,8 +53,8 @@ def plan(analysis: Analysis) -> style.Plan:
     return style.Plan([partial(_draw, part, looks, analysis.measure) for part in style.sheets(panels, _LAYOUT.panels)])
 
 
-def _without_budget(section: Section) -> tuple[object, ...]:
-    return section.setting._replace(regime=_rest(section.setting.regime))
+def _without_budget(section: Section) -> Setting:
+    return section.setting.model_copy(update={"regime": _rest(section.setting.regime)})
 
 
 def _rest(regime: str) -> str:
@@ -62,7 +63,7 @@ def _rest(regime: str) -> str:
 
 
 def _panels(sections: list[Section], analysis: Analysis) -> list[_Panel]:
-    curves: dict[Name, dict[float, Estimate]] = defaultdict(dict)
+    curves: dict[ArmName, dict[float, Estimate]] = defaultdict(dict)
     for section in sections:
         runs = section.runs_of()
         for name, scores in section.cells.items():
@@ -70,8 +71,8 @@ def _panels(sections: list[Section], analysis: Analysis) -> list[_Panel]:
             if min(ids) > 0 and not is_control(name.addon) and np.isfinite(scores.estimate.mean):
                 curves[name][float(np.mean(ids))] = scores.estimate
     setting = sections[0].setting
-    words = setting_words(setting._replace(regime=_rest(setting.regime).lstrip("@+")), analysis)
-    supervised = Name("supervised", "", "")
+    words = setting_words(setting.model_copy(update={"regime": _rest(setting.regime).lstrip("@+")}), analysis)
+    supervised = ArmName("supervised", "", "")
     alone = curves.get(supervised, {})
     panels = []
     for method in sorted({name.without_addon for name in curves}, key=lambda name: name.order):
@@ -82,7 +83,7 @@ def _panels(sections: list[Section], analysis: Analysis) -> list[_Panel]:
     return panels
 
 
-def _draw(panels: list[_Panel], looks: style.Looks, what: Measure) -> "Figure":
+def _draw(panels: list[_Panel], looks: style.Looks, what: Metric) -> "Figure":
     addons = looks.addons
     used = sorted({addon for panel in panels for addon in panel.curves})
     handles = [style.line_handle(style.GREY, "o", addons[addon].dashes, addons[addon].fillstyle) for addon in used]

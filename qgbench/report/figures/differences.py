@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from qgbench.metrics.table import Metric
 from qgbench.report.across import ROPE
 from qgbench.report.figures.style import BLACK, GREY, LIGHT_GREY, WIDTH, fitted, place
-from qgbench.report.measures import Measure
 from qgbench.report.wording import number, signed
 from qgbench.stats.crossed import Estimate
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def difference_axes(
-    figure: "Figure", left: float, top: float, width: float, height: float, limit: float, what: Measure
+    figure: "Figure", left: float, top: float, width: float, height: float, limit: float, what: Metric
 ) -> "Axes":
     """Add axes from `-limit` to `limit`, both in the unit that people read, with 0 and for Dice the band marked."""
     axes = place(figure, left, top, width, height)
@@ -29,13 +29,13 @@ def difference_axes(
     return axes
 
 
-def scaled(found: Estimate, what: Measure) -> tuple[float, float, float]:
+def scaled(found: Estimate, what: Metric) -> tuple[float, float, float]:
     """Return an estimate's lower end, mean and upper end in the unit that people read; the mean alone has no length."""
     low, high = found.interval or (found.mean, found.mean)
     return what.scale * low, what.scale * found.mean, what.scale * high
 
 
-def diamond(axes: "Axes", found: Estimate, y: float, half: float, what: Measure, **look: Any) -> None:
+def diamond(axes: "Axes", found: Estimate, y: float, half: float, what: Metric, **look: Any) -> None:
     """Draw a mean that is as wide as its interval; hollow where that allows no verdict."""
     low, mean, high = scaled(found, what)
     corners = [(low, y), (mean, y - half), (high, y), (mean, y + half)]
@@ -55,7 +55,7 @@ def beside(axes: "Axes", y: float, left: float, text: str, **style: Any) -> None
     )
 
 
-def interval_words(found: Estimate, what: Measure) -> str:
+def interval_words(found: Estimate, what: Metric) -> str:
     """Write a difference and its interval."""
     ends = [number(end, what.scale) for end in found.interval or ()]
     return f"{signed(found.mean, what.scale)} [{', '.join(ends) or 'none'}]"

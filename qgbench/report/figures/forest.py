@@ -6,12 +6,12 @@ from functools import partial
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Literal
 
+from qgbench.metrics.table import Metric
 from qgbench.report.across import Across, AddonAcross
 from qgbench.report.analysis import Analysis
 from qgbench.report.contrasts import Contrast, Kind
 from qgbench.report.figures import style
 from qgbench.report.figures.differences import beside, diamond, difference_axes, interval_words, scaled
-from qgbench.report.measures import Measure
 from qgbench.report.wording import p_words, pair_words, setting_words
 from qgbench.stats.crossed import Estimate
 
@@ -138,7 +138,7 @@ def _pages(blocks: list[list[_Row]]) -> list[list[_Row]]:
     return pages
 
 
-def _draw(rows: list[_Row], what: Measure, limit: float) -> "Figure":
+def _draw(rows: list[_Row], what: Metric, limit: float) -> "Figure":
     notes: dict[str, str] = {}
     for row in rows:
         if row.note:
@@ -172,7 +172,7 @@ def _letter(index: int) -> str:
     return ascii_lowercase[index] if index < 26 else str(index + 1)
 
 
-def _head(figure: "Figure", rows: list[_Row], what: Measure) -> None:
+def _head(figure: "Figure", rows: list[_Row], what: Metric) -> None:
     """Write the columns' names, and what the markers mean."""
     unit = what.difference_unit
     for left, text, side in (
@@ -195,7 +195,7 @@ def _head(figure: "Figure", rows: list[_Row], what: Measure) -> None:
     )
 
 
-def _mark(axes: "Axes", index: int, row: _Row, what: Measure, limit: float) -> None:
+def _mark(axes: "Axes", index: int, row: _Row, what: Metric, limit: float) -> None:
     assert row.estimate is not None
     low, mean, high = scaled(row.estimate, what)
     if row.kind == "combined":

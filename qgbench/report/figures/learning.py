@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from qgbench.report.analysis import Analysis
-from qgbench.report.collect import Name
 from qgbench.report.contrasts import is_control
 from qgbench.report.figures.style import Layout, Looks, Plan, fitted, sheets
 from qgbench.report.sections import Section
 from qgbench.report.wording import setting_words
+from qgbench.spec.arm import ArmName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ _LAYOUT = Layout(columns=2, rows=3, height=1.75, below=0.95, left=0.45, right=0.
 class _Curve(NamedTuple):
     """A cell's mean, least and largest validation Dice at each step, in per cent."""
 
-    name: Name
+    name: ArmName
     steps: list[int]
     mean: list[float]
     low: list[float]
@@ -72,7 +72,7 @@ def _curves(section: Section) -> list[_Curve]:
 
 def _parts(curves: list[_Curve]) -> list[list[_Curve]]:
     """Share curves out among panels, those of one method in the same as far as they fit."""
-    by_method: dict[Name, list[_Curve]] = defaultdict(list)
+    by_method: dict[ArmName, list[_Curve]] = defaultdict(list)
     for curve in curves:
         by_method[curve.name.without_addon].append(curve)
     parts: list[list[_Curve]] = []

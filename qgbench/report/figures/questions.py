@@ -4,11 +4,11 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
+from qgbench.metrics.table import Metric
 from qgbench.report.analysis import Analysis
 from qgbench.report.declared import Answer
 from qgbench.report.figures import style
 from qgbench.report.figures.differences import beside, diamond, difference_axes, interval_words
-from qgbench.report.measures import Measure
 from qgbench.report.wording import p_words
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _limit(answers: list[Answer]) -> float:
     return 1.08 * max(*ends, 1e-6)
 
 
-def _draw(answers: list[Answer], what: Measure, limit: float, looks: dict[str, tuple[str, str]]) -> "Figure":
+def _draw(answers: list[Answer], what: Metric, limit: float, looks: dict[str, tuple[str, str]]) -> "Figure":
     heights = [_row_height(one) for one in answers]
     middles = [sum(heights[:index]) + own / 2 for index, own in enumerate(heights)]
     figure = style.blank(_HEADER + _ROW * sum(heights) + _FOOTER + style.legend_height(1 + len(looks), _COLUMNS))

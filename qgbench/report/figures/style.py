@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
+from qgbench.metrics.table import Metric
 from qgbench.report.analysis import Analysis
-from qgbench.report.collect import Name
 from qgbench.report.contrasts import is_control
 from qgbench.report.lettering import printable, shortened
-from qgbench.report.measures import Measure
+from qgbench.spec.arm import ArmName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,13 +127,13 @@ class Looks:
             {"": _BASE} | {addon: _ADDONS[index % len(_ADDONS)] for index, addon in enumerate(addons)},
         )
 
-    def of_method(self, name: Name) -> Look:
+    def of_method(self, name: ArmName) -> Look:
         """Give the look of a cell's method, whatever its add-on."""
         return self.methods[name.method, name.variant]
 
 
-def measure_words(what: Measure) -> str:
-    """Name a measure and its unit, for an axis."""
+def measure_words(what: Metric) -> str:
+    """ArmName a measure and its unit, for an axis."""
     return f"{what.label} ({what.unit})"
 
 
@@ -149,7 +149,7 @@ def fitted(text: str, width: float, size: float = FONT_SIZE, weight: str = "norm
 
 
 def text_width(text: str, size: float = FONT_SIZE, weight: str = "normal") -> float:
-    """Measure one line of text: inches, with a little to spare for what rounding to pixels adds."""
+    """Metric one line of text: inches, with a little to spare for what rounding to pixels adds."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties(family="DejaVu Sans", weight=weight)))

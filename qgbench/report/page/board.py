@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qgbench.report.analysis import Analysis
-from qgbench.report.collect import Name, Setting
 from qgbench.report.contrasts import Contrast
 from qgbench.report.page.names import contrast_slug, run_slug
 from qgbench.report.page.words import addon_words, regime_words
 from qgbench.report.scores import Scores
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Row:
     Attributes
     ----------
     setting : Setting
-    name : Name
+    name : ArmName
     scores : Scores
     best : bool
         Not told apart from the best of its setting.
@@ -40,7 +41,7 @@ class Row:
     """
 
     setting: Setting
-    name: Name
+    name: ArmName
     scores: Scores
     best: bool
     twin: Comparison | None
@@ -110,7 +111,7 @@ NONE = "none"
 
 
 def protocol_words(setting: Setting) -> str:
-    """Name the protocol, its version and the encoder."""
+    """ArmName the protocol, its version and the encoder."""
     return f"{setting.protocol} v{setting.protocol_version}, {setting.encoder}"
 
 

@@ -22,17 +22,17 @@ from markupsafe import Markup
 
 from qgbench.base.errors import UserError, unreadable, unwritable
 from qgbench.base.locks import locked
+from qgbench.metrics.table import METRICS
 from qgbench.report import wording
 from qgbench.report.analysis import Analysis
 from qgbench.report.audit import PREDICTS_RULE, not_predicted
 from qgbench.report.chapters.across import across_chapter
 from qgbench.report.chapters.overview import overview
 from qgbench.report.chapters.suite import suite_tables, suite_words
-from qgbench.report.collect import Name, Run, Setting
+from qgbench.report.collect import Run
 from qgbench.report.contrasts import Contrast
 from qgbench.report.data import results_csv
 from qgbench.report.figures import CAPTIONS
-from qgbench.report.measures import MEASURES
 from qgbench.report.page import words
 from qgbench.report.page.board import NONE, Board, board, protocol_words
 from qgbench.report.page.cards import dataset_cards, method_cards
@@ -42,6 +42,8 @@ from qgbench.report.scores import Scores
 from qgbench.report.sections import Section
 from qgbench.report.wording import MARK, MARK_RULE, protocol_line, protocol_lines
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, images_path
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""
@@ -137,7 +139,7 @@ class _Site:
         self.templates = _environment()
         self.templates.globals.update(
             what=self.analysis.measure,
-            measures=MEASURES,
+            measures=METRICS,
             titles=self.titles,
             method_anchors={each.name: each.anchor for each in self.method_cards},
             dataset_anchors={each.name: each.anchor for each in self.dataset_cards},
@@ -172,7 +174,7 @@ class _Site:
                 self._contrast(section, contrast)
             pages = _pages_by_name(section)
             for run in section.runs if self.run_pages else ():
-                self._run(run, section.setting, pages.get(Name.of(run.record.spec), []))
+                self._run(run, section.setting, pages.get(run.record.spec.arm, []))
         self._put(MARKER, b"A page of qgbench: `qgbench report --html` replaces this folder.\n")
 
     def _put(self, place: str, data: bytes) -> None:
@@ -238,7 +240,7 @@ class _Site:
             rerun=run.rerun,
             not_predicted=not_predicted(record),
             setting=setting,
-            name=Name.of(record.spec),
+            name=record.spec.arm,
             contrasts=contrasts,
             facts=[
                 ("Cell", self._facts({"run": record.run_id, **record.spec.model_dump(), **_computed(record)})),
@@ -283,9 +285,9 @@ def _final(value: Any) -> Any:
     return visible(value) if type(value) is str else value
 
 
-def _pages_by_name(section: Section) -> dict[Name, list[tuple[Contrast, str]]]:
+def _pages_by_name(section: Section) -> dict[ArmName, list[tuple[Contrast, str]]]:
     """List the contrasts that each cell is a side of, with their pages."""
-    pages: dict[Name, list[tuple[Contrast, str]]] = {}
+    pages: dict[ArmName, list[tuple[Contrast, str]]] = {}
     for contrast in section.contrasts:
         page = contrast_slug(section.setting, contrast)
         for name in dict.fromkeys((contrast.name, contrast.reference)):

@@ -1,11 +1,11 @@
 """Statistics in words and in short numbers, as the pages show them. Plain text: the templates escape it."""
 
 from qgbench.base.errors import UserError
-from qgbench.report.collect import Name
+from qgbench.metrics.table import Metric
 from qgbench.report.contrasts import Contrast
-from qgbench.report.measures import Measure
 from qgbench.report.scores import Scores
 from qgbench.report.wording import MARK, number, signed
+from qgbench.spec.arm import ArmName
 from qgbench.spec.run_spec import Regime
 from qgbench.stats.crossed import Estimate
 
@@ -47,8 +47,8 @@ def addon_words(addon: str) -> str:
     return mode.upper() + (f" ({score})" if score else "")
 
 
-def name_words(name: Name) -> str:
-    """Name a cell: 'FixMatch (method.threshold=0.9) + QW'."""
+def name_words(name: ArmName) -> str:
+    """ArmName a cell: 'FixMatch (method.threshold=0.9) + QW'."""
     variant = f" ({name.variant})" if name.variant else ""
     return method_words(name.method) + variant + (f" + {addon_words(name.addon)}" if name.addon else "")
 
@@ -88,7 +88,7 @@ def probability(value: float | None) -> str:
     return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 
-def headline(contrast: Contrast, where: str, what: Measure) -> str:
+def headline(contrast: Contrast, where: str, what: Metric) -> str:
     """Say a contrast in one sentence.
 
     Parameters
@@ -96,7 +96,7 @@ def headline(contrast: Contrast, where: str, what: Measure) -> str:
     contrast : Contrast
     where : str
         Data set and regime, 'PH2, 28 labels'.
-    what : Measure
+    what : Metric
 
     Returns
     -------
@@ -115,7 +115,7 @@ def headline(contrast: Contrast, where: str, what: Measure) -> str:
     return f"{subject}: {_claim(contrast.difference, what)}."
 
 
-def _claim(scores: Scores, what: Measure) -> str:
+def _claim(scores: Scores, what: Metric) -> str:
     found = scores.estimate
     parts = [_amount(found, what)]
     images = _counted(scores.images, "image")
@@ -125,7 +125,7 @@ def _claim(scores: Scores, what: Measure) -> str:
     return "; ".join(parts)
 
 
-def _amount(found: Estimate, what: Measure) -> str:
+def _amount(found: Estimate, what: Metric) -> str:
     """'+1.3 Dice points, CI 0.4 to 2.2'."""
     size = signed(found.mean, what.scale)
     text = f"{size} {what.label} points" if what.unit == "%" else f"{size} {what.unit} {what.label}"
@@ -139,7 +139,7 @@ def _doubt(found: Estimate) -> str:
     return f"{claim} {probability(found.p_false)}"
 
 
-def details(contrast: Contrast, what: Measure) -> list[str]:
+def details(contrast: Contrast, what: Metric) -> list[str]:
     """Say what else is known of a difference, a sentence each; nothing where there is no difference."""
     if contrast.difference is None:
         return []
