@@ -25,7 +25,7 @@ scores         fault    q or confidence outside [0, 1]; q without a predictor g,
 metrics        fault    of a metric that does not ship, a value outside its range, or another one for empty masks
 audits         fault    labels.csv that is missing, damaged, or does not give the agreement of scores with true Dice;
                         records of schema 1 have none
-summary        fault    an average that the CSV does not give; another network's too, where ``images.<name>.csv`` is there
+summary        fault    an average that the CSV does not give; another network's too, where its CSV is there
 numbers        fault    in the JSON: NaN or infinity, a score outside its range, negative times or memory, validations
                         that are not in order or after the last step
 protocol       fault    no protocol of this qgbench, or a newer version of one or of its g
