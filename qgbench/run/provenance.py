@@ -85,9 +85,9 @@ def _instructions() -> str:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this code runs from, with '+dirty' if it has changes; None outside a checkout."""
-    folder = Path(__file__).resolve().parent
-    if not (folder.parent / ".git").exists():
+    """Return the commit of the checkout that this code runs from, '+dirty' if it has changes; None outside of one."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
         return None
 
     def git(*arguments: str) -> str:
