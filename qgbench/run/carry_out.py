@@ -162,7 +162,7 @@ def run(
 
 
 def describe(spec: RunSpec) -> dict[str, Any]:
-    """Say what a run would be: its id, its RunSpec, and every setting after protocol, method and overrides.
+    """Return what a run would be, as its record will say it: its id, its RunSpec, and its settings as used.
 
     Raises
     ------
@@ -178,11 +178,7 @@ def describe(spec: RunSpec) -> dict[str, Any]:
         protocol.decoder_channels,
         protocol.size,
     )
-    return {
-        "id": spec.id,
-        "spec": spec.model_dump(mode="json"),
-        "settings": {"protocol": protocol.model_dump(mode="json"), "method": settings.model_dump(mode="json")},
-    }
+    return {"id": spec.id, "spec": spec.model_dump(mode="json"), "settings": settings_as_used(protocol, settings)}
 
 
 def rehearse(
