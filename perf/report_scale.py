@@ -18,8 +18,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qgbench.metrics.table import IMAGE_COLUMNS
-from qgbench.run.record import Cell, Provenance, Record, Times, summarise, write_images, write_record
+from qgbench.metrics.table import CLASS, IMAGE_COLUMNS
+from qgbench.run.record import Provenance, Record, Times, settings_as_used, summarise, write_images, write_record
+from qgbench.spec.protocol import load_protocol
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import Settings
 
 IMAGES, GROUPS = 100, 50
 PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -32,6 +35,7 @@ def images_of(dice: np.ndarray, areas: np.ndarray) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "id": [f"image{n:03}" for n in range(IMAGES)],
+            "class": CLASS,
             "group": [f"g{n * GROUPS // IMAGES:02}" for n in range(IMAGES)],
             "height": 200,
             "width": 300,
@@ -57,36 +61,31 @@ def images_of(dice: np.ndarray, areas: np.ndarray) -> pd.DataFrame:
 
 def generate(folder: Path, count: int) -> None:
     noise = np.random.default_rng(0)
-    places = itertools.product(range(20), range(50), ("", "qw"), range(5))
+    places = itertools.product(range(20), range(50), (False, True), range(5))
     difficulty = {d: 0.55 + 0.4 * noise.random(IMAGES) for d in range(20)}
     areas = {d: noise.integers(500, 5000, IMAGES) for d in range(20)}
-    for d, m, addon, seed in itertools.islice(places, count):
-        skill = 0.02 * math.sin(m) + 0.01 * (addon == "qw") + 0.01 * noise.standard_normal()
+    for d, m, guided, seed in itertools.islice(places, count):
+        skill = 0.02 * math.sin(m) + 0.01 * guided + 0.01 * noise.standard_normal()
         images = images_of(np.clip(difficulty[d] + skill + 0.03 * noise.standard_normal(IMAGES), 0.05, 0.99), areas[d])
-        cell = Cell(
+        spec = RunSpec(
             protocol="small",
-            protocol_version=2,
+            protocol_version=load_protocol("small").version,
             dataset=f"set{d:02}",
             regime="n28@grouped",
             arch="unet",
             encoder="tf_efficientnet_lite0",
             method=f"method{m:02}",
-            addon=addon,
-            variant="",
-            seed=seed,
-        )
-        name = f"set{d:02}-method{m:02}{addon and '+' + addon}-k{seed}"
-        record = Record(
-            run_id=name,
-            cell=cell,
-            spec={},
-            settings={},
-            steps=200,
+            qg_mode="qw" if guided else "none",
             precision="bf16",
             device="cpu",
             threads=1,
-            summary=summarise(images),
-            others={},
+            seed=seed,
+        )
+        record = Record(
+            run_id=spec.id,
+            spec=spec,
+            settings=settings_as_used(spec.resolve(), Settings()),
+            summaries={"student": summarise(images)},
             best_val_step=None,
             val_dice=[(step, 0.5 + step / 500) for step in range(20, 201, 20)],
             audit=None,
@@ -107,8 +106,8 @@ def generate(folder: Path, count: int) -> None:
                 g=None,
             ),
         )
-        write_images(folder / name / "images.csv", images)
-        write_record(folder / name, record)
+        write_images(folder / spec.id / "images.csv", images)
+        write_record(folder / spec.id, record)
 
 
 def measure(folder: Path, html: bool, figures: bool) -> None:

@@ -1,10 +1,9 @@
 """Seconds and memory that verifying takes: ``python perf/verify_records.py [RECORDS]``, 10,000 by default.
 
 Every record is of the protocol of today, so that all rules apply: the golden record (100 images of PH2) under another
-learning rate or seed, with other counts.
+learning rate or seed, with other counts, and 336 audited pseudo-labels.
 """
 
-import json
 import resource
 import sys
 import tempfile
@@ -14,27 +13,39 @@ from pathlib import Path
 import numpy as np
 
 from qgbench.data.splits import draw_labelled, load_split
-from qgbench.run.record import Record, images_path, read_images, read_record, result_path, summarise, write_images
-from qgbench.spec.protocol import load_protocol
+from qgbench.run.record import (
+    images_path,
+    labels_path,
+    read_images,
+    read_record,
+    result_path,
+    settings_as_used,
+    summarise,
+    write_images,
+)
 from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import Settings
 from qgbench.trust.verify import verify_records
 
-GOLDEN = Path(__file__).parent.parent / "tests/golden/records/v1"
+GOLDEN = Path(__file__).parent.parent / "tests/golden/records"
 SEEDS = 5
 PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
 def write_results(results: Path, records: int) -> None:
-    golden, rows = read_record(GOLDEN).model_dump(mode="json"), read_images(GOLDEN / "images.csv")
+    golden, rows = read_record(GOLDEN / "v1"), read_images(GOLDEN / "v1/images.csv")
+    audits, labels = read_record(GOLDEN / "v2").pseudo_labels, (GOLDEN / "v2/labels.csv").read_bytes()
     split = load_split("ph2")
     labelled = [draw_labelled(split[split["split"] == "train"], 28, seed) for seed in range(SEEDS)]
     stream = np.random.default_rng(0)
-    known = {name: golden["spec"][name] for name in ("protocol", "dataset", "regime", "method", "arch", "encoder")}
     for number in range(records):
         cell, seed = divmod(number, SEEDS)
         mode = "none" if cell % 2 else "qw"
         overrides = {"train.lr": 1e-3 + 1e-6 * (1 + cell // 2)}
-        spec = RunSpec(**known, precision="bf16", device="cpu", threads=1, seed=seed, qg_mode=mode, overrides=overrides)
+        spec = RunSpec.model_validate(
+            golden.spec.model_dump(exclude={"protocol_version"})
+            | {"seed": seed, "qg_mode": mode, "overrides": overrides}
+        )
         images = rows.copy()
         ref, pred = images["n_ref"], images["n_pred"]
         images["n_tp"] = tp = np.maximum(images["n_tp"] - stream.integers(0, 50, len(images)), 0)
@@ -42,16 +53,16 @@ def write_results(results: Path, records: int) -> None:
         images["precision"], images["recall"] = tp / pred, tp / ref
         if mode == "none":
             images["q"] = np.nan
-        data = golden | {"run_id": spec.id, "spec": spec.model_dump(mode="json"), "steps": spec.resolve().train.steps}
-        data["cell"] = {name: getattr(spec, name) for name in golden["cell"] if name != "protocol_version"}
-        data["cell"]["protocol_version"] = load_protocol(spec.protocol).version
-        data["settings"] = golden["settings"] | {"protocol": spec.resolve().model_dump(mode="json")}
-        data["summary"] = summarise(images).model_dump()
-        data["provenance"] = golden["provenance"] | {"labelled_ids": labelled[seed]}
-        data["provenance"]["g"] = golden["provenance"]["g"] if mode == "qw" else None
-        target = results / result_path(Record.model_validate(data))
+        settings = {**settings_as_used(spec.resolve(), Settings()), "method": golden.settings["method"]}
+        g = golden.provenance.g if mode == "qw" else None
+        changes = {"run_id": spec.id, "spec": spec, "settings": settings, "pseudo_labels": audits}
+        changes["summaries"] = {"student": summarise(images)}
+        changes["provenance"] = golden.provenance.model_copy(update={"labelled_ids": labelled[seed], "g": g})
+        record = golden.model_copy(update=changes)
+        target = results / result_path(record)
         write_images(images_path(target), images)
-        target.write_text(json.dumps(data, indent=1))
+        labels_path(target).write_bytes(labels)
+        target.write_text(record.model_dump_json(indent=1))
 
 
 def processor_seconds() -> float:

@@ -104,8 +104,8 @@ def test_every_method_and_architecture_runs_from_end_to_end(
     assert result.exit_code == 0, result.output
     folder = Path(result.stdout.split("record: ")[1].splitlines()[0]).parent
     record = read_record(folder)
-    assert (record.cell.method, record.cell.arch) == (method, arch)
-    assert record.cell.encoder == (ARCHS[arch].own_encoder or "tf_efficientnet_lite0")
+    assert (record.spec.method, record.spec.arch) == (method, arch)
+    assert record.spec.encoder == (ARCHS[arch].own_encoder or "tf_efficientnet_lite0")
     assert record.summary.images == 20
     assert record.provenance.encoder is not None
     last = [entry for entry in RunFolder(folder).log() if "total" in entry][-1]

@@ -231,7 +231,7 @@ def test_a_method_of_a_file_travels_as_its_spec_and_runs_there(elsewhere: Elsewh
     ours = run(spec, tmp_path / "ours")
     assert theirs.record == read_record(theirs.folder)
     assert elsewhere(same, theirs.record) == theirs.record
-    assert theirs.record.cell.method == str(file)
+    assert theirs.record.spec.method == str(file)
     assert theirs.record.steps == 2
     assert theirs.record.summary == ours.record.summary
     assert read_images(theirs.folder / "images.csv").equals(read_images(ours.folder / "images.csv"))

@@ -25,7 +25,7 @@ def test_two_processes_make_one_record(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     folder = only_run(tmp_path / "runs")
     record = read_record(folder.path)
-    assert record.spec["processes"] == 2
+    assert record.spec.processes == 2
     assert folder.status() == "done"
     assert done.stdout.count("record: ") == 1
     assert done.stderr.count("training fixmatch: 10/10 steps") == 1

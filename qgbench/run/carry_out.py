@@ -169,7 +169,7 @@ def run(
 
 
 def describe(spec: RunSpec) -> dict[str, Any]:
-    """Say what a run would be: its id, its RunSpec, and every setting after protocol, method and overrides.
+    """Return what a run would be, as its record will say it: its id, its RunSpec, and its settings as used.
 
     Raises
     ------

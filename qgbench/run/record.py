@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import pandas as pd
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from qgbench.base.errors import QGBenchError
 from qgbench.base.files import write_atomically
@@ -133,6 +133,21 @@ class Record(Part):
     peak_memory_mib: float
     provenance: Provenance
 
+    @field_validator("settings")
+    @classmethod
+    def _name_both(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        match settings:
+            case {"protocol": {"g_version": int(), "train": {"steps": int()}}, "method": dict(), "qg": dict()}:
+                return settings
+        raise ValueError("expected 'method', 'qg', and 'protocol' with its g_version and train.steps")
+
+    @model_validator(mode="after")
+    def _average_every_metric(self) -> "Record":
+        expected = METRICS.keys() | self.metrics.keys()
+        if "student" not in self.summaries or any(one.means.keys() != expected for one in self.summaries.values()):
+            raise ValueError("expected a summary of 'student', and in each the mean of every metric and of no other")
+        return self
+
     @property
     def summary(self) -> Summary:
         """The primary result."""
@@ -207,7 +222,7 @@ def read_images(path: Path, metrics: Iterable[str] = ()) -> pd.DataFrame:
         The file is missing, cut off or lacks a column.
     """
     columns = [*IMAGE_COLUMNS, *metrics]
-    images = _read_csv(path, [name for name in columns if name not in TEXT_COLUMNS])
+    images = _read_csv(path)
     if "class" not in images.columns:
         images.insert(0, "class", CLASS)
     if lacking := [name for name in columns if name not in images.columns]:
@@ -216,12 +231,13 @@ def read_images(path: Path, metrics: Iterable[str] = ()) -> pd.DataFrame:
     return images if list(images.columns) == columns else images[columns]
 
 
-def _read_csv(path: Path, numbers: Iterable[str]) -> pd.DataFrame:
+def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        # An id may be the word "NA": only numbers have missing values.
-        missing = {name: [""] for name in numbers}
-        text: dict[Hashable, type] = dict.fromkeys(TEXT_COLUMNS, str)
         content = path.read_bytes()
+        header = content.partition(b"\n")[0].decode().strip().split(",")
+        # An id may be the word "NA": only numbers have missing values.
+        missing = {name: [""] for name in header if name not in TEXT_COLUMNS}
+        text: dict[Hashable, type] = dict.fromkeys(TEXT_COLUMNS, str)
         table = pd.read_csv(io.BytesIO(content), dtype=text, na_values=missing, keep_default_na=False)
     except OSError as error:
         raise QGBenchError(f"{path} cannot be read: {error.strerror}") from error
@@ -245,7 +261,7 @@ def read_labels(path: Path) -> pd.DataFrame:
     QGBenchError
         The file is missing, cut off, or lacks a column.
     """
-    labels = _read_csv(path, ["progress", "dice"])
+    labels = _read_csv(path)
     if lacking := [name for name in LABEL_COLUMNS if name not in labels.columns]:
         raise QGBenchError(f"{path} lacks the columns {', '.join(lacking)}")
     return labels
@@ -282,15 +298,13 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
     """
     data = dict(data)
     cell, settings = data.pop("cell"), dict(data["settings"])
-    spec = {**RunSpec.completed(data["spec"]), "protocol_version": cell["protocol_version"]}
+    spec = RunSpec.model_validate({**RunSpec.completed(data["spec"]), "protocol_version": cell["protocol_version"]})
     protocol = Protocol.completed(settings["protocol"])
     qg = protocol.pop("qg")
-    said = {f"cell.{name}": (cell[name], spec.get(name)) for name in cell if name not in ("addon", "variant")}
-    said |= {name: (data.pop(name), spec.get(name)) for name in ("precision", "device", "threads")}
-    said |= {f"settings.protocol.{name}": (protocol.pop(name), spec.get(of)) for name, of in SAID_BY_SPEC.items()}
+    said = {f"cell.{name}": (value, getattr(spec, name)) for name, value in cell.items()}
+    said |= {name: (data.pop(name), getattr(spec, name)) for name in ("precision", "device", "threads")}
+    said |= {f"settings.protocol.{name}": (protocol.pop(name), getattr(spec, of)) for name, of in SAID_BY_SPEC.items()}
     said["steps"] = data.pop("steps"), protocol["train"]["steps"]
-    arm = Arm.model_validate({name: spec[name] for name in Arm.model_fields if name in spec})
-    said |= {f"cell.{name}": (cell.get(name, ""), getattr(arm, name)) for name in ("addon", "variant")}
     for name, (one, other) in said.items():
         if one != other:
             raise QGBenchError(f"says two things: {name} is {one!r}, elsewhere {other!r}")
@@ -299,7 +313,7 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
         **data,
         "schema_version": 2,
         "spec": spec,
-        "settings": {**settings, "protocol": protocol, "qg": {name: qg[name] for name in _qg_of(arm) if name in qg}},
+        "settings": {**settings, "protocol": protocol, "qg": {name: qg[name] for name in _qg_of(spec) if name in qg}},
         "summaries": {network: _summary_from_1(summary) for network, summary in summaries.items()},
     }
 
@@ -346,7 +360,9 @@ def migrate(data: Any) -> dict[str, Any]:
     for step in range(version, SCHEMA_VERSION):
         try:
             data = _MIGRATIONS[step](data)
-        except (LookupError, TypeError, AttributeError, ValidationError) as error:
+        except ValidationError as error:
+            raise QGBenchError(f"is not a record of schema {step}: {first_fault(error)}") from error
+        except (LookupError, TypeError, AttributeError) as error:
             raise QGBenchError(f"is not a record of schema {step}: {type(error).__name__} {error}") from error
     return data
 

@@ -664,8 +664,9 @@ def print_reproduction(original: Original, reproduction: Reproduction, console: 
     table.add_column("measure")
     for title in ("record", "rerun", "difference"):
         table.add_column(title, justify="right")
+    averages = original.record.summary.numbers()
     for name, difference in reproduction.differences.items():
-        value = getattr(original.record.summary, name)
+        value = averages[name]
         table.add_row(name, f"{value:.6g}", f"{value + difference:.6g}", f"{difference:+.3g}" if difference else "0")
     console.print(table)
     count = original.record.summary.images

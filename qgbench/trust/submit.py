@@ -61,7 +61,7 @@ def submit(run: Path, results: Path) -> list[Path]:
         if note.rule not in _OF_SEVERAL:
             logger.info("note: %s: %s", note.rule, note.text)
     source, target = run / RECORD_NAME, results / result_path(record)
-    beside = [(name(target), name(source)) for name in (images_path, labels_path, labels_path)]
+    beside = [(name(target), name(source)) for name in (images_path, labels_path)]
     contents = {file: own.read_bytes() for file, own in [*beside, (target, source)] if own.exists()}
     if target.exists():
         if any(file.exists() and file.read_bytes() != content for file, content in contents.items()):

@@ -9,9 +9,10 @@ nothing. The rules, each record by itself:
 ============== ======== ===============================================================================================
 rule           severity found
 ============== ======== ===============================================================================================
-record         fault    JSON that is cut off, not a record, or of a version of the schema that is not known
+record         fault    JSON that is cut off, not a record, of a version of the schema that is not known, or of schema 1
+                        and says one thing twice and differently
 images         fault    CSV that is missing, cut off, empty, lacks a column, or has text where a number belongs
-image ids      fault    an image twice, or without id or group
+image ids      fault    an image twice, without id or group, or of a class that the task has not
 counts         fault    sizes and counts that are no whole numbers, more pixels than the image has, n_tp above n_ref or
                         n_pred
 overlap        fault    Dice, Jaccard, precision, recall that n_tp, n_ref, n_pred do not give (to 1e-9)
@@ -22,13 +23,14 @@ surface dice   fault    outside [0, 1], not 0 where one mask is empty, not 1 whe
                         smaller of the two tolerances
 scores         fault    q or confidence outside [0, 1]; q without a predictor g, or none with one
 metrics        fault    of a metric that does not ship, a value outside its range, or another one for empty masks
-audits         fault    labels.csv that is missing, damaged, or does not give the agreement of scores with true Dice
-summary        fault    an average that the CSV does not give; of 'others' too, where ``images.<name>.csv`` is there
+audits         fault    labels.csv that is missing, damaged, or does not give the agreement of scores with true Dice;
+                        records of schema 1 have none
+summary        fault    an average that the CSV does not give; another network's too, where its CSV is there
 numbers        fault    in the JSON: NaN or infinity, a score outside its range, negative times or memory, validations
                         that are not in order or after the last step
 protocol       fault    no protocol of this qgbench, or a newer version of one or of its g
-spec           fault    cell, spec, settings, steps, precision, device, threads, run_id that contradict each other;
-                        settings that came after the record are read as what was done before them
+spec           fault    a spec that does not resolve, or that run_id or settings contradict; settings that came after
+                        the record are read as what was done before them
 labels         fault    labelled images that repeat, are test images, are not as many as the regime says, or are not
                         those that the seed draws
 split          fault    another split than the committed one
@@ -92,7 +94,7 @@ from qgbench.data.cards import card_names
 from qgbench.data.readers import name_some
 from qgbench.data.splits import draw_labelled, load_split, split_fingerprint
 from qgbench.metrics.masks import NSD_DIAGONAL_FRACTION, NSD_PIXELS
-from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, METRICS, TEXT_COLUMNS, Metric
+from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS, METRICS, TEXT_COLUMNS, Metric
 from qgbench.quality.audit import Agreement, audits_of
 from qgbench.run.folder import PREDICTIONS_NAME
 from qgbench.run.record import (
@@ -336,11 +338,7 @@ class _Verifier:
         yield from self._split(path, record, images, present)
 
     def _split(self, path: Path, record: Record, images: pd.DataFrame, protocol: Protocol) -> Iterator[Fault]:
-        cell = record.spec
-        try:
-            regime = Regime.parse(cell.regime)
-        except UserError:
-            return  # `_labels` says so
+        cell, regime = record.spec, Regime.parse(record.spec.regime)
         key = (cell.dataset, regime.split_kind, cell.protocol)
         if key not in self._splits:
             self._splits[key] = _committed_split(cell.dataset, regime, protocol)
@@ -410,6 +408,8 @@ def _image_ids(images: pd.DataFrame) -> Found:
     for name in ("id", "group"):
         if "" in images[name].tolist():
             yield "image ids", f"a row without {name}"
+    if others := sorted(set(images["class"]) - {CLASS}):
+        yield "image ids", f"rows of {', '.join(map(repr, others))}; the one class is '{CLASS}'"
 
 
 def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], has_g: bool) -> Found:
@@ -474,12 +474,16 @@ def _further(images: pd.DataFrame, metric: Metric) -> Found:
     """Compare the column of a metric that does not ship with its range, and with what it says of empty masks."""
     value, status = images[metric.name].to_numpy(float), images["status"]
     one_empty = status.isin(["missed", "spurious"]).to_numpy()
-    right = (value >= 0) & (value <= (math.inf if metric.highest is None else metric.highest + _EXACT))
+    right = (value >= 0) & (value <= _highest(metric))
     right &= (status != "both_empty").to_numpy() | (value == metric.both_empty)
     right = np.where(one_empty, np.isnan(value) if metric.is_distance else value == metric.one_empty, right)
     if not right.all():
         text = f"{metric.name} is outside its range, or not what it says of empty masks: "
         yield "metrics", text + name_some(images["id"][~right].tolist(), "image")
+
+
+def _highest(metric: Metric) -> float:
+    return math.inf if metric.highest is None else metric.highest + _EXACT
 
 
 def _compared(who: str, recomputed: Summary, stored: Summary) -> Found:
@@ -540,10 +544,7 @@ def _ranges(record: Record) -> Found:
 
     metrics = {**METRICS, **record.metrics}
     for name, summary in record.summaries.items():
-        within = summary.means.keys() == metrics.keys() and all(
-            0 <= summary.means[metric.name] <= (math.inf if metric.highest is None else metric.highest + _EXACT)
-            for metric in metrics.values()
-        )
+        within = all(0 <= mean <= _highest(metrics[metric]) for metric, mean in summary.means.items())
         within &= 1 <= summary.groups <= summary.images
         within &= min(summary.missed, summary.spurious) >= 0 and summary.missed + summary.spurious <= summary.images
         if not within or summary.images != record.summary.images or summary.groups != record.summary.groups:
@@ -623,11 +624,7 @@ def _labels(record: Record, images: pd.DataFrame) -> Found:
         yield "labels", "labelled images are there twice"
     if both := sorted(set(labelled) & set(images["id"])):
         yield "labels", f"{name_some(both, 'image')} labelled in training and tested on"
-    try:
-        budget = Regime.parse(record.spec.regime).budget
-    except UserError as error:
-        yield "spec", str(error)
-        return
+    budget = Regime.parse(record.spec.regime).budget
     if budget is not None and len(labelled) != budget:
         yield "labels", f"{len(labelled)} labelled images, and the regime is {record.spec.regime}"
 

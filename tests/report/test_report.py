@@ -80,7 +80,7 @@ def make_record(
     fields: dict[str, Any] | None = None,
     **cell: Any,
 ) -> Path:
-    """Write a record and its rows; `cell` and `fields` replace fields of spec and `Record`. Give the JSON's path."""
+    """Return the JSON's path of a written record; `cell` and `fields` replace fields of its spec and of `Record`."""
     images = make_images(by_group, missed) if images is None else images
     spec = spec_of(**cell)
     seed = spec.seed

@@ -1,5 +1,6 @@
 """The main job from end to end, on the protocol `smoke`: runs, twins, records, resumption, report."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from qgbench.cli.main import app
@@ -17,9 +19,10 @@ from qgbench.data.readers import open_source
 from qgbench.engine.checkpoint import Checkpoints
 from qgbench.metrics.masks import measure
 from qgbench.metrics.table import IMAGE_COLUMNS
+from qgbench.quality.audit import LABEL_COLUMNS, audits_of
 from qgbench.run.folder import RunFolder
 from qgbench.run.predictions import read_predictions
-from qgbench.run.record import Record, read_images, read_record, summarise, write_record
+from qgbench.run.record import Record, read_images, read_labels, read_record, summarise, write_record
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +87,7 @@ def test_a_run_leaves_status_config_log_checkpoint_record_and_rows(guided: tuple
     }
     record = read_record(folder)
     settings = sorted(option for option in QUICK_G if "=" in option)
-    assert record.cell.addon == "-".join(["qw", *settings]).replace("[1,2]", "[1, 2]")
+    assert record.spec.addon == "-".join(["qw", *settings]).replace("[1,2]", "[1, 2]")
     assert record.guidance is not None
     assert record.audit is not None
     assert [audit.progress for audit in record.pseudo_labels] == [0.25, 0.5, 0.75, 1.0, None]
@@ -120,12 +123,29 @@ def test_predictions_and_pictures_are_those_of_the_rows(base: tuple[Path, str], 
 
 def test_every_summary_can_be_recomputed_from_the_rows(base: tuple[Path, str], guided: tuple[Path, str]) -> None:
     for folder, _ in (base, guided):
-        rows = read_images(folder / "images.csv")
         record = read_record(folder)
-        assert list(rows.columns) == IMAGE_COLUMNS
-        assert summarise(rows) == record.summary
-        for name, summary in record.others.items():
-            assert summarise(read_images(folder / f"images.{name}.csv")) == summary
+        assert list(read_images(folder / "images.csv").columns) == IMAGE_COLUMNS
+        for network, summary in record.summaries.items():
+            name = "images.csv" if network == "student" else f"images.{network}.csv"
+            assert summarise(read_images(folder / name)) == summary
+
+
+def test_audits_can_be_recomputed_from_the_labels(base: tuple[Path, str], guided: tuple[Path, str]) -> None:
+    for (folder, _), scores in ((base, []), (guided, ["g"])):
+        labels, record = read_labels(folder / "labels.csv"), read_record(folder)
+        assert list(labels.columns) == [*LABEL_COLUMNS, *scores, "confidence", "agreement"]
+        assert audits_of(labels) == record.pseudo_labels
+        unlabelled = {id for id in labels["id"] if id not in record.provenance.labelled_ids}
+        assert len(labels) == 4 * len(unlabelled) == 4 * record.pseudo_labels[0].scores["confidence"].masks
+
+
+def test_a_record_has_the_hash_of_the_weights_of_its_g(base: tuple[Path, str], guided: tuple[Path, str]) -> None:
+    (file,) = (guided[0].parent / "predictors").glob("*/predictor.safetensors")
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(file).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode() + tensor.numpy().tobytes())
+    assert read_record(guided[0]).provenance.g_weights == digest.hexdigest()
+    assert read_record(base[0]).provenance.g_weights is None
 
 
 def test_twins_share_images_draw_and_split(base: tuple[Path, str], guided: tuple[Path, str]) -> None:
@@ -167,12 +187,13 @@ def test_g_is_reused_by_a_run_with_the_same_draw_and_qar_trains_with_it(output: 
     predictors = sorted((output / "predictors").iterdir())
     folder, _ = run(output, "--method", "supervised", "--qg", *QUICK_G, quick=QUICK[:-2])
     record = read_record(folder)
-    assert record.cell.addon.startswith("qar")
+    assert record.spec.addon.startswith("qar")
     assert record.guidance is not None
     assert record.guidance.mean_q is None
     assert record.guidance.val_q_minus_dice is not None
     assert record.times.g_reused
-    assert record.provenance.g == read_record(guided[0]).provenance.g
+    theirs = read_record(guided[0]).provenance
+    assert (record.provenance.g, record.provenance.g_weights) == (theirs.g, theirs.g_weights)
     assert sorted((output / "predictors").iterdir()) == predictors
 
 
@@ -181,7 +202,7 @@ def test_every_control_score_runs_and_is_named_in_the_cell(score: str, output: P
     settings = QUICK_G if score == "shuffled" else []
     folder, _ = run(output, "--method", "fixmatch", "--qg", "--qg-score", score, *settings)
     record = read_record(folder)
-    assert record.cell.addon.startswith(f"qw-{score}")
+    assert record.spec.addon.startswith(f"qw-{score}")
     assert record.guidance is not None
     assert record.guidance.mean_q is not None
     assert 0 < record.guidance.mean_q <= 1
@@ -192,7 +213,7 @@ def test_every_control_score_runs_and_is_named_in_the_cell(score: str, output: P
 def test_a_real_set_with_a_pool(output: Path) -> None:
     folder, _ = run(output, "--method", "fixmatch", "--dataset", "ph2", "--regime", "n28+isic_pool@grouped")
     record = read_record(folder)
-    assert record.cell.regime == "n28+isic_pool@grouped"
+    assert record.spec.regime == "n28+isic_pool@grouped"
     assert len(record.provenance.labelled_ids) == 28
     assert record.summary.images == 100
     assert record.pseudo_labels_on == "unlabelled training images"
@@ -218,7 +239,7 @@ def test_a_dry_run_prints_the_spec_its_id_and_every_setting_and_does_nothing(
     described = json.loads(result.stdout)
     record = read_record(guided[0])
     assert described["id"] == guided[0].name
-    assert described["spec"] == record.spec
+    assert described["spec"] == record.spec.model_dump(mode="json")
     assert described["settings"] == record.settings
     assert not (tmp_path / "none").exists()
 
@@ -250,7 +271,7 @@ def test_runs_and_show_present_what_is_there(output: Path, guided: tuple[Path, s
         "effective sample size",
         "Pearson",
         "cases.png",
-        f"{100 * read_record(guided[0]).summary.dice:.2f}",
+        f"{100 * read_record(guided[0]).summary.means['dice']:.2f}",
     ):
         assert expected in shown.stdout, expected
 
@@ -338,7 +359,7 @@ def test_the_report_of_these_runs_names_base_add_on_and_difference(
     text = (tmp_path / "report.md").read_text()
     assert "phantom" in text
     assert "fixmatch" in text
-    dice = [100 * read_record(folder).summary.dice for folder, _ in (base, guided)]
+    dice = [100 * read_record(folder).summary.means["dice"] for folder, _ in (base, guided)]
     table = pd.read_csv(tmp_path / "results.csv")
     assert len(table) > 0
     assert (tmp_path / "report.tex").read_text().startswith("\\documentclass")

@@ -7,6 +7,9 @@ import re
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -21,7 +24,7 @@ from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.files import write_atomically
 from qgbench.base.schema import finite_or_none
 from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS
-from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
+from qgbench.quality.audit import LABEL_COLUMNS, Agreement, CheckpointAudit, QualityAudit, audits_of
 from qgbench.run import record as records
 from qgbench.run.record import (
     IMAGES_NAME,
@@ -35,6 +38,7 @@ from qgbench.run.record import (
     images_path,
     migrate,
     read_images,
+    read_labels,
     read_record,
     summarise,
     write_images,
@@ -175,12 +179,14 @@ def test_a_record_survives_being_written_and_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("place", ["summary", "val_dice", "settings"])
+@pytest.mark.parametrize("place", ["summaries", "val_dice", "settings"])
 def test_nan_and_infinity_are_refused_and_nothing_is_written(tmp_path: Path, value: float, place: str) -> None:
+    sound = record()
+    means = sound.summary.means | {"dice": value}
     broken: dict[str, Any] = {
-        "summary": record().summary.model_copy(update={"dice": value}),
+        "summaries": {"student": sound.summary.model_copy(update={"means": means})},
         "val_dice": [(1, value)],
-        "settings": {"lr": value},
+        "settings": sound.settings | {"method": {"lr": value}},
     }
     with pytest.raises((ValueError, QGBenchError)):
         write_record(tmp_path, record(**{place: broken[place]}))
@@ -200,16 +206,20 @@ def test_a_record_cut_off_is_refused(tmp_path: Path, share: float) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": "many"}, "is not a record: steps"),
+        ({"peak_memory_mib": "much"}, "is not a record: peak_memory_mib"),
         (
-            {"schema_version": 2},
-            r"record\.json was written by a newer qgbench: schema version 2, .*reads up to 1.*Upgrade",
+            {"schema_version": 3},
+            r"record\.json was written by a newer qgbench: schema version 3, .*reads up to 2.*Upgrade",
         ),
-        ({"schema_version": 0}, "is not a record: schema_version is 0; expected 1 to 1"),
+        ({"schema_version": 0}, "is not a record: schema_version is 0; expected 1 to 2"),
         ({"schema_version": True}, "is not a record: schema_version is True"),
         ({"schema_version": "1"}, "is not a record: schema_version is '1'"),
         ({"surplus": 1}, "is not a record: surplus"),
-        ({"summary": {}}, "is not a record: summary.images"),
+        ({"spec": {"protocol": "small"}}, "is not a record: spec.dataset"),
+        ({"settings": {"protocol": "small", "method": {}}}, "is not a record: settings: .*g_version and train.steps"),
+        ({"settings": {"protocol": {"g_version": 2, "train": {"steps": 1}}}}, "is not a record: settings"),
+        ({"summaries": {"student": {}}}, "is not a record: summaries.student.images"),
+        ({"summaries": {}}, "is not a record: .*expected a summary of 'student'"),
     ],
 )
 def test_a_record_of_another_schema_is_refused_by_field(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -255,11 +265,12 @@ def test_what_is_unknown_is_none() -> None:
 # Versions of the schema
 
 GOLDEN = Path(__file__).parents[1] / "golden/records"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def structure() -> dict[str, Any]:
     """What a record consists of: type and necessity of every field of every part, and the columns of the rows."""
-    parts: dict[str, Any] = {"images.csv": IMAGE_COLUMNS}
+    parts: dict[str, Any] = {"images.csv": IMAGE_COLUMNS, "labels.csv": LABEL_COLUMNS}
     waiting: list[Any] = [Record]
     while waiting:
         part = waiting.pop()
@@ -268,8 +279,9 @@ def structure() -> dict[str, Any]:
                 name: re.sub(r"(qgbench\.[\w.]+|typing)\.", "", inspect.formatannotation(field.annotation))
                 + ("" if field.is_required() else ", may be missing")
                 for name, field in part.model_fields.items()
+                if not field.exclude
             }
-            waiting += [field.annotation for field in part.model_fields.values()]
+            waiting += [field.annotation for field in part.model_fields.values() if not field.exclude]
         waiting += get_args(part)
     return parts
 
@@ -285,13 +297,9 @@ def test_there_is_a_golden_record_of_every_version() -> None:
         assert f"v{json.loads((folder / RECORD_NAME).read_text())['schema_version']}" == folder.name
 
 
-@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
-def test_a_golden_record_of_every_version_gives_its_numbers(version: int) -> None:
-    folder = GOLDEN / f"v{version}"
-    record = read_record(folder)
-    assert record.schema_version == SCHEMA_VERSION
-    # From images.csv by csv, statistics.fmean and math.hypot; no mask of that run is empty.
-    expected = {
+# From images.csv by csv, statistics.fmean and math.hypot; no mask of these runs is empty.
+NUMBERS = {
+    1: {
         "images": 100,
         "groups": 100,
         "dice": 0.9145001701825204,
@@ -306,12 +314,150 @@ def test_a_golden_record_of_every_version_gives_its_numbers(version: int) -> Non
         "nsd_2pct": 0.7993917146216944,
         "missed": 0,
         "spurious": 0,
+    },
+    2: {
+        "images": 120,
+        "groups": 60,
+        "dice": 0.5819577374489187,
+        "jaccard": 0.45497070857185745,
+        "precision": 0.5627201507387223,
+        "recall": 0.7237871667190084,
+        "hd95": 48.47995258619734,
+        "hd95_max": 51.67486121888212,
+        "hd95_percent": 26.781643144767536,
+        "assd": 15.43155034398657,
+        "nsd_2px": 0.32032629771787013,
+        "nsd_2pct": 0.4403536574133306,
+        "missed": 0,
+        "spurious": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
+def test_a_golden_record_of_every_version_gives_its_numbers(version: int) -> None:
+    folder = GOLDEN / f"v{version}"
+    record = read_record(folder)
+    assert (record.schema_version, record.read_from) == (SCHEMA_VERSION, version)
+    assert record.summary.numbers() == pytest.approx(NUMBERS[version], rel=1e-14)
+    assert summarise(read_images(folder / IMAGES_NAME)).numbers() == pytest.approx(NUMBERS[version], rel=1e-14)
+    assert (record.spec.method, record.spec.addon, record.spec.seed) == ("fixmatch", "qw", 0)
+    assert record.warnings == []
+    assert record.val_dice[-1] == {1: (200, 0.9032756686210632), 2: (24, 0.4511125087738037)}[version]
+
+
+def test_the_golden_record_s_labels_give_its_audits() -> None:
+    record, labels = read_record(GOLDEN / "v2"), read_labels(GOLDEN / "v2/labels.csv")
+    assert labels["id"].nunique() * 4 == len(labels) == 336
+    # From labels.csv by csv, statistics.correlation of the values and of their ranks, and statistics.fmean.
+    expected = {
+        0.25: ("agreement", 0.31911610652293476, 0.745632856044614, 0.6898653437278526, 0.09415070277949174),
+        1.0: ("confidence", 0.5062040561738069, 0.795658228323538, 0.7972056292396477, 0.20663654775680265),
+        None: ("g", 0.4397742946977295, 0.06329355574923487, 0.0625120659210017, 0.2853060527891752),
     }
-    assert record.summary.model_dump() == pytest.approx(expected, rel=1e-14)
-    assert summarise(read_images(folder / IMAGES_NAME)).model_dump() == pytest.approx(expected, rel=1e-14)
-    assert (record.cell.method, record.cell.addon, record.cell.seed) == ("fixmatch", "qw", 0)
-    assert (record.warnings, record.provenance.encoder) == ([], None)  # fields that came later
-    assert record.val_dice[-1] == (200, 0.9032756686210632)
+    for audits in (record.pseudo_labels, audits_of(labels)):
+        assert [audit.progress for audit in audits] == [0.25, 0.5, 0.75, 1.0, None]
+        for audit in audits:
+            if audit.progress in expected:
+                score, *numbers = expected[audit.progress]
+                found = audit.scores[score]
+                assert [audit.mean_dice, found.pearson, found.spearman, found.mae] == pytest.approx(numbers, rel=1e-12)
+
+
+# Records of schema 1
+
+
+def of_schema_1(folder: Path, change: Callable[[dict[str, Any]], object]) -> Record:
+    data = json.loads((GOLDEN / "v1" / RECORD_NAME).read_text())
+    change(data)
+    (folder / RECORD_NAME).write_text(json.dumps(data))
+    return read_record(folder)
+
+
+def test_every_number_of_submitted_records_is_kept() -> None:
+    files = list(find_records(RESULTS))
+    assert len(files) > 400
+    for file in files:
+        data, record = json.loads(file.read_bytes()), read_record(file)
+        kept = record.model_dump(mode="json")
+        summaries = {network: summary.numbers() for network, summary in record.summaries.items()}
+        assert summaries == {"student": data.pop("summary"), **data.pop("others")}
+        said = {**kept["spec"], "addon": record.spec.addon, "variant": record.spec.variant, "steps": record.steps}
+        for name, value in (data.pop("cell") | data.pop("spec")).items():
+            assert said[name] == value
+        for name in ("precision", "device", "threads", "steps"):
+            assert said[name] == data.pop(name)
+        settings = data.pop("settings")
+        again = {**kept["settings"]["protocol"], **{name: said[of] for name, of in records.SAID_BY_SPEC.items()}}
+        assert settings["method"] == kept["settings"]["method"]
+        for name, value in settings["protocol"].items():
+            assert again[name] == value if not isinstance(value, dict) else value.items() <= again[name].items()
+        assert data.pop("schema_version") == 1
+        for name, value in data.items():
+            assert kept[name] == value if not isinstance(value, dict) else value.items() <= kept[name].items()
+
+
+def test_what_came_after_a_record_is_what_was_done_before() -> None:
+    record = read_record(GOLDEN / "v1")
+    assert (record.spec.processes, record.spec.source, record.settings["protocol"]["g_version"]) == (1, "", 1)
+    assert (record.provenance.encoder, record.provenance.g_weights, record.near_copies) == (None, None, None)
+    assert record.metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        ("cell.protocol", "paper", "cell.protocol is 'paper', elsewhere 'small'"),
+        ("cell.protocol_version", 2, "settings.protocol.version is 1, elsewhere 2"),
+        ("cell.dataset", "phantom", "cell.dataset is 'phantom', elsewhere 'ph2'"),
+        ("cell.regime", "n29@grouped", "cell.regime is 'n29@grouped', elsewhere 'n28@grouped'"),
+        ("cell.method", "unimatch", "cell.method is 'unimatch', elsewhere 'fixmatch'"),
+        ("cell.addon", "", "cell.addon is '', elsewhere 'qw'"),
+        ("cell.variant", "method.threshold=0.5", "cell.variant is 'method.threshold=0.5', elsewhere ''"),
+        ("cell.encoder", "resnet34", "cell.encoder is 'resnet34', elsewhere 'tf_efficientnet_lite0'"),
+        ("cell.seed", 1, "cell.seed is 1, elsewhere 0"),
+        ("spec.qg_score", "confidence", "cell.addon is 'qw', elsewhere 'qw-confidence'"),
+        ("spec.overrides", {"train.steps": 400}, "cell.variant is '', elsewhere 'train.steps=400'"),
+        ("steps", 400, "steps is 400, elsewhere 200"),
+        ("precision", "fp32", "precision is 'fp32', elsewhere 'bf16'"),
+        ("device", "cuda", "device is 'cuda', elsewhere 'cpu'"),
+        ("threads", 2, "threads is 2, elsewhere 1"),
+        ("settings.protocol.name", "paper", "settings.protocol.name is 'paper', elsewhere 'small'"),
+        ("settings.protocol.encoder", "x", "settings.protocol.encoder is 'x', elsewhere 'tf_efficientnet_lite0'"),
+    ],
+)
+def test_a_record_of_schema_1_that_says_two_things_is_refused(
+    tmp_path: Path, where: str, value: Any, said: str
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        *parents, last = where.split(".")
+        reduce(getitem, parents, data)[last] = value
+
+    with pytest.raises(QGBenchError, match=rf"record\.json says two things: {re.escape(said)}$"):
+        of_schema_1(tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data.pop("cell"), "KeyError 'cell'"),
+        (lambda data: data["settings"].update(protocol="small"), "AttributeError"),
+        (lambda data: data["spec"].pop("method"), "method: Field required"),
+        (lambda data: data["spec"].update(surplus=1), "surplus: Extra inputs are not permitted"),
+        (lambda data: data["spec"].update(regime="some"), "some"),
+        (lambda data: data["cell"].update(surplus=1), "AttributeError"),
+        (lambda data: data["summary"].pop("dice"), "the mean of every metric"),
+        (lambda data: data.update(surplus=1), "surplus"),
+    ],
+)
+def test_what_is_no_record_of_schema_1_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    with pytest.raises(QGBenchError, match=rf"record\.json .*{re.escape(said)}"):
+        of_schema_1(tmp_path, change)
+
+
+# Versions of the schema, one after the other
 
 
 def test_records_are_brought_up_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,15 +579,15 @@ def test_averages_by_hand_under_the_rule_for_empty_masks() -> None:
         "missed": 2,
         "spurious": 1,
     }
-    assert summary.model_dump() == pytest.approx(expected)
+    assert summary.numbers() == pytest.approx(expected)
 
 
 def test_missing_a_lesion_never_improves_an_average() -> None:
     found = summarise(table(image(), image(dice=0.01, hd95=49.0, hd95_max=49.0, assd=49.0)))
     missed = summarise(table(image(), empty("missed", 0.0, math.nan)))
-    assert missed.dice < found.dice
+    assert missed.means["dice"] < found.means["dice"]
     for name in (*DISTANCE_COLUMNS, "hd95_percent"):
-        assert getattr(missed, name) > getattr(found, name)
+        assert missed.means[name] > found.means[name]
 
 
 def test_averages_are_the_same_after_the_table_was_written_and_read(tmp_path: Path) -> None:

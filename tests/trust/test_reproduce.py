@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from qgbench.trust.reproduce import (
     mark,
     noise_of,
     open_original,
+    print_reproduction,
     record_path_of,
     reproduction_of,
     reproductions_path,
@@ -39,7 +41,7 @@ from qgbench.trust.reproduce import (
 from qgbench.trust.submit import submit
 from qgbench.trust.verify import verify_records
 from tests.commands import Command, small_data
-from tests.trust.test_verify import overlap_again, present, write_result, write_run
+from tests.trust.test_verify import overlap_again, present, with_metrics, write_result, write_run
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RUN = ["run", "--protocol", "smoke", "--threads", "1", "--steps", "3", "--labelled", "6", "-q"]
@@ -90,7 +92,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of the record, in a folder of runs of its own."""
     folder = tmp_path / "runs" / trained.name
     folder.mkdir(parents=True)
-    for name in ("record.json", "images.csv"):
+    for name in ("record.json", "images.csv", "labels.csv"):
         shutil.copy(trained / name, folder)
     return folder
 
@@ -99,7 +101,7 @@ def change(run: Path, how: Change) -> None:
     """Change a record and its rows, and make its averages those of the rows."""
     data, images = json.loads((run / "record.json").read_text()), read_images(run / "images.csv")
     how(data, images)
-    data["summary"] = summarise(images).model_dump()
+    data["summaries"] = {"student": summarise(images).model_dump()}
     write_images(run / "images.csv", images)
     (run / "record.json").write_text(json.dumps(data))
 
@@ -211,6 +213,25 @@ def test_what_no_training_changes_disagrees_whatever_the_noise(run: Path, reruns
     assert "which no training changes" in found.reason
 
 
+def test_a_metric_that_does_not_ship_is_compared_too(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with_metrics(tmp_path / name)
+    found = judge(open_original(tmp_path / "a"), tmp_path / "b/record.json")
+    assert (found.verdict, found.differences["depth"]) == ("identical", 0)
+    images = read_images(tmp_path / "b/images.csv", ["boundary", "depth"])
+    images.loc[5, "depth"] += 1
+    record = read_record(tmp_path / "b")
+    student = summarise(images, record.metrics.values())
+    write_images(tmp_path / "b/images.csv", images, record.metrics)
+    write_record(tmp_path / "b", record.model_copy(update={"summaries": {"student": student}}))
+    found = judge(open_original(tmp_path / "a"), tmp_path / "b/record.json")
+    assert (found.verdict, found.images_differing) == ("disagrees", 0)
+    assert {name for name, value in found.differences.items() if value} == {"depth"}
+    assert found.differences["depth"] == pytest.approx(1 / len(images))
+    print_reproduction(open_original(tmp_path / "a"), found, console := Console(record=True, width=120))
+    assert re.search(r"depth .* \+0\.01 ", console.export_text())
+
+
 def test_noise_is_students_quantile_over_the_other_seeds(run: Path) -> None:
     # Tables: t(0.995) with 2 degrees of freedom is 9.925, with 3 it is 5.841; the normal quantile is 2.576.
     assert noise_of([0.80, 0.82, 0.84]).limit == pytest.approx(9.925 * math.sqrt(2) * 0.02, rel=1e-4)
@@ -228,15 +249,16 @@ def test_two_trainings_of_equal_spread_are_called_wrong_once_in_a_hundred() -> N
 def test_siblings_are_other_seeds_of_the_cell_each_once(run: Path, tmp_path: Path) -> None:
     def put(name: str, **changes: Any) -> None:
         record = read_record(run)
-        cell = record.cell.model_copy(update=changes)
-        summary = record.summary.model_copy(update={"dice": changes["seed"] / 10})
-        write_record(run.parent / name, record.model_copy(update={"cell": cell, "summary": summary}))
+        means = record.summary.means | {"dice": changes["seed"] / 10}
+        student = record.summary.model_copy(update={"means": means})
+        update = {"spec": record.spec.model_copy(update=changes), "summaries": {"student": student}}
+        write_record(run.parent / name, record.model_copy(update=update))
 
     for seed in (1, 2, 3):
         put(f"seed{seed}", seed=seed)
     put("seed1~2", seed=1)
     put("own~2", seed=0)
-    put("twin", seed=4, addon="qw")
+    put("twin", seed=4, qg_mode="qw")
     put("other", seed=5, method="mean_teacher")
     (run.parent / "broken").mkdir()
     (run.parent / "broken/record.json").write_text("{")
@@ -246,8 +268,8 @@ def test_siblings_are_other_seeds_of_the_cell_each_once(run: Path, tmp_path: Pat
 def test_siblings_among_results_are_the_other_seeds_beside(tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         target = write_result(tmp_path, *present(seed))
-    original = reproduce.Original(target, *present(2), spec=None)  # type: ignore[arg-type]
-    expected = [present(seed)[0].summary.dice for seed in (0, 1)]
+    original = reproduce.Original(target, *present(2))
+    expected = [present(seed)[0].summary.means["dice"] for seed in (0, 1)]
     assert sibling_dice(original) == expected
 
 
@@ -279,7 +301,7 @@ def test_uncommitted_changes_are_never_the_same_code(run: Path) -> None:
 
 def test_a_run_that_no_g_guides_can_be_repeated_whatever_g_was(run: Path) -> None:
     def former(data: dict[str, Any], _: pd.DataFrame) -> None:
-        data["settings"]["protocol"].pop("g_version")
+        data["settings"]["protocol"]["g_version"] = 1
         data["settings"]["protocol"]["quality"]["steps"] = 1
 
     change(run, former)
@@ -291,7 +313,7 @@ def test_a_run_that_no_g_guides_can_be_repeated_whatever_g_was(run: Path) -> Non
 
 def guided_by_a_former_g(data: dict[str, Any], _: pd.DataFrame) -> None:
     data["provenance"]["g"] = "g of then"
-    data["settings"]["protocol"].pop("g_version")
+    data["settings"]["protocol"]["g_version"] = 1
 
 
 @pytest.mark.parametrize(
@@ -300,12 +322,15 @@ def guided_by_a_former_g(data: dict[str, Any], _: pd.DataFrame) -> None:
         (in_provenance("data", "0" * 64), "another experiment: data differs"),
         (in_provenance("split", "0" * 64), "another experiment: split differs"),
         (in_provenance("labelled_ids", ["a"]), "another experiment: labelled images differs"),
-        (lambda data, _: data["cell"].update(protocol_version=1), r"'smoke' version 1, and this qgbench has version"),
+        (lambda data, _: data["spec"].update(protocol_version=1), r"'smoke' version 1, and this qgbench has version"),
         (guided_by_a_former_g, r"by the g of 'smoke' version 1, and this qgbench"),
-        (lambda data, _: data["cell"].update(protocol="smoky"), "unknown protocol 'smoky'. Did you mean 'smoke'"),
+        (lambda data, _: data["spec"].update(protocol="smoky"), "unknown protocol 'smoky'. Did you mean 'smoke'"),
         (lambda data, _: data["settings"]["method"].update(threshold=0.1), "method.threshold 0.1 (here 0.8)"),
         (lambda data, _: data["spec"].update(processes=2), "torchrun --nproc_per_node 2 -m qgbench reproduce"),
-        (lambda data, _: data["spec"].pop("method"), "its spec names no run of this qgbench: method"),
+        (
+            lambda data, _: data["spec"].pop("method"),
+            "is not a record: spec.method: Field required. It cannot be repeated",
+        ),
         (lambda data, _: data["spec"].update(source="a" * 64), "and the record's is aaaaaaaaaaaa: that"),
         (lambda data, _: data["spec"].update(dataset="nowhere"), "nowhere"),
     ],
@@ -321,7 +346,7 @@ def test_another_experiment_is_refused_before_anything_is_trained(
 
 
 def test_changed_images_are_another_experiment(trained: Path, tmp_path: Path) -> None:
-    data = Path(read_record(trained).cell.dataset)
+    data = Path(read_record(trained).spec.dataset)
     before = (data / "images").rename(tmp_path / "kept")
     try:
         shutil.copytree(before, data / "images")
@@ -334,7 +359,7 @@ def test_changed_images_are_another_experiment(trained: Path, tmp_path: Path) ->
 
 
 def test_a_method_file_that_was_edited_is_refused_by_name(trained: Path) -> None:
-    file = Path(read_record(trained).cell.method)
+    file = Path(read_record(trained).spec.method)
     before = file.read_text()
     try:
         file.write_text(before + "# edited\n")
@@ -410,7 +435,9 @@ def test_marks_made_at_one_time_are_all_kept(run: Path, found: reproduce.Reprodu
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: mark(run / "record.json", found.model_copy(update={"rerun": str(n)})), range(24)))
     assert {one.rerun for one in reproduce.read_reproductions(run / "record.json")} == set(map(str, range(24)))
-    assert sorted(path.name for path in run.iterdir()) == ["images.csv", "record.json", "reproductions.json"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("images.csv", "labels.csv", "record.json", "reproductions.json"),
+    ]
 
 
 def test_a_mark_of_a_record_that_was_changed_since_is_a_fault(run: Path, found: reproduce.Reproduction) -> None:

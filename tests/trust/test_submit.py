@@ -9,13 +9,15 @@ from typing import Any, NoReturn
 import pytest
 
 from qgbench.base.errors import QGBenchError, UserError
-from qgbench.run.record import Record, images_path, read_record, result_path
+from qgbench.quality.audit import audits_of
+from qgbench.run.record import Record, images_path, read_labels, read_record, result_path
 from qgbench.trust import submit as submission
 from qgbench.trust.submit import submit
 from qgbench.trust.verify import verify_records
 from tests.trust.test_verify import present, write_run
 
-PLACE = "v1/small/ph2/n28@grouped/unet/fixmatch+qw/seed0.json"
+GOLDEN = Path(__file__).parents[1] / "golden/records"
+PLACE = "v2/small/ph2/n28@grouped/unet/fixmatch+qw/seed0.json"
 
 
 @pytest.fixture
@@ -39,6 +41,25 @@ def test_both_files_are_copied_as_they_are_to_their_place(run: Path, tmp_path: P
     assert csv_file.read_bytes() == (run / "images.csv").read_bytes()
     assert len(files_below(results)) == 2
     assert {fault.rule for fault in verify_records([results])} == {"twin"}
+
+
+def test_audited_labels_are_copied_with_them(tmp_path: Path) -> None:
+    record, images = present()
+    labels = read_labels(GOLDEN / "v2/labels.csv")
+    run = write_run(tmp_path / "a", record.model_copy(update={"pseudo_labels": audits_of(labels)}), images)
+    with pytest.raises(UserError, match=r"(?s)does not pass.*labels\.csv: audits"):
+        submit(run, tmp_path / "results")
+    shutil.copy(GOLDEN / "v2/labels.csv", run)
+    written = submit(run, tmp_path / "results")
+    copied = written[0].with_name("seed0.labels.csv")
+    assert written[1:] == [written[0].with_name("seed0.csv"), copied]
+    assert copied.read_bytes() == (run / "labels.csv").read_bytes()
+    assert {fault.rule for fault in verify_records([tmp_path / "results"])} == {"twin"}
+    copied.unlink()
+    assert {fault.rule for fault in verify_records([tmp_path / "results"])} == {"twin", "audits"}
+    assert submit(run, tmp_path / "results") == written
+    written[0].unlink()
+    assert {fault.path for fault in verify_records([tmp_path]) if fault.rule == "pair"} == set(written[1:])
 
 
 def test_the_same_again_is_said_and_changes_nothing(
@@ -88,7 +109,7 @@ def test_another_record_is_not_overwritten(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_record_of_a_former_version_in_the_place_is_called_so(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(Path(__file__).parents[2] / "tests/golden/records/v1", tmp_path / "old")
+    shutil.copytree(GOLDEN / "v1", tmp_path / "old")
     target = tmp_path / "results" / PLACE
     target.parent.mkdir(parents=True)
     (tmp_path / "old/record.json").rename(target)
@@ -97,20 +118,25 @@ def test_a_record_of_a_former_version_in_the_place_is_called_so(run: Path, tmp_p
         submit(run, tmp_path / "results")
 
 
+def better(record: Record) -> dict[str, Any]:
+    means = record.summary.means | {"dice": 0.99}
+    return {"summaries": {"student": record.summary.model_copy(update={"means": means})}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: {"summary": record.summary.model_copy(update={"dice": 0.99})}, r"(?s)does not pass.*summary"),
+        (better, r"(?s)does not pass.*summary"),
         (
             lambda record: {"provenance": record.provenance.model_copy(update={"git_commit": "abc+dirty"})},
             r"commit abc does not hold.*--force",
         ),
         (
-            lambda record: {"cell": record.cell.model_copy(update={"protocol_version": 1}), "settings": old(record)},
+            lambda record: {"spec": record.spec.model_copy(update={"protocol_version": 1})},
             r"'small' version 1, and the present is \d+; run it anew",
         ),
         (
-            lambda record: {"settings": old(record, "g_version")},
+            lambda record: {"settings": record.settings | {"protocol": record.settings["protocol"] | {"g_version": 1}}},
             r"guided by the g of 'small' version 1, and the present is \d+; run it anew",
         ),
     ],
@@ -122,10 +148,6 @@ def test_what_cannot_be_trusted_is_refused(
     with pytest.raises(UserError, match=message):
         submit(run, tmp_path / "results")
     assert not (tmp_path / "results").exists()
-
-
-def old(record: Record, version: str = "version") -> dict[str, Any]:
-    return record.settings | {"protocol": record.settings["protocol"] | {version: 1}}
 
 
 def test_smoke_and_data_named_by_a_path_are_refused(tmp_path: Path) -> None:
@@ -172,13 +194,13 @@ def test_a_method_that_does_not_ship_is_marked(tmp_path: Path, caplog: pytest.Lo
     ],
 )
 def test_places_tell_cells_apart(changes: dict[str, Any], place: str) -> None:
-    assert str(result_path(present(**changes)[0])) == f"v1/small/ph2/n28@grouped/{place}"
+    assert str(result_path(present(**changes)[0])) == f"v2/small/ph2/n28@grouped/{place}"
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a b", "a\nb", ".hidden", "x" * 300, "a/b", "a\\b", "a:b"])
 def test_no_name_leaves_its_folder_or_meets_another(name: str) -> None:
     record, _ = present()
-    path = result_path(record.model_copy(update={"cell": record.cell.model_copy(update={"dataset": name})}))
+    path = result_path(record.model_copy(update={"spec": record.spec.model_copy(update={"dataset": name})}))
     assert len(path.parts) == 7
     assert path.parts[2].startswith(name[0] if name[0].isalnum() else "_")
     assert path.parts[2][-9] == "~"
