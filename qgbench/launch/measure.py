@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from statistics import median
 from typing import Literal
 
@@ -359,7 +360,7 @@ def _method(spec: RunSpec, protocol: Protocol) -> Method:
     method_class = load_method(spec.method)
     settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
     torch.manual_seed(spec.seed)
-    return method_class(lambda: build_student(protocol), settings).train()
+    return method_class(partial(build_student, protocol), settings).train()
 
 
 def _frozen_predictor(spec: RunSpec, protocol: Protocol) -> QualityPredictor | None:

@@ -1,7 +1,6 @@
 """``qgbench check``: does a method keep the contract? Toy networks and images, the real loop, in seconds."""
 
 import copy
-import inspect
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,9 +18,11 @@ from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import Batch, Method, check_step
+from qgbench.methods.former import own_line
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import Labelling, PredictedQuality, one
 from qgbench.spec.run_spec import Protocol, load_protocol
+from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer
 from qgbench.training.objective import Objective
 
@@ -42,36 +43,49 @@ class Finding:
 
 
 class ToySegmenter(nn.Module):
-    """A small network with batch normalisation and dropout: images (B, 3, H, W) -> logits (B, 1, H, W).
+    """A small `Network` with batch normalisation in encoder and decoder, and dropout in its head.
 
-    Features, as those of `qgbench.archs.build.SegmentationNetwork`: one map of 8 channels at full resolution.
+    One map of features, 8 channels at full resolution. It is the same whatever architecture is asked for.
     """
 
+    task = Task()
     size = _SIZE
+    min_batch = 1
 
-    def __init__(self) -> None:
+    def __init__(self, arch: str = "") -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, _CHANNELS, 3, padding=1),
-            nn.BatchNorm2d(_CHANNELS),
-            nn.ReLU(),
-            nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1),
-            nn.BatchNorm2d(_CHANNELS),
-            nn.ReLU(),
-        )
-        self.head = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(_CHANNELS, 1, 1))
+        self.encoder = _normalised(3)
+        self.decoder = _normalised(_CHANNELS)
+        self.head = _toy_head()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give logits."""
-        return self.head(self.features(image))
+        """Return logits (B, 1, H, W)."""
+        return self.head(self.decoder(self.encoder(image)))
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Give features (B, 8, H, W), a list of one."""
-        return [self.features(image)]
+        """Return features (B, 8, H, W), a list of one."""
+        return [self.encoder(image)]
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Give logits of features."""
-        return self.head(features[-1])
+        """Return the decoder's features (B, 8, H, W)."""
+        return self.decoder(features[-1])
+
+    def new_decoder(self) -> nn.Module:
+        """Return another decoder with a head: features -> logits."""
+        return nn.Sequential(_Last(), _normalised(_CHANNELS), _toy_head())
+
+
+class _Last(nn.Module):
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return features[-1]
+
+
+def _normalised(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, _CHANNELS, 3, padding=1), nn.BatchNorm2d(_CHANNELS), nn.ReLU())
+
+
+def _toy_head() -> nn.Sequential:
+    return nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(_CHANNELS, 1, 1))
 
 
 class FeaturelessSegmenter(ToySegmenter):
@@ -84,6 +98,10 @@ class FeaturelessSegmenter(ToySegmenter):
     def decode(self, features: list[Tensor]) -> Tensor:
         """Refuse."""
         raise UserError("the method calls decode of a network; state needs_features = True.")
+
+    def new_decoder(self) -> nn.Module:
+        """Refuse."""
+        raise UserError("the method calls new_decoder of a network; state needs_features = True.")
 
 
 class ToyQuality(nn.Module):
@@ -201,13 +219,11 @@ def check_method(method_class: type[Method]) -> Iterator[Finding]:
 
 def _where_it_failed(error: Exception, method_class: type[Method]) -> str:
     """Say what somebody's code raised, in which line of it, and what networks it was given."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == inspect.getsourcefile(method_class)]
-    last = (own or frames)[-1]
+    last = own_line(error, method_class) or traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"{in_one_line(error)} ({Path(last.filename).name}, line {last.lineno}). The networks of the check "
-        f"are small: images of {_SIZE} pixels, features of {_CHANNELS} channels, and no attributes but size, encode "
-        "and decode."
+        f"are small: images of {_SIZE} pixels, features of {_CHANNELS} channels, and no attributes but task, size, "
+        "min_batch, encode, decode, head and new_decoder."
     )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from qgbench.base.errors import UserError
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import Batch, Method, Step, Term, feature_shapes, probabilities
-from qgbench.methods.losses import pixel_bce, segmentation_loss
+from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 from qgbench.plugins.registry import load_method, method_names
 from qgbench.trust.conformance import Finding, _Bench, check_method
 
@@ -34,8 +35,8 @@ class _Consistency(Method):
 
     def step(self, batch: Batch) -> Step:
         label = self.label(self.student, batch.u_w)
-        loss = pixel_bce(self.student(batch.u_s1), label).mean((1, 2, 3))
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+        loss = pixel_cross_entropy(self.task, self.student(batch.u_s1), label.prob).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
 
 
 def test_the_method_that_defects_are_planted_in_is_correct() -> None:
@@ -45,21 +46,21 @@ def test_the_method_that_defects_are_planted_in_is_correct() -> None:
 class _AttachedLabel(_Consistency):
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
-        label = torch.sigmoid(self.student(batch.u_w))
-        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, label)])
+        prob = self.task.probabilities(self.student(batch.u_w))
+        return Step(step.supervised, [Term(step.terms[0].loss, replace(step.terms[0].label, prob=prob))])
 
 
 class _ReducedLoss(_Consistency):
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
-        return Step(step.supervised, [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)])
+        return Step(step.supervised, [Term(step.terms[0].loss.mean(), step.terms[0].label)])
 
 
 class _LabelBehindTheHarness(_Consistency):
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
         label = probabilities(self.student, batch.u_w)
-        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, label)])
+        return Step(step.supervised, [Term(step.terms[0].loss, label)])
 
 
 class _UnstatedFeatures(_Consistency):
@@ -77,7 +78,7 @@ class _LateReducedLoss(_Consistency):
         step = super().step(batch)
         if batch.progress < 0.5:
             return Step(step.supervised)
-        return Step(step.supervised, [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)])
+        return Step(step.supervised, [Term(step.terms[0].loss.mean(), step.terms[0].label)])
 
 
 class _LateSecondTerm(_Consistency):
@@ -85,7 +86,7 @@ class _LateSecondTerm(_Consistency):
 
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
-        late = [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)] if batch.progress >= 0.5 else []
+        late = [Term(step.terms[0].loss.mean(), step.terms[0].label)] if batch.progress >= 0.5 else []
         return Step(step.supervised, [*step.terms, *late])
 
 
@@ -96,7 +97,7 @@ class _LateAverage(_Consistency):
         step = super().step(batch)
         (term,) = step.terms
         loss = term.loss if batch.progress < 0.5 else term.loss.mean()
-        return Step(step.supervised, [Term(loss, batch.u_w, term.label)])
+        return Step(step.supervised, [Term(loss, term.label)])
 
 
 @pytest.mark.parametrize("method", [_LateReducedLoss, _LateSecondTerm, _LateAverage])
@@ -133,7 +134,7 @@ class _OtherNetwork(_Consistency):
     """It takes its networks to be those of smp."""
 
     def step(self, batch: Batch) -> Step:
-        return Step(segmentation_loss(self.student.body(batch.x_l), batch.y_l), [])
+        return Step(segmentation_loss(self.task, self.student.body(batch.x_l), batch.y_l), [])
 
 
 class _OtherChannels(_Consistency):
@@ -178,7 +179,7 @@ class _WrongOwner(_Consistency):
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
         owner = torch.arange(len(batch.u_w)).roll(1)
-        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, step.terms[0].label, owner=owner)])
+        return Step(step.supervised, [Term(step.terms[0].loss, step.terms[0].label, owner=owner)])
 
 
 class _LossAgainstItself(_Consistency):
@@ -190,8 +191,8 @@ class _LossAgainstItself(_Consistency):
     def step(self, batch: Batch) -> Step:
         assert self.teacher is not None
         label = self.label(self.teacher, batch.u_w)
-        loss = (probabilities(self.teacher, batch.u_w) - label).square().mean((1, 2, 3))
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+        loss = (probabilities(self.teacher, batch.u_w) - label.prob).square().mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
 
 
 class _FrozenTeacher(_LossAgainstItself):
@@ -200,8 +201,8 @@ class _FrozenTeacher(_LossAgainstItself):
     def step(self, batch: Batch) -> Step:
         assert self.teacher is not None
         label = self.label(self.teacher, batch.u_w)
-        loss = (torch.sigmoid(self.student(batch.u_s1)) - label).square().mean((1, 2, 3))
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+        loss = (self.task.probabilities(self.student(batch.u_s1)) - label.prob).square().mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
 
     def update_teacher(self, decay: float) -> None:
         assert self.teacher is not None
@@ -224,7 +225,7 @@ class _HiddenState(_Consistency):
 
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
-        self.level: Tensor | float = 0.9 * getattr(self, "level", 0.0) + 0.1 * float(step.terms[0].label.mean())
+        self.level: Tensor | float = 0.9 * getattr(self, "level", 0.0) + 0.1 * float(step.terms[0].label.prob.mean())
         term = copy.copy(step.terms[0])
         term.loss = term.loss * self.level
         return Step(step.supervised, [term])
