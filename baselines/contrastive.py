@@ -66,10 +66,10 @@ class Contrastive(Method):
         certain = (self.task.confidence(cells) >= self.settings.threshold).flatten(1)
         # As many numbers whatever the labels say: none acts on another image's draw.
         chance = torch.rand(certain.shape, device=cells.device)
+        classes = [self._draw(pixels, chance, certain & own.flatten(1)) for own in self.task.pixels(cells)]
         loss = anchors = torch.zeros_like(chance[:, 0])
-        for of_class in (mask.flatten(1) for mask in self.task.pixels(cells)):
-            own, present = self._draw(pixels, chance, certain & of_class)
-            other, rival = self._draw(pixels, chance, certain & ~of_class)
+        for index, (own, present) in enumerate(classes):
+            other, rival = (torch.cat(parts, 1) for parts in zip(*classes[:index], *classes[index + 1 :], strict=True))
             mean = F.normalize((own * present.unsqueeze(2)).sum(1, keepdim=True), dim=2)
             positive = (own @ mean.transpose(1, 2)).float() / self.settings.temperature
             negative = (own @ other.transpose(1, 2)).float() / self.settings.temperature

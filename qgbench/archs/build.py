@@ -33,19 +33,6 @@ class EncoderDecoder(nn.Module):
     segmentation_head: nn.Module
 
 
-class Decoder(nn.Module):
-    """A decoder and its head, beside those of a `SegmentationNetwork`: features -> logits (B, C, H, W), float32."""
-
-    def __init__(self, body: EncoderDecoder) -> None:
-        super().__init__()
-        self.decoder = body.decoder
-        self.segmentation_head = body.segmentation_head
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """Return logits."""
-        return self.segmentation_head(self.decoder(features)).float()
-
-
 class SegmentationNetwork(nn.Module):
     """A network that normalises its own input and returns float32 logits under any autocast.
 
@@ -74,7 +61,7 @@ class SegmentationNetwork(nn.Module):
         super().__init__()
         self.size = size
         self.min_batch = min_batch
-        self._build = build
+        self._build, self._encoder = build, encoder
         self.body = cast(EncoderDecoder, build())
         mean, std = normalisation(encoder)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -109,9 +96,11 @@ class SegmentationNetwork(nn.Module):
         """Return logits (B, C, H, W), float32, of what `decode` gave."""
         return self.body.segmentation_head(decoded).float()
 
-    def new_decoder(self) -> Decoder:
-        """Return a decoder with a head of the same architecture, its weights drawn anew: features -> logits."""
-        return _for_training(Decoder(cast(EncoderDecoder, self._build())))
+    def new_decoder(self) -> "SegmentationNetwork":
+        """Return a network on this very encoder, with a decoder and a head of its own whose weights are drawn anew."""
+        sibling = SegmentationNetwork(self._build, self._encoder, self.size, self.min_batch)
+        sibling.body.encoder = self.body.encoder
+        return _for_training(sibling)
 
 
 def _for_training(network: N) -> N:

@@ -20,8 +20,8 @@ def segmentation_loss(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     target : (B, C, H, W)
         0 or 1.
     """
-    dice = soft_dice_loss(task, task.probabilities(logits), target).mean()
-    return 0.5 * _cross_entropy(task, logits, target, "mean") + 0.5 * dice
+    entropy = _cross_entropy(task, logits, target, "mean")
+    return 0.5 * entropy + 0.5 * soft_dice_loss(task, task.probabilities(logits), target).mean()
 
 
 def soft_dice_loss(task: Task, prob: Tensor, target: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What a method may ask of the networks that it is given, and how they label."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, cast
 
 import torch
@@ -40,10 +40,13 @@ class Network(Protocol):
     def head(self, decoded: Tensor, /) -> Tensor:
         """Return logits (B, C, H, W), float32, of what `decode` gave."""
 
-    def new_decoder(self) -> nn.Module:
-        """Return another decoder with a head, its weights drawn anew: features of `encode` -> logits (B, C, H, W)."""
+    def new_decoder(self) -> "Network":
+        """Return a network on this very encoder, with a decoder and a head of its own whose weights are drawn anew."""
 
     # Of torch.nn.Module, what methods use.
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Any:
+        """Call a function with every part."""
 
     def train(self, mode: bool = True) -> Any:
         """Set training mode."""

@@ -79,19 +79,10 @@ class _Segmenter(nn.Module):
         logits = _GAIN * self.network.head(decoded.double())
         return F.interpolate(logits, (self.size, self.size), mode="bilinear", align_corners=False).float()
 
-    def new_decoder(self) -> nn.Module:
-        return _Decoder(_Segmenter(self.size))
-
-
-class _Decoder(nn.Module):
-    """Decoder and head of a network of its own."""
-
-    def __init__(self, network: _Segmenter) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        return self.network.head(self.network.decode(features))
+    def new_decoder(self) -> "_Segmenter":
+        sibling = _Segmenter(self.size)
+        sibling.network.encoder = self.network.encoder
+        return sibling
 
 
 class _Contrast(nn.Module):

@@ -70,14 +70,11 @@ class ToySegmenter(nn.Module):
         """Return the decoder's features (B, 8, H, W)."""
         return self.decoder(features[-1])
 
-    def new_decoder(self) -> nn.Module:
-        """Return another decoder with a head: features -> logits."""
-        return nn.Sequential(_Last(), _normalised(_CHANNELS), _toy_head())
-
-
-class _Last(nn.Module):
-    def forward(self, features: list[Tensor]) -> Tensor:
-        return features[-1]
+    def new_decoder(self) -> "ToySegmenter":
+        """Return a network on this encoder, with a decoder and a head of its own."""
+        sibling = ToySegmenter()
+        sibling.encoder = self.encoder
+        return sibling
 
 
 def _normalised(channels: int) -> nn.Sequential:
@@ -99,7 +96,7 @@ class FeaturelessSegmenter(ToySegmenter):
         """Refuse."""
         raise UserError("the method calls decode of a network; state needs_features = True.")
 
-    def new_decoder(self) -> nn.Module:
+    def new_decoder(self) -> ToySegmenter:
         """Refuse."""
         raise UserError("the method calls new_decoder of a network; state needs_features = True.")
 
