@@ -17,10 +17,11 @@ from qgbench.base.logs import logger
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import make_accelerator
-from qgbench.methods import Batch, Method, check_step
+from qgbench.methods import Batch, Method, PseudoLabel, Step, check_step, label_probabilities
 from qgbench.methods.former import own_line
+from qgbench.methods.normalisation import normalising_layers
 from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
-from qgbench.quality.scores import Labelling, PredictedQuality, one
+from qgbench.quality.scores import Labelling, PredictedQuality, one, overlap
 from qgbench.spec.run_spec import Protocol, load_protocol
 from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer
@@ -209,12 +210,12 @@ def check_method(method_class: type[Method]) -> Iterator[Finding]:
             yield finding
     except QGBenchError as error:
         yield Finding(rule, False, str(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         logger.debug("%s", traceback.format_exc())
         yield Finding(rule, False, _where_it_failed(error, method_class))
 
 
-def _where_it_failed(error: Exception, method_class: type[Method]) -> str:
+def _where_it_failed(error: BaseException, method_class: type[Method]) -> str:
     """Say what somebody's code raised, in which line of it, and what networks it was given."""
     last = own_line(error, method_class) or traceback.extract_tb(error.__traceback__)[-1]
     return (
@@ -232,7 +233,9 @@ def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Fin
     method = trainer.method.train()
     yield from _check_terms(method, batch)
     yield from _check_teacher(method)
+    yield from _check_supervised(method, batch)
     if method_class.pseudo_labels:
+        yield from _check_labels(method, batch)
         yield from _check_rejection(method, batch)
     # From here on trainers start warmed up: an untrained network's labels may pass no threshold, and all twins agree.
     bench = _Bench(method_class, accelerator, copy.deepcopy(method.state_dict()))
@@ -285,6 +288,81 @@ def _check_teacher(method: Method) -> Iterator[Finding]:
     yield Finding(
         "the teacher moves towards the student, buffers too", not wrong, f"not averaged: {', '.join(wrong[:3])}"
     )
+
+
+class _PerImage(nn.Module):
+    """Normalises each image by itself, so that none acts on another: (N, C, ...) -> the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dims = tuple(range(2, x.ndim))
+        return (x - x.mean(dims, keepdim=True)) / (x.var(dims, keepdim=True, correction=0) + 1e-5).sqrt() if dims else x
+
+
+def _with_images_apart(method: Method) -> Method:
+    """Return a copy whose normalisation joins no images."""
+    method = copy.deepcopy(method)
+    for module in list(method.modules()):
+        for name, child in module.named_children():
+            if normalising_layers(child) == [child]:
+                setattr(module, name, _PerImage())
+    return method
+
+
+def _stepped(method: Method, batch: Batch) -> Step:
+    torch.manual_seed(7)
+    return method.train()(batch)
+
+
+def _check_supervised(method: Method, batch: Batch) -> Iterator[Finding]:
+    rule, advice = "no unlabelled loss hides in supervised", "what an unlabelled image is trained on is a Term"
+    inverted = copy.deepcopy(method)
+    inverted.corrector = lambda image, prob: 1.0 - prob
+    losses = [_stepped(copy.deepcopy(each), batch).supervised for each in (method, inverted)]
+    yield Finding(rule, torch.equal(*losses) and not _trains_on_unlabelled(method, batch), advice)
+
+
+def _trains_on_unlabelled(method: Method, batch: Batch) -> bool:
+    """Tell whether `supervised` follows from unlabelled images; False where pictures are pasted of both kinds."""
+    method = _with_images_apart(method)
+    fresh = {name: getattr(batch, name).clone().requires_grad_() for name in ("x_l", "u_w", "u_s1", "u_s2")}
+    seen: list[Tensor] = []
+    for student in method.students:
+        student.get_submodule("encoder").register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0]))
+    supervised = _stepped(method, replace(batch, **fresh)).supervised
+    labelled, *unlabelled = fresh.values()
+
+    def follows(value: Tensor, images: list[Tensor]) -> bool:
+        grads = torch.autograd.grad(value.sum(), images, retain_graph=True, allow_unused=True)
+        return any(grad is not None and bool(grad.any()) for grad in grads)
+
+    pictures = [picture for picture in seen if picture.requires_grad]
+    pasted = any(follows(picture, [labelled]) and follows(picture, unlabelled) for picture in pictures)
+    return not pasted and follows(supervised, unlabelled)
+
+
+def _check_labels(method: Method, batch: Batch) -> Iterator[Finding]:
+    moved = copy.deepcopy(method)
+    for name, module in moved.named_modules():
+        if not name.startswith("teacher") and normalising_layers(module) == [module]:
+            module.get_buffer("running_mean").add_(1.0)
+            module.get_buffer("running_var").mul_(4.0)
+    labels, others = ([term.label for term in _stepped(each, batch).terms] for each in (copy.deepcopy(method), moved))
+    same = all(torch.equal(label.prob, other.prob) for label, other in zip(labels, others, strict=True))
+    advice = "they change with its running ones, which lag behind; use self.label or label_probabilities"
+    yield Finding("a student labels with the statistics of the images, not with stale ones", same, advice)
+    turned = [index for index, label in enumerate(labels) if not _lies_on_its_image(label)]
+    advice = f"that of terms[{turned[0] if turned else 0}] lies on it when turned; undo what was done before labelling"
+    yield Finding("each label lies on its image", not turned, advice)
+
+
+def _lies_on_its_image(label: PseudoLabel) -> bool:
+    """Tell whether a label agrees best with its network's prediction on the image as it is: not turned, not another."""
+    task = label.network.task
+    given, prediction = (
+        task.hard(prob).bool() for prob in (label.prob, label_probabilities(label.network, label.image))
+    )
+    turned = [prediction.flip(2), prediction.flip(3), prediction.flip(2, 3), prediction.mT, prediction.roll(1, 0)]
+    return all(overlap(given, prediction).mean() >= overlap(given, other).mean() for other in turned)
 
 
 def _gradient(method: Method, batch: Batch, modes: list[Mode], corrector: Any) -> list[Tensor]:
