@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -109,7 +110,7 @@ def _in_own_process(job: Job) -> dict[str, Any]:
 def _time_run(spec: RunSpec, protocol: Protocol, data: TrainingData) -> dict[str, float]:
     method_class = load_method(spec.method)
     settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
-    method = method_class(lambda: build_student(protocol), settings)
+    method = method_class(partial(build_student, protocol), settings)
     predictor = None
     accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
     if spec.needs_g:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qgbench.base.errors import unknown_name
 from qgbench.engine.device import ALONE, World
-from qgbench.methods import Batch, Method, Term
+from qgbench.methods import Batch, Method, PseudoLabel, Term, View
 from qgbench.methods.normalisation import frozen_statistics
 from qgbench.plugins.registry import load
 from qgbench.quality.audit import correlations
@@ -217,7 +217,7 @@ class QualityRegularisation(AddOn):
         with torch.random.fork_rng(devices=devices), frozen_statistics(method.students):
             torch.manual_seed(self.world.seed(self.seed * 1_000_003 + step))
             for student in method.students:
-                prob = torch.sigmoid(student(batch.u_w))
+                prob = method.task.probabilities(student(batch.u_w))
                 total = total + (1.0 - self.predictor(batch.u_w, prob)).mean()
         return weight * total
 
@@ -227,7 +227,7 @@ class QualityRegularisation(AddOn):
 
 
 class Guide:
-    """The modes of one run. Scores each distinct (image, label) once a step."""
+    """The modes of one run. Scores each label once a step, however many terms trust it."""
 
     def __init__(self, modes: Sequence[AddOn]) -> None:
         self.modes = modes
@@ -263,40 +263,31 @@ class Guide:
 
         method.corrector = correct
 
-    def weights(
-        self, terms: list[Term], method: Method, truth: Tensor | None, batch: Batch | None = None
-    ) -> list[Tensor]:
-        """Weight of every pseudo-label of every term, ones where no mode weighs.
+    def weights(self, terms: list[Term], masks: Mapping[View, Tensor | None]) -> list[Tensor]:
+        """Return the weight of every pseudo-label of every term, ones where no mode weighs.
 
         Parameters
         ----------
         terms : list of Term
-        method : Method
-            Tells which network made a label.
-        truth : (U, 1, H, W) or None
-            Held-back masks, for the oracle control and for the log.
-        batch : Batch, optional
-            What the method saw: `truth` is that of its weak views, its labelled images have their own masks, and for
-            other pictures there is none. `truth` is that of all pictures, if not given.
+        masks : mapping of view to (U, 1, H, W) or None
+            True masks of the views that have some: held-back ones, for the oracle control and for the log, of the weak
+            views, and those of the labelled images.
 
         Returns
         -------
         list of (U,) float32 tensors, detached.
         """
-        known: dict[tuple[int, int], Tensor] = {}
-        for term in terms:
-            key = (id(term.image), id(term.label))
-            if key not in known:
-                network = method.labelled_by(term.label) or method.student
-                labelled = batch is not None and term.image is batch.x_l
-                aligned = truth if batch is None or term.image is batch.u_w else batch.y_l if labelled else None
-                labelling = Labelling(term.image, term.label, network, aligned, self._world, not labelled)
-                weight = term.label.new_ones(len(term.label), dtype=torch.float32)
+        known: dict[PseudoLabel, Tensor] = {}
+        for label in (term.label for term in terms):
+            if label not in known:
+                truth, unlabelled = masks.get(label.view), label.view != "labelled"
+                labelling = Labelling(label.image, label.prob, label.network, truth, self._world, unlabelled)
+                weight = label.prob.new_ones(len(label), dtype=torch.float32)
                 for mode in self.modes:
                     given = mode.weigh(labelling)
                     weight = weight if given is None else weight * given.detach()
-                known[key] = weight
-        return [known[id(term.image), id(term.label)] for term in terms]
+                known[label] = weight
+        return [known[term.label] for term in terms]
 
     def losses(self, batch: Batch, method: Method, step: int) -> Tensor | None:
         """Sum of the losses that modes add; None if none does."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qgbench.base.errors import UserError
 from qgbench.engine.device import ALONE, World
-from qgbench.methods import label_probabilities
+from qgbench.methods import Network, label_probabilities
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Labelling:
 
     image: Tensor  # (U, 3, H, W) weak views in [0, 1]
     prob: Tensor  # (U, 1, H, W) the labelling network's probabilities
-    network: nn.Module  # the network that labelled
+    network: Network  # the network that labelled
     truth: Tensor | None  # (U, 1, H, W) masks in the same geometry, NaN where unknown; for the oracle only
     world: World = ALONE  # the processes that label the other rows of the same batch
     unlabelled: bool = True  # False for labelled images, whose truth is no secret

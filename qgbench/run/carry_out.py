@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from qgbench.archs.build import build_network, require_buildable, weights_in_truth
+from qgbench.archs.build import SegmentationNetwork, build_network, require_buildable, weights_in_truth
 from qgbench.archs.weights import weights_hash
 from qgbench.base.errors import (
     AbsentDataError,
@@ -35,7 +36,7 @@ from qgbench.data.splits import split_fingerprint
 from qgbench.engine.checkpoint import Checkpoints
 from qgbench.engine.device import make_accelerator, what_cannot_repeat
 from qgbench.engine.stage import train
-from qgbench.methods import Method, MethodSettings
+from qgbench.methods import Method, MethodSettings, Network
 from qgbench.metrics.table import Metric
 from qgbench.plugins.registry import arch_source, load, load_arch, load_method, method_source
 from qgbench.quality.audit import QualityAudit, audits_of
@@ -176,15 +177,16 @@ def describe(spec: RunSpec) -> dict[str, Any]:
     UserError
         As `run`, for all that can be known without data and without fetching weights; the network is built.
     """
-    protocol, _, settings = _resolve(spec)
-    require_buildable(
-        protocol.arch,
-        spec.arch_source,
-        protocol.encoder,
-        protocol.encoder_weights,
-        protocol.decoder_channels,
-        protocol.size,
-    )
+    protocol, method_class, settings = _resolve(spec)
+    for arch in _architectures(spec, method_class, settings):
+        require_buildable(
+            arch,
+            arch_source(arch),
+            _encoder_of(arch, protocol),
+            protocol.encoder_weights,
+            protocol.decoder_channels,
+            protocol.size,
+        )
     return {
         "id": spec.id,
         "spec": spec.model_dump(mode="json"),
@@ -253,9 +255,11 @@ def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
     if arch_source(spec.arch) != spec.arch_source:
         raise UserError(f"{spec.arch} is not the file that this run was started with; give the command anew.")
     settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
-    _refuse_contradictions(spec, method_class, Regime.parse(spec.regime))
+    archs = _architectures(spec, method_class, settings)
+    _refuse_contradictions(spec, method_class, archs, Regime.parse(spec.regime))
     check_batches(protocol.train, spec.processes)
-    _refuse_small_batches(spec, protocol)
+    for arch in archs:
+        _refuse_small_batches(arch, spec, protocol)
     return protocol, method_class, settings
 
 
@@ -344,16 +348,35 @@ def _with_status(job: _Job) -> None:
         logger.debug("done")
 
 
-def _refuse_contradictions(spec: RunSpec, method_class: type[Method], regime: Regime) -> None:
+def _architectures(spec: RunSpec, method_class: type[Method], settings: MethodSettings) -> list[str]:
+    """Return the architectures of a run's students, each once.
+
+    Raises
+    ------
+    UserError
+        A method names one that is unknown, or of whose source the run's id would hold nothing.
+    """
+    named = sorted({arch for arch in method_class.archs(settings) if arch})
+    for arch in named:
+        if arch_source(arch):
+            raise UserError(
+                f"method '{spec.method}' cannot have arch '{arch}' for a second network, because a run's id holds the "
+                "source of one architecture: name one that ships, see qgbench archs, or give it by --arch."
+            )
+    return [spec.arch, *(arch for arch in named if arch != spec.arch)]
+
+
+def _refuse_contradictions(spec: RunSpec, method_class: type[Method], archs: Sequence[str], regime: Regime) -> None:
     addons = [kind for kind, _ in addon_settings(spec)] if spec.addons else []
     score = load("score", spec.qg_score)
     if any(addon.needs_score for addon in addons) and not method_class.pseudo_labels:
         raise UserError(
             f"method '{spec.method}' makes no pseudo-labels, so QW has nothing to weigh; use --qg-mode qar."
         )
-    if method_class.needs_features and not load_arch(spec.arch).strides:
+    mute = next((arch for arch in archs if not load_arch(arch).strides), None)
+    if method_class.needs_features and mute is not None:
         raise UserError(
-            f"method '{spec.method}' needs features of its networks, and arch '{spec.arch}' gives none (strides is "
+            f"method '{spec.method}' needs features of its networks, and arch '{mute}' gives none (strides is "
             "empty); choose another --arch, see qgbench archs."
         )
     idle = [key for key in spec.overrides if key.startswith(OF_ADDON)]
@@ -365,13 +388,13 @@ def _refuse_contradictions(spec: RunSpec, method_class: type[Method], regime: Re
         raise UserError("the oracle needs the masks of all unlabelled images, which a pool has not; leave --pool out.")
 
 
-def _refuse_small_batches(spec: RunSpec, protocol: Protocol) -> None:
-    least = load_arch(spec.arch).min_batch
+def _refuse_small_batches(arch: str, spec: RunSpec, protocol: Protocol) -> None:
+    least = load_arch(arch).min_batch
     for name in ("batch_labelled", "batch_unlabelled"):
         share = getattr(protocol.train, name) // spec.processes
         if share < least:
             raise UserError(
-                f"arch '{spec.arch}' needs {least} or more images in each process, because it pools features to one "
+                f"arch '{arch}' needs {least} or more images in each process, because it pools features to one "
                 f"pixel and normalises them over the batch; train.{name} gives {share}. Set train.{name}="
                 f"{least * spec.processes} or more, or take another arch."
             )
@@ -380,13 +403,16 @@ def _refuse_small_batches(spec: RunSpec, protocol: Protocol) -> None:
 def _make_method(
     spec: RunSpec, protocol: Protocol, method_class: type[Method], settings: MethodSettings
 ) -> tuple[Method, str]:
-    """Make the method with its networks, and the hash of the encoder that training starts from.
+    """Make the method with its networks, and the hash of the encoder that training starts from; of all, if they differ.
 
     They come before data and g: an unknown architecture shall not be found out after minutes spent on those.
     """
     torch.manual_seed(spec.seed)
-    method = method_class(lambda: build_student(protocol), settings)
-    return method, weights_hash(method.student.get_submodule("body.encoder"))
+    method = method_class(partial(build_student, protocol), settings)
+    encoders = [student.get_submodule("body.encoder") for student in method.students]
+    # Students of one architecture begin with the same weights, or with none.
+    several = len(set(method.archs(settings))) > 1
+    return method, weights_hash(nn.ModuleList(encoders) if several else encoders[0])
 
 
 def _with_weights_in_truth(spec: RunSpec, protocol: Protocol) -> Protocol:
@@ -503,15 +529,27 @@ def _measure(
     write_record(path, record)  # it marks the run as done: what its numbers need comes before
 
 
-def build_student(protocol: Protocol) -> nn.Module:
-    """Build a network of a protocol, as each student and teacher of a run is built."""
-    return build_network(
-        protocol.arch, protocol.encoder, protocol.encoder_weights, protocol.decoder_channels, protocol.size
-    )
+def build_student(protocol: Protocol, arch: str = "") -> SegmentationNetwork:
+    """Return a network of a protocol, as each student and teacher of a run is built.
+
+    Parameters
+    ----------
+    protocol : Protocol
+    arch : str
+        Another architecture than the protocol's; with its own encoder, where it cannot take the protocol's.
+    """
+    arch = arch or protocol.arch
+    encoder = _encoder_of(arch, protocol)
+    return build_network(arch, encoder, protocol.encoder_weights, protocol.decoder_channels, protocol.size)
 
 
-def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, nn.Module]:
-    networks: dict[str, nn.Module] = {"student": trainer.method.student}
+def _encoder_of(arch: str, protocol: Protocol) -> str:
+    own = None if arch == protocol.arch else load_arch(arch).own_encoder
+    return own or protocol.encoder
+
+
+def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, Network]:
+    networks: dict[str, Network] = {"student": trainer.method.student}
     if trainer.method.teacher is not None:
         networks["teacher"] = trainer.method.teacher
     if trainer.history.best_step not in (None, trainer.steps):

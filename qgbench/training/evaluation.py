@@ -17,7 +17,7 @@ from qgbench.base.progress import track
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet
 from qgbench.data.packed_masks import PackedMasks
-from qgbench.methods import probabilities
+from qgbench.methods import Network, probabilities
 from qgbench.metrics.masks import measure
 from qgbench.metrics.table import CLASS, IMAGE_COLUMNS, Metric
 from qgbench.quality.scores import Labelling, foreground_confidence
@@ -26,7 +26,7 @@ _BATCH = 32
 
 
 def evaluate(
-    networks: Mapping[str, nn.Module],
+    networks: Mapping[str, Network],
     predictor: nn.Module | None,
     prepared: Prepared,
     split: pd.DataFrame,
@@ -39,8 +39,7 @@ def evaluate(
 
     Parameters
     ----------
-    networks : mapping of str to nn.Module
-        Images (B, 3, S, S) in [0, 1] -> logits (B, 1, S, S).
+    networks : mapping of str to Network
     predictor : nn.Module or None
         g, for the column q.
     prepared : Prepared
@@ -93,7 +92,7 @@ def evaluate(
 
 
 def _predict(
-    network: nn.Module, predictor: nn.Module | None, images: ImageSet, block: np.ndarray, accelerator: Accelerator
+    network: Network, predictor: nn.Module | None, images: ImageSet, block: np.ndarray, accelerator: Accelerator
 ) -> tuple[torch.Tensor, list[float], list[float]]:
     image = images.images(block).to(accelerator.device)
     with accelerator.autocast(), torch.no_grad():

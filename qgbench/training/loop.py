@@ -103,8 +103,10 @@ class Trainer:
         if self._world.size > 1:
             self._objective = accelerator.prepare_model(self._objective)
         self._optimiser = accelerator.prepare_optimizer(
-            torch.optim.AdamW(self.method.trainable(), lr=protocol.train.lr, weight_decay=protocol.train.weight_decay)
+            self.method.optimiser(protocol.train.lr, protocol.train.weight_decay)
         )
+        # A group that begins with a rate of its own keeps its multiple of the protocol's.
+        self._multiples = [group["lr"] / protocol.train.lr for group in self._optimiser.param_groups]
         self._audit_set, self._audit_index = self._choose_audit_images(seed)
         self.history = History()
         torch.manual_seed(self._world.seed(seed))
@@ -160,8 +162,9 @@ class Trainer:
         progress = step / self.steps
         batch, truth = own_part(*self._streams.next(progress), self._world)
         batch, truth = batch.to(self._accelerator.device), truth.to(self._accelerator.device)
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate(progress, self._settings.lr, self._settings.lr_end)
+        rate = learning_rate(progress, self._settings.lr, self._settings.lr_end)
+        for group, multiple in zip(self._optimiser.param_groups, self._multiples, strict=True):
+            group["lr"] = multiple * rate
         with self._accelerator.autocast():
             total, parts = self._objective(batch, truth, step)
         parts = self._of_whole_batch(parts)

@@ -52,9 +52,10 @@ def test_each_student_is_held_to_the_other_s_hard_label(unlabelled: int) -> None
         mine, other = (probs if place < 2 else of_labelled)[index], (probs if place < 2 else of_labelled)[1 - index]
         expected = cross_entropy(mine, other > 0.5).mean((1, 2, 3))
         np.testing.assert_allclose(term.loss.detach().numpy(), expected, rtol=1e-4)
-        np.testing.assert_allclose(term.label.numpy(), other, rtol=1e-4)
-        assert method.labelled_by(term.label) is method.students[1 - index]
-        assert term.image is (batch.u_w if place < 2 else batch.x_l)
+        np.testing.assert_allclose(term.label.prob.numpy(), other, rtol=1e-4)
+        assert term.label.network is method.students[1 - index]
+        assert term.label.view == ("weak" if place < 2 else "labelled")
+        assert term.label.image is (batch.u_w if place < 2 else batch.x_l)
         assert term.denominator is None
         assert term.owner is None
         assert term.coef == 1

@@ -32,7 +32,7 @@ class Mine(Method):
     pseudo_labels = False
 
     def step(self, batch: Batch) -> Step:
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l))
 """
 
 

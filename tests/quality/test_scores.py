@@ -25,6 +25,7 @@ from qgbench.quality.scores import (
 )
 from qgbench.spec.arm import SCORES
 from qgbench.spec.protocol import load_protocol
+from qgbench.spec.task import Task
 from qgbench.trust.conformance import ToyQuality, ToySegmenter
 
 masks = arrays(bool, (3, 1, 5, 6))
@@ -93,6 +94,8 @@ def test_the_oracle_without_masks_is_refused() -> None:
 class LeftHalf(nn.Module):
     """Whatever the image, foreground is the left half."""
 
+    task = Task()
+
     def forward(self, image: Tensor) -> Tensor:
         logits = torch.full_like(image[:, :1], -5.0)
         logits[..., : image.shape[3] // 2] = 5.0
@@ -106,7 +109,8 @@ def labelled_by(network: nn.Module, image: Tensor) -> Labelling:
 
 def test_a_network_that_commutes_with_flips_agrees_with_itself() -> None:
     torch.manual_seed(0)
-    pointwise = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Tanh(), nn.Conv2d(4, 1, 1), nn.InstanceNorm2d(1))
+    pointwise: Any = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Tanh(), nn.Conv2d(4, 1, 1), nn.InstanceNorm2d(1))
+    pointwise.task = Task()
     found = labelled_by(pointwise, torch.rand(5, 3, 16, 16))
     assert 0.2 < float((found.prob > 0.5).float().mean()) < 0.8
     assert flip_agreement(found).tolist() == [1.0] * 5

@@ -1,5 +1,6 @@
 """Every kind of run of `paper`, and every predictor of `ablations`, takes its steps: on small images, untrained."""
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -68,7 +69,7 @@ def trainer_of(entry: Entry, images: TrainingData) -> Trainer:
     torch.manual_seed(0)
     g = QualityPredictor(protocol.quality, "none").requires_grad_(False).eval() if spec.needs_g else None
     settings = apply_settings(kind.Settings(), spec.overrides_of("method"), "method.")
-    method = kind(lambda: build_student(protocol), settings)
+    method = kind(partial(build_student, protocol), settings)
     guide = make_guide(spec, g, spec.seed)
     return Trainer(method, guide, g, images, protocol, 0, make_accelerator("cpu", "fp32", 1), spec.qg_norm)
 

@@ -25,7 +25,7 @@ from qgbench.baselines.pseudo_label import PseudoLabel
 from qgbench.baselines.supervised import Supervised
 from qgbench.engine.device import World, make_accelerator, processes, what_cannot_repeat
 from qgbench.methods import Batch, Method, Step, Term
-from qgbench.methods.losses import pixel_bce, segmentation_loss
+from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import SCORES, Labelling, Score
 from qgbench.training.loop import Trainer, convert_sync_batchnorm
@@ -59,14 +59,14 @@ class Pooled(Method):
     def step(self, batch: Batch) -> Step:
         label = self.label(self.students[0], batch.u_w)
         inside, outside = batch.cut1.double(), (~batch.cut1).double()
-        pixels = pixel_bce(self.students[0](batch.u_s1), (label > 0.5).double())
+        pixels = pixel_cross_entropy(self.task, self.students[0](batch.u_s1), self.task.hard(label.prob).double())
         rows = torch.cat([(pixels * part).sum((1, 2, 3)) for part in (inside, outside)])
         count = torch.cat([part.sum((1, 2, 3)) for part in (inside, outside)])
         owner = torch.arange(len(label)).repeat(2)
-        supervised = segmentation_loss(self.students[0](batch.x_l), batch.y_l)
+        supervised = segmentation_loss(self.task, self.students[0](batch.x_l), batch.y_l)
         if batch.progress < 0.5:
-            supervised = supervised + segmentation_loss(self.students[1](batch.x_l), batch.y_l)
-        return Step(supervised, [Term(rows, batch.u_w, label, denominator=count, owner=owner, coef=0.5)])
+            supervised = supervised + segmentation_loss(self.task, self.students[1](batch.x_l), batch.y_l)
+        return Step(supervised, [Term(rows, label, denominator=count, owner=owner, coef=0.5)])
 
 
 class Broken(Supervised):

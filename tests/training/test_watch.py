@@ -54,7 +54,7 @@ class Segmenter(Method):
     pseudo_labels = False
 
     def step(self, batch: Batch) -> Step:
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l))
 
 
 def trained(method: type[Method], guide: Guide, predictor: nn.Module, steps: int) -> Trainer:

@@ -6,7 +6,7 @@ from qgbench.report.contrasts import Contrast
 from qgbench.report.scores import Scores
 from qgbench.report.wording import MARK, number, signed
 from qgbench.spec.arm import ArmName
-from qgbench.spec.run_spec import Regime
+from qgbench.spec.regime import Regime
 from qgbench.stats.crossed import Estimate
 
 LEVEL = 0.05
