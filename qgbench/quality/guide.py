@@ -48,8 +48,8 @@ class AddOn:
 
     Parameters
     ----------
-    settings : Settings
-        An instance of the class's `Settings`.
+    settings : Settings, optional
+        An instance of the class's `Settings`; its defaults if not given.
     score : Score, optional
         What ``--qg-score`` names, where the add-on `needs_score`.
     predictor : nn.Module, optional
@@ -69,9 +69,13 @@ class AddOn:
     world: World = ALONE
 
     def __init__(
-        self, settings: AddOnSettings, score: Score | None = None, predictor: nn.Module | None = None, seed: int = 0
+        self,
+        settings: AddOnSettings | None = None,
+        score: Score | None = None,
+        predictor: nn.Module | None = None,
+        seed: int = 0,
     ) -> None:
-        self.settings = settings
+        self.settings = self.Settings() if settings is None else settings
         self.score = score
         self.predictor = predictor
         self.seed = seed

@@ -44,6 +44,8 @@ class Score:
     needs_truth: ClassVar[bool] = False  # held-back masks of all unlabelled images; only a control may look at them
 
     def __init__(self, predictor: nn.Module | None = None, seed: int = 0) -> None:
+        if self.needs_g and predictor is None:
+            raise ValueError(f"the score {type(self).__name__} needs the quality predictor")
         self.predictor = predictor
         self.seed = seed
 

@@ -8,7 +8,7 @@ import torch
 
 from qgbench.methods import Method
 from qgbench.plugins.registry import load_method
-from qgbench.quality.guide import Guide, Mode
+from qgbench.quality.guide import AddOn, Guide
 from qgbench.quality.scores import Labelling
 from qgbench.training.objective import Objective
 from tests.baselines import (
@@ -90,8 +90,9 @@ def test_a_label_teaches_only_the_other_student() -> None:
             assert any(g is not None and bool(g.any()) for g in grads) == (which == index % 2)
 
 
-class _RejectLabelsOf(Mode):
+class _RejectLabelsOf(AddOn):
     def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
         self._network = network
 
     def weigh(self, labelling: Labelling) -> torch.Tensor:

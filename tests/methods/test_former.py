@@ -12,7 +12,7 @@ from qgbench.base.errors import UserError
 from qgbench.cli.main import main
 from qgbench.engine.device import make_accelerator
 from qgbench.plugins.registry import load_method
-from qgbench.trust.conformance import _Bench, check_method
+from qgbench.trust.conformance import Bench, check_method
 
 FILES = Path(__file__).parent / "written_for_0_1"
 PROB = "write label.prob"
@@ -59,7 +59,7 @@ def test_each_line_to_change_is_named_until_the_file_keeps_the_contract(name: st
         method = load_method(reference)
         said = rf"{file}, line {line}: `.*` is of qgbench 0\.1; {advice}[^\n]*\.$"
         with pytest.raises(UserError, match=said):  # as in a run
-            list(_Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
+            list(Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
         (finding,) = check_method(method)
         assert not finding.passed
         assert f"{file}, line {line}: " in finding.detail
@@ -89,7 +89,7 @@ def test_what_else_was_right_in_0_1_is_told(line: str, advice: str, tmp_path: Pa
     )
     method = load_method(str(tmp_path / "old.py"))
     with pytest.raises(UserError, match=rf"old\.py, line 10: `.*` is of qgbench 0\.1; {advice}"):
-        next(_Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
+        next(Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
 
 
 def test_an_error_of_another_kind_is_left_as_it_is(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_an_error_of_another_kind_is_left_as_it_is(tmp_path: Path) -> None:
     )
     method = load_method(str(tmp_path / "slip.py"))
     with pytest.raises(AttributeError, match="x_1"):
-        next(_Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
+        next(Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
 
 
 def test_a_run_ends_with_that_one_message(

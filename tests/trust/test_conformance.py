@@ -24,7 +24,7 @@ from qgbench.methods import (
 )
 from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 from qgbench.plugins.registry import load_method, method_names
-from qgbench.trust.conformance import Finding, _Bench, check_method
+from qgbench.trust.conformance import Bench, Finding, check_method
 
 
 def broken_rules(method: type[Method]) -> list[str]:
@@ -112,7 +112,7 @@ class _LateAverage(_Consistency):
 
 @pytest.mark.parametrize("method", [_LateReducedLoss, _LateSecondTerm, _LateAverage])
 def test_a_run_ends_at_the_first_step_whose_terms_break_the_contract(method: type[Method]) -> None:
-    bench = _Bench(method, make_accelerator("cpu", "fp32", 1))
+    bench = Bench(method, make_accelerator("cpu", "fp32", 1))
     trainer, _ = bench.trainer(lambda g: [], 8)
     with pytest.raises(UserError, match="one value per row"):
         list(trainer.run())
