@@ -354,11 +354,6 @@ class TestNothingIsDroppedInSilence:
         results = pd.read_csv(tmp_path / "out" / "results.csv")
         assert results.loc[results["kind"] == "twin", "reason"].tolist() == [cause]
 
-    def test_another_card_of_the_same_kind_is_not_refused(self, tmp_path: Path) -> None:
-        make_record(tmp_path, GROUP_DICE, fields={"device": "cuda:0"})
-        make_record(tmp_path, GROUP_DICE, addon="qw", fields={"device": "cuda:1"})
-        assert only_section(tmp_path).contrasts[0].difference is not None
-
     @pytest.mark.parametrize("column", ["id", "group", "n_ref"])
     def test_other_test_images_are_refused(self, tmp_path: Path, column: str) -> None:
         make_record(tmp_path, GROUP_DICE)
@@ -507,7 +502,7 @@ class TestBrokenFiles:
 
     def test_two_records_of_one_seed_are_both_refused(self, tmp_path: Path) -> None:
         first = make_record(tmp_path / "a", GROUP_DICE)
-        second = make_record(tmp_path / "b", GROUP_DICE, fields={"precision": "bf16"})
+        second = make_record(tmp_path / "b", GROUP_DICE, precision="bf16")
         collection = collect([tmp_path])
         assert collection.runs == []
         (problem,) = collection.problems
