@@ -358,11 +358,6 @@ class TestNothingIsDroppedInSilence:
         results = pd.read_csv(tmp_path / "out" / "results.csv")
         assert results.loc[results["kind"] == "twin", "reason"].tolist() == [cause]
 
-    def test_another_card_of_the_same_kind_is_not_refused(self, tmp_path: Path) -> None:
-        make_record(tmp_path, GROUP_DICE, fields={"device": "cuda:0"})
-        make_record(tmp_path, GROUP_DICE, addon="qw", fields={"device": "cuda:1"})
-        assert only_section(tmp_path).contrasts[0].difference is not None
-
     @pytest.mark.parametrize("column", ["id", "group", "n_ref"])
     def test_other_test_images_are_refused(self, tmp_path: Path, column: str) -> None:
         make_record(tmp_path, GROUP_DICE)
@@ -458,7 +453,7 @@ class TestBrokenFiles:
         broken = make_record(tmp_path, GROUP_DICE, method="ict")
         damage(broken if which == "json" else images_path(broken))
         collection = collect([tmp_path])
-        assert [run.record.cell.method for run in collection.runs] == ["mean_teacher"]
+        assert [run.record.spec.method for run in collection.runs] == ["mean_teacher"]
         (problem,) = collection.problems
         assert problem.where == str(broken)
         assert any(part in problem.cause for part in cause.split("|"))
@@ -511,7 +506,7 @@ class TestBrokenFiles:
 
     def test_two_records_of_one_seed_are_both_refused(self, tmp_path: Path) -> None:
         first = make_record(tmp_path / "a", GROUP_DICE)
-        second = make_record(tmp_path / "b", GROUP_DICE, fields={"precision": "bf16"})
+        second = make_record(tmp_path / "b", GROUP_DICE, precision="bf16")
         collection = collect([tmp_path])
         assert collection.runs == []
         (problem,) = collection.problems
@@ -560,7 +555,7 @@ class TestAudit:
         make_twins(tmp_path, seeds=3)
         runs = only_section(tmp_path).runs
         for place, run in enumerate(runs):
-            if run.record.cell.seed == 2:
+            if run.record.spec.seed == 2:
                 times = run.record.times.model_copy(update={"train": 3600.0})
                 runs[place] = replace(run, record=run.record.model_copy(update={"times": times}))
         for row in audit(runs):

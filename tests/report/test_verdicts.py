@@ -47,7 +47,7 @@ def made(tmp_path: Path) -> Made:
     def make(seeds: int, groups: int) -> Analysis:
         make_twins(tmp_path / "runs", seeds=seeds, groups=groups)
         collection = collect([tmp_path / "runs"])
-        suite = declared_of([run.record.cell for run in collection.runs])
+        suite = declared_of([run.record.spec for run in collection.runs])
         return analyse(collection, suite=replace(suite, primary=QUESTION, others=()))
 
     return make

@@ -23,7 +23,14 @@ from qgbench.stats.effects import Spread
 
 DICE, HD95 = METRICS["dice"], METRICS["hd95"]
 BASE, ADDON = ArmName("fixmatch", "", ""), ArmName("fixmatch", "", "qw")
-PH2 = Setting("small", 1, "ph2", "n28@grouped", "unet", "tf_efficientnet_lite0")
+PH2 = Setting(
+    protocol="small",
+    protocol_version=1,
+    dataset="ph2",
+    regime="n28@grouped",
+    arch="unet",
+    encoder="tf_efficientnet_lite0",
+)
 
 
 def known(
