@@ -9,11 +9,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from qgbench.data.splits import draw_labelled, load_split
 from qgbench.run.record import (
+    SCHEMA_VERSION,
     images_path,
     labels_path,
     read_images,
@@ -55,7 +57,13 @@ def write_results(results: Path, records: int) -> None:
             images["q"] = np.nan
         settings = {**settings_as_used(spec.resolve(), Settings()), "method": golden.settings["method"]}
         g = golden.provenance.g if mode == "qw" else None
-        changes = {"run_id": spec.id, "spec": spec, "settings": settings, "pseudo_labels": audits}
+        changes: dict[str, Any] = {
+            "read_from": SCHEMA_VERSION,
+            "run_id": spec.id,
+            "spec": spec,
+            "settings": settings,
+            "pseudo_labels": audits,
+        }
         changes["summaries"] = {"student": summarise(images)}
         changes["provenance"] = golden.provenance.model_copy(update={"labelled_ids": labelled[seed], "g": g})
         record = golden.model_copy(update=changes)

@@ -164,7 +164,7 @@ class Record(Part):
 
     @property
     def g_version(self) -> int | None:
-        """Version of how g was trained (of the Protocol); None where no g took part, 1 where it is not said."""
+        """Version of how g was trained (of the Protocol); None where no g took part."""
         return None if self.provenance.g is None else self.settings["protocol"]["g_version"]
 
     def versions(self, protocol: Protocol) -> list[tuple[str, int, int]]:
@@ -406,13 +406,14 @@ def find_records(folder: Path) -> Iterator[Path]:
     )
 
 
-def result_path(record: Record, schema: int = SCHEMA_VERSION) -> PurePosixPath:
-    """Say where a record lies in the folder of submitted results.
+def result_path(record: Record) -> PurePosixPath:
+    """Return where a record lies in the folder of submitted results.
 
-    ``v2/<protocol>/<dataset>/<regime>/<arch>/<method>[+<add-on>]/seed<k>.json``. An encoder other than the protocol's
-    follows the architecture (``unet-resnet34``), settings of a variant the method (``fixmatch,method.threshold=0.9``),
-    and 8 digits of a hash the name of a method or architecture that does not ship (``lab_Mine@1a2b3c4d``). What cannot
-    stand in the name of a file becomes ``_``, and 8 digits of a hash tell such names apart (``...~1a2b3c4d``).
+    ``v2/<protocol>/<dataset>/<regime>/<arch>/<method>[+<add-on>]/seed<k>.json``, v1 for a file of schema 1. An encoder
+    other than the protocol's follows the architecture (``unet-resnet34``), settings of a variant the method
+    (``fixmatch,method.threshold=0.9``), and 8 digits of a hash the name of a method or architecture that does not ship
+    (``lab_Mine@1a2b3c4d``). What cannot stand in the name of a file becomes ``_``, and 8 digits of a hash tell such
+    names apart (``...~1a2b3c4d``).
     """
     cell = record.spec
     arch = _marked(cell.arch, cell.arch_source)
@@ -422,7 +423,7 @@ def result_path(record: Record, schema: int = SCHEMA_VERSION) -> PurePosixPath:
     method += f",{cell.variant}" if cell.variant else ""
     method += f"+{cell.addon}" if cell.addon else ""
     folders = (_as_folder(part) for part in (cell.protocol, cell.dataset, cell.regime, arch, method))
-    return PurePosixPath(f"v{schema}", *folders, f"seed{cell.seed}.json")
+    return PurePosixPath(f"v{record.read_from}", *folders, f"seed{cell.seed}.json")
 
 
 @cache

@@ -24,7 +24,7 @@ _OF_SEVERAL = ("gap", "twin")  # say nothing of one run by itself
 
 
 def submit(run: Path, results: Path) -> list[Path]:
-    """Copy the record of a finished run and its per-image rows to their place among submitted results.
+    """Copy the record of a finished run, with its rows, to its place among submitted results.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def submit(run: Path, results: Path) -> list[Path]:
         if any(file.exists() and file.read_bytes() != content for file, content in contents.items()):
             raise UserError(
                 f"{target} is another record of the same cell and seed{_of_version(target, record)}, and is not "
-                "overwritten. If this one is to replace it, remove both files first, and say why in the pull request."
+                "overwritten. If this one is to replace it, remove its files first, and say why in the pull request."
             )
         if images_path(target).exists():
             logger.info("%s is there already, and is the same.", target)

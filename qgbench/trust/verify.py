@@ -623,7 +623,7 @@ def _place(path: Path, record: Record) -> Found:
     """Compare where a submitted record lies with where it belongs."""
     if path.name == RECORD_NAME:
         return
-    expected = result_path(record, record.read_from)
+    expected = result_path(record)
     if path.resolve().parts[-len(expected.parts) :] != expected.parts:
         yield "place", f"the record belongs to {expected}"
 

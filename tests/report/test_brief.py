@@ -97,7 +97,7 @@ def test_near_copies_are_told_beside_the_numbers_that_they_spoil(tmp_path: Path)
 def test_a_suites_primary_question_is_answered_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_twins(tmp_path)
     collection = collect([tmp_path])
-    suite = replace(declared_of([run.record.cell for run in collection.runs]), primary=QUESTION, others=())
+    suite = replace(declared_of([run.record.spec for run in collection.runs]), primary=QUESTION, others=())
     print_report(analyse(collection, suite=suite), [tmp_path / "report.md"])
     question, answer, title, *_ = capsys.readouterr().out.splitlines()
     assert question == "Primary question, declared before the runs: Does QW help?"

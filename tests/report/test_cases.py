@@ -135,8 +135,8 @@ def test_twins_find_each_other(tmp_path: Path) -> None:
         {"addon": "qw", "variant": "method.threshold=0.9"},
         {"addon": "qw", "protocol_version": 2},
         {"addon": "qw", "dataset": "ph2"},
-        {"addon": "qw", "fields": {"precision": "bf16"}},
-        {"addon": "qw", "fields": {"device": "cuda:0"}},
+        {"addon": "qw", "precision": "bf16"},
+        {"addon": "qw", "device": "cuda"},
     ],
     ids=lambda changes: "-".join(changes),
 )
@@ -146,11 +146,11 @@ def test_a_run_that_differs_in_more_than_the_addon_is_no_twin(tmp_path: Path, ch
     assert twin_name(base) is None
 
 
-def test_two_addons_are_no_twins_and_another_card_of_one_kind_is_no_difference(tmp_path: Path) -> None:
-    guided = finished(tmp_path, "guided", 1, addon="qw", fields={"device": "cuda:0"})
-    finished(tmp_path, "other", 2, addon="qar", fields={"device": "cuda:0"})
+def test_two_addons_are_no_twins(tmp_path: Path) -> None:
+    guided = finished(tmp_path, "guided", 1, addon="qw", device="cuda")
+    finished(tmp_path, "other", 2, addon="qar", device="cuda")
     assert twin_name(guided) is None
-    finished(tmp_path, "base", 3, fields={"device": "cuda:1"})
+    finished(tmp_path, "base", 3, device="cuda")
     assert twin_name(guided) == "base"
 
 

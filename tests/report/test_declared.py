@@ -17,8 +17,7 @@ from qgbench.report.analysis import Analysis, Contrast, Filters, analyse
 from qgbench.report.collect import collect
 from qgbench.report.declared import Answer, DeclaredQuestion, DeclaredSuite, declared
 from qgbench.report.write import write_report
-from qgbench.spec.arm import ArmName
-from qgbench.spec.run_spec import Place
+from qgbench.run.record import read_record
 from qgbench.spec.suite import load_suite
 from qgbench.stats.combined import estimate_mean_of
 from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_record
@@ -29,12 +28,6 @@ QUESTION = "Does QW change Dice, averaged over methods and data sets?"
 
 def gain(dataset: str, method: str, seed: int) -> np.ndarray:
     return GAINS[dataset, method] * GROUP_GAIN + 0.001 * seed * (1 if method == "cps" else -2)
-
-
-def place(path: Path) -> Place:
-    cell = json.loads(path.read_text())["cell"]
-    arm = ArmName(cell["method"], cell["variant"], cell["addon"])
-    return Place(*(cell[part] for part in ("protocol", "dataset", "regime", "arch")), arm, cell["seed"])
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +46,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def suite(records: Path) -> DeclaredSuite:
     files = [path for path in records.glob("*/record.json") if "busi" not in path.parent.name]
-    version = json.loads(files[0].read_text())["cell"]["protocol_version"]
-    places = frozenset(map(place, files))
-    return DeclaredSuite("tiny", places, version, 1, asked())
+    specs = [read_record(path).spec for path in files]
+    places = frozenset(spec.place for spec in specs)
+    return DeclaredSuite("tiny", places, specs[0].protocol_version, 1, asked())
 
 
 def asked(
@@ -113,7 +106,7 @@ def test_what_a_suite_never_declared_is_no_problem(records: Path, suite: Declare
     whole = collect([records])
     alone = {("ph2", "fixmatch", "qw"), ("scd", "cps", "")}
     chosen = [
-        run for run in whole.runs if (run.record.cell.dataset, run.record.cell.method, run.record.cell.addon) in alone
+        run for run in whole.runs if (run.record.spec.dataset, run.record.spec.method, run.record.spec.addon) in alone
     ]
     places = frozenset(place for place in suite.places if (place.dataset, place.arm.method, place.arm.addon) in alone)
     assert len(chosen) == len(places) == 6
@@ -157,7 +150,7 @@ def test_a_refused_comparison_withholds_the_primary_estimate(suite: DeclaredSuit
             cell = {"dataset": dataset, "method": method, "seed": seed}
             make_record(tmp_path, GROUP_DICE, **cell)
             other = {"precision": "bf16"} if (dataset, method) == ("ph2", "cps") else {}
-            make_record(tmp_path, GROUP_DICE, addon="qw", fields=other, **cell)
+            make_record(tmp_path, GROUP_DICE, addon="qw", **other, **cell)
     found = analyse(collect([tmp_path]), suite=suite)
     assert found.answers is not None
     assert found.answers.primary.estimate is None
@@ -186,11 +179,12 @@ def test_a_suite_without_records_is_a_clear_mistake(records: Path, suite: Declar
 
 
 def test_runs_that_another_g_guides_are_not_the_suites(records: Path, suite: DeclaredSuite, tmp_path: Path) -> None:
-    guided = [path for path in records.rglob("record.json") if json.loads(path.read_text())["cell"]["addon"] == "qw"]
+    guided = [path for path in records.rglob("record.json") if read_record(path).spec.addon == "qw"]
     assert guided
     for path in guided:
         data = json.loads(path.read_text())
         data["provenance"]["g"] = "g of then"
+        data["settings"]["protocol"]["g_version"] = 1
         target = tmp_path / path.parent.name
         shutil.copytree(path.parent, target)
         (target / "record.json").write_text(json.dumps(data))
@@ -303,7 +297,7 @@ def test_a_question_may_compare_two_regimes_of_one_split_and_refuses_other_test_
         DeclaredQuestion(regime, "Worth?", (("cps", "cps"),), {"ph2": (regime, "n28@grouped")}, ("unet",))
         for regime in ("all@grouped", "n28@image")
     )
-    places = suite.places | {place(path) for path in tmp_path.rglob("record.json")}
+    places = suite.places | {read_record(path).spec.place for path in tmp_path.rglob("record.json")}
     found = analyse(whole, suite=replace(suite, places=places, others=others)).answers
     assert found is not None
     headroom, leak = found.others
@@ -342,7 +336,7 @@ def test_a_shipped_suite_is_recognised_in_records_of_any_machine(tmp_path: Path)
     assert headroom.regimes["isic2017"] == ("all@grouped", "n7@grouped")
     cell = {"protocol": "small", "protocol_version": suite.version, "dataset": "ph2", "method": "fixmatch"}
     for seed in range(2):
-        make_record(tmp_path, GROUP_DICE, regime="n7@grouped", seed=seed, fields={"device": "cuda"}, **cell)
+        make_record(tmp_path, GROUP_DICE, regime="n7@grouped", seed=seed, device="cuda", **cell)
     make_record(tmp_path / "former", GROUP_DICE, regime="n7@grouped", seed=2, **cell | {"protocol_version": 1})
     make_record(tmp_path / "other", GROUP_DICE, regime="n29@grouped", seed=0, **cell)
     found = analyse(collect([tmp_path]), suite=suite)

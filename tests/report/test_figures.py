@@ -23,6 +23,7 @@ from matplotlib.patches import Polygon, Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
+from qgbench.metrics.table import METRICS
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import Analysis, Contrast, Section, analyse
 from qgbench.report.collect import Collection, Name, Run, Units
@@ -44,7 +45,8 @@ from qgbench.report.figures import (
 )
 from qgbench.report.figures.style import RC, Plan, fitted, text_width
 from qgbench.report.measures import MEASURES, measure
-from qgbench.run.record import Cell, Provenance, Record, Summary, Times
+from qgbench.run.record import Provenance, Record, Summary, Times
+from tests.records import settings_of, spec_of
 
 PLANS = {
     "questions": questions.plan,
@@ -62,7 +64,7 @@ PLANS = {
 HOSTILE = {
     "fixmatch": r"$x_1^{2}$ \frac %&#_{",
     "cps": "日本語の方法 <script>" + "W" * 200,
-    "qw": "q$w\n",
+    "qw": "qw-qg.tau=q$w",
     "phantom": "長い" * 60,
 }
 LINE_OF_ADDON, DASHED = "-", "--"
@@ -87,13 +89,8 @@ def a_run(
     ids = [f"image{index:03}" for index in range(count)]
     values = {name: 50 * (1 - dice) if name.startswith(("hd95", "assd")) else dice for name in MEASURES}
     mean = float(dice.mean())
-    summary = Summary(
-        **dict.fromkeys(("images", "groups"), count),
-        **dict.fromkeys(("dice", "jaccard", "precision", "recall", "nsd_2px", "nsd_2pct"), mean),
-        **dict.fromkeys(("hd95", "hd95_max", "hd95_percent", "assd"), 5.0),
-        missed=0,
-        spurious=0,
-    )
+    means = {name: 5.0 if name.startswith(("hd95", "assd")) else mean for name in METRICS}
+    student = Summary(images=count, groups=count, means=means, missed=0, spurious=0)
     scores = {
         "g": Agreement(masks=9, pearson=0.6 + 0.1 * seed, spearman=0.6, mae=0.1),
         "confidence": Agreement(masks=9, pearson=0.4, spearman=0.2, mae=0.2),
@@ -107,28 +104,14 @@ def a_run(
         image_dependence=0.4,
         image_dependent=True,
     )
+    spec = spec_of(
+        addon, dataset=dataset, regime=regime, encoder="e", method=method, seed=seed, device=device, protocol_version=2
+    )
     record = Record(
         run_id=f"{dataset}-{regime}-{method}-{addon}-{seed}",
-        cell=Cell(
-            protocol="small",
-            protocol_version=2,
-            dataset=dataset,
-            regime=regime,
-            arch="unet",
-            encoder="e",
-            method=method,
-            addon=addon,
-            variant="",
-            seed=seed,
-        ),
-        spec={},
-        settings={},
-        steps=40,
-        precision="fp32",
-        device=device,
-        threads=1,
-        summary=summary,
-        others={},
+        spec=spec,
+        settings=settings_of(spec, steps=40),
+        summaries={"student": student},
         best_val_step=None,
         val_dice=[(step, 0.4 + step / 100 + gain + 0.02 * seed) for step in (10, 20, 40)],
         audit=quality_audit if addon else None,
@@ -174,12 +157,12 @@ def some_runs(count: int = 8, seeds: int = 3, rename: dict[str, str] | None = No
 
 def few_runs(**both: Any) -> list[Run]:
     """One of the two regimes: nothing is compared across settings, which takes a second."""
-    return [run for run in some_runs(**both) if run.record.cell.regime == "n28@grouped"]
+    return [run for run in some_runs(**both) if run.record.spec.regime == "n28@grouped"]
 
 
 def analysis_of(runs: list[Run], metric: str = "dice") -> Analysis:
     """The analysis, with answers to a question about each method that has an add-on."""
-    asked = [question(run) for run in runs if run.record.cell.addon and run.seed == 0]
+    asked = [question(run) for run in runs if run.record.spec.addon and run.seed == 0]
     found = analyse(Collection(runs, []), metric=metric)
     if not asked:
         return found
@@ -188,7 +171,7 @@ def analysis_of(runs: list[Run], metric: str = "dice") -> Analysis:
 
 
 def question(run: Run) -> DeclaredQuestion:
-    cell = run.record.cell
+    cell = run.record.spec
     name = Name.of(cell)
     return DeclaredQuestion(
         name=f"{name.typed} {cell.regime}",
@@ -207,8 +190,8 @@ def analysis() -> Analysis:
 @pytest.fixture(scope="module")
 def small() -> Analysis:
     """The least of which there is a figure of each kind, in one file."""
-    runs = [run for run in some_runs(seeds=2) if run.record.cell.method != "cps"]
-    return analysis_of([run for run in runs if run.record.cell.addon in ("", "qw")])
+    runs = [run for run in some_runs(seeds=2) if run.record.spec.method != "cps"]
+    return analysis_of([run for run in runs if run.record.spec.addon in ("", "qw")])
 
 
 @pytest.fixture(scope="module")
@@ -486,9 +469,9 @@ class TestForest:
         assert any(text.startswith("(a) p withheld: one seed") for text in found)
 
     def test_refused_and_missing_comparisons_are_rows(self) -> None:
-        runs = [run for run in few_runs() if run.record.cell.method != "cps" or run.record.cell.addon]
+        runs = [run for run in few_runs() if run.record.spec.method != "cps" or run.record.spec.addon]
         moved = [a_run("fixmatch", "qw", seed, device="cuda:0", gain=0.02) for seed in range(3)]
-        runs = [run for run in runs if (run.record.cell.method, run.record.cell.addon) != ("fixmatch", "qw")]
+        runs = [run for run in runs if (run.record.spec.method, run.record.spec.addon) != ("fixmatch", "qw")]
         found = texts(only_figure(forest.plan(analysis_of(runs + moved))))
         assert any(text.startswith("refused: device class differs at seed 0") for text in found)
         assert found.count("no usable record without an add-on") == 1  # cps

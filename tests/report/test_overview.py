@@ -24,7 +24,7 @@ def as_dict(table: Table, row: int) -> dict[str, str]:
 
 
 def test_guidance_is_averaged_over_checkpoints_seeds_and_methods_of_qw_alone() -> None:
-    runs = [worse_audited(run) if "shuffled" in run.record.cell.addon else run for run in some_runs()]
+    runs = [worse_audited(run) if "shuffled" in run.record.spec.addon else run for run in some_runs()]
     (table,) = (table for part in overview(analyse(Collection(runs, []))) for table in part.tables)
     assert [row[0] for row in table.rows] == ["phantom n120@grouped, unet", "phantom n28@grouped, unet"]
     assert as_dict(table, 1) == {
@@ -48,7 +48,7 @@ def test_guidance_is_averaged_over_checkpoints_seeds_and_methods_of_qw_alone() -
 
 
 def test_one_setting_needs_no_overview() -> None:
-    alone = analyse(Collection([run for run in some_runs() if run.record.cell.regime == "n28@grouped"], []))
+    alone = analyse(Collection([run for run in some_runs() if run.record.spec.regime == "n28@grouped"], []))
     assert overview(alone) == []
 
 

@@ -97,10 +97,10 @@ def documents(site: Path) -> list[Document]:
 
 
 def rewrite(path: Path, **cell: Any) -> None:
-    """Change fields of a record's cell and name its run after its method, whatever that may be."""
+    """Change fields of a record's spec and name its run after its method, whatever that may be."""
     data = json.loads(path.read_text())
-    data["cell"] |= cell
-    data["run_id"] = data["cell"]["method"]
+    data["spec"] |= cell
+    data["run_id"] = data["spec"]["method"]
     path.write_text(json.dumps(data))
 
 
@@ -121,9 +121,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
             make_record(folder / regime, GROUP_DICE, method="supervised", seed=seed, **place, fields=curve)
             make_record(folder / regime, GROUP_DICE, method="fixmatch", addon="qw-shuffled", seed=seed, **place)
             make_record(folder / regime, GROUP_DICE, missed=2, method="ict", seed=seed, **place)
-            make_record(
-                folder / regime, GROUP_DICE, method="ict", addon="qar", seed=seed, fields={"precision": "bf16"}, **place
-            )
+            make_record(folder / regime, GROUP_DICE, method="ict", addon="qar", seed=seed, precision="bf16", **place)
     make_twins(folder / "own", seeds=1, method="lab.py:Mine", dataset="my_own", regime="all@image")
     (folder / "wreck").mkdir()
     (folder / "wreck" / "record.json").write_text('{"cell"')
@@ -168,12 +166,13 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     addon=addon,
                     seed=seed,
                     audited=bool(addon),
-                    fields={"warnings": [name], "settings": {name: {name: name}}, "spec": {name: [name]}},
+                    fields={"warnings": [name]},
                 )
                 data = json.loads(record.read_text())
                 data["provenance"] |= packages
+                data["settings"]["method"] = {name: {name: name}}
                 record.write_text(json.dumps(data))
-                rewrite(record, method=name, dataset=name, regime=name, arch=name, encoder=name, variant=name)
+                rewrite(record, method=name, dataset=name, arch=name, encoder=name, overrides={name: [name]})
     found = analyse(collect([folder / "records"]))
     assert len(found.sections) == len(HOSTILE)
     write_page(found, folder / "page")

@@ -17,6 +17,7 @@ from qgbench.trust.verify import verify_records
 from tests.trust.test_verify import present, write_run
 
 GOLDEN = Path(__file__).parents[1] / "golden/records"
+RESULTS = Path(__file__).parents[2] / "results"
 PLACE = "v2/small/ph2/n28@grouped/unet/fixmatch+qw/seed0.json"
 
 
@@ -178,6 +179,16 @@ def test_a_method_that_does_not_ship_is_marked(tmp_path: Path, caplog: pytest.Lo
     assert "outside code: the method 'here/lab.py:Mine' does not ship" in caplog.text
     other, _ = present(method="here/lab.py:Mine", source="cd" * 32)
     assert result_path(other).parent.name.partition(",")[0] != target.parent.name.partition(",")[0]
+
+
+def test_a_run_of_schema_1_goes_to_those_of_its_schema(tmp_path: Path) -> None:
+    """Of the present protocol, as those in results/ are: one that was interrupted between two versions of qgbench."""
+    (tmp_path / "run").mkdir()
+    place = "v1/small/ph2/n7@grouped/unet/fixmatch+qw/seed0.json"
+    shutil.copy(RESULTS / place, tmp_path / "run/record.json")
+    shutil.copy(images_path(RESULTS / place), tmp_path / "run/images.csv")
+    assert submit(tmp_path / "run", tmp_path / "results")[0] == tmp_path / "results" / place
+    assert {fault.rule for fault in verify_records([tmp_path / "results"])} == {"twin"}
 
 
 # Places
