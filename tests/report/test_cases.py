@@ -135,8 +135,8 @@ def test_twins_find_each_other(tmp_path: Path) -> None:
         {"addon": "qw", "variant": "method.threshold=0.9"},
         {"addon": "qw", "protocol_version": 2},
         {"addon": "qw", "dataset": "ph2"},
-        {"addon": "qw", "fields": {"precision": "bf16"}},
-        {"addon": "qw", "fields": {"device": "cuda:0"}},
+        {"addon": "qw", "precision": "bf16"},
+        {"addon": "qw", "device": "cuda"},
     ],
     ids=lambda changes: "-".join(changes),
 )

@@ -61,7 +61,7 @@ PLANS = {
 HOSTILE = {
     "fixmatch": r"$x_1^{2}$ \frac %&#_{",
     "cps": "日本語の方法 <script>" + "W" * 200,
-    "qw": "q$w\n",
+    "qw": "qw-qg.tau=q$w",
     "phantom": "長い" * 60,
 }
 FORMATS = ("pdf", "png", "svg")

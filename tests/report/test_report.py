@@ -336,19 +336,16 @@ class TestNothingIsDroppedInSilence:
         assert section.problems == [("mean_teacher + qw", "seeds 7 only without the add-on: left out")]
 
     @pytest.mark.parametrize(
-        ("fields", "cause"),
+        ("other", "cause"),
         [
             ({"precision": "bf16"}, "refused: precision differs at seed 0: fp32 without the add-on, bf16 with"),
-            (
-                {"spec": {"processes": 2}},
-                "refused: number of processes differs at seed 0: 1 without the add-on, 2 with",
-            ),
-            ({"device": "cuda:0"}, "refused: device class differs at seed 0: cpu without the add-on, cuda with"),
+            ({"processes": 2}, "refused: number of processes differs at seed 0: 1 without the add-on, 2 with"),
+            ({"device": "cuda"}, "refused: device class differs at seed 0: cpu without the add-on, cuda with"),
         ],
     )
-    def test_other_hardware_is_refused_by_name(self, tmp_path: Path, fields: dict[str, str], cause: str) -> None:
+    def test_other_hardware_is_refused_by_name(self, tmp_path: Path, other: dict[str, Any], cause: str) -> None:
         make_record(tmp_path, GROUP_DICE)
-        make_record(tmp_path, GROUP_DICE, addon="qw", fields=fields)
+        make_record(tmp_path, GROUP_DICE, addon="qw", **other)
         section = only_section(tmp_path)
         assert section.problems == [("mean_teacher + qw", cause)]
         assert section.contrasts[0].difference is None
@@ -477,7 +474,8 @@ class TestBrokenFiles:
 
     def test_a_run_that_a_former_g_guides_is_left_out_beside_newer_ones(self, tmp_path: Path) -> None:
         def guided(folder: str, version: int, seed: int = 0) -> Path:
-            fields = {"settings": {"protocol": {"g_version": version}}}
+            protocol = {"g_version": version, "train": {"steps": 10}}
+            fields = {"settings": {"protocol": protocol, "method": {}}}
             return make_record(tmp_path / folder, GROUP_DICE, addon="qw", audited=True, seed=seed, fields=fields)
 
         base = make_record(tmp_path / "new", GROUP_DICE)
