@@ -12,7 +12,8 @@ from qgbench.report.analysis import analyse
 from qgbench.report.collect import collect
 from qgbench.report.declared import DeclaredQuestion, DeclaredSuite
 from qgbench.report.write import write_report
-from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Place, RunSpec
 from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_record, make_twins
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report"
@@ -50,11 +51,9 @@ def make_report(place: Path) -> Path:
     return output
 
 
-def declared_of(cells: list[RunSpec]) -> DeclaredSuite:
-    """All cells and one that was never run, a primary question, a further one, and one without an answer."""
-    names = ("protocol", "dataset", "regime", "arch", "method", "addon", "variant", "seed")
-    places = frozenset(tuple(str(getattr(cell, name)) for name in names) for cell in cells)
-    never = ("small", "ph2", "n28@grouped", "unet", "bcp", "", "", "0")
+def declared_of(specs: list[RunSpec]) -> DeclaredSuite:
+    """All runs and one that was never run, a primary question, a further one, and one without an answer."""
+    never = Place("small", "ph2", "n28@grouped", "unet", ArmName("bcp", "", ""), 0)
     regimes = dict.fromkeys(("ph2", "scd"), ("n28@grouped", "n28@grouped"))
 
     def question(name: str, text: str, *pairs: tuple[str, str]) -> DeclaredQuestion:
@@ -63,9 +62,9 @@ def declared_of(cells: list[RunSpec]) -> DeclaredSuite:
     qw = [(f"{method}+qw", method) for method in ("fixmatch", "mean_teacher", "bcp")]
     return DeclaredSuite(
         name="golden",
-        places=places | {never},
-        version=cells[0].protocol_version,
-        g_version=1,
+        places=frozenset(spec.place for spec in specs) | {never},
+        version=specs[0].protocol_version,
+        g_version=2,
         primary=question("primary", "Does QW change Dice, averaged over two methods and two data sets?", *qw[:2]),
         others=(
             question("qw-fixmatch", "Does QW change 100 % of FixMatch_?", qw[0]),
