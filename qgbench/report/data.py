@@ -213,6 +213,8 @@ def _plain(value: Any) -> Any:
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Setting):
         return _picked(value, *_SETTING)
+    if isinstance(value, Metric):
+        return _picked(value, "name", "label", "unit", "scale", "higher_is_better")
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return _plain(value._asdict())
     if isinstance(value, dict):
