@@ -1,30 +1,23 @@
 """Bidirectional copy-paste: patches are exchanged between labelled and unlabelled images."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from pydantic import Field
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term, probabilities
-from qgbench.methods.losses import pixel_bce, soft_dice_loss
-
-
-def largest_component(prob: Tensor) -> Tensor:
-    """Set the foreground outside each label's largest 8-connected component to 0: (U, 1, H, W) -> (U, 1, H, W)."""
-    kept = []
-    for foreground in (prob[:, 0] > 0.5).cpu().numpy():
-        parts, _ = ndimage.label(foreground, np.ones((3, 3)))
-        kept.append((parts == np.bincount(parts[foreground], minlength=1).argmax()) | ~foreground)
-    return prob * torch.from_numpy(np.stack(kept)).to(prob.device).unsqueeze(1)
+from qgbench.methods import Batch, Build, Method, MethodSettings, Step, Task, Term, probabilities
+from qgbench.methods.losses import pixel_cross_entropy, soft_dice_loss
 
 
-def region_loss(logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
-    """0.5 BCE + 0.5 Dice inside a region (1, 1, H, W): (N, 1, H, W) twice -> (N,)."""
-    bce = (pixel_bce(logits, target) * region).sum((1, 2, 3)) / region.sum()
-    return 0.5 * bce + 0.5 * soft_dice_loss(torch.sigmoid(logits.float()) * region, target * region)
+def largest_component(task: Task, prob: Tensor) -> Tensor:
+    """Return labels (U, C, H, W) that keep the largest 8-connected component of each class; the rest is background."""
+    outside = task.hard(prob)[:, task.lesions].bool().cpu().numpy().copy()
+    for mask in outside.reshape(-1, *prob.shape[2:]):
+        parts, _ = ndimage.label(mask, np.ones((3, 3)))
+        mask &= parts != np.bincount(parts[mask], minlength=1).argmax()
+    # The likeliest class of no probabilities is the background.
+    return torch.where(torch.from_numpy(outside).any(1, keepdim=True).to(prob.device), task.hard(0 * prob), prob)
 
 
 def halves(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +45,7 @@ class BCP(Method):
     settings: Settings
     pretrained: Tensor  # bool: the first phase is over
 
-    def __init__(self, build: Callable[[], nn.Module], settings: Settings) -> None:
+    def __init__(self, build: Build, settings: Settings) -> None:
         super().__init__(build, settings)
         self.register_buffer("pretrained", torch.tensor(False))
 
@@ -68,24 +61,30 @@ class BCP(Method):
         inside[..., top : top + sides[0], left : left + sides[1]] = True
         return inside
 
+    def region_loss(self, logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
+        """Return 0.5 CE + 0.5 Dice inside a region (1, 1, H, W): (N, C, H, W) twice -> (N,)."""
+        pixels = pixel_cross_entropy(self.task, logits, target) * region
+        dice = soft_dice_loss(self.task, self.task.probabilities(logits) * region, target * region)
+        return 0.5 * (pixels.sum((1, 2, 3)) / region.sum()) + 0.5 * dice
+
     def step(self, batch: Batch) -> Step:
         """Two terms, the unlabelled regions around and inside labelled patches; none in the first phase."""
-        x_l, y_l, u_w, inside = batch.x_l, batch.y_l, batch.u_w, self.patch(batch.x_l)
+        x_l, y_l, u_w, inside, loss = batch.x_l, batch.y_l, batch.u_w, self.patch(batch.x_l), self.region_loss
         if batch.progress < self.settings.warmup:
             pred_l = self.student(torch.where(inside, x_l.roll(1, 0), x_l))
-            return Step((region_loss(pred_l, y_l, ~inside) + region_loss(pred_l, y_l.roll(1, 0), inside)).mean())
+            return Step((loss(pred_l, y_l, ~inside) + loss(pred_l, y_l.roll(1, 0), inside)).mean())
         assert self.teacher is not None
         if not self.pretrained:
             self.teacher.load_state_dict(self.student.state_dict())
             self.pretrained.fill_(True)
-        label = self.pseudo_label(u_w, largest_component(probabilities(self.teacher, u_w)), self.teacher)
-        target = (label > 0.5).float()
+        label = self.pseudo_label(u_w, largest_component(self.task, probabilities(self.teacher, u_w)), self.teacher)
+        target = self.task.hard(label.prob)
         (l_a, l_b), (u_a, u_b) = halves(x_l), halves(u_w)
         row = torch.arange(max(len(l_a), len(u_a)), device=u_w.device)
         l_a, l_b, u_a, u_b = (half[row % len(half)] for half in (l_a, l_b, u_a, u_b))
         pred_out = self.student(torch.where(inside, x_l[l_a], u_w[u_a]))
         pred_in = self.student(torch.where(inside, u_w[u_b], x_l[l_b]))
-        supervised = region_loss(pred_out, y_l[l_a], inside) + region_loss(pred_in, y_l[l_b], ~inside)
+        supervised = loss(pred_out, y_l[l_a], inside) + loss(pred_in, y_l[l_b], ~inside)
         parts, alpha = ((pred_out, u_a, ~inside), (pred_in, u_b, inside)), self.settings.alpha
-        terms = [Term(region_loss(p, target[u], r), u_w, label, owner=u, coef=alpha) for p, u, r in parts]
+        terms = [Term(loss(p, target[u], r), label, owner=u, coef=alpha) for p, u, r in parts]
         return Step(supervised.mean(), terms)

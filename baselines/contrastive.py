@@ -1,22 +1,21 @@
 """Contrastive learning with pseudo-labels: pixels of one class attract, those of two repel."""
 
-from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term, feature_shapes
-from qgbench.methods.losses import certain_bce, certainty, segmentation_loss
+from qgbench.methods import Batch, Build, Method, MethodSettings, Step, Term, feature_shapes
+from qgbench.methods.losses import certain_cross_entropy, segmentation_loss
 
 _STRIDE = 8  # the coarsest features up to this stride are contrasted: coarser cells mix lesion and ground
 _CHANNELS = 128
 
 
 class Contrastive(Method):
-    """Pseudo-labelling, and InfoNCE on projected features: class mean as the positive, the other class as negatives.
+    """Pseudo-labelling, and InfoNCE on projected features: class mean as the positive, other classes as negatives.
 
     Source: Chaitanya et al., arXiv 2112.09645 (its contrast within an image); head and temperature of arXiv 2101.11939;
     settings of arXiv 2606.01753, row CL, whose release omits the method. Common code contrasts a batch's pixels, so
@@ -38,9 +37,9 @@ class Contrastive(Method):
     settings: Settings
     needs_features = True
 
-    def __init__(self, build: Callable[[], nn.Module], settings: Settings) -> None:
+    def __init__(self, build: Build, settings: Settings) -> None:
         super().__init__(build, settings)
-        shapes, size = feature_shapes(self.student), cast(int, self.student.size)
+        shapes, size = feature_shapes(self.student), self.student.size
         self.level = max((i for i, (_, side, _) in enumerate(shapes) if side * _STRIDE >= size), default=0)
         hidden = nn.Conv2d(shapes[self.level][0], _CHANNELS, 1)
         self.head = nn.Sequential(hidden, nn.ReLU(), nn.Conv2d(_CHANNELS, _CHANNELS, 1))
@@ -51,24 +50,26 @@ class Contrastive(Method):
 
     def step(self, batch: Batch) -> Step:
         """Two terms: the pseudo-label loss, and InfoNCE summed over anchors; their number is the denominator."""
-        student: Any = self.student
+        student = self.student
         label = self.label(self.teacher or student, batch.u_w)
         features = student.encode(batch.u_w)
-        pred_l, pred_u_w = student(batch.x_l), student.decode(features)
-        loss = certain_bce(pred_u_w, label, self.settings.threshold).mean((1, 2, 3))
-        contrast, anchors = self._contrast(features[self.level], label)
-        terms = [Term(loss, batch.u_w, label), Term(contrast, batch.u_w, label, anchors, coef=self.settings.weight)]
-        return Step(segmentation_loss(pred_l, batch.y_l), terms)
+        pred_l, pred_u_w = student(batch.x_l), student.head(student.decode(features))
+        loss = certain_cross_entropy(self.task, pred_u_w, label.prob, self.settings.threshold).mean((1, 2, 3))
+        contrast, anchors = self._contrast(features[self.level], label.prob)
+        terms = [Term(loss, label), Term(contrast, label, anchors, coef=self.settings.weight)]
+        return Step(segmentation_loss(self.task, pred_l, batch.y_l), terms)
 
-    def _contrast(self, feature: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    def _contrast(self, feature: Tensor, prob: Tensor) -> tuple[Tensor, Tensor]:
         """InfoNCE summed over each image's anchors (U,), and their numbers (U,)."""
         pixels = F.normalize(self.head(feature).float().flatten(2).transpose(1, 2), dim=2)
-        cells = F.interpolate(label, feature.shape[2:], mode="area").flatten(1)
-        certain = certainty(cells) >= self.settings.threshold
-        chance = torch.rand_like(cells)  # as many numbers whatever the labels say: none acts on another image's draw
-        classes = [self._draw(pixels, chance, certain & own) for own in (cells > 0.5, cells <= 0.5)]
-        loss = anchors = torch.zeros_like(cells[:, 0])
-        for (own, present), (other, rival) in (classes, classes[::-1]):
+        cells = F.interpolate(prob, feature.shape[2:], mode="area")
+        certain = (self.task.confidence(cells) >= self.settings.threshold).flatten(1)
+        # As many numbers whatever the labels say: none acts on another image's draw.
+        chance = torch.rand(certain.shape, device=cells.device)
+        classes = [self._draw(pixels, chance, certain & own.flatten(1)) for own in self.task.pixels(cells)]
+        loss = anchors = torch.zeros_like(chance[:, 0])
+        for index, (own, present) in enumerate(classes):
+            other, rival = (torch.cat(parts, 1) for parts in zip(*classes[:index], *classes[index + 1 :], strict=True))
             mean = F.normalize((own * present.unsqueeze(2)).sum(1, keepdim=True), dim=2)
             positive = (own @ mean.transpose(1, 2)).float() / self.settings.temperature
             negative = (own @ other.transpose(1, 2)).float() / self.settings.temperature

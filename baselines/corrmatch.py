@@ -1,18 +1,15 @@
 """CorrMatch: labels spread along correlations between the features of pixels."""
 
-from collections.abc import Callable
-from typing import Any, cast
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from qgbench.baselines.unimatch import UniMatch
-from qgbench.methods import Batch, Method, Step, Term, feature_shapes, label_probabilities
+from qgbench.methods import Batch, Build, Method, Step, Term, feature_shapes, label_probabilities
 from qgbench.methods.correlation import CorrelationHead, spread_over_regions
 from qgbench.methods.cutmix import cutmix_term, paste
-from qgbench.methods.losses import certain_bce, certainty, pixel_bce, segmentation_loss
+from qgbench.methods.losses import certain_cross_entropy, pixel_divergence, segmentation_loss
 
 
 class CorrMatch(Method):
@@ -37,43 +34,45 @@ class CorrMatch(Method):
     settings: Settings
     threshold: Tensor
 
-    def __init__(self, build: Callable[[], nn.Module], settings: Settings) -> None:
+    def __init__(self, build: Build, settings: Settings) -> None:
         super().__init__(build, settings)
         self.register_buffer("threshold", torch.tensor(settings.threshold))
-        self.compare = CorrelationHead(feature_shapes(self.student), cast(int, self.student.size), settings.compared)
+        self.compare = CorrelationHead(feature_shapes(self.student), self.student.size, settings.compared)
 
     @torch.no_grad()
     def update_threshold(self, prob: Tensor) -> Tensor:
         """Average in the highest certainty of each class, over the classes that are predicted."""
-        highest = [certainty(prob)[pixels].max() for pixels in (prob > 0.5, prob <= 0.5) if pixels.any()]
+        confidence = self.task.confidence(prob)
+        highest = [confidence[pixels].max() for pixels in self.task.pixels(prob) if pixels.any()]
         return self.threshold.lerp_(torch.stack(highest).mean(), 1.0 - self.settings.momentum)
 
     def step(self, batch: Batch) -> Step:
         """Five terms: strong view (hard, soft), perturbed features, spread predictions (strong, weak)."""
-        student: Any = self.student
+        student = self.student
         u_w, cut, labelled = batch.u_w, batch.cut1, len(batch.x_l)
         prob = label_probabilities(student, u_w)
         threshold = self.update_threshold(prob)
         features = student.encode(torch.cat([batch.x_l, u_w]))
-        pred = student.decode([torch.cat([f, F.dropout2d(f[labelled:], self.settings.dropout)]) for f in features])
-        pred, pred_fp = pred.split([labelled + len(u_w), len(u_w)])
+        decoded = student.decode([torch.cat([f, F.dropout2d(f[labelled:], self.settings.dropout)]) for f in features])
+        pred, pred_fp = student.head(decoded).split([labelled + len(u_w), len(u_w)])
         correlation, pred_corr = self.compare(features, pred)
         label = self.pseudo_label(u_w, prob)
-        spread = spread_over_regions(prob, correlation[labelled:], self.threshold, self.settings.regions)
-        spread = self.pseudo_label(u_w, spread)
+        regions = spread_over_regions(self.task, prob, correlation[labelled:], self.threshold, self.settings.regions)
+        spread = self.pseudo_label(u_w, regions)
         partner = torch.arange(len(u_w), device=u_w.device).roll(1)
         features_s = student.encode(paste(batch.u_s1, cut, partner))
-        pred_s = student.decode(features_s)
+        pred_s = student.head(student.decode(features_s))
         _, pred_s_corr = self.compare(features_s, pred_s)
-        hard, soft = paste(spread, cut, partner), paste(label, cut, partner)
-        divergence = pixel_bce(pred_s, soft) - torch.special.entr(soft) - torch.special.entr(1.0 - soft)
+        hard, soft = paste(spread.prob, cut, partner), paste(label.prob, cut, partner)
+        divergence = pixel_divergence(self.task, pred_s, soft)
         pasted = (
-            (certain_bce(pred_s, hard, threshold), spread, 0.25),
-            (divergence * (certainty(soft) >= threshold), label, 0.25),
-            (certain_bce(pred_s_corr, hard, threshold), spread, 0.125),
+            (certain_cross_entropy(self.task, pred_s, hard, threshold), spread, 0.25),
+            (divergence * (self.task.confidence(soft) >= threshold), label, 0.25),
+            (certain_cross_entropy(self.task, pred_s_corr, hard, threshold), spread, 0.125),
         )
-        terms = [cutmix_term(pixels, u_w, judged, cut, partner, coef) for pixels, judged, coef in pasted]
+        terms = [cutmix_term(pixels, judged, cut, partner, coef) for pixels, judged, coef in pasted]
         for weak, coef in ((pred_fp, 0.25), (pred_corr[labelled:], 0.125)):
-            terms.append(Term(certain_bce(weak, label, threshold).mean((1, 2, 3)), u_w, label, coef=coef))
-        loss_x = segmentation_loss(pred[:labelled], batch.y_l) + segmentation_loss(pred_corr[:labelled], batch.y_l)
-        return Step(0.25 * loss_x, terms)
+            loss = certain_cross_entropy(self.task, weak, label.prob, threshold).mean((1, 2, 3))
+            terms.append(Term(loss, label, coef=coef))
+        loss_x, loss_corr = (segmentation_loss(self.task, p[:labelled], batch.y_l) for p in (pred, pred_corr))
+        return Step(0.25 * (loss_x + loss_corr), terms)

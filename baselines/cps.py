@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-import torch
+from torch import Tensor
 
-from qgbench.methods import Batch, Method, Step, Term
-from qgbench.methods.losses import pixel_bce, segmentation_loss
+from qgbench.methods import Batch, Method, Step, Term, View
+from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 
 
 class CrossPseudoSupervision(Method):
@@ -18,14 +18,20 @@ class CrossPseudoSupervision(Method):
 
     networks: ClassVar[int] = 2
 
-    def step(self, batch: Batch) -> Step:
-        """Four terms, of unlabelled and of labelled images: each student's BCE against the other's hard label."""
-        first, second = self.students
-        pred_l, pred_u = ((first(image), second(image)) for image in (batch.x_l, batch.u_w))
-        supervised = segmentation_loss(pred_l[0], batch.y_l) + segmentation_loss(pred_l[1], batch.y_l)
+    def crossed(self, image: Tensor, preds: tuple[Tensor, Tensor], view: View) -> list[Term]:
+        """Return two terms: each student's cross-entropy against the other's hard label of the same images."""
+        first, second = self.network(0), self.network(1)
         terms = []
-        for image, preds in ((batch.u_w, pred_u), (batch.x_l, pred_l)):
-            for pred, other, labeller in ((*preds, second), (*preds[::-1], first)):
-                label = self.pseudo_label(image, torch.sigmoid(other.float()), labeller)
-                terms.append(Term(pixel_bce(pred, (label > 0.5).float()).mean((1, 2, 3)), image, label))
-        return Step(supervised, terms)
+        for pred, other, labeller in ((*preds, second), (*preds[::-1], first)):
+            label = self.pseudo_label(image, self.task.probabilities(other), labeller, view)
+            loss = pixel_cross_entropy(self.task, pred, self.task.hard(label.prob)).mean((1, 2, 3))
+            terms.append(Term(loss, label))
+        return terms
+
+    def step(self, batch: Batch) -> Step:
+        """Four terms: those of the unlabelled images, then those of the labelled ones."""
+        first, second = self.network(0), self.network(1)
+        pred_l, pred_u = ((first(image), second(image)) for image in (batch.x_l, batch.u_w))
+        loss_1, loss_2 = (segmentation_loss(self.task, pred, batch.y_l) for pred in pred_l)
+        terms = [*self.crossed(batch.u_w, pred_u, "weak"), *self.crossed(batch.x_l, pred_l, "labelled")]
+        return Step(loss_1 + loss_2, terms)

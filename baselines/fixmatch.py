@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term
-from qgbench.methods.losses import certain_bce, segmentation_loss
+from qgbench.methods.losses import certain_cross_entropy, segmentation_loss
 
 
 class FixMatch(Method):
@@ -26,5 +26,5 @@ class FixMatch(Method):
         """One term: BCE on the strong view against the weak view's hard label, averaged over all pixels."""
         label = self.label(self.student, batch.u_w)
         pred_l, pred_u_s = self.student(batch.x_l), self.student(batch.u_s1)
-        loss = certain_bce(pred_u_s, label, self.settings.threshold).mean((1, 2, 3))
-        return Step(segmentation_loss(pred_l, batch.y_l), [Term(loss, batch.u_w, label)])
+        loss = certain_cross_entropy(self.task, pred_u_s, label.prob, self.settings.threshold).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, pred_l, batch.y_l), [Term(loss, label)])

@@ -31,11 +31,11 @@ class InterpolationConsistency(Method):
         """One term: mean squared error of probabilities per mixed image, a row of two labels."""
         assert self.teacher is not None
         label = self.label(self.teacher, batch.u_w)
-        share = Beta(self.settings.alpha, self.settings.alpha).sample().to(label)
-        second = torch.randperm(len(label), device=label.device)
+        share = Beta(self.settings.alpha, self.settings.alpha).sample().to(label.prob)
+        second = torch.randperm(len(label), device=label.prob.device)
         mixed = share * batch.u_w + (1 - share) * batch.u_w[second]
-        target = share * label + (1 - share) * label[second]
+        target = share * label.prob + (1 - share) * label.prob[second]
         pred_l, pred_mixed = self.student(batch.x_l), self.student(mixed)
-        loss = (torch.sigmoid(pred_mixed) - target).square().mean((1, 2, 3))
+        loss = (self.task.probabilities(pred_mixed) - target).square().mean((1, 2, 3))
         blend = (second, share.expand(len(label)))
-        return Step(segmentation_loss(pred_l, batch.y_l), [Term(loss, batch.u_w, label, blend=blend)])
+        return Step(segmentation_loss(self.task, pred_l, batch.y_l), [Term(loss, label, blend=blend)])

@@ -1,7 +1,5 @@
 """Mean Teacher: consistency with an averaged teacher."""
 
-import torch
-
 from qgbench.methods import Batch, Method, Step, Term
 from qgbench.methods.losses import segmentation_loss
 
@@ -21,5 +19,5 @@ class MeanTeacher(Method):
         assert self.teacher is not None
         label = self.label(self.teacher, batch.u_w)
         pred_l, pred_u_s = self.student(batch.x_l), self.student(batch.u_s1)
-        loss = (torch.sigmoid(pred_u_s) - label).square().mean((1, 2, 3))
-        return Step(segmentation_loss(pred_l, batch.y_l), [Term(loss, batch.u_w, label)])
+        loss = (self.task.probabilities(pred_u_s) - label.prob).square().mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, pred_l, batch.y_l), [Term(loss, label)])

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term
-from qgbench.methods.losses import certain_bce, segmentation_loss
+from qgbench.methods.losses import certain_cross_entropy, segmentation_loss
 
 
 class PseudoLabel(Method):
@@ -31,5 +31,5 @@ class PseudoLabel(Method):
         """One term: BCE against the hard label, averaged over all pixels of the image."""
         label = self.label(self.teacher or self.student, batch.u_w)
         pred_l, pred_u_w = self.student(batch.x_l), self.student(batch.u_w)
-        loss = certain_bce(pred_u_w, label, self.settings.threshold).mean((1, 2, 3))
-        return Step(segmentation_loss(pred_l, batch.y_l), [Term(loss, batch.u_w, label)])
+        loss = certain_cross_entropy(self.task, pred_u_w, label.prob, self.settings.threshold).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, pred_l, batch.y_l), [Term(loss, label)])

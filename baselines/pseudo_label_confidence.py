@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term
-from qgbench.methods.losses import certainty, pixel_bce, segmentation_loss
+from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 
 
 class PseudoLabelConfidence(Method):
@@ -26,7 +26,7 @@ class PseudoLabelConfidence(Method):
         """One term: BCE against the hard label, averaged over the image, times the image's weight."""
         label = self.label(self.student, batch.u_w)
         pred_l, pred_u_w = self.student(batch.x_l), self.student(batch.u_w)
-        confidence = certainty(label).mean((1, 2, 3))
+        confidence = self.task.confidence(label.prob).mean((1, 2, 3))
         weight = confidence**self.settings.temperature * (confidence >= self.settings.threshold)
-        loss = weight * pixel_bce(pred_u_w, (label > 0.5).float()).mean((1, 2, 3))
-        return Step(segmentation_loss(pred_l, batch.y_l), [Term(loss, batch.u_w, label, denominator=weight)])
+        loss = weight * pixel_cross_entropy(self.task, pred_u_w, self.task.hard(label.prob)).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, pred_l, batch.y_l), [Term(loss, label, denominator=weight)])

@@ -14,4 +14,4 @@ class Supervised(Method):
 
     def step(self, batch: Batch) -> Step:
         """Return the supervised loss and no unlabelled term."""
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l))

@@ -4,9 +4,9 @@ import math
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term
+from qgbench.methods import Batch, Method, MethodSettings, Network, Step, Term
 from qgbench.methods.losses import segmentation_loss
 from qgbench.methods.normalisation import frozen_statistics
 
@@ -27,7 +27,7 @@ class UncertaintyAwareMeanTeacher(Method):
         noise: float = Field(0.1, ge=0, description="standard deviation of the teacher's input noise, 1 = the image's")
         clip: float = Field(0.2, ge=0, description="largest noise, in the same unit")
         threshold: float = Field(
-            0.75, ge=0, le=1, description="entropy that is allowed at first, 1 = ln 2, the largest"
+            0.75, ge=0, le=1, description="entropy that is allowed at first, 1 = the largest, ln 2 for one class"
         )
 
     settings: Settings
@@ -42,24 +42,24 @@ class UncertaintyAwareMeanTeacher(Method):
         passes = self._noisy_passes(self.teacher, batch.u_w, self.settings.passes + 1)
         label = self.pseudo_label(batch.u_w, passes[0], self.teacher)
         mean = passes[1:].mean(0)
-        entropy = torch.special.entr(mean) + torch.special.entr(1 - mean)
+        entropy = self.task.entropy(mean)
         ramp = math.exp(-5 * (1 - batch.progress) ** 2)
         start = self.settings.threshold
-        certain = (entropy < (start + (1 - start) * ramp) * math.log(2)).float()
+        certain = (entropy < (start + (1 - start) * ramp) * math.log(len(self.task.classes) + 1)).float()
         pred_l, pred_u_s = self.student(batch.x_l), self.student(batch.u_s1)
-        loss = ((torch.sigmoid(pred_u_s) - label).square() * certain).sum((1, 2, 3))
-        term = Term(loss, batch.u_w, label, denominator=certain.sum((1, 2, 3)))
-        return Step(segmentation_loss(pred_l, batch.y_l), [term])
+        loss = ((self.task.probabilities(pred_u_s) - label.prob).square() * certain).sum((1, 2, 3))
+        term = Term(loss, label, denominator=certain.sum((1, 2, 3)))
+        return Step(segmentation_loss(self.task, pred_l, batch.y_l), [term])
 
     @torch.no_grad()
-    def _noisy_passes(self, teacher: nn.Module, image: Tensor, count: int) -> Tensor:
-        """Probabilities (count, U, 1, H, W) with noise and dropout, normalised by statistics of the noisy images."""
+    def _noisy_passes(self, teacher: Network, image: Tensor, count: int) -> Tensor:
+        """Probabilities (count, U, C, H, W) with noise and dropout, normalised by statistics of the noisy images."""
         spread = image.std((1, 2, 3), keepdim=True)
         limit = self.settings.clip
         probs = []
         with frozen_statistics(teacher.train()):
             for _ in range(count):
                 noise = (self.settings.noise * torch.randn_like(image)).clamp(-limit, limit)
-                probs.append(torch.sigmoid(teacher(image + spread * noise).float()))
+                probs.append(self.task.probabilities(teacher(image + spread * noise)))
         teacher.eval()
         return torch.stack(probs)

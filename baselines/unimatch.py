@@ -1,14 +1,12 @@
 """UniMatch: two strong views and perturbed features, all supervised by the weak view."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term
 from qgbench.methods.cutmix import cutmix_term, paste
-from qgbench.methods.losses import certain_bce, segmentation_loss
+from qgbench.methods.losses import certain_cross_entropy, segmentation_loss
 
 
 class UniMatch(Method):
@@ -32,19 +30,19 @@ class UniMatch(Method):
 
     def step(self, batch: Batch) -> Step:
         """Three terms: a strong view each, then the perturbed features."""
-        student: Any = self.student
+        student = self.student
         label = self.label(student, batch.u_w)
         threshold, labelled = self.settings.threshold, len(batch.x_l)
         features = student.encode(torch.cat([batch.x_l, batch.u_w]))
         perturbed = [torch.cat([f[:labelled], F.dropout2d(f[labelled:], self.settings.dropout)]) for f in features]
-        pred = student.decode(perturbed)
+        pred = student.head(student.decode(perturbed))
         pred_l, pred_u_fp = pred[:labelled], pred[labelled:]
-        partner = torch.arange(len(label), device=label.device).roll(1)
+        partner = torch.arange(len(label), device=label.prob.device).roll(1)
         views = torch.cat([paste(batch.u_s1, batch.cut1, partner), paste(batch.u_s2, batch.cut2, partner)])
         terms = []
         for pred_u_s, cut in zip(student(views).chunk(2), (batch.cut1, batch.cut2), strict=True):
-            pixels = certain_bce(pred_u_s, paste(label, cut, partner), threshold)
-            terms.append(cutmix_term(pixels, batch.u_w, label, cut, partner, 0.25))
-        loss_fp = certain_bce(pred_u_fp, label, threshold).mean((1, 2, 3))
-        terms.append(Term(loss_fp, batch.u_w, label, coef=0.5))
-        return Step(0.5 * segmentation_loss(pred_l, batch.y_l), terms)
+            pixels = certain_cross_entropy(self.task, pred_u_s, paste(label.prob, cut, partner), threshold)
+            terms.append(cutmix_term(pixels, label, cut, partner, 0.25))
+        loss_fp = certain_cross_entropy(self.task, pred_u_fp, label.prob, threshold).mean((1, 2, 3))
+        terms.append(Term(loss_fp, label, coef=0.5))
+        return Step(0.5 * segmentation_loss(self.task, pred_l, batch.y_l), terms)

@@ -1,14 +1,12 @@
 """UniMatch V2: two strong views with complementary dropout, supervised by an averaged teacher."""
 
-from typing import Any
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from qgbench.methods import Batch, Method, MethodSettings, Step
 from qgbench.methods.cutmix import cutmix_term, paste
-from qgbench.methods.losses import certain_bce, segmentation_loss
+from qgbench.methods.losses import certain_cross_entropy, segmentation_loss
 
 
 class UniMatchV2(Method):
@@ -51,14 +49,14 @@ class UniMatchV2(Method):
     def step(self, batch: Batch) -> Step:
         """Two terms, one for each strong view."""
         assert self.teacher is not None
-        student: Any = self.student
+        student = self.student
         label = self.label(self.teacher, batch.u_w)
-        partner = torch.arange(len(label), device=label.device).flip(0)
+        partner = torch.arange(len(label), device=label.prob.device).flip(0)
         views = torch.cat([paste(batch.u_s1, batch.cut1, partner), paste(batch.u_s2, batch.cut2, partner)])
         pred_l = student(batch.x_l)
-        pred_u_s = student.decode(self.drop(student.encode(views)))
+        pred_u_s = student.head(student.decode(self.drop(student.encode(views))))
         terms = []
         for pred, cut in zip(pred_u_s.chunk(2), (batch.cut1, batch.cut2), strict=True):
-            pixels = certain_bce(pred, paste(label, cut, partner), self.settings.threshold)
-            terms.append(cutmix_term(pixels, batch.u_w, label, cut, partner, 0.5))
-        return Step(0.5 * segmentation_loss(pred_l, batch.y_l), terms)
+            pixels = certain_cross_entropy(self.task, pred, paste(label.prob, cut, partner), self.settings.threshold)
+            terms.append(cutmix_term(pixels, label, cut, partner, 0.5))
+        return Step(0.5 * segmentation_loss(self.task, pred_l, batch.y_l), terms)

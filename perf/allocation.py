@@ -12,6 +12,7 @@ import ctypes
 import multiprocessing
 import resource
 import sys
+from functools import partial
 
 import torch
 
@@ -39,7 +40,7 @@ def train(name: str, steps: int, keep: bool) -> None:
     data = open_run_data("phantom", Regime.parse("n12@grouped"), 0, protocol.size, protocol.fractions)
     torch.manual_seed(0)
     method = load_method(name)
-    built = method(lambda: build_student(protocol), method.Settings())
+    built = method(partial(build_student, protocol), method.Settings())
     trainer = Trainer(built, Guide([]), None, data.training, protocol, 0, accelerator)
     running = trainer.run()
     for _ in range(_FIRST):

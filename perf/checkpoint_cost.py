@@ -7,6 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def main() -> None:
     prepared = prepare(source, protocol.size)
     data = training_data(prepared, [], load_split(source), Regime.parse("n12"), 0)
     method_class = load_method("fixmatch")
-    method = method_class(lambda: build_student(protocol), method_class.Settings())
+    method = method_class(partial(build_student, protocol), method_class.Settings())
     trainer = Trainer(method, Guide([]), None, data, protocol, 0, accelerator)
     for done in trainer.run():
         if done == STEPS:

@@ -64,7 +64,7 @@ def compare(size: int, labelled: int, unlabelled: int, repetitions: int, threads
         begin = time.perf_counter()
         with accelerator.autocast():
             logits = network(torch.cat([x_l, u_w]))
-        loss = segmentation_loss(logits[:labelled].float(), y_l)
+        loss = segmentation_loss(network.task, logits[:labelled].float(), y_l)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

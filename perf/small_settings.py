@@ -14,6 +14,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def train(trial: Trial) -> dict[str, Any]:
     data = open_run_data(spec.dataset, Regime.parse(spec.regime), spec.seed, protocol.size, protocol.fractions)
     torch.manual_seed(spec.seed)  # as a run does, before its networks are built
     trainer = Trainer(
-        method(lambda: build_student(protocol), settings),
+        method(partial(build_student, protocol), settings),
         Guide([]),
         None,
         data.training,

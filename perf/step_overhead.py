@@ -8,6 +8,7 @@ and logs. Both take turns, step by step; printed is the ratio of their median ti
 import statistics
 import sys
 import time
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ def main() -> None:
     data = training_data(prepare(source, protocol.size), [], load_split(source), Regime.parse("n12@grouped"), 0)
     fixmatch = load_method("fixmatch")
     trainer = Trainer(
-        fixmatch(lambda: build_student(protocol), fixmatch.Settings()), Guide([]), None, data, protocol, 0, accelerator
+        fixmatch(partial(build_student, protocol), fixmatch.Settings()), Guide([]), None, data, protocol, 0, accelerator
     )
     trainer.method.train()
     network = build_student(protocol).train()
@@ -49,7 +50,7 @@ def main() -> None:
             with torch.no_grad():
                 label = torch.sigmoid(network(batch.u_w))
             network.train()
-            loss = segmentation_loss(network(batch.x_l), batch.y_l)
+            loss = segmentation_loss(network.task, network(batch.x_l), batch.y_l)
             pixel = F.binary_cross_entropy_with_logits(network(batch.u_s1), (label > 0.5).float(), reduction="none")
             loss = loss + (pixel * (torch.maximum(label, 1 - label) >= 0.95)).mean()
         optimiser.zero_grad(set_to_none=True)

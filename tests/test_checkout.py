@@ -1,8 +1,11 @@
 """What lies beside the package keeps up with it: scripts start, and what is installed with it is used."""
 
 import ast
+import importlib
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -35,3 +38,21 @@ def imported(file: Path) -> set[str]:
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     whole = plain | {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     return {name.partition(".")[0] for name in whole}
+
+
+def test_a_checkout_that_is_not_installed_says_what_to_type() -> None:
+    call = [sys.executable, "-S", "-c", "import qgbench"]  # -S: without what is installed
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("is not installed; type: pip install -e .")
+
+
+def test_every_file_is_one_module() -> None:
+    with pytest.raises(ImportError, match=r"qgbench\.qgbench"):
+        importlib.import_module("qgbench.qgbench")
+
+
+def test_the_top_of_the_package_holds_rooms() -> None:
+    """`losses` is the one door that methods written for 0.1 come through."""
+    files = {path.name for path in (ROOT / "qgbench").iterdir() if path.is_file()}
+    assert files == {"__init__.py", "__main__.py", "losses.py", "py.typed"}

@@ -11,11 +11,10 @@ from qgbench.archs.registry import ARCHS
 from qgbench.cli.main import app
 from qgbench.engine.device import make_accelerator
 from qgbench.plugins.registry import load_method, method_names
-from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
-from qgbench.quality.scores import make_score
+from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
+from qgbench.quality.scores import SCORES
 from qgbench.run.folder import RunFolder
 from qgbench.run.record import read_record
-from qgbench.spec.arm import SCORES
 from qgbench.training.loop import Trainer
 from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
 from tests.commands import small_data
@@ -35,13 +34,12 @@ def trained(name: str, add_on: str, **settings: object) -> list[dict[str, float 
     started = {"warmup": 0.0, "ramp": 0.0, "lambda_u": 1.0}
     method = kind(ToySegmenter, kind.Settings.model_validate(started | settings))
     protocol = toy_protocol(3)
-    qg = protocol.qg.model_copy(update={"tau": 0.0, "qar_warmup": 0.0, "qar_ramp": 0.0})
-    modes: list[Mode] = []
+    modes: list[AddOn] = []
     if add_on.startswith("qw"):
         score = add_on.removeprefix("qw-").removesuffix("+qar")
-        modes.append(QualityWeighting(make_score(score, g, 0), qg))
+        modes.append(QualityWeighting(QualityWeighting.Settings(tau=0.0), SCORES[score](g)))
     if add_on.endswith("qar"):
-        modes.append(QualityRegularisation(g, qg, 0))
+        modes.append(QualityRegularisation(QualityRegularisation.Settings(qar_warmup=0.0, qar_ramp=0.0), predictor=g))
     trainer = Trainer(method, Guide(modes), g, toy_data(), protocol, 0, make_accelerator("cpu", "fp32", 1))
     assert list(trainer.run()) == [1, 2, 3]
     return [entry for entry in trainer.history.log if "total" in entry]
@@ -101,7 +99,8 @@ def test_every_method_and_architecture_runs_from_end_to_end(
     words += ["--protocol", "smoke", "--threads", "1", "--steps", "4", "--output", str(output)]
     words += ["--set", "quality.steps=4", "--set", "quality.weak_epochs=[1]", "--set", "quality.weak_epoch_min_steps=1"]
     words += ["--set", "method.warmup=0", "--set", "method.ramp=0", "--set", "qg.tau=0"]
-    words += ["--set", "encoder_weights=none"] if ARCHS[arch].own_encoder else []
+    archs = [other or arch for other in load_method(method).archs(load_method(method).Settings())]
+    words += ["--set", "encoder_weights=none"] if any(ARCHS[each].own_encoder for each in archs) else []
     result = CliRunner().invoke(app, ["run", *words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     folder = Path(result.stdout.split("record: ")[1].splitlines()[0]).parent

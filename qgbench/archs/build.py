@@ -1,8 +1,9 @@
 """Build a segmentation network by name."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from types import MappingProxyType
-from typing import cast
+from typing import TypeVar, cast
 
 import timm
 import torch
@@ -14,6 +15,9 @@ from qgbench.archs.registry import ARCHS, nearest_sizes
 from qgbench.archs.weights import Weights, unpublished, weights_hash
 from qgbench.base.errors import QGBenchError, UserError, in_one_line
 from qgbench.plugins.registry import load_arch
+from qgbench.spec.task import Task
+
+N = TypeVar("N", bound=nn.Module)
 
 # Encoders that segmentation-models-pytorch names otherwise than timm does.
 _NAMES_IN_TIMM = MappingProxyType(
@@ -32,44 +36,48 @@ class EncoderDecoder(nn.Module):
 class SegmentationNetwork(nn.Module):
     """A network that normalises its own input and returns float32 logits under any autocast.
 
+    It is what methods call a `qgbench.methods.Network`.
+
     Parameters
     ----------
-    body : nn.Module
-        Its ``encoder`` makes features of normalised images (B, 3, H, W), a list from fine to coarse; its ``decoder``
-        and then its ``segmentation_head`` turn them into logits (B, 1, H, W). As in segmentation-models-pytorch.
-    mean, std : sequences of 3 floats
-        Of the encoder's training data, for images in [0, 1].
+    build : callable
+        Makes the body: its ``encoder`` makes features of normalised images (B, 3, H, W), a list from fine to coarse;
+        its ``decoder`` and then its ``segmentation_head`` turn them into logits (B, C, H, W). As in
+        segmentation-models-pytorch.
+    encoder : str
+        Its name: images are normalised as those that it was trained on.
     size : int
         Side of the images that it was built for, pixels.
     min_batch : int
         Least number of images in training mode.
     """
 
+    task = Task()
     body: EncoderDecoder
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], size: int, min_batch: int = 1
-    ) -> None:
+    def __init__(self, build: Callable[[], nn.Module], encoder: str, size: int, min_batch: int = 1) -> None:
         super().__init__()
         self.size = size
         self.min_batch = min_batch
-        self.body = cast(EncoderDecoder, body)
+        self._build, self._encoder = build, encoder
+        self.body = cast(EncoderDecoder, build())
+        mean, std = normalisation(encoder)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> logits (B, 1, H, W), float32."""
-        return self.decode(self.encode(image))
+        """Return logits (B, C, H, W), float32, of images (B, 3, H, W) in [0, 1]."""
+        return self.head(self.decode(self.encode(image)))
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) in [0, 1] -> features (B, C_i, H_i, W_i), from fine to coarse, for `decode`."""
+        """Return features (B, C_i, H_i, W_i), fine to coarse, of images (B, 3, H, W) in [0, 1]."""
         normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return self.body.encoder(normalised)
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Features, as `encode` makes them -> logits (B, 1, H, W), float32.
+        """Return the decoder's features (B, D, H', W') of those that `encode` gave.
 
         Raises
         ------
@@ -82,7 +90,23 @@ class SegmentationNetwork(nn.Module):
                 "more, because it pools features to one pixel and normalises them over the batch. Enlarge "
                 "train.batch_labelled and train.batch_unlabelled, or take another arch."
             )
-        return self.body.segmentation_head(self.body.decoder(features)).float()
+        return self.body.decoder(features)
+
+    def head(self, decoded: Tensor) -> Tensor:
+        """Return logits (B, C, H, W), float32, of what `decode` gave."""
+        return self.body.segmentation_head(decoded).float()
+
+    def new_decoder(self) -> "SegmentationNetwork":
+        """Return a network on this very encoder, with a decoder and a head of its own whose weights are drawn anew."""
+        sibling = SegmentationNetwork(self._build, self._encoder, self.size, self.min_batch)
+        sibling.body.encoder = self.body.encoder
+        return _for_training(sibling)
+
+
+def _for_training(network: N) -> N:
+    """Return a network, changed in place, as the trainer's devices compute it fastest."""
+    keep_depthwise_in_float32(network)
+    return network.to(memory_format=torch.channels_last)
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -156,16 +180,15 @@ def build_network(
             f"images of {size} pixels do not fit arch '{arch}': the side must be {entry.sizes}; the nearest: {near}."
         )
     try:
-        body = entry.build(encoder, weights, decoder_channels, size)
+        build = partial(entry.build, encoder, weights, decoder_channels, size)
+        network = SegmentationNetwork(build, encoder, size, entry.min_batch)
     except QGBenchError:
         raise
     except (Exception, SystemExit) as error:  # of somebody else's library, or of an architecture of one's own
         if arch in ARCHS:
             raise unsuitable(encoder, arch, in_one_line(error)) from error
         raise UserError(f"arch '{arch}' cannot be built with encoder '{encoder}': {in_one_line(error)}") from error
-    network = SegmentationNetwork(body, *normalisation(encoder), size, entry.min_batch)
-    keep_depthwise_in_float32(network)
-    network.to(memory_format=torch.channels_last)
+    _for_training(network)
     try:
         with torch.no_grad():
             shape = tuple(network.eval()(torch.zeros(1, 3, size, size)).shape)

@@ -7,7 +7,8 @@ al., arXiv 1807.10221) and a feature pyramid (Kirillov et al., arXiv 1901.02446)
 Every builder takes the encoder's name, ``'imagenet'`` or ``'none'``, the protocol's ``decoder_channels`` (coarse to
 fine) and the side of the images in pixels, and returns a network with ``encoder``, ``decoder`` and
 ``segmentation_head``. All raise `UserError` for an encoder that is unknown or does not suit the network, and
-`QGBenchError` for ImageNet weights that cannot be fetched.
+`QGBenchError` for ImageNet weights that cannot be fetched. `library_network` makes the like of any other model of the
+library.
 """
 
 import warnings
@@ -25,12 +26,12 @@ _GROUPS = 32  # of the group normalisation in the feature pyramid's segmentation
 
 
 def build_unet(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
-    """Build a U-Net whose decoder's stages have `decoder_channels`, one for each halving in the encoder."""
+    """Return a U-Net whose decoder's stages have `decoder_channels`, one for each halving in the encoder."""
     return _staged(smp.Unet, "unet", encoder, weights, decoder_channels, size)
 
 
 def build_unetpp(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
-    """Build a U-Net++ whose outermost stages have `decoder_channels`; its inner nodes have the encoder's.
+    """Return a U-Net++ whose outermost stages have `decoder_channels`; its inner nodes have the encoder's.
 
     An encoder without features at stride 2 is refused: the nodes at that stride would have no channels.
     """
@@ -41,33 +42,33 @@ def build_unetpp(encoder: str, weights: Weights, decoder_channels: tuple[int, ..
 
 
 def build_manet(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
-    """Build an MA-Net whose decoder's stages have `decoder_channels`, one for each halving in the encoder."""
+    """Return an MA-Net whose decoder's stages have `decoder_channels`, one for each halving in the encoder."""
     return _staged(smp.MAnet, "manet", encoder, weights, decoder_channels, size)
 
 
 def build_deeplabv3plus(
     encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int
 ) -> SegmentationModel:
-    """Build a DeepLabV3+ on a dilated encoder; the first of `decoder_channels` is the width of all its convolutions."""
-    return _from_library(
+    """Return a DeepLabV3+ on a dilated encoder; the first of `decoder_channels` is its width."""
+    return library_network(
         smp.DeepLabV3Plus, "deeplabv3plus", encoder, weights, size, decoder_channels=decoder_channels[0]
     )
 
 
 def build_segformer(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
-    """Build SegFormer's decoder of linear layers; the first of `decoder_channels` is its width."""
-    return _from_library(
+    """Return a network with SegFormer's decoder of linear layers; the first of `decoder_channels` is its width."""
+    return library_network(
         smp.Segformer, "segformer", encoder, weights, size, decoder_segmentation_channels=decoder_channels[0]
     )
 
 
 def build_upernet(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
-    """Build a UPerNet; the first of `decoder_channels` is the width of its pyramid."""
-    return _from_library(smp.UPerNet, "upernet", encoder, weights, size, decoder_channels=decoder_channels[0])
+    """Return a UPerNet; the first of `decoder_channels` is the width of its pyramid."""
+    return library_network(smp.UPerNet, "upernet", encoder, weights, size, decoder_channels=decoder_channels[0])
 
 
 def build_fpn(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
-    """Build a feature pyramid as wide as the first of `decoder_channels`, its segmentation blocks as the second.
+    """Return a feature pyramid as wide as the first of `decoder_channels`, its segmentation blocks as the second.
 
     Raises
     ------
@@ -79,7 +80,7 @@ def build_fpn(encoder: str, weights: Weights, decoder_channels: tuple[int, ...],
             f"arch 'fpn' normalises the second of decoder_channels, {decoder_channels[1]}, in {_GROUPS} groups: give a "
             f"multiple of {_GROUPS}."
         )
-    return _from_library(
+    return library_network(
         smp.FPN,
         "fpn",
         encoder,
@@ -90,31 +91,32 @@ def build_fpn(encoder: str, weights: Weights, decoder_channels: tuple[int, ...],
     )
 
 
-def unsuitable(encoder: str, arch: str, reason: object) -> UserError:
-    """Explain why an encoder does not suit an architecture and name one that does."""
-    return UserError(
-        f"encoder '{encoder}' cannot be used with arch '{arch}': {' '.join(str(reason).split()).rstrip('.')}. "
-        f"Encoders that can: --encoder {PACKAGED[0]}, --encoder resnet34."
-    )
-
-
-def _staged(
-    model: type[SegmentationModel],
-    arch: str,
-    encoder: str,
-    weights: Weights,
-    decoder_channels: tuple[int, ...],
-    size: int,
-) -> SegmentationModel:
-    depth = len(decoder_channels)
-    return _from_library(
-        model, arch, encoder, weights, size, encoder_depth=depth, decoder_channels=list(decoder_channels)
-    )
-
-
-def _from_library(
+def library_network(
     model: type[SegmentationModel], arch: str, encoder: str, weights: Weights, size: int, **settings: Any
 ) -> SegmentationModel:
+    """Return a network of segmentation-models-pytorch on an encoder of that library or of timm, for one class.
+
+    Parameters
+    ----------
+    model : type
+        Such as ``smp.Linknet``.
+    arch : str
+        Its name in messages.
+    encoder : str
+        A name of segmentation-models-pytorch or of timm.
+    weights : 'imagenet' or 'none'
+    size : int
+        Side of the images, pixels.
+    **settings
+        Passed on to `model`.
+
+    Raises
+    ------
+    UserError
+        The encoder is unknown, does not suit the network, or has no published ImageNet weights.
+    QGBenchError
+        Its ImageNet weights cannot be fetched.
+    """
     native = encoder in smp.encoders.encoders
     _require_known(encoder)
     packaged = weights == "imagenet" and encoder in PACKAGED
@@ -143,8 +145,30 @@ def _from_library(
     return network
 
 
+def unsuitable(encoder: str, arch: str, reason: object) -> UserError:
+    """Return the error that says why an encoder does not suit an architecture, and names one that does."""
+    return UserError(
+        f"encoder '{encoder}' cannot be used with arch '{arch}': {' '.join(str(reason).split()).rstrip('.')}. "
+        f"Encoders that can: --encoder {PACKAGED[0]}, --encoder resnet34."
+    )
+
+
+def _staged(
+    model: type[SegmentationModel],
+    arch: str,
+    encoder: str,
+    weights: Weights,
+    decoder_channels: tuple[int, ...],
+    size: int,
+) -> SegmentationModel:
+    depth = len(decoder_channels)
+    return library_network(
+        model, arch, encoder, weights, size, encoder_depth=depth, decoder_channels=list(decoder_channels)
+    )
+
+
 def _refusal(construct: Callable[[None], SegmentationModel]) -> Exception | None:
-    """Say why a network cannot be built even without weights; None if it can, so that it is the hub that failed."""
+    """Return why a network cannot be built even without weights; None if it can, so that it is the hub that failed."""
     try:
         construct(None)
     except Exception as error:
@@ -159,7 +183,7 @@ def _require_known(encoder: str) -> None:
 
 
 def has_imagenet(encoder: str) -> bool:
-    """Tell whether ImageNet weights of an encoder are published."""
+    """Return whether ImageNet weights of an encoder are published."""
     if encoder in smp.encoders.encoders:
         return "imagenet" in smp.encoders.encoders[encoder]["pretrained_settings"]
     return timm.models.is_model_pretrained(encoder)

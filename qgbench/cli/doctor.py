@@ -1,4 +1,4 @@
-"""Examine what a run would find on this machine: versions, devices, threads, memory, disk, data, weights, speed.
+"""Examine what a run would find on this machine: versions, devices, threads, memory, disk, data, weights.
 
 Every part imports what it needs itself: a broken package becomes a finding and hides no other part.
 """
@@ -8,11 +8,9 @@ import importlib.util
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qgbench.base.amounts import amount
+from qgbench.base.cores import usable_cores
 from qgbench.base.errors import QGBenchError
 from qgbench.base.paths import expanded
 
@@ -48,8 +47,8 @@ class Finding:
     text: str
 
 
-def examine(data_dir: Path | None, output: Path, seconds: float = 10.0) -> Iterator[Finding]:
-    """Look at everything that a run needs; a part that fails becomes a finding of level 'error' with its cause.
+def examine(data_dir: Path | None, output: Path) -> Iterator[Finding]:
+    """Yield what is found of everything that a run needs; a part that fails is of level 'error', with its cause.
 
     Nothing is fetched, and nothing is left behind: what is written to see whether it can be is removed.
 
@@ -59,8 +58,6 @@ def examine(data_dir: Path | None, output: Path, seconds: float = 10.0) -> Itera
         Folder that holds the data sets; QGBENCH_DATA where None.
     output : Path
         Folder of all runs.
-    seconds : float
-        About how long the speed test trains, both precisions together.
     """
     parts: list[tuple[str, Callable[[], Remarks]]] = [
         ("python", _python),
@@ -76,8 +73,6 @@ def examine(data_dir: Path | None, output: Path, seconds: float = 10.0) -> Itera
         ("data", lambda: _data(data_dir)),
         ("weights", _weights),
         ("extras", _extras),
-        ("speed", lambda: _speed("fp32", seconds / 2)),
-        ("speed", lambda: _speed("bf16", seconds / 2)),
     ]
     for topic, part in parts:
         try:
@@ -102,6 +97,7 @@ def print_findings(findings: Iterable[Finding], console: Console) -> bool:
         console.print(row)
     worst: Level = "error" if counts["error"] else "warning" if counts["warning"] else "ok"
     console.print(Text(f"errors: {counts['error']}, warnings: {counts['warning']}", style=_COLOURS[worst]))
+    console.print(f"How long runs take here: qgbench suite plan {_PROTOCOL} --measure", highlight=False)
     return not counts["error"]
 
 
@@ -179,8 +175,8 @@ def _precision() -> Remarks:
     else:
         yield (
             "warning",
-            "cpu: fp32; bf16 works, but this processor has no unit for it and is slow in it (see speed below): "
-            "--precision fp32 may be faster, and is only compared with other fp32 runs",
+            "cpu: fp32; bf16 works, but this processor has no unit for it and is slow in it: --precision fp32 may be "
+            "faster, and is only compared with other fp32 runs",
         )
     device = best_device()
     if device != "cpu":
@@ -199,7 +195,7 @@ def _processor_features() -> str:
 
 
 def bf16_unit(cpuinfo: str) -> str | None:
-    """Name the processor's instructions that multiply in bf16: 'amx_bf16', 'avx512_bf16', 'bf16' (ARM) or None.
+    """Return the processor's instructions that multiply in bf16: 'amx_bf16', 'avx512_bf16', 'bf16' (ARM) or None.
 
     Parameters
     ----------
@@ -262,15 +258,14 @@ def _threads() -> Remarks:
 
 
 def available_cores(root: Path = Path("/")) -> float:
-    """How many cores this process may use, by its affinity and the quota of its cgroups.
+    """Return how many cores this process may use, by its affinity and the quota of its cgroups.
 
     Parameters
     ----------
     root : Path
         Where ``proc`` and ``sys`` are.
     """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [float(affinity)]
+    limits = [float(usable_cores())]
     for folder in _cgroups("cpu", root):
         if quota := _numbers(folder / "cpu.max"):  # cgroup v2: '150000 100000', or 'max 100000' without a limit
             limits += [quota[0] / quota[1]] if len(quota) == 2 else []
@@ -280,7 +275,7 @@ def available_cores(root: Path = Path("/")) -> float:
 
 
 def available_memory(free: int, root: Path = Path("/")) -> int:
-    """How many bytes this process may still take: what is free on the machine, and what its cgroups leave.
+    """Return how many bytes this process may still take: what is free on the machine, and what its cgroups leave.
 
     Parameters
     ----------
@@ -447,74 +442,3 @@ def _extras() -> Remarks:
         found = importlib.util.find_spec(package) is not None
         state = "installed" if found else f"not installed (pip install 'qgbench[{package}]')"
         yield "ok", f"{package}: {state}; optional, {use}"
-
-
-def _speed(precision: str, seconds: float) -> Remarks:
-    """Train FixMatch under protocol `small` on random pictures for a while."""
-    import torch
-
-    from qgbench.engine.device import best_device
-    from qgbench.spec.protocol import load_protocol
-
-    protocol = load_protocol(_PROTOCOL)
-    labelled, unlabelled = protocol.train.batch_labelled, protocol.train.batch_unlabelled
-    threads = max(1, min(protocol.threads, int(available_cores())))
-    device = best_device()
-    threads_before = torch.get_num_threads()
-    try:
-        step = _seconds_a_step(device, precision, threads, seconds)
-    finally:
-        torch.set_num_threads(threads_before)
-    total = step * protocol.train.steps
-    yield (
-        "ok",
-        f"{device}, {precision}, {threads} threads: {(labelled + unlabelled) / step:.0f} images/s (FixMatch, "
-        f"{labelled} + {unlabelled} images of {protocol.size} px a step); {protocol.train.steps} steps take about "
-        f"{f'{total:.0f} s' if total < 120 else f'{total / 60:.0f} min'}, g and evaluation not counted",
-    )
-
-
-def _seconds_a_step(device: str, precision: str, threads: int, seconds: float) -> float:
-    import torch
-
-    from qgbench.archs.build import build_network
-    from qgbench.engine.device import make_accelerator
-    from qgbench.methods import Batch, reduce_term
-    from qgbench.plugins.registry import load_method
-    from qgbench.spec.protocol import load_protocol
-
-    protocol = load_protocol(_PROTOCOL)
-    accelerator = make_accelerator(device, precision, threads)
-    method_class = load_method("fixmatch")
-    method = method_class(
-        lambda: build_network(protocol.arch, protocol.encoder, "none", protocol.decoder_channels, protocol.size),
-        method_class.Settings(),
-    ).to(accelerator.device)
-    method.train()
-    optimiser = torch.optim.AdamW(method.students.parameters(), lr=protocol.train.lr)
-    generator = torch.Generator().manual_seed(0)
-    side = (protocol.size, protocol.size)
-    labelled, unlabelled = protocol.train.batch_labelled, protocol.train.batch_unlabelled
-    x_l = torch.rand((labelled, 3, *side), generator=generator)
-    u_w = torch.rand((unlabelled, 3, *side), generator=generator)
-    cut = torch.zeros((unlabelled, 1, *side), dtype=torch.bool)
-    batch = Batch(x_l, (x_l[:, :1] > 0.5).float(), u_w, u_w**1.2, u_w**0.8, cut, cut, 0.0).to(accelerator.device)
-    weight = torch.ones(unlabelled, device=accelerator.device)
-
-    def train_once() -> float:
-        begin = time.perf_counter()
-        with accelerator.autocast():
-            step = method(batch)
-            total = step.supervised + sum(term.coef * reduce_term(term, weight) for term in step.terms)
-        optimiser.zero_grad(set_to_none=True)
-        accelerator.backward(total)
-        optimiser.step()
-        total.item()  # waits for an accelerator to finish
-        return time.perf_counter() - begin
-
-    end = time.perf_counter() + seconds
-    train_once()  # the first step also prepares kernels
-    times = [train_once()]
-    while time.perf_counter() < end:
-        times.append(train_once())
-    return statistics.median(times)

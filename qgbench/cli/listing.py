@@ -4,7 +4,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -192,10 +192,10 @@ def _has_teacher(kind: type["Method"]) -> bool:
     """
     from torch import nn
 
-    from qgbench.methods import Method
+    from qgbench.methods import Build, Method
 
     method = kind.__new__(kind)
-    Method.__init__(method, nn.Identity, kind.Settings())
+    Method.__init__(method, cast(Build, nn.Identity), kind.Settings())
     return method.teacher is not None
 
 

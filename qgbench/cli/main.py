@@ -21,7 +21,6 @@ from qgbench.cli import completion
 from qgbench.cli import data as data_cli
 from qgbench.cli import suite as suite_cli
 from qgbench.cli.options import DataDir, Output, Quiet, Verbose, name_or_path
-from qgbench.spec.arm import SCORES
 from qgbench.spec.protocol import MOST_THREADS, load_protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import LARGEST_SEED, RunSpec
@@ -90,9 +89,16 @@ def run(
     qg: Annotated[
         bool, typer.Option("--qg", help="Add quality guidance: QW where the method makes pseudo-labels, QAR where not.")
     ] = False,
-    qg_mode: Annotated[str | None, typer.Option(help="Say outright: none, qw, qar or both.")] = None,
+    qg_mode: Annotated[
+        str | None,
+        typer.Option(parser=name_or_path, help="Say outright: none, qw, qar, both, or one of your own, lab.py:Mine."),
+    ] = None,
     qg_score: Annotated[
-        str, typer.Option(help="What QW weighs by: g, or a control: one, shuffled, confidence, agreement, oracle.")
+        str,
+        typer.Option(
+            parser=name_or_path,
+            help="What QW weighs by: g, a control (one, shuffled, confidence, agreement, oracle), or one of your own.",
+        ),
     ] = "g",
     qg_norm: Annotated[
         str, typer.Option(help="weighted: divide by the weights' sum (the paper's rule); none: by the unweighted sum.")
@@ -160,6 +166,10 @@ def run(
         int | None, typer.Option(min=1, max=MOST_THREADS, help="Processor threads. (default: the protocol's)")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps. (default: the protocol's)")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(parser=name_or_path, help="Also measure a metric of your own, lab.py:depth; repeatable."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting: method.threshold=0.9, train.lr=1e-3, quality.steps=300, qg.tau=0.6."),
@@ -193,7 +203,7 @@ def run(
     from qgbench.plugins.registry import load_method, resolve
     from qgbench.run.carry_out import rehearse
     from qgbench.run.carry_out import run as carry_out
-    from qgbench.run.request import make_spec
+    from qgbench.run.request import make_spec, metrics_of
 
     method = resolve("method", method, plugin or [])
     method_class = load_method(method)
@@ -201,8 +211,9 @@ def run(
     mode: str = qg_mode or "none"
     if qg and qg_mode is None:
         mode = "qw" if method_class.pseudo_labels else "qar"
-    _one_of("--qg-mode", mode, ("none", "qw", "qar", "both"))
-    _one_of("--qg-score", qg_score, SCORES)
+    if mode not in ("none", "both"):
+        mode = "+".join(resolve("addon", each, plugin or []) for each in mode.split("+"))
+    qg_score = resolve("score", qg_score, plugin or [])
     _one_of("--qg-norm", qg_norm, ("weighted", "none"))
     _one_of("--device", device, ("auto", "cpu", "cuda", "mps"))
     _one_of("--precision", precision or known.precision, ("fp32", "bf16", "fp16"))
@@ -232,7 +243,10 @@ def run(
     if dry_run:
         print(json.dumps(rehearse(spec, output, data_dir, None, split_from or [], force, track), indent=1))
         return
-    outcome = carry_out(spec, output, data_dir, force=force, tracker=track, split_from=split_from or [])
+    metrics = metrics_of([resolve("metric", name, plugin or []) for name in metric or []])
+    outcome = carry_out(
+        spec, output, data_dir, force=force, tracker=track, split_from=split_from or [], metrics=metrics
+    )
     if not _is_main_process():
         return
     from qgbench.report.cases import draw_if_missing
@@ -321,7 +335,7 @@ def check(
         str,
         typer.Argument(
             parser=name_or_path,
-            help="Method: a name, a .py file, or FILE_OR_MODULE:CLASS.",
+            help="Method, add-on, score or metric: a name, a .py file, or FILE_OR_MODULE:NAME.",
             autocompletion=completion.methods,
         ),
     ],
@@ -329,16 +343,15 @@ def check(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check that a method keeps the contract: shapes, gradients, teacher, guidance, resume.
+    """Check that a method, an add-on, a score or a metric keeps its contract: of a method gradients, teacher, resume.
 
     Example: [bold]qgbench check fixmatch[/bold]
     """
-    from qgbench.plugins.registry import load_method, resolve
-    from qgbench.trust.conformance import check_method
+    from qgbench.trust.conformance_of_plugins import findings
 
     console = standard_output()
     failed = 0
-    for finding in check_method(load_method(resolve("method", method, plugin or []))):
+    for finding in findings(method, plugin or []):
         mark = "[green]ok[/green]  " if finding.passed else "[red]FAIL[/red]"
         console.print(
             f"{mark} {finding.rule}" + ("" if finding.passed else f": {escape(finding.detail)}"), highlight=False
@@ -453,10 +466,11 @@ def report(
 
     Example: [bold]qgbench report runs --output report --html[/bold]
     """
-    from qgbench.report.analysis import Filters, analyse
+    from qgbench.report.analysis import analyse
     from qgbench.report.brief import print_report
     from qgbench.report.collect import collect
     from qgbench.report.declared import declared
+    from qgbench.report.select import Filters
     from qgbench.report.write import write_report
     from qgbench.spec.suite import load_suite
 
@@ -504,9 +518,10 @@ def power(
     --image-sd 8[/bold]
     """
     from qgbench.base.files import write_atomically
-    from qgbench.report.analysis import Filters, analyse
+    from qgbench.report.analysis import analyse
     from qgbench.report.collect import collect
     from qgbench.report.power import Case, cases_of, draw_power, power_rows, print_power
+    from qgbench.report.select import Filters
     from qgbench.stats.power import stated
 
     spreads = (group_sd, run_sd, image_sd)
@@ -707,7 +722,7 @@ def show(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show one run, finished or not: its record, its curves, its log.
+    """Show one run, finished or not: its record and the end of its log.
 
     Example: [bold]qgbench show small-phantom-n12@grouped-unet-fixmatch[/bold]
     """
@@ -720,17 +735,16 @@ def show(
 def doctor(
     data_dir: DataDir = None,
     output: Output = Path("runs"),
-    seconds: Annotated[float, typer.Option(min=0.5, help="Length of the speed test.")] = 10.0,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check this machine: versions, device, precision, threads, disk, data, weights, speed. Exits with 1 on an error.
+    """Check this machine: versions, device, precision, threads, disk, data, weights. Exits with 1 on an error.
 
     Example: [bold]qgbench doctor --data-dir ~/data[/bold]
     """
     from qgbench.cli.doctor import examine, print_findings
 
-    if not print_findings(examine(data_dir, output, seconds), standard_output()):
+    if not print_findings(examine(data_dir, output), standard_output()):
         raise typer.Exit(1)
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from qgbench.base.console import standard_output
+from qgbench.base.cores import usable_cores
 from qgbench.base.errors import UserError, refuse_unwritable
 from qgbench.base.logs import logger
 from qgbench.cli import completion
@@ -39,7 +40,9 @@ Only = Annotated[
     list[str] | None,
     typer.Option(help="Only runs with this text in block, id or name: ph2, core, 'fixmatch+qw', k0; repeatable (or)."),
 ]
-ExecutorName = Annotated[str, typer.Option("--executor", help="What starts the jobs: local, slurm or ray.")]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="What starts the jobs: local, slurm, ray, or an executor of a package.")
+]
 Slots = Annotated[
     int | None,
     typer.Option(min=1, help="local: runs side by side. (default: the GPUs, or cores / threads of a run)"),
@@ -66,12 +69,8 @@ def plan(
     device: Device = "auto",
     slots: Slots = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time a few steps of every kind of run of which nothing is known yet.")
+        bool, typer.Option("--measure", help="Time a few steps of every kind of run that was not timed here yet.")
     ] = False,
-    gpu_tflops: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="Also count the work, and give GPU-hours at so many sustained TFLOP/s."),
-    ] = None,
     every: Annotated[bool, typer.Option("--all", help="First list every run and what they share, one a line.")] = False,
     output: Output = Path("runs"),
     verbose: Verbose = False,
@@ -81,7 +80,7 @@ def plan(
 
     Example: [bold]qgbench suite plan small --measure[/bold]
     """
-    from qgbench.launch.present import print_gpu_hours, print_jobs, print_plan
+    from qgbench.launch.present import print_jobs, print_plan
 
     planned = _chosen(_plan(name, output, data_dir, device), only)
     if measure:
@@ -93,8 +92,6 @@ def plan(
     if every:
         print_jobs(planned, estimates, console)
     print_plan(planned, estimates, _slots(planned, estimates, slots), console)
-    if gpu_tflops is not None:
-        print_gpu_hours(planned, gpu_tflops, console)
 
 
 @app.command()
@@ -205,7 +202,7 @@ def _chosen(whole: "Plan", only: list[str] | None) -> "Plan":
 def _estimates(output: Path) -> "Estimates":
     from qgbench.launch.estimate import Estimates
 
-    return Estimates.read([output, Path("results")])  # what was submitted tells of times, too
+    return Estimates([output, Path("results")])  # what was submitted tells of times, too
 
 
 def _slots(planned: "Plan", estimates: "Estimates", asked: int | None) -> list[str]:
@@ -226,9 +223,8 @@ def _slots(planned: "Plan", estimates: "Estimates", asked: int | None) -> list[s
         return [gpus[number % len(gpus)] for number in range(asked or len(gpus))]
     memory = [estimates.of(job).memory_mib for job in planned.runs]
     largest = max((each for each in memory if each is not None), default=None)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = psutil.virtual_memory().available / 2**20
-    return [""] * (asked or processor_slots(first.threads, largest, cores, free))
+    return [""] * (asked or processor_slots(first.threads, largest, usable_cores(), free))
 
 
 def _require_device(planned: "Plan", executor: str) -> None:
@@ -251,19 +247,12 @@ def _require_device(planned: "Plan", executor: str) -> None:
 def _executor(
     name: str, planned: "Plan", slots: int | None, slurm: list[str], address: str | None, gpus: float
 ) -> "Executor":
-    if name == "local":
-        from qgbench.launch.local import LocalExecutor
+    from qgbench.launch.executor import Request
+    from qgbench.plugins.registry import load
 
-        return LocalExecutor(_slots(planned, _estimates(planned.jobs[0].output), slots))
-    if name == "slurm":
-        from qgbench.launch.slurm import SlurmExecutor, parse_options
-
-        return SlurmExecutor(planned.jobs[0].output, parse_options(slurm), gpus)
-    if name == "ray":
-        from qgbench.launch.ray import RayExecutor
-
-        return RayExecutor(address, gpus)
-    raise UserError(f"--executor {name}: expected local, slurm or ray.")
+    output = planned.jobs[0].output
+    on_this_machine = () if name in ("slurm", "ray") else tuple(_slots(planned, _estimates(output), slots))
+    return load("executor", name).start(Request(output, on_this_machine, gpus, address, tuple(slurm)))
 
 
 def _carry_out(

@@ -5,8 +5,11 @@ job's folder (`qgbench.run.folder.RunFolder.status`), and `qgbench.launch.drive`
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple, Self
 
 from qgbench.launch.job import Job
 
@@ -18,6 +21,31 @@ class Ending(NamedTuple):
     """Exit code, negative for a signal; None where the engine does not know it."""
     text: str
     """Last words, '' if there were none: 'killed by signal 9 (out of memory?)', or what was written to stderr."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked of an engine; each takes what concerns it, and refuses what it cannot do.
+
+    Attributes
+    ----------
+    output : Path
+        Folder of all runs.
+    slots : tuple of str
+        One for each job side by side, for an engine that does not queue: the GPU's number, '' for the processor.
+    gpus : float
+        GPUs of one job.
+    address : str or None
+        Of an existing cluster.
+    options : tuple of str
+        ``KEY=VALUE``, for an engine that has settings of its own.
+    """
+
+    output: Path
+    slots: tuple[str, ...] = ("",)
+    gpus: float = 0.0
+    address: str | None = None
+    options: tuple[str, ...] = ()
 
 
 class Executor(ABC):
@@ -33,6 +61,17 @@ class Executor(ABC):
 
     slots: int | None
     queues: bool
+
+    @classmethod
+    @abstractmethod
+    def start(cls, request: Request) -> Self:
+        """Return the engine, ready to take jobs.
+
+        Raises
+        ------
+        UserError
+            It is not here, or cannot do what is asked.
+        """
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -64,3 +103,13 @@ class Executor(ABC):
     @abstractmethod
     def stop(self) -> None:
         """End all jobs. Those that run are asked to save their state first; it is also called when all have ended."""
+
+
+EXECUTORS: Mapping[str, str] = MappingProxyType(
+    {
+        "local": "qgbench.launch.local:LocalExecutor",
+        "slurm": "qgbench.launch.slurm:SlurmExecutor",
+        "ray": "qgbench.launch.ray:RayExecutor",
+    }
+)
+"""By name, where the class is: its module imports an engine that may not be installed."""

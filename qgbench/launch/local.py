@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Self
 
-from qgbench.launch.executor import Ending, Executor
+from qgbench.launch.executor import Ending, Executor, Request
 from qgbench.launch.job import Job, main
 
 _PATIENCE = 120.0  # seconds between asking a process to end and killing it; a step and a checkpoint take far less
@@ -53,6 +54,11 @@ class LocalExecutor(Executor):
             multiprocessing.get_context("forkserver") if forks else multiprocessing.get_context("spawn")
         )
         self._context.set_forkserver_preload(["qgbench.run.carry_out"])
+
+    @classmethod
+    def start(cls, request: Request) -> Self:
+        """Return the engine, as `LocalExecutor` takes what is asked."""
+        return cls(request.slots)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Start each job in a slot that is free."""

@@ -42,6 +42,10 @@ class Plan(Settings):
         """The jobs that are runs."""
         return [job for job in self.jobs if job.kind == "run"]
 
+    def block_of(self, job: Job) -> str:
+        """Return the block of a run; what runs share has one of its own."""
+        return self.blocks.get(job.name, "shared: data, g")
+
     def only(self, words: Sequence[str]) -> "Plan":
         """Keep the runs that one of the words occurs in (their id, or what `Job.words` says), and what they need."""
         if not words:
@@ -222,15 +226,20 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
 
 def _causes(entry: Entry) -> list[str]:
     """Say everything that is unknown or out of range in an entry by itself, where the first of it hides the others."""
-    from qgbench.plugins.registry import load_arch, load_method
+    from qgbench.plugins.registry import load, load_arch, load_method
+    from qgbench.quality.guide import addon_settings
 
     def setting(key: str, value: Any) -> None:
         part, dot, name = key.rpartition(".")
+        if part == "qg":
+            addon_settings(entry.arm.model_copy(update={"overrides": {key: value}}))
+            return
         protocol = load_protocol(entry.protocol)
         whole = load_method(entry.arm.method).Settings() if part == "method" else getattr(protocol, part, protocol)
         apply_settings(whole, {name: value}, part + dot)
 
     checks: list[Callable[[], object]] = [partial(load_method, entry.arm.method), partial(load_arch, entry.arch)]
+    checks += [partial(load, "addon", name) for name in entry.arm.addons] + [partial(load, "score", entry.arm.qg_score)]
     checks += [partial(setting, key, value) for key, value in entry.arm.overrides.items()]
     causes = []
     for check in checks:

@@ -15,7 +15,7 @@ from qgbench.base.logs import QUIET, logger, verbosity
 from qgbench.launch.drive import Drive
 from qgbench.launch.estimate import Estimates
 from qgbench.launch.plan import Plan
-from qgbench.launch.status import Standing, Watcher, human, render, summary
+from qgbench.launch.status import Standing, Watcher, at_least, human, render, summary
 
 _KINDS = ("data", "g", "run")
 
@@ -56,7 +56,7 @@ def print_plan(plan: Plan, estimates: Estimates, slots: Sequence[str], console: 
         blocks.add_column(heading, justify="left" if heading == "block" else "right")
     of_block: dict[str, list[str]] = {}
     for job in plan.jobs:
-        of_block.setdefault(plan.blocks.get(job.name, "shared: data, g"), []).append(job.name)
+        of_block.setdefault(plan.block_of(job), []).append(job.name)
     for block, names in of_block.items():
         open_jobs = [name for name in names if status[name] not in ("done", "failed")]
         blocks.add_row(
@@ -74,35 +74,17 @@ def print_plan(plan: Plan, estimates: Estimates, slots: Sequence[str], console: 
         f"{len(plan.runs)} runs, {len(left)} jobs to do, {side_by_side}: {_total(left, len(slots))}", highlight=False
     )
     for basis, count in Counter(cost.basis for cost in costs.values()).most_common():
-        console.print(Text(f"estimate of {count} job{'' if count == 1 else 's'}: {basis}"))
-    if any(cost.seconds is None or cost.elsewhere for cost in costs.values()):
+        console.print(Text(f"time of {count} job{'s' * (count > 1)}: {basis}"))
+    if any(costs[job.name].seconds is None or costs[job.name].elsewhere for job in plan.jobs if job.kind != "data"):
         console.print("--measure times a few steps of every kind of run on this machine.", highlight=False)
     memory = [cost.memory_mib for cost in costs.values() if cost.memory_mib is not None]
     if memory:
         console.print(f"largest process: {max(memory):.0f} MiB", highlight=False)
 
 
-def print_gpu_hours(plan: Plan, tflops: float, console: Console) -> None:
-    """Print the work of a plan, by block, as hours of a GPU that sustains so many TFLOP/s."""
-    from qgbench.launch.measure import gpu_hours
-
-    table = Table(title=f"GPU-hours at {tflops:g} sustained TFLOP/s, counted from FLOPs", title_justify="left")
-    table.add_column("block")
-    table.add_column("GPU-hours", justify="right")
-    hours = gpu_hours(plan, tflops)
-    for block, each in hours.items():
-        table.add_row(block, f"{each:.1f}")
-    table.add_section()
-    table.add_row("all", f"{sum(hours.values()):.1f}")
-    console.print(table)
-
-
 def _total(seconds: Sequence[float | None], slots: int = 1) -> str:
     known = [each for each in seconds if each is not None]
-    unknown = len(seconds) - len(known)
-    if not known:
-        return f"unknown ({unknown} jobs)" if unknown else "-"
-    return human(sum(known) / slots) + (f" + {unknown} jobs of unknown time" if unknown else "")
+    return at_least(sum(known) / slots, len(seconds) - len(known)) if seconds else "-"
 
 
 class Display(AbstractContextManager["Display"]):

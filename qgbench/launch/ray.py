@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.interruption import Interrupted, interruptible
@@ -24,7 +24,7 @@ from qgbench.base.locks import BusyError
 from qgbench.base.logs import QUIET, logger, set_verbosity
 from qgbench.data.content import CACHE_VARIABLE
 from qgbench.data.readers import DATA_VARIABLE
-from qgbench.launch.executor import Ending, Executor
+from qgbench.launch.executor import Ending, Executor, Request
 from qgbench.launch.job import NOT_NOW, Job, NotReadyError, carry_out
 
 if TYPE_CHECKING:
@@ -85,6 +85,11 @@ class RayExecutor(Executor):
         self._jobs: dict[str, Job] = {}
         self._refs: dict[str, ObjectRef[Any]] = {}
         self._endings: dict[str, Ending] = {}
+
+    @classmethod
+    def start(cls, request: Request) -> Self:
+        """Return the engine, as `RayExecutor` takes what is asked."""
+        return cls(request.address, request.gpus)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs, each behind those that it needs and that Ray holds.

@@ -19,13 +19,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from qgbench.base.errors import QGBenchError, UserError, unwritable
 from qgbench.base.interruption import Interrupted, interruptible
 from qgbench.base.locks import BusyError
 from qgbench.base.logs import QUIET, logger, set_verbosity
-from qgbench.launch.executor import Ending, Executor
+from qgbench.launch.executor import Ending, Executor, Request
 from qgbench.launch.job import JOBS, NOT_NOW, Job, NotReadyError, carry_out
 
 if TYPE_CHECKING:
@@ -119,6 +119,11 @@ class SlurmExecutor(Executor):
         self._endings: dict[str, Ending] = {}
         self._silent_since: float | None = None
         self._stuck: set[str] = set()
+
+    @classmethod
+    def start(cls, request: Request) -> Self:
+        """Return the engine, as `SlurmExecutor` takes what is asked."""
+        return cls(request.output, parse_options(list(request.options)), request.gpus)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs: those with equal needs as one array, which begins when the needs have ended."""

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from qgbench.base.errors import QGBenchError
 from qgbench.base.interruption import Interrupted
-from qgbench.launch.estimate import Estimates
+from qgbench.launch.estimate import UNKNOWN, Estimates
 from qgbench.launch.job import Job
 from qgbench.launch.plan import Plan
 from qgbench.run.folder import Status
@@ -21,7 +21,6 @@ from qgbench.run.folder import Status
 _STATES: tuple[Status | None, ...] = ("done", "running", "interrupted", "failed", None)
 _COLOURS: Mapping[Status | None, str] = {"running": "cyan", "interrupted": "yellow", "failed": "red", "done": "green"}
 _LISTED = 12  # failed jobs, at most, in the table that is redrawn
-_SHARED = "shared: data, g"
 _SECONDS_BETWEEN_READINGS = 30.0
 
 
@@ -36,7 +35,7 @@ class Standing:
     seconds_left: float
     """Until the last job ends, if nothing fails and the jobs of unknown time take none."""
     unknown: int
-    """Jobs left of which nothing like it was measured yet."""
+    """Jobs left whose time is not known."""
 
     def count(self, status: Status | None) -> int:
         """Number of jobs with a status."""
@@ -58,7 +57,7 @@ class Watcher:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._estimates = Estimates.read([plan.jobs[0].output])
+        self._estimates = Estimates([plan.jobs[0].output])
         self._read = time.monotonic()
         self._done = 0
 
@@ -95,11 +94,11 @@ class Watcher:
         """Read what finished runs took, once there are more of them; not all the time, as there may be thousands."""
         now = time.monotonic()
         if done > self._done and now - self._read > _SECONDS_BETWEEN_READINGS:
-            self._estimates, self._read, self._done = Estimates.read([self._plan.jobs[0].output]), now, done
+            self._estimates, self._read, self._done = Estimates([self._plan.jobs[0].output]), now, done
 
 
 def render(now: Standing, failures: int | None = _LISTED) -> RenderableType:
-    """Draw the standing: a row a block, then what runs and what failed, with its cause.
+    """Return the standing as a table, a row a block, then what runs and what failed, with its cause.
 
     Parameters
     ----------
@@ -112,7 +111,7 @@ def render(now: Standing, failures: int | None = _LISTED) -> RenderableType:
     table.add_column("block")
     for state in _STATES:
         table.add_column(state or "waiting", justify="right")
-    blocks = {job.name: plan.blocks.get(job.name, _SHARED) for job in plan.jobs}
+    blocks = {job.name: plan.block_of(job) for job in plan.jobs}
     for block in dict.fromkeys(blocks.values()):
         counts = Counter(now.states[name] for name, of in blocks.items() if of == block)
         table.add_row(block, *(Text(str(counts[state] or "."), style=_COLOURS.get(state, "")) for state in _STATES))
@@ -141,25 +140,27 @@ def watch(look: Callable[[], Standing], console: Console, seconds: float = 2.0) 
 
 
 def human(seconds: float) -> str:
-    """A time for people: '40 s', '12 min', '3.5 h', '2.1 d'."""
+    """Return a time for people: '40 s', '12 min', '3.5 h', '2.1 d'."""
     for unit, size, limit in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 48 * 3600)):
         if seconds < limit:
             return f"{seconds / size:.1f} h" if unit == "h" else f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86400:.1f} d"
 
 
+def at_least(seconds: float, unknown: int) -> str:
+    """Return a sum of times for people: '3.5 h', 'at least 3.5 h, 2 jobs unknown', 'unknown'."""
+    if not unknown:
+        return human(seconds)
+    return f"at least {human(seconds)}, {unknown} job{'s' * (unknown > 1)} unknown" if seconds > 0 else UNKNOWN
+
+
 def summary(now: Standing) -> str:
-    """Say in one line how far the suite is."""
+    """Return in one line how far the suite is."""
     done, whole = now.count("done"), len(now.states)
     if now.is_over:
         return f"{done} of {whole} jobs done, {now.count('failed')} failed."
-    if not now.unknown:
-        left = f"about {human(now.seconds_left)} left"
-    elif now.seconds_left > 0:
-        left = f"about {human(now.seconds_left)} left and {now.unknown} jobs of unknown time"
-    else:
-        left = "time left unknown: nothing like it was measured yet"
-    return f"{done} of {whole} jobs done, {now.count('failed')} failed; {left}."
+    left = at_least(now.seconds_left, now.unknown)
+    return f"{done} of {whole} jobs done, {now.count('failed')} failed; time left: {left}."
 
 
 def _steps(job: Job) -> tuple[int, int] | None:

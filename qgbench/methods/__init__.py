@@ -5,23 +5,28 @@ from qgbench.methods.contract import (
     Corrector,
     Method,
     MethodSettings,
+    PseudoLabel,
     Step,
     Term,
+    View,
     check_step,
-    feature_shapes,
-    label_probabilities,
-    probabilities,
-    reduce_term,
-    row_weights,
 )
+from qgbench.methods.network import Build, Network, feature_shapes, label_probabilities, probabilities
+from qgbench.methods.reduction import reduce_term, row_weights
+from qgbench.spec.task import Task
 
 __all__ = [
     "Batch",
+    "Build",
     "Corrector",
     "Method",
     "MethodSettings",
+    "Network",
+    "PseudoLabel",
     "Step",
+    "Task",
     "Term",
+    "View",
     "check_step",
     "feature_shapes",
     "label_probabilities",

@@ -1,24 +1,27 @@
-"""The contract between a semi-supervised method and the harness, and the reduction that only the harness does.
+"""The contract between a semi-supervised method and the harness.
 
 A method says what it would minimise: a supervised scalar, and unlabelled losses with one value per row (`Term`). It
 never averages over the batch, never calls backward and never mentions quality. The harness weighs rows by the quality
-of the pseudo-label that they trust (arXiv 2606.01753, Eqn 7) and reduces them (`reduce_term`).
+of the pseudo-label that they trust (arXiv 2606.01753, Eqn 7) and reduces them (`qgbench.methods.reduction`).
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from qgbench.base.errors import UserError
-from qgbench.methods.normalisation import frozen_statistics, normalising_layers
+from qgbench.methods.former import refusal
+from qgbench.methods.network import Build, Network, label_probabilities, probabilities
 from qgbench.spec.settings import Settings
+from qgbench.spec.task import Task
 
 Corrector = Callable[[Tensor, Tensor], Tensor]
+View = Literal["weak", "labelled", "other"]
 
 
 @dataclass
@@ -26,7 +29,7 @@ class Batch:
     """One step's images. Float RGB in [0, 1]; every network normalises its own input."""
 
     x_l: Tensor  # (B, 3, H, W) labelled images
-    y_l: Tensor  # (B, 1, H, W) their masks, 0 or 1
+    y_l: Tensor  # (B, C, H, W) their masks, 0 or 1
     u_w: Tensor  # (U, 3, H, W) unlabelled, weak view: geometry (flips) happens once, here
     u_s1: Tensor  # (U, 3, H, W) strong view: photometric change of u_w, aligned with it
     u_s2: Tensor  # (U, 3, H, W) a second strong view
@@ -35,11 +38,25 @@ class Batch:
     progress: float  # fraction of the step budget that is done, in [0, 1]
 
     def to(self, device: torch.device) -> "Batch":
-        """Move every tensor to a device."""
+        """Return the batch with every tensor on a device."""
         moved = {
             f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "progress"
         }
         return replace(self, **moved)
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoLabel:
+    """A pseudo-label of each of U images, as `Method.label` and `Method.pseudo_label` give it."""
+
+    prob: Tensor  # (U, C, H, W) the labelling network's probabilities, before any cut, detached
+    image: Tensor  # (U, 3, H, W) the views that it is aligned with: what quality is asked about
+    view: View  # "weak": `image` is batch.u_w; "labelled": it is batch.x_l; "other": neither, and no mask is known
+    network: Network  # that labelled
+
+    def __len__(self) -> int:
+        """Return U, the number of images."""
+        return len(self.prob)
 
 
 @dataclass
@@ -47,12 +64,17 @@ class Term:
     """One unlabelled loss of N rows, each trusting the pseudo-label of one image."""
 
     loss: Tensor  # (N,) one value per row, never averaged over the batch
-    image: Tensor  # (U, 3, H, W) the views that the labels are aligned with: what quality is asked about
-    label: Tensor  # (U, 1, H, W) the labelling network's probabilities, before any cut, detached
+    label: PseudoLabel
     denominator: Tensor | None = None  # (N,) for example certain pixels or a confidence; None = 1
     owner: Tensor | None = None  # (N,) long: whose label row n trusts; None = arange(N)
     blend: tuple[Tensor, Tensor] | None = None  # (second owner (N,), share of the first owner (N,)): rows of two labels
     coef: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no label."""
+        if not isinstance(self.label, PseudoLabel):
+            given = type(self.label).__name__
+            raise TypeError(f"Term(): label is a {given}; expected what self.label or self.pseudo_label gives.")
 
 
 @dataclass
@@ -71,9 +93,6 @@ class MethodSettings(Settings):
     ramp: float = Field(0.15, ge=0, le=1, description="fraction of the budget over which their weight rises linearly")
 
 
-M = TypeVar("M", bound=MethodSettings)
-
-
 class Method(nn.Module):
     """Base class of all methods.
 
@@ -81,10 +100,9 @@ class Method(nn.Module):
 
     Parameters
     ----------
-    build : callable
-        Makes one segmentation network: images (B, 3, H, W) in [0, 1] -> logits (B, 1, H, W) in float32. Its ``encode``
-        gives features (a list, fine to coarse), its ``decode`` turns them into logits, its ``size`` is the run's H = W.
-        A head of the method's own finds its number of channels by `feature_shapes`.
+    build : Build
+        Makes a network: of the run's architecture, ``build()``, or of another, ``build("swin_unet")``. A head of the
+        method's own finds its number of channels by `feature_shapes`.
     settings : MethodSettings
         An instance of the class's `Settings`.
     """
@@ -92,44 +110,80 @@ class Method(nn.Module):
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     networks: ClassVar[int] = 1  # number of students
     pseudo_labels: ClassVar[bool] = True  # False: no Term is ever returned, QW has nothing to weigh
-    needs_features: ClassVar[bool] = False  # True: `step` calls ``encode`` or ``decode`` of a network
+    needs_features: ClassVar[bool] = False  # True: `step` calls ``encode``, ``decode`` or ``head`` of a network
 
-    def __init__(self, build: Callable[[], nn.Module], settings: MethodSettings) -> None:
+    def __init__(self, build: Build, settings: MethodSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.students = nn.ModuleList(build() for _ in range(self.networks))
-        self.teacher: nn.Module | None = None
+        self.students = nn.ModuleList(_built(build, self.archs(settings)))
+        self.teacher: Network | None = None
         if self.uses_teacher():
-            self.teacher = copy.deepcopy(self.students[0]).requires_grad_(False)
-            self.teacher.eval()
+            self.teacher = cast(Network, copy.deepcopy(self.students[0]).requires_grad_(False).eval())
         self.corrector: Corrector | None = None
-        self.labels: list[tuple[Tensor, nn.Module]] = []
+
+    @classmethod
+    def archs(cls, settings: Any) -> Sequence[str]:
+        """Return the architecture of each student, '' for the run's; the first is evaluated.
+
+        Only architectures that ship can be named here: a run's id holds the source of no second one.
+        """
+        return ("",) * cls.networks
+
+    def optimiser(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        """Return what moves `trainable`: AdamW, unless a method says otherwise.
+
+        Parameters
+        ----------
+        lr, weight_decay : float
+            The protocol's. The rate of every group follows the protocol's schedule, as a multiple of `lr` if it begins
+            with another one.
+        """
+        return torch.optim.AdamW(self.trainable(), lr=lr, weight_decay=weight_decay)
 
     def heads(self) -> list[nn.Parameter]:
-        """Trainable parameters that a method registered beside its students, such as a projection head."""
+        """Return the parameters that a method registered beside its students: a projection head, a second decoder."""
         return [p for name, p in self.named_parameters() if not name.startswith(("students.", "teacher."))]
 
     def trainable(self) -> list[nn.Parameter]:
-        """Everything that the optimiser moves: the students, then the heads."""
+        """Return everything that the optimiser moves: the students, then the heads."""
         return [*self.students.parameters(), *self.heads()]
 
+    def network(self, index: int) -> Network:
+        """Return a student by its place."""
+        return cast(Network, self.students[index])
+
     @property
-    def student(self) -> nn.Module:
+    def student(self) -> Network:
         """The evaluated network: the first student."""
-        return self.students[0]
+        return self.network(0)
+
+    @property
+    def task(self) -> Task:
+        """What is segmented; asked for probabilities, masks and losses."""
+        return self.student.task
 
     def uses_teacher(self) -> bool:
         """Tell whether an exponential moving average of the student is kept."""
         return False
 
     def step(self, batch: Batch) -> Step:
-        """Give the losses on one batch; networks are in training mode."""
+        """Return the losses on one batch; networks are in training mode."""
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> Step:
-        """Forget the last step's pseudo-labels, then call `step`."""
-        self.labels = []
-        return self.step(batch)
+        """Return the losses on one batch.
+
+        Raises
+        ------
+        UserError
+            A line of the method's file was right in qgbench 0.1; says which, and what to write there.
+        """
+        try:
+            return self.step(batch)
+        except Exception as error:
+            if (refused := refusal(error, type(self))) is not None:
+                raise refused from error
+            raise
 
     def train(self, mode: bool = True) -> "Method":
         """Set training mode; the teacher always stays in evaluation mode."""
@@ -139,46 +193,43 @@ class Method(nn.Module):
         return self
 
     def predict(self, image: Tensor) -> Tensor:
-        """Foreground probabilities (B, 1, H, W) of the evaluated network, in evaluation mode, without gradient."""
+        """Return probabilities (B, C, H, W) of the evaluated network, in evaluation mode, without gradient."""
         return probabilities(self.student, image)
 
-    def label(self, network: nn.Module, image: Tensor) -> Tensor:
-        """Pseudo-label images: without gradient (`label_probabilities`), through `pseudo_label`.
+    def label(self, network: Network, image: Tensor, view: View = "weak") -> PseudoLabel:
+        """Return a network's pseudo-label of images: without gradient (`label_probabilities`), by `pseudo_label`.
 
         Parameters
         ----------
-        network : nn.Module
+        network : Network
             The student or teacher that labels.
-        image : (B, 3, H, W)
-            Weak views in [0, 1].
-
-        Returns
-        -------
-        (B, 1, H, W) foreground probabilities, detached.
+        image : (U, 3, H, W)
+            In [0, 1]; batch.u_w, unless `view` says otherwise.
+        view : 'weak', 'labelled' or 'other'
+            Which images these are, see `PseudoLabel`.
         """
-        return self.pseudo_label(image, label_probabilities(network, image), network)
+        return self.pseudo_label(image, label_probabilities(network, image), network, view)
 
-    def pseudo_label(self, image: Tensor, prob: Tensor, network: nn.Module | None = None) -> Tensor:
-        """Pass a pseudo-label through the harness: detached and unchanged, unless an add-on corrects labels.
+    def pseudo_label(
+        self, image: Tensor, prob: Tensor, network: Network | None = None, view: View = "weak"
+    ) -> PseudoLabel:
+        """Return a pseudo-label of given probabilities: detached and unchanged, unless an add-on corrects labels.
 
         Parameters
         ----------
-        image : (B, 3, H, W)
+        image : (U, 3, H, W)
             What was labelled.
-        prob : (B, 1, H, W)
-            Foreground probabilities in [0, 1].
-        network : nn.Module, optional
+        prob : (U, C, H, W)
+            Probabilities in [0, 1].
+        network : Network, optional
             Which network labelled; the student if not given.
+        view : 'weak', 'labelled' or 'other'
+            Which images these are, see `PseudoLabel`.
         """
-        label = prob.detach()
+        prob = prob.detach()
         if self.corrector is not None:
-            label = self.corrector(image, label).detach()
-        self.labels.append((label, self.student if network is None else network))
-        return label
-
-    def labelled_by(self, label: Tensor) -> nn.Module | None:
-        """Name the network that made a pseudo-label of the last step; None if it did not pass `pseudo_label`."""
-        return next((network for known, network in self.labels if known is label), None)
+            prob = self.corrector(image, prob).detach()
+        return PseudoLabel(prob, image, view, self.student if network is None else network)
 
     @torch.no_grad()
     def update_teacher(self, decay: float) -> None:
@@ -196,95 +247,9 @@ class Method(nn.Module):
                 value.copy_(theirs[name])
 
 
-def feature_shapes(network: nn.Module) -> list[tuple[int, int, int]]:
-    """Shapes (C, H, W) of the features that a network gives for images of the run's size, fine to coarse."""
-    encoder: Any = network
-    training = network.training
-    network.eval()
-    with torch.no_grad():
-        features = encoder.encode(torch.zeros(1, 3, encoder.size, encoder.size))
-    network.train(training)
-    return [tuple(feature.shape[1:]) for feature in features]
-
-
-def probabilities(network: nn.Module, image: Tensor) -> Tensor:
-    """Foreground probabilities (B, 1, H, W), float32, of a network in evaluation mode, without gradient.
-
-    The network's mode is restored afterwards.
-    """
-    training = network.training
-    network.eval()
-    with torch.no_grad():
-        prob = torch.sigmoid(network(image).float())
-    network.train(training)
-    return prob
-
-
-def label_probabilities(network: nn.Module, image: Tensor) -> Tensor:
-    """Foreground probabilities (B, 1, H, W), float32, that a pseudo-label is made of; no gradient, no dropout.
-
-    A network in training mode, a student, normalises with the statistics of these very images and leaves its running
-    ones alone. Those lag behind a student and mix labelled and strong views: labels made with them lose foreground, the
-    student learns to lose it, and the next labels lose more. A teacher, in evaluation mode, has averaged statistics
-    that belong to its averaged weights, and uses them.
-    """
-    if not network.training:
-        return probabilities(network, image)
-    network.eval()
-    with torch.no_grad(), frozen_statistics(network):
-        for layer in normalising_layers(network):
-            layer.train()
-        prob = torch.sigmoid(network(image).float())
-    network.train()
-    return prob
-
-
-def row_weights(term: Term, weight: Tensor) -> Tensor:
-    """Weight of every row: w[owner], and w_i**s * w_j**(1-s) for a row blended from two labels.
-
-    Parameters
-    ----------
-    term : Term
-    weight : (U,)
-        Weight of every pseudo-label, in [0, 1].
-
-    Returns
-    -------
-    (N,) one rejected source rejects a blend, unless its share is zero.
-    """
-    rows = weight if term.owner is None else weight[term.owner]
-    if term.blend is not None:
-        second, share = term.blend
-        rows = rows**share * weight[second] ** (1.0 - share)
-    return rows
-
-
-def reduce_term(
-    term: Term,
-    weight: Tensor,
-    norm: Literal["weighted", "none"] = "weighted",
-    total: Callable[[Tensor], Tensor] = lambda value: value,
-) -> Tensor:
-    """Reduce a term to a scalar: sum(w * loss) / sum(w * denominator) (arXiv 2606.01753, Eqn 7).
-
-    Parameters
-    ----------
-    term : Term
-    weight : (U,)
-        Weight of every pseudo-label; ones when the add-on is off.
-    norm : 'weighted' or 'none'
-        'none' divides by sum(denominator): rejected rows then still count in the divisor.
-    total : callable
-        Combines the divisor over processes; the identity in one process.
-
-    Returns
-    -------
-    scalar, attached to the graph even if every weight is zero (its value is then zero).
-    """
-    rows = row_weights(term, weight)
-    denominator = torch.ones_like(term.loss) if term.denominator is None else term.denominator
-    divisor = total((rows * denominator if norm == "weighted" else denominator).sum().detach())
-    return (rows * term.loss).sum() / torch.where(divisor > 0, divisor, torch.ones_like(divisor))
+def _built(build: Build, archs: Sequence[str]) -> Iterator[nn.Module]:
+    for arch in archs:
+        yield cast(nn.Module, build(arch) if arch else build())
 
 
 def check_step(step: Step, batch: Batch, method: Method) -> None:
@@ -296,29 +261,43 @@ def check_step(step: Step, batch: Batch, method: Method) -> None:
         Says which rule was broken, by which term.
     """
     name = type(method).__name__
-    if step.supervised.ndim != 0:
-        raise UserError(f"{name}.step: supervised must be a scalar, not of shape {tuple(step.supervised.shape)}.")
+    if not isinstance(step, Step):
+        raise UserError(f"{name}.step returned a {type(step).__name__}; expected Step(supervised, terms).")
+    if not isinstance(step.supervised, Tensor) or step.supervised.ndim != 0:
+        shape = tuple(getattr(step.supervised, "shape", ()))
+        raise UserError(f"{name}.step: supervised must be a scalar, not of shape {shape}.")
     for index, term in enumerate(step.terms):
         where = f"{name}.step: terms[{index}]"
-        images = len(term.image)
-        if term.loss.ndim != 1:
-            raise UserError(f"{where}.loss must hold one value per row, (N,), not {tuple(term.loss.shape)}.")
-        rows = len(term.loss)
-        if term.label.requires_grad:
-            raise UserError(f"{where}.label carries a gradient; labels must be detached (use self.pseudo_label).")
-        if tuple(term.label.shape) != (images, 1, *term.image.shape[2:]):
-            raise UserError(f"{where}.label has shape {tuple(term.label.shape)}, image {tuple(term.image.shape)}.")
-        if method.labelled_by(term.label) is None:
-            raise UserError(f"{where}.label did not pass self.pseudo_label (or self.label) in this step.")
-        owners: Sequence[Tensor | None] = (term.owner, None if term.blend is None else term.blend[0])
-        for owner in owners:
-            if owner is not None and (owner.shape != (rows,) or int(owner.min()) < 0 or int(owner.max()) >= images):
-                raise UserError(f"{where}.owner must be ({rows},) with values below {images}.")
-        if term.owner is None and rows != images:
-            raise UserError(f"{where} has {rows} rows for {images} labels; give owner.")
-        for part, values in (
-            ("denominator", term.denominator),
-            ("blend", None if term.blend is None else term.blend[1]),
-        ):
-            if values is not None and (values.shape != (rows,) or values.requires_grad):
-                raise UserError(f"{where}.{part} must be ({rows},), detached.")
+        _check_label(term.label, batch, method.task, where)
+        _check_rows(term, where)
+
+
+def _check_label(label: PseudoLabel, batch: Batch, task: Task, where: str) -> None:
+    if label.prob.requires_grad:
+        raise UserError(f"{where}.label carries a gradient; labels must be detached (use self.pseudo_label).")
+    expected = (len(label.image), task.channels, *label.image.shape[2:])
+    if tuple(label.prob.shape) != expected:
+        raise UserError(f"{where}.label has shape {tuple(label.prob.shape)}, image {tuple(label.image.shape)}.")
+    named = {"weak": batch.u_w, "labelled": batch.x_l}.get(label.view)
+    if named is not None and (named.shape != label.image.shape or not torch.equal(named, label.image)):
+        attribute = "u_w" if label.view == "weak" else "x_l"
+        raise UserError(
+            f"{where}.label is said to be of the {label.view} view, but its image is not this step's "
+            f"batch.{attribute}; give view=... to self.label or self.pseudo_label ('weak', 'labelled' or 'other')."
+        )
+
+
+def _check_rows(term: Term, where: str) -> None:
+    images = len(term.label)
+    if term.loss.ndim != 1:
+        raise UserError(f"{where}.loss must hold one value per row, (N,), not {tuple(term.loss.shape)}.")
+    rows = len(term.loss)
+    owners = (term.owner, None if term.blend is None else term.blend[0])
+    for owner in owners:
+        if owner is not None and (owner.shape != (rows,) or int(owner.min()) < 0 or int(owner.max()) >= images):
+            raise UserError(f"{where}.owner must be ({rows},) with values below {images}.")
+    if term.owner is None and rows != images:
+        raise UserError(f"{where} has {rows} rows for {images} labels; give owner.")
+    for part, values in (("denominator", term.denominator), ("blend", None if term.blend is None else term.blend[1])):
+        if values is not None and (values.shape != (rows,) or values.requires_grad):
+            raise UserError(f"{where}.{part} must be ({rows},), detached.")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qgbench.methods.losses import certainty
+from qgbench.spec.task import Task
 
 _STRIDE = 8
 _HIDDEN = 256
@@ -40,13 +40,13 @@ class CorrelationHead(nn.Module):
         Parameters
         ----------
         features : list of (N, C_i, H_i, W_i)
-        logits : (N, 1, H, W)
+        logits : (N, C, H, W)
             No gradient flows to them.
 
         Returns
         -------
         correlation : (N, P, P), each row sums to 1
-        spread : (N, 1, H, W) logits
+        spread : (N, C, H, W) logits
         """
         height, width = logits.shape[2] // _STRIDE, logits.shape[3] // _STRIDE
         grid = torch.cat([_resized(feature, height, width) for feature in features[self.first :]], 1)
@@ -57,14 +57,16 @@ class CorrelationHead(nn.Module):
 
 
 @torch.no_grad()
-def spread_over_regions(prob: Tensor, correlation: Tensor, threshold: Tensor, tried: int) -> Tensor:
-    """Give a region of correlated pixels the class of its certain ones, if nearly all are certain and agree.
+def spread_over_regions(task: Task, prob: Tensor, correlation: Tensor, threshold: Tensor, tried: int) -> Tensor:
+    """Return labels whose regions of correlated pixels have the class of their certain ones, if nearly all agree.
 
     A region is where a random pixel's correlations exceed half of their range. Where regions disagree, the majority of
     them decides; where none says anything, the label stays.
 
     Parameters
     ----------
+    task : Task
+        Of one class: regions vote for it or for the background.
     prob : (U, 1, H, W)
         Foreground probabilities.
     correlation : (U, P, P)
@@ -80,12 +82,14 @@ def spread_over_regions(prob: Tensor, correlation: Tensor, threshold: Tensor, tr
     """
     height, width = prob.shape[2:]
     rows = correlation[:, torch.randint(correlation.shape[1], (tried,))]
+    surest, hard = task.confidence(prob).flatten(1) >= threshold, task.hard(prob).bool().flatten(1)
+    rows = rows.unflatten(2, (height // _STRIDE, width // _STRIDE))
     labels = []
-    for flat, maps in zip(prob.flatten(1), rows.unflatten(2, (height // _STRIDE, width // _STRIDE)), strict=True):
+    for flat, maps, sure, lesion in zip(prob.flatten(1), rows, surest, hard, strict=True):
         maps = _resized(maps[None], height, width)[0].flatten(1)
         region = 2 * maps > maps.amax(1, keepdim=True) + maps.amin(1, keepdim=True)
-        certain = region & (certainty(flat) >= threshold)
-        count, foreground = certain.sum(1), (certain & (flat > 0.5)).sum(1)
+        certain = region & sure
+        count, foreground = certain.sum(1), (certain & lesion).sum(1)
         agreed = torch.maximum(foreground, count - foreground) > threshold * count
         accepted = agreed & (count >= threshold * region.sum(1))
         votes = ((accepted * (2 * foreground - count).sign())[:, None] * region).sum(0)

@@ -1,54 +1,81 @@
-"""Losses of the methods: per pixel or per image, never averaged over a batch of unlabelled images."""
+"""Losses of the methods: per pixel or per image, never averaged over a batch of unlabelled images.
+
+C is the task's number of channels: 1 for one class, K + 1 for K > 1.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qgbench.spec.task import Task
 
-def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Supervised loss 0.5 BCE + 0.5 Dice (arXiv 2606.01753, section 4), averaged over the images: a scalar.
+
+def segmentation_loss(task: Task, logits: Tensor, target: Tensor) -> Tensor:
+    """Return the supervised loss 0.5 CE + 0.5 Dice (arXiv 2606.01753, section 4), averaged over the images: a scalar.
 
     Parameters
     ----------
-    logits : (B, 1, H, W)
-    target : (B, 1, H, W)
+    task : Task
+    logits : (B, C, H, W)
+    target : (B, C, H, W)
         0 or 1.
     """
-    logits = logits.float()
-    bce = F.binary_cross_entropy_with_logits(logits, target)
-    return 0.5 * bce + 0.5 * soft_dice_loss(torch.sigmoid(logits), target).mean()
+    entropy = _cross_entropy(task, logits, target, "mean")
+    return 0.5 * entropy + 0.5 * soft_dice_loss(task, task.probabilities(logits), target).mean()
 
 
-def soft_dice_loss(prob: Tensor, target: Tensor) -> Tensor:
-    """1 - (2 sum p t + 1) / (sum p + sum t + 1) of every image: (B, 1, H, W) twice -> (B,)."""
-    overlap = (prob * target).flatten(1).sum(1)
-    total = prob.flatten(1).sum(1) + target.flatten(1).sum(1)
-    return 1.0 - (2.0 * overlap + 1.0) / (total + 1.0)
-
-
-def pixel_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy of every pixel, float32: (B, 1, H, W) logits and targets -> (B, 1, H, W)."""
-    return F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
-
-
-def certainty(prob: Tensor) -> Tensor:
-    """Probability of the likelier class of every pixel, max(p, 1 - p), in [0.5, 1]."""
-    return torch.maximum(prob, 1.0 - prob)
-
-
-def certain_bce(logits: Tensor, label: Tensor, threshold: float | Tensor) -> Tensor:
-    """Binary cross-entropy of every pixel against a pseudo-label cut at 0.5; 0 where it is not certain enough.
+def soft_dice_loss(task: Task, prob: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - (2 sum p t + 1) / (sum p + sum t + 1) of every image, averaged over the classes without background.
 
     Parameters
     ----------
-    logits : (U, 1, H, W)
-    label : (U, 1, H, W)
-        Foreground probabilities of the labelling network.
+    task : Task
+    prob, target : (B, C, H, W)
+
+    Returns
+    -------
+    (B,)
+    """
+    prob, target = prob[:, task.lesions].flatten(2), target[:, task.lesions].flatten(2)
+    overlap, total = (prob * target).sum(2), prob.sum(2) + target.sum(2)
+    return (1.0 - (2.0 * overlap + 1.0) / (total + 1.0)).mean(1)
+
+
+def pixel_cross_entropy(task: Task, logits: Tensor, target: Tensor) -> Tensor:
+    """Return the cross-entropy of every pixel, float32: (B, C, H, W) logits and targets in [0, 1] -> (B, 1, H, W)."""
+    return _cross_entropy(task, logits, target, "none")
+
+
+def pixel_divergence(task: Task, logits: Tensor, target: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence of every pixel from soft targets: (B, C, H, W) twice -> (B, 1, H, W)."""
+    loss = pixel_cross_entropy(task, logits, target)
+    if task.channels == 1:  # one after the other: the order of rounding that records were made with
+        return loss - torch.special.entr(target) - torch.special.entr(1.0 - target)
+    return loss - task.entropy(target)
+
+
+def certain_cross_entropy(task: Task, logits: Tensor, prob: Tensor, threshold: float | Tensor) -> Tensor:
+    """Return the cross-entropy of every pixel against the hard pseudo-label; 0 where it is not certain enough.
+
+    Parameters
+    ----------
+    task : Task
+    logits : (U, C, H, W)
+    prob : (U, C, H, W)
+        Of the labelling network.
     threshold : float or scalar Tensor
-        Least max(p, 1 - p) of a pixel that counts.
+        Least probability of the likeliest class of a pixel that counts.
 
     Returns
     -------
     (U, 1, H, W) float32.
     """
-    return pixel_bce(logits, (label > 0.5).float()) * (certainty(label) >= threshold)
+    return pixel_cross_entropy(task, logits, task.hard(prob)) * (task.confidence(prob) >= threshold)
+
+
+def _cross_entropy(task: Task, logits: Tensor, target: Tensor, reduction: str) -> Tensor:
+    task.require_logits(logits)
+    if task.channels == 1:
+        return F.binary_cross_entropy_with_logits(logits.float(), target, reduction=reduction)
+    loss = F.cross_entropy(logits.float(), target, reduction=reduction)
+    return loss if reduction == "mean" else loss.unsqueeze(1)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from qgbench.base.errors import QGBenchError, unknown_name
 from qgbench.base.schema import Part
 
 Measure = Callable[[NDArray[np.bool_], NDArray[np.bool_], tuple[float, ...]], float]
@@ -42,6 +43,29 @@ class Metric(Part):
     def difference_unit(self) -> str:
         """Unit of a difference."""
         return "points" if self.unit == "%" else self.unit
+
+    def of(self, pred: NDArray[np.bool_], ref: NDArray[np.bool_]) -> float:
+        """Return the value for a predicted and a reference mask (H, W), of a metric that has a `measure`.
+
+        Raises
+        ------
+        QGBenchError
+            What it gives is outside its range.
+        """
+        assert self.measure is not None
+        if not (pred.any() and ref.any()):
+            both = pred.any() == ref.any()
+            one_empty = np.nan if self.one_empty is None else self.one_empty
+            return self.both_empty if both else one_empty
+        value = float(self.measure(pred, ref, (1.0, 1.0)))
+        if not 0 <= value <= (np.inf if self.highest is None else self.highest):
+            raise QGBenchError(f"the metric '{self.name}' gives {value}, which is not from 0 to {self.highest}.")
+        return value
+
+    @property
+    def sign(self) -> int:
+        """What turns a difference into a gain: 1, or -1 where lower is better."""
+        return 1 if self.higher_is_better else -1
 
     @property
     def is_distance(self) -> bool:
@@ -81,6 +105,22 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         )
     }
 )
+
+
+def metric_named(name: str, further: Mapping[str, Metric] = MappingProxyType({})) -> Metric:
+    """Return a metric that ships, or one of `further`.
+
+    Raises
+    ------
+    UserError
+        There is none of that name.
+    """
+    known = {**METRICS, **further}
+    if name not in known:
+        raise unknown_name("metric", name, list(known))
+    return known[name]
+
+
 EMPTY_MASK_RULE = (
     "both empty: Dice 1, distances 0, NSD 1; one empty: Dice 0, NSD 0, distances = the image diagonal in every average"
 )

@@ -1,8 +1,9 @@
-"""Names of methods and architectures: those of qgbench, of installed packages, and of plug-ins that a command names.
+"""Names of methods, architectures, add-ons, scores, metrics and executors: of qgbench, of packages, of plug-ins.
 
-What a `RunSpec` holds, a *reference*, is enough to load a method or an architecture in any process:
+What a `RunSpec` holds, a *reference*, is enough to load what it names in any process:
 
-- ``fixmatch``: a built-in, or an entry point of an installed package (groups ``qgbench.methods``, ``qgbench.archs``);
+- ``fixmatch``: a built-in, or an entry point of an installed package (groups ``qgbench.methods``,
+  ``.archs``, ``.addons``, ``.scores``, ``.metrics``, ``.executors``);
 - ``mine.py``: a file that defines exactly one;
 - ``lab.py:Mine``, ``lab.methods:Mine``: one of those that a file, or an importable module, defines.
 
@@ -29,7 +30,7 @@ from typing import Any, Literal
 from qgbench.base.errors import UserError, unknown_name
 from qgbench.base.logs import logger
 
-Kind = Literal["method", "arch"]
+Kind = Literal["method", "arch", "addon", "score", "metric", "executor"]
 BUILT_IN = "built-in"
 
 
@@ -47,15 +48,12 @@ class _Kind:
         ``module:mapping`` by name, or a package with a module for each, named after it.
     instances : bool
         Whether it is instances of `base` that have names, and not classes.
-    plural : str
-        What a file may have too many of, in messages.
     """
 
     group: str
     base: str
     built_in: str
     instances: bool
-    plural: str
 
     def known(self) -> Mapping[str, Any]:
         """Return the built-ins of a mapping by name; none where each has a module."""
@@ -74,26 +72,27 @@ class _Kind:
             return isinstance(value, base)
         return inspect.isclass(value) and issubclass(value, base) and value is not base
 
-    @property
-    def expected(self) -> str:
-        """What a reference should name, in words."""
-        return ("a " if self.instances else "a subclass of ") + self.base.replace(":", ".")
+    def words(self, number: int = 1) -> str:
+        """Say what a reference should name: 'a subclass of qgbench.methods.Method'."""
+        base = self.base.replace(":", ".")
+        if number == 1:
+            return f"a {base}" if self.instances else f"a subclass of {base}"
+        return f"{number} {base}" if self.instances else f"{number} subclasses of {base}"
 
 
 _KINDS: Mapping[Kind, _Kind] = MappingProxyType(
     {
-        "method": _Kind(
-            "qgbench.methods",
-            "qgbench.methods:Method",
-            "qgbench.baselines",
-            False,
-            "subclasses of qgbench.methods.Method",
-        ),
-        "arch": _Kind(
-            "qgbench.archs", "qgbench.archs.registry:Arch", "qgbench.archs.registry:ARCHS", True, "architectures"
+        "method": _Kind("qgbench.methods", "qgbench.methods:Method", "qgbench.baselines", False),
+        "arch": _Kind("qgbench.archs", "qgbench.archs.registry:Arch", "qgbench.archs.registry:ARCHS", True),
+        "addon": _Kind("qgbench.addons", "qgbench.quality.guide:AddOn", "qgbench.quality.guide:ADDONS", False),
+        "score": _Kind("qgbench.scores", "qgbench.quality.scores:Score", "qgbench.quality.scores:SCORES", False),
+        "metric": _Kind("qgbench.metrics", "qgbench.metrics.table:Metric", "qgbench.metrics.table:METRICS", True),
+        "executor": _Kind(
+            "qgbench.executors", "qgbench.launch.executor:Executor", "qgbench.launch.executor:EXECUTORS", False
         ),
     }
 )
+KINDS: tuple[Kind, ...] = tuple(_KINDS)
 
 
 def _found(path: str) -> Any:
@@ -166,7 +165,7 @@ def catalogue(kind: Kind, plugins: Iterable[str] = ()) -> Catalogue:
 
     Parameters
     ----------
-    kind : 'method' or 'arch'
+    kind : Kind
     plugins : iterable of str
         Paths of Python files (``.py``) and names of modules, as ``--plugin`` takes them.
 
@@ -207,31 +206,30 @@ def resolve(kind: Kind, name: str, plugins: Iterable[str] = ()) -> str:
     return reference
 
 
-def load_method(reference: str) -> Any:
-    """Load a method's class, a subclass of `qgbench.methods.Method`.
+def load(kind: Kind, reference: str) -> Any:
+    """Return what a reference names: a class of a method, an add-on, a score or an executor, an `Arch`, a `Metric`.
 
     Raises
     ------
     UserError
         Nothing has that name, or several sources have it; a file is missing, cannot be imported, or does not define
-        exactly one method; what was found is not a subclass of `qgbench.methods.Method`.
+        exactly one of the kind; what was found is of another kind.
     """
-    return _load("method", reference)
+    where, name = _place(reference)
+    if where:
+        value = _load_from(kind, where, name)
+    elif catalogue(kind).find(name).origin == BUILT_IN:
+        value = _load_built_in(kind, name)
+    else:
+        point = _entry_point(kind, name)
+        value = _imported(point.load, f"{kind} '{name}' of {_origin(point)}")
+    if not _KINDS[kind].has(value):
+        raise UserError(f"{reference} is no {kind}: {_KINDS[kind].words()} is expected, not {value!r}.")
+    return value
 
 
-def load_arch(reference: str) -> Any:
-    """Load an architecture's description, a `qgbench.archs.registry.Arch`.
-
-    Raises
-    ------
-    UserError
-        As `load_method`.
-    """
-    return _load("arch", reference)
-
-
-def method_source(reference: str) -> str:
-    """Fingerprint the code of a method that does not ship with qgbench, as a run's id holds it.
+def source(kind: Kind, reference: str) -> str:
+    """Fingerprint the code of what does not ship with qgbench, as a run's id holds it.
 
     Returns
     -------
@@ -245,12 +243,64 @@ def method_source(reference: str) -> str:
     UserError
         The file cannot be read, or the reference cannot be found.
     """
-    return _source("method", reference)
+    where, name = _place(reference)
+    version = ""
+    if not where:
+        if catalogue(kind).find(name).origin == BUILT_IN:
+            return ""
+        point = _entry_point(kind, name)
+        where = point.module
+        version = "" if point.dist is None else f"{point.dist.name}=={point.dist.version}"
+    file: str | None = where
+    if not where.endswith(".py"):
+        file = _import(kind, where).__file__
+    try:
+        if file is None:
+            raise FileNotFoundError(2, "the module has no file")
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as error:
+        if version:
+            return version
+        raise UserError(f"{kind} file {file or where} cannot be read: {error.strerror}.") from error
+
+
+def load_method(reference: str) -> Any:
+    """Return a method's class, as `load`."""
+    return load("method", reference)
+
+
+def load_arch(reference: str) -> Any:
+    """Return an architecture's description, as `load`."""
+    return load("arch", reference)
+
+
+def method_source(reference: str) -> str:
+    """Fingerprint the code of a method, as `source`."""
+    return source("method", reference)
 
 
 def arch_source(reference: str) -> str:
-    """Fingerprint the code of an architecture, as `method_source` does that of a method."""
-    return _source("arch", reference)
+    """Fingerprint the code of an architecture, as `source`."""
+    return source("arch", reference)
+
+
+def kinds_of(name: str, plugins: Iterable[str] = ()) -> list[tuple[Kind, str]]:
+    """List what a name or reference may mean: kind and reference, in the order of `KINDS`.
+
+    Raises
+    ------
+    UserError
+        It names no method, architecture, add-on, score, metric or executor; a file cannot be imported.
+    """
+    where, inner = _place(name)
+    found: list[tuple[Kind, str]] = []
+    for kind in KINDS:
+        if where:
+            names = _defined(kind, _import(kind, where))
+            found += [(kind, f"{where}:{each}") for each in names if inner in ("", each)]
+        else:
+            found += [(kind, each.reference) for each in catalogue(kind, plugins).entries if each.name == name]
+    return found
 
 
 def _place(reference: str) -> tuple[str, str]:
@@ -282,24 +332,11 @@ def _entry_point(kind: Kind, name: str) -> EntryPoint:
     return point
 
 
-def _load(kind: Kind, reference: str) -> Any:
-    where, name = _place(reference)
-    if where:
-        value = _load_from(kind, where, name)
-    elif catalogue(kind).find(name).origin == BUILT_IN:
-        value = _load_built_in(kind, name)
-    else:
-        point = _entry_point(kind, name)
-        value = _imported(point.load, f"{kind} '{name}' of {_origin(point)}")
-    if not _KINDS[kind].has(value):
-        raise UserError(f"{reference} is no {kind}: {_KINDS[kind].expected} is expected, not {value!r}.")
-    return value
-
-
 def _load_built_in(kind: Kind, name: str) -> Any:
     known = _KINDS[kind]
     if ":" in known.built_in:
-        return known.known()[name]
+        value = known.known()[name]
+        return _found(value) if isinstance(value, str) else value  # a path, of what takes long to import
     where = f"{known.built_in}.{name}"
     return _only(kind, where, importlib.import_module(where))
 
@@ -318,7 +355,7 @@ def _only(kind: Kind, where: str, module: ModuleType) -> Any:
     if len(found) == 1:
         return next(iter(found.values()))
     hint = f" Say which of them: {', '.join(f'{where}:{name}' for name in found)}." if found else ""
-    raise UserError(f"{where} defines {len(found)} {_KINDS[kind].plural}; expected exactly one.{hint}")
+    raise UserError(f"{where} defines {_KINDS[kind].words(len(found))}; expected exactly one.{hint}")
 
 
 def _defined(kind: Kind, module: ModuleType) -> dict[str, Any]:
@@ -381,7 +418,7 @@ _MOVED: Mapping[str, str] = MappingProxyType(
         "qgbench.errors": "qgbench.base.errors",
         "qgbench.logs": "qgbench.base.logs",
         "qgbench.metrics": "qgbench.metrics.masks",
-        "qgbench.spec": "qgbench.spec.run_spec",
+        "qgbench.spec": "qgbench.spec.settings",
     }
 )
 """Modules that plug-ins of qgbench 0.1 may import, and where their content is now."""
@@ -410,25 +447,3 @@ def _not_imported(what: str, error: BaseException) -> PluginImportError:
     first = (str(error).splitlines() or [""])[0]
     message = f"{what} cannot be imported: {type(error).__name__}: {first}"
     return PluginImportError("\n".join([message, *"".join(told.format()).splitlines()]))
-
-
-def _source(kind: Kind, reference: str) -> str:
-    where, name = _place(reference)
-    version = ""
-    if not where:
-        if catalogue(kind).find(name).origin == BUILT_IN:
-            return ""
-        point = _entry_point(kind, name)
-        where = point.module
-        version = "" if point.dist is None else f"{point.dist.name}=={point.dist.version}"
-    file: str | None = where
-    if not where.endswith(".py"):
-        file = _import(kind, where).__file__
-    try:
-        if file is None:
-            raise FileNotFoundError(2, "the module has no file")
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except OSError as error:
-        if version:
-            return version
-        raise UserError(f"{kind} file {file or where} cannot be read: {error.strerror}.") from error

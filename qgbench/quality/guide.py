@@ -3,17 +3,22 @@
 A mode may weigh pseudo-labels, add a loss, or correct a label. It knows nothing of methods, and methods nothing of it.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from qgbench.base.errors import unknown_name
 from qgbench.engine.device import ALONE, World
-from qgbench.methods import Batch, Method, Term
+from qgbench.methods import Batch, Method, PseudoLabel, Term, View
 from qgbench.methods.normalisation import frozen_statistics
+from qgbench.plugins.registry import load
 from qgbench.quality.audit import correlations
-from qgbench.quality.scores import Labelling, ScoreFunction, ShuffledQuality, foreground_confidence, overlap
-from qgbench.spec.protocol import QGSettings
+from qgbench.quality.scores import Labelling, Score, foreground_confidence, overlap
+from qgbench.spec.arm import AddOnSettings, Arm, RegularisationSettings, WeightingSettings
+from qgbench.spec.settings import apply_settings
 
 
 def ramp(progress: float, warmup: float, length: float, highest: float) -> float:
@@ -36,16 +41,54 @@ def effective_sample_size(weight: Tensor) -> Tensor:
     return scaled.sum().square() / (len(weight) * torch.where(squares > 0, squares, torch.ones_like(squares)))
 
 
-class Mode:
-    """One way of using quality. The base class does nothing.
+class AddOn:
+    """One way of using quality: it may weigh pseudo-labels, add a loss or correct a label; the base does nothing.
+
+    A subclass states its `Settings` (``--set qg.NAME=VALUE``) and what it needs.
+
+    Parameters
+    ----------
+    settings : Settings, optional
+        An instance of the class's `Settings`; its defaults if not given.
+    score : Score, optional
+        What ``--qg-score`` names, where the add-on `needs_score`.
+    predictor : nn.Module, optional
+        g, where the add-on or its score `needs_g`.
+    seed : int
+        Of random numbers of its own.
 
     Attributes
     ----------
     world : World
-        The processes of the run; a mode sees the rows of its own process.
+        The processes of the run; an add-on sees the rows of its own process.
     """
 
+    Settings: ClassVar[type[AddOnSettings]] = AddOnSettings
+    needs_score: ClassVar[bool] = False  # it weighs pseudo-labels, which the method must then make
+    needs_g: ClassVar[bool] = False
     world: World = ALONE
+
+    def __init__(
+        self,
+        settings: AddOnSettings | None = None,
+        score: Score | None = None,
+        predictor: nn.Module | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.settings = self.Settings() if settings is None else settings
+        self.score = score
+        self.predictor = predictor
+        self.seed = seed
+
+    @property
+    def full_from(self) -> float:
+        """Fraction of the step budget from which on it acts in full; checkpoints before are not chosen."""
+        return 0.0
+
+    @property
+    def pleases_g_from(self) -> float | None:
+        """Fraction of the step budget from which on it trains the student to please g; None if it does not."""
+        return None
 
     def weigh(self, labelling: Labelling) -> Tensor | None:
         """Weigh every pseudo-label: (U,) in [0, 1]; None leaves the weights alone."""
@@ -75,19 +118,23 @@ class Mode:
         """Restore what `state_dict` gave."""
 
 
-class QualityWeighting(Mode):
+class QualityWeighting(AddOn):
     """QW: each pseudo-label's loss is weighted by its quality (Eqn 7)."""
 
-    def __init__(self, score: ScoreFunction, settings: QGSettings) -> None:
-        self._score = score
-        self._settings = settings
+    Settings = WeightingSettings
+    needs_score = True
+    settings: WeightingSettings
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._log: list[dict[str, Tensor]] = []
         self._window: list[Tensor] = []  # (3, M) each: true Dice, quality and confidence of pseudo-labels
 
     def weigh(self, labelling: Labelling) -> Tensor:
         """W = q**T (q >= tau); what it did to the unlabelled images of all processes is kept for the log."""
-        quality = self._score(labelling).float()
-        weight = quality_weight(quality, self._settings.tau, self._settings.temperature)
+        assert self.score is not None
+        quality = self.score(labelling).float()
+        weight = quality_weight(quality, self.settings.tau, self.settings.temperature)
         if not labelling.unlabelled:
             return weight
         joined, qualities = self.world.gather(weight), self.world.gather(quality)
@@ -124,27 +171,37 @@ class QualityWeighting(Mode):
         return {"pseudo_dice": float(dice.mean()), **correlations(dice, q=quality, confidence=confidence)}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen since the last entry of the log, and the shuffling control's generator, if there is one."""
-        state: dict[str, Any] = {"window": list(self._window)}
-        if isinstance(self._score, ShuffledQuality):
-            state["generator"] = self._score.generator.get_state()
-        return state
+        """What was seen since the last entry of the log, and the score's state, if it has one."""
+        assert self.score is not None
+        return {"window": list(self._window), **self.score.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
+        assert self.score is not None
         self._window = state["window"]
-        if isinstance(self._score, ShuffledQuality):
-            self._score.generator.set_state(state["generator"])
+        self.score.load_state_dict(state)
 
 
-class QualityRegularisation(Mode):
+class QualityRegularisation(AddOn):
     """QAR: lambda(t) * mean(1 - g(u_w, f(u_w))), gradients flow through the frozen g to f (Eqns 5 and 6)."""
 
-    def __init__(self, predictor: nn.Module, settings: QGSettings, seed: int) -> None:
-        self._predictor = predictor
-        self._settings = settings
-        self._seed = seed
+    Settings = RegularisationSettings
+    needs_g = True
+    settings: RegularisationSettings
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._log: dict[str, float] = {}
+
+    @property
+    def full_from(self) -> float:
+        """The end of its ramp."""
+        return self.settings.qar_warmup + self.settings.qar_ramp
+
+    @property
+    def pleases_g_from(self) -> float:
+        """The end of its warm-up."""
+        return self.settings.qar_warmup
 
     def loss(self, batch: Batch, method: Method, step: int) -> Tensor | None:
         """Sum over the students; None before the warm-up ends.
@@ -152,19 +209,20 @@ class QualityRegularisation(Mode):
         The extra forward pass uses batch statistics but leaves the running ones alone, and draws its random numbers
         (dropout) from a generator of its own, so that a twin without QAR sees the same numbers.
         """
+        assert self.predictor is not None
         self._log = {"lambda_qar": 0.0}
-        if batch.progress < self._settings.qar_warmup:
+        if batch.progress < self.settings.qar_warmup:
             return None
         self._log["lambda_qar"] = weight = ramp(
-            batch.progress, self._settings.qar_warmup, self._settings.qar_ramp, self._settings.lambda_qar
+            batch.progress, self.settings.qar_warmup, self.settings.qar_ramp, self.settings.lambda_qar
         )
         devices = [batch.u_w.device] if batch.u_w.is_cuda else []
         total = batch.u_w.new_zeros(())
         with torch.random.fork_rng(devices=devices), frozen_statistics(method.students):
-            torch.manual_seed(self.world.seed(self._seed * 1_000_003 + step))
+            torch.manual_seed(self.world.seed(self.seed * 1_000_003 + step))
             for student in method.students:
-                prob = torch.sigmoid(student(batch.u_w))
-                total = total + (1.0 - self._predictor(batch.u_w, prob)).mean()
+                prob = method.task.probabilities(student(batch.u_w))
+                total = total + (1.0 - self.predictor(batch.u_w, prob)).mean()
         return weight * total
 
     def take_log(self) -> dict[str, float]:
@@ -173,9 +231,9 @@ class QualityRegularisation(Mode):
 
 
 class Guide:
-    """The modes of one run. Scores each distinct (image, label) once a step."""
+    """The modes of one run. Scores each label once a step, however many terms trust it."""
 
-    def __init__(self, modes: list[Mode]) -> None:
+    def __init__(self, modes: Sequence[AddOn]) -> None:
         self.modes = modes
         self._world = ALONE
 
@@ -186,13 +244,19 @@ class Guide:
             mode.world = world
 
     @property
-    def regularises(self) -> bool:
-        """Whether a mode trains the student to please g."""
-        return any(isinstance(mode, QualityRegularisation) for mode in self.modes)
+    def full_from(self) -> float:
+        """Fraction of the step budget from which on all act in full: for twins' sake never before QAR's default."""
+        default = RegularisationSettings()
+        return max(default.qar_warmup + default.qar_ramp, *(mode.full_from for mode in self.modes), 0.0)
+
+    @property
+    def pleases_g_from(self) -> float | None:
+        """Fraction of the step budget from which on an add-on trains the student to please g; None if none does."""
+        return min((begin for mode in self.modes if (begin := mode.pleases_g_from) is not None), default=None)
 
     def attach(self, method: Method) -> None:
         """Let the modes correct the method's pseudo-labels, if any mode does."""
-        correcting = [mode for mode in self.modes if type(mode).correct is not Mode.correct]
+        correcting = [mode for mode in self.modes if type(mode).correct is not AddOn.correct]
         if not correcting:
             return
 
@@ -203,40 +267,31 @@ class Guide:
 
         method.corrector = correct
 
-    def weights(
-        self, terms: list[Term], method: Method, truth: Tensor | None, batch: Batch | None = None
-    ) -> list[Tensor]:
-        """Weight of every pseudo-label of every term, ones where no mode weighs.
+    def weights(self, terms: list[Term], masks: Mapping[View, Tensor | None]) -> list[Tensor]:
+        """Return the weight of every pseudo-label of every term, ones where no mode weighs.
 
         Parameters
         ----------
         terms : list of Term
-        method : Method
-            Tells which network made a label.
-        truth : (U, 1, H, W) or None
-            Held-back masks, for the oracle control and for the log.
-        batch : Batch, optional
-            What the method saw: `truth` is that of its weak views, its labelled images have their own masks, and for
-            other pictures there is none. `truth` is that of all pictures, if not given.
+        masks : mapping of view to (U, 1, H, W) or None
+            True masks of the views that have some: held-back ones, for the oracle control and for the log, of the weak
+            views, and those of the labelled images.
 
         Returns
         -------
         list of (U,) float32 tensors, detached.
         """
-        known: dict[tuple[int, int], Tensor] = {}
-        for term in terms:
-            key = (id(term.image), id(term.label))
-            if key not in known:
-                network = method.labelled_by(term.label) or method.student
-                labelled = batch is not None and term.image is batch.x_l
-                aligned = truth if batch is None or term.image is batch.u_w else batch.y_l if labelled else None
-                labelling = Labelling(term.image, term.label, network, aligned, self._world, not labelled)
-                weight = term.label.new_ones(len(term.label), dtype=torch.float32)
+        known: dict[PseudoLabel, Tensor] = {}
+        for label in (term.label for term in terms):
+            if label not in known:
+                truth, unlabelled = masks.get(label.view), label.view != "labelled"
+                labelling = Labelling(label.image, label.prob, label.network, truth, self._world, unlabelled)
+                weight = label.prob.new_ones(len(label), dtype=torch.float32)
                 for mode in self.modes:
                     given = mode.weigh(labelling)
                     weight = weight if given is None else weight * given.detach()
-                known[key] = weight
-        return [known[id(term.image), id(term.label)] for term in terms]
+                known[label] = weight
+        return [known[term.label] for term in terms]
 
     def losses(self, batch: Batch, method: Method, step: int) -> Tensor | None:
         """Sum of the losses that modes add; None if none does."""
@@ -259,3 +314,39 @@ class Guide:
         """Restore every mode."""
         for mode, state in zip(self.modes, states, strict=True):
             mode.load_state_dict(state)
+
+
+ADDONS: Mapping[str, type[AddOn]] = MappingProxyType({"qw": QualityWeighting, "qar": QualityRegularisation})
+
+
+def addon_settings(arm: Arm) -> list[tuple[type[AddOn], AddOnSettings]]:
+    """Return the add-ons of an arm, each with its settings after the arm's overrides.
+
+    Raises
+    ------
+    UserError
+        An add-on is unknown, or a setting: to all of them (the nearest is named), or out of range.
+    """
+    classes: list[type[AddOn]] = [load("addon", name) for name in arm.addons]
+    changes = arm.overrides_of("qg")
+    known = {name for kind in classes for name in kind.Settings.model_fields}
+    for name in changes:
+        if name not in known:
+            raise unknown_name("setting", f"qg.{name}", [f"qg.{field}" for field in known])
+    found = []
+    for kind in classes:
+        own = {name: value for name, value in changes.items() if name in kind.Settings.model_fields}
+        found.append((kind, apply_settings(kind.Settings(), own, "qg.")))
+    return found
+
+
+def make_guide(arm: Arm, predictor: nn.Module | None, seed: int) -> Guide:
+    """Return the guide of an arm; `predictor` is g, where it needs one (`Arm.needs_g`).
+
+    Raises
+    ------
+    UserError
+        As `addon_settings`; the score is unknown.
+    """
+    score = load("score", arm.qg_score)
+    return Guide([kind(settings, score(predictor, seed), predictor, seed) for kind, settings in addon_settings(arm)])

@@ -4,15 +4,17 @@ A score maps weak views and their labels to one value per image in [0, 1], witho
 of the training's own streams.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from qgbench.base.errors import UserError
 from qgbench.engine.device import ALONE, World
-from qgbench.methods import label_probabilities
+from qgbench.methods import Network, label_probabilities
 
 
 @dataclass
@@ -21,13 +23,42 @@ class Labelling:
 
     image: Tensor  # (U, 3, H, W) weak views in [0, 1]
     prob: Tensor  # (U, 1, H, W) the labelling network's probabilities
-    network: nn.Module  # the network that labelled
+    network: Network  # the network that labelled
     truth: Tensor | None  # (U, 1, H, W) masks in the same geometry, NaN where unknown; for the oracle only
     world: World = ALONE  # the processes that label the other rows of the same batch
     unlabelled: bool = True  # False for labelled images, whose truth is no secret
 
 
-ScoreFunction = Callable[[Labelling], Tensor]
+class Score:
+    """A quality of every pseudo-label, by which an add-on may weigh.
+
+    Parameters
+    ----------
+    predictor : nn.Module or None
+        g, where the score `needs_g`.
+    seed : int
+        Of a generator of its own, should it need random numbers.
+    """
+
+    needs_g: ClassVar[bool] = False
+    needs_truth: ClassVar[bool] = False  # held-back masks of all unlabelled images; only a control may look at them
+
+    def __init__(self, predictor: nn.Module | None = None, seed: int = 0) -> None:
+        if self.needs_g and predictor is None:
+            raise ValueError(f"the score {type(self).__name__} needs the quality predictor")
+        self.predictor = predictor
+        self.seed = seed
+
+    def __call__(self, labelling: Labelling) -> Tensor:
+        """Return the qualities (U,) in [0, 1], without gradient and without numbers of the training's streams."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
 
 
 def overlap(first: Tensor, second: Tensor) -> Tensor:
@@ -35,11 +66,6 @@ def overlap(first: Tensor, second: Tensor) -> Tensor:
     both = (first & second).flatten(1).sum(1).float()
     total = (first.flatten(1).sum(1) + second.flatten(1).sum(1)).float()
     return torch.where(total > 0, 2 * both / total.clamp_min(1), torch.ones_like(total))
-
-
-def one(labelling: Labelling) -> Tensor:
-    """1 for every label: the add-on then changes nothing."""
-    return labelling.prob.new_ones(len(labelling.prob))
 
 
 def foreground_confidence(labelling: Labelling) -> Tensor:
@@ -55,76 +81,93 @@ def flip_agreement(labelling: Labelling) -> Tensor:
     return overlap(labelling.prob > 0.5, flipped > 0.5)
 
 
-def true_dice(labelling: Labelling) -> Tensor:
-    """Dice of the label with the held-back mask: not attainable in practice, an upper bound of what weighing can give.
+class One(Score):
+    """1 for every label: the add-on then changes nothing."""
 
-    Raises
-    ------
-    UserError
-        The masks were not handed in: the method labels other pictures than the weak views.
-    """
-    if labelling.truth is None:
-        raise UserError("the oracle needs masks aligned with the labelled pictures; this method mixes or changes them.")
-    return overlap(labelling.prob > 0.5, labelling.truth > 0.5)
+    def __call__(self, labelling: Labelling) -> Tensor:
+        """Return ones."""
+        return labelling.prob.new_ones(len(labelling.prob))
 
 
-class PredictedQuality:
+class Confidence(Score):
+    """How sure the labelling network is of the foreground that it predicts."""
+
+    def __call__(self, labelling: Labelling) -> Tensor:
+        """Return `foreground_confidence`."""
+        return foreground_confidence(labelling)
+
+
+class Agreement(Score):
+    """How well the labelling network agrees with itself on the flipped view."""
+
+    def __call__(self, labelling: Labelling) -> Tensor:
+        """Return `flip_agreement`."""
+        return flip_agreement(labelling)
+
+
+class TrueDice(Score):
+    """Dice of the label with the held-back mask: unattainable in practice, an upper bound of what weighing gives."""
+
+    needs_truth = True
+
+    def __call__(self, labelling: Labelling) -> Tensor:
+        """Return the true Dice.
+
+        Raises
+        ------
+        UserError
+            The masks were not handed in: the method labels other pictures than the weak views.
+        """
+        if labelling.truth is None:
+            raise UserError(
+                "the oracle needs masks aligned with the labelled pictures; this method mixes or changes them."
+            )
+        return overlap(labelling.prob > 0.5, labelling.truth > 0.5)
+
+
+class PredictedQuality(Score):
     """The quality predictor g on the label cut at 0.5."""
 
-    def __init__(self, predictor: nn.Module) -> None:
-        self._predictor = predictor
+    needs_g = True
 
     def __call__(self, labelling: Labelling) -> Tensor:
         """Q = g(image, label > 0.5), without gradient (arXiv 2606.01753, Eqn 7)."""
+        assert self.predictor is not None
         with torch.no_grad():
-            return self._predictor(labelling.image, (labelling.prob > 0.5).float())
+            return self.predictor(labelling.image, (labelling.prob > 0.5).float())
 
 
-class ShuffledQuality:
+class ShuffledQuality(PredictedQuality):
     """g's scores, permuted within the batch by a generator of its own: the same weights on the wrong images.
 
     The batch is that of all processes, whose generators are in the same state.
     """
 
-    def __init__(self, predictor: nn.Module, seed: int) -> None:
-        self._quality = PredictedQuality(predictor)
+    def __init__(self, predictor: nn.Module | None = None, seed: int = 0) -> None:
+        super().__init__(predictor, seed)
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, labelling: Labelling) -> Tensor:
         """Return q[permutation]."""
-        quality = labelling.world.gather(self._quality(labelling))
+        quality = labelling.world.gather(super().__call__(labelling))
         return labelling.world.part(quality[torch.randperm(len(quality), generator=self.generator).to(quality.device)])
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generator's state."""
+        return {"generator": self.generator.get_state()}
 
-def make_score(name: str, predictor: nn.Module | None, seed: int) -> ScoreFunction:
-    """Build a score by its name on the command line.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the generator."""
+        self.generator.set_state(state["generator"])
 
-    Parameters
-    ----------
-    name : str
-        One of `qgbench.spec.arm.SCORES`.
-    predictor : nn.Module or None
-        g; needed by 'g' and 'shuffled'.
-    seed : int
-        Of the shuffling generator.
 
-    Raises
-    ------
-    ValueError
-        The name is unknown, or g is missing.
-    """
-    free: dict[str, ScoreFunction] = {
-        "one": one,
-        "confidence": foreground_confidence,
-        "agreement": flip_agreement,
-        "oracle": true_dice,
+SCORES: Mapping[str, type[Score]] = MappingProxyType(
+    {
+        "g": PredictedQuality,
+        "one": One,
+        "shuffled": ShuffledQuality,
+        "confidence": Confidence,
+        "agreement": Agreement,
+        "oracle": TrueDice,
     }
-    if name in free:
-        return free[name]
-    if predictor is None:
-        raise ValueError(f"score '{name}' needs the quality predictor")
-    if name == "g":
-        return PredictedQuality(predictor)
-    if name == "shuffled":
-        return ShuffledQuality(predictor, seed)
-    raise ValueError(f"unknown score '{name}'")
+)

@@ -1,6 +1,7 @@
 """Weak models: partially trained segmentation networks whose imperfect masks g learns from."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -8,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from qgbench.archs.build import SegmentationNetwork, normalisation
+from qgbench.archs.build import SegmentationNetwork
 from qgbench.base.errors import unknown_name
 from qgbench.data.views import labelled_view
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
@@ -76,8 +77,9 @@ class WeakModels:
             x, y = labelled_view(
                 self._image[chosen].to(device), self._mask[chosen].to(device), 20.0, 0.2, self._generator
             )
+            task = self._network.task
             with self._accelerator.autocast():
-                loss = soft_dice_loss(torch.sigmoid(self._network(x)), y).mean()
+                loss = soft_dice_loss(task, task.probabilities(self._network(x)), y).mean()
             self._optimiser.zero_grad(set_to_none=True)
             self._accelerator.backward(loss)
             self._optimiser.step()
@@ -137,10 +139,9 @@ def weak_network(encoder: str, size: int) -> SegmentationNetwork:
         segmentation-models-pytorch has no such encoder.
     """
     try:
-        body = smp.Unet(encoder, encoder_weights=None)
+        return SegmentationNetwork(partial(smp.Unet, encoder, encoder_weights=None), encoder, size)
     except KeyError as error:
         raise unknown_name("quality.weak_encoder", encoder, smp.encoders.encoders) from error
-    return SegmentationNetwork(body, *normalisation(encoder), size)
 
 
 def draw_folds(images: int, folds: int, seed: int) -> Tensor:

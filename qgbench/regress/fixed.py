@@ -12,6 +12,7 @@ stand out from rounding. These do not:
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,9 @@ from qgbench.data.experiment import ImageSet, TrainingData, training_data
 from qgbench.data.run_data import RunData, open_run_data
 from qgbench.data.splits import split_fingerprint
 from qgbench.engine.device import make_accelerator
-from qgbench.methods import Method
+from qgbench.methods import Method, Network
 from qgbench.plugins.registry import load_method, method_names
-from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
+from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import PredictedQuality
 from qgbench.regress.outcome import averages, digest, logged
 from qgbench.regress.reference import Numbers, Value
@@ -32,6 +33,7 @@ from qgbench.run.record import summarise
 from qgbench.spec.protocol import Protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.task import Task
 from qgbench.training.evaluation import evaluate
 from qgbench.training.loop import Trainer
 from qgbench.trust.conformance import ToySegmenter
@@ -49,27 +51,40 @@ _GAIN = 12.0  # of the toy network's logits: an untrained network is certain of 
 class _Segmenter(nn.Module):
     """The toy network of `qgbench.trust.conformance` in float64, on images pooled to 32 pixels and without dropout.
 
-    Images (B, 3, H, W) -> logits (B, 1, H, W); these and the features in between are float32, as a run's.
+    Images (B, 3, H, W) -> logits (B, 1, H, W); these and the features in between, which are those of the toy's decoder,
+    are float32, as a run's.
     """
+
+    task = Task()
+    min_batch = 1
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
         self.network = ToySegmenter().double()
         self.network.head[0] = nn.Identity()
-        for module in self.network.features:
+        for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 0.5  # running statistics that are of use after a few steps
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.decode(self.encode(image))
+        return self.head(self.decode(self.encode(image)))
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        return [self.network.features(F.adaptive_avg_pool2d(image.double(), _TOY_SIDE)).float()]
+        pooled = F.adaptive_avg_pool2d(image.double(), _TOY_SIDE)
+        return [self.network.decode(self.network.encode(pooled)).float()]
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        logits = _GAIN * self.network.head(features[-1].double())
+        return features[-1]
+
+    def head(self, decoded: Tensor) -> Tensor:
+        logits = _GAIN * self.network.head(decoded.double())
         return F.interpolate(logits, (self.size, self.size), mode="bilinear", align_corners=False).float()
+
+    def new_decoder(self) -> "_Segmenter":
+        sibling = _Segmenter(self.size)
+        sibling.network.encoder = self.network.encoder
+        return sibling
 
 
 class _Contrast(nn.Module):
@@ -83,6 +98,8 @@ class _Contrast(nn.Module):
 
 class _DarkerThanTheImage(nn.Module):
     """Images (B, 3, H, W) -> logits (B, 1, H, W): how far a pixel, smoothed, is below the mean grey of its image."""
+
+    task = Task()
 
     def forward(self, image: Tensor) -> Tensor:
         grey = F.avg_pool2d(image.double().mean(1, keepdim=True), 5, 1, 2)
@@ -148,7 +165,8 @@ def _pixels(images: ImageSet) -> str:
 
 
 def _of_evaluation(data: RunData, accelerator: Accelerator) -> dict[str, Value]:
-    tables, _ = evaluate({"student": _DarkerThanTheImage()}, None, data.prepared, data.split, accelerator)
+    student = cast(Network, _DarkerThanTheImage())
+    tables, _ = evaluate({"student": student}, None, data.prepared, data.split, accelerator)
     rows = tables["student"]
     return {name: int(rows[name].sum()) for name in ("n_ref", "n_pred", "n_tp")} | averages(summarise(rows))
 
@@ -168,12 +186,12 @@ def _of_steps(
     """Train; with every mode of the add-on that suits the method, if `guided`."""
     quality = _Contrast()
     torch.manual_seed(0)
-    method = method_class(lambda: _Segmenter(data.labelled.size), method_class.Settings())
-    modes: list[Mode] = []
+    method = method_class(lambda arch="": _Segmenter(data.labelled.size), method_class.Settings())
+    modes: list[AddOn] = []
     if guided and method_class.pseudo_labels:
-        modes.append(QualityWeighting(PredictedQuality(quality), protocol.qg))
+        modes.append(QualityWeighting(QualityWeighting.Settings(), PredictedQuality(quality)))
     if guided:
-        modes.append(QualityRegularisation(quality, protocol.qg, 0))
+        modes.append(QualityRegularisation(QualityRegularisation.Settings(), predictor=quality))
     train = protocol.train.model_copy(update=_SHORT)
     short = protocol.model_copy(update={"train": train})
     before = _flat(method.student)
@@ -187,7 +205,7 @@ def _of_steps(
     return found
 
 
-def _flat(network: nn.Module) -> Tensor:
+def _flat(network: Network) -> Tensor:
     """Parameters and running statistics in one vector."""
     values = network.state_dict().values()
     return torch.cat([value.detach().double().flatten().clone() for value in values if value.is_floating_point()])

@@ -8,8 +8,9 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 from qgbench.quality.audit import Agreement
-from qgbench.report.collect import Name, Run
+from qgbench.report.collect import Run
 from qgbench.run.record import Record
+from qgbench.spec.arm import ArmName
 
 SCORES = ("g", "confidence", "agreement")
 PREDICTS_RULE = "the 95 % interval of r (Fisher's z, masks taken as independent) lies above 0"
@@ -28,7 +29,7 @@ class AuditRow:
     """Averages over some records."""
 
     part: Literal["predictor", "pseudo_labels", "run"]
-    name: Name | None
+    name: ArmName | None
     """The cell; None for the predictors, which all cells of a setting share."""
     progress: float | None
     """Fraction of the run at which pseudo-labels were audited; None for all checkpoints pooled, or no pseudo-labels."""
@@ -38,7 +39,7 @@ class AuditRow:
 
 
 def audit(runs: list[Run]) -> list[AuditRow]:
-    """Average the audits of one setting.
+    """Return the averages of one setting's audits.
 
     Parameters
     ----------
@@ -52,9 +53,9 @@ def audit(runs: list[Run]) -> list[AuditRow]:
         cell its ``pseudo_labels`` by progress, the pooled row last, and one row of part ``run``: seconds, kept share
         in [0, 1], effective sample size in [0, 1].
     """
-    by_name: dict[Name, list[Run]] = defaultdict(list)
+    by_name: dict[ArmName, list[Run]] = defaultdict(list)
     for run in runs:
-        by_name[Name.of(run.record.cell)].append(run)
+        by_name[run.record.spec.arm].append(run)
     rows = _predictors(runs)
     for name in sorted(by_name, key=lambda name: name.order):
         rows += [*_pseudo_labels(name, by_name[name]), _run(name, by_name[name])]
@@ -99,12 +100,11 @@ def _predictors(runs: list[Run]) -> list[AuditRow]:
     if not audits:
         return []
     averages = {
-        "synthetic_pearson": _mean(audit.synthetic.pearson for audit in audits),
-        "synthetic_spearman": _mean(audit.synthetic.spearman for audit in audits),
-        "synthetic_mae": _mean(audit.synthetic.mae for audit in audits),
-        "weak_pearson": _mean(audit.weak_models.pearson for audit in audits),
-        "weak_spearman": _mean(audit.weak_models.spearman for audit in audits),
-        "weak_mae": _mean(audit.weak_models.mae for audit in audits),
+        **{
+            f"{kind}_{measure}": _mean(getattr(getattr(audit, masks), measure) for audit in audits)
+            for kind, masks in (("synthetic", "synthetic"), ("weak", "weak_models"))
+            for measure in ("pearson", "spearman", "mae")
+        },
         "image_dependence": _mean(audit.image_dependence for audit in audits),
         "image_dependent": _mean(float(audit.image_dependent) for audit in audits),
         "predicts": _mean(float(predicts(audit.synthetic) and predicts(audit.weak_models)) for audit in audits),
@@ -112,7 +112,7 @@ def _predictors(runs: list[Run]) -> list[AuditRow]:
     return [AuditRow("predictor", None, None, len(audits), averages)]
 
 
-def _pseudo_labels(name: Name, runs: list[Run]) -> list[AuditRow]:
+def _pseudo_labels(name: ArmName, runs: list[Run]) -> list[AuditRow]:
     audits = [audit for run in runs for audit in run.record.pseudo_labels]
     moments = sorted({audit.progress for audit in audits if audit.progress is not None})
     pooled: list[float | None] = [None] if any(audit.progress is None for audit in audits) else []
@@ -129,7 +129,7 @@ def _pseudo_labels(name: Name, runs: list[Run]) -> list[AuditRow]:
     return rows
 
 
-def _run(name: Name, runs: list[Run]) -> AuditRow:
+def _run(name: ArmName, runs: list[Run]) -> AuditRow:
     times = [run.record.times for run in runs]
     guidance = [run.record.guidance for run in runs if run.record.guidance is not None]
     averages = {

@@ -8,10 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from qgbench.base.console import print_table, standard_output
-from qgbench.report.analysis import Analysis, Contrast
-from qgbench.report.figures.style import setting_words
-from qgbench.report.measures import Measure
-from qgbench.report.tables import MARK, MARK_RULE, comparison_row, suite_words
+from qgbench.metrics.table import Metric
+from qgbench.report.analysis import Analysis
+from qgbench.report.chapters.setting import difference_words, seeds_words
+from qgbench.report.chapters.suite import suite_words
+from qgbench.report.contrasts import Contrast
+from qgbench.report.wording import MARK, MARK_RULE, MISSING, in_points, p_words, setting_words
 
 _MOST_ROWS = 12
 
@@ -48,19 +50,15 @@ def print_report(analysis: Analysis, written: Sequence[Path]) -> None:
         console.print(Text(f"page: {page}"), soft_wrap=True)
 
 
-def _print_twins(twins: Sequence[tuple[str, Contrast]], what: Measure, console: Console) -> None:
+def _print_twins(twins: Sequence[tuple[str, Contrast]], what: Metric, console: Console) -> None:
     table = Table(title=f"{what.label} {what.unit}, mean over test groups and seeds", title_justify="left", box=None)
     for heading in ("method", "setting"):
         table.add_column(heading, overflow="fold")
     for heading in ("seeds", "without", "with", "difference", "p (Holm)"):
         table.add_column(heading, justify="right", no_wrap=True)
-    marked = False
-    for setting, contrast in twins[:_MOST_ROWS]:
-        _, _, seeds, _, _, difference, _, p, *_ = comparison_row(contrast, what)
-        sides = (contrast.reference_scores, contrast.scores)
-        means = ("--" if side is None else f"{what.scale * side.estimate.mean:.2f}" for side in sides)
-        table.add_row(*map(Text, (str(contrast.name), setting, seeds, *means, difference, p)))
-        marked |= difference.endswith(MARK)
+    rows = [_row(setting, contrast, what) for setting, contrast in twins[:_MOST_ROWS]]
+    for row in rows:
+        table.add_row(*map(Text, row))
     print_table(table, console)
     if len(twins) > _MOST_ROWS:
         console.print(f"The first {_MOST_ROWS} of {len(twins)} comparisons; the report has all.", highlight=False)
@@ -71,5 +69,13 @@ def _print_twins(twins: Sequence[tuple[str, Contrast]], what: Measure, console: 
         highlight=False,
         soft_wrap=True,
     )
-    if marked:
+    if any(difference.endswith(MARK) for *_, difference, _ in rows):
         console.print(Text(MARK_RULE), soft_wrap=True)
+
+
+def _row(setting: str, contrast: Contrast, what: Metric) -> list[str]:
+    sides = (contrast.reference_scores, contrast.scores)
+    means = (MISSING if side is None else f"{what.scale * side.estimate.mean:.2f}" for side in sides)
+    difference = difference_words(contrast, lambda found: in_points(found, what))
+    p = difference_words(contrast, lambda _: p_words(contrast.holm_p))
+    return [str(contrast.name), setting, seeds_words(contrast), *means, difference, p]

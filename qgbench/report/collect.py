@@ -21,10 +21,9 @@ from qgbench.base.cores import on_all_cores
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.paths import no_folder
 from qgbench.base.schema import not_finite
-from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, TEXT_COLUMNS
-from qgbench.report.measures import MEASURES
+from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, METRICS, TEXT_COLUMNS, filled
 from qgbench.run.record import Record, find_records, images_path, read_images, read_record, summarise
-from qgbench.spec.run_spec import Cell, RunSpec
+from qgbench.spec.run_spec import Cell
 from qgbench.trust.claims import CLAIMS_NAME, Claim, read_claims
 from qgbench.trust.reproduce import Reproduction, reproduction_of
 
@@ -87,7 +86,7 @@ class Run:
     record : Record
     units : Units
     values : dict of str to (N,) float
-        Each of `MEASURES` by image, in the order of `units`; distances of images with an empty mask are the diagonal.
+        Each of `METRICS` by image, in the order of `units`; distances of images with an empty mask are the diagonal.
     content : bytes
         Equal for records with the same rows.
     rerun : Reproduction or None
@@ -112,7 +111,7 @@ class Run:
     @property
     def seed(self) -> int:
         """Seed index k."""
-        return self.record.cell.seed
+        return self.record.spec.seed
 
     @property
     def processes(self) -> int:
@@ -132,55 +131,6 @@ class Collection:
     runs: list[Run]
     problems: list[Problem]
     claims: list[Claim] = field(default_factory=list)
-
-
-class Setting(NamedTuple):
-    """What all rows of one table share."""
-
-    protocol: str
-    protocol_version: int
-    dataset: str
-    regime: str
-    arch: str
-    encoder: str
-
-    @classmethod
-    def of(cls, cell: RunSpec) -> "Setting":
-        """Take the setting out of a cell."""
-        return cls(*(getattr(cell, field) for field in cls._fields))
-
-
-class Name(NamedTuple):
-    """What tells the cells of one setting apart, in the order of the tables: supervised first, then alphabetical."""
-
-    method: str
-    variant: str
-    addon: str
-
-    @classmethod
-    def of(cls, cell: RunSpec) -> "Name":
-        """Take the name out of a cell."""
-        return cls(cell.method, cell.variant, cell.addon)
-
-    def __str__(self) -> str:
-        addon = f" + {self.addon}" if self.addon else ""
-        return self.method + (f" ({self.variant})" if self.variant else "") + addon
-
-    @property
-    def without_addon(self) -> "Name":
-        """The cell's twin without an add-on; itself if it has none."""
-        return self._replace(addon="")
-
-    @property
-    def typed(self) -> str:
-        """As one types it: ``fixmatch(threshold=0.9)+qw``."""
-        variant = f"({self.variant})" if self.variant else ""
-        return f"{self.method}{variant}" + (f"+{self.addon}" if self.addon else "")
-
-    @property
-    def order(self) -> tuple[bool, str, str, str]:
-        """Sort key."""
-        return (self.method != "supervised", *self)
 
 
 def collect(folders: Sequence[Path]) -> Collection:
@@ -242,7 +192,9 @@ def _read(path: Path) -> Run:
         raise QGBenchError(f"{path.name} has no number for {where}, but NaN or infinity")
     images = read_images(images_path(path), record.metrics)
     file = images_path(path).name
-    numbers = _checked_numbers(images, file)
+    metrics = {**METRICS, **record.metrics}
+    may_be_empty = [*_MAY_BE_EMPTY, *(name for name, metric in record.metrics.items() if metric.is_distance)]
+    numbers = _checked_numbers(images, [*_NUMBERS, *record.metrics], may_be_empty, file)
     recomputed, stored = (summary.numbers() for summary in (summarise(images, record.metrics.values()), record.summary))
     for name, value in recomputed.items():
         if not math.isclose(value, stored[name], rel_tol=1e-9, abs_tol=1e-9):
@@ -252,33 +204,31 @@ def _read(path: Path) -> Run:
     ids, group_of = images["id"].tolist(), images["group"].tolist()
     order = sorted(range(len(ids)), key=ids.__getitem__)
     names, groups = [ids[row] for row in order], [group_of[row] for row in order]
-    columns = dict(zip(_NUMBERS, numbers[order].T, strict=True))
+    columns = dict(zip([*_NUMBERS, *record.metrics], numbers[order].T, strict=True))
     sizes = np.array([columns[name] for name in ("height", "width", "n_ref")])
     key = hashlib.sha256("\0".join([*names, *groups]).encode() + sizes.tobytes()).digest()
     units = Units(names, groups, np.hypot(sizes[0], sizes[1]), key)
-    values = {name: columns[name].copy() for name in MEASURES if name in columns}
-    content = hashlib.sha256(key + np.array(list(values.values())).tobytes()).digest()
-    for name in DISTANCE_COLUMNS:
-        values[name] = np.where(np.isnan(values[name]), units.diagonal, values[name])
-    values["hd95_percent"] = 100 * values["hd95"] / units.diagonal
+    measured = [columns[name] for name in metrics if name in columns]
+    content = hashlib.sha256(key + np.array(measured).tobytes()).digest()
+    values = filled(columns, metrics.values())
     return Run(path, record, units, values, content)
 
 
-def _checked_numbers(images: pd.DataFrame, file: str) -> NDArray[np.float64]:
-    """Give the columns `_NUMBERS` (N, 16); refuse rows of which no average can be taken, by the image's name."""
+def _checked_numbers(images: pd.DataFrame, names: list[str], may_be_empty: list[str], file: str) -> NDArray[np.float64]:
+    """Return the columns of numbers (N, names); refuse rows of which no average can be taken, by the image's name."""
     if images.empty or any(images[name].hasnans for name in TEXT_COLUMNS):
         raise QGBenchError(f"{file} has no rows, or a row without {', '.join(TEXT_COLUMNS)}")
     ids = images["id"].tolist()
     if len(set(ids)) < len(ids):
         raise QGBenchError(f"{file} has two rows for image {images.loc[images['id'].duplicated(), 'id'].iloc[0]}")
     try:
-        numbers = images[_NUMBERS].to_numpy(float)
+        numbers = images[names].to_numpy(float)
     except (TypeError, ValueError) as error:
         raise QGBenchError(f"{file} has a cell that is not a number: {error}") from error
-    lacking = ~np.isfinite(numbers) & ~(np.isnan(numbers) & np.isin(_NUMBERS, _MAY_BE_EMPTY))
+    lacking = ~np.isfinite(numbers) & ~(np.isnan(numbers) & np.isin(names, may_be_empty))
     if lacking.any():
         row, column = np.argwhere(lacking)[0]
-        raise QGBenchError(f"{file} has no finite {_NUMBERS[column]} for image {ids[row]}")
+        raise QGBenchError(f"{file} has no finite {names[column]} for image {ids[row]}")
     return numbers
 
 
@@ -300,7 +250,7 @@ def _without_former_g(runs: list[Run]) -> tuple[list[Run], list[Problem]]:
 
 
 def _protocol(run: Run) -> tuple[str, int]:
-    return run.record.cell.protocol, run.record.cell.protocol_version
+    return run.record.spec.protocol, run.record.spec.protocol_version
 
 
 def _without_repeats(runs: list[Run]) -> tuple[list[Run], list[Problem]]:

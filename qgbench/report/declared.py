@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qgbench.report.collect import Name, Run
-from qgbench.report.measures import Measure, measure
+from qgbench.metrics.table import Metric, metric_named
+from qgbench.report.collect import Run
+from qgbench.report.contrasts import holm_of
 from qgbench.report.pairing import refusal
 from qgbench.run.record import Record
 from qgbench.spec.arm import ArmName
@@ -16,7 +17,7 @@ from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import Place
 from qgbench.spec.suite import Suite
 from qgbench.stats.combined import estimate_mean_of
-from qgbench.stats.crossed import Estimate, estimate, holm
+from qgbench.stats.crossed import Estimate, estimate
 
 _LISTED = 20  # missing cells that are named one by one
 
@@ -62,7 +63,7 @@ class DeclaredSuite:
     primary : DeclaredQuestion
     others : tuple of DeclaredQuestion
     metric : str
-        What all questions are about: one of `qgbench.report.measures.MEASURES`.
+        What all questions are about: one of `qgbench.metrics.table.METRICS`.
     contrasts : tuple of str
         ``A:B``: what else is compared in each setting, beside twins and controls.
     """
@@ -165,6 +166,11 @@ class Answers:
     primary: Answer
     others: list[Answer]
 
+    @property
+    def all(self) -> list[Answer]:
+        """The primary one first."""
+        return [self.primary, *self.others]
+
 
 def runs_of_suite(suite: DeclaredSuite, runs: Sequence[Run]) -> tuple[list[Run], frozenset[Place]]:
     """Keep the runs that belong to a suite, and give the places that none of them takes."""
@@ -176,7 +182,7 @@ def why_none(suite: DeclaredSuite, runs: Sequence[Run]) -> str:
     """Say why no record belongs to a suite, and what to do."""
     records = [run.record for run in runs if _place(run) in suite.places]
     for what, versions, present in (
-        ("of its protocol", {record.cell.protocol_version for record in records}, suite.version),
+        ("of its protocol", {record.spec.protocol_version for record in records}, suite.version),
         ("of its g", {record.g_version or suite.g_version for record in records}, suite.g_version),
     ):
         if versions - {present}:
@@ -189,17 +195,17 @@ def why_none(suite: DeclaredSuite, runs: Sequence[Run]) -> str:
 
 
 def _is_present(record: Record, suite: DeclaredSuite) -> bool:
-    return record.cell.protocol_version == suite.version and record.g_version in (None, suite.g_version)
+    return record.spec.protocol_version == suite.version and record.g_version in (None, suite.g_version)
 
 
 def _place(run: Run) -> Place:
-    cell = run.record.cell
+    cell = run.record.spec
     arm = ArmName(cell.method, cell.variant, cell.addon)
     return Place(cell.protocol, cell.dataset, cell.regime, cell.arch, arm, cell.seed)
 
 
 def in_words(places: Iterable[Place]) -> list[str]:
-    """Name runs by cell and seeds; of many cells the first, and the number of the others."""
+    """ArmName runs by cell and seeds; of many cells the first, and the number of the others."""
     seeds: dict[Place, list[str]] = {}
     for place in sorted(places):
         seeds.setdefault(place._replace(seed=0), []).append(str(place.seed))
@@ -211,7 +217,7 @@ def in_words(places: Iterable[Place]) -> list[str]:
     return words
 
 
-def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Measure, absent: frozenset[Place]) -> Answers:
+def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Metric, absent: frozenset[Place]) -> Answers:
     """Answer a suite's questions, each if all that it needs is there.
 
     Parameters
@@ -219,12 +225,12 @@ def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Measure, absent: fr
     suite : DeclaredSuite
     runs : sequence of Run
         Of the suite.
-    what : Measure
+    what : Metric
         Nothing is answered where it is not the suite's.
     absent : frozenset of Place
         As `runs_of_suite` gives them.
     """
-    asked = measure(suite.metric)
+    asked = metric_named(suite.metric)
     questions = (suite.primary, *suite.others)
     reason = ""
     if asked != what:
@@ -234,12 +240,8 @@ def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Measure, absent: fr
         cells = _Cells(runs)
         found = [_answer(question, cells, what) for question in questions]
     primary, *others = found
-    p_values = [one.estimate.p for one in others if one.estimate is not None and one.estimate.p is not None]
-    adjusted = iter(holm(p_values))
-    others = [
-        replace(one, holm_p=next(adjusted)) if one.estimate is not None and one.estimate.p is not None else one
-        for one in others
-    ]
+    p_values = holm_of([None if one.estimate is None else one.estimate.p for one in others])
+    others = [replace(one, holm_p=p) for one, p in zip(others, p_values, strict=True)]
     return Answers(suite, in_words(absent), len(absent), reason, primary, others)
 
 
@@ -249,8 +251,8 @@ class _Cells:
     def __init__(self, runs: Iterable[Run]) -> None:
         self._found: dict[tuple[str, ...], dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
         for run in runs:
-            cell = run.record.cell
-            self._found[cell.dataset, cell.regime, cell.arch, cell.encoder][Name.of(cell).typed][run.seed] = run
+            cell = run.record.spec
+            self._found[cell.dataset, cell.regime, cell.arch, cell.encoder][cell.arm.typed][run.seed] = run
         self.datasets = {dataset for dataset, *_ in self._found}
 
     def of(self, dataset: str, regime: str, arch: str) -> list[dict[str, dict[int, Run]]]:
@@ -258,7 +260,7 @@ class _Cells:
         return [cells for where, cells in self._found.items() if where[:3] == (dataset, regime, arch)]
 
 
-def _answer(question: DeclaredQuestion, cells: _Cells, what: Measure) -> Answer:
+def _answer(question: DeclaredQuestion, cells: _Cells, what: Metric) -> Answer:
     lacking: list[str] = []
     tables: dict[str, np.ndarray] = {}
     for dataset, regimes in question.regimes.items():
@@ -319,7 +321,7 @@ def _refused(own: dict[int, Run], other: dict[int, Run]) -> str:
     return refusal([(own[seed], other[seed]) for seed in sorted(own)])
 
 
-def _difference(own: dict[int, Run], other: dict[int, Run], what: Measure) -> tuple[list[str], np.ndarray]:
+def _difference(own: dict[int, Run], other: dict[int, Run], what: Metric) -> tuple[list[str], np.ndarray]:
     """Test groups, and the difference by group and seed."""
     units = own[min(own)].units
     columns = [units.by_group(own[seed].values[what.name] - other[seed].values[what.name]) for seed in sorted(own)]

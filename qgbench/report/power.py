@@ -1,10 +1,12 @@
 """What a claim needs: images, groups and seeds for a gain, and the least gain that a contrast could have shown."""
 
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,16 +17,20 @@ from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
 from qgbench.report.analysis import Analysis
 from qgbench.report.drawing import drawing
-from qgbench.report.figures.style import RC, WIDTH, fitted
+from qgbench.report.figures import render
+from qgbench.report.figures.style import COLORS, FONT_SIZE, GREY, WIDTH, blank, fitted
 from qgbench.stats.crossed import MIN_GROUPS
 from qgbench.stats.power import Components, components, groups_needed, least_gain, power
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MOST_GROUPS = 5000
 _CURVE_GAINS = np.linspace(0.0025, 0.06, 24)  # in Dice
 _TARGET = 0.8
-_CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 _DASHES = ("-", "--", "-.", ":", (0, (1, 1)))
 _MOST_DRAWN = 12  # cases
+_PARTS = ("group", "seed", "residual")
 
 
 @dataclass(frozen=True)
@@ -86,40 +92,38 @@ def power_rows(cases: Sequence[Case], gains: Sequence[float], seeds: Sequence[in
         contrast as run to show this gain), gain, seeds, groups_needed (for a power of 0.8; empty where no number up to
         5000 is enough, because the seeds are too few), images_needed (in so many groups of the size that they have).
     """
-    rows = []
-    for case in cases:
-        run = None if case.groups is None or case.seeds is None else (case.groups, case.seeds)
-        if run is not None and run[0] < MIN_GROUPS:
-            run = None  # its p is withheld
-        least = None if run is None else least_gain(*run, case.spread, _TARGET)
-        for gain in gains:
-            shown = None if run is None else power(gain, *run, case.spread)
-            for count in seeds:
-                needed = groups_needed(gain, count, case.spread, _TARGET, _MOST_GROUPS)
-                rows.append(
-                    {
-                        "name": case.name,
-                        "sd_group": case.spread.sd_group,
-                        "sd_seed": case.spread.sd_seed,
-                        "sd_residual": case.spread.sd_residual,
-                        "run_groups": case.groups,
-                        "run_seeds": case.seeds,
-                        "least_gain": least,
-                        "gain": gain,
-                        "power": shown,
-                        "seeds": count,
-                        "groups_needed": needed,
-                        "images_needed": None if needed is None else math.ceil(needed * case.images_per_group),
-                    }
-                )
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row for case in cases for row in _rows(case, gains, seeds)])
+
+
+def _rows(case: Case, gains: Sequence[float], seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    run = None if case.groups is None or case.seeds is None else (case.groups, case.seeds)
+    if run is not None and run[0] < MIN_GROUPS:
+        run = None  # its p is withheld
+    spreads = {f"sd_{part}": getattr(case.spread, f"sd_{part}") for part in _PARTS}
+    least = None if run is None else least_gain(*run, case.spread, _TARGET)
+    for gain in gains:
+        shown = None if run is None else power(gain, *run, case.spread)
+        for count in seeds:
+            needed = groups_needed(gain, count, case.spread, _TARGET, _MOST_GROUPS)
+            yield {
+                "name": case.name,
+                **spreads,
+                "run_groups": case.groups,
+                "run_seeds": case.seeds,
+                "least_gain": least,
+                "gain": gain,
+                "power": shown,
+                "seeds": count,
+                "groups_needed": needed,
+                "images_needed": None if needed is None else math.ceil(needed * case.images_per_group),
+            }
 
 
 def print_power(table: pd.DataFrame, console: Console) -> None:
     """Print the rows of `power_rows`, in Dice points, a block for each case."""
     for name, rows in table.groupby("name", sort=False):
         first = rows.iloc[0]
-        spreads = ", ".join(f"{100 * first[f'sd_{part}']:.2f} ({part})" for part in ("group", "seed", "residual"))
+        spreads = ", ".join(f"{100 * first[f'sd_{part}']:.2f} ({part})" for part in _PARTS)
         console.print(str(name), style="bold", markup=False, soft_wrap=True)
         console.print(f"  standard deviations of the difference, in points: {spreads}", highlight=False, soft_wrap=True)
         if pd.notna(first["run_groups"]):
@@ -176,36 +180,25 @@ def draw_power(cases: Sequence[Case], groups: Sequence[int], seeds: Sequence[int
         )
     files = []
     with drawing("curves"):
-        import matplotlib.style
-
         for number, case in enumerate(cases[:_MOST_DRAWN], start=1):
             stem = "power" if len(cases) == 1 else f"power-{number}"
-            with matplotlib.style.context(["default", RC]):
-                for suffix, content in _curves(case, groups, seeds).items():
-                    write_atomically(output / f"{stem}.{suffix}", content)
-                    files.append(output / f"{stem}.{suffix}")
+            for suffix, content in render(partial(_curves, case, groups, seeds), ("pdf", "png")).items():
+                write_atomically(output / f"{stem}.{suffix}", content)
+                files.append(output / f"{stem}.{suffix}")
     return files
 
 
-def _curves(case: Case, groups: Sequence[int], seeds: Sequence[int]) -> dict[str, bytes]:
-    """Draw one case: the file's content by its suffix."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
-    figure.suptitle(fitted(case.name, WIDTH - 0.2), x=0.01, ha="left", fontsize=7)
+def _curves(case: Case, groups: Sequence[int], seeds: Sequence[int]) -> "Figure":
+    figure = blank(2.6)
+    figure.set_layout_engine("constrained")
+    figure.suptitle(fitted(case.name, WIDTH - 0.2), x=0.01, ha="left", fontsize=FONT_SIZE)
     panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for panel, number in zip(panels, groups, strict=True):
-        for place, count in enumerate(seeds):
+        for count, color, dashes in zip(seeds, cycle(COLORS), cycle(_DASHES), strict=False):
             shown = [power(gain, number, count, case.spread) for gain in _CURVE_GAINS]
-            style = {"color": _CURVES[place % len(_CURVES)], "linestyle": _DASHES[place % len(_DASHES)]}
-            panel.plot(100 * _CURVE_GAINS, shown, label=f"{count} seeds", **style)
-        panel.axhline(_TARGET, color="0.6", linewidth=0.8)
+            panel.plot(100 * _CURVE_GAINS, shown, label=f"{count} seeds", color=color, linestyle=dashes)
+        panel.axhline(_TARGET, color=GREY, linewidth=0.8)
         panel.set(title=f"{number} test groups", xlabel="true gain (Dice points)", ylim=(0, 1.02))
     panels[0].set_ylabel("probability of p < 0.05")
-    panels[-1].legend(frameon=False, loc="lower right")
-    drawn = {}
-    for suffix, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 200})):
-        content = io.BytesIO()
-        figure.savefig(content, format=suffix, **options)
-        drawn[suffix] = content.getvalue()
-    return drawn
+    panels[-1].legend(loc="lower right")
+    return figure

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +15,6 @@ from rich.text import Text
 from qgbench.base.console import print_table
 from qgbench.base.errors import UserError
 from qgbench.base.paths import is_path
-from qgbench.report.curves import print_curves
 from qgbench.report.terminal import outcome_table
 from qgbench.run.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
 from qgbench.run.record import RECORD_NAME, Record
@@ -39,7 +38,6 @@ class _State:
     spec: RunSpec | None
     total: int | None
     """Steps of the whole run; None if config.json does not say."""
-    log: list[dict[str, Any]]
     done: int | None
     """Steps that log.jsonl knows of; None if it is damaged."""
     text_log: list[str]
@@ -138,7 +136,7 @@ def _likeness(name: str, run: str) -> float:
 
 
 def print_run(folder: RunFolder, console: Console) -> None:
-    """Print one run in full: what it is, its results, its curves, the end of its log, its files.
+    """Print one run in full: what it is, its results, the end of its log, its files.
 
     What is damaged is replaced by a note with the cause.
 
@@ -165,9 +163,8 @@ def print_run(folder: RunFolder, console: Console) -> None:
     if state.record is not None:
         console.print()
         console.print(outcome_table(state.record))
-    console.print()
-    print_curves(state.log, console)
     if state.text_log:
+        console.print()
         console.print(Text(f"last lines of {TEXT_LOG_NAME}", style="bold"))
         for line in state.text_log[-_LOG_LINES:]:
             console.print(Text.from_ansi(line, overflow="fold"))
@@ -214,8 +211,7 @@ def _read(folder: RunFolder) -> _State:
     if spec is None and not faults:
         faults.append(f"{SPEC_NAME} is missing or damaged")
     entries = attempt(folder.log, LOG_NAME)
-    log = [entry for entry in entries or [] if isinstance(entry, dict)]
-    steps = [entry["step"] for entry in log if isinstance(entry.get("step"), int)]
+    steps = [entry["step"] for entry in entries or [] if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
     record = attempt(folder.record, "the record")
     if status == "done" and not (folder.path / RECORD_NAME).is_file():
         faults.append(f"{STATUS_NAME} says done, but there is no {RECORD_NAME}")
@@ -224,7 +220,6 @@ def _read(folder: RunFolder) -> _State:
         changed=attempt(lambda: _changed(folder.path / STATUS_NAME), STATUS_NAME),
         spec=spec,
         total=total,
-        log=log,
         done=None if entries is None else max(steps, default=0),
         text_log=attempt(folder.text_log, TEXT_LOG_NAME) or [],
         record=record,

@@ -29,14 +29,14 @@ def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> No
     console.print(outcome_table(record))
     for line in (
         f"record: {folder / 'record.json'}",
-        f"{'twin without the add-on' if record.cell.addon else 'twin with the add-on'}: {twin}",
+        f"{'twin without the add-on' if record.spec.addon else 'twin with the add-on'}: {twin}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def outcome_table(record: Record) -> Table:
-    """Lay out what a record says: scores, what g is worth, what the add-on did, and what it took."""
-    cell = record.cell
+    """Return what a record says: scores, what g is worth, what the add-on did, and what it took."""
+    cell = record.spec
     name = cell.method + (f" + {cell.addon}" if cell.addon else "")
     table = Table(
         title=f"{name}, {cell.arch}, {cell.dataset} {cell.regime}, protocol {cell.protocol} v{cell.protocol_version}"
@@ -44,56 +44,84 @@ def outcome_table(record: Record) -> Table:
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("note")
+    for rows in (_scores(record), _predictor(record), _pseudo_labels(record), _guidance(record), _cost(record)):
+        if rows and table.rows:
+            table.add_section()
+        for row in rows:
+            table.add_row(*row)
+    return table
+
+
+Rows = list[tuple[str, str, str]]
+
+
+def _scores(record: Record) -> Rows:
     summary, means = record.summary, record.summary.means
     others = ", ".join(
         f"{network.replace('_', ' ')} {100 * other.means['dice']:.2f}"
         for network, other in record.summaries.items()
         if network != "student"
     )
-    table.add_row(
-        "Dice",
-        f"{100 * means['dice']:.2f} %",
-        f"mean over {summary.images} test images, not over their {summary.groups} groups",
-    )
-    if others:
-        table.add_row("Dice of other networks", others, "")
-    table.add_row("HD95 (pooled)", f"{means['hd95']:.2f} px", "both directed sets together, as medpy")
-    table.add_row("HD95 (max)", f"{means['hd95_max']:.2f} px", "larger of the two directed, as MONAI")
-    table.add_row("HD95 of diagonal", f"{means['hd95_percent']:.2f} %", "")
-    for name, metric in record.metrics.items():
-        table.add_row(metric.label, f"{metric.scale * means[name]:.2f} {metric.unit}", "does not ship with qgbench")
-    table.add_row("missed", f"{summary.missed}", "lesions without any prediction; Dice 0")
-    table.add_row("spurious", f"{summary.spurious}", "predictions where there is no lesion; Dice 0")
-    if record.audit is not None:
-        table.add_section()
-        table.add_row("g, synthetic masks", _numbers(record.audit.synthetic), "validation images")
-        table.add_row("g, weak models' masks", _numbers(record.audit.weak_models), "validation images")
-        verdict = (
-            "below 0.70: depends on" if record.audit.image_dependent else "not below 0.70: judges shapes more than"
-        )
-        table.add_row("g, image dependence", f"{record.audit.image_dependence:.2f}", f"{verdict} the image")
-        failed = not_predicted(record)
-        note = f"yes if {PREDICTS_RULE} on all masks" + (f"; it does not on {' and '.join(failed)}" if failed else "")
-        table.add_row("g predicts quality", "no" if failed else "yes", note)
-    if record.pseudo_labels:
-        table.add_section()
-        last, pooled = record.pseudo_labels[-2], record.pseudo_labels[-1]
-        for score, found in last.scores.items():
-            over_all = _number(pooled.scores[score].pearson)
-            note = f"{found.masks} pseudo-labels at the end; pooled over checkpoints {over_all}"
-            table.add_row(f"{score} against true Dice", _numbers(found), note)
-        table.add_row("", "", f"({record.pseudo_labels_on})")
-    if record.guidance is not None and record.guidance.kept_share is not None:
-        guidance = record.guidance
-        table.add_section()
-        table.add_row("kept share", _number(guidance.kept_share), "pseudo-labels with q >= tau")
-        table.add_row("effective sample size", _number(guidance.effective_sample_size), "near 1: QW changed little")
-    table.add_section()
+    over = f"mean over {summary.images} test images, not over their {summary.groups} groups"
+    return [
+        ("Dice", f"{100 * means['dice']:.2f} %", over),
+        *([("Dice of other networks", others, "")] if others else []),
+        ("HD95 (pooled)", f"{means['hd95']:.2f} px", "both directed sets together, as medpy"),
+        ("HD95 (max)", f"{means['hd95_max']:.2f} px", "larger of the two directed, as MONAI"),
+        ("HD95 of diagonal", f"{means['hd95_percent']:.2f} %", ""),
+        *(
+            (metric.label, f"{metric.scale * means[name]:.2f} {metric.unit}", "")
+            for name, metric in record.metrics.items()
+        ),
+        ("missed", f"{summary.missed}", "lesions without any prediction; Dice 0"),
+        ("spurious", f"{summary.spurious}", "predictions where there is no lesion; Dice 0"),
+    ]
+
+
+def _predictor(record: Record) -> Rows:
+    audit = record.audit
+    if audit is None:
+        return []
+    verdict = "below 0.70: depends on" if audit.image_dependent else "not below 0.70: judges shapes more than"
+    failed = not_predicted(record)
+    note = f"yes if {PREDICTS_RULE} on all masks" + (f"; it does not on {' and '.join(failed)}" if failed else "")
+    return [
+        ("g, synthetic masks", _numbers(audit.synthetic), "validation images"),
+        ("g, weak models' masks", _numbers(audit.weak_models), "validation images"),
+        ("g, image dependence", f"{audit.image_dependence:.2f}", f"{verdict} the image"),
+        ("g predicts quality", "no" if failed else "yes", note),
+    ]
+
+
+def _pseudo_labels(record: Record) -> Rows:
+    if not record.pseudo_labels:
+        return []
+    last, pooled = record.pseudo_labels[-2], record.pseudo_labels[-1]
+    rows = []
+    for score, found in last.scores.items():
+        over_all = _number(pooled.scores[score].pearson)
+        note = f"{found.masks} pseudo-labels at the end; pooled over checkpoints {over_all}"
+        rows.append((f"{score} against true Dice", _numbers(found), note))
+    return [*rows, ("", "", f"({record.pseudo_labels_on})")]
+
+
+def _guidance(record: Record) -> Rows:
+    guidance = record.guidance
+    if guidance is None or guidance.kept_share is None:
+        return []
+    return [
+        ("kept share", _number(guidance.kept_share), "pseudo-labels with q >= tau"),
+        ("effective sample size", _number(guidance.effective_sample_size), "near 1: QW changed little"),
+    ]
+
+
+def _cost(record: Record) -> Rows:
     times = record.times
     g_time = f"g {times.g:.0f} s{' (reused)' if times.g_reused else ''}, " if record.audit is not None else ""
-    table.add_row("time", f"{g_time}training {times.train:.0f} s, evaluation {times.evaluate:.0f} s", "")
-    table.add_row("peak memory", f"{record.peak_memory_mib:.0f} MiB", "")
-    return table
+    return [
+        ("time", f"{g_time}training {times.train:.0f} s, evaluation {times.evaluate:.0f} s", ""),
+        ("peak memory", f"{record.peak_memory_mib:.0f} MiB", ""),
+    ]
 
 
 def _number(value: float | None) -> str:

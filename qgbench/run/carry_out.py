@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from qgbench.archs.build import build_network, require_buildable, weights_in_truth
+from qgbench.archs.build import SegmentationNetwork, build_network, require_buildable, weights_in_truth
 from qgbench.archs.weights import weights_hash
 from qgbench.base.errors import (
     AbsentDataError,
@@ -35,13 +36,13 @@ from qgbench.data.splits import split_fingerprint
 from qgbench.engine.checkpoint import Checkpoints
 from qgbench.engine.device import make_accelerator, what_cannot_repeat
 from qgbench.engine.stage import train
-from qgbench.methods import Method, MethodSettings
-from qgbench.plugins.registry import arch_source, load_arch, load_method, method_source
+from qgbench.methods import Method, MethodSettings, Network
+from qgbench.metrics.table import Metric
+from qgbench.plugins.registry import arch_source, load, load_arch, load_method, method_source
 from qgbench.quality.audit import QualityAudit, audits_of
 from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT
-from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
+from qgbench.quality.guide import addon_settings, make_guide
 from qgbench.quality.predictor import PredictorCard, QualityPredictor
-from qgbench.quality.scores import make_score
 from qgbench.quality.store import find_or_fit, predictor_id
 from qgbench.quality.weak import weak_network
 from qgbench.run import provenance
@@ -61,6 +62,8 @@ from qgbench.run.record import (
     write_labels,
     write_record,
 )
+from qgbench.run.request import addon_source
+from qgbench.spec.arm import OF_ADDON
 from qgbench.spec.protocol import Protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
@@ -90,6 +93,7 @@ def run(
     tracker: str | None = None,
     split_from: Sequence[Path] = (),
     wait: bool = True,
+    metrics: Sequence[Metric] = (),
 ) -> Outcome:
     """Carry out a run, continue an interrupted one, or give the record of one that is done already.
 
@@ -115,6 +119,8 @@ def run(
         Files of the split, where someone else made it (`qgbench.data.acquire.given`).
     wait : bool
         Wait for another process that is at this run.
+    metrics : sequence of Metric
+        What to measure beside the metrics that ship (`qgbench.run.request.metrics_of`).
 
     Raises
     ------
@@ -139,7 +145,7 @@ def run(
             here: RunData | None = None
             with said_if(AbsentDataError, UnknownDataError, UnwritableError):
                 here = _open_data(spec, protocol, data_dir, cache_dir, split_from)
-            return _give_finished(folder, record, spec, protocol, here)
+            return _give_finished(folder, record, spec, protocol, here, metrics)
     with interruptible():
         accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
         if what_differs := what_cannot_repeat(spec.device):
@@ -151,8 +157,10 @@ def run(
         with alone:
             accelerator.wait_for_everyone()
             if (record := _finished(folder)) is not None:  # by the process that this one waited for
-                return _give_finished(folder, record, spec, protocol, data)
-            job = _Job(spec, protocol, method, encoder_hash, data, cache_dir, folder, output, accelerator, tracker)
+                return _give_finished(folder, record, spec, protocol, data, metrics)
+            job = _Job(
+                spec, protocol, method, encoder_hash, data, cache_dir, folder, output, accelerator, tracker, metrics
+            )
             if accelerator.is_main_process:
                 _with_status(job)
             else:
@@ -169,16 +177,21 @@ def describe(spec: RunSpec) -> dict[str, Any]:
     UserError
         As `run`, for all that can be known without data and without fetching weights; the network is built.
     """
-    protocol, _, settings = _resolve(spec)
-    require_buildable(
-        protocol.arch,
-        spec.arch_source,
-        protocol.encoder,
-        protocol.encoder_weights,
-        protocol.decoder_channels,
-        protocol.size,
-    )
-    return {"id": spec.id, "spec": spec.model_dump(mode="json"), "settings": settings_as_used(protocol, settings)}
+    protocol, method_class, settings = _resolve(spec)
+    for arch in _architectures(spec, method_class, settings):
+        require_buildable(
+            arch,
+            arch_source(arch),
+            _encoder_of(arch, protocol),
+            protocol.encoder_weights,
+            protocol.decoder_channels,
+            protocol.size,
+        )
+    return {
+        "id": spec.id,
+        "spec": spec.model_dump(mode="json"),
+        "settings": settings_as_used(protocol, settings, [own for _, own in addon_settings(spec)]),
+    }
 
 
 def rehearse(
@@ -237,12 +250,16 @@ def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
     method_class = load_method(spec.method)
     if method_source(spec.method) != spec.source:
         raise UserError(f"{spec.method} is not the file that this run was started with; give the command anew.")
+    if addon_source(spec) != spec.addon_source:
+        raise UserError(f"{spec.addon} is not of the file that this run was started with; give the command anew.")
     if arch_source(spec.arch) != spec.arch_source:
         raise UserError(f"{spec.arch} is not the file that this run was started with; give the command anew.")
     settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
-    _refuse_contradictions(spec, method_class, Regime.parse(spec.regime))
+    archs = _architectures(spec, method_class, settings)
+    _refuse_contradictions(spec, method_class, archs, Regime.parse(spec.regime))
     check_batches(protocol.train, spec.processes)
-    _refuse_small_batches(spec, protocol)
+    for arch in archs:
+        _refuse_small_batches(arch, spec, protocol)
     return protocol, method_class, settings
 
 
@@ -258,6 +275,7 @@ class _Job:
     output: Path
     accelerator: Accelerator
     tracker: str | None
+    metrics: Sequence[Metric]
 
 
 def _finished(folder: RunFolder) -> Record | None:
@@ -269,7 +287,12 @@ def _finished(folder: RunFolder) -> Record | None:
 
 
 def _give_finished(
-    folder: RunFolder, record: Record, spec: RunSpec, protocol: Protocol, data: RunData | None
+    folder: RunFolder,
+    record: Record,
+    spec: RunSpec,
+    protocol: Protocol,
+    data: RunData | None,
+    metrics: Sequence[Metric],
 ) -> Outcome:
     """Give a finished run.
 
@@ -280,6 +303,8 @@ def _give_finished(
     """
     if data is not None:
         _refuse_other_data(folder, record, spec, protocol, data)
+    if absent := [metric.name for metric in metrics if metric.name not in record.metrics]:
+        logger.warning("%s was finished without the metric '%s'; --force measures it.", folder.path, absent[0])
     return Outcome(record, folder.path, True, None if data is None else data.source)
 
 
@@ -323,32 +348,53 @@ def _with_status(job: _Job) -> None:
         logger.debug("done")
 
 
-def _refuse_contradictions(spec: RunSpec, method_class: type[Method], regime: Regime) -> None:
-    if spec.qg_mode in ("qw", "both") and not method_class.pseudo_labels:
+def _architectures(spec: RunSpec, method_class: type[Method], settings: MethodSettings) -> list[str]:
+    """Return the architectures of a run's students, each once.
+
+    Raises
+    ------
+    UserError
+        A method names one that is unknown, or of whose source the run's id would hold nothing.
+    """
+    named = sorted({arch for arch in method_class.archs(settings) if arch})
+    for arch in named:
+        if arch_source(arch):
+            raise UserError(
+                f"method '{spec.method}' cannot have arch '{arch}' for a second network, because a run's id holds the "
+                "source of one architecture: name one that ships, see qgbench archs, or give it by --arch."
+            )
+    return [spec.arch, *(arch for arch in named if arch != spec.arch)]
+
+
+def _refuse_contradictions(spec: RunSpec, method_class: type[Method], archs: Sequence[str], regime: Regime) -> None:
+    addons = [kind for kind, _ in addon_settings(spec)] if spec.addons else []
+    score = load("score", spec.qg_score)
+    if any(addon.needs_score for addon in addons) and not method_class.pseudo_labels:
         raise UserError(
             f"method '{spec.method}' makes no pseudo-labels, so QW has nothing to weigh; use --qg-mode qar."
         )
-    if method_class.needs_features and not load_arch(spec.arch).strides:
+    mute = next((arch for arch in archs if not load_arch(arch).strides), None)
+    if method_class.needs_features and mute is not None:
         raise UserError(
-            f"method '{spec.method}' needs features of its networks, and arch '{spec.arch}' gives none (strides is "
+            f"method '{spec.method}' needs features of its networks, and arch '{mute}' gives none (strides is "
             "empty); choose another --arch, see qgbench archs."
         )
-    idle = [key for key in spec.overrides if key.startswith(("qg.", "quality."))]
-    if spec.qg_mode == "none" and idle:
+    idle = [key for key in spec.overrides if key.startswith(OF_ADDON)]
+    if not addons and idle:
         raise UserError(f"{idle[0]} changes nothing without the add-on; add --qg or leave the setting out.")
-    if spec.qg_mode == "qar" and spec.qg_score != "g":
+    if addons and spec.qg_score != "g" and not any(addon.needs_score for addon in addons):
         raise UserError("QAR needs a differentiable score: --qg-score is for QW; use --qg-mode qw or --qg-score g.")
-    if spec.qg_score == "oracle" and regime.pools:
+    if score.needs_truth and regime.pools:
         raise UserError("the oracle needs the masks of all unlabelled images, which a pool has not; leave --pool out.")
 
 
-def _refuse_small_batches(spec: RunSpec, protocol: Protocol) -> None:
-    least = load_arch(spec.arch).min_batch
+def _refuse_small_batches(arch: str, spec: RunSpec, protocol: Protocol) -> None:
+    least = load_arch(arch).min_batch
     for name in ("batch_labelled", "batch_unlabelled"):
         share = getattr(protocol.train, name) // spec.processes
         if share < least:
             raise UserError(
-                f"arch '{spec.arch}' needs {least} or more images in each process, because it pools features to one "
+                f"arch '{arch}' needs {least} or more images in each process, because it pools features to one "
                 f"pixel and normalises them over the batch; train.{name} gives {share}. Set train.{name}="
                 f"{least * spec.processes} or more, or take another arch."
             )
@@ -357,13 +403,16 @@ def _refuse_small_batches(spec: RunSpec, protocol: Protocol) -> None:
 def _make_method(
     spec: RunSpec, protocol: Protocol, method_class: type[Method], settings: MethodSettings
 ) -> tuple[Method, str]:
-    """Make the method with its networks, and the hash of the encoder that training starts from.
+    """Make the method with its networks, and the hash of the encoder that training starts from; of all, if they differ.
 
     They come before data and g: an unknown architecture shall not be found out after minutes spent on those.
     """
     torch.manual_seed(spec.seed)
-    method = method_class(lambda: build_student(protocol), settings)
-    return method, weights_hash(method.student.get_submodule("body.encoder"))
+    method = method_class(partial(build_student, protocol), settings)
+    encoders = [student.get_submodule("body.encoder") for student in method.students]
+    # Students of one architecture begin with the same weights, or with none.
+    several = len(set(method.archs(settings))) > 1
+    return method, weights_hash(nn.ModuleList(encoders) if several else encoders[0])
 
 
 def _with_weights_in_truth(spec: RunSpec, protocol: Protocol) -> Protocol:
@@ -396,7 +445,7 @@ def _open_data(
         split_from,
         track,
     )
-    if spec.qg_score == "oracle" and not data.training.unlabelled.masked.all():
+    if load("score", spec.qg_score).needs_truth and not data.training.unlabelled.masked.all():
         raise UserError("the oracle needs the masks of all unlabelled images; this data set has images without one.")
     return data
 
@@ -419,7 +468,7 @@ def _carry_out(job: _Job) -> None:
             accelerator,
         )
         predictor.to(accelerator.device)
-    guide = Guide(modes_of(spec, protocol, predictor))
+    guide = make_guide(spec, predictor, spec.seed)
     trainer = Trainer(job.method, guide, predictor, data.training, protocol, spec.seed, accelerator, spec.qg_norm)
     belongs_to = {"images": data.fingerprint, "split": split_fingerprint(data.split), "g": card.id if card else ""}
     checkpoints = Checkpoints(folder.path, belongs_to)
@@ -463,7 +512,7 @@ def _measure(
     begin = time.monotonic()
     _restore_if_gone(job)
     networks = _networks_to_evaluate(trainer, job.protocol)
-    tables, masks = evaluate(networks, predictor, job.data.prepared, job.data.split, job.accelerator)
+    tables, masks = evaluate(networks, predictor, job.data.prepared, job.data.split, job.accelerator, job.metrics)
     times = Times(
         g=card.seconds if card else 0.0,
         g_reused=card is not None and card.made_by != job.folder.name,
@@ -473,32 +522,34 @@ def _measure(
     record = _make_record(job, trainer, tables, predictor, card, times, copies)
     path = job.folder.path
     for name, table in tables.items():
-        write_images(path / (IMAGES_NAME if name == "student" else f"images.{name}.csv"), table)
+        file = IMAGES_NAME if name == "student" else f"images.{name}.csv"
+        write_images(path / file, table, [metric.name for metric in job.metrics])
     write_labels(path / LABELS_NAME, trainer.audited_labels())
     write_predictions(path / PREDICTIONS_NAME, masks)
     write_record(path, record)  # it marks the run as done: what its numbers need comes before
 
 
-def build_student(protocol: Protocol) -> nn.Module:
-    """Build a network of a protocol, as each student and teacher of a run is built."""
-    return build_network(
-        protocol.arch, protocol.encoder, protocol.encoder_weights, protocol.decoder_channels, protocol.size
-    )
+def build_student(protocol: Protocol, arch: str = "") -> SegmentationNetwork:
+    """Return a network of a protocol, as each student and teacher of a run is built.
+
+    Parameters
+    ----------
+    protocol : Protocol
+    arch : str
+        Another architecture than the protocol's; with its own encoder, where it cannot take the protocol's.
+    """
+    arch = arch or protocol.arch
+    encoder = _encoder_of(arch, protocol)
+    return build_network(arch, encoder, protocol.encoder_weights, protocol.decoder_channels, protocol.size)
 
 
-def modes_of(spec: RunSpec, protocol: Protocol, predictor: nn.Module | None) -> list[Mode]:
-    """Give the add-ons of a run; `predictor` is g, where one of them needs it (`RunSpec.needs_g`)."""
-    modes: list[Mode] = []
-    if spec.qg_mode in ("qw", "both"):
-        modes.append(QualityWeighting(make_score(spec.qg_score, predictor, spec.seed), protocol.qg))
-    if spec.qg_mode in ("qar", "both"):
-        assert predictor is not None
-        modes.append(QualityRegularisation(predictor, protocol.qg, spec.seed))
-    return modes
+def _encoder_of(arch: str, protocol: Protocol) -> str:
+    own = None if arch == protocol.arch else load_arch(arch).own_encoder
+    return own or protocol.encoder
 
 
-def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, nn.Module]:
-    networks: dict[str, nn.Module] = {"student": trainer.method.student}
+def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, Network]:
+    networks: dict[str, Network] = {"student": trainer.method.student}
     if trainer.method.teacher is not None:
         networks["teacher"] = trainer.method.teacher
     if trainer.history.best_step not in (None, trainer.steps):
@@ -527,15 +578,16 @@ def _make_record(
             image_dependent=card.image_dependence < IMAGE_DEPENDENCE_LIMIT,
         )
     guidance = None
-    if spec.qg_mode != "none":
+    if spec.addons:
         logged = pd.DataFrame(history.guidance, columns=["mean_q", "kept_share", "effective_sample_size"])
         means = {str(name): None if column.empty else float(column.mean()) for name, column in logged.items()}
         guidance = Guidance(**means, val_q_minus_dice=history.val_gap)
     return Record(
         run_id=spec.id,
         spec=spec,
-        settings=settings_as_used(protocol, trainer.method.settings),
-        summaries={name: summarise(table) for name, table in tables.items()},
+        settings=settings_as_used(protocol, trainer.method.settings, [own for _, own in addon_settings(spec)]),
+        metrics={metric.name: metric for metric in job.metrics},
+        summaries={name: summarise(table, job.metrics) for name, table in tables.items()},
         best_val_step=history.best_step,
         val_dice=history.val_dice,
         audit=audit,

@@ -28,6 +28,7 @@ from qgbench.base.files import write_atomically
 from qgbench.base.schema import Part, first_fault
 from qgbench.metrics.table import CLASS, IMAGE_COLUMNS, METRICS, TEXT_COLUMNS, Metric, filled
 from qgbench.quality.audit import LABEL_COLUMNS, CheckpointAudit, QualityAudit
+from qgbench.spec.arm import ADDON_SETTINGS, Arm
 from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import Settings
@@ -107,7 +108,7 @@ class Record(Part):
     run_id: str
     spec: RunSpec = Field(description="what was run: arm, setting, machine, seed")
     settings: dict[str, Any] = Field(
-        description="'protocol' and 'method': their settings as used, but for those of the protocol that spec says"
+        description="of 'protocol', 'method' and add-ons ('qg') as used, but for those of the protocol that spec says"
     )
     metrics: dict[str, Metric] = Field(default_factory=dict, description="those measured that do not ship, by name")
     summaries: dict[str, Summary] = Field(
@@ -136,9 +137,9 @@ class Record(Part):
     @classmethod
     def _name_both(cls, settings: dict[str, Any]) -> dict[str, Any]:
         match settings:
-            case {"protocol": {"g_version": int(), "train": {"steps": int()}}, "method": dict()}:
+            case {"protocol": {"g_version": int(), "train": {"steps": int()}}, "method": dict(), "qg": dict()}:
                 return settings
-        raise ValueError("expected 'method', and 'protocol' with its g_version and train.steps")
+        raise ValueError("expected 'method', 'qg', and 'protocol' with its g_version and train.steps")
 
     @model_validator(mode="after")
     def _average_every_metric(self) -> "Record":
@@ -151,11 +152,6 @@ class Record(Part):
     def summary(self) -> Summary:
         """The primary result."""
         return self.summaries["student"]
-
-    @property
-    def cell(self) -> RunSpec:
-        """What was run."""
-        return self.spec
 
     @property
     def steps(self) -> int:
@@ -283,11 +279,12 @@ SAID_BY_SPEC = {"name": "protocol", "version": "protocol_version"} | {
 """Fields of the protocol that a record's settings leave out, and where its spec has them."""
 
 
-def settings_as_used(protocol: Protocol, method: Settings) -> dict[str, Any]:
-    """Return a record's settings: all of the method's, and of the protocol's those that its spec does not say."""
+def settings_as_used(protocol: Protocol, method: Settings, addons: Iterable[Settings] = ()) -> dict[str, Any]:
+    """Return a record's settings: of protocol (those that its spec does not say), method and add-ons."""
     return {
         "protocol": protocol.model_dump(mode="json", exclude=set(SAID_BY_SPEC)),
         "method": method.model_dump(mode="json"),
+        "qg": {name: value for own in addons for name, value in own.model_dump(mode="json").items()},
     }
 
 
@@ -303,6 +300,7 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
     cell, settings = data.pop("cell"), dict(data["settings"])
     spec = RunSpec.model_validate({**RunSpec.completed(data["spec"]), "protocol_version": cell["protocol_version"]})
     protocol = Protocol.completed(settings["protocol"])
+    qg = protocol.pop("qg")
     said = {f"cell.{name}": (value, getattr(spec, name)) for name, value in cell.items()}
     said |= {name: (data.pop(name), getattr(spec, name)) for name in ("precision", "device", "threads")}
     said |= {f"settings.protocol.{name}": (protocol.pop(name), getattr(spec, of)) for name, of in SAID_BY_SPEC.items()}
@@ -315,9 +313,14 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
         **data,
         "schema_version": 2,
         "spec": spec,
-        "settings": {**settings, "protocol": protocol},
+        "settings": {**settings, "protocol": protocol, "qg": {name: qg[name] for name in _qg_of(spec) if name in qg}},
         "summaries": {network: _summary_from_1(summary) for network, summary in summaries.items()},
     }
+
+
+def _qg_of(arm: Arm) -> Iterator[str]:
+    for name in arm.addons:
+        yield from ADDON_SETTINGS[name].model_fields
 
 
 def _summary_from_1(summary: dict[str, Any]) -> dict[str, Any]:

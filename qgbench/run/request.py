@@ -1,10 +1,23 @@
 """From what a user asks for to a RunSpec: what the request leaves open is taken from protocol, registry and machine."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from qgbench.base.errors import UserError
 from qgbench.engine.device import best_device, processes
-from qgbench.plugins.registry import arch_source, load_arch, load_method, method_source
+from qgbench.metrics.table import IMAGE_COLUMNS, METRICS, Metric
+from qgbench.plugins.registry import (
+    BUILT_IN,
+    Kind,
+    arch_source,
+    catalogue,
+    load,
+    load_arch,
+    load_method,
+    method_source,
+    source,
+)
+from qgbench.spec.arm import Arm
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import without_defaults
@@ -50,6 +63,13 @@ def make_spec(
     """
     known = load_protocol(protocol)
     arch = arch or known.arch
+    overrides = without_defaults(dict(overrides or {}), load_method(method).Settings(), "method.")
+    arm = Arm(method=method, qg_mode=qg_mode, qg_score=qg_score, qg_norm=qg_norm, overrides=overrides)
+    addons = [load("addon", name) for name in arm.addons]
+    score = load("score", qg_score)
+    for addon in addons:
+        overrides = without_defaults(overrides, addon.Settings(), "qg.")
+    needs_g = any(addon.needs_g or (addon.needs_score and score.needs_g) for addon in addons)
     return RunSpec.model_validate(
         {
             "protocol": protocol,
@@ -68,6 +88,36 @@ def make_spec(
             "processes": processes(),
             "source": method_source(method),
             "arch_source": arch_source(arch),
-            "overrides": without_defaults(dict(overrides or {}), load_method(method).Settings(), "method."),
+            "addon_source": (outside := addon_source(arm)),
+            "plugin_needs_g": bool(outside) and needs_g,
+            "overrides": overrides,
         }
     )
+
+
+def addon_source(arm: Arm) -> str:
+    """Fingerprint the code of an arm's add-ons and score that do not ship, as `registry.source`; '' if all do."""
+    asked: list[tuple[Kind, str]] = [("addon", name) for name in arm.addons]
+    if arm.addons:
+        asked.append(("score", arm.qg_score))
+    return "+".join(dict.fromkeys(filter(None, (source(kind, name) for kind, name in asked))))
+
+
+def metrics_of(references: Iterable[str]) -> list[Metric]:
+    """Return the metrics that a run measures beside those that ship: those named, and those of installed packages.
+
+    Raises
+    ------
+    UserError
+        A reference cannot be loaded, or two metrics have one name, or one of a column.
+    """
+    installed = [known.reference for known in catalogue("metric").entries if known.origin != BUILT_IN]
+    found: dict[str, Metric] = {}
+    for reference in dict.fromkeys([*installed, *references]):
+        metric: Metric = load("metric", reference)
+        if metric.measure is None:
+            raise UserError(f"the metric '{reference}' is measured already, or says no way to measure it (measure).")
+        if metric.name in found or metric.name in IMAGE_COLUMNS or metric.name in METRICS:
+            raise UserError(f"the metric '{reference}' is called '{metric.name}' as another column is; rename it.")
+        found[metric.name] = metric.model_copy(update={"source": source("metric", reference)})
+    return list(found.values())

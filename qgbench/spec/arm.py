@@ -1,6 +1,8 @@
 """Arms: what is compared within a setting. Imports no torch."""
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -8,17 +10,40 @@ from pydantic import Field
 from qgbench.base.errors import UserError
 from qgbench.spec.settings import Settings
 
-Score = Literal["g", "one", "shuffled", "confidence", "agreement", "oracle"]
-SCORES: tuple[Score, ...] = ("g", "one", "shuffled", "confidence", "agreement", "oracle")
-QGMode = Literal["none", "qw", "qar", "both"]
 OF_ADDON = ("qg.", "quality.")
 """What the names of settings begin with that change the add-on or its predictor, and so nothing of a base method."""
 
-_MODES: dict[QGMode, str] = {"none": "", "qw": "qw", "qar": "qar", "both": "qw+qar"}
+_MODES = {"none": "", "both": "qw+qar"}  # what --qg-mode calls otherwise than tables do
+_FORM = "{0}qw, {0}qar or {0}qw+qar, another score as {0}qw-SCORE, and -unnormalised for --qg-norm none"
 _ADDON = re.compile(
-    rf"(?P<mode>qw\+qar|qw|qar)(?:-(?P<score>{'|'.join(SCORES[1:])}))?(?P<norm>-unnormalised)?"
+    r"(?P<mode>[^-]+?)(?:-(?P<score>(?!unnormalised\b)[^-=]+))?(?P<norm>-unnormalised)?"
     r"(?P<settings>(?:-(?:qg|quality)\.\w+=.*)?)"
 )
+
+
+class AddOnSettings(Settings):
+    """Base of the settings of an add-on: ``--set qg.NAME=VALUE``."""
+
+
+class WeightingSettings(AddOnSettings):
+    """Settings of QW (arXiv 2606.01753, Eqn 7)."""
+
+    tau: float = Field(0.5, ge=0, le=1, description="pseudo-labels with q below tau get no weight")
+    temperature: float = Field(2.0, gt=0, description="exponent T of the weight q**T")
+
+
+class RegularisationSettings(AddOnSettings):
+    """Settings of QAR (arXiv 2606.01753, Eqns 5 and 6)."""
+
+    lambda_qar: float = Field(0.01, ge=0, description="largest weight of the quality-aware regularisation")
+    qar_warmup: float = Field(0.15, ge=0, le=1, description="fraction of the budget before QAR starts")
+    qar_ramp: float = Field(0.2, ge=0, le=1, description="fraction of the budget over which its weight rises")
+
+
+ADDON_SETTINGS: Mapping[str, type[AddOnSettings]] = MappingProxyType(
+    {"qw": WeightingSettings, "qar": RegularisationSettings}
+)
+"""Settings of the add-ons that ship. They are here, and not with their code, because names are told without torch."""
 
 
 class AddOn(NamedTuple):
@@ -27,7 +52,7 @@ class AddOn(NamedTuple):
     Attributes
     ----------
     mode : str
-        'qw', 'qar', 'qw+qar', '' for none.
+        Names with a '+' between them: 'qw', 'qar', 'qw+qar'; '' for none.
     score : str
         What weighs: 'g', or a control.
     norm : 'weighted' or 'none'
@@ -53,10 +78,7 @@ class AddOn(NamedTuple):
         if not text:
             return cls()
         if (found := _ADDON.fullmatch(text)) is None:
-            raise UserError(
-                f"add-on '{text}' is not understood: expected qw, qar or qw+qar, a control as qw-SCORE with one of "
-                f"{', '.join(SCORES[1:])}, and -unnormalised for --qg-norm none."
-            )
+            raise UserError(f"add-on '{text}' is not understood: expected {_FORM.format('')}.")
         norm = "none" if found["norm"] else "weighted"
         return cls(found["mode"], found["score"] or "g", norm, found["settings"])
 
@@ -107,10 +129,14 @@ class Arm(Settings):
     """A method with its settings and its add-on."""
 
     method: str
-    qg_mode: QGMode = "none"
-    qg_score: Score = "g"
+    qg_mode: str = Field(
+        "none", description="'none', 'both' (qw+qar), or references of add-ons with a '+' between them"
+    )
+    qg_score: str = Field("g", description="reference of a score")
     qg_norm: Literal["weighted", "none"] = Field("weighted", description="divide by sum(w*d), or by sum(d) ('none')")
-    source: str = Field("", description="`qgbench.plugins.registry.method_source` of the method; '' for a built-in")
+    source: str = Field("", description="`qgbench.plugins.registry.source` of the method; '' for a built-in")
+    addon_source: str = Field("", description="the same of the add-on and the score")
+    plugin_needs_g: bool = Field(False, description="whether an add-on or a score that does not ship needs g")
     overrides: dict[str, Any] = Field(default_factory=dict, description="settings that differ: 'method.threshold': 0.9")
 
     def overrides_of(self, part: str) -> dict[str, Any]:
@@ -120,15 +146,22 @@ class Arm(Settings):
         }
 
     @property
+    def addons(self) -> tuple[str, ...]:
+        """References of the add-ons; () for none."""
+        return tuple(filter(None, _MODES.get(self.qg_mode, self.qg_mode).split("+")))
+
+    @property
     def needs_g(self) -> bool:
-        """Whether a quality predictor takes part: as QAR's, or behind the scores g and shuffled."""
-        return self.qg_mode in ("qar", "both") or (self.qg_mode == "qw" and self.qg_score in ("g", "shuffled"))
+        """Whether a quality predictor takes part: as QAR's, behind the scores g and shuffled, or for a plug-in."""
+        weighs_by_g = "qw" in self.addons and self.qg_score in ("g", "shuffled")
+        return "qar" in self.addons or weighs_by_g or self.plugin_needs_g
 
     @property
     def addon(self) -> str:
         """The add-on as the leaderboard writes it (`AddOn`); '' for none."""
         settings = "".join(f"-{key}={value}" for key, value in self._settings() if key.startswith(OF_ADDON))
-        return str(AddOn(_MODES[self.qg_mode], self.qg_score, self.qg_norm, settings))
+        mode = "+".join(map(short_name, self.addons))
+        return str(AddOn(mode, short_name(self.qg_score), self.qg_norm, settings))
 
     @property
     def variant(self) -> str:
@@ -161,9 +194,11 @@ def parse_row(row: str) -> tuple[str, dict[str, Any]]:
         if not name or addon.settings or row.endswith("+"):
             raise UserError("")
     except UserError:
-        raise UserError(
-            f"row '{row}' is not understood: expected NAME, NAME+qw, NAME+qar or NAME+qw+qar, a control as "
-            f"NAME+qw-SCORE with one of {', '.join(SCORES[1:])}, and -unnormalised for --qg-norm none."
-        ) from None
+        raise UserError(f"row '{row}' is not understood: expected NAME, {_FORM.format('NAME+')}.") from None
     modes = {text: mode for mode, text in _MODES.items()}
-    return name, {"qg_mode": modes[addon.mode], "qg_score": addon.score, "qg_norm": addon.norm}
+    return name, {"qg_mode": modes.get(addon.mode, addon.mode), "qg_score": addon.score, "qg_norm": addon.norm}
+
+
+def short_name(reference: str) -> str:
+    """Shorten a name or reference to what can be a part of a file's name: lab.py:Mine -> lab_Mine."""
+    return re.sub(r"\W+", "_", re.sub(r"\.py(?=:|$)", "", reference).rpartition("/")[2])

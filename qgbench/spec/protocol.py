@@ -67,16 +67,6 @@ class QualitySettings(Settings):
     weak_lr: float = Field(gt=0)
 
 
-class QGSettings(Settings):
-    """The add-on's own settings (arXiv 2606.01753, Eqns 5 to 7)."""
-
-    tau: float = Field(ge=0, le=1, description="pseudo-labels with q below tau get no weight")
-    temperature: float = Field(gt=0, description="exponent T of the weight q**T")
-    lambda_qar: float = Field(ge=0, description="largest weight of the quality-aware regularisation")
-    qar_warmup: float = Field(ge=0, le=1, description="fraction of the budget before QAR starts")
-    qar_ramp: float = Field(ge=0, le=1, description="fraction of the budget over which its weight rises")
-
-
 class Protocol(Settings):
     """A named, versioned set of all settings that do not belong to a method."""
 
@@ -98,7 +88,6 @@ class Protocol(Settings):
     fractions: tuple[float, float, float] = Field(description="train, validation and test shares of the groups")
     train: TrainSettings
     quality: QualitySettings
-    qg: QGSettings
 
 
 def protocol_names() -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from qgbench.spec.arm import Arm, ArmName
+from qgbench.spec.arm import ADDON_SETTINGS, Arm, ArmName, short_name
 from qgbench.spec.protocol import MOST_THREADS, Precision, Protocol, load_protocol, protocol_names
 from qgbench.spec.regime import Regime
 from qgbench.spec.settings import Settings, apply_settings, without_defaults
@@ -24,7 +24,7 @@ class Setting(Settings):
     regime: str
     arch: str
     encoder: str
-    arch_source: str = Field("", description="`qgbench.plugins.registry.arch_source` of the arch; '' for a built-in")
+    arch_source: str = Field("", description="`qgbench.plugins.registry.source` of the arch; '' for a built-in")
 
     @field_validator("regime")
     @classmethod
@@ -88,8 +88,9 @@ class RunSpec(Machine, Arm, Setting):
         if fields.get("protocol_version", protocol.version) != protocol.version:
             return fields  # what a former version's values were is not known
         overrides = without_defaults(fields.get("overrides", {}), protocol, "")
-        for part in ("train", "quality", "qg"):
-            overrides = without_defaults(overrides, getattr(protocol, part), f"{part}.")
+        parts = [("train.", protocol.train), ("quality.", protocol.quality)]
+        for prefix, settings in [*parts, *(("qg.", settings()) for settings in ADDON_SETTINGS.values())]:
+            overrides = without_defaults(overrides, settings, prefix)
         return {**fields, "overrides": overrides}
 
     @property
@@ -128,7 +129,7 @@ class RunSpec(Machine, Arm, Setting):
             "threads": self.threads,
             "dataset": self.dataset,
         }
-        for part in ("train", "quality", "qg"):
+        for part in ("train", "quality"):
             changes[part] = apply_settings(getattr(protocol, part), self.overrides_of(part), f"{part}.")
         if "encoder_weights" in self.overrides:
             changes["encoder_weights"] = self.overrides["encoder_weights"]
@@ -160,12 +161,7 @@ class RunSpec(Machine, Arm, Setting):
         if self.needs_g:
             differing["g_version"] = protocol.g_version
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:8]
-        method = _file_name(self.method)
+        method = short_name(self.method)
         dataset = re.sub(r"\W+", "_", self.dataset.rstrip("/").rpartition("/")[2])
         addon = re.sub(r"[^\w.=+-]+", "_", f"+{self.addon}") if self.addon else ""
-        return f"{self.protocol}-{dataset}-{self.regime}-{_file_name(self.arch)}-{method}{addon}-k{self.seed}-{digest}"
-
-
-def _file_name(reference: str) -> str:
-    """Shorten a name or reference to what can be a part of a file's name: lab.py:Mine -> lab_Mine."""
-    return re.sub(r"\W+", "_", re.sub(r"\.py(?=:|$)", "", reference).rpartition("/")[2])
+        return f"{self.protocol}-{dataset}-{self.regime}-{short_name(self.arch)}-{method}{addon}-k{self.seed}-{digest}"

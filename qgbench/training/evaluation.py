@@ -3,7 +3,7 @@
 The test split is read once, at the end, for all networks of the run together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,20 +17,21 @@ from qgbench.base.progress import track
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet
 from qgbench.data.packed_masks import PackedMasks
-from qgbench.methods import probabilities
+from qgbench.methods import Network, probabilities
 from qgbench.metrics.masks import measure
-from qgbench.metrics.table import CLASS, IMAGE_COLUMNS
+from qgbench.metrics.table import CLASS, IMAGE_COLUMNS, Metric
 from qgbench.quality.scores import Labelling, foreground_confidence
 
 _BATCH = 32
 
 
 def evaluate(
-    networks: Mapping[str, nn.Module],
+    networks: Mapping[str, Network],
     predictor: nn.Module | None,
     prepared: Prepared,
     split: pd.DataFrame,
     accelerator: Accelerator,
+    metrics: Sequence[Metric] = (),
 ) -> tuple[dict[str, pd.DataFrame], Mapping[str, NDArray[np.bool_]]]:
     """Measure networks on the test images at the images' original resolution.
 
@@ -38,8 +39,7 @@ def evaluate(
 
     Parameters
     ----------
-    networks : mapping of str to nn.Module
-        Images (B, 3, S, S) in [0, 1] -> logits (B, 1, S, S).
+    networks : mapping of str to Network
     predictor : nn.Module or None
         g, for the column q.
     prepared : Prepared
@@ -47,11 +47,14 @@ def evaluate(
     split : DataFrame
         Columns id, group, split.
     accelerator : Accelerator
+    metrics : sequence of Metric
+        Those to be measured beside those that ship.
 
     Returns
     -------
     tables : dict of str to DataFrame
-        For each network one row per test image, columns `qgbench.metrics.table.IMAGE_COLUMNS`.
+        For each network one row per test image, columns `qgbench.metrics.table.IMAGE_COLUMNS`, then those of
+        `metrics`.
     masks : mapping of str to (H, W) bool
         What the network 'student' predicted, by image id, at original resolution.
     """
@@ -82,12 +85,14 @@ def evaluate(
                 "width": width,
             }
             scores = {"q": quality[place % _BATCH], "confidence": confidence[place % _BATCH]}
-            results[name].append({**known, **vars(measured), **scores})
-    return {name: pd.DataFrame(found)[IMAGE_COLUMNS] for name, found in results.items()}, masks
+            further = {metric.name: metric.of(mask, reference) for metric in metrics}
+            results[name].append({**known, **vars(measured), **scores, **further})
+    columns = [*IMAGE_COLUMNS, *(metric.name for metric in metrics)]
+    return {name: pd.DataFrame(found)[columns] for name, found in results.items()}, masks
 
 
 def _predict(
-    network: nn.Module, predictor: nn.Module | None, images: ImageSet, block: np.ndarray, accelerator: Accelerator
+    network: Network, predictor: nn.Module | None, images: ImageSet, block: np.ndarray, accelerator: Accelerator
 ) -> tuple[torch.Tensor, list[float], list[float]]:
     image = images.images(block).to(accelerator.device)
     with accelerator.autocast(), torch.no_grad():

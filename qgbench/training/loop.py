@@ -95,7 +95,6 @@ class Trainer:
         self._predictor = predictor
         self._data = data
         self._settings = protocol.train
-        self._qg = protocol.qg
         self._accelerator = accelerator
         new_scaler(accelerator)
         self._streams = Streams(data, protocol.train, seed)
@@ -104,8 +103,10 @@ class Trainer:
         if self._world.size > 1:
             self._objective = accelerator.prepare_model(self._objective)
         self._optimiser = accelerator.prepare_optimizer(
-            torch.optim.AdamW(self.method.trainable(), lr=protocol.train.lr, weight_decay=protocol.train.weight_decay)
+            self.method.optimiser(protocol.train.lr, protocol.train.weight_decay)
         )
+        # A group that begins with a rate of its own keeps its multiple of the protocol's.
+        self._multiples = [group["lr"] / protocol.train.lr for group in self._optimiser.param_groups]
         self._audit_set, self._audit_index = self._choose_audit_images(seed)
         self.history = History()
         torch.manual_seed(self._world.seed(seed))
@@ -161,8 +162,9 @@ class Trainer:
         progress = step / self.steps
         batch, truth = own_part(*self._streams.next(progress), self._world)
         batch, truth = batch.to(self._accelerator.device), truth.to(self._accelerator.device)
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate(progress, self._settings.lr, self._settings.lr_end)
+        rate = learning_rate(progress, self._settings.lr, self._settings.lr_end)
+        for group, multiple in zip(self._optimiser.param_groups, self._multiples, strict=True):
+            group["lr"] = multiple * rate
         with self._accelerator.autocast():
             total, parts = self._objective(batch, truth, step)
         parts = self._of_whole_batch(parts)
@@ -219,7 +221,7 @@ class Trainer:
         self._log_validation(done, dice, judged)
         # One rule for a method and its twins: only steps after the ramps of both method and add-on can be chosen.
         settings = self.method.settings
-        ramped = max(settings.warmup + settings.ramp, self._qg.qar_warmup + self._qg.qar_ramp)
+        ramped = max(settings.warmup + settings.ramp, self._guide.full_from)
         best = max((value for step, value in self.history.val_dice[:-1] if step >= ramped * self.steps), default=-1.0)
         if done >= ramped * self.steps and dice > best:
             self.history.best_step = done
@@ -252,7 +254,8 @@ class Trainer:
             gaps = judged["q"] - judged["dice"]
             self.history.val_gap = float(gaps.mean())
             entry |= {"val_q": float(judged["q"].mean()), "val_q_minus_dice": self.history.val_gap}
-            if self._guide.regularises and done >= self._qg.qar_warmup * self.steps:
+            begins = self._guide.pleases_g_from
+            if begins is not None and done >= begins * self.steps:
                 self.history.gaps.append(gaps.tolist())
                 self._warn_if_g_is_fooled(done)
         self.history.log.append({"step": done, "val_dice": dice, **entry})

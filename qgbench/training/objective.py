@@ -73,7 +73,7 @@ class Objective(nn.Module):
         parts = {"supervised": losses.supervised.detach()}
         settings = self.method.settings
         lambda_u = ramp(batch.progress, settings.warmup, settings.ramp, settings.lambda_u)
-        weights = self.guide.weights(losses.terms, self.method, truth, batch)
+        weights = self.guide.weights(losses.terms, {"weak": truth, "labelled": batch.y_l})
         for index, (term, weight) in enumerate(zip(losses.terms, weights, strict=True)):
             # The mean, not the sum, of the processes' divisors: their gradients are averaged too.
             reduced = reduce_term(term, weight, self._norm, self._world.mean)

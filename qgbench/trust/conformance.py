@@ -1,7 +1,6 @@
 """``qgbench check``: does a method keep the contract? Toy networks and images, the real loop, in seconds."""
 
 import copy
-import inspect
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,10 +17,13 @@ from qgbench.base.logs import logger
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import make_accelerator
-from qgbench.methods import Batch, Method, check_step
-from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
-from qgbench.quality.scores import Labelling, PredictedQuality, one
+from qgbench.methods import Batch, Method, PseudoLabel, Step, check_step, label_probabilities
+from qgbench.methods.former import own_line
+from qgbench.methods.normalisation import normalising_layers
+from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
+from qgbench.quality.scores import Labelling, One, PredictedQuality, overlap
 from qgbench.spec.protocol import Protocol, load_protocol
+from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer
 from qgbench.training.objective import Objective
 
@@ -42,36 +44,46 @@ class Finding:
 
 
 class ToySegmenter(nn.Module):
-    """A small network with batch normalisation and dropout: images (B, 3, H, W) -> logits (B, 1, H, W).
+    """A small `Network` with batch normalisation in encoder and decoder, and dropout in its head.
 
-    Features, as those of `qgbench.archs.build.SegmentationNetwork`: one map of 8 channels at full resolution.
+    One map of features, 8 channels at full resolution. It is the same whatever architecture is asked for.
     """
 
+    task = Task()
     size = _SIZE
+    min_batch = 1
 
-    def __init__(self) -> None:
+    def __init__(self, arch: str = "") -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, _CHANNELS, 3, padding=1),
-            nn.BatchNorm2d(_CHANNELS),
-            nn.ReLU(),
-            nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1),
-            nn.BatchNorm2d(_CHANNELS),
-            nn.ReLU(),
-        )
-        self.head = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(_CHANNELS, 1, 1))
+        self.encoder = _normalised(3)
+        self.decoder = _normalised(_CHANNELS)
+        self.head = _toy_head()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give logits."""
-        return self.head(self.features(image))
+        """Return logits (B, 1, H, W)."""
+        return self.head(self.decoder(self.encoder(image)))
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Give features (B, 8, H, W), a list of one."""
-        return [self.features(image)]
+        """Return features (B, 8, H, W), a list of one."""
+        return [self.encoder(image)]
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Give logits of features."""
-        return self.head(features[-1])
+        """Return the decoder's features (B, 8, H, W)."""
+        return self.decoder(features[-1])
+
+    def new_decoder(self) -> "ToySegmenter":
+        """Return a network on this encoder, with a decoder and a head of its own."""
+        sibling = ToySegmenter()
+        sibling.encoder = self.encoder
+        return sibling
+
+
+def _normalised(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, _CHANNELS, 3, padding=1), nn.BatchNorm2d(_CHANNELS), nn.ReLU())
+
+
+def _toy_head() -> nn.Sequential:
+    return nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(_CHANNELS, 1, 1))
 
 
 class FeaturelessSegmenter(ToySegmenter):
@@ -84,6 +96,10 @@ class FeaturelessSegmenter(ToySegmenter):
     def decode(self, features: list[Tensor]) -> Tensor:
         """Refuse."""
         raise UserError("the method calls decode of a network; state needs_features = True.")
+
+    def new_decoder(self) -> ToySegmenter:
+        """Refuse."""
+        raise UserError("the method calls new_decoder of a network; state needs_features = True.")
 
 
 class ToyQuality(nn.Module):
@@ -98,10 +114,11 @@ class ToyQuality(nn.Module):
         return torch.sigmoid(4.0 * self.layers(torch.cat([image, mask], 1))).squeeze(1)
 
 
-class _FixedWeights(Mode):
+class _FixedWeights(AddOn):
     """Weigh label i with 0 and the others with 1."""
 
     def __init__(self, rejected: int) -> None:
+        super().__init__(self.Settings())
         self._rejected = rejected
 
     def weigh(self, labelling: Labelling) -> Tensor:
@@ -143,14 +160,14 @@ def toy_data() -> TrainingData:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class Bench:
     """Builds trainers that have the same weights and see the same batches."""
 
     method_class: type[Method]
     accelerator: Accelerator
     start: dict[str, Tensor] | None = None  # state of a warmed-up method
 
-    def trainer(self, modes: Callable[[nn.Module], list[Mode]], steps: int) -> tuple[Trainer, nn.Module]:
+    def trainer(self, modes: Callable[[nn.Module], list[AddOn]], steps: int) -> tuple[Trainer, nn.Module]:
         """Build a trainer and its toy g, which `modes` gets."""
         torch.manual_seed(3)
         quality = ToyQuality().requires_grad_(False).eval()
@@ -163,14 +180,15 @@ class _Bench:
         return Trainer(method, guide, quality, toy_data(), toy_protocol(steps), 0, self.accelerator), quality
 
 
-def _finish(trainer: Trainer, until: int | None = None) -> dict[str, Tensor]:
+def finish(trainer: Trainer, until: int | None = None) -> dict[str, Tensor]:
+    """Train to the end, or for so many steps, and return a copy of the method's state."""
     for done in trainer.run():
         if done == until:
             break
     return {name: value.clone() for name, value in trainer.method.state_dict().items()}
 
 
-def _difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
+def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
     """Name the first tensor that differs in any bit; '' if none does."""
     return next((name for name, value in first.items() if not torch.equal(value, second[name])), "")
 
@@ -194,37 +212,37 @@ def check_method(method_class: type[Method]) -> Iterator[Finding]:
             yield finding
     except QGBenchError as error:
         yield Finding(rule, False, str(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         logger.debug("%s", traceback.format_exc())
         yield Finding(rule, False, _where_it_failed(error, method_class))
 
 
-def _where_it_failed(error: Exception, method_class: type[Method]) -> str:
+def _where_it_failed(error: BaseException, method_class: type[Method]) -> str:
     """Say what somebody's code raised, in which line of it, and what networks it was given."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == inspect.getsourcefile(method_class)]
-    last = (own or frames)[-1]
+    last = own_line(error, method_class) or traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"{in_one_line(error)} ({Path(last.filename).name}, line {last.lineno}). The networks of the check "
-        f"are small: images of {_SIZE} pixels, features of {_CHANNELS} channels, and no attributes but size, encode "
-        "and decode."
+        f"are small: images of {_SIZE} pixels, features of {_CHANNELS} channels, and no attributes but task, size, "
+        "min_batch, encode, decode, head and new_decoder."
     )
 
 
 def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Finding]:
-    trainer, _ = _Bench(method_class, accelerator).trainer(lambda g: [], _WARM_UP)
-    _finish(trainer)
+    trainer, _ = Bench(method_class, accelerator).trainer(lambda g: [], _WARM_UP)
+    finish(trainer)
     yield Finding(_STEP_RULE, True)
     batch, _ = trainer._streams.next(0.9)
     method = trainer.method.train()
     yield from _check_terms(method, batch)
     yield from _check_teacher(method)
+    yield from _check_supervised(method, batch)
     if method_class.pseudo_labels:
+        yield from _check_labels(method, batch)
         yield from _check_rejection(method, batch)
     # From here on trainers start warmed up: an untrained network's labels may pass no threshold, and all twins agree.
-    bench = _Bench(method_class, accelerator, copy.deepcopy(method.state_dict()))
+    bench = Bench(method_class, accelerator, copy.deepcopy(method.state_dict()))
     yield from _check_twins(bench)
-    yield _check_resume(bench)
+    yield check_resume(bench, lambda g: [])
 
 
 def _check_terms(method: Method, batch: Batch) -> Iterator[Finding]:
@@ -274,7 +292,82 @@ def _check_teacher(method: Method) -> Iterator[Finding]:
     )
 
 
-def _gradient(method: Method, batch: Batch, modes: list[Mode], corrector: Any) -> list[Tensor]:
+class _PerImage(nn.Module):
+    """Normalises each image by itself, so that none acts on another: (N, C, ...) -> the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dims = tuple(range(2, x.ndim))
+        return (x - x.mean(dims, keepdim=True)) / (x.var(dims, keepdim=True, correction=0) + 1e-5).sqrt() if dims else x
+
+
+def _with_images_apart(method: Method) -> Method:
+    """Return a copy whose normalisation joins no images."""
+    method = copy.deepcopy(method)
+    for module in list(method.modules()):
+        for name, child in module.named_children():
+            if normalising_layers(child) == [child]:
+                setattr(module, name, _PerImage())
+    return method
+
+
+def _stepped(method: Method, batch: Batch) -> Step:
+    torch.manual_seed(7)
+    return method.train()(batch)
+
+
+def _check_supervised(method: Method, batch: Batch) -> Iterator[Finding]:
+    rule, advice = "no unlabelled loss hides in supervised", "what an unlabelled image is trained on is a Term"
+    inverted = copy.deepcopy(method)
+    inverted.corrector = lambda image, prob: 1.0 - prob
+    losses = [_stepped(copy.deepcopy(each), batch).supervised for each in (method, inverted)]
+    yield Finding(rule, torch.equal(*losses) and not _trains_on_unlabelled(method, batch), advice)
+
+
+def _trains_on_unlabelled(method: Method, batch: Batch) -> bool:
+    """Tell whether `supervised` follows from unlabelled images; False where pictures are pasted of both kinds."""
+    method = _with_images_apart(method)
+    fresh = {name: getattr(batch, name).clone().requires_grad_() for name in ("x_l", "u_w", "u_s1", "u_s2")}
+    seen: list[Tensor] = []
+    for student in method.students:
+        student.get_submodule("encoder").register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0]))
+    supervised = _stepped(method, replace(batch, **fresh)).supervised
+    labelled, *unlabelled = fresh.values()
+
+    def follows(value: Tensor, images: list[Tensor]) -> bool:
+        grads = torch.autograd.grad(value.sum(), images, retain_graph=True, allow_unused=True)
+        return any(grad is not None and bool(grad.any()) for grad in grads)
+
+    pictures = [picture for picture in seen if picture.requires_grad]
+    pasted = any(follows(picture, [labelled]) and follows(picture, unlabelled) for picture in pictures)
+    return not pasted and follows(supervised, unlabelled)
+
+
+def _check_labels(method: Method, batch: Batch) -> Iterator[Finding]:
+    moved = copy.deepcopy(method)
+    for name, module in moved.named_modules():
+        if not name.startswith("teacher") and normalising_layers(module) == [module]:
+            module.get_buffer("running_mean").add_(1.0)
+            module.get_buffer("running_var").mul_(4.0)
+    labels, others = ([term.label for term in _stepped(each, batch).terms] for each in (copy.deepcopy(method), moved))
+    same = all(torch.equal(label.prob, other.prob) for label, other in zip(labels, others, strict=True))
+    advice = "they change with its running ones, which lag behind; use self.label or label_probabilities"
+    yield Finding("a student labels with the statistics of the images, not with stale ones", same, advice)
+    turned = [index for index, label in enumerate(labels) if not _lies_on_its_image(label)]
+    advice = f"that of terms[{turned[0] if turned else 0}] lies on it when turned; undo what was done before labelling"
+    yield Finding("each label lies on its image", not turned, advice)
+
+
+def _lies_on_its_image(label: PseudoLabel) -> bool:
+    """Tell whether a label agrees best with its network's prediction on the image as it is: not turned, not another."""
+    task = label.network.task
+    given, prediction = (
+        task.hard(prob).bool() for prob in (label.prob, label_probabilities(label.network, label.image))
+    )
+    turned = [prediction.flip(2), prediction.flip(3), prediction.flip(2, 3), prediction.mT, prediction.roll(1, 0)]
+    return all(overlap(given, prediction).mean() >= overlap(given, other).mean() for other in turned)
+
+
+def _gradient(method: Method, batch: Batch, modes: list[AddOn], corrector: Any) -> list[Tensor]:
     method = copy.deepcopy(method).train()
     method.zero_grad(set_to_none=True)
     objective = Objective(method, Guide(modes))
@@ -300,44 +393,44 @@ def _check_rejection(method: Method, batch: Batch) -> Iterator[Finding]:
     yield Finding("with weight 1, replacing a pseudo-label changes the gradient", changed)
 
 
-def _check_twins(bench: _Bench) -> Iterator[Finding]:
-    settings = toy_protocol(1).qg
+def _check_twins(bench: Bench) -> Iterator[Finding]:
     steps = 12
-    plain = _finish(bench.trainer(lambda g: [], steps)[0])
+    plain = finish(bench.trainer(lambda g: [], steps)[0])
 
-    def qar(weight: float) -> Callable[[nn.Module], list[Mode]]:
-        changed = settings.model_copy(update={"lambda_qar": weight, "qar_warmup": 0.0, "qar_ramp": 0.0})
-        return lambda g: [QualityRegularisation(g, changed, 0)]
+    def qar(weight: float) -> Callable[[nn.Module], list[AddOn]]:
+        settings = QualityRegularisation.Settings(lambda_qar=weight, qar_warmup=0.0, qar_ramp=0.0)
+        return lambda g: [QualityRegularisation(settings, predictor=g)]
 
     if bench.method_class.pseudo_labels:
-        weighted = _finish(bench.trainer(lambda g: [QualityWeighting(one, settings)], steps)[0])
-        name = _difference(plain, weighted)
+        weighted = finish(bench.trainer(lambda g: [QualityWeighting(QualityWeighting.Settings(), One())], steps)[0])
+        name = difference(plain, weighted)
         yield Finding("QW with g = 1 is bit-identical to no add-on", not name, f"{name} differs")
-        loose = settings.model_copy(update={"tau": 0.0})
-        guided = _finish(bench.trainer(lambda g: [QualityWeighting(PredictedQuality(g), loose)], steps)[0])
-        changed = bool(_difference(plain, guided))
+        loose = QualityWeighting.Settings(tau=0.0)
+        guided = finish(bench.trainer(lambda g: [QualityWeighting(loose, PredictedQuality(g))], steps)[0])
+        changed = bool(difference(plain, guided))
         yield Finding("QW with a varying g changes the student", changed, "no tensor differs")
-    name = _difference(plain, _finish(bench.trainer(qar(0.0), steps)[0]))
+    name = difference(plain, finish(bench.trainer(qar(0.0), steps)[0]))
     yield Finding("QAR with lambda 0 is bit-identical to no add-on", not name, f"{name} differs")
     trainer, quality = bench.trainer(qar(1.0), steps)
     before = {key: value.clone() for key, value in quality.state_dict().items()}
-    changed = bool(_difference(plain, _finish(trainer)))
+    changed = bool(difference(plain, finish(trainer)))
     yield Finding("QAR changes the student", changed, "no tensor differs")
-    name = _difference(before, dict(quality.state_dict()))
+    name = difference(before, dict(quality.state_dict()))
     yield Finding(
         "QAR never changes g", not name and all(p.grad is None for p in quality.parameters()), f"{name} differs"
     )
 
 
-def _check_resume(bench: _Bench) -> Finding:
+def check_resume(bench: Bench, modes: Callable[[nn.Module], list[AddOn]]) -> Finding:
+    """Compare a run that was interrupted after 5 steps with one that was not."""
     steps = 12
-    whole, _ = bench.trainer(lambda g: [], steps)
-    expected = _finish(whole)
-    first, _ = bench.trainer(lambda g: [], steps)
-    _finish(first, until=5)
+    whole, _ = bench.trainer(modes, steps)
+    expected = finish(whole)
+    first, _ = bench.trainer(modes, steps)
+    finish(first, until=5)
     state = copy.deepcopy(first.state_dict())
-    second, _ = bench.trainer(lambda g: [], steps)
+    second, _ = bench.trainer(modes, steps)
     torch.manual_seed(99)
     second.load_state_dict(state)
-    name = _difference(expected, _finish(second))
+    name = difference(expected, finish(second))
     return Finding("saved at step 5 and resumed equals the uninterrupted run, bit for bit", not name, f"{name} differs")

@@ -364,12 +364,18 @@ def _refuse_other_code(spec: RunSpec) -> None:
 
 def _refuse_other_settings(file: Path, record: Record) -> None:
     from qgbench.plugins.registry import load_method
+    from qgbench.quality.guide import addon_settings
     from qgbench.run.carry_out import describe
 
     spec = record.spec
     here = _flat(describe(spec)["settings"])
     parts: dict[str, type[Settings]] = {"protocol": Protocol, "method": load_method(spec.method).Settings}
     stored = {name: kind.completed(record.settings.get(name, {})) for name, kind in parts.items()}
+    stored["qg"] = {**record.settings["qg"]}
+    for addon, _ in addon_settings(spec):
+        stored["qg"] |= addon.Settings.completed(
+            {name: value for name, value in record.settings["qg"].items() if name in addon.Settings.model_fields}
+        )
     idle = tuple(f"protocol.{part}" for part in spec.idle_parts)
     changed = {
         name: (value, here.get(name, "no setting"))

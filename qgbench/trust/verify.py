@@ -112,6 +112,7 @@ from qgbench.run.record import (
     result_path,
     summarise,
 )
+from qgbench.spec.arm import ADDON_SETTINGS
 from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
 from qgbench.spec.regime import GIVEN, Regime
 from qgbench.spec.run_spec import RunSpec
@@ -602,6 +603,15 @@ def _spec(record: Record) -> Found:
     for name, expected in spec.overrides_of("method").items():
         if (stored := record.settings["method"].get(name)) != expected:
             yield "spec", f"settings.method.{name} is {stored!r}; the spec gives {expected!r}"
+    shipped = [ADDON_SETTINGS[name] for name in spec.addons if name in ADDON_SETTINGS]
+    changes, stored = spec.overrides_of("qg"), record.settings["qg"]
+    for kind in shipped:
+        expected = kind().model_dump(mode="json") | {
+            name: changes[name] for name in changes if name in kind.model_fields
+        }
+        had = kind.completed(stored)
+        for name in sorted(name for name, value in expected.items() if had[name] != value):
+            yield "spec", f"settings.qg.{name} is not what add-on and overrides give"
     protocol = Protocol.completed(record.settings["protocol"])
     for name in sorted(resolved.keys() - spec.idle_parts - SAID_BY_SPEC.keys()):
         if name not in protocol or protocol[name] != resolved[name]:

@@ -139,7 +139,7 @@ def test_features_and_logits_have_their_shapes(arch: str, size: int) -> None:
     network = (build(arch, size) if size != 64 else copy.deepcopy(fresh(arch))).eval()
     with torch.no_grad():
         features = network.encode(images(2, size))
-        found = network.decode(features)
+        found = network.head(network.decode(features))
     assert [tuple(f.shape[2:]) for f in features] == [(size // s, size // s) for s in ARCHS[arch].strides]
     assert found.shape == (2, 1, size, size)
     assert found.dtype == torch.float32
@@ -181,7 +181,7 @@ def test_gradients_reach_every_parameter(arch: str) -> None:
     network = build_network(arch, (ARCHS[arch].own_encoder or "resnet34"), "none", DECODER, 64)
     torch.manual_seed(0)
     image = images(4)
-    segmentation_loss(network(image), (image[:, :1] > 0.5).float()).backward()
+    segmentation_loss(network.task, network(image), (image[:, :1] > 0.5).float()).backward()
     lost = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert lost == []
 
@@ -223,7 +223,7 @@ def test_bfloat16_gives_finite_float32_logits_near_those_of_float32(arch: str) -
     assert float(cosine_similarity(found.flatten() - found.mean(), expected.flatten() - expected.mean(), 0)) > 0.98
     network.train()
     with autocast():
-        loss = segmentation_loss(network(images(4)), (images(4)[:, :1] > 0.5).float())
+        loss = segmentation_loss(network.task, network(images(4)), (images(4)[:, :1] > 0.5).float())
     loss.backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
 
@@ -379,7 +379,7 @@ def test_it_overfits_four_images(arch: str) -> None:
     assert dice() < 0.6
     for step in range(1, 121):
         optimiser.zero_grad()
-        segmentation_loss(network(image), mask).backward()
+        segmentation_loss(network.task, network(image), mask).backward()
         optimiser.step()
         if step % 10 == 0 and dice() >= 0.95:
             return

@@ -223,14 +223,15 @@ class Last(nn.Module):
 
 
 def test_the_network_normalises_its_own_input() -> None:
-    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    mean, std = normalisation("resnet34")
+    assert len({*mean, *std}) == 6
     body = nn.Module()
     body.encoder, body.decoder, body.segmentation_head = Listed(), Last(), nn.Identity()
-    network = SegmentationNetwork(body, mean, std, 32)
+    network = SegmentationNetwork(lambda: body, "resnet34", 32)
     expected = normalize(images(2, 32), list(mean), list(std))
     torch.testing.assert_close(network(images(2, 32)), expected)
     torch.testing.assert_close(network.encode(images(2, 32))[-1], expected)
-    assert torch.equal(network.decode([expected]), expected)
+    assert torch.equal(network.head(network.decode([expected])), expected)
     assert not network.state_dict()
 
 
@@ -241,7 +242,8 @@ def test_features_and_their_decoding_are_the_library_s_own_forward_pass() -> Non
         assert [tuple(f.shape[2:]) for f in features] == [(64 // 2**i,) * 2 for i in range(6)]
         normalised = (images(2, 64) - network.mean) / network.std
         assert torch.equal(
-            network.decode(features), network.body(normalised.contiguous(memory_format=torch.channels_last))
+            network.head(network.decode(features)),
+            network.body(normalised.contiguous(memory_format=torch.channels_last)),
         )
 
 
@@ -302,7 +304,7 @@ def test_labelling_before_training_under_autocast_loses_no_gradient(encoder: str
         network = copy.deepcopy(start)
         with context:
             probabilities(network, image)
-            loss = segmentation_loss(network(image), target)
+            loss = segmentation_loss(network.task, network(image), target)
         loss.backward()
         return [p.grad for p in network.parameters()]
 

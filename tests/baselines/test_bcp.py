@@ -12,6 +12,7 @@ from qgbench.baselines.bcp import halves, largest_component
 from qgbench.methods import Batch
 from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
+from qgbench.spec.task import Task
 from qgbench.training.objective import Objective
 from tests.baselines.test_unimatch import SIDE, assert_gradient, bce, evaluated, make, make_batch
 
@@ -98,8 +99,8 @@ def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, 
         np.testing.assert_allclose(term.loss.detach().numpy(), rows, rtol=2e-4, atol=1e-7)
         assert term.owner.tolist() == owners
         assert term.denominator is None
-        assert term.image is batch.u_w
-        assert torch.equal((term.label > 0.5).float(), expected["target"])  # what is judged is what supervises
+        assert term.label.image is batch.u_w
+        assert torch.equal((term.label.prob > 0.5).float(), expected["target"])  # what is judged is what supervises
     assert {owner for term in step.terms for owner in term.owner.tolist()} == set(range(unlabelled))
     torch.manual_seed(11)
     found = Objective(copy.deepcopy(method), Guide([]))(batch, None, 0)[0]
@@ -142,7 +143,8 @@ def test_the_teacher_starts_the_second_phase_as_the_pretrained_network_and_only_
     assert method.pretrained
     assert same(method.teacher, labelled_by)  # the step moved the student's running statistics, not the teacher's
     torch.testing.assert_close(
-        (step.terms[0].label > 0.5).float(), largest_component(evaluated(labelled_by, make_batch().u_w)).gt(0.5).float()
+        (step.terms[0].label.prob > 0.5).float(),
+        largest_component(Task(), evaluated(labelled_by, make_batch().u_w)).gt(0.5).float(),
     )
     with torch.no_grad():
         for parameter in method.student.parameters():
@@ -176,7 +178,7 @@ def test_the_largest_of_three_components_stays() -> None:
     prob[..., 5:8, 5:8] = 0.7  # 9 pixels
     prob[..., 8, 8] = 0.8  # touches the square by a corner
     prob[..., 0, 8] = 0.6
-    found = largest_component(prob)
+    found = largest_component(Task(), prob)
     expected = prob.clone()
     expected[..., 0:2, 0:2] = 0.0
     expected[..., 0, 8] = 0.0
@@ -186,12 +188,12 @@ def test_the_largest_of_three_components_stays() -> None:
 @pytest.mark.parametrize("value", [0.1, 0.9])
 def test_empty_and_full_labels_stay(value: float) -> None:
     prob = torch.full((2, 1, 5, 5), value)
-    assert torch.equal(largest_component(prob), prob)
+    assert torch.equal(largest_component(Task(), prob), prob)
 
 
 def test_components_are_those_of_scikit_image() -> None:
     prob = torch.rand(30, 1, 12, 12, generator=torch.Generator().manual_seed(0)) * 0.85
-    found = largest_component(prob)
+    found = largest_component(Task(), prob)
     for row in range(30):
         assert torch.equal((found[row, 0] > 0.5).float(), numpy_component(prob[row, 0]))
     removed = (prob > 0.5) & (found <= 0.5)

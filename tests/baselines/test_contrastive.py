@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from qgbench.methods import Batch, Method
 from qgbench.plugins.registry import load_method
@@ -65,6 +65,10 @@ def info_nce(pixels: np.ndarray, prob: np.ndarray, threshold: float, temperature
     return loss, count
 
 
+def network_logits(network: Any, feature: Tensor) -> Tensor:
+    return network.head(network.decode([feature]))
+
+
 def pixels_of(method: Any, feature: Tensor) -> np.ndarray:
     return copy.deepcopy(method.head)(feature).detach().double().flatten(2).transpose(1, 2).numpy()
 
@@ -82,7 +86,7 @@ def test_both_terms_are_those_of_the_equations(settings: dict[str, object], unla
     label = prob.double().numpy()
     certain = np.maximum(label, 1 - label) >= threshold
     assert certain.all() == (threshold == 0)
-    student = sigmoid(method.student.train().decode([feature]))
+    student = sigmoid(network_logits(method.student.train(), feature))
     expected = (cross_entropy(student, label > 0.5) * certain).mean((1, 2, 3))
     np.testing.assert_allclose(pseudo.loss.detach().numpy(), expected, rtol=1e-4)
     assert pseudo.denominator is None
@@ -93,9 +97,9 @@ def test_both_terms_are_those_of_the_equations(settings: dict[str, object], unla
     assert contrast.denominator.tolist() == [count for _, count in pairs]
     assert (pseudo.coef, contrast.coef) == (1.0, 0.1)
     for term in (pseudo, contrast):
-        assert term.image is batch.u_w
+        assert term.label.image is batch.u_w
         assert term.owner is None
-        torch.testing.assert_close(term.label, prob)
+        torch.testing.assert_close(term.label.prob, prob)
 
 
 @pytest.mark.parametrize("settings", [CL, TWIN_OF_CL_QW])
@@ -108,7 +112,7 @@ def test_the_gradient_is_that_of_the_written_sum(settings: dict[str, object]) ->
     network, head = copy.deepcopy(method.student).train(), copy.deepcopy(method.head)
     certain = (prob >= threshold) | (prob <= 1 - threshold)
     (feature,) = network.encode(batch.u_w)
-    pseudo = (bce(torch.sigmoid(network.decode([feature])), prob.round()) * certain).mean()
+    pseudo = (bce(torch.sigmoid(network_logits(network, feature)), prob.round()) * certain).mean()
     projected = F.normalize(head(feature), dim=1)
     losses = []
     for pixels, label, sure in zip(projected, prob, certain, strict=True):
@@ -132,7 +136,7 @@ def test_an_image_of_one_class_has_no_anchors() -> None:
     assert contrast.denominator[1] == 0
     assert contrast.loss[1] == 0
     assert (contrast.denominator[[0, 2, 3]] > 0).all()
-    assert torch.equal(contrast.label[2:], prob[2:])
+    assert torch.equal(contrast.label.prob[2:], prob[2:])
 
 
 @pytest.mark.parametrize("value", [0.5, 0.99])
@@ -196,16 +200,12 @@ def test_a_label_acts_on_no_other_image() -> None:
 class _Pyramid(ToySegmenter):
     """Features as an encoder gives them: the picture, a map at a quarter of its side, one at a sixteenth."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Sequential(nn.Identity(), nn.Conv2d(8, 1, 1))
-
     def encode(self, image: Tensor) -> list[Tensor]:
-        feature = self.features(image)
+        feature = self.decoder(self.encoder(image))
         return [image, F.avg_pool2d(feature, 4), F.avg_pool2d(feature, 16).repeat(1, 2, 1, 1)]
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        return F.interpolate(self.head(features[1]), scale_factor=4.0)
+        return F.interpolate(features[1], scale_factor=4.0)
 
 
 def test_labels_are_averaged_over_the_cells_of_a_map_of_stride_8_at_most() -> None:

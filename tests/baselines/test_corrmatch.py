@@ -14,6 +14,7 @@ from qgbench.methods import Batch, Term
 from qgbench.methods.correlation import spread_over_regions
 from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
+from qgbench.spec.task import Task
 from qgbench.training.objective import Objective
 from tests.baselines.test_unimatch import (
     SIDE,
@@ -98,8 +99,8 @@ def written_out(method: Any, batch: Batch, seed: int) -> dict[str, Any]:
     features = network.encode(torch.cat([batch.x_l, batch.u_w]))
     masks = [F.dropout2d(torch.ones(unlabelled, f.shape[1], 1, 1), settings.dropout) for f in features]
     index = torch.randint(GRID**2, (settings.regions,))
-    pred = network.decode(features)
-    pred_fp = network.decode([f[labelled:] * mask for f, mask in zip(features, masks, strict=True)])
+    pred = network.logits(features)
+    pred_fp = network.logits([f[labelled:] * mask for f, mask in zip(features, masks, strict=True)])
     correlation, corr = written_correlation(head, features, pred)
     corr = corr[:, 1:] - corr[:, :1]
     with torch.no_grad():  # the very numbers, or a pixel on the edge of a region falls to either side by rounding
@@ -113,7 +114,7 @@ def written_out(method: Any, batch: Batch, seed: int) -> dict[str, Any]:
         spread[row, 0][torch.from_numpy(votes[-1] > 0)] = 1.0
         spread[row, 0][torch.from_numpy(votes[-1] < 0)] = 0.0
     features_s = network.encode(pasted(batch.u_s1, batch.cut1, partner))
-    pred_s = network.decode(features_s)
+    pred_s = network.logits(features_s)
     _, corr_s = written_correlation(head, features_s, pred_s)
     corr_s = corr_s[:, 1:] - corr_s[:, :1]
     hard, soft = pasted(spread, batch.cut1, partner), pasted(prob, batch.cut1, partner)
@@ -166,8 +167,8 @@ def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, 
     assert float(stepped.threshold) == pytest.approx(expected["threshold"], rel=1e-6)
     judged = [expected["spread"], expected["prob"], expected["spread"], expected["prob"], expected["prob"]]
     for term, (name, pixels), label in zip(step.terms, expected["parts"].items(), judged, strict=True):
-        torch.testing.assert_close(term.label, label)
-        assert term.image is batch.u_w
+        torch.testing.assert_close(term.label.prob, label)
+        assert term.label.image is batch.u_w
         if name in ("hard", "soft", "corr_s"):
             loss, share = split(pixels, batch.cut1, expected["partner"], SIDE**2)
             np.testing.assert_allclose(term.denominator.numpy(), share, rtol=1e-6)
@@ -201,7 +202,7 @@ FLAT = drawn([[1, 1, 1, 1]] * GRID)
 def spread_with(method: Any, prob: Tensor, maps: list[Tensor]) -> Tensor:
     """Spread one label (1, H, W) with these maps and no others, however they are drawn."""
     correlation = torch.stack([maps[row % len(maps)] for row in range(GRID**2)])
-    return spread_over_regions(prob[None], correlation[None], method.threshold, method.settings.regions)[0, 0]
+    return spread_over_regions(Task(), prob[None], correlation[None], method.threshold, method.settings.regions)[0, 0]
 
 
 def test_a_certain_region_gives_its_class_to_its_uncertain_pixels() -> None:

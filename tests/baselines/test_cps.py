@@ -8,7 +8,7 @@ import torch
 
 from qgbench.methods import Method
 from qgbench.plugins.registry import load_method
-from qgbench.quality.guide import Guide, Mode
+from qgbench.quality.guide import AddOn, Guide
 from qgbench.quality.scores import Labelling
 from qgbench.training.objective import Objective
 from tests.baselines import (
@@ -52,9 +52,10 @@ def test_each_student_is_held_to_the_other_s_hard_label(unlabelled: int) -> None
         mine, other = (probs if place < 2 else of_labelled)[index], (probs if place < 2 else of_labelled)[1 - index]
         expected = cross_entropy(mine, other > 0.5).mean((1, 2, 3))
         np.testing.assert_allclose(term.loss.detach().numpy(), expected, rtol=1e-4)
-        np.testing.assert_allclose(term.label.numpy(), other, rtol=1e-4)
-        assert method.labelled_by(term.label) is method.students[1 - index]
-        assert term.image is (batch.u_w if place < 2 else batch.x_l)
+        np.testing.assert_allclose(term.label.prob.numpy(), other, rtol=1e-4)
+        assert term.label.network is method.students[1 - index]
+        assert term.label.view == ("weak" if place < 2 else "labelled")
+        assert term.label.image is (batch.u_w if place < 2 else batch.x_l)
         assert term.denominator is None
         assert term.owner is None
         assert term.coef == 1
@@ -89,8 +90,9 @@ def test_a_label_teaches_only_the_other_student() -> None:
             assert any(g is not None and bool(g.any()) for g in grads) == (which == index % 2)
 
 
-class _RejectLabelsOf(Mode):
+class _RejectLabelsOf(AddOn):
     def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
         self._network = network
 
     def weigh(self, labelling: Labelling) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qgbench.methods import Method, Term, reduce_term
 from qgbench.plugins.registry import load_method
+from qgbench.spec.task import Task
 from tests.baselines import (
     assert_same_gradient,
     buffers,
@@ -49,7 +50,7 @@ def test_the_student_sees_the_mixture_and_is_held_to_the_mixed_labels(unlabelled
     term, seen, second, share = step(method, unlabelled, seed)
     assert method.teacher is not None
     label = sigmoid(logits(method.teacher, batch.u_w, False))
-    np.testing.assert_allclose(term.label.numpy(), label, rtol=1e-5)
+    np.testing.assert_allclose(term.label.prob.numpy(), label, rtol=1e-5)
     assert sorted(second.tolist()) == list(range(unlabelled))
     assert len(set(share.tolist())) == 1
     lam, image = float(share[0]), batch.u_w.numpy()
@@ -60,7 +61,7 @@ def test_the_student_sees_the_mixture_and_is_held_to_the_mixed_labels(unlabelled
     np.testing.assert_allclose(term.loss.detach().numpy(), ((prob - target) ** 2).mean((1, 2, 3)), rtol=1e-4)
     assert term.owner is None
     assert term.denominator is None
-    assert term.image is not seen
+    assert term.label.image is not seen
 
 
 def test_some_pairs_are_of_two_images() -> None:
@@ -93,6 +94,8 @@ def test_a_rejected_label_rejects_every_mixture_that_holds_it() -> None:
 
 class _Pixel(nn.Module):
     """The smallest network."""
+
+    task = Task()
 
     def __init__(self) -> None:
         super().__init__()

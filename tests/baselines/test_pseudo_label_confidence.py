@@ -49,8 +49,8 @@ def test_rows_are_the_weighted_cross_entropy_and_the_denominator_is_the_weight(
     assert term.denominator is not None
     np.testing.assert_allclose(term.denominator.numpy(), weight, rtol=1e-5)
     np.testing.assert_allclose(term.loss.detach().numpy(), weight * loss, rtol=1e-4)
-    np.testing.assert_allclose(term.label.numpy(), label, rtol=1e-5)
-    assert term.image is batch.u_w
+    np.testing.assert_allclose(term.label.prob.numpy(), label, rtol=1e-5)
+    assert term.label.image is batch.u_w
     assert term.owner is None
     parts, _ = objective(method, batch)
     assert parts["unlabelled_0"] == pytest.approx((weight * loss).sum() / weight.sum(), rel=1e-4)

@@ -38,13 +38,13 @@ def ua_mt(**settings: object) -> Any:
 class Seen:
     """What the teacher was given and what it said in one step."""
 
-    term: Term
+    term: Term = field(init=False)
     inputs: list[Tensor] = field(default_factory=list)
     probs: list[np.ndarray] = field(default_factory=list)
 
     def target_and_passes(self) -> tuple[np.ndarray, list[np.ndarray]]:
         """The one pass that is the label, and the others."""
-        labels = [i for i, prob in enumerate(self.probs) if np.allclose(prob, self.term.label.numpy(), atol=1e-6)]
+        labels = [i for i, prob in enumerate(self.probs) if np.allclose(prob, self.term.label.prob.numpy(), atol=1e-6)]
         (label,) = labels
         return self.probs[label], [prob for i, prob in enumerate(self.probs) if i != label]
 
@@ -53,7 +53,7 @@ def watched(method: Method, batch: Batch, seed: int = 0) -> Seen:
     """One step of a copy of a method."""
     method = copy.deepcopy(method)
     assert method.teacher is not None
-    seen = Seen(Term(torch.zeros(0), torch.zeros(0), torch.zeros(0)))
+    seen = Seen()
     method.teacher.register_forward_hook(lambda _, inputs, __: seen.inputs.append(inputs[0]))
     method.teacher.register_forward_hook(lambda _, __, output: seen.probs.append(sigmoid(output)))
     torch.manual_seed(seed)
@@ -81,7 +81,7 @@ def test_squared_error_is_summed_over_certain_pixels(unlabelled: int, progress: 
     np.testing.assert_allclose(seen.term.loss.detach().numpy(), expected, rtol=1e-4)
     assert seen.term.denominator is not None
     np.testing.assert_array_equal(seen.term.denominator.numpy(), certain.sum((1, 2, 3)))
-    assert seen.term.image is batch.u_w
+    assert seen.term.label.image is batch.u_w
     parts, _ = objective(method, batch)
     assert parts["unlabelled_0"] == pytest.approx(expected.sum() / certain.sum(), rel=1e-4)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qgbench.methods import Batch, reduce_term
 from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide
+from qgbench.spec.task import Task
 from qgbench.training.objective import Objective
 
 SIDE = 32
@@ -25,6 +26,7 @@ class Pyramid(nn.Module):
     `bias` moves all logits: -40 predicts nothing, 40 everything.
     """
 
+    task = Task()
     size = SIDE
 
     def __init__(self, bias: float = 0.0) -> None:
@@ -37,7 +39,7 @@ class Pyramid(nn.Module):
         self.head.bias = nn.Parameter(torch.tensor([bias]))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.decode(self.encode(image))
+        return self.head(self.decode(self.encode(image)))
 
     def encode(self, image: Tensor) -> list[Tensor]:
         fine = self.fine(image)
@@ -46,7 +48,10 @@ class Pyramid(nn.Module):
 
     def decode(self, features: list[Tensor]) -> Tensor:
         size = features[0].shape[2:]
-        return self.head(torch.cat([F.interpolate(f, size) for f in features[1:]], 1))
+        return torch.cat([F.interpolate(f, size) for f in features[1:]], 1)
+
+    def logits(self, features: list[Tensor]) -> Tensor:
+        return self.head(self.decode(features))
 
 
 def make_batch(labelled: int = 3, unlabelled: int = 5, progress: float = 1.0) -> Batch:
@@ -177,8 +182,8 @@ def written_out(method: Any, batch: Batch, threshold: float, seed: int) -> tuple
     features = network.encode(torch.cat([batch.x_l, batch.u_w]))
     torch.manual_seed(seed)
     masks = [F.dropout2d(torch.ones(unlabelled, f.shape[1], 1, 1), 0.5) for f in features]
-    pred_l = network.decode([f[:labelled] for f in features])
-    pred_fp = network.decode([f[labelled:] * mask for f, mask in zip(features, masks, strict=True)])
+    pred_l = network.logits([f[:labelled] for f in features])
+    pred_fp = network.logits([f[labelled:] * mask for f, mask in zip(features, masks, strict=True)])
     views = [pasted(batch.u_s1, batch.cut1, partner), pasted(batch.u_s2, batch.cut2, partner)]
     pred_s = network(torch.cat(views))
     labels = [pasted(label, batch.cut1, partner), pasted(label, batch.cut2, partner)]
@@ -197,8 +202,8 @@ def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, 
     step = copy.deepcopy(method)(batch)
     partner = [unlabelled - 1, *range(unlabelled - 1)]
     for term, pixels, cut in zip(step.terms, parts, (batch.cut1, batch.cut2, None), strict=True):
-        assert term.image is batch.u_w
-        torch.testing.assert_close(term.label, student_label(method.student, batch.u_w))
+        assert term.label.image is batch.u_w
+        torch.testing.assert_close(term.label.prob, student_label(method.student, batch.u_w))
         if cut is None:
             loss = pixels.mean((1, 2, 3)).detach().numpy()
             assert term.denominator is None
@@ -212,7 +217,7 @@ def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, 
     found = Objective(copy.deepcopy(method), Guide([]))(batch, None, 0)[0]
     assert float(found.detach()) == pytest.approx(float(total.detach()), rel=1e-5)
     assert_gradient(method, batch, gradient, seed=7)
-    certain = float(((step.terms[0].label - 0.5).abs() >= threshold - 0.5).float().mean())
+    certain = float(((step.terms[0].label.prob - 0.5).abs() >= threshold - 0.5).float().mean())
     if threshold == 1.0:
         assert certain == 0.0
     elif bias:

@@ -36,7 +36,7 @@ def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, 
     features = network.encode(torch.cat(views))
     torch.manual_seed(7)
     masks = method.drop([torch.ones(2 * unlabelled, f.shape[1], 1, 1) for f in features])
-    pred_s = network.decode([f * mask for f, mask in zip(features, masks, strict=True)])
+    pred_s = network.logits([f * mask for f, mask in zip(features, masks, strict=True)])
     labels = [pasted(label, batch.cut1, partner), pasted(label, batch.cut2, partner)]
     parts = [masked(p, q, threshold) for p, q in zip(pred_s.chunk(2), labels, strict=True)]
     total = (supervised(network(batch.x_l), batch.y_l) + (parts[0].mean() + parts[1].mean()) / 2) / 2
@@ -49,8 +49,8 @@ def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, 
         np.testing.assert_allclose(term.loss.detach().numpy(), loss, rtol=2e-4, atol=1e-9)
         np.testing.assert_allclose(term.denominator.numpy(), share, rtol=1e-6)
         assert term.owner.tolist() == [*range(unlabelled), *partner]
-        assert term.image is batch.u_w
-        torch.testing.assert_close(term.label, label)
+        assert term.label.image is batch.u_w
+        torch.testing.assert_close(term.label.prob, label)
     torch.manual_seed(7)
     found = Objective(copy.deepcopy(method), Guide([]))(batch, None, 0)[0]
     assert float(found.detach()) == pytest.approx(float(total.detach()), rel=1e-5)

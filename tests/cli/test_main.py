@@ -266,7 +266,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
         "class Exploding(Method):\n"
         "    pseudo_labels = False\n"
         "    def step(self, batch: Batch) -> Step:\n"
-        "        loss = segmentation_loss(self.student(batch.x_l), batch.y_l)\n"
+        "        loss = segmentation_loss(self.task, self.student(batch.x_l), batch.y_l)\n"
         "        return Step(loss * float('nan') if batch.progress >= 0.5 else loss)\n"
     )
     words = [*RUN, "--method", str(method), "--steps", "4", "--output", str(tmp_path / "runs")]
@@ -281,7 +281,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
 
 
 METHOD = """
-from qgbench.methods.losses import pixel_bce, segmentation_loss
+from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 from qgbench.methods import Batch, Method, Step, Term
 
 
@@ -290,8 +290,8 @@ class Mine(Method):
 
     def step(self, batch: Batch) -> Step:
         label = self.label(self.student, batch.u_w)
-        loss = pixel_bce(self.student(batch.u_s1), label).mean((1, 2, 3))
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+        loss = pixel_cross_entropy(self.task, self.student(batch.u_s1), label.prob).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
 """
 # Its network gives logits as its only features, and so says that it has none.
 ARCH = """

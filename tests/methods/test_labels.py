@@ -42,7 +42,8 @@ def normalised(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
 
 
 def test_a_student_labels_with_the_statistics_of_the_images_and_without_dropout(method: Method, image: Tensor) -> None:
-    first, norm1, _, second, norm2, _ = copy.deepcopy(method.student).features
+    student = copy.deepcopy(method.student)
+    (first, norm1, _), (second, norm2, _) = student.encoder, student.decoder
     with torch.no_grad():
         hidden = normalised(first(image), norm1).relu()
         expected = torch.sigmoid(method.student.head[1](normalised(second(hidden), norm2).relu()))
@@ -69,7 +70,7 @@ def test_a_teacher_labels_with_its_averaged_statistics(method: Method, image: Te
     assert method.teacher is not None
     with torch.no_grad():
         expected = torch.sigmoid(copy.deepcopy(method.teacher).eval()(image))
-    assert torch.equal(method.label(method.teacher, image), expected)
+    assert torch.equal(method.label(method.teacher, image).prob, expected)
 
 
 def test_in_evaluation_a_student_uses_its_running_statistics(method: Method, image: Tensor) -> None:

@@ -70,15 +70,21 @@ def test_every_block_is_understood() -> None:
     found = list(blocks())
     section = (ROOT / "CONTRIBUTING.md").read_text().split(f"{SECTION}\n")[1].split("\n## ")[0]
     assert len(found) == section.count("\n```") / 2
-    assert [file for file, _, _ in found if file] == ["mine.py", "lab.py", "package/pyproject.toml"]
+    assert [file for file, _, _ in found if file] == ["mine.py", "lab.py", "parts.py", "package/pyproject.toml"]
 
 
 def test_every_check_keeps_every_rule(walked: tuple[dict[str, str], Path]) -> None:
-    checks = [text for line, text in walked[0].items() if line.startswith("qgbench check")]
-    assert len(checks) == 3
-    for shown in checks:
+    checks = {line.split()[2]: text for line, text in walked[0].items() if line.startswith("qgbench check")}
+    said = {
+        **dict.fromkeys(("mine.py", "Soft", "hard_labels"), "QW with g = 1 is bit-identical to no add-on"),
+        **dict.fromkeys(("parts.py:Capped", "capped"), "resumed equals the uninterrupted run, bit for bit"),
+        "parts.py:Sharpness": "it gives one quality for each pseudo-label, in [0, 1]",
+        "parts.py:area_error": "it is in its range for masks that overlap",
+    }
+    assert checks.keys() == said.keys()
+    for name, shown in checks.items():
         assert "FAIL" not in shown
-        assert "QW with g = 1 is bit-identical to no add-on" in shown
+        assert said[name] in shown
 
 
 def test_the_runs_leave_records_that_name_what_was_run(walked: tuple[dict[str, str], Path]) -> None:
@@ -88,10 +94,14 @@ def test_the_runs_leave_records_that_name_what_was_run(walked: tuple[dict[str, s
     assert [(record["spec"]["method"], record["spec"]["arch"]) for record in records] == [
         ("mine.py", "unet"),
         ("lab.py:Hard", "lab.py:tiny"),
+        ("fixmatch", "unet"),
     ]
+    assert records[2]["spec"]["qg_mode"] == "parts.py:Capped"
+    assert records[2]["settings"]["qg"] == {"cap": 0.4}
+    assert 0 <= records[2]["summaries"]["student"]["means"]["area_error"] <= 1
     assert records[0]["settings"]["method"]["sharpness"] == 2
     used = [record["settings"]["protocol"]["encoder_weights"] for record in records]
-    assert used == ["imagenet", "none"], "lab.py's network takes none, whatever the protocol says"
+    assert used == ["imagenet", "none", "imagenet"], "lab.py's network takes none, whatever the protocol says"
     assert rules_broken(desk / "runs") == []
     again = json.loads(only(printed, "--method lab.py:Hard"))
     assert again["id"] == records[1]["run_id"]
@@ -125,7 +135,7 @@ def test_the_package_gives_its_methods_to_every_process(
     printed, desk = walked
     planned = json.loads(only(printed, "--method hard_labels", "--dry-run"))
     assert planned["spec"]["method"] == "hard_labels"
-    assert planned["spec"]["source"] == planned["spec"]["arch_source"] != ""
+    assert planned["spec"]["source"] == planned["spec"]["arch_source"] != planned["spec"]["addon_source"] != ""
     elsewhere = desk / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "spec.json").write_text(json.dumps(planned["spec"]))

@@ -32,7 +32,7 @@ class Mine(Method):
     pseudo_labels = False
 
     def step(self, batch: Batch) -> Step:
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l))
 """
 
 
@@ -215,6 +215,22 @@ def test_a_package_that_cannot_be_imported_shows_its_own_traceback(package: Call
     assert f'File "{file}", line 2, in inner' in told
     assert "registry.py" not in told
     assert "importlib" not in told
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("from qgbench.cutmix import paste", "qgbench.methods.cutmix"),
+        ("from qgbench.spec import Settings", "qgbench.spec.settings"),
+        ("from qgbench.errors import UserError", "qgbench.base.errors"),
+    ],
+)
+def test_an_import_of_qgbench_0_1_is_refused_with_the_line_to_change(line: str, place: str, tmp_path: Path) -> None:
+    name = line.split()[1]
+    with pytest.raises(PluginImportError) as caught:
+        load_method(written(tmp_path, f"# mine\n{line}\n"))
+    told = f"what it imports from {name} is in {place} now; change line 2 of {tmp_path}/mine.py: {line}"
+    assert str(caught.value) == f"method file {tmp_path}/mine.py was written for qgbench 0.1: {told}"
 
 
 @pytest.mark.parametrize("text", ["import sys\nsys.exit(3)\n", "raise Exception\n", "import surely_not_installed\n"])

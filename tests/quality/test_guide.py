@@ -9,23 +9,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qgbench.engine.device import World
-from qgbench.methods import Batch, Method, Step, Term, probabilities
+from qgbench.methods import Batch, Method, Network, PseudoLabel, Step, Term, View, probabilities
 from qgbench.methods.normalisation import frozen_statistics
 from qgbench.quality.guide import (
+    AddOn,
     Guide,
-    Mode,
     QualityRegularisation,
     QualityWeighting,
     effective_sample_size,
     quality_weight,
     ramp,
 )
-from qgbench.quality.scores import Labelling, ShuffledQuality, overlap
-from qgbench.spec.protocol import QGSettings
+from qgbench.quality.scores import Labelling, Score, ShuffledQuality, overlap
 from qgbench.training.streams import Streams
 from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
-
-SETTINGS = QGSettings(tau=0.5, temperature=2.0, lambda_qar=0.01, qar_warmup=0.15, qar_ramp=0.2)
 
 
 class Plain(Method):
@@ -135,10 +132,11 @@ def test_effective_sample_size_is_in_range_and_ignores_the_scale(values: list[fl
 # Weighing
 
 
-class Counting:
+class Counting(Score):
     """A score that remembers what it was asked."""
 
     def __init__(self, values: Callable[[Labelling], Tensor] | None = None) -> None:
+        super().__init__()
         self.asked: list[Labelling] = []
         self._values = values
 
@@ -147,40 +145,37 @@ class Counting:
         return labelling.prob.mean((1, 2, 3)) if self._values is None else self._values(labelling)
 
 
-def labelled(method: Method, image: Tensor, seed: int, network: nn.Module | None = None) -> Tensor:
+def labelled(
+    method: Method, image: Tensor, seed: int, network: Network | None = None, view: View = "weak"
+) -> PseudoLabel:
     prob = torch.rand(len(image), 1, *image.shape[2:], generator=torch.Generator().manual_seed(seed))
-    return method.pseudo_label(image, prob, network)
+    return method.pseudo_label(image, prob, network, view)
 
 
-def term(image: Tensor, label: Tensor) -> Term:
-    return Term(torch.ones(len(label)), image, label)
+def term(label: PseudoLabel) -> Term:
+    return Term(torch.ones(len(label)), label)
 
 
-def test_each_distinct_image_and_label_is_scored_once_a_step() -> None:
+def test_each_label_is_scored_once_a_step() -> None:
     method, score = method_of(), Counting()
-    guide = Guide([QualityWeighting(score, SETTINGS)])
-    image, view = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
+    guide = Guide([QualityWeighting(score=score)])
+    image = torch.rand(3, 3, 8, 8)
     label, other = labelled(method, image, 0), labelled(method, image, 1)
-    terms = [term(image, label), term(image, label), term(image, other), term(view, label), term(image, label)]
-    weights = guide.weights(terms, method, None)
-    assert [(id(asked.image), id(asked.prob)) for asked in score.asked] == [
-        (id(image), id(label)),
-        (id(image), id(other)),
-        (id(view), id(label)),
-    ]
+    weights = guide.weights([term(label), term(label), term(other), term(label)], {})
+    assert [torch.equal(asked.prob, label.prob) for asked in score.asked] == [True, False]
     assert torch.equal(weights[0], weights[1])
-    assert torch.equal(weights[0], weights[4])
+    assert torch.equal(weights[0], weights[3])
     assert not torch.equal(weights[0], weights[2])
-    guide.weights(terms[:1], method, None)
-    assert len(score.asked) == 4  # the next step asks again
+    guide.weights([term(label)], {})
+    assert len(score.asked) == 3  # the next step asks again
 
 
 def test_the_score_is_told_which_network_labelled_and_gets_the_held_back_masks() -> None:
     method, score = method_of(Averaged), Counting()
     image, truth = torch.rand(3, 3, 8, 8), torch.ones(3, 1, 8, 8)
     by_teacher, by_student = labelled(method, image, 0, method.teacher), labelled(method, image, 1)
-    guide = Guide([QualityWeighting(score, SETTINGS)])
-    guide.weights([term(image, by_teacher), term(image, by_student)], method, truth)
+    guide = Guide([QualityWeighting(score=score)])
+    guide.weights([term(by_teacher), term(by_student)], {"weak": truth})
     assert [asked.network for asked in score.asked] == [method.teacher, method.student]
     assert all(asked.truth is truth for asked in score.asked)
 
@@ -189,10 +184,11 @@ def test_labelled_images_have_their_own_masks_and_no_part_in_the_log() -> None:
     method = method_of()
     batch = batch_at(0.5)
     score = Counting(lambda asked: torch.full((len(asked.prob),), 0.9 if asked.unlabelled else 0.6))
-    guide = Guide([QualityWeighting(score, SETTINGS)])
+    guide = Guide([QualityWeighting(score=score)])
     truth, mixed = torch.ones(len(batch.u_w), 1, *batch.u_w.shape[2:]), batch.u_w.flip(0)
-    images = (batch.x_l, batch.u_w, mixed)
-    weights = guide.weights([term(i, labelled(method, i, 0)) for i in images], method, truth, batch)
+    views: tuple[tuple[Tensor, View], ...] = ((batch.x_l, "labelled"), (batch.u_w, "weak"), (mixed, "other"))
+    terms = [term(labelled(method, image, 0, view=view)) for image, view in views]
+    weights = guide.weights(terms, {"weak": truth, "labelled": batch.y_l})
     assert [float(weight[0]) for weight in weights] == pytest.approx([0.36, 0.81, 0.81])
     assert score.asked[0].truth is batch.y_l
     assert score.asked[1].truth is truth
@@ -205,39 +201,39 @@ def test_labelled_images_have_their_own_masks_and_no_part_in_the_log() -> None:
 def test_weights_are_those_of_equation_7_and_detached() -> None:
     quality = torch.tensor([0.2, 0.5, 0.9], requires_grad=True)
     method = method_of()
-    guide = Guide([QualityWeighting(Counting(lambda _: quality), SETTINGS)])
+    guide = Guide([QualityWeighting(score=Counting(lambda _: quality))])
     image = torch.rand(3, 3, 8, 8)
-    (weight,) = guide.weights([term(image, labelled(method, image, 0))], method, None)
+    (weight,) = guide.weights([term(labelled(method, image, 0))], {})
     assert weight.tolist() == pytest.approx([0.0, 0.25, 0.81])
     assert not weight.requires_grad
 
 
 def test_without_modes_every_weight_is_one() -> None:
     method, image = method_of(), torch.rand(3, 3, 8, 8)
-    (weight,) = Guide([]).weights([term(image, labelled(method, image, 0))], method, None)
+    (weight,) = Guide([]).weights([term(labelled(method, image, 0))], {})
     assert weight.tolist() == [1.0, 1.0, 1.0]
     assert weight.dtype == torch.float32
-    assert Guide([]).weights([], method, None) == []
+    assert Guide([]).weights([], {}) == []
 
 
 def test_weights_of_two_modes_multiply() -> None:
-    loose = SETTINGS.model_copy(update={"tau": 0.0, "temperature": 1.0})
-    modes: list[Mode] = [
-        QualityWeighting(Counting(lambda _: torch.tensor([0.5, 1.0])), loose),
-        Mode(),
-        QualityWeighting(Counting(lambda _: torch.tensor([0.5, 0.2])), loose),
+    loose = QualityWeighting.Settings(tau=0.0, temperature=1.0)
+    modes: list[AddOn] = [
+        QualityWeighting(loose, Counting(lambda _: torch.tensor([0.5, 1.0]))),
+        AddOn(),
+        QualityWeighting(loose, Counting(lambda _: torch.tensor([0.5, 0.2]))),
     ]
     method, image = method_of(), torch.rand(2, 3, 8, 8)
-    (weight,) = Guide(modes).weights([term(image, labelled(method, image, 0))], method, None)
+    (weight,) = Guide(modes).weights([term(labelled(method, image, 0))], {})
     assert weight.tolist() == pytest.approx([0.25, 0.2])
 
 
 def test_the_log_averages_what_the_weights_did_since_it_was_last_taken() -> None:
     answers = iter([torch.tensor([0.2, 0.6]), torch.tensor([1.0, 1.0])])
-    guide = Guide([QualityWeighting(Counting(lambda _: next(answers)), SETTINGS)])
+    guide = Guide([QualityWeighting(score=Counting(lambda _: next(answers)))])
     method, image = method_of(), torch.rand(2, 3, 8, 8)
     for seed in (0, 1):
-        guide.weights([term(image, labelled(method, image, seed))], method, None)
+        guide.weights([term(labelled(method, image, seed))], {})
     assert guide.take_log() == pytest.approx({"mean_q": 0.7, "kept_share": 0.75, "effective_sample_size": 0.75})
     assert guide.take_log() == {}
 
@@ -245,10 +241,10 @@ def test_the_log_averages_what_the_weights_did_since_it_was_last_taken() -> None
 def test_the_shuffling_control_continues_after_a_resume(g: nn.Module) -> None:
     image = torch.rand(8, 3, 32, 32)
     asked = Labelling(image, torch.rand(8, 1, 32, 32), g, None)
-    loose = SETTINGS.model_copy(update={"tau": 0.0})
+    loose = QualityWeighting.Settings(tau=0.0)
 
     def guide(seed: int) -> Guide:
-        return Guide([QualityWeighting(ShuffledQuality(g, seed), loose)])
+        return Guide([QualityWeighting(loose, ShuffledQuality(g, seed))])
 
     first, second = guide(0), guide(4)
     first.modes[0].weigh(asked)
@@ -272,10 +268,10 @@ class FirstOfTwo(World):
 
 
 def test_the_log_is_of_the_rows_of_all_processes() -> None:
-    guide = Guide([QualityWeighting(Counting(lambda _: torch.tensor([1.0, 0.2])), SETTINGS)])
+    guide = Guide([QualityWeighting(score=Counting(lambda _: torch.tensor([1.0, 0.2])))])
     guide.join(FirstOfTwo([torch.tensor([0.25, 0.0]), torch.tensor([0.5, 0.3])]))  # weights, then qualities
     method, image = method_of(), torch.rand(2, 3, 8, 8)
-    (weight,) = guide.weights([term(image, labelled(method, image, 0))], method, None)
+    (weight,) = guide.weights([term(labelled(method, image, 0))], {})
     assert weight.tolist() == [1.0, 0.0]
     assert guide.take_log() == pytest.approx(
         {"mean_q": 0.5, "kept_share": 0.5, "effective_sample_size": 1.25**2 / (4 * (1 + 0.0625))}
@@ -304,12 +300,12 @@ def test_the_shuffling_control_permutes_the_rows_of_all_processes(g: nn.Module, 
 # Correcting labels
 
 
-class Invert(Mode):
+class Invert(AddOn):
     def correct(self, image: Tensor, prob: Tensor) -> Tensor:
         return 1 - prob
 
 
-class Halve(Mode):
+class Halve(AddOn):
     def correct(self, image: Tensor, prob: Tensor) -> Tensor:
         return prob / 2
 
@@ -317,15 +313,15 @@ class Halve(Mode):
 def test_modes_correct_labels_in_their_order() -> None:
     method = method_of()
     prob = torch.full((2, 1, 4, 4), 0.2)
-    Guide([Invert(), Mode(), Halve()]).attach(method)
-    assert method.pseudo_label(torch.rand(2, 3, 4, 4), prob).unique().tolist() == pytest.approx([0.4])
+    Guide([Invert(), AddOn(), Halve()]).attach(method)
+    assert method.pseudo_label(torch.rand(2, 3, 4, 4), prob).prob.unique().tolist() == pytest.approx([0.4])
 
 
 def test_modes_that_correct_nothing_leave_labels_alone() -> None:
     method = method_of()
     prob = torch.rand(2, 1, 4, 4)
-    Guide([Mode(), QualityWeighting(Counting(), SETTINGS)]).attach(method)
-    assert torch.equal(method.pseudo_label(torch.rand(2, 3, 4, 4), prob), prob)
+    Guide([AddOn(), QualityWeighting(score=Counting())]).attach(method)
+    assert torch.equal(method.pseudo_label(torch.rand(2, 3, 4, 4), prob).prob, prob)
 
 
 # Quality-aware regularisation
@@ -336,7 +332,7 @@ def test_qar_is_lambda_times_the_mean_of_one_minus_g(g: nn.Module) -> None:
     batch = batch_at(0.5)
     student = copy.deepcopy(method.student).train()
     quality = g(batch.u_w, 1 / (1 + torch.exp(-student(batch.u_w)))).detach().numpy().astype(float)
-    loss = QualityRegularisation(g, SETTINGS, 0).loss(batch, method, 0)
+    loss = QualityRegularisation(predictor=g).loss(batch, method, 0)
     assert loss is not None
     assert loss.ndim == 0
     assert loss.item() == pytest.approx(0.01 * (1 - quality).mean(), rel=1e-5)
@@ -345,7 +341,7 @@ def test_qar_is_lambda_times_the_mean_of_one_minus_g(g: nn.Module) -> None:
 @pytest.mark.parametrize(("progress", "share"), [(0.15, 0.0), (0.25, 0.5), (0.35, 1.0), (0.9, 1.0)])
 def test_the_weight_of_qar_rises_along_its_ramp(g: nn.Module, progress: float, share: float) -> None:
     method = method_of(dropout=0.0)
-    mode = QualityRegularisation(g, SETTINGS, 0)
+    mode = QualityRegularisation(predictor=g)
     highest, found = (mode.loss(batch_at(value), method, 0) for value in (1.0, progress))
     assert highest is not None
     assert found is not None
@@ -356,15 +352,15 @@ def test_the_weight_of_qar_rises_along_its_ramp(g: nn.Module, progress: float, s
 @pytest.mark.parametrize("progress", [0.0, 0.1, 0.1499])
 def test_qar_is_nothing_before_its_warm_up_ends(g: nn.Module, progress: float) -> None:
     method = method_of()
-    assert QualityRegularisation(g, SETTINGS, 0).loss(batch_at(progress), method, 0) is None
-    guide = Guide([QualityRegularisation(g, SETTINGS, 0)])
+    assert QualityRegularisation(predictor=g).loss(batch_at(progress), method, 0) is None
+    guide = Guide([QualityRegularisation(predictor=g)])
     assert guide.losses(batch_at(progress), method, 0) is None
 
 
 def test_the_gradient_of_qar_reaches_the_whole_student_and_not_g(g: nn.Module) -> None:
     method = method_of(Averaged)
     before = snapshot(g)
-    loss = QualityRegularisation(g, SETTINGS, 0).loss(batch_at(0.5), method, 0)
+    loss = QualityRegularisation(predictor=g).loss(batch_at(0.5), method, 0)
     assert loss is not None
     loss.backward()
     # A bias before batch normalisation has a gradient of zero by construction; all others have one that is not.
@@ -379,7 +375,7 @@ def test_the_gradient_of_qar_reaches_the_whole_student_and_not_g(g: nn.Module) -
 
 def test_a_step_along_the_gradient_of_qar_raises_g(g: nn.Module) -> None:
     method = method_of(dropout=0.0)
-    mode, batch = QualityRegularisation(g, SETTINGS, 0), batch_at(0.5)
+    mode, batch = QualityRegularisation(predictor=g), batch_at(0.5)
     losses = []
     for _ in range(3):
         loss = mode.loss(batch, method, 0)
@@ -397,7 +393,7 @@ def test_qar_uses_batch_statistics_and_leaves_the_running_ones_alone(g: nn.Modul
     method.student(torch.rand(4, 3, 32, 32))  # running statistics away from their start
     before = snapshot(method)
     assert any(name.endswith("num_batches_tracked") and int(value) == 1 for name, value in before.items())
-    mode = QualityRegularisation(g, SETTINGS, 0)
+    mode = QualityRegularisation(predictor=g)
     loss = mode.loss(batch, method, 0)
     assert loss is not None
     loss.backward()
@@ -411,7 +407,7 @@ def test_qar_uses_batch_statistics_and_leaves_the_running_ones_alone(g: nn.Modul
 
 def test_qar_leaves_the_global_random_numbers_alone_and_draws_its_own(g: nn.Module) -> None:
     method, batch = method_of(dropout=0.5), batch_at(0.5)
-    mode = QualityRegularisation(g, SETTINGS, 3)
+    mode = QualityRegularisation(predictor=g, seed=3)
     torch.manual_seed(11)
     before = torch.get_rng_state()
     first = [mode.loss(batch, method, step) for step in (0, 1)]
@@ -428,14 +424,14 @@ def test_qar_draws_other_random_numbers_in_other_processes(g: nn.Module) -> None
     method, batch = method_of(dropout=0.5), batch_at(0.5)
 
     def loss(rank: int) -> float:
-        guide, world = Guide([QualityRegularisation(g, SETTINGS, 3)]), World()
+        guide, world = Guide([QualityRegularisation(predictor=g, seed=3)]), World()
         world.rank, world.size = rank, 3
         guide.join(world)
         found = guide.losses(batch, method, 1)
         assert found is not None
         return found.item()
 
-    alone = QualityRegularisation(g, SETTINGS, 3).loss(batch, method, 1)
+    alone = QualityRegularisation(predictor=g, seed=3).loss(batch, method, 1)
     assert alone is not None
     assert loss(0) == alone.item()
     assert len({loss(0), loss(1), loss(2)}) == 3
@@ -444,7 +440,7 @@ def test_qar_draws_other_random_numbers_in_other_processes(g: nn.Module) -> None
 
 def test_qar_of_two_students_is_the_sum(g: nn.Module) -> None:
     pair, batch = method_of(Pair, dropout=0.0), batch_at(0.5)
-    mode = QualityRegularisation(g, SETTINGS, 0)
+    mode = QualityRegularisation(predictor=g)
     parts = []
     for student in pair.students:
         single = method_of(dropout=0.0)
@@ -461,13 +457,13 @@ def test_qar_of_two_students_is_the_sum(g: nn.Module) -> None:
 
 
 def test_losses_of_several_modes_add_up(g: nn.Module) -> None:
-    class Constant(Mode):
+    class Constant(AddOn):
         def loss(self, batch: Batch, method: Method, step: int) -> Tensor | None:
             return torch.tensor(float(step))
 
     method, batch = method_of(dropout=0.0), batch_at(0.5)
-    alone = QualityRegularisation(g, SETTINGS, 0).loss(batch, method, 2)
-    total = Guide([Constant(), Mode(), QualityRegularisation(g, SETTINGS, 0)]).losses(batch, method, 2)
+    alone = QualityRegularisation(predictor=g).loss(batch, method, 2)
+    total = Guide([Constant(), AddOn(), QualityRegularisation(predictor=g)]).losses(batch, method, 2)
     assert alone is not None
     assert total is not None
     assert total.item() == pytest.approx(2.0 + alone.item(), rel=1e-6)

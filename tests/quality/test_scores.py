@@ -13,18 +13,18 @@ from qgbench.metrics.masks import dice
 from qgbench.quality.audit import agreement, correlation
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.scores import (
+    SCORES,
     Labelling,
+    One,
     PredictedQuality,
     ShuffledQuality,
+    TrueDice,
     flip_agreement,
     foreground_confidence,
-    make_score,
-    one,
     overlap,
-    true_dice,
 )
-from qgbench.spec.arm import SCORES
 from qgbench.spec.protocol import load_protocol
+from qgbench.spec.task import Task
 from qgbench.trust.conformance import ToyQuality, ToySegmenter
 
 masks = arrays(bool, (3, 1, 5, 6))
@@ -67,15 +67,15 @@ def test_confidence_against_numpy(prob: np.ndarray) -> None:
 
 def test_overlap_of_pictures_drawn_by_hand() -> None:
     truth = [picture([0, 0], [0, 0]), picture([1, 1], [1, 1]), picture([1, 1], [0, 0]), picture([0, 1], [0, 0])]
-    found = true_dice(labelling([EMPTY, FULL, CORNER, COLUMN], truth))
+    found = TrueDice()(labelling([EMPTY, FULL, CORNER, COLUMN], truth))
     assert found.tolist() == pytest.approx([1.0, 1.0, 2 / 3, 0.0])
-    assert true_dice(labelling([EMPTY, FULL], truth[1::-1])).tolist() == [0.0, 0.0]
+    assert TrueDice()(labelling([EMPTY, FULL], truth[1::-1])).tolist() == [0.0, 0.0]
 
 
 @settings(deadline=None)
 @given(pred=masks, truth=masks)
 def test_the_oracle_is_the_dice_of_the_metrics(pred: np.ndarray, truth: np.ndarray) -> None:
-    found = true_dice(labelling(0.3 + 0.4 * pred, truth))
+    found = TrueDice()(labelling(0.3 + 0.4 * pred, truth))
     assert found.dtype == torch.float32
     expected = [dice(a[0], b[0]) for a, b in zip(pred, truth, strict=True)]
     assert found.tolist() == pytest.approx(expected, abs=1e-6)
@@ -84,7 +84,7 @@ def test_the_oracle_is_the_dice_of_the_metrics(pred: np.ndarray, truth: np.ndarr
 
 def test_the_oracle_without_masks_is_refused() -> None:
     with pytest.raises(UserError, match="masks aligned with the labelled pictures"):
-        true_dice(labelling([FULL]))
+        TrueDice()(labelling([FULL]))
 
 
 # Agreement under a flip
@@ -92,6 +92,8 @@ def test_the_oracle_without_masks_is_refused() -> None:
 
 class LeftHalf(nn.Module):
     """Whatever the image, foreground is the left half."""
+
+    task = Task()
 
     def forward(self, image: Tensor) -> Tensor:
         logits = torch.full_like(image[:, :1], -5.0)
@@ -106,7 +108,8 @@ def labelled_by(network: nn.Module, image: Tensor) -> Labelling:
 
 def test_a_network_that_commutes_with_flips_agrees_with_itself() -> None:
     torch.manual_seed(0)
-    pointwise = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Tanh(), nn.Conv2d(4, 1, 1), nn.InstanceNorm2d(1))
+    pointwise: Any = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Tanh(), nn.Conv2d(4, 1, 1), nn.InstanceNorm2d(1))
+    pointwise.task = Task()
     found = labelled_by(pointwise, torch.rand(5, 3, 16, 16))
     assert 0.2 < float((found.prob > 0.5).float().mean()) < 0.8
     assert flip_agreement(found).tolist() == [1.0] * 5
@@ -193,7 +196,7 @@ def test_every_score_gives_one_value_in_0_to_1_per_label_without_gradient(name: 
     network = ToySegmenter()
     found = labelled_by(network, torch.rand(6, 3, 32, 32))
     found.truth = (torch.rand(6, 1, 32, 32) > 0.5).float()
-    values = make_score(name, ToyQuality(), 0)(found)
+    values = SCORES[name](ToyQuality())(found)
     assert values.shape == (6,)
     assert values.dtype == torch.float32
     assert not values.requires_grad
@@ -202,22 +205,16 @@ def test_every_score_gives_one_value_in_0_to_1_per_label_without_gradient(name: 
 
 def test_names_lead_to_their_scores() -> None:
     found = labelling([COLUMN, FULL], [FULL, FULL])
-    assert one(found).tolist() == make_score("one", None, 0)(found).tolist() == [1.0, 1.0]
-    assert make_score("confidence", None, 0)(found).tolist() == foreground_confidence(found).tolist()
-    assert make_score("oracle", None, 0)(found).tolist() == true_dice(found).tolist()
-    assert isinstance(make_score("g", ToyQuality(), 0), PredictedQuality)
-    assert isinstance(make_score("shuffled", ToyQuality(), 0), ShuffledQuality)
+    assert One()(found).tolist() == SCORES["one"]()(found).tolist() == [1.0, 1.0]
+    assert SCORES["confidence"]()(found).tolist() == foreground_confidence(found).tolist()
+    assert SCORES["oracle"]()(found).tolist() == TrueDice()(found).tolist()
+    assert (SCORES["g"], SCORES["shuffled"]) == (PredictedQuality, ShuffledQuality)
 
 
 @pytest.mark.parametrize("name", ["g", "shuffled"])
 def test_a_score_of_g_without_g_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' needs the quality predictor"):
-        make_score(name, None, 0)
-
-
-def test_an_unknown_score_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown score 'best'"):
-        make_score("best", ToyQuality(), 0)
+    with pytest.raises(ValueError, match="needs the quality predictor"):
+        SCORES[name]()
 
 
 # How well a score predicts Dice

@@ -9,10 +9,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from qgbench.cli.main import app
+from qgbench.metrics.table import metric_named
 from qgbench.report.analysis import analyse
 from qgbench.report.brief import _print_twins, print_report
 from qgbench.report.collect import collect
-from qgbench.report.measures import measure
 from qgbench.run.record import find_records, read_record
 from tests.report.test_golden import declared_of
 from tests.report.test_report import GROUP_DICE, make_record, make_twins, only_section
@@ -75,7 +75,9 @@ def test_what_was_not_used_is_counted_and_named(tmp_path: Path) -> None:
 def test_what_the_numbers_are_is_said_at_every_width(tmp_path: Path) -> None:
     make_twins(tmp_path)
     console = Console(width=40, file=StringIO(), force_terminal=True)
-    _print_twins([("setting", contrast) for contrast in only_section(tmp_path).contrasts], measure("dice"), console)
+    _print_twins(
+        [("setting", contrast) for contrast in only_section(tmp_path).contrasts], metric_named("dice"), console
+    )
     assert isinstance(console.file, StringIO)
     assert "Dice %, mean over test groups and seeds" in " ".join(console.file.getvalue().split())
 

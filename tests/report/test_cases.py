@@ -21,8 +21,8 @@ from PIL import Image, ImageColor
 
 from qgbench.base.errors import QGBenchError
 from qgbench.metrics.table import IMAGE_COLUMNS
-from qgbench.report import cases as module
-from qgbench.report.cases import Case, choose_cases, draw_cases, find_twin
+from qgbench.report.cases import Case, choose_cases, draw_cases, find_twin, pictures
+from qgbench.report.figures import cases as drawn
 from qgbench.run.folder import SPEC_NAME, RunFolder
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME
 from tests.report.test_report import GROUP_DICE, make_record
@@ -292,7 +292,7 @@ def test_reference_and_prediction_keep_apart_for_the_colour_blind(kind: str) -> 
         clipped: NDArray[np.float64] = np.clip(np.array(BLINDNESS[kind]) @ linear, 0, 1) ** (1 / 2.2)
         return clipped
 
-    reference, prediction = seen(module._REFERENCE.color), seen(module._PREDICTION.color)
+    reference, prediction = seen(drawn._REFERENCE.color), seen(drawn._PREDICTION.color)
     skin_color = seen("#{:02x}{:02x}{:02x}".format(*SKIN))
     assert np.linalg.norm(reference - prediction) > 0.5
     for color in (reference, prediction):
@@ -366,7 +366,8 @@ def compose(
     names = [case.id for row in cases.values() for case in row]
     twins = None if twin is None else dict.fromkeys(names, twin)
     predictions = dict.fromkeys(names, prediction)
-    return module._compose(title, cases, image_of, lambda id: reference, predictions, twins, twin_name)
+    rows = pictures(cases, image_of, lambda id: reference, predictions, twins)
+    return drawn.compose(title, rows, twin_name or "")
 
 
 def texts(figure: Figure) -> list[str]:
@@ -390,15 +391,14 @@ def test_pictures_have_their_own_aspect_ratio_and_do_not_overlap() -> None:
     shapes = {"wide": (30, 90), "square": (50, 50), "tall": (90, 30)}
     some = [Case(id, 1.0, 1.0, 0.0, "both_empty") for id in shapes]  # the longest captions there are
     empty = {id: np.zeros(shape, bool) for id, shape in shapes.items()}
-    figure = module._compose(
-        "title",
+    shown = pictures(
         {"most changed": some, "worst": some[::-1]},
         lambda id: np.full((*shapes[id], 3), SKIN, np.uint8),
         lambda id: empty[id],
         empty,
         empty,
-        "fixmatch",
     )
+    figure = drawn.compose("title", shown, "fixmatch")
     figure.draw_without_rendering()
     boxes = [axes.get_window_extent() for axes in figure.axes]
     for box, (height, width) in zip(boxes, [*shapes.values(), *reversed(shapes.values())], strict=True):

@@ -13,9 +13,11 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from qgbench.base.errors import UserError
-from qgbench.report.analysis import Analysis, Contrast, Filters, analyse
+from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.collect import collect
+from qgbench.report.contrasts import Contrast
 from qgbench.report.declared import Answer, DeclaredQuestion, DeclaredSuite, declared
+from qgbench.report.select import Filters
 from qgbench.report.write import write_report
 from qgbench.run.record import read_record
 from qgbench.spec.suite import load_suite

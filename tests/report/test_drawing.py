@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 import pytest
 
 from qgbench.base.errors import QGBenchError
-from qgbench.report.analysis import Filters, analyse
+from qgbench.report.analysis import analyse
 from qgbench.report.collect import collect
 from qgbench.report.drawing import drawing
 from qgbench.report.power import Case, draw_power
+from qgbench.report.select import Filters
 from qgbench.report.write import write_report
 from qgbench.stats.power import stated
 
@@ -68,6 +69,22 @@ def test_a_report_is_written_without_figures_that_cannot_be_drawn(
     assert all(file.is_file() for file in files)
     assert caplog.messages.count("figures: not drawn: RuntimeError: no such canvas") == 1
     assert "## Figures that were not drawn\n\n- `all`: " in (tmp_path / "report.md").read_text()
+
+
+def test_paper_gets_pdf_and_png_and_the_page_svg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(_: Any, formats: tuple[str, ...]) -> dict[str, dict[str, bytes]]:
+        return {"forest": {f"forest.{suffix}": suffix.encode() for suffix in formats}}
+
+    monkeypatch.setattr("qgbench.report.write.draw_figures", draw)
+    files = write_report(analyse(collect([GOLDEN])), tmp_path, figures=True, html=True, run_pages=False)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()} == {
+        "forest.pdf": b"pdf",
+        "forest.png": b"png",
+    }
+    assert {file.name for file in (tmp_path / "page" / "figures").iterdir()} == {"forest.svg"}
+    assert {tmp_path / "figures" / "forest.pdf", tmp_path / "page" / "index.html"} <= set(files)
+    assert "![forest](figures/forest.png)" in (tmp_path / "report.md").read_text()
+    assert "{figures/forest.pdf}" in (tmp_path / "report.tex").read_text()
 
 
 def test_the_table_of_power_stands_without_its_curves(

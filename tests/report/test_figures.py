@@ -1,6 +1,7 @@
 """Figures: what is drawn equals the analysis, fits on the page and is the same every time."""
 
 import hashlib
+import io
 import os
 import pickle
 import re
@@ -18,21 +19,20 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
-from qgbench.metrics.table import METRICS
+from qgbench.metrics.table import METRICS, metric_named
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
-from qgbench.report.analysis import Analysis, Contrast, Section, analyse
-from qgbench.report.collect import Collection, Name, Run, Units
+from qgbench.report.analysis import Analysis, analyse
+from qgbench.report.collect import Collection, Run, Units
+from qgbench.report.contrasts import Contrast
 from qgbench.report.declared import DeclaredQuestion, DeclaredSuite, answers
 from qgbench.report.figures import (
     CAPTIONS,
     MOST_FILES,
     budgets,
-    cost,
     draw_figures,
     forest,
     groups,
@@ -40,12 +40,11 @@ from qgbench.report.figures import (
     quality,
     questions,
     ranks,
-    rope,
     why_not,
 )
 from qgbench.report.figures.style import RC, Plan, fitted, text_width
-from qgbench.report.measures import MEASURES, measure
 from qgbench.run.record import Provenance, Record, Summary, Times
+from qgbench.spec.arm import ArmName
 from tests.records import settings_of, spec_of
 
 PLANS = {
@@ -53,13 +52,11 @@ PLANS = {
     "forest": forest.plan,
     "critical_difference": ranks.plan_critical_difference,
     "rank_frequencies": ranks.plan_frequencies,
-    "rope": rope.plan,
     "groups": groups.plan,
     "quality_audit": quality.plan_audit,
     "quality_training": quality.plan_training,
     "budgets": budgets.plan,
     "learning": learning.plan,
-    "cost": cost.plan,
 }
 HOSTILE = {
     "fixmatch": r"$x_1^{2}$ \frac %&#_{",
@@ -67,6 +64,7 @@ HOSTILE = {
     "qw": "qw-qg.tau=q$w",
     "phantom": "長い" * 60,
 }
+FORMATS = ("pdf", "png", "svg")
 LINE_OF_ADDON, DASHED = "-", "--"
 
 
@@ -87,7 +85,7 @@ def a_run(
     rng = np.random.default_rng([count, seed, labelled, len(method), len(addon)])
     dice = np.clip(np.linspace(0.5, 0.8, count) + gain + rng.normal(0, 0.01, count), 0, 1)
     ids = [f"image{index:03}" for index in range(count)]
-    values = {name: 50 * (1 - dice) if name.startswith(("hd95", "assd")) else dice for name in MEASURES}
+    values = {name: 50 * (1 - dice) if name.startswith(("hd95", "assd")) else dice for name in METRICS}
     mean = float(dice.mean())
     means = {name: 5.0 if name.startswith(("hd95", "assd")) else mean for name in METRICS}
     student = Summary(images=count, groups=count, means=means, missed=0, spurious=0)
@@ -104,9 +102,7 @@ def a_run(
         image_dependence=0.4,
         image_dependent=True,
     )
-    spec = spec_of(
-        addon, dataset=dataset, regime=regime, encoder="e", method=method, seed=seed, device=device, protocol_version=2
-    )
+    spec = spec_of(addon, dataset=dataset, regime=regime, encoder="e", method=method, seed=seed, device=device)
     record = Record(
         run_id=f"{dataset}-{regime}-{method}-{addon}-{seed}",
         spec=spec,
@@ -167,12 +163,12 @@ def analysis_of(runs: list[Run], metric: str = "dice") -> Analysis:
     if not asked:
         return found
     suite = DeclaredSuite("some", frozenset(), 2, 1, asked[0], tuple(asked[1:]), metric)
-    return replace(found, answers=answers(suite, runs, measure(metric), frozenset()))
+    return replace(found, answers=answers(suite, runs, metric_named(metric), frozenset()))
 
 
 def question(run: Run) -> DeclaredQuestion:
     cell = run.record.spec
-    name = Name.of(cell)
+    name = cell.arm
     return DeclaredQuestion(
         name=f"{name.typed} {cell.regime}",
         text=f"Does the add-on {cell.addon} change the method {cell.method} with the regime {cell.regime}?",
@@ -195,8 +191,9 @@ def small() -> Analysis:
 
 
 @pytest.fixture(scope="module")
-def written(small: Analysis, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return draw_figures(small, tmp_path_factory.mktemp("figures") / "new")
+def written(small: Analysis) -> dict[str, bytes]:
+    """Contents of the files by name, of every kind."""
+    return {name: content for files in draw_figures(small, FORMATS).values() for name, content in files.items()}
 
 
 def figures(plan: Plan) -> list[Figure]:
@@ -232,56 +229,61 @@ def with_section(analysis: Analysis, **changes: Any) -> Analysis:
 
 
 class TestFiles:
-    def test_each_kind_is_written_as_pdf_and_png(
-        self, analysis: Analysis, small: Analysis, written: list[Path]
+    def test_each_kind_is_drawn_in_each_format(
+        self, analysis: Analysis, small: Analysis, written: dict[str, bytes]
     ) -> None:
-        assert [path.name for path in written] == [f"{kind}.{suffix}" for kind in CAPTIONS for suffix in ("pdf", "png")]
+        assert list(written) == [f"{kind}.{suffix}" for kind in CAPTIONS for suffix in FORMATS]
         assert why_not(analysis) == why_not(small) == {}
-        for path in written:
-            if path.suffix == ".pdf":
-                assert path.read_bytes().startswith(b"%PDF")
-                assert b"CreationDate" not in path.read_bytes()
+        for name, content in written.items():
+            if name.endswith(".pdf"):
+                assert content.startswith(b"%PDF")
+                assert b"CreationDate" not in content
+            elif name.endswith(".svg"):
+                assert b'width="496.8pt"' in content
+                assert b">fixmatch" in content or b"</text>" in content, "text stays text"
+                assert b"'DejaVu Sans', sans-serif" in content, "whatever fonts a browser has"
+                assert b"<dc:date>" not in content
             else:
-                picture = Image.open(path)
+                picture = Image.open(io.BytesIO(content))
                 assert picture.width == 1380  # 6.9 inches at 200 dots per inch
                 assert picture.mode == "P", "256 colours keep it small"
                 assert [round(dots) for dots in picture.info["dpi"]] == [200, 200]
-        assert sorted(written) == sorted(written[0].parent.iterdir())
 
     def test_captions_are_of_the_kinds_that_are_drawn(self) -> None:
         assert list(CAPTIONS) == list(PLANS)
         assert all(len(caption) > 80 for caption in CAPTIONS.values())
 
-    def test_nothing_at_all(self, tmp_path: Path) -> None:
+    def test_nothing_at_all(self) -> None:
         nothing = analysis_of([])
-        assert draw_figures(nothing, tmp_path) == []
+        assert draw_figures(nothing) == {}
         assert list(why_not(nothing)) == list(CAPTIONS)
-        assert list(tmp_path.iterdir()) == []
 
     def test_one_run(self) -> None:
         one = analysis_of([a_run()])
         drawn = [kind for kind, plan in PLANS.items() if figures(plan(one))]
         assert sorted([*drawn, *why_not(one)]) == sorted(CAPTIONS)
-        assert drawn == ["quality_audit", "quality_training", "learning", "cost"]
+        assert drawn == ["quality_audit", "quality_training", "learning"]
         assert why_not(one)["forest"] == "no contrast has a difference"
 
     def test_same_bytes_in_another_process_whatever_the_users_settings(
-        self, small: Analysis, written: list[Path], tmp_path: Path
+        self, small: Analysis, written: dict[str, bytes], tmp_path: Path
     ) -> None:
         (tmp_path / "matplotlibrc").write_text("font.size: 20\nsavefig.dpi: 30\nfont.family: serif\npdf.fonttype: 3\n")
         code = (
-            "import sys; from pathlib import Path; from qgbench.report.figures import draw_figures\n"
-            "print([module for module in ('torch', 'matplotlib') if module in sys.modules])\n"
-            "import pickle; draw_figures(pickle.load(sys.stdin.buffer), Path(sys.argv[1]))"
+            "import sys; from qgbench.report.figures import draw_figures\n"
+            "loaded = [module for module in ('torch', 'matplotlib') if module in sys.modules]\n"
+            "import pickle; drawn = draw_figures(pickle.load(sys.stdin.buffer), sys.argv[1:])\n"
+            "pickle.dump((loaded, drawn), sys.stdout.buffer)"
         )
         environment = {**os.environ, "PYTHONHASHSEED": "5", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
-        command = [sys.executable, "-c", code, str(tmp_path / "other")]
+        command = [sys.executable, "-c", code, *FORMATS]
         given = pickle.dumps(small)
         done = subprocess.run(command, check=True, input=given, env=environment, timeout=120, stdout=subprocess.PIPE)
-        assert done.stdout.strip() == b"[]", "importing the package needs neither"
-        assert len(written) == 22
-        for path in written:
-            assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
+        loaded, drawn = pickle.loads(done.stdout)
+        assert loaded == [], "importing the package needs neither"
+        other = {name: content for files in drawn.values() for name, content in files.items()}
+        assert len(written) == 27
+        assert [name for name, content in written.items() if other[name] != content] == []
 
     def test_what_is_sent_to_other_processes_is_only_what_is_drawn(self, analysis: Analysis) -> None:
         for kind, plan in PLANS.items():
@@ -508,7 +510,7 @@ class TestForest:
 
     def test_two_hundred_contrasts_take_several_pages_and_none_is_lost(self, analysis: Analysis) -> None:
         twin = contrasts(analysis, "twin")[1]
-        many = [replace(twin, name=Name(f"m{index:03}", "", "qw")) for index in range(200)]
+        many = [replace(twin, name=ArmName(f"m{index:03}", "", "qw")) for index in range(200)]
         pages = figures(forest.plan(with_section(analysis, contrasts=many)))
         assert len(pages) == 5
         found = [text for page in pages for text in texts(page) if text.startswith("m")]
@@ -567,32 +569,6 @@ class TestRanks:
         assert "two settings or more" in why_not(replace(analysis, across=[]))["critical_difference"]
 
 
-class TestRope:
-    def test_bars_are_the_probabilities(self, analysis: Analysis) -> None:
-        across = analysis.across[0]
-        addons = [replace(across.addons[0], rope=(0.05, 0.25, 0.7)), replace(across.addons[1], rope=None)]
-        changed = replace(analysis, across=[replace(across, addons=addons)])
-        figure = only_figure(rope.plan(changed))
-        bars = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
-        assert [bar.get_width() for bar in bars] == pytest.approx([0.05, 0.25, 0.7])
-        assert [bar.get_x() for bar in bars] == pytest.approx([0, 0.05, 0.3])
-        assert len({bar.get_hatch() for bar in bars}) == 3  # told apart without colour
-        assert {"0.05", "0.25", "0.70", "4"} <= set(texts(figure))  # two methods in two settings
-        assert why_not(changed)["rope"] == "qw-shuffled: fewer than two differences, or p is withheld for all"
-
-    def test_comparisons_are_told_apart_by_what_differs(self, analysis: Analysis) -> None:
-        across = analysis.across[0]
-        addons = [replace(addon, rope=(0.1, 0.2, 0.7)) for addon in across.addons]
-        one = replace(across, addons=addons)
-        image = replace(one, settings=[setting._replace(regime="n28@image") for setting in one.settings])
-        found = texts(only_figure(rope.plan(replace(analysis, across=[one, image]))))
-        assert {"qw (budget@grouped)", "qw (budget@image)", "qw-shuffled (budget@image)"} <= set(found)
-        assert {"qw", "qw-shuffled"} <= set(texts(only_figure(rope.plan(replace(analysis, across=[one])))))
-
-    def test_dice_only(self) -> None:
-        assert "Dice only" in why_not(analysis_of(few_runs(), metric="hd95"))["rope"]
-
-
 class TestGroups:
     @pytest.mark.parametrize("metric", ["dice", "hd95"])
     def test_dots_are_groups_averaged_over_seeds(self, metric: str) -> None:
@@ -647,9 +623,9 @@ class TestBudgets:
         supervised, base, addon = tagged(axes, "curve")
         by_regime = {section.setting.regime: section.cells for section in analysis.sections}
         for line, name in (
-            (supervised, Name("supervised", "", "")),
-            (base, Name("fixmatch", "", "")),
-            (addon, Name("fixmatch", "", "qw")),
+            (supervised, ArmName("supervised", "", "")),
+            (base, ArmName("fixmatch", "", "")),
+            (addon, ArmName("fixmatch", "", "qw")),
         ):
             expected = [100 * by_regime[regime][name].estimate.mean for regime in ("n28@grouped", "n120@grouped")]
             assert list(line.get_ydata()) == pytest.approx(expected)
@@ -691,20 +667,3 @@ class TestLearning:
         assert len(figure.axes) == 3
         lines = [line.get_gid() for axes in figure.axes for line in axes.lines]
         assert lines == [f"m{index:02}{addon}" for index in range(10) for addon in ("", " + qw")]
-
-
-class TestCost:
-    def test_seconds_with_g_marked(self, analysis: Analysis) -> None:
-        figure = only_figure(cost.plan(analysis))
-        section: Section = analysis.sections[1]
-        axes = panel(figure, "phantom, n28@grouped")
-        cells = [name for name in section.cells if "-" not in name.addon]
-        points: list[Line2D] = tagged(axes, "cell")
-        assert len(points) == len(cells) == 5
-        for point, name in zip(points, cells, strict=True):
-            (x,), (y,) = np.asarray(point.get_data())
-            assert x == pytest.approx(402 if name.addon else 101)
-            assert y == pytest.approx(100 * section.cells[name].estimate.mean)
-            assert point.get_fillstyle() == ("full" if name.addon else "none")
-        shares: list[Line2D] = tagged(axes, "g")
-        assert [list(np.asarray(share.get_xdata())) for share in shares] == [[101, 402]] * 2

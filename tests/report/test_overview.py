@@ -6,9 +6,9 @@ import pytest
 
 from qgbench.quality.audit import Agreement, CheckpointAudit
 from qgbench.report.analysis import analyse
+from qgbench.report.chapters.overview import overview
+from qgbench.report.chapters.table import Table
 from qgbench.report.collect import Collection, Run
-from qgbench.report.overview import overview
-from qgbench.report.tables import Table
 from tests.report.test_figures import a_run, some_runs
 
 

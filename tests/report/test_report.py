@@ -16,10 +16,13 @@ from scipy import stats
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.metrics.table import CLASS, EMPTY_MASK_RULE
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
-from qgbench.report.analysis import Filters, Section, analyse
+from qgbench.report.analysis import analyse
 from qgbench.report.audit import audit
-from qgbench.report.collect import Name, collect
-from qgbench.report.tables import escape_latex, markdown_name
+from qgbench.report.collect import collect
+from qgbench.report.render.latex import escape_latex
+from qgbench.report.render.markdown import markdown_name
+from qgbench.report.sections import Section
+from qgbench.report.select import Filters
 from qgbench.report.write import write_report
 from qgbench.run.record import (
     Guidance,
@@ -31,6 +34,7 @@ from qgbench.run.record import (
     write_images,
     write_record,
 )
+from qgbench.spec.arm import ArmName
 from tests.records import settings_of, spec_of
 
 GROUP_DICE = np.array([0.50, 0.60, 0.65, 0.70, 0.72, 0.80, 0.85, 0.90])
@@ -152,7 +156,7 @@ class TestNumbers:
         assert row.scores is not None
         assert row.difference is not None
         judge = stats.ttest_1samp(GROUP_GAIN, 0)
-        assert row.name == Name("mean_teacher", "", "qw")
+        assert row.name == ArmName("mean_teacher", "", "qw")
         assert row.difference.estimate.mean == pytest.approx(0.02)
         assert row.difference.estimate.interval == pytest.approx(tuple(judge.confidence_interval()), rel=1e-6)
         assert row.difference.estimate.p == pytest.approx(judge.pvalue, rel=1e-6)
@@ -167,7 +171,7 @@ class TestNumbers:
         images = make_images(GROUP_DICE)
         images.loc[0, "group"] = "g7"  # group 0 keeps one image (0.51), group 7 gets a third (0.49)
         make_record(tmp_path, GROUP_DICE, images=images)
-        scores = only_section(tmp_path).cells[Name("mean_teacher", "", "")]
+        scores = only_section(tmp_path).cells[ArmName("mean_teacher", "", "")]
         expected = np.array([0.51, *GROUP_DICE[1:7], (0.49 + 0.89 + 0.91) / 3]).mean()
         assert scores.estimate.mean == pytest.approx(expected)
         assert scores.means["dice"] == pytest.approx(GROUP_DICE.mean())
@@ -175,7 +179,7 @@ class TestNumbers:
     def test_missed_images_count_with_their_diagonal(self, tmp_path: Path) -> None:
         make_record(tmp_path, GROUP_DICE, missed=2, seed=0)
         make_record(tmp_path, GROUP_DICE, missed=0, seed=1)
-        scores = only_section(tmp_path).cells[Name("mean_teacher", "", "")]
+        scores = only_section(tmp_path).cells[ArmName("mean_teacher", "", "")]
         assert scores.means["missed"] == 1
         assert scores.means["hd95"] == pytest.approx(((2 * 50 + 14 * 5) / 16 + 5) / 2)  # 30 x 40: the diagonal is 50
         assert scores.means["hd95_percent"] == pytest.approx(((2 * 100 + 14 * 10) / 16 + 10) / 2)
@@ -264,7 +268,7 @@ class TestNumbers:
         assert twin.difference is not None
         assert twin.difference.estimate.mean == pytest.approx(-45 / 8)  # one group of eight: from 50 to 5 pixels
         assert twin.improvement == pytest.approx((1 + 7 / 2) / 8)
-        assert Name("mean_teacher", "", "qw") in section.best
+        assert ArmName("mean_teacher", "", "qw") in section.best
         with pytest.raises(UserError, match="unknown metric 'hd59'"):
             analyse(collect([tmp_path]), metric="hd59")
 
@@ -328,7 +332,7 @@ class TestNothingIsDroppedInSilence:
         assert row.reference_scores is not None
         assert row.reference_scores.seeds == [0, 1, 2]
         assert row.reference_scores.estimate.mean == pytest.approx(GROUP_DICE.mean() + 0.02)
-        assert section.cells[Name("mean_teacher", "", "")].seeds == [0, 1, 2, 7]
+        assert section.cells[ArmName("mean_teacher", "", "")].seeds == [0, 1, 2, 7]
         assert section.problems == [("mean_teacher + qw", "seeds 7 only without the add-on: left out")]
 
     @pytest.mark.parametrize(
@@ -446,7 +450,7 @@ class TestBrokenFiles:
         broken = make_record(tmp_path, GROUP_DICE, method="ict")
         damage(broken if which == "json" else images_path(broken))
         collection = collect([tmp_path])
-        assert [run.record.cell.method for run in collection.runs] == ["mean_teacher"]
+        assert [run.record.spec.method for run in collection.runs] == ["mean_teacher"]
         (problem,) = collection.problems
         assert problem.where == str(broken)
         assert any(part in problem.cause for part in cause.split("|"))
@@ -534,22 +538,22 @@ class TestAudit:
         assert predictor.averages["image_dependent"] == pytest.approx((0.5, 2))
         labels = [row for row in rows if row.part == "pseudo_labels"]
         assert [row.progress for row in labels] == [0.25, 0.5, 0.75, 1.0, None]
-        assert {row.name for row in labels} == {Name("mean_teacher", "", "qw")}
+        assert {row.name for row in labels} == {ArmName("mean_teacher", "", "qw")}
         assert labels[0].averages["mean_dice"] == pytest.approx((0.65, 2))
         assert labels[0].averages["g_pearson"] == pytest.approx((0.55, 2))
         assert labels[0].averages["agreement_pearson"] == (0.4, 1)
         runs = {row.name: row for row in rows if row.part == "run" and row.name is not None}
-        guided = runs[Name("mean_teacher", "", "qw")].averages
+        guided = runs[ArmName("mean_teacher", "", "qw")].averages
         assert guided["train_seconds"] == pytest.approx((60.5, 2))
         assert guided["g_reused"] == (0.5, 2)
         assert guided["kept_share"] == pytest.approx((0.8, 2))
-        assert runs[Name("mean_teacher", "", "")].averages["kept_share"] == (None, 0)
+        assert runs[ArmName("mean_teacher", "", "")].averages["kept_share"] == (None, 0)
 
     def test_a_run_during_which_the_machine_slept_does_not_move_the_seconds(self, tmp_path: Path) -> None:
         make_twins(tmp_path, seeds=3)
         runs = only_section(tmp_path).runs
         for place, run in enumerate(runs):
-            if run.record.cell.seed == 2:
+            if run.record.spec.seed == 2:
                 times = run.record.times.model_copy(update={"train": 3600.0})
                 runs[place] = replace(run, record=run.record.model_copy(update={"times": times}))
         for row in audit(runs):

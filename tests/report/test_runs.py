@@ -250,7 +250,6 @@ def test_a_finished_run_is_shown_in_full(tmp_path: Path) -> None:
     ):
         assert re.search(fact, text), fact
     assert re.search(r"Dice +│ +71.50 % │ mean over 16 test images, not over their 8 groups", text)
-    assert "losses" in text
     assert lines[15] in text  # the last fifteen, markup as it was written
     assert lines[29] in text
     assert lines[14] not in text
@@ -265,7 +264,6 @@ def test_an_unfinished_run_is_shown_with_what_continues_it(tmp_path: Path, statu
     text = shown(make_run(tmp_path, "mine", status, steps=(1, 11)))
     assert f"{status} 11/24" in text
     assert "continues it" in text
-    assert "losses" in text
     assert "record.json" not in text
     assert "cases.png" not in text
 
@@ -279,4 +277,3 @@ def test_a_damaged_run_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
     assert "note: config.json is missing or damaged" in text
     assert "note: log.jsonl is damaged" in text
     assert "note: the record is damaged" in text
-    assert "No curves" in text

@@ -14,16 +14,16 @@ from matplotlib.colors import to_hex
 from rich.console import Console
 from scipy import stats
 
+from qgbench.metrics.table import METRICS
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.audit import PREDICTS_RULE, predicts
+from qgbench.report.chapters.suite import suite_words
 from qgbench.report.collect import Run, collect
 from qgbench.report.declared import DeclaredQuestion
 from qgbench.report.figures import forest, questions
 from qgbench.report.figures.style import BLACK, BLUE, GREY
-from qgbench.report.measures import MEASURES
 from qgbench.report.page.words import headline
-from qgbench.report.tables import suite_words
 from qgbench.report.terminal import outcome_table
 from qgbench.report.write import write_report
 from tests.report.test_golden import declared_of
@@ -47,7 +47,7 @@ def made(tmp_path: Path) -> Made:
     def make(seeds: int, groups: int) -> Analysis:
         make_twins(tmp_path / "runs", seeds=seeds, groups=groups)
         collection = collect([tmp_path / "runs"])
-        suite = declared_of([run.record.cell for run in collection.runs])
+        suite = declared_of([run.record.spec for run in collection.runs])
         return analyse(collection, suite=replace(suite, primary=QUESTION, others=()))
 
     return make
@@ -75,12 +75,11 @@ class TestOfAnInterval:
         write_report(made(seeds, groups), tmp_path, html=True)
         for name in ("index.html", "comparisons.html"):
             text = (tmp_path / "page" / name).read_text()
-            assert ('class="ci open"' in text) == is_open
             assert ('class="ci gain"' in text) == (not is_open)
             assert ("†</small>" in text) == is_open
         (contrast,) = (tmp_path / "page" / "contrasts").glob("*.html")
         assert (RULE in contrast.read_text()) == is_open
-        assert set(pd.read_csv(tmp_path / "page" / "leaderboard.csv")["p_withheld"].dropna()) == {is_open}
+        assert set(pd.read_csv(tmp_path / "page" / "results.csv")["p_withheld"].dropna()) == {is_open}
 
     def test_the_figure_is_hollow(self, made: Made, seeds: int, groups: int, is_open: bool) -> None:
         found = made(seeds, groups)
@@ -94,7 +93,7 @@ class TestOfAnInterval:
 
     def test_sentences_mark_it(self, made: Made, seeds: int, groups: int, is_open: bool) -> None:
         found = made(seeds, groups)
-        assert ("†" in headline(found.sections[0].contrasts[0], "phantom", MEASURES["dice"])) == is_open
+        assert ("†" in headline(found.sections[0].contrasts[0], "phantom", METRICS["dice"])) == is_open
         assert found.answers is not None
         (answer,) = [line for line in suite_words(found.answers, found.measure) if "Primary estimate" in line]
         assert ("†)" in answer) == is_open

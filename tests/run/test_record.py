@@ -391,6 +391,7 @@ def test_every_number_of_submitted_records_is_kept() -> None:
         settings = data.pop("settings")
         again = {**kept["settings"]["protocol"], **{name: said[of] for name, of in records.SAID_BY_SPEC.items()}}
         assert settings["method"] == kept["settings"]["method"]
+        assert kept["settings"]["qg"].items() <= settings["protocol"].pop("qg").items()
         for name, value in settings["protocol"].items():
             assert again[name] == value if not isinstance(value, dict) else value.items() <= again[name].items()
         assert data.pop("schema_version") == 1

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qgbench.base.errors import UserError
-from qgbench.spec.protocol import Protocol, QGSettings, QualitySettings, load_protocol, protocol_names
+from qgbench.spec.arm import RegularisationSettings, WeightingSettings
+from qgbench.spec.protocol import Protocol, QualitySettings, TrainSettings, load_protocol, protocol_names
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import apply_settings, parse_assignments
@@ -130,7 +131,9 @@ def test_changed_settings_replace_the_others_stay() -> None:
 )
 def test_a_setting_that_cannot_be_is_refused(part: str, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        apply_settings(getattr(load_protocol("small"), part), change, f"{part}.")
+        apply_settings(
+            WeightingSettings() if part == "qg" else getattr(load_protocol("small"), part), change, f"{part}."
+        )
 
 
 @pytest.mark.parametrize(
@@ -183,7 +186,8 @@ def test_the_papers_protocol_holds_the_papers_settings() -> None:
     assert (paper.arch, paper.encoder, paper.size, paper.train.steps) == ("unet", "resnet34", 224, 15600)
     assert (paper.train.lr, paper.train.weight_decay, paper.train.grad_clip) == (1e-4, 1e-4, 1.0)
     assert (paper.train.batch_labelled, paper.train.batch_unlabelled) == (32, 64)
-    assert (paper.qg.tau, paper.qg.temperature, paper.qg.lambda_qar) == (0.5, 2.0, 0.01)
+    assert WeightingSettings().model_dump() == {"tau": 0.5, "temperature": 2.0}
+    assert RegularisationSettings().model_dump() == {"lambda_qar": 0.01, "qar_warmup": 0.15, "qar_ramp": 0.2}
     assert paper.fractions == (0.7, 0.1, 0.2)
 
 
@@ -200,12 +204,11 @@ def test_a_run_resolves_to_its_protocol_with_its_overrides() -> None:
     assert plain == load_protocol("small")
     changed = spec(
         encoder="resnet18",
-        overrides={"train.steps": 9, "qg.tau": 0.1, "quality.batch": 4, "method.threshold": 0.5}
-        | {"encoder_weights": "none"},
+        overrides={"train.steps": 9, "quality.batch": 4, "method.threshold": 0.5} | {"encoder_weights": "none"},
     )
     expected = plain.model_dump()
     expected["encoder"], expected["encoder_weights"] = "resnet18", "none"
-    expected["train"]["steps"], expected["qg"]["tau"], expected["quality"]["batch"] = 9, 0.1, 4
+    expected["train"]["steps"], expected["quality"]["batch"] = 9, 4
     assert changed.resolve().model_dump() == expected
     assert changed.overrides_of("method") == {"threshold": 0.5}
 
@@ -215,7 +218,6 @@ def test_a_run_resolves_to_its_protocol_with_its_overrides() -> None:
     [
         ({"train.stesp": 3}, r"Did you mean 'train\.steps'"),
         ({"encoder_weights": "coco"}, "encoder_weights = 'coco'"),
-        ({"qg.tau": 2}, r"qg\.tau = 2"),
     ],
 )
 def test_overrides_that_cannot_be_are_refused(overrides: dict[str, Any], message: str) -> None:
@@ -388,11 +390,11 @@ def test_an_id_says_what_a_run_does_and_not_which_settings_there_are() -> None:
 def test_the_parts_of_stored_settings_are_completed_too() -> None:
     stored = load_protocol("small").model_dump(mode="json")
     del stored["g_version"]
-    with later_setting(QGSettings, before=0.25):
+    with later_setting(TrainSettings, before=0.25):
         completed = Protocol.completed(stored)
     assert completed["g_version"] == 1
-    assert completed["qg"] == {**stored["qg"], "later": 0.25}
-    assert completed["train"] == stored["train"]
+    assert completed["train"] == {**stored["train"], "later": 0.25}
+    assert completed["quality"] == stored["quality"]
 
 
 def test_what_an_id_is_made_of_has_every_setting_that_was_always_there() -> None:

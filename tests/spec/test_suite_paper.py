@@ -1,5 +1,6 @@
 """Every kind of run of `paper`, and every predictor of `ablations`, takes its steps: on small images, untrained."""
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -10,9 +11,9 @@ from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import make_accelerator
 from qgbench.plugins.registry import load_method
-from qgbench.quality.guide import Guide
+from qgbench.quality.guide import make_guide
 from qgbench.quality.predictor import QualityPredictor
-from qgbench.run.carry_out import build_student, modes_of
+from qgbench.run.carry_out import build_student
 from qgbench.run.request import make_spec
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.settings import apply_settings
@@ -25,7 +26,7 @@ KINDS = {(entry.arch, entry.row): entry for entry in load_suite("paper").entries
 SMALL = {"size": 64, "decoder_channels": (64, 32, 16, 16, 16), "encoder_weights": "none"}
 FEW = {"train.batch_labelled": 2, "train.batch_unlabelled": 2, "train.steps": 2, "train.validations": 1}
 AT_ONCE = {"method.warmup": 0.0, "method.ramp": 0.0}
-QUALITY = {"qg.tau": 0.0, "qg.qar_warmup": 0.0, "qg.qar_ramp": 0.0}
+QUALITY = {"qw": {"qg.tau": 0.0}, "qar": {"qg.qar_warmup": 0.0, "qg.qar_ramp": 0.0}}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,9 @@ def images() -> TrainingData:
 def trainer_of(entry: Entry, images: TrainingData) -> Trainer:
     """A trainer as `qgbench.run.carry_out` makes it, with every loss at its full weight from the first step on."""
     kind = load_method(entry.arm.method)
-    changes = FEW | AT_ONCE | (QUALITY if entry.arm.qg_mode != "none" else {})
+    changes = FEW | AT_ONCE
+    for addon in entry.arm.addons:
+        changes |= QUALITY[addon]
     if "threshold" in kind.Settings.model_fields:
         changes |= {"method.threshold": 0.5}  # an untrained network is sure of nothing
     changes |= entry.arm.overrides
@@ -66,8 +69,8 @@ def trainer_of(entry: Entry, images: TrainingData) -> Trainer:
     torch.manual_seed(0)
     g = QualityPredictor(protocol.quality, "none").requires_grad_(False).eval() if spec.needs_g else None
     settings = apply_settings(kind.Settings(), spec.overrides_of("method"), "method.")
-    method = kind(lambda: build_student(protocol), settings)
-    guide = Guide(modes_of(spec, protocol, g))
+    method = kind(partial(build_student, protocol), settings)
+    guide = make_guide(spec, g, spec.seed)
     return Trainer(method, guide, g, images, protocol, 0, make_accelerator("cpu", "fp32", 1), spec.qg_norm)
 
 

@@ -25,9 +25,9 @@ from qgbench.baselines.pseudo_label import PseudoLabel
 from qgbench.baselines.supervised import Supervised
 from qgbench.engine.device import World, make_accelerator, processes, what_cannot_repeat
 from qgbench.methods import Batch, Method, Step, Term
-from qgbench.methods.losses import pixel_bce, segmentation_loss
-from qgbench.quality.guide import Guide, Mode, QualityRegularisation, QualityWeighting
-from qgbench.quality.scores import Labelling, make_score
+from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
+from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
+from qgbench.quality.scores import SCORES, Labelling, Score
 from qgbench.training.loop import Trainer, convert_sync_batchnorm
 from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
 
@@ -35,7 +35,7 @@ STEPS = 6
 SEED = 3
 TIME_LIMIT = 100  # seconds; whoever waits for ever fails
 
-Modes = Callable[[nn.Module], list[Mode]]
+Modes = Callable[[nn.Module], list[AddOn]]
 
 
 class Smooth(nn.Module):
@@ -59,14 +59,14 @@ class Pooled(Method):
     def step(self, batch: Batch) -> Step:
         label = self.label(self.students[0], batch.u_w)
         inside, outside = batch.cut1.double(), (~batch.cut1).double()
-        pixels = pixel_bce(self.students[0](batch.u_s1), (label > 0.5).double())
+        pixels = pixel_cross_entropy(self.task, self.students[0](batch.u_s1), self.task.hard(label.prob).double())
         rows = torch.cat([(pixels * part).sum((1, 2, 3)) for part in (inside, outside)])
         count = torch.cat([part.sum((1, 2, 3)) for part in (inside, outside)])
         owner = torch.arange(len(label)).repeat(2)
-        supervised = segmentation_loss(self.students[0](batch.x_l), batch.y_l)
+        supervised = segmentation_loss(self.task, self.students[0](batch.x_l), batch.y_l)
         if batch.progress < 0.5:
-            supervised = supervised + segmentation_loss(self.students[1](batch.x_l), batch.y_l)
-        return Step(supervised, [Term(rows, batch.u_w, label, denominator=count, owner=owner, coef=0.5)])
+            supervised = supervised + segmentation_loss(self.task, self.students[1](batch.x_l), batch.y_l)
+        return Step(supervised, [Term(rows, label, denominator=count, owner=owner, coef=0.5)])
 
 
 class Broken(Supervised):
@@ -79,31 +79,37 @@ class Broken(Supervised):
         return Step(loss)
 
 
-def quality_of_rows(*values: float) -> Callable[[Labelling], Tensor]:
+class QualityOfRows(Score):
     """A score that gives the rows of the whole batch these values."""
-    return lambda labelling: labelling.world.part(torch.tensor(values))
+
+    def __init__(self, *values: float) -> None:
+        super().__init__()
+        self.values = torch.tensor(values)
+
+    def __call__(self, labelling: Labelling) -> Tensor:
+        return labelling.world.part(self.values)
 
 
-def weighed(score: Callable[[Labelling], Tensor] | str, tau: float = 0.5) -> Modes:
-    settings = toy_protocol(1).qg.model_copy(update={"tau": tau})
-    return lambda g: [QualityWeighting(make_score(score, g, SEED) if isinstance(score, str) else score, settings)]
+def weighed(score: Score | str, tau: float = 0.5) -> Modes:
+    settings = QualityWeighting.Settings(tau=tau)
+    return lambda g: [QualityWeighting(settings, SCORES[score](g, SEED) if isinstance(score, str) else score)]
 
 
-def regularised(g: nn.Module) -> list[Mode]:
-    settings = toy_protocol(1).qg.model_copy(update={"lambda_qar": 0.5, "qar_warmup": 0.0, "qar_ramp": 0.2})
-    return [QualityRegularisation(g, settings, SEED)]
+def regularised(g: nn.Module) -> list[AddOn]:
+    settings = QualityRegularisation.Settings(lambda_qar=0.5, qar_warmup=0.0, qar_ramp=0.2)
+    return [QualityRegularisation(settings, predictor=g, seed=SEED)]
 
 
-def both(g: nn.Module) -> list[Mode]:
+def both(g: nn.Module) -> list[AddOn]:
     return [*weighed("g", 0.0)(g), *regularised(g)]
 
 
-def plain(g: nn.Module) -> list[Mode]:
+def plain(g: nn.Module) -> list[AddOn]:
     return []
 
 
-UNEVEN = quality_of_rows(0.9, 0.55, 1.0, 0.3, 0.6, 0.1)
-ONE_SIDED = quality_of_rows(0.9, 0.55, 1.0, 0.0, 0.0, 0.0)  # the second process rejects all it has
+UNEVEN = QualityOfRows(0.9, 0.55, 1.0, 0.3, 0.6, 0.1)
+ONE_SIDED = QualityOfRows(0.9, 0.55, 1.0, 0.0, 0.0, 0.0)  # the second process rejects all it has
 EAGER = {"warmup": 0.0, "ramp": 0.0}
 
 # name: (method, its settings, modes, normalisation)
@@ -115,7 +121,7 @@ CASES: dict[str, tuple[type[Method], dict[str, Any], Modes, str]] = {
     "pseudo_label of the teacher": (PseudoLabel, {"threshold": 0, "labels_from": "teacher"}, plain, "weighted"),
     "fixmatch, uneven weights": (FixMatch, {"threshold": 0.5}, weighed(UNEVEN), "weighted"),
     "fixmatch, one process rejects all": (FixMatch, {"threshold": 0.5}, weighed(ONE_SIDED), "weighted"),
-    "fixmatch, both reject all": (FixMatch, {"threshold": 0.5}, weighed(quality_of_rows(*[0.0] * 6)), "weighted"),
+    "fixmatch, both reject all": (FixMatch, {"threshold": 0.5}, weighed(QualityOfRows(*[0.0] * 6)), "weighted"),
     "mean_teacher, uneven weights": (MeanTeacher, EAGER, weighed(UNEVEN), "weighted"),
     "pseudo_label, one process rejects all": (PseudoLabel, {"threshold": 0, **EAGER}, weighed(ONE_SIDED), "weighted"),
     "fixmatch, unnormalised": (FixMatch, {"threshold": 0.5}, weighed(UNEVEN), "none"),

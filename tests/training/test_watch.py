@@ -11,7 +11,6 @@ from qgbench.methods.losses import segmentation_loss
 from qgbench.plugins.registry import load_method
 from qgbench.quality.guide import Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import PredictedQuality, overlap
-from qgbench.spec.protocol import QGSettings
 from qgbench.training.loop import Trainer
 from qgbench.training.watch import optimism_has_grown
 from qgbench.trust.conformance import ToySegmenter, toy_data, toy_protocol
@@ -55,13 +54,13 @@ class Segmenter(Method):
     pseudo_labels = False
 
     def step(self, batch: Batch) -> Step:
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l))
 
 
-def trained(method: type[Method], guide: Guide, predictor: nn.Module, steps: int, settings: QGSettings) -> Trainer:
+def trained(method: type[Method], guide: Guide, predictor: nn.Module, steps: int) -> Trainer:
     protocol = toy_protocol(steps)
     train = protocol.train.model_copy(update={"validations": 10})
-    protocol = protocol.model_copy(update={"train": train, "qg": settings})
+    protocol = protocol.model_copy(update={"train": train})
     torch.manual_seed(0)
     made = method(ToySegmenter, method.Settings())
     trainer = Trainer(made, guide, predictor, toy_data(), protocol, 0, make_accelerator("cpu", "fp32", 1))
@@ -73,8 +72,8 @@ def trained(method: type[Method], guide: Guide, predictor: nn.Module, steps: int
 @pytest.mark.parametrize(("strength", "warned"), [(20.0, True), (0.0, False)])
 def test_qar_that_fools_g_is_warned_of(strength: float, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
     g = LikesWhite()
-    settings = QGSettings(tau=0.5, temperature=2, lambda_qar=strength, qar_warmup=0.4, qar_ramp=0.0)
-    trainer = trained(Segmenter, Guide([QualityRegularisation(g, settings, 0)]), g, 100, settings)
+    settings = QualityRegularisation.Settings(lambda_qar=strength, qar_warmup=0.4, qar_ramp=0.0)
+    trainer = trained(Segmenter, Guide([QualityRegularisation(settings, predictor=g)]), g, 100)
     assert bool(trainer.history.warnings) == warned
     assert ("QAR seems to fool g" in caplog.text) == warned
     gaps = [entry["val_q_minus_dice"] for entry in trainer.history.log if "val_q_minus_dice" in entry]
@@ -96,9 +95,9 @@ class Noisy(nn.Module):
 
 
 def test_curves_hold_the_agreement_of_q_with_the_true_dice_of_the_labels_in_use() -> None:
-    settings = QGSettings(tau=0.0, temperature=2, lambda_qar=0, qar_warmup=0, qar_ramp=0)
-    guide = Guide([QualityWeighting(PredictedQuality(Noisy()), settings)])
-    trainer = trained(load_method("fixmatch"), guide, Noisy(), 30, settings)
+    settings = QualityWeighting.Settings(tau=0.0)
+    guide = Guide([QualityWeighting(settings, PredictedQuality(Noisy()))])
+    trainer = trained(load_method("fixmatch"), guide, Noisy(), 30)
     entries = [entry for entry in trainer.history.log if "pseudo_dice" in entry]
     assert [entry["step"] for entry in entries] == [1, 11, 21, 30]
     for entry in entries:
@@ -119,11 +118,11 @@ def test_images_without_a_known_mask_judge_nothing() -> None:
 
     data = toy_data()
     data.unlabelled.masked[:] = False
-    settings = QGSettings(tau=0.0, temperature=2, lambda_qar=0, qar_warmup=0, qar_ramp=0)
+    settings = QualityWeighting.Settings(tau=0.0)
     method = load_method("fixmatch")
     for known in (data, dataclasses.replace(toy_data(), unlabelled_are_labelled=True)):
         torch.manual_seed(0)
-        guide = Guide([QualityWeighting(PredictedQuality(Noisy()), settings)])
+        guide = Guide([QualityWeighting(settings, PredictedQuality(Noisy()))])
         made = method(ToySegmenter, method.Settings())
         trainer = Trainer(made, guide, Noisy(), known, toy_protocol(3), 0, make_accelerator("cpu", "fp32", 1))
         list(trainer.run())

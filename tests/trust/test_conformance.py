@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,20 @@ from torch import Tensor
 
 from qgbench.base.errors import UserError
 from qgbench.engine.device import make_accelerator
-from qgbench.methods import Batch, Method, Step, Term, feature_shapes, probabilities
-from qgbench.methods.losses import pixel_bce, segmentation_loss
+from qgbench.methods import (
+    Batch,
+    Build,
+    Method,
+    MethodSettings,
+    Step,
+    Term,
+    feature_shapes,
+    label_probabilities,
+    probabilities,
+)
+from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 from qgbench.plugins.registry import load_method, method_names
-from qgbench.trust.conformance import Finding, _Bench, check_method
+from qgbench.trust.conformance import Bench, Finding, check_method
 
 
 def broken_rules(method: type[Method]) -> list[str]:
@@ -34,8 +45,8 @@ class _Consistency(Method):
 
     def step(self, batch: Batch) -> Step:
         label = self.label(self.student, batch.u_w)
-        loss = pixel_bce(self.student(batch.u_s1), label).mean((1, 2, 3))
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+        loss = pixel_cross_entropy(self.task, self.student(batch.u_s1), label.prob).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
 
 
 def test_the_method_that_defects_are_planted_in_is_correct() -> None:
@@ -45,21 +56,21 @@ def test_the_method_that_defects_are_planted_in_is_correct() -> None:
 class _AttachedLabel(_Consistency):
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
-        label = torch.sigmoid(self.student(batch.u_w))
-        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, label)])
+        prob = self.task.probabilities(self.student(batch.u_w))
+        return Step(step.supervised, [Term(step.terms[0].loss, replace(step.terms[0].label, prob=prob))])
 
 
 class _ReducedLoss(_Consistency):
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
-        return Step(step.supervised, [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)])
+        return Step(step.supervised, [Term(step.terms[0].loss.mean(), step.terms[0].label)])
 
 
 class _LabelBehindTheHarness(_Consistency):
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
         label = probabilities(self.student, batch.u_w)
-        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, label)])
+        return Step(step.supervised, [Term(step.terms[0].loss, label)])
 
 
 class _UnstatedFeatures(_Consistency):
@@ -77,7 +88,7 @@ class _LateReducedLoss(_Consistency):
         step = super().step(batch)
         if batch.progress < 0.5:
             return Step(step.supervised)
-        return Step(step.supervised, [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)])
+        return Step(step.supervised, [Term(step.terms[0].loss.mean(), step.terms[0].label)])
 
 
 class _LateSecondTerm(_Consistency):
@@ -85,7 +96,7 @@ class _LateSecondTerm(_Consistency):
 
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
-        late = [Term(step.terms[0].loss.mean(), batch.u_w, step.terms[0].label)] if batch.progress >= 0.5 else []
+        late = [Term(step.terms[0].loss.mean(), step.terms[0].label)] if batch.progress >= 0.5 else []
         return Step(step.supervised, [*step.terms, *late])
 
 
@@ -96,12 +107,12 @@ class _LateAverage(_Consistency):
         step = super().step(batch)
         (term,) = step.terms
         loss = term.loss if batch.progress < 0.5 else term.loss.mean()
-        return Step(step.supervised, [Term(loss, batch.u_w, term.label)])
+        return Step(step.supervised, [Term(loss, term.label)])
 
 
 @pytest.mark.parametrize("method", [_LateReducedLoss, _LateSecondTerm, _LateAverage])
 def test_a_run_ends_at_the_first_step_whose_terms_break_the_contract(method: type[Method]) -> None:
-    bench = _Bench(method, make_accelerator("cpu", "fp32", 1))
+    bench = Bench(method, make_accelerator("cpu", "fp32", 1))
     trainer, _ = bench.trainer(lambda g: [], 8)
     with pytest.raises(UserError, match="one value per row"):
         list(trainer.run())
@@ -133,7 +144,7 @@ class _OtherNetwork(_Consistency):
     """It takes its networks to be those of smp."""
 
     def step(self, batch: Batch) -> Step:
-        return Step(segmentation_loss(self.student.body(batch.x_l), batch.y_l), [])
+        return Step(segmentation_loss(self.task, self.student.body(batch.x_l), batch.y_l), [])
 
 
 class _OtherChannels(_Consistency):
@@ -178,7 +189,7 @@ class _WrongOwner(_Consistency):
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
         owner = torch.arange(len(batch.u_w)).roll(1)
-        return Step(step.supervised, [Term(step.terms[0].loss, batch.u_w, step.terms[0].label, owner=owner)])
+        return Step(step.supervised, [Term(step.terms[0].loss, step.terms[0].label, owner=owner)])
 
 
 class _LossAgainstItself(_Consistency):
@@ -190,8 +201,8 @@ class _LossAgainstItself(_Consistency):
     def step(self, batch: Batch) -> Step:
         assert self.teacher is not None
         label = self.label(self.teacher, batch.u_w)
-        loss = (probabilities(self.teacher, batch.u_w) - label).square().mean((1, 2, 3))
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+        loss = (probabilities(self.teacher, batch.u_w) - label.prob).square().mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
 
 
 class _FrozenTeacher(_LossAgainstItself):
@@ -200,8 +211,8 @@ class _FrozenTeacher(_LossAgainstItself):
     def step(self, batch: Batch) -> Step:
         assert self.teacher is not None
         label = self.label(self.teacher, batch.u_w)
-        loss = (torch.sigmoid(self.student(batch.u_s1)) - label).square().mean((1, 2, 3))
-        return Step(segmentation_loss(self.student(batch.x_l), batch.y_l), [Term(loss, batch.u_w, label)])
+        loss = (self.task.probabilities(self.student(batch.u_s1)) - label.prob).square().mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
 
     def update_teacher(self, decay: float) -> None:
         assert self.teacher is not None
@@ -224,10 +235,138 @@ class _HiddenState(_Consistency):
 
     def step(self, batch: Batch) -> Step:
         step = super().step(batch)
-        self.level: Tensor | float = 0.9 * getattr(self, "level", 0.0) + 0.1 * float(step.terms[0].label.mean())
+        self.level: Tensor | float = 0.9 * getattr(self, "level", 0.0) + 0.1 * float(step.terms[0].label.prob.mean())
         term = copy.copy(step.terms[0])
         term.loss = term.loss * self.level
         return Step(step.supervised, [term])
+
+
+class _StaleStatistics(_Consistency):
+    """The student labels in evaluation mode: with running statistics, which lag behind."""
+
+    def step(self, batch: Batch) -> Step:
+        label = self.pseudo_label(batch.u_w, probabilities(self.student, batch.u_w))
+        loss = pixel_cross_entropy(self.task, self.student(batch.u_s1), label.prob).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
+
+
+class _StaleDecoder(_StaleStatistics):
+    """A second decoder labels with its running statistics."""
+
+    needs_features = True
+
+    def __init__(self, build: Build, settings: MethodSettings) -> None:
+        super().__init__(build, settings)
+        self.second = self.student.new_decoder()
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        label = self.pseudo_label(batch.u_w, probabilities(self.second, batch.u_w), self.second)
+        loss = pixel_cross_entropy(self.task, self.second(batch.u_s1), label.prob).mean((1, 2, 3))
+        return Step(step.supervised, [Term(loss, label)])
+
+
+class _NotFlippedBack(_Consistency):
+    """The flipped view is labelled, and its label passes for that of the view."""
+
+    dim = 3
+
+    def flipped(self, rows: Tensor) -> Tensor:
+        return rows.flip(self.dim)
+
+    def step(self, batch: Batch) -> Step:
+        prob = label_probabilities(self.student, self.flipped(batch.u_w))
+        label = self.pseudo_label(batch.u_w, prob)
+        loss = pixel_cross_entropy(self.task, self.student(batch.u_s1), label.prob).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
+
+
+class _NotTurnedBack(_NotFlippedBack):
+    """The same upside down."""
+
+    dim = 2
+
+
+class _OfAnother(_NotFlippedBack):
+    """Labels in another order than the images."""
+
+    dim = 0
+
+
+class _HiddenLoss(_Consistency):
+    """Its consistency is a part of the supervised loss, too, where no quality weighs it."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        return Step(step.supervised + step.terms[0].loss.mean(), step.terms)
+
+
+class _HiddenWithoutLabel(_Consistency):
+    """Two views of an unlabelled image are drawn to each other in the supervised loss; no label is made for it."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        first, second = (self.task.probabilities(self.student(view)) for view in (batch.u_s1, batch.u_s2))
+        return Step(step.supervised + (first - second).square().mean(), step.terms)
+
+
+class _HiddenAlone(_Consistency):
+    """Said to be without unlabelled losses, it minimises the entropy of unlabelled images."""
+
+    pseudo_labels = False
+
+    def step(self, batch: Batch) -> Step:
+        entropy = self.task.entropy(self.task.probabilities(self.student(batch.u_w))).mean()
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l) + entropy)
+
+
+class _HiddenInPastedPictures(_Consistency):
+    """Labelled patches lie in unlabelled images, as BCP's; the loss around them passes for supervised."""
+
+    def step(self, batch: Batch) -> Step:
+        inside = torch.zeros_like(batch.y_l[:4], dtype=torch.bool)
+        inside[..., 8:24, 8:24] = True
+        label = self.label(self.student, batch.u_w)
+        pred = self.student(torch.where(inside, batch.x_l, batch.u_w[:4]))
+        target = torch.where(inside, batch.y_l, label.prob[:4])
+        pixels = pixel_cross_entropy(self.task, pred, target)
+        return Step(pixels.mean(), [Term((pixels * ~inside).mean((1, 2, 3)), label, owner=torch.arange(4))])
+
+
+_STATISTICS = "a student labels with the statistics of the images, not with stale ones"
+_LIES = "each label lies on its image"
+_HIDDEN = "no unlabelled loss hides in supervised"
+
+
+@pytest.mark.parametrize(
+    ("method", "rule"),
+    [
+        (_StaleStatistics, _STATISTICS),
+        (_StaleDecoder, _STATISTICS),
+        (_NotFlippedBack, _LIES),
+        (_NotTurnedBack, _LIES),
+        (_OfAnother, _LIES),
+        (_HiddenLoss, _HIDDEN),
+        (_HiddenWithoutLabel, _HIDDEN),
+        (_HiddenAlone, _HIDDEN),
+        (_HiddenInPastedPictures, _HIDDEN),
+    ],
+)
+def test_a_plant_is_found_by_its_rule_and_by_no_other(method: type[Method], rule: str) -> None:
+    broken = broken_rules(method)
+    assert rule in broken
+    assert not {_STATISTICS, _LIES, _HIDDEN} & set(broken) - {rule}
+
+
+@pytest.mark.parametrize("error", [SystemExit("enough"), RecursionError("too deep"), MemoryError()])
+def test_no_error_of_a_method_passes_the_check(error: BaseException) -> None:
+    def step(self: Method, batch: Batch) -> Step:
+        raise error
+
+    kind = type("Raising", (Method,), {"step": step, "__module__": "builtins"})  # a class without a file
+    (finding,) = check_method(kind)
+    assert not finding.passed
+    assert finding.detail.startswith(type(error).__name__)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from qgbench.data.splits import draw_labelled, load_split
 from qgbench.metrics.masks import measure
 from qgbench.metrics.table import CLASS, Metric
 from qgbench.plugins.registry import load_method
+from qgbench.quality.guide import addon_settings
 from qgbench.run.predictions import write_predictions
 from qgbench.run.record import (
     Record,
@@ -35,7 +36,8 @@ from qgbench.run.record import (
     write_labels,
     write_record,
 )
-from qgbench.spec.protocol import Protocol, QGSettings, QualitySettings, TrainSettings
+from qgbench.spec.arm import WeightingSettings
+from qgbench.spec.protocol import Protocol, QualitySettings, TrainSettings
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import Settings
 from qgbench.trust.reproduce import open_original
@@ -68,7 +70,8 @@ def present(seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
     overlap_again(images)
     data = record.model_dump(mode="json")
     method = record.settings["method"] | spec.overrides_of("method")
-    settings = settings_as_used(spec.resolve(), Settings()) | {"method": method}
+    settings = settings_as_used(spec.resolve(), Settings(), [own for _, own in addon_settings(spec)])
+    settings["method"] = method
     data |= {"run_id": spec.id, "spec": spec, "settings": settings}
     data["pseudo_labels"] = []  # of which records of schema 1 kept no rows
     data["summaries"]["student"] = summarise(images)
@@ -168,7 +171,7 @@ def test_a_sound_record_of_the_present_protocol_has_neither_fault_nor_note(tmp_p
 
 
 @pytest.mark.parametrize(
-    "kind", [TrainSettings, QualitySettings, QGSettings, Protocol, RunSpec, load_method("fixmatch").Settings]
+    "kind", [TrainSettings, QualitySettings, WeightingSettings, Protocol, RunSpec, load_method("fixmatch").Settings]
 )
 def test_a_setting_that_came_after_a_record_changes_neither_its_id_nor_a_verdict(
     kind: type[Settings], tmp_path: Path
@@ -182,7 +185,7 @@ def test_a_setting_that_came_after_a_record_changes_neither_its_id_nor_a_verdict
         assert open_original(tmp_path).record.spec.id == record.run_id
 
 
-@pytest.mark.parametrize("kind", [TrainSettings, QualitySettings, QGSettings, Protocol])
+@pytest.mark.parametrize("kind", [TrainSettings, QualitySettings, WeightingSettings, Protocol])
 def test_a_record_without_a_setting_is_compared_with_what_was_done_before_it(
     kind: type[Settings], tmp_path: Path
 ) -> None:

@@ -1,99 +1,78 @@
-"""Figures of a report, each as PDF and PNG. Imports no torch; matplotlib takes a second and is imported to draw."""
+"""Figures of a report: the one layer that draws. Imports no torch; matplotlib takes a second: imported late."""
 
 import io
-from collections.abc import Callable
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qgbench.base.cores import on_all_cores
-from qgbench.base.files import write_atomically
 from qgbench.report.analysis import Analysis
-from qgbench.report.figures import budgets, cost, forest, groups, learning, quality, questions, ranks, rope
+from qgbench.report.figures import budgets, forest, groups, learning, quality, questions, ranks
 from qgbench.report.figures.style import RC, Plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_FILES = 5
-"""How many files (each as PDF and PNG) one kind of figure may take; `why_not` says what is left out."""
+"""How many figures of a kind are drawn; `why_not` says what is left out."""
 
-_PLANS: dict[str, Callable[[Analysis], Plan]] = {
-    "questions": questions.plan,
-    "forest": forest.plan,
-    "critical_difference": ranks.plan_critical_difference,
-    "rank_frequencies": ranks.plan_frequencies,
-    "rope": rope.plan,
-    "groups": groups.plan,
-    "quality_audit": quality.plan_audit,
-    "quality_training": quality.plan_training,
-    "budgets": budgets.plan,
-    "learning": learning.plan,
-    "cost": cost.plan,
+_KINDS: dict[str, tuple[Callable[[Analysis], Plan], str]] = {
+    "questions": (questions.plan, questions.CAPTION),
+    "forest": (forest.plan, forest.CAPTION),
+    "critical_difference": (ranks.plan_critical_difference, ranks.CRITICAL_DIFFERENCE_CAPTION),
+    "rank_frequencies": (ranks.plan_frequencies, ranks.FREQUENCIES_CAPTION),
+    "groups": (groups.plan, groups.CAPTION),
+    "quality_audit": (quality.plan_audit, quality.AUDIT_CAPTION),
+    "quality_training": (quality.plan_training, quality.TRAINING_CAPTION),
+    "budgets": (budgets.plan, budgets.CAPTION),
+    "learning": (learning.plan, learning.CAPTION),
 }
-CAPTIONS = {
-    "questions": questions.CAPTION,
-    "forest": forest.CAPTION,
-    "critical_difference": ranks.CRITICAL_DIFFERENCE_CAPTION,
-    "rank_frequencies": ranks.FREQUENCIES_CAPTION,
-    "rope": rope.CAPTION,
-    "groups": groups.CAPTION,
-    "quality_audit": quality.AUDIT_CAPTION,
-    "quality_training": quality.TRAINING_CAPTION,
-    "budgets": budgets.CAPTION,
-    "learning": learning.CAPTION,
-    "cost": cost.CAPTION,
-}
+CAPTIONS = {kind: caption for kind, (_, caption) in _KINDS.items()}
 """By kind of figure: what is shown, the statistical unit, what error bars are. Plain text, in the order of a report."""
 
 _DOTS_PER_INCH = 200
 _WORTH_PROCESSES = 12  # figures; a process takes as long to start as two or three take to draw
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "pdf": {"metadata": {"Creator": None, "Producer": None, "CreationDate": None}},
+    "png": {"metadata": {"Software": None}, "dpi": _DOTS_PER_INCH},
+    "svg": {"metadata": {"Creator": None, "Date": None}, "transparent": True},
+}
 
 
-def draw_figures(analysis: Analysis, output: Path) -> list[Path]:
-    """Draw every kind of figure that has something to show; many of them on all cores.
+def draw_figures(analysis: Analysis, formats: Sequence[str] = ("pdf", "png")) -> dict[str, dict[str, bytes]]:
+    """Return every kind of figure that has something to show; many of them are drawn on all cores.
 
-    A kind that needs one file is ``<kind>.pdf`` and ``<kind>.png``, one that needs several ``<kind>-1.pdf`` and so on,
-    6.9 inches wide. Equal analyses give equal bytes, whatever the user's own settings of matplotlib.
+    Equal analyses give equal bytes, whatever the user's own settings of matplotlib.
 
     Parameters
     ----------
     analysis : Analysis
-    output : Path
-        Folder to write to; made if it does not exist.
+    formats : sequence of str
+        'pdf', 'png' (256 colours), 'svg' (text stays text).
 
     Returns
     -------
-    list of Path
-        The files written, PDF before PNG, in the order of `CAPTIONS`.
-
-    Raises
-    ------
-    QGBenchError
-        A file cannot be written.
+    dict of str to dict of str to bytes
+        By kind, in the order of `CAPTIONS`: contents by the file's name, ``<kind>.pdf`` where there is one figure,
+        ``<kind>-1.pdf`` and so on where there are several.
     """
-    draws: dict[str, Callable[[], Figure]] = {}
-    for kind, plan_of in _PLANS.items():
+    draws: dict[tuple[str, str], Callable[[], Figure]] = {}
+    for kind, (plan_of, _) in _KINDS.items():
         planned = plan_of(analysis).draws
         for index, draw in enumerate(planned[:MOST_FILES], start=1):
-            draws[kind if len(planned) == 1 else f"{kind}-{index}"] = draw
-    paths: list[Path] = []
-    for stem, files in zip(draws, on_all_cores(_render, list(draws.values()), _WORTH_PROCESSES), strict=True):
-        for suffix, content in files.items():
-            paths.append(output / f"{stem}.{suffix}")
-            write_atomically(paths[-1], content)
-    return paths
+            draws[kind, kind if len(planned) == 1 else f"{kind}-{index}"] = draw
+    drawn: dict[str, dict[str, bytes]] = defaultdict(dict)
+    contents = on_all_cores(partial(render, formats=formats), list(draws.values()), _WORTH_PROCESSES)
+    for (kind, stem), by_format in zip(draws, contents, strict=True):
+        drawn[kind] |= {f"{stem}.{suffix}": content for suffix, content in by_format.items()}
+    return dict(drawn)
 
 
 def why_not(analysis: Analysis) -> dict[str, str]:
-    """Say which kinds of figure are not drawn, or not in full, and why.
-
-    Returns
-    -------
-    dict of str to str
-        By kind, as in `CAPTIONS`; kinds that are drawn in full are not in it.
-    """
+    """Return why kinds of figure are not drawn, or not in full, by kind as in `CAPTIONS`; others are not in it."""
     reasons = {}
-    for kind, plan_of in _PLANS.items():
+    for kind, (plan_of, _) in _KINDS.items():
         plan = plan_of(analysis)
         left_out = list(plan.left_out)
         if len(plan.draws) > MOST_FILES:
@@ -106,29 +85,26 @@ def why_not(analysis: Analysis) -> dict[str, str]:
     return reasons
 
 
-def _render(draw: "Callable[[], Figure]") -> dict[str, bytes]:
+def render(draw: "Callable[[], Figure]", formats: Sequence[str]) -> dict[str, bytes]:
+    """Return a figure, drawn in the common style, as the content of a file of each format."""
     import matplotlib.style
 
-    options: dict[str, dict[str, Any]] = {
-        "pdf": {"metadata": {"Creator": None, "Producer": None, "CreationDate": None}},
-        "png": {"metadata": {"Software": None}, "dpi": _DOTS_PER_INCH},
-    }
     with matplotlib.style.context(["default", RC]):
         figure = draw()
         files = {}
-        for suffix, option in options.items():
+        for suffix in formats:
             file = io.BytesIO()
-            figure.savefig(file, format=suffix, **option)
-            files[suffix] = file.getvalue()
-    return files | {"png": _with_palette(files["png"])}
+            figure.savefig(file, format=suffix, **_OPTIONS[suffix])
+            files[suffix] = _with_palette(file) if suffix == "png" else file.getvalue()
+    return files
 
 
-def _with_palette(png: bytes) -> bytes:
+def _with_palette(png: io.BytesIO) -> bytes:
     """The same picture in 256 colours: a third of the bytes, which counts where figures are under version control."""
     from PIL import Image
 
     file = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as image:
+    with Image.open(png) as image:
         reduced = image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         reduced.save(file, format="png", dpi=(_DOTS_PER_INCH, _DOTS_PER_INCH))
     return file.getvalue()

@@ -7,23 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Section, is_control
-from qgbench.report.collect import Name
-from qgbench.report.figures.style import (
-    GREY,
-    AddonLook,
-    Layout,
-    Looks,
-    Plan,
-    add_legend,
-    legend_height,
-    line_handle,
-    measure_words,
-    setting_words,
-    sheets,
-)
-from qgbench.report.measures import Measure
-from qgbench.report.tables import method_name
+from qgbench.metrics.table import Metric
+from qgbench.report.analysis import Analysis
+from qgbench.report.contrasts import is_control
+from qgbench.report.figures import style
+from qgbench.report.sections import Section
+from qgbench.report.wording import setting_words
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
 from qgbench.stats.crossed import Estimate
 
 if TYPE_CHECKING:
@@ -37,33 +28,33 @@ CAPTION = (
     "shown."
 )
 
-_LAYOUT = Layout(columns=3, rows=4, height=1.5, below=0.25, left=0.45, right=0.12)
-_SUPERVISED = AddonLook((0, (1, 1.5)), "full")
+_LAYOUT = style.Layout(columns=3, rows=4, height=1.5, below=0.25, left=0.45, right=0.12)
+_SUPERVISED = style.AddonLook((0, (1, 1.5)), "full")
 
 
 class _Panel(NamedTuple):
     """A method in settings that differ only in their budget: estimates by add-on and number of labelled images."""
 
-    method: Name
+    method: ArmName
     words: str
     curves: dict[str, dict[float, Estimate]]
     supervised: dict[float, Estimate]
 
 
-def plan(analysis: Analysis) -> Plan:
+def plan(analysis: Analysis) -> style.Plan:
     """Lay out a panel for each method with two budgets or more."""
-    families: dict[tuple[str, ...], list[Section]] = defaultdict(list)
+    families: dict[Setting, list[Section]] = defaultdict(list)
     for section in analysis.sections:
-        families[tuple(map(str, _without_budget(section)))].append(section)
+        families[_without_budget(section)].append(section)
     panels = [panel for sections in families.values() for panel in _panels(sections, analysis)]
     if not panels:
-        return Plan([], ["no method was run with two numbers of labelled images or more, all else equal"])
-    looks = Looks.of(analysis)
-    return Plan([partial(_draw, part, looks, analysis.measure) for part in sheets(panels, _LAYOUT.panels)])
+        return style.Plan([], ["no method was run with two numbers of labelled images or more, all else equal"])
+    looks = style.Looks.of(analysis)
+    return style.Plan([partial(_draw, part, looks, analysis.measure) for part in style.sheets(panels, _LAYOUT.panels)])
 
 
-def _without_budget(section: Section) -> tuple[object, ...]:
-    return section.setting._replace(regime=_rest(section.setting.regime))
+def _without_budget(section: Section) -> Setting:
+    return section.setting.model_copy(update={"regime": _rest(section.setting.regime)})
 
 
 def _rest(regime: str) -> str:
@@ -72,7 +63,7 @@ def _rest(regime: str) -> str:
 
 
 def _panels(sections: list[Section], analysis: Analysis) -> list[_Panel]:
-    curves: dict[Name, dict[float, Estimate]] = defaultdict(dict)
+    curves: dict[ArmName, dict[float, Estimate]] = defaultdict(dict)
     for section in sections:
         runs = section.runs_of()
         for name, scores in section.cells.items():
@@ -80,8 +71,8 @@ def _panels(sections: list[Section], analysis: Analysis) -> list[_Panel]:
             if min(ids) > 0 and not is_control(name.addon) and np.isfinite(scores.estimate.mean):
                 curves[name][float(np.mean(ids))] = scores.estimate
     setting = sections[0].setting
-    words = setting_words(setting._replace(regime=_rest(setting.regime).lstrip("@+")), analysis)
-    supervised = Name("supervised", "", "")
+    words = setting_words(setting.model_copy(update={"regime": _rest(setting.regime).lstrip("@+")}), analysis)
+    supervised = ArmName("supervised", "", "")
     alone = curves.get(supervised, {})
     panels = []
     for method in sorted({name.without_addon for name in curves}, key=lambda name: name.order):
@@ -92,37 +83,43 @@ def _panels(sections: list[Section], analysis: Analysis) -> list[_Panel]:
     return panels
 
 
-def _draw(panels: list[_Panel], looks: Looks, what: Measure) -> "Figure":
+def _draw(panels: list[_Panel], looks: style.Looks, what: Metric) -> "Figure":
     addons = looks.addons
     used = sorted({addon for panel in panels for addon in panel.curves})
-    handles = [line_handle(GREY, "o", addons[addon].dashes, addons[addon].fillstyle) for addon in used]
+    handles = [style.line_handle(style.GREY, "o", addons[addon].dashes, addons[addon].fillstyle) for addon in used]
     labels = [f"+ {addon}" if addon else "without an add-on" for addon in used]
     if any(panel.supervised for panel in panels):
-        handles.append(line_handle(GREY, "x", _SUPERVISED.dashes))
+        handles.append(style.line_handle(style.GREY, "x", _SUPERVISED.dashes))
         labels.append("supervised")
-    figure, grid = _LAYOUT.draw(len(panels), legend_height(len(handles), 4))
+    figure, grid = _LAYOUT.draw(len(panels), style.legend_height(len(handles), 4))
     for axes, panel in zip(grid, panels, strict=True):
         axes.set_xscale("log")
         color, marker = looks.of_method(panel.method)
-        lines = [(panel.supervised, GREY, "x", _SUPERVISED)] if panel.supervised else []
+        lines = [(panel.supervised, style.GREY, "x", _SUPERVISED)] if panel.supervised else []
         lines += [(curve, color, marker, addons[addon]) for addon, curve in panel.curves.items()]
         for index, (curve, shade, mark, look) in enumerate(lines):
             shift = 1.0 + 0.04 * (index - (len(lines) - 1) / 2)
             _curve(axes, curve, shift, what.scale, shade, mark, look)
         _ticks(axes, sorted({x for curve in [*panel.curves.values(), panel.supervised] for x in curve}))
-        _LAYOUT.head(axes, method_name(panel.method), panel.words)
+        _LAYOUT.head(axes, str(panel.method), panel.words)
     for words in {panel.words for panel in panels}:
         own = [axes for axes, panel in zip(grid, panels, strict=True) if panel.words == words]
         lows, highs = zip(*(axes.get_ylim() for axes in own), strict=True)
         for axes in own:
             axes.set_ylim(min(lows), max(highs))
-    _LAYOUT.label(grid, "labelled images", measure_words(what))
-    add_legend(figure, handles, labels, 4)
+    _LAYOUT.label(grid, "labelled images", style.measure_words(what))
+    style.add_legend(figure, handles, labels, 4)
     return figure
 
 
 def _curve(
-    axes: "Axes", curve: dict[float, Estimate], shift: float, scale: float, color: str, marker: str, look: AddonLook
+    axes: "Axes",
+    curve: dict[float, Estimate],
+    shift: float,
+    scale: float,
+    color: str,
+    marker: str,
+    look: style.AddonLook,
 ) -> None:
     budgets = sorted(curve)
     x = [budget * shift for budget in budgets]

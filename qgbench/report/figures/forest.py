@@ -4,33 +4,15 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from string import ascii_lowercase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from qgbench.report.analysis import ROPE, Across, AddonAcross, Analysis, Contrast, Kind
-from qgbench.report.figures.style import (
-    BLACK,
-    BLUE,
-    FONT_SIZE,
-    GREEN,
-    GREY,
-    LIGHT_GREY,
-    LINE,
-    VERMILLION,
-    WIDTH,
-    Plan,
-    blank,
-    fitted,
-    line_handle,
-    number,
-    p_words,
-    place,
-    setting_words,
-    wrapped,
-    write,
-    write_lines,
-)
-from qgbench.report.measures import Measure
-from qgbench.report.tables import pair_words
+from qgbench.metrics.table import Metric
+from qgbench.report.across import Across, AddonAcross
+from qgbench.report.analysis import Analysis
+from qgbench.report.contrasts import Contrast, Kind
+from qgbench.report.figures import style
+from qgbench.report.figures.differences import beside, diamond, difference_axes, interval_words, scaled
+from qgbench.report.wording import p_words, pair_words, setting_words
 from qgbench.stats.crossed import Estimate
 
 if TYPE_CHECKING:
@@ -52,9 +34,9 @@ _ROWS = 48  # of one file
 _HEADER, _FOOTER = 0.42, 0.4
 _WHITE = {"facecolor": "white", "linewidth": 0, "pad": 0.8}
 _LOOKS: dict[Kind, tuple[str, str, str]] = {  # colour, marker, name
-    "twin": (BLUE, "o", "twins: add-on minus none"),
-    "control": (VERMILLION, "s", "controls of the score"),
-    "asked": (GREEN, "^", "asked for"),
+    "twin": (style.BLUE, "o", "twins: add-on minus none"),
+    "control": (style.VERMILLION, "s", "controls of the score"),
+    "asked": (style.GREEN, "^", "asked for"),
 }
 
 
@@ -70,7 +52,7 @@ class _Row:
     note: str = ""
 
 
-def plan(analysis: Analysis) -> Plan:
+def plan(analysis: Analysis) -> style.Plan:
     """Lay out all contrasts, `_ROWS` lines a file; headings are repeated where a setting goes on in the next."""
     blocks = [
         [
@@ -87,9 +69,9 @@ def plan(analysis: Analysis) -> Plan:
     ]
     estimates = [row.estimate for block in blocks for row in block if row.estimate is not None]
     if not estimates:
-        return Plan([], ["no contrast has a difference"])
+        return style.Plan([], ["no contrast has a difference"])
     limit = _limit(estimates) * analysis.measure.scale
-    return Plan([partial(_draw, page, analysis.measure, limit) for page in _pages(blocks)])
+    return style.Plan([partial(_draw, page, analysis.measure, limit) for page in _pages(blocks)])
 
 
 def contrast_words(contrast: Contrast) -> str:
@@ -102,28 +84,13 @@ def contrast_words(contrast: Contrast) -> str:
 def _contrast_row(contrast: Contrast) -> _Row:
     label = contrast_words(contrast)
     if contrast.difference is None:
-        return _Row(label, contrast.kind, words=_absence(contrast))
+        return _Row(
+            label, contrast.kind, words=f"refused: {contrast.refused}" if contrast.refused else contrast.missing
+        )
     estimate = contrast.difference.estimate
     if not math.isfinite(estimate.mean):
         return _Row(label, contrast.kind, words="the difference is not a finite number")
     return _Row(label, contrast.kind, estimate, contrast.holm_p, note=estimate.reason)
-
-
-def _absence(contrast: Contrast) -> str:
-    if contrast.refused:
-        return f"refused: {contrast.refused}"
-    twin = contrast.kind == "twin"
-    if contrast.name == contrast.reference:
-        return "no usable record" + (" with an add-on" if contrast.reference_scores is not None else "")
-    absent = [
-        word
-        for word, scores in (
-            ("without an add-on" if twin else f"of {contrast.reference}", contrast.reference_scores),
-            ("with an add-on" if twin else f"of {contrast.name}", contrast.scores),
-        )
-        if scores is None
-    ]
-    return f"no usable record {' or '.join(absent)}".rstrip()
 
 
 def _scope(across: Across, analysis: Analysis) -> str:
@@ -171,43 +138,33 @@ def _pages(blocks: list[list[_Row]]) -> list[list[_Row]]:
     return pages
 
 
-def _draw(rows: list[_Row], what: Measure, limit: float) -> "Figure":
+def _draw(rows: list[_Row], what: Metric, limit: float) -> "Figure":
     notes: dict[str, str] = {}
     for row in rows:
         if row.note:
             notes.setdefault(row.note, f"({_letter(len(notes))})")
-    lines = [line for note, mark in notes.items() for line in wrapped(f"{mark} {note}")]
-    height = _HEADER + _ROW * len(rows) + _FOOTER + LINE * len(lines)
-    figure = blank(height)
-    axes = place(figure, _LABEL, _HEADER, _PLOT, _ROW * len(rows))
-    axes.set(xlim=(-limit, limit), ylim=(len(rows) - 0.5, -0.5), yticks=[])
-    axes.spines["left"].set_visible(False)
-    axes.axvline(0, color=BLACK, linewidth=0.7, zorder=1)
-    if what.name == "dice":
-        band = ROPE * what.scale
-        axes.axvspan(
-            max(-band, -limit), min(band, limit), color=LIGHT_GREY, linewidth=0, alpha=0.6, zorder=0, gid="rope"
-        )
-    better = "right" if what.higher_is_better else "left"
-    axes.set_xlabel(fitted(f"Difference of {what.label} ({what.difference_unit}); {better} of 0 is better", 2 * _PLOT))
+    lines = [line for note, mark in notes.items() for line in style.wrapped(f"{mark} {note}")]
+    height = _HEADER + _ROW * len(rows) + _FOOTER + style.LINE * len(lines)
+    figure = style.blank(height)
+    axes = difference_axes(figure, _LABEL, _HEADER, _PLOT, _ROW * len(rows), limit, what)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=[])
     _head(figure, rows, what)
     for index, row in enumerate(rows):
         if row.kind == "heading":
-            _write_row(axes, index, 0.06, fitted(row.label, WIDTH - 0.2, weight="bold"), fontweight="bold", bbox=_WHITE)
+            heading = style.fitted(row.label, style.WIDTH - 0.2, weight="bold")
+            beside(axes, index, 0.06 - _LABEL, heading, fontweight="bold", bbox=_WHITE)
             continue
-        _write_row(axes, index, 0.14, fitted(row.label, _LABEL - 0.2))
+        beside(axes, index, 0.14 - _LABEL, style.fitted(row.label, _LABEL - 0.2))
         if row.estimate is None:
-            room = WIDTH - _LABEL - 0.1
-            _write_row(axes, index, _LABEL + 0.05, fitted(row.words, room), bbox=_WHITE)
+            beside(axes, index, 0.05, style.fitted(row.words, style.WIDTH - _LABEL - 0.1), bbox=_WHITE)
             continue
-        _write_row(axes, index, _LABEL + _PLOT + 0.1, _interval_words(row.estimate, what))
-        p = "withheld" if row.p is None else p_words(row.p)
+        beside(axes, index, _PLOT + 0.1, interval_words(row.estimate, what))
         mark = f" {notes[row.note]}" if row.note else ""
-        _write_row(axes, index, _LABEL + _PLOT + 0.1 + _INTERVAL, p + mark)
+        beside(axes, index, _PLOT + 0.1 + _INTERVAL, p_words(row.p) + mark)
         size = f"{row.estimate.groups} × {row.estimate.seeds}"
-        _write_row(axes, index, WIDTH - 0.06, size, horizontalalignment="right")
+        beside(axes, index, style.WIDTH - _LABEL - 0.06, size, ha="right")
         _mark(axes, index, row, what, limit)
-    write_lines(figure, height - LINE * len(lines) - 0.02, lines)
+    style.write_lines(figure, height - style.LINE * len(lines) - 0.02, lines)
     return figure
 
 
@@ -215,68 +172,40 @@ def _letter(index: int) -> str:
     return ascii_lowercase[index] if index < 26 else str(index + 1)
 
 
-def _head(figure: "Figure", rows: list[_Row], what: Measure) -> None:
+def _head(figure: "Figure", rows: list[_Row], what: Metric) -> None:
     """Write the columns' names, and what the markers mean."""
     unit = what.difference_unit
     for left, text, side in (
         (_LABEL + _PLOT + 0.1, f"{unit} [95 % CI]", "left"),
         (_LABEL + _PLOT + 0.1 + _INTERVAL, "p (Holm)", "left"),
-        (WIDTH - 0.06, "groups\n× seeds", "right"),
+        (style.WIDTH - 0.06, "groups\n× seeds", "right"),
     ):
-        write(figure, left, _HEADER, text, color=GREY, ha=side, va="bottom")
+        style.write(figure, left, _HEADER, text, color=style.GREY, ha=side, va="bottom")
     looks = [look for kind, look in _LOOKS.items() if any(row.kind == kind and row.estimate for row in rows)]
     if any(row.kind == "combined" and row.estimate for row in rows):
-        looks.append((BLACK, "D", "combined"))
+        looks.append((style.BLACK, "D", "combined"))
     figure.legend(
-        [line_handle(color, marker, "-") for color, marker, _ in looks],
+        [style.line_handle(color, marker, "-") for color, marker, _ in looks],
         [name for *_, name in looks],
         loc="upper left",
-        bbox_to_anchor=(0.06 / WIDTH, 1 - 0.03 / figure.get_figheight()),
+        bbox_to_anchor=(0.06 / style.WIDTH, 1 - 0.03 / figure.get_figheight()),
         ncols=len(looks),
-        frameon=False,
-        borderpad=0,
-        borderaxespad=0,
         columnspacing=1.2,
         handlelength=1.6,
     )
 
 
-def _write_row(axes: "Axes", index: int, left: float, text: str, **style: Any) -> None:
-    """Write into a row, in inches from the left edge of the page."""
-    axes.text(
-        (left - _LABEL) / _PLOT,
-        index,
-        text,
-        transform=axes.get_yaxis_transform(),
-        fontsize=FONT_SIZE,
-        verticalalignment="center_baseline",
-        **style,
-    )
-
-
-def _interval_words(estimate: Estimate, what: Measure) -> str:
-    mean = number(what.scale * estimate.mean, "+")
-    if estimate.interval is None:
-        return f"{mean} [none]"
-    low, high = (number(what.scale * end) for end in estimate.interval)
-    return f"{mean} [{low}, {high}]"
-
-
-def _mark(axes: "Axes", index: int, row: _Row, what: Measure, limit: float) -> None:
+def _mark(axes: "Axes", index: int, row: _Row, what: Metric, limit: float) -> None:
     assert row.estimate is not None
-    is_open = row.estimate.p_withheld
-    mean = what.scale * row.estimate.mean
-    low, high = (what.scale * end for end in row.estimate.interval or (row.estimate.mean, row.estimate.mean))
+    low, mean, high = scaled(row.estimate, what)
     if row.kind == "combined":
-        corners = [(low, index), (mean, index - 0.36), (high, index), (mean, index + 0.36)]
-        face, edge = ("white", GREY) if is_open else (BLACK, BLACK)
-        axes.fill(*zip(*corners, strict=True), facecolor=face, edgecolor=edge, linewidth=0.6, zorder=3, gid="combined")
+        diamond(axes, row.estimate, index, 0.36, what, zorder=3, gid="combined")
         return
     assert row.kind != "heading"
     color, marker, _ = _LOOKS[row.kind]
-    color = GREY if is_open else color
+    color = style.GREY if row.estimate.p_withheld else color
     axes.plot([max(low, -limit), min(high, limit)], [index, index], color=color, linewidth=1.1, gid="interval")
-    face = "white" if is_open else color
+    face = "white" if row.estimate.p_withheld else color
     axes.plot([mean], [index], color=color, marker=marker, markerfacecolor=face, linestyle="none", gid="mean", zorder=3)
     for end, arrow, beyond in ((-limit, 4, low < -limit), (limit, 5, high > limit)):  # CARETLEFT, CARETRIGHT
         if beyond:

@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Contrast, Section
-from qgbench.report.figures.style import BLUE, GREY, Layout, Plan, measure_words, setting_words, sheets
-from qgbench.report.measures import Measure
+from qgbench.metrics.table import Metric
+from qgbench.report.analysis import Analysis
+from qgbench.report.contrasts import Contrast
+from qgbench.report.figures.style import BLUE, GREY, Layout, Plan, measure_words, sheets
+from qgbench.report.sections import Section
+from qgbench.report.wording import setting_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +64,7 @@ def _limits(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
     return float(values.min() - margin), float(values.max() + margin)
 
 
-def _draw(panels: list[_Panel], what: Measure) -> "Figure":
+def _draw(panels: list[_Panel], what: Metric) -> "Figure":
     figure, grid = _LAYOUT.draw(len(panels))
     for axes, panel in zip(grid, panels, strict=True):
         axes.plot(panel.limits, panel.limits, color=GREY, linewidth=0.7, zorder=1)

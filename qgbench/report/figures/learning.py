@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qgbench.report.analysis import Analysis, Section, is_control
-from qgbench.report.collect import Name
-from qgbench.report.figures.style import (
-    Layout,
-    Looks,
-    Plan,
-    fitted,
-    setting_words,
-    sheets,
-)
+from qgbench.report.analysis import Analysis
+from qgbench.report.contrasts import is_control
+from qgbench.report.figures.style import Layout, Looks, Plan, fitted, sheets
+from qgbench.report.sections import Section
+from qgbench.report.wording import setting_words
+from qgbench.spec.arm import ArmName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +30,7 @@ _LAYOUT = Layout(columns=2, rows=3, height=1.75, below=0.95, left=0.45, right=0.
 class _Curve(NamedTuple):
     """A cell's mean, least and largest validation Dice at each step, in per cent."""
 
-    name: Name
+    name: ArmName
     steps: list[int]
     mean: list[float]
     low: list[float]
@@ -76,7 +72,7 @@ def _curves(section: Section) -> list[_Curve]:
 
 def _parts(curves: list[_Curve]) -> list[list[_Curve]]:
     """Share curves out among panels, those of one method in the same as far as they fit."""
-    by_method: dict[Name, list[_Curve]] = defaultdict(list)
+    by_method: dict[ArmName, list[_Curve]] = defaultdict(list)
     for curve in curves:
         by_method[curve.name.without_addon].append(curve)
     parts: list[list[_Curve]] = []
@@ -118,10 +114,7 @@ def _panel(axes: "Axes", curves: list[_Curve], looks: Looks) -> None:
         loc="upper left",
         bbox_to_anchor=(-0.14, -0.2),
         ncols=2,
-        frameon=False,
         handlelength=2.6,
-        borderpad=0,
-        borderaxespad=0,
         labelspacing=0.25,
         columnspacing=0.6,
     )

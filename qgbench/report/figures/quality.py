@@ -6,25 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from qgbench.quality.audit import CheckpointAudit
-from qgbench.report.analysis import Analysis, is_control
+from qgbench.report.analysis import Analysis
 from qgbench.report.audit import SCORES, Average, audit
 from qgbench.report.collect import Run
-from qgbench.report.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    LIGHT_GREY,
-    VERMILLION,
-    Dashes,
-    Layout,
-    Plan,
-    add_legend,
-    legend_height,
-    line_handle,
-    setting_words,
-    sheets,
-)
+from qgbench.report.contrasts import is_control
+from qgbench.report.figures import style
+from qgbench.report.wording import setting_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,18 +33,18 @@ TRAINING_CAPTION = (
 class _Style(NamedTuple):
     color: str
     marker: str
-    dashes: Dashes
+    dashes: style.Dashes
 
 
 _STYLES = {
-    "g": _Style(BLUE, "o", "-"),
-    "confidence": _Style(VERMILLION, "s", (0, (4, 2))),
-    "agreement": _Style(GREEN, "D", (0, (6, 1.5, 1, 1.5))),
+    "g": _Style(style.BLUE, "o", "-"),
+    "confidence": _Style(style.VERMILLION, "s", (0, (4, 2))),
+    "agreement": _Style(style.GREEN, "D", (0, (6, 1.5, 1, 1.5))),
 }
-_TRUE_DICE = _Style(BLACK, "x", (0, (1, 1.5)))
-_AUDIT = Layout(columns=2, rows=4, height=1.4, below=0.35)
+_TRUE_DICE = _Style(style.BLACK, "x", (0, (1, 1.5)))
+_AUDIT = style.Layout(columns=2, rows=4, height=1.4, below=0.35)
 _SYNTHETIC, _WEAK, _FIRST, _GAP = 0.0, 1.7, 3.5, 0.6  # places on the axis: audits of g, pseudo-labels, pooled
-_TRAINING = Layout(columns=3, rows=4, height=1.45, below=0.25, left=0.45, right=0.12)
+_TRAINING = style.Layout(columns=3, rows=4, height=1.45, below=0.25, left=0.45, right=0.12)
 
 
 class _Audit(NamedTuple):
@@ -95,7 +82,7 @@ def _moments(audits: Iterable[CheckpointAudit]) -> list[float]:
     return sorted({each.progress for each in audits if each.progress is not None})
 
 
-def plan_audit(analysis: Analysis) -> Plan:
+def plan_audit(analysis: Analysis) -> style.Plan:
     """Lay out two panels (Pearson, MAE) for each setting with an audit."""
     shown = [
         _Audit(
@@ -107,11 +94,11 @@ def plan_audit(analysis: Analysis) -> Plan:
         if _asked(section.runs) or any(run.record.audit for run in section.runs)
     ]
     if not shown:
-        return Plan([], ["no record has an audit of g"])
-    return Plan([partial(_draw_audit, part) for part in sheets(shown, _AUDIT.rows)])
+        return style.Plan([], ["no record has an audit of g"])
+    return style.Plan([partial(_draw_audit, part) for part in style.sheets(shown, _AUDIT.rows)])
 
 
-def plan_training(analysis: Analysis) -> Plan:
+def plan_training(analysis: Analysis) -> style.Plan:
     """Lay out a panel for each cell whose pseudo-labels were scored by g at two checkpoints or more."""
     panels = []
     for section in analysis.sections:
@@ -122,12 +109,12 @@ def plan_training(analysis: Analysis) -> Plan:
             if len(_moments(audits)) > 1 and not is_control(name.addon):
                 panels.append((str(name), setting, audits))
     if not panels:
-        return Plan([], ["no record has pseudo-labels that g scored at two checkpoints or more"])
-    return Plan([partial(_draw_training, part) for part in sheets(panels, _TRAINING.panels)])
+        return style.Plan([], ["no record has pseudo-labels that g scored at two checkpoints or more"])
+    return style.Plan([partial(_draw_training, part) for part in style.sheets(panels, _TRAINING.panels)])
 
 
 def _draw_audit(audits: list[_Audit]) -> "Figure":
-    figure, grid = _AUDIT.draw(2 * len(audits), legend_height(3, 3))
+    figure, grid = _AUDIT.draw(2 * len(audits), style.legend_height(3, 3))
     for row, one in enumerate(audits):
         moments = _moments(one.pseudo_labels)
         for axes, quantity in ((grid[2 * row], "pearson"), (grid[2 * row + 1], "mae")):
@@ -144,12 +131,12 @@ def _draw_audit(audits: list[_Audit]) -> "Figure":
             ticks |= {_FIRST + i: f"{100 * moment:.0f}" for i, moment in enumerate(moments)}
             axes.set_xticks(list(ticks), list(ticks.values()))
             for edge in (_FIRST - 0.8, last - 0.8):
-                axes.axvline(edge, color=LIGHT_GREY, linewidth=0.7, zorder=0)
+                axes.axvline(edge, color=style.LIGHT_GREY, linewidth=0.7, zorder=0)
             axes.set_xlim(-0.8, last + 0.5)
             low, high = axes.get_ylim()
             axes.set_ylim((min(low, 0), 1.02) if quantity == "pearson" else (0, 1.05 * high))
             if quantity == "pearson":
-                axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+                axes.axhline(0, color=style.GREY, linewidth=0.6, zorder=0)
             axes.set_ylabel("Pearson correlation" if quantity == "pearson" else "mean absolute error (Dice)")
             _AUDIT.head(axes, one.setting, "")
     for axes in grid[-2:]:
@@ -167,20 +154,20 @@ def _mark(axes: "Axes", x: float, score: str, point: _Point | None) -> None:
 
 
 def _legend(figure: "Figure", scores: list[str], columns: int, *, dice: bool = False) -> None:
-    styles = [_STYLES[score] for score in scores] + [_TRUE_DICE] * dice
-    add_legend(
+    looks = [_STYLES[score] for score in scores] + [_TRUE_DICE] * dice
+    style.add_legend(
         figure,
-        [line_handle(style.color, style.marker, style.dashes if dice else "-") for style in styles],
+        [style.line_handle(look.color, look.marker, look.dashes if dice else "-") for look in looks],
         scores + ["mean true Dice"] * dice,
         columns,
     )
 
 
 def _draw_training(panels: list[tuple[str, str, list[CheckpointAudit]]]) -> "Figure":
-    figure, grid = _TRAINING.draw(len(panels), legend_height(4, 4))
+    figure, grid = _TRAINING.draw(len(panels), style.legend_height(4, 4))
     for axes, (name, setting, audits) in zip(grid, panels, strict=True):
         moments = _moments(audits)
-        for score, style in [*_STYLES.items(), ("", _TRUE_DICE)]:
+        for score, look in [*_STYLES.items(), ("", _TRUE_DICE)]:
             points = []
             for moment in moments:
                 here = _at(audits, moment)
@@ -189,9 +176,9 @@ def _draw_training(panels: list[tuple[str, str, list[CheckpointAudit]]]) -> "Fig
             known = [(100 * moment, *point) for moment, point in points if point is not None]
             if known:
                 x, mean, low, high = zip(*known, strict=True)
-                axes.fill_between(x, low, high, color=style.color, alpha=0.13, linewidth=0)
-                axes.plot(x, mean, color=style.color, marker=style.marker, linestyle=style.dashes, gid=score or "dice")
-        axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+                axes.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
+                axes.plot(x, mean, color=look.color, marker=look.marker, linestyle=look.dashes, gid=score or "dice")
+        axes.axhline(0, color=style.GREY, linewidth=0.6, zorder=0)
         axes.set_xlim(0, 104)
         axes.set_xticks([0, 25, 50, 75, 100])
         _TRAINING.head(axes, name, setting)

@@ -2,35 +2,17 @@
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qgbench.report.analysis import ROPE, Analysis
+from qgbench.metrics.table import Metric
+from qgbench.report.analysis import Analysis
 from qgbench.report.declared import Answer
-from qgbench.report.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    LIGHT_GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    Plan,
-    add_legend,
-    blank,
-    fitted,
-    legend_height,
-    line_handle,
-    number,
-    p_words,
-    place,
-    wrapped,
-    write,
-)
-from qgbench.report.measures import Measure
+from qgbench.report.figures import style
+from qgbench.report.figures.differences import beside, diamond, difference_axes, interval_words
+from qgbench.report.wording import p_words
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CAPTION = (
@@ -47,33 +29,28 @@ _HEIGHT = 47.0  # rows of one file, more or less, a row of two lines counting mo
 _TWO_LINES = 1.7
 _COLUMNS = 4  # of the legend
 _HEADER, _FOOTER = 0.22, 0.42
-_DIAMOND: dict[str, Any] = {"facecolor": BLACK, "linewidth": 0}
-_OPEN_DIAMOND: dict[str, Any] = {
-    "facecolor": "white",
-    "edgecolor": BLACK,
-    "linewidth": 0.6,
-}  # its interval allows no verdict
-_LOOKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (ORANGE, "v"), (PURPLE, "P"), (SKY, "X"), (GREY, "<"))
+_COLORS = (style.BLUE, style.VERMILLION, style.GREEN, style.ORANGE, style.PURPLE, style.SKY, style.GREY)
+_LOOKS = tuple(zip(_COLORS, "os^vPX<", strict=True))
 
 
-def plan(analysis: Analysis) -> Plan:
+def plan(analysis: Analysis) -> style.Plan:
     """Lay out every question that has an answer, as many in a file as a page is high."""
     if analysis.answers is None:
-        return Plan([], ["questions are asked by a suite: report --suite"])
+        return style.Plan([], ["questions are asked by a suite: report --suite"])
     found = [analysis.answers.primary, *analysis.answers.others]
     shown = [one for one in found if one.estimate is not None and one.estimate.interval is not None]
     if not shown:
-        return Plan([], ["no question of the suite has an answer yet"])
+        return style.Plan([], ["no question of the suite has an answer yet"])
     datasets = list(dict.fromkeys(dataset for one in shown for dataset in one.by_dataset))
     looks = {dataset: _LOOKS[index % len(_LOOKS)] for index, dataset in enumerate(datasets)}
     limit = analysis.measure.scale * _limit(shown)
     left_out = [f"questions without an answer: {len(found) - len(shown)}"] if len(shown) < len(found) else []
-    return Plan([partial(_draw, part, analysis.measure, limit, looks) for part in _sheets(shown)], left_out)
+    return style.Plan([partial(_draw, part, analysis.measure, limit, looks) for part in _sheets(shown)], left_out)
 
 
 def _lines(answer: Answer) -> list[str]:
     """Break a question into one line or two."""
-    return wrapped(answer.question.text, _LABEL - 0.15, most=2)
+    return style.wrapped(answer.question.text, _LABEL - 0.15, most=2)
 
 
 def _row_height(answer: Answer) -> float:
@@ -97,63 +74,53 @@ def _limit(answers: list[Answer]) -> float:
     return 1.08 * max(*ends, 1e-6)
 
 
-def _draw(answers: list[Answer], what: Measure, limit: float, looks: dict[str, tuple[str, str]]) -> "Figure":
+def _draw(answers: list[Answer], what: Metric, limit: float, looks: dict[str, tuple[str, str]]) -> "Figure":
     heights = [_row_height(one) for one in answers]
     middles = [sum(heights[:index]) + own / 2 for index, own in enumerate(heights)]
-    figure = blank(_HEADER + _ROW * sum(heights) + _FOOTER + legend_height(1 + len(looks), _COLUMNS))
-    axes = place(figure, _LABEL, _HEADER, _PLOT, _ROW * sum(heights))
-    axes.set(xlim=(-limit, limit), ylim=(sum(heights), 0))
+    figure = style.blank(_HEADER + _ROW * sum(heights) + _FOOTER + style.legend_height(1 + len(looks), _COLUMNS))
+    axes = difference_axes(figure, _LABEL, _HEADER, _PLOT, _ROW * sum(heights), limit, what)
+    axes.set_ylim(sum(heights), 0)
     axes.set_yticks(middles, ["\n".join(_lines(one)) for one in answers], linespacing=1.1)
     axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.axvline(0, color=BLACK, linewidth=0.7, zorder=1)
-    if what.name == "dice":
-        band = min(ROPE * what.scale, limit)
-        axes.axvspan(-band, band, color=LIGHT_GREY, linewidth=0, alpha=0.6, zorder=0, gid="rope")
-    better = "right" if what.higher_is_better else "left"
-    axes.set_xlabel(fitted(f"Difference of {what.label} ({what.difference_unit}); {better} of 0 is better", 2 * _PLOT))
-    interval, p = _LABEL + _PLOT + 0.1, _LABEL + _PLOT + 0.1 + _INTERVAL
-    for left, text in ((interval, f"{what.difference_unit} [95 % CI]"), (p, "p (Holm)")):
-        write(figure, left, _HEADER, text, color=GREY, va="bottom")
+    for left, text in ((0, f"{what.difference_unit} [95 % CI]"), (_INTERVAL, "p (Holm)")):
+        style.write(figure, _LABEL + _PLOT + 0.1 + left, _HEADER, text, color=style.GREY, va="bottom")
     for row, one in zip(middles, answers, strict=True):
-        found = one.estimate
-        assert found is not None
-        assert found.interval is not None
-        low, mean, high = (what.scale * value for value in (found.interval[0], found.mean, found.interval[1]))
-        corners = [(low, row), (mean, row - 0.3), (high, row), (mean, row + 0.3)]
-        look = _OPEN_DIAMOND if found.p_withheld else _DIAMOND
-        axes.fill(*zip(*corners, strict=True), **look, alpha=0.75, zorder=2, gid="answer")
-        for index, (dataset, (color, marker)) in enumerate(looks.items()):
-            if dataset not in one.by_dataset:
-                continue
-            inside = one.by_dataset[dataset]
-            value = what.scale * inside.mean
-            beyond = abs(value) > limit
-            axes.plot(
-                [max(-limit, min(limit, value))],
-                [row + 0.5 * ((index + 0.5) / len(looks) - 0.5)],  # none hides another
-                color=color,
-                marker=(4 if value < 0 else 5) if beyond else marker,  # CARETLEFT, CARETRIGHT
-                markeredgecolor="white",
-                markeredgewidth=0.3,
-                markersize=3,
-                linestyle="none",
-                clip_on=False,
-                zorder=3,
-                gid="dataset",
-            )
-        sides = [f"{number(mean, '+')} [{number(low)}, {number(high)}]", _p(one)]
-        for left, text in zip((interval, p), sides, strict=True):
-            x = (left - _LABEL) / _PLOT
-            axes.text(x, row, text, transform=axes.get_yaxis_transform(), va="center_baseline")
-    handles = [line_handle(BLACK, "D", "none"), *(line_handle(*look, "none") for look in looks.values())]
-    add_legend(figure, handles, ["mean over data sets", *looks], _COLUMNS)
+        assert one.estimate is not None
+        diamond(axes, one.estimate, row, 0.3, what, alpha=0.75, zorder=2, gid="answer")
+        _inside(axes, row, one, what.scale, limit, looks)
+        beside(axes, row, _PLOT + 0.1, interval_words(one.estimate, what))
+        beside(axes, row, _PLOT + 0.1 + _INTERVAL, _p(one))
+    handles = [style.line_handle(*look, "none") for look in ((style.BLACK, "D"), *looks.values())]
+    style.add_legend(figure, handles, ["mean over data sets", *looks], _COLUMNS)
     return figure
+
+
+def _inside(
+    axes: "Axes", row: float, answer: Answer, scale: float, limit: float, looks: dict[str, tuple[str, str]]
+) -> None:
+    """Mark the mean inside each data set."""
+    for index, (dataset, (color, marker)) in enumerate(looks.items()):
+        if dataset not in answer.by_dataset:
+            continue
+        value = scale * answer.by_dataset[dataset].mean
+        axes.plot(
+            [max(-limit, min(limit, value))],
+            [row + 0.5 * ((index + 0.5) / len(looks) - 0.5)],  # none hides another
+            color=color,
+            marker=marker if abs(value) <= limit else 4 if value < 0 else 5,  # CARETLEFT, CARETRIGHT
+            markeredgecolor="white",
+            markeredgewidth=0.3,
+            markersize=3,
+            linestyle="none",
+            clip_on=False,
+            zorder=3,
+            gid="dataset",
+        )
 
 
 def _p(answer: Answer) -> str:
     """Write p adjusted; of the primary question, which needs no adjustment, as it is, with an asterisk."""
     assert answer.estimate is not None
-    if answer.estimate.p is None:
-        return "withheld"
-    return f"{p_words(answer.estimate.p)}*" if answer.holm_p is None else p_words(answer.holm_p)
+    if answer.holm_p is None and answer.estimate.p is not None:
+        return f"{p_words(answer.estimate.p)}*"
+    return p_words(answer.holm_p)

@@ -8,23 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qgbench.report.analysis import Across, Analysis
-from qgbench.report.figures.style import (
-    BLACK,
-    BLUE,
-    FONT_SIZE,
-    GREY,
-    LINE,
-    VERMILLION,
-    WIDTH,
-    Plan,
-    blank,
-    fitted,
-    p_words,
-    place,
-    wrapped,
-    write_lines,
-)
+from qgbench.report.across import Across
+from qgbench.report.analysis import Analysis
+from qgbench.report.figures import style
+from qgbench.report.wording import p_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,13 +32,13 @@ _MOST_WITH_NUMBERS = 20
 _SIDE = 1.95  # room for names beside the axis
 
 
-def plan_critical_difference(analysis: Analysis) -> Plan:
+def plan_critical_difference(analysis: Analysis) -> style.Plan:
     """Lay out a diagram for each protocol, architecture and encoder with at least two settings and two cells."""
     shown, left_out = _rankable(analysis)
-    return Plan([partial(_draw_diagram, across, scope) for across, scope in shown], left_out)
+    return style.Plan([partial(_draw_diagram, across, scope) for across, scope in shown], left_out)
 
 
-def plan_frequencies(analysis: Analysis) -> Plan:
+def plan_frequencies(analysis: Analysis) -> style.Plan:
     """Lay out a heat map likewise, where the bootstrap could be made."""
     shown, left_out = _rankable(analysis)
     known = [(across, scope) for across, scope in shown if np.isfinite(across.frequencies).all()]
@@ -60,7 +47,7 @@ def plan_frequencies(analysis: Analysis) -> Plan:
         for across, scope in shown
         if not np.isfinite(across.frequencies).all()
     ]
-    return Plan([partial(_draw_frequencies, across, scope) for across, scope in known], left_out)
+    return style.Plan([partial(_draw_frequencies, across, scope) for across, scope in known], left_out)
 
 
 def _rankable(analysis: Analysis) -> tuple[list[tuple[Across, str]], list[str]]:
@@ -90,14 +77,14 @@ def _draw_diagram(across: Across, scope: str) -> "Figure":
     rank = across.ranks
     axis_top, bar_pitch, name_pitch = 0.42, 0.085, 0.165
     names_top = axis_top + 0.12 + bar_pitch * len(levels) + 0.06
-    lines = [line for text in _notes(across, scope) for line in wrapped(text)]
+    lines = [line for text in _notes(across, scope) for line in style.wrapped(text)]
     body = names_top + name_pitch * left_count + 0.1
-    figure = blank(body + LINE * len(lines) + 0.06)
-    axes = place(figure, 0, 0, WIDTH, body)
-    axes.set(xlim=(0, WIDTH), ylim=(body, 0))
+    figure = style.blank(body + style.LINE * len(lines) + 0.06)
+    axes = style.place(figure, 0, 0, style.WIDTH, body)
+    axes.set(xlim=(0, style.WIDTH), ylim=(body, 0))
     axes.set_axis_off()
 
-    scale = (WIDTH - 2 * _SIDE - 0.2) / (count - 1)
+    scale = (style.WIDTH - 2 * _SIDE - 0.2) / (count - 1)
 
     def at(value: float) -> float:
         return _SIDE + 0.1 + (value - 1) * scale
@@ -107,30 +94,32 @@ def _draw_diagram(across: Across, scope: str) -> "Figure":
         y = axis_top + 0.12 + bar_pitch * level
         for first, last in bars:
             ends = [at(rank[first]) - 0.03, at(rank[last]) + 0.03]
-            axes.plot(ends, [y, y], color=VERMILLION, linewidth=2.6, solid_capstyle="butt", zorder=3, gid="clique")
+            axes.plot(
+                ends, [y, y], color=style.VERMILLION, linewidth=2.6, solid_capstyle="butt", zorder=3, gid="clique"
+            )
     for index, name in enumerate(across.names):
         on_left = index < left_count
         y = names_top + name_pitch * (index if on_left else count - 1 - index)
-        edge = _SIDE if on_left else WIDTH - _SIDE
+        edge = _SIDE if on_left else style.WIDTH - _SIDE
         x = at(rank[index])
-        axes.plot([x, x, edge], [axis_top, y, y], color=BLUE, linewidth=0.7, gid="rank")
-        label = fitted(str(name), _SIDE - 0.45)
+        axes.plot([x, x, edge], [axis_top, y, y], color=style.BLUE, linewidth=0.7, gid="rank")
+        label = style.fitted(str(name), _SIDE - 0.45)
         text = f"{label}  {rank[index]:.2f}" if on_left else f"{rank[index]:.2f}  {label}"
         side = "right" if on_left else "left"
-        axes.text(edge + (-0.04 if on_left else 0.04), y, text, ha=side, va="center_baseline", fontsize=FONT_SIZE)
-    write_lines(figure, body, lines)
+        axes.text(edge + (-0.04 if on_left else 0.04), y, text, ha=side, va="center_baseline")
+    style.write_lines(figure, body, lines)
     return figure
 
 
 def _rank_axis(axes: "Axes", count: int, at: Callable[[float], float], top: float) -> None:
     step = max(1, math.ceil(count / 20))
-    axes.plot([at(1), at(count)], [top, top], color=BLACK, linewidth=0.9)
+    axes.plot([at(1), at(count)], [top, top], color=style.BLACK, linewidth=0.9)
     for tick in range(1, count + 1):
         long = (tick - 1) % step == 0
-        axes.plot([at(tick)] * 2, [top, top - (0.07 if long else 0.04)], color=BLACK, linewidth=0.7)
+        axes.plot([at(tick)] * 2, [top, top - (0.07 if long else 0.04)], color=style.BLACK, linewidth=0.7)
         if long:
-            axes.text(at(tick), top - 0.09, str(tick), ha="center", va="bottom", fontsize=FONT_SIZE)
-    axes.text(WIDTH / 2, top - 0.25, "average rank (1 is best)", ha="center", va="bottom", fontsize=FONT_SIZE)
+            axes.text(at(tick), top - 0.09, str(tick), ha="center", va="bottom")
+    axes.text(style.WIDTH / 2, top - 0.25, "average rank (1 is best)", ha="center", va="bottom")
 
 
 def _levels(cliques: list[list[int]]) -> list[list[tuple[int, int]]]:
@@ -162,12 +151,12 @@ def _notes(across: Across, scope: str) -> list[str]:
 def _draw_frequencies(across: Across, scope: str) -> "Figure":
     count = len(across.names)
     room = 1.95
-    side = min(0.32, (WIDTH - room - 0.75) / count)
+    side = min(0.32, (style.WIDTH - room - 0.75) / count)
     pitch = max(side, 0.125)
-    head, lines = 0.3, wrapped(f"{scope}; {len(across.settings)} settings.")
+    head, lines = 0.3, style.wrapped(f"{scope}; {len(across.settings)} settings.")
     body = head + pitch * count
-    figure = blank(body + 0.08 + LINE * len(lines) + 0.06)
-    axes = place(figure, room, head, side * count, pitch * count)
+    figure = style.blank(body + 0.08 + style.LINE * len(lines) + 0.06)
+    axes = style.place(figure, room, head, side * count, pitch * count)
     edges = np.arange(count + 1) - 0.5
     percents = 100 * across.frequencies
     darkest = percents.max()
@@ -175,17 +164,17 @@ def _draw_frequencies(across: Across, scope: str) -> "Figure":
     axes.set(ylim=(count - 0.5, -0.5), xlim=(-0.5, count - 0.5), xlabel="rank (1 is best)")
     step = max(1, math.ceil(0.2 / side))
     axes.set_xticks(range(0, count, step), [str(rank + 1) for rank in range(0, count, step)])
-    axes.set_yticks(range(count), [fitted(str(name), room - 0.15) for name in across.names])
+    axes.set_yticks(range(count), [style.fitted(str(name), room - 0.15) for name in across.names])
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.tick_params(length=0)
     if count <= _MOST_WITH_NUMBERS:
         for (row, column), percent in np.ndenumerate(percents):
             if percent >= 0.5:
-                color = "white" if percent > 0.55 * darkest else BLACK
+                color = "white" if percent > 0.55 * darkest else style.BLACK
                 axes.text(column, row, f"{percent:.0f}", ha="center", va="center", color=color)
-    bar = place(figure, room + side * count + 0.12, head, 0.1, min(pitch * count, 1.6))
+    bar = style.place(figure, room + side * count + 0.12, head, 0.1, min(pitch * count, 1.6))
     figure.colorbar(mesh, cax=bar, label="share of draws (%)")
-    bar.tick_params(color=GREY)
-    write_lines(figure, body + 0.08, lines)
+    bar.tick_params(color=style.GREY)
+    style.write_lines(figure, body + 0.08, lines)
     return figure

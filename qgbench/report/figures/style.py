@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from qgbench.report.analysis import Analysis, is_control
-from qgbench.report.collect import Name, Setting
+from qgbench.metrics.table import Metric
+from qgbench.report.analysis import Analysis
+from qgbench.report.contrasts import is_control
 from qgbench.report.lettering import printable, shortened
-from qgbench.report.measures import Measure
+from qgbench.spec.arm import ArmName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,13 +27,17 @@ BLACK, GREY, LIGHT_GREY = "#000000", "#767676", "#d9d9d9"
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7"
 
 RC = {
-    "font.family": ["DejaVu Sans"],
+    "font.family": ["sans-serif"],  # what a browser falls back on
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": FONT_SIZE,
     "axes.labelsize": FONT_SIZE,
     "axes.titlesize": FONT_SIZE,
     "xtick.labelsize": FONT_SIZE,
     "ytick.labelsize": FONT_SIZE,
     "legend.fontsize": FONT_SIZE,
+    "legend.frameon": False,
+    "legend.borderpad": 0,
+    "legend.borderaxespad": 0,
     "text.parse_math": False,  # a name may hold dollar signs
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
@@ -49,6 +54,8 @@ RC = {
     "lines.markersize": 3.5,
     "hatch.linewidth": 0.5,
     "pdf.fonttype": 42,  # journals refuse Type 3
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "qgbench",  # equal figures, equal names within them
 }
 
 T = TypeVar("T")
@@ -71,7 +78,7 @@ class AddonLook(NamedTuple):
     fillstyle: Filling
 
 
-_COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")  # 10 and 7 share no factor: 70 looks
 _BASE = AddonLook((0, (4, 2)), "none")
 _ADDONS = (
@@ -114,45 +121,20 @@ class Looks:
         addons = sorted({name.addon for name in names} - {""}, key=lambda addon: (is_control(addon), addon))
         return cls(
             {
-                (name.method, name.variant): Look(_COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)])
+                (name.method, name.variant): Look(COLORS[index % len(COLORS)], _MARKERS[index % len(_MARKERS)])
                 for index, name in enumerate(methods)
             },
             {"": _BASE} | {addon: _ADDONS[index % len(_ADDONS)] for index, addon in enumerate(addons)},
         )
 
-    def of_method(self, name: Name) -> Look:
+    def of_method(self, name: ArmName) -> Look:
         """Give the look of a cell's method, whatever its add-on."""
         return self.methods[name.method, name.variant]
 
 
-def setting_words(setting: Setting, analysis: Analysis) -> str:
-    """Name a setting by its data set and regime, and by whatever else differs within the analysis."""
-    settings = [section.setting for section in analysis.sections]
-    words = [setting.dataset, setting.regime]
-    for part, text in (
-        (("arch",), setting.arch),
-        (("encoder",), setting.encoder),
-        (("protocol", "protocol_version"), f"{setting.protocol} v{setting.protocol_version}"),
-    ):
-        if len({tuple(getattr(other, field) for field in part) for other in settings}) > 1:
-            words.append(text)
-    return ", ".join(words)
-
-
-def measure_words(what: Measure) -> str:
-    """Name a measure and its unit, for an axis."""
+def measure_words(what: Metric) -> str:
+    """ArmName a measure and its unit, for an axis."""
     return f"{what.label} ({what.unit})"
-
-
-def number(value: float, sign: str = "") -> str:
-    """Write a number with one decimal and a true minus sign; `sign` is '+' where the sign always shows."""
-    rounded = round(value, 1) + 0.0  # turns -0.0 into 0.0
-    return f"{rounded:{sign}.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def p_words(p: float) -> str:
-    """Write a p-value as the tables do."""
-    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
 
 
 def fitted(text: str, width: float, size: float = FONT_SIZE, weight: str = "normal") -> str:
@@ -167,7 +149,7 @@ def fitted(text: str, width: float, size: float = FONT_SIZE, weight: str = "norm
 
 
 def text_width(text: str, size: float = FONT_SIZE, weight: str = "normal") -> float:
-    """Measure one line of text: inches, with a little to spare for what rounding to pixels adds."""
+    """Metric one line of text: inches, with a little to spare for what rounding to pixels adds."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties(family="DejaVu Sans", weight=weight)))
@@ -189,25 +171,26 @@ def wrapped(text: str, width: float = WIDTH - 2 * _MARGIN, most: int = 6) -> lis
     return lines
 
 
-def blank(height: float) -> "Figure":
-    """Open a figure of the common width."""
+def blank(height: float, width: float = WIDTH) -> "Figure":
+    """Return an empty figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def place(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
     """Add axes, in inches from the top left corner."""
-    whole = figure.get_figheight()
-    return figure.add_axes((left / WIDTH, 1 - (top + height) / whole, width / WIDTH, height / whole))
+    across, down = figure.get_size_inches()
+    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
 
 
 def write(figure: "Figure", left: float, top: float, text: str, **style: Any) -> None:
     """Write one or more lines, in inches from the top left corner."""
-    figure.text(left / WIDTH, 1 - top / figure.get_figheight(), text, **{"va": "top", "linespacing": 1.25, **style})
+    across, down = figure.get_size_inches()
+    figure.text(left / across, 1 - top / down, text, **{"va": "top", "linespacing": 1.25, **style})
 
 
 def write_lines(figure: "Figure", top: float, lines: Sequence[str]) -> None:
@@ -295,10 +278,7 @@ def add_legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str], 
         loc="lower left",
         bbox_to_anchor=(_MARGIN / WIDTH, _MARGIN / figure.get_figheight()),
         ncols=columns,
-        frameon=False,
         handlelength=3.0,
-        borderpad=0,
-        borderaxespad=0,
         labelspacing=0.3,
     )
 

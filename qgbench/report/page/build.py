@@ -10,10 +10,11 @@ inline script to each page, which no such policy allows, and its rows could not 
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,27 +22,38 @@ from markupsafe import Markup
 
 from qgbench.base.errors import UserError, unreadable, unwritable
 from qgbench.base.locks import locked
-from qgbench.report.analysis import Analysis, Contrast, Scores, Section
+from qgbench.metrics.table import METRICS
+from qgbench.report import wording
+from qgbench.report.analysis import Analysis
 from qgbench.report.audit import PREDICTS_RULE, not_predicted
-from qgbench.report.collect import Name, Run, Setting
-from qgbench.report.measures import MEASURES
-from qgbench.report.overview import overview
+from qgbench.report.chapters.across import across_chapter
+from qgbench.report.chapters.overview import overview
+from qgbench.report.chapters.suite import suite_tables, suite_words
+from qgbench.report.collect import Run
+from qgbench.report.contrasts import Contrast
+from qgbench.report.data import results_csv
+from qgbench.report.figures import CAPTIONS
 from qgbench.report.page import words
-from qgbench.report.page.board import NONE, Board, board, board_csv, board_json, protocol_words
+from qgbench.report.page.board import NONE, Board, board, protocol_words
 from qgbench.report.page.cards import dataset_cards, method_cards
-from qgbench.report.page.charts import audit_chart, group_chart, learning_chart
 from qgbench.report.page.images import images_body, images_head
-from qgbench.report.page.names import contrast_slug, run_slug, slug, visible
-from qgbench.report.tables import MARK, MARK_RULE, protocol_line, suite_tables, suite_words
+from qgbench.report.page.names import contrast_slug, run_slug, visible
+from qgbench.report.scores import Scores
+from qgbench.report.sections import Section
+from qgbench.report.wording import MARK, MARK_RULE, protocol_line, protocol_lines
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, images_path
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""
+Figures = Mapping[str, Mapping[str, bytes]]
+"""SVG files by kind and name, as `qgbench.report.figures.draw_figures` gives them."""
 
-TOP = ("index.html", "leaderboard.csv", "leaderboard.json")
 
-
-def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = (), run_pages: bool = True) -> list[Path]:
+def write_page(
+    analysis: Analysis, output: Path, figures: Figures = MappingProxyType({}), run_pages: bool = True
+) -> Path:
     """Write the pages of a report.
 
     The folder is built beside its place, in ``.<name>.work``, and moved there when it is whole.
@@ -51,23 +63,23 @@ def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = (), r
     analysis : Analysis
     output : Path
         Folder to make. One that holds an earlier page is replaced.
-    figures : sequence of Path
-        Shown on the page about all settings if they are PNG files, offered for download there if not.
+    figures : mapping of str to mapping of str to bytes
+        SVG files to show.
     run_pages : bool
         Give each run a page and a copy of its record and per-image table, some 80 KB. Without them the page is small
         enough to be kept beside the records.
 
     Returns
     -------
-    list of Path
-        ``index.html``, where a reader begins, and the leaderboard as CSV and JSON.
+    Path
+        ``index.html``, where a reader begins.
 
     Raises
     ------
     UserError
         `output` is a file, or a folder with something else in it.
     QGBenchError
-        A file cannot be written, or one of a run or figure cannot be read any more.
+        A file cannot be written, or one of a run cannot be read any more.
     """
     output = output.resolve()
     _refuse_others(output)
@@ -78,7 +90,7 @@ def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = (), r
             _restore(output, old)
             shutil.rmtree(new, ignore_errors=True)
             try:
-                _Site(analysis, new, run_pages).write(figures)
+                _Site(analysis, new, figures, run_pages).write()
                 _refuse_others(output)
                 if output.exists():
                     output.rename(old)
@@ -90,7 +102,7 @@ def write_page(analysis: Analysis, output: Path, figures: Sequence[Path] = (), r
         if isinstance(error, FileNotFoundError) and not Path(error.filename).is_relative_to(work):
             raise unreadable(Path(error.filename), error) from error
         raise unwritable(f"the page {output}", error, "choose another --output") from error
-    return [output / name for name in TOP]
+    return output / "index.html"
 
 
 def _refuse_others(output: Path) -> None:
@@ -113,6 +125,7 @@ class _Site:
 
     analysis: Analysis
     folder: Path
+    figures: Figures
     run_pages: bool
     titles: dict[str, str] = field(init=False)
     templates: Environment = field(init=False)
@@ -121,18 +134,19 @@ class _Site:
     def __post_init__(self) -> None:
         runs = [run for section in self.analysis.sections for run in section.runs]
         self.dataset_cards = dataset_cards(runs)
-        self.method_cards = method_cards({run.record.cell.method for run in runs})
+        self.method_cards = method_cards({run.record.spec.method for run in runs})
         self.titles = {each.name: each.card.title if each.card else each.name for each in self.dataset_cards}
         self.templates = _environment()
         self.templates.globals.update(
             what=self.analysis.measure,
-            measures=MEASURES,
+            measures=METRICS,
             titles=self.titles,
             method_anchors={each.name: each.anchor for each in self.method_cards},
             dataset_anchors={each.name: each.anchor for each in self.dataset_cards},
             problem_count=len(self.analysis.problems) + sum(len(s.problems) for s in self.analysis.sections),
             run_pages=self.run_pages,
-            has_across=bool(self.analysis.across),
+            captions=CAPTIONS,
+            pictures_of=self.figures,
             NONE=NONE,
             MARK=MARK,
             MARK_RULE=MARK_RULE,
@@ -141,7 +155,7 @@ class _Site:
             protocol_words=protocol_words,
         )
 
-    def write(self, figures: Sequence[Path]) -> None:
+    def write(self) -> None:
         """Write everything."""
         for name in ("page.css", "page.js"):
             self._put(f"static/{name}", files("qgbench.report.page").joinpath("static", name).read_bytes())
@@ -150,13 +164,17 @@ class _Site:
         self._page("methods.html", "methods.html", cards=self.method_cards)
         self._page("datasets.html", "datasets.html", cards=self.dataset_cards)
         self._page("problems.html", "problems.html", analysis=self.analysis)
-        self._across(figures)
+        chapters = [across_chapter(across, self.analysis.measure) for across in self.analysis.across]
+        self._page("across.html", "across.html", chapters=[*chapters, *overview(self.analysis)])
+        for pictures in self.figures.values():
+            for name, content in pictures.items():
+                self._put(f"figures/{name}", content)
         for section in self.analysis.sections:
             for contrast in section.contrasts:
                 self._contrast(section, contrast)
             pages = _pages_by_name(section)
             for run in section.runs if self.run_pages else ():
-                self._run(run, section.setting, pages.get(Name.of(run.record.cell), []))
+                self._run(run, section.setting, pages.get(run.record.spec.arm, []))
         self._put(MARKER, b"A page of qgbench: `qgbench report --html` replaces this folder.\n")
 
     def _put(self, place: str, data: bytes) -> None:
@@ -176,9 +194,7 @@ class _Site:
         return self.rendered[key]
 
     def _leaderboard(self, laid_out: Board) -> None:
-        settings = [section.setting for section in self.analysis.sections]
-        protocols = sorted({(s.protocol, s.protocol_version) for s in settings})
-        lines = [protocol_line(*protocol) for protocol in protocols]
+        lines = protocol_lines(section.setting for section in self.analysis.sections)
         runs = sum(len(section.runs) for section in self.analysis.sections)
         answers = self.analysis.answers
         suite = None
@@ -186,28 +202,15 @@ class _Site:
             suite = (answers, *(part(answers, self.analysis.measure) for part in (suite_words, suite_tables)))
         self._page("index.html", "index.html", board=laid_out, protocol_lines=lines, run_count=runs, suite=suite)
         self._page("comparisons.html", "comparisons.html", board=laid_out, protocol_lines=lines)
-        measure = self.analysis.measure.name
-        self._put("leaderboard.csv", board_csv(laid_out.rows, measure).encode())
-        self._put("leaderboard.json", board_json(laid_out.rows, measure).encode())
-
-    def _across(self, figures: Sequence[Path]) -> None:
-        shown: list[tuple[str, str]] = []
-        offered: list[tuple[str, str]] = []
-        for figure in figures:
-            place = f"figures/{slug(figure.stem)}{'.png' if figure.suffix == '.png' else '.pdf'}"
-            self._put(place, figure.read_bytes())
-            (shown if figure.suffix == ".png" else offered).append((figure.stem, place))
-        content = {"analysis": self.analysis, "chapters": overview(self.analysis), "figures": shown, "files": offered}
-        self._page("across.html", "across.html", **content)
+        self._put("results.csv", results_csv(self.analysis, guarded=True).encode())
 
     def _contrast(self, section: Section, contrast: Contrast) -> None:
         both = (str(contrast.name), f"{contrast.name} : {contrast.reference}")
-        runs: dict[Name, dict[int, str]] = {contrast.name: {}, contrast.reference: {}}
-        for run in section.runs:
-            name = Name.of(run.record.cell)
-            if name in runs:
-                runs[name][run.seed] = run_slug(run)
-        shown = contrast.difference or contrast.reference_scores or contrast.scores
+        of_cells = section.runs_of()
+        runs = {
+            name: {run.seed: run_slug(run) for run in of_cells.get(name, [])}
+            for name in (contrast.name, contrast.reference)
+        }
         self._page(
             f"contrasts/{contrast_slug(section.setting, contrast)}.html",
             "contrast.html",
@@ -220,7 +223,6 @@ class _Site:
             },
             gains=_seed_means(contrast.difference),
             seeds=sorted({*runs[contrast.name], *runs[contrast.reference]}),
-            chart=group_chart(shown, self.analysis.measure, contrast.difference is not None) if shown else None,
             protocol_line=protocol_line(section.setting.protocol, section.setting.protocol_version),
             problems=[problem.cause for problem in section.problems if problem.where in both],
         )
@@ -238,7 +240,7 @@ class _Site:
             rerun=run.rerun,
             not_predicted=not_predicted(record),
             setting=setting,
-            name=Name.of(record.cell),
+            name=record.spec.arm,
             contrasts=contrasts,
             facts=[
                 ("Cell", self._facts({"run": record.run_id, **record.spec.model_dump(), **_computed(record)})),
@@ -246,8 +248,6 @@ class _Site:
                 ("Provenance", self._facts(record.provenance.model_dump(exclude={"packages", "hardware"}))),
                 ("Packages and hardware", self._facts(record.provenance.packages | record.provenance.hardware)),
             ],
-            learning=learning_chart(record),
-            audit=audit_chart(record),
             head=images_head(),
             body=images_body(run),
             protocol_line=protocol_line(setting.protocol, setting.protocol_version),
@@ -265,8 +265,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters.update(
-        number=words.number,
-        signed=words.signed,
+        number=wording.number,
+        signed=wording.signed,
         probability=words.probability,
         interval=words.interval,
         method=words.method_words,
@@ -285,9 +285,9 @@ def _final(value: Any) -> Any:
     return visible(value) if type(value) is str else value
 
 
-def _pages_by_name(section: Section) -> dict[Name, list[tuple[Contrast, str]]]:
+def _pages_by_name(section: Section) -> dict[ArmName, list[tuple[Contrast, str]]]:
     """List the contrasts that each cell is a side of, with their pages."""
-    pages: dict[Name, list[tuple[Contrast, str]]] = {}
+    pages: dict[ArmName, list[tuple[Contrast, str]]] = {}
     for contrast in section.contrasts:
         page = contrast_slug(section.setting, contrast)
         for name in dict.fromkeys((contrast.name, contrast.reference)):

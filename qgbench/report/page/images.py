@@ -1,10 +1,9 @@
 """The per-image table of a run as HTML, made from its CSV. Without Jinja: a report may hold a million of its rows."""
 
 import csv
+from collections.abc import Iterable
 
-import numpy as np
 from markupsafe import Markup, escape
-from numpy.typing import NDArray
 
 from qgbench.base.errors import QGBenchError
 from qgbench.report.collect import Run
@@ -36,12 +35,12 @@ _COLUMNS = {  # name in the CSV -> heading, scale, digits; text where there are 
 
 
 def images_head() -> list[tuple[str, bool]]:
-    """Give the headings, and whether a column holds numbers."""
+    """Return the headings, and whether a column holds numbers."""
     return [(heading, digits is not None) for heading, _, digits in _COLUMNS.values()]
 
 
 def images_body(run: Run) -> Markup:
-    """Write a run's test images as rows, sorted by id; end tags of cells and rows are left out, as HTML allows.
+    """Return a run's test images as rows, sorted by id; end tags of cells and rows are left out, as HTML allows.
 
     Raises
     ------
@@ -56,26 +55,13 @@ def images_body(run: Run) -> Markup:
         columns = dict(zip(heading, zip(*sorted(rows, key=lambda row: row[place]), strict=True), strict=True))
         if list(columns["id"]) != run.units.ids:
             raise ValueError("it has other images")
-        shown = [
-            _column(columns[name], run.values.get(name), scale, digits) for name, (_, scale, digits) in _COLUMNS.items()
-        ]
+        shown = [_column(columns[name], scale, digits) for name, (_, scale, digits) in _COLUMNS.items()]
     except (OSError, ValueError, KeyError, IndexError, csv.Error) as error:
         raise QGBenchError(f"{path} was changed while the page was written: {error}") from error
     return Markup("\n".join(f'<tr><th scope="row">{"<td>".join(row)}' for row in zip(*shown, strict=True)))
 
 
-def _column(texts: tuple[str, ...], values: NDArray[np.float64] | None, scale: float, digits: int | None) -> list[str]:
-    """Write one column, from its numbers where they were read before: that is faster than reading them anew."""
-    if values is not None:
-        numbers = (f"%.{digits}f " * len(texts) % tuple((scale * values).tolist())).split()
-        return [number if text else MISSING for number, text in zip(numbers, texts, strict=True)]
-    if digits == 0 and "".join(texts).isdecimal():
-        return list(texts)
-    if digits is not None:
-        try:
-            return [f"{scale * float(text):.{digits}f}" if text else MISSING for text in texts]
-        except ValueError:  # no average needs it: whoever read the record did not check it
-            pass
-    # All at once is faster, and the same unless a text has lines of its own.
-    together = str(escape(visible("\n".join(texts)))).split("\n")
-    return together if len(together) == len(texts) else [str(escape(visible(text))) for text in texts]
+def _column(texts: Iterable[str], scale: float, digits: int | None) -> list[str]:
+    if digits is None:
+        return [str(escape(visible(text))) for text in texts]
+    return [f"{scale * float(text):.{digits}f}" if text else MISSING for text in texts]

@@ -4,8 +4,10 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-from qgbench.report.analysis import Contrast
-from qgbench.report.collect import Name, Run, Setting
+from qgbench.report.collect import Run
+from qgbench.report.contrasts import Contrast
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
 
 _LONGEST = 72
 
@@ -24,14 +26,14 @@ def _joined(texts: Iterable[str]) -> str:
 
 
 def run_slug(run: Run) -> str:
-    """Name a run's page and its folder of data; a cell and seed have one run."""
-    cell = run.record.cell
+    """ArmName a run's page and its folder of data; a cell and seed have one run."""
+    cell = run.record.spec
     name = (cell.method, cell.addon, cell.variant, f"k{cell.seed}")
     return slug(cell.dataset, cell.regime, cell.arch, *name, cell.encoder, cell.protocol, cell.protocol_version)
 
 
 def contrast_slug(setting: Setting, contrast: Contrast) -> str:
-    """Name a contrast's page."""
+    """ArmName a contrast's page."""
     return slug(
         setting.dataset,
         setting.regime,
@@ -46,7 +48,7 @@ def contrast_slug(setting: Setting, contrast: Contrast) -> str:
     )
 
 
-def _ordered(name: Name) -> tuple[str, str, str]:
+def _ordered(name: ArmName) -> tuple[str, str, str]:
     return name.method, name.addon, name.variant
 
 

@@ -1,18 +1,16 @@
 """Statistics in words and in short numbers, as the pages show them. Plain text: the templates escape it."""
 
-import math
-
 from qgbench.base.errors import UserError
-from qgbench.report.analysis import Across, AddonAcross, Contrast, Scores
-from qgbench.report.collect import Name
-from qgbench.report.measures import Measure
-from qgbench.report.tables import MARK
+from qgbench.metrics.table import Metric
+from qgbench.report.contrasts import Contrast
+from qgbench.report.scores import Scores
+from qgbench.report.wording import MARK, number, signed
+from qgbench.spec.arm import ArmName
 from qgbench.spec.regime import Regime
 from qgbench.stats.crossed import Estimate
 
 LEVEL = 0.05
 MISSING = "–"
-_MINUS = "−"
 
 _METHODS = {
     "bcp": "BCP",
@@ -49,8 +47,8 @@ def addon_words(addon: str) -> str:
     return mode.upper() + (f" ({score})" if score else "")
 
 
-def name_words(name: Name) -> str:
-    """Name a cell: 'FixMatch (method.threshold=0.9) + QW'."""
+def name_words(name: ArmName) -> str:
+    """ArmName a cell: 'FixMatch (method.threshold=0.9) + QW'."""
     variant = f" ({name.variant})" if name.variant else ""
     return method_words(name.method) + variant + (f" + {addon_words(name.addon)}" if name.addon else "")
 
@@ -74,22 +72,6 @@ def kind_words(kind: str) -> str:
     return _KINDS[kind]
 
 
-def number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:
-    """Round a number times `scale`; a true minus sign, none before a rounded zero; None and NaN are a dash."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    text = f"{scale * value:.{digits}f}"
-    if float(text) == 0:
-        return text.removeprefix("-")
-    return text.replace("-", _MINUS)
-
-
-def signed(value: float, scale: float = 1.0, digits: int = 1) -> str:
-    """Round a difference times `scale`, with its sign unless it rounds to zero."""
-    text = number(value, scale, digits)
-    return text if text.startswith(_MINUS) or not any(char in "123456789" for char in text) else f"+{text}"
-
-
 def interval(found: Estimate, scale: float, digits: int = 1) -> str:
     """Write a confidence interval, '0.4 to 2.2', with a mark if it allows no verdict; empty if there is none."""
     if found.interval is None:
@@ -106,7 +88,7 @@ def probability(value: float | None) -> str:
     return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 
-def headline(contrast: Contrast, where: str, what: Measure) -> str:
+def headline(contrast: Contrast, where: str, what: Metric) -> str:
     """Say a contrast in one sentence.
 
     Parameters
@@ -114,7 +96,7 @@ def headline(contrast: Contrast, where: str, what: Measure) -> str:
     contrast : Contrast
     where : str
         Data set and regime, 'PH2, 28 labels'.
-    what : Measure
+    what : Metric
 
     Returns
     -------
@@ -129,20 +111,11 @@ def headline(contrast: Contrast, where: str, what: Measure) -> str:
     if contrast.refused:
         return f"{subject}: refused, {contrast.refused}."
     if contrast.difference is None:
-        return f"{subject}: {_missing(contrast)}."
+        return f"{subject}: {contrast.missing}."
     return f"{subject}: {_claim(contrast.difference, what)}."
 
 
-def _missing(contrast: Contrast) -> str:
-    """Say which side has no usable record."""
-    if contrast.name == contrast.reference:
-        return "no usable record with an add-on, nothing to compare"
-    pairs = ((contrast.name, contrast.scores), (contrast.reference, contrast.reference_scores))
-    lacking = [name_words(name) for name, scores in pairs if scores is None]
-    return f"no usable record of {' or of '.join(lacking)}"
-
-
-def _claim(scores: Scores, what: Measure) -> str:
+def _claim(scores: Scores, what: Metric) -> str:
     found = scores.estimate
     parts = [_amount(found, what)]
     images = _counted(scores.images, "image")
@@ -152,7 +125,7 @@ def _claim(scores: Scores, what: Measure) -> str:
     return "; ".join(parts)
 
 
-def _amount(found: Estimate, what: Measure) -> str:
+def _amount(found: Estimate, what: Metric) -> str:
     """'+1.3 Dice points, CI 0.4 to 2.2'."""
     size = signed(found.mean, what.scale)
     text = f"{size} {what.label} points" if what.unit == "%" else f"{size} {what.unit} {what.label}"
@@ -166,24 +139,15 @@ def _doubt(found: Estimate) -> str:
     return f"{claim} {probability(found.p_false)}"
 
 
-def details(contrast: Contrast, what: Measure) -> list[str]:
+def details(contrast: Contrast, what: Metric) -> list[str]:
     """Say what else is known of a difference, a sentence each; nothing where there is no difference."""
     if contrast.difference is None:
         return []
     found = contrast.difference.estimate
-    unit = what.difference_unit
     lines = []
     if not what.higher_is_better:
         lines.append(f"Lower {what.label} is better: a negative difference is a gain.")
     lines += _test(found, contrast.holm_p)
-    spread = contrast.difference.spread
-    known = [
-        f"{number(sd, what.scale, 2)} over {over}"
-        for sd, over in ((spread.images, "images"), (spread.groups, "groups"), (spread.seeds, "seeds"))
-        if sd is not None
-    ]
-    if known:
-        lines.append(f"Standard deviation of the difference, in {unit}: {', '.join(known)}.")
     if contrast.improvement is not None:
         share = number(contrast.improvement, digits=2)
         lines.append(f"In one run of each, a test group does better with probability {share} (that of improvement).")
@@ -198,7 +162,7 @@ def details(contrast: Contrast, what: Measure) -> list[str]:
 
 
 def _test(found: Estimate, holm_p: float | None) -> list[str]:
-    lines = withheld(found)
+    lines = _withheld(found)
     if found.p is None or holm_p is None:
         return lines
     told = "tell" if holm_p < LEVEL else "do not tell"
@@ -214,7 +178,7 @@ def _test(found: Estimate, holm_p: float | None) -> list[str]:
     return lines
 
 
-def withheld(found: Estimate) -> list[str]:
+def _withheld(found: Estimate) -> list[str]:
     """Say what of an estimate is withheld and why, a sentence each."""
     reasons = [part.replace("p withheld:", "p is withheld:") for part in found.reason.split("; ") if part]
     return [f"{part if part.startswith('p ') else part[0].upper() + part[1:]}." for part in reasons]
@@ -222,57 +186,6 @@ def withheld(found: Estimate) -> list[str]:
 
 def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {probability(value)}"
-
-
-OVER_SETS = (
-    "Interval and p are Student's t over the data sets' means, as four or more data sets have too few seeds each for "
-    "intervals of their own; the answer is about data sets like these."
-)
-
-
-def addon_across_words(addon: AddonAcross, what: Measure) -> list[str]:
-    """Say what an add-on does over methods and settings, a sentence each."""
-    settings = len({setting for setting, _ in addon.contrasts})
-    words = addon_words(addon.addon)
-    lines = []
-    if addon.combined is not None:
-        over = f"{_counted(len(addon.methods), 'method')} and {_counted(settings, 'setting')}"
-        claim = f"{_amount(addon.combined, what)}; {_doubt(addon.combined)}"
-        lines += [f"{words}, averaged over {over}: {claim}."]
-        if addon.combined.method == "t over sets":
-            lines.append(OVER_SETS)
-        lines += withheld(addon.combined)
-    else:
-        lines.append(f"{words}: no average over methods and settings, as no method has a difference in each setting.")
-    win, tie, loss = addon.win_tie_loss
-    lines.append(
-        f"Of {_counted(win + tie + loss, 'comparison')}, {win} in favour, {loss} against, {tie} undecided "
-        "(Holm-adjusted p below 0.05 decides)."
-    )
-    if addon.rope is not None:
-        harm, same, gain = map(probability, addon.rope)
-        lines.append(
-            f"On a further setting (Bayesian signed-rank test): probability {gain} of a gain of more than one Dice "
-            f"point, {same} of a difference within one point, {harm} of a loss of more than one point."
-        )
-    if addon.left_out:
-        lines.append(f"Left out of the average: {', '.join(addon.left_out)}.")
-    return lines
-
-
-def across_words(across: Across) -> list[str]:
-    """Say what the comparison of many cells over settings can tell, a sentence each."""
-    blocks = len(across.settings)
-    lines = []
-    if across.friedman_p is not None:
-        told = "differ" if across.friedman_p < LEVEL else "are not shown to differ"
-        lines.append(f"Friedman's test over {blocks} settings: {_p(across.friedman_p)}; the ranks {told}.")
-    short = " No pair of cells can be told apart with so few." if across.least_p >= LEVEL else ""
-    lines.append(f"With {blocks} settings no signed-rank test can give p below {across.least_p:.2g}.{short}")
-    if across.left_out:
-        lacking = [f"{name_words(name)} (in {count} of {blocks})" for name, count in across.left_out.items()]
-        lines.append(f"Not ranked, as they lack settings: {', '.join(lacking)}.")
-    return lines
 
 
 def _counted(count: int, noun: str) -> str:

@@ -1,0 +1,57 @@
+"""The reduction of a term to a scalar, which only the harness does: rows count by the quality of their labels."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from qgbench.methods.contract import Term
+
+
+def row_weights(term: Term, weight: Tensor) -> Tensor:
+    """Return the weight of every row: w[owner], and w_i**s * w_j**(1-s) for a row blended from two labels.
+
+    Parameters
+    ----------
+    term : Term
+    weight : (U,)
+        Weight of every pseudo-label, in [0, 1].
+
+    Returns
+    -------
+    (N,) one rejected source rejects a blend, unless its share is zero.
+    """
+    rows = weight if term.owner is None else weight[term.owner]
+    if term.blend is not None:
+        second, share = term.blend
+        rows = rows**share * weight[second] ** (1.0 - share)
+    return rows
+
+
+def reduce_term(
+    term: Term,
+    weight: Tensor,
+    norm: Literal["weighted", "none"] = "weighted",
+    total: Callable[[Tensor], Tensor] = lambda value: value,
+) -> Tensor:
+    """Return a term as a scalar: sum(w * loss) / sum(w * denominator) (arXiv 2606.01753, Eqn 7).
+
+    Parameters
+    ----------
+    term : Term
+    weight : (U,)
+        Weight of every pseudo-label; ones when the add-on is off.
+    norm : 'weighted' or 'none'
+        'none' divides by sum(denominator): rejected rows then still count in the divisor.
+    total : callable
+        Combines the divisor over processes; the identity in one process.
+
+    Returns
+    -------
+    scalar, attached to the graph even if every weight is zero (its value is then zero).
+    """
+    rows = row_weights(term, weight)
+    denominator = torch.ones_like(term.loss) if term.denominator is None else term.denominator
+    divisor = total((rows * denominator if norm == "weighted" else denominator).sum().detach())
+    return (rows * term.loss).sum() / torch.where(divisor > 0, divisor, torch.ones_like(divisor))

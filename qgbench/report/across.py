@@ -1,0 +1,199 @@
+"""What holds over the settings of one protocol: ranks of the cells, and each add-on's effect."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qgbench.metrics.table import Metric
+from qgbench.report.contrasts import Contrast, is_control
+from qgbench.report.scores import Scores, shared_tables
+from qgbench.report.sections import FULL_BUDGET, Section
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
+from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
+from qgbench.stats.combined import estimate_mean_of
+from qgbench.stats.crossed import Estimate
+
+ROPE = 0.01  # in Dice: differences of one point or less are of no practical use
+
+
+@dataclass(frozen=True, eq=False)
+class AddonAcross:
+    """What one add-on does over methods and settings.
+
+    Attributes
+    ----------
+    addon : str
+    contrasts : list of (Setting, Contrast)
+        Against the twins without, wherever there is a difference.
+    methods : list of str
+        Those with a difference in every setting: what `combined` averages over.
+    left_out : list of str
+        Methods without a difference in some setting, each with how many it lacks.
+    combined : Estimate or None
+        Mean difference over these methods and all settings, averaged within data sets, which have equal weights.
+    win_tie_loss : (int, int, int)
+        Contrasts with Holm-adjusted p below 0.05 in favour, others, against.
+    rope : (float, float, float) or None
+        P(harm), P(difference within one Dice point), P(gain) by the Bayesian signed-rank test over the contrasts; for
+        Dice only.
+    """
+
+    addon: str
+    contrasts: list[tuple[Setting, Contrast]]
+    methods: list[str]
+    left_out: list[str]
+    combined: Estimate | None
+    win_tie_loss: tuple[int, int, int]
+    rope: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Across:
+    """What holds over the data sets of one protocol, architecture, encoder and kind of regime.
+
+    Attributes
+    ----------
+    protocol, protocol_version, arch, encoder
+        As in `Setting`.
+    settings : list of Setting
+        The blocks of the comparison.
+    names : list of ArmName
+        The cells that every block has, best average rank first.
+    left_out : dict of ArmName to int
+        Cells that some blocks lack, and how many.
+    means : (D, M) float
+        Of the measure, by block and name.
+    ranks : (M,) float
+        Average ranks; 1 is best.
+    friedman_p : float or None
+    cliques : list of list of ArmName
+        Names that Wilcoxon's test with Holm's correction does not tell apart.
+    frequencies : (M, M) float
+        Share of bootstrap draws over groups and seeds in which name m has rank r.
+    least_p : float
+        Least p that a signed-rank test over so many blocks can give.
+    addons : list of AddonAcross
+    """
+
+    protocol: str
+    protocol_version: int
+    arch: str
+    encoder: str
+    settings: list[Setting]
+    names: list[ArmName]
+    left_out: dict[ArmName, int]
+    means: NDArray[np.float64]
+    ranks: NDArray[np.float64]
+    friedman_p: float | None
+    cliques: list[list[ArmName]]
+    frequencies: NDArray[np.float64]
+    least_p: float
+    addons: list[AddonAcross]
+
+    @property
+    def regimes(self) -> str:
+        """What the regimes of all blocks have in common: ``budget@grouped``, ``all+pool@image``."""
+        return regime_kind(self.settings[0].regime)
+
+    @property
+    def scope(self) -> str:
+        """What all blocks share, in words: no two of an analysis are alike."""
+        return f"{self.regimes}, {self.arch}, {self.encoder}, {self.protocol} v{self.protocol_version}"
+
+
+def compare_settings(sections: Sequence[Section], what: Metric) -> list[Across]:
+    """Return what holds over settings that share protocol, architecture, encoder and kind of regime, if two or more."""
+    by_scope: dict[Setting, list[Section]] = defaultdict(list)
+    for section in sections:
+        scope = {"dataset": "", "regime": regime_kind(section.setting.regime)}
+        by_scope[section.setting.model_copy(update=scope)].append(section)
+    return [_one_across(blocks, what) for blocks in by_scope.values() if len(blocks) > 1]
+
+
+def regime_kind(regime: str) -> str:
+    """Return a regime without how many labels and which pools: ``budget@grouped``, ``all+pool@image``."""
+    body, _, split = regime.partition("@")
+    budget, *pools = body.split("+")
+    return ("all" if budget == FULL_BUDGET else "budget") + ("+pool" if pools else "") + f"@{split}"
+
+
+def _one_across(blocks: Sequence[Section], what: Metric) -> Across:
+    lacking = {
+        name: sum(name not in block.cells for block in blocks) for name in {n for block in blocks for n in block.cells}
+    }
+    names = sorted((name for name, count in lacking.items() if not count), key=lambda name: name.order)
+    means = np.array([[block.cells[name].estimate.mean for name in names] for block in blocks]).reshape(len(blocks), -1)
+    ranks = average_ranks(what.sign * means) if names else np.empty(0)
+    order = np.argsort(ranks, kind="stable")
+    names, means, ranks = [names[i] for i in order], means[:, order], ranks[order]
+    several = len(names) > 1
+    tables = [shared_tables([block.cells[name] for name in names]) for block in blocks] if several else []
+    whole = all(table is not None for table in tables)
+    first = blocks[0].setting
+    return Across(
+        protocol=first.protocol,
+        protocol_version=first.protocol_version,
+        arch=first.arch,
+        encoder=first.encoder,
+        settings=[block.setting for block in blocks],
+        names=names,
+        left_out={name: lacking[name] for name in sorted(lacking, key=lambda n: n.order) if lacking[name]},
+        means=means,
+        ranks=ranks,
+        friedman_p=friedman(what.sign * means) if several else None,
+        cliques=[[names[i] for i in clique] for clique in cliques(what.sign * means)] if several else [],
+        frequencies=rank_frequencies([what.sign * t for t in tables if t is not None])
+        if several and whole
+        else np.full((len(names), len(names)), np.nan),
+        least_p=least_p(len(blocks)),
+        addons=[_addon_across(addon, blocks, what) for addon in _addons(blocks)],
+    )
+
+
+def _addons(blocks: Sequence[Section]) -> list[str]:
+    found = {c.name.addon for block in blocks for c in block.contrasts if c.against_twin and c.difference is not None}
+    return sorted(found - {""}, key=lambda addon: (is_control(addon), addon))
+
+
+def _addon_across(addon: str, blocks: Sequence[Section], what: Metric) -> AddonAcross:
+    found = [
+        (block.setting, contrast)
+        for block in blocks
+        for contrast in block.contrasts
+        if contrast.against_twin and contrast.difference is not None and contrast.name.addon == addon
+    ]
+    settings = list(dict.fromkeys(setting for setting, _ in found))
+    by_name: dict[ArmName, dict[Setting, Scores]] = defaultdict(dict)
+    for setting, contrast in found:
+        assert contrast.difference is not None
+        by_name[contrast.name][setting] = contrast.difference
+    core = [name for name, scores in by_name.items() if len(scores) == len(settings)]
+    # One table a data set: its regimes, like its methods, share test groups and seeds.
+    tables = {}
+    for dataset in dict.fromkeys(setting.dataset for setting in settings):
+        cells = [by_name[name][setting] for name in core for setting in settings if setting.dataset == dataset]
+        table = shared_tables(cells) if cells else None
+        if table is not None:
+            tables[dataset] = table.mean(axis=0)
+    estimates = [c.difference.estimate for _, c in found if c.difference is not None]
+    differences = np.array([each.mean for each in estimates])
+    tested = any(not each.p_withheld for each in estimates)  # else it would be the verdict that p withholds
+    return AddonAcross(
+        addon=addon,
+        contrasts=found,
+        methods=[name.without_addon.typed for name in core],
+        left_out=[
+            f"{name.without_addon.typed} (in {len(settings) - len(scores)} of {len(settings)} settings)"
+            for name, scores in by_name.items()
+            if name not in core
+        ],
+        combined=estimate_mean_of(tables) if tables.keys() == {setting.dataset for setting in settings} else None,
+        win_tie_loss=win_tie_loss(
+            [replace(e, mean=what.sign * e.mean) for e in estimates], [c.holm_p for _, c in found]
+        ),
+        rope=rope(differences, ROPE) if what.name == "dice" and len(differences) > 1 and tested else None,
+    )

@@ -1,0 +1,1 @@
+"""The report, chapter by chapter, as tables of text and sentences; `qgbench.report.render` writes them."""

@@ -1,0 +1,48 @@
+"""The last chapter: what papers claim, beside what was measured of the same."""
+
+from qgbench.report.analysis import Analysis
+from qgbench.report.audit import AuditRow, audit
+from qgbench.report.chapters.table import Chapter, Columns, table
+from qgbench.report.wording import MISSING
+from qgbench.trust.claims import Claim
+
+
+def claims_chapter(analysis: Analysis) -> Chapter:
+    """Return the claims of papers; nothing is computed from them."""
+    predictors = [row for section in analysis.sections for row in audit(section.runs) if row.part == "predictor"]
+    columns: Columns[Claim] = {
+        "Source": lambda claim: f"{claim.source} ({_place(claim)})",
+        "About": _subject,
+        "Metric": lambda claim: claim.metric,
+        "Claimed": lambda claim: claim.text,
+        "Measured here\n(Dice: mean over images)": lambda claim: _measured(claim, analysis, predictors),
+    }
+    shown = table("Claimed by papers, not measured here", columns, analysis.claims, names=3)
+    below = ["Claimed numbers are copied from their sources, whose data, protocol and metrics may differ from these."]
+    return Chapter("Claims of papers", [], [shown] if shown.rows else [], below, [])
+
+
+def _place(claim: Claim) -> str:
+    return ", ".join(filter(None, (claim.reference, claim.table, claim.note)))
+
+
+def _subject(claim: Claim) -> str:
+    about = "g, synthetic masks" if claim.about == "predictor" else f"{claim.method} {claim.addon}".strip()
+    return f"{about} {claim.dataset}".strip()
+
+
+def _measured(claim: Claim, analysis: Analysis, predictors: list[AuditRow]) -> str:
+    if claim.about == "predictor":
+        found = [row.averages.get(f"synthetic_{claim.metric}") for row in predictors]
+        known = [average.value for average in found if average is not None and average.value is not None]
+        return f"{min(known):.3f} to {max(known):.3f}" if known else MISSING
+    means = [
+        f"{scores.means[claim.metric]:.3f} ({section.setting.regime}, {section.setting.arch}, "
+        f"{section.setting.protocol})"
+        for section in analysis.sections
+        for name, scores in section.cells.items()
+        if (name.method, name.addon) == (claim.method, claim.addon)
+        and claim.dataset in ("", section.setting.dataset)
+        and claim.metric in scores.means
+    ]
+    return "; ".join(means) or MISSING

@@ -1,0 +1,178 @@
+"""The chapter of one setting: methods with and without the add-on, controls, sizes of effects, the audit of g."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from qgbench.metrics.table import EMPTY_MASK_RULE, Metric
+from qgbench.report.audit import AuditRow
+from qgbench.report.chapters.audit import AUDIT_RULE, audit_tables
+from qgbench.report.chapters.table import Chapter, Columns, Table, table
+from qgbench.report.collect import Run
+from qgbench.report.contrasts import Contrast
+from qgbench.report.scores import Scores
+from qgbench.report.sections import Section
+from qgbench.report.wording import MISSING, by_reason, in_points, p_words, pair_words, protocol_line
+from qgbench.spec.arm import ArmName
+from qgbench.stats.crossed import Estimate
+
+UNIT_RULE = (
+    "{label}: mean over test groups (patient, lesion, video; the image where none is known) and seeds of a group's mean"
+    "{unit}, with its 95 % confidence interval. Interval, p and P(claim false), the probability that the true "
+    "difference has the other sign, come from one model with crossed random effects of groups and seeds."
+)
+TEST_RULE = (
+    "Both {label} columns of a row and their difference (add-on minus base, in {unit}) are over the same seeds. "
+    "p (Holm): adjusted for all p-values of this table. p (Wilcoxon): signed-rank test on the groups' means over "
+    "seeds, zeros by Pratt's rule; it does not see the variance of seeds."
+)
+BOLD_RULE = "Bold: every cell that is not told apart from the best one (Holm-adjusted p of 0.05 or more, or withheld)."
+DISTANCE_RULE = (
+    "HD95 (pixels of the original image; % of its diagonal) averages over test images and seeds; missed: images with a "
+    "lesion of which nothing was predicted, for each seed."
+)
+EFFECT_RULE = (
+    "Standard deviations: of images and of groups, averaged over seeds, and of the seeds' means. Improvement: "
+    "probability that a test group is better with the add-on. Effect: standardised mean difference over groups "
+    "(Hedges). Headroom: share of the distance from supervised training with the budget to supervised training with "
+    "all labels."
+)
+CONTROL_RULE = (
+    "Controls put another score in the place of g: if the oracle (true Dice) does not help, QW cannot; if shuffled "
+    "scores help as much, g is not the cause; if confidence helps as much, g is not needed. 'qw : qw-confidence' is QW "
+    "by g minus QW by confidence."
+)
+
+
+def setting_chapter(section: Section, audits: list[AuditRow], what: Metric) -> Chapter:
+    """Return the chapter of one setting."""
+    setting = section.setting
+    twins, controls, asked = ([c for c in section.contrasts if c.kind == kind] for kind in ("twin", "control", "asked"))
+    compared = [c for c in section.contrasts if c.difference is not None]
+    tables = [
+        _comparison(twins, section.best, what),
+        _pairs("Controls of the quality score", controls, what),
+        _pairs("Contrasts asked for", asked, what),
+        _effects(compared, what),
+        *audit_tables(audits),
+    ]
+    audited_on = sorted({run.record.pseudo_labels_on for run in section.runs if run.record.pseudo_labels})
+    return Chapter(
+        title=f"{setting.dataset}, {setting.regime}, {setting.arch}, {setting.encoder}",
+        above=[protocol_line(setting.protocol, setting.protocol_version)],
+        tables=[one for one in tables if one.rows],
+        below=[
+            f"Empty-mask rule ({EMPTY_MASK_RULE}).",
+            f"Statistical unit: test groups x seeds. {UNIT_RULE.format(label=what.label, unit=f', in {what.unit}')}",
+            TEST_RULE.format(label=what.label, unit=what.difference_unit),
+            BOLD_RULE,
+            DISTANCE_RULE,
+            *([CONTROL_RULE] if controls else []),
+            *([EFFECT_RULE] if compared else []),
+            *by_reason((str(c.name), scores.estimate) for c in section.contrasts if (scores := c.any_scores)),
+            AUDIT_RULE,
+            *([f"Pseudo-labels audited on: {', '.join(audited_on)}."] if audited_on else []),
+            *_reruns(section.runs),
+        ],
+        problems=section.problems,
+    )
+
+
+def _reruns(runs: Sequence[Run]) -> list[str]:
+    """Say what reruns of these records found, and name the records that a rerun disagrees with."""
+    found = Counter(run.rerun.verdict for run in runs if run.rerun is not None)
+    if not found:
+        return []
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found.items()))
+    disputed = [
+        f"{run.record.spec.arm}, seed {run.seed}: {run.rerun.reason}"
+        for run in runs
+        if run.rerun is not None and run.disputed
+    ]
+    return [f"Reruns of these {len(runs)} records: {counted}.", *(f"Its rerun disagrees: {one}" for one in disputed)]
+
+
+def _comparison(contrasts: list[Contrast], best: list[ArmName], what: Metric) -> Table:
+    columns: Columns[Contrast] = {
+        "Method": lambda c: str(c.name.without_addon),
+        "Add-on": lambda c: c.name.addon or MISSING,
+        "Seeds": seeds_words,
+        f"Base: {what.label} {what.unit},\nmean over groups": lambda c: _side(c.reference_scores, what),
+        f"+ add-on: {what.label} {what.unit},\nmean over groups": lambda c: _side(c.scores, what),
+        **_tests(what),
+        "HD95\nbase / +": _both("hd95"),
+        "HD95 % diag.\nbase / +": _both("hd95_percent"),
+        "Missed\nbase / +": _both("missed"),
+    }
+    bold = {
+        (row, column)
+        for row, c in enumerate(contrasts)
+        for column, name, scores in ((3, c.reference, c.reference_scores), (4, c.name, c.scores))
+        if scores is not None and name in best
+    }
+    return table("Methods with and without the add-on", columns, contrasts, names=2, bold=frozenset(bold))
+
+
+def _side(scores: Scores | None, what: Metric) -> str:
+    return in_points(scores.estimate if scores else None, what)
+
+
+def _pairs(title: str, contrasts: list[Contrast], what: Metric) -> Table:
+    """Contrasts that are no twins."""
+    columns: Columns[Contrast] = {
+        "Method": lambda c: pair_words(c)[0] or MISSING,
+        "Contrast": lambda c: pair_words(c)[1],
+        "Seeds": seeds_words,
+        **_tests(what),
+    }
+    return table(title, columns, contrasts, names=2)
+
+
+def seeds_words(contrast: Contrast) -> str:
+    """Return over how many seeds a contrast, or the side of it that is there, is."""
+    return str(len(contrast.any_scores.seeds)) if contrast.any_scores else MISSING
+
+
+def difference_words(contrast: Contrast, of: Callable[[Estimate], str]) -> str:
+    """Return what `of` says of the difference, or why there is none."""
+    if contrast.difference is None:
+        return "refused" if contrast.refused else MISSING
+    return of(contrast.difference.estimate)
+
+
+def _tests(what: Metric) -> Columns[Contrast]:
+    return {
+        f"Difference\n({what.difference_unit})": lambda c: difference_words(c, lambda found: in_points(found, what)),
+        "p": lambda c: difference_words(c, lambda found: p_words(found.p)),
+        "p\n(Holm)": lambda c: difference_words(c, lambda _: p_words(c.holm_p)),
+        "P(claim\nfalse)": lambda c: difference_words(c, lambda found: p_words(found.p_false)),
+        "p\n(Wilcoxon)": lambda c: difference_words(c, lambda found: p_words(found.wilcoxon_p)),
+    }
+
+
+def _both(measure: str) -> Callable[[Contrast], str]:
+    def cell(contrast: Contrast) -> str:
+        sides = (contrast.reference_scores, contrast.scores)
+        return " / ".join(MISSING if side is None else f"{side.means[measure]:.1f}" for side in sides)
+
+    return cell
+
+
+def _effects(contrasts: list[Contrast], what: Metric) -> Table:
+    def sd(over: str) -> Callable[[Contrast], str]:
+        return lambda c: _optional(getattr(c.difference.spread, over) if c.difference else None, what.scale)
+
+    unit = what.difference_unit
+    columns: Columns[Contrast] = {
+        "Contrast": lambda c: f"{c.name} : {c.reference}",
+        f"SD images\n({unit})": sd("images"),
+        f"SD groups\n({unit})": sd("groups"),
+        f"SD seeds\n({unit})": sd("seeds"),
+        "Improvement": lambda c: _optional(c.improvement),
+        "Effect": lambda c: _optional(c.effect),
+        "Headroom": lambda c: MISSING if c.headroom is None else f"{100 * c.headroom:.0f} %",
+    }
+    return table("Spread of the differences and size of the effects", columns, contrasts, names=1)
+
+
+def _optional(value: float | None, scale: float = 1.0) -> str:
+    return MISSING if value is None else f"{scale * value:.2f}"

@@ -1,0 +1,224 @@
+"""A report for programs, with full precision: results.csv, audit.csv, report.json.
+
+The CSV tables read back exactly, names included: one that begins like a formula is left as it is, so import them into a
+spreadsheet as text. The page, which is for people, offers the results guarded.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qgbench.base.schema import finite_or_none
+from qgbench.metrics.table import METRICS, Metric
+from qgbench.report.across import Across
+from qgbench.report.analysis import Analysis
+from qgbench.report.audit import AuditRow
+from qgbench.report.chapters.suite import suite_words
+from qgbench.report.declared import Answer, Answers
+from qgbench.report.scores import Scores
+from qgbench.report.sections import Section
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
+
+_SETTING = [name for name in Setting.model_fields if name != "arch_source"]
+RESULT_COLUMNS = [
+    "kind",  # cell | twin | control | asked; the last three are differences over common seeds
+    "measure",  # of `qgbench.metrics.table`: what mean, interval and tests are about
+    *_SETTING,
+    *ArmName._fields,
+    *(f"reference_{field}" for field in ArmName._fields),  # what the difference is from
+    "seeds",  # seed indices, separated by blanks
+    "images",
+    "groups",
+    "mean",  # over groups and seeds, or its difference; Dice and its like in [0, 1], distances in pixels
+    "ci_low",
+    "ci_high",
+    "p_withheld",  # one seed or few groups: the interval allows no verdict; of cells too
+    "standard_error",
+    "sd_images",
+    "sd_groups",
+    "sd_seeds",
+    "p",  # of differences only, as all up to headroom
+    "p_holm",
+    "p_false",  # probability that the true difference has the other sign
+    "p_wilcoxon",
+    "improvement",  # probability that a test group is better
+    "effect",  # standardised mean difference over groups
+    "headroom",  # share of the way to supervised training with all labels
+    *(f"image_{name}" for name in METRICS),  # means over images and seeds, or their differences
+    "missed",  # images for each seed
+    "spurious",
+    "reason",  # why something was withheld or refused
+]
+AUDIT_COLUMNS = [
+    *_SETTING,
+    *ArmName._fields,
+    "part",  # predictor | pseudo_labels | run
+    "progress",  # fraction of the run; empty for pooled checkpoints and for the other parts
+    "quantity",
+    "value",
+    "defined",  # records in which the quantity is defined
+    "records",
+]
+
+
+def data_files(analysis: Analysis, audits: Sequence[list[AuditRow]]) -> dict[str, str]:
+    """Return the files by name; `audits` are those of the analysis' sections."""
+    audit_rows = [row for pair in zip(analysis.sections, audits, strict=True) for row in _audit_rows(*pair)]
+    return {
+        "results.csv": results_csv(analysis),
+        "audit.csv": pd.DataFrame(audit_rows, columns=AUDIT_COLUMNS).to_csv(index=False, float_format="%.17g"),
+        "report.json": _json(analysis),
+    }
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def results_csv(analysis: Analysis, guarded: bool = False) -> str:
+    """Return a row for each cell and contrast.
+
+    Spreadsheet programs run a text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break as a formula:
+    `guarded` puts an apostrophe in front.
+    """
+    table = pd.DataFrame(_result_rows(analysis), columns=RESULT_COLUMNS)
+    if guarded:
+        table = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell)
+    return table.to_csv(index=False, float_format="%.17g")
+
+
+def _result_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    return [row for section in analysis.sections for row in _rows_of(section, analysis.measure)]
+
+
+def _rows_of(section: Section, what: Metric) -> list[dict[str, Any]]:
+    common = {"measure": what.name, **_picked(section.setting, *_SETTING)}
+    rows = [{"kind": "cell", **common, **_scored(name, scores)} for name, scores in section.cells.items()]
+    for contrast in section.contrasts:
+        if contrast.name == contrast.reference:
+            continue
+        named = {**common, **{f"reference_{key}": value for key, value in contrast.reference._asdict().items()}}
+        if contrast.difference is None:
+            reason = f"refused: {contrast.refused}" if contrast.refused else "one of the two is missing"
+            rows.append({"kind": contrast.kind, **named, **contrast.name._asdict(), "reason": reason})
+            continue
+        found = contrast.difference.estimate
+        tests = {"p": found.p, "p_holm": contrast.holm_p, "p_false": found.p_false, "p_wilcoxon": found.wilcoxon_p}
+        tests |= _picked(contrast, "improvement", "effect", "headroom")
+        rows.append({"kind": contrast.kind, **named, **_scored(contrast.name, contrast.difference), **tests})
+    return rows
+
+
+def _scored(name: ArmName, scores: Scores) -> dict[str, Any]:
+    found = scores.estimate
+    low, high = found.interval or (None, None)
+    return {
+        **name._asdict(),
+        "seeds": " ".join(map(str, scores.seeds)),
+        "images": scores.images,
+        "groups": found.groups,
+        "mean": found.mean,
+        "ci_low": low,
+        "ci_high": high,
+        "p_withheld": found.p_withheld,
+        "standard_error": found.standard_error,
+        **{f"sd_{over}": getattr(scores.spread, over) for over in ("images", "groups", "seeds")},
+        **{f"image_{measure}": scores.means[measure] for measure in METRICS},
+        **{key: scores.means[key] for key in ("missed", "spurious")},
+        "reason": found.reason,
+    }
+
+
+def _audit_rows(section: Section, audits: list[AuditRow]) -> list[dict[str, Any]]:
+    return [
+        {
+            **_picked(section.setting, *_SETTING),
+            **(row.name._asdict() if row.name is not None else {}),
+            "part": row.part,
+            "progress": row.progress,
+            "quantity": quantity,
+            "value": average.value,
+            "defined": average.defined,
+            "records": row.records,
+        }
+        for row in audits
+        for quantity, average in row.averages.items()
+    ]
+
+
+def _json(analysis: Analysis) -> str:
+    """Everything in one file, for programs: the rows of results.csv, what holds across settings, and all problems."""
+    whole = {
+        "measure": analysis.measure,
+        "suite": None if analysis.answers is None else _suite(analysis.answers, analysis.measure),
+        "results": _result_rows(analysis),
+        "best": [{**_picked(section.setting, *_SETTING), "names": section.best} for section in analysis.sections],
+        "across": [_across(across) for across in analysis.across],
+        "claims": [claim.model_dump(mode="json") for claim in analysis.claims],
+        "problems": [
+            *analysis.problems,
+            *(
+                {**_picked(s.setting, *_SETTING), **problem._asdict()}
+                for s in analysis.sections
+                for problem in s.problems
+            ),
+        ],
+    }
+    return json.dumps(_plain(whole), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _suite(answers: Answers, what: Metric) -> dict[str, Any]:
+    return {
+        **_picked(answers.suite, "name", "metric"),
+        "primary": _answer(answers.primary),
+        "questions": [_answer(one) for one in answers.others],
+        **_picked(answers, "reason", "absent"),
+        "words": suite_words(answers, what),
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    return {
+        **vars(answer.question),
+        "estimate": answer.estimate,
+        "p_holm": answer.holm_p,
+        **_picked(answer, "by_dataset", "lacking"),
+    }
+
+
+def _across(across: Across) -> dict[str, Any]:
+    return {
+        **_picked(across, "protocol", "protocol_version", "arch", "encoder", "regimes", "settings", "names"),
+        "left_out": [{**name._asdict(), "missing": count} for name, count in across.left_out.items()],
+        **_picked(across, "means", "ranks", "friedman_p", "least_p", "cliques"),
+        "rank_frequencies": across.frequencies,
+        "addons": [
+            _picked(addon, "addon", "methods", "left_out", "combined", "win_tie_loss", "rope")
+            for addon in across.addons
+        ],
+    }
+
+
+def _picked(thing: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(thing, name) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON holds of a value: fields by name, and null where a number is not defined."""
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Setting):
+        return _picked(value, *_SETTING)
+    if isinstance(value, Metric):
+        return _picked(value, "name", "label", "unit", "scale", "higher_is_better")
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(each) for each in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    return finite_or_none(value) if isinstance(value, float) else value

@@ -1,0 +1,61 @@
+"""What figures of differences share: their axis, the band of no practical use, diamonds, and numbers beside a row."""
+
+from typing import TYPE_CHECKING, Any
+
+from qgbench.metrics.table import Metric
+from qgbench.report.across import ROPE
+from qgbench.report.figures.style import BLACK, GREY, LIGHT_GREY, WIDTH, fitted, place
+from qgbench.report.wording import number, signed
+from qgbench.stats.crossed import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def difference_axes(
+    figure: "Figure", left: float, top: float, width: float, height: float, limit: float, what: Metric
+) -> "Axes":
+    """Add axes from `-limit` to `limit`, both in the unit that people read, with 0 and for Dice the band marked."""
+    axes = place(figure, left, top, width, height)
+    axes.set_xlim(-limit, limit)
+    axes.spines["left"].set_visible(False)
+    axes.axvline(0, color=BLACK, linewidth=0.7, zorder=1)
+    if what.name == "dice":
+        band = min(ROPE * what.scale, limit)
+        axes.axvspan(-band, band, color=LIGHT_GREY, linewidth=0, alpha=0.6, zorder=0, gid="rope")
+    better = "right" if what.higher_is_better else "left"
+    axes.set_xlabel(fitted(f"Difference of {what.label} ({what.difference_unit}); {better} of 0 is better", 2 * width))
+    return axes
+
+
+def scaled(found: Estimate, what: Metric) -> tuple[float, float, float]:
+    """Return an estimate's lower end, mean and upper end in the unit that people read; the mean alone has no length."""
+    low, high = found.interval or (found.mean, found.mean)
+    return what.scale * low, what.scale * found.mean, what.scale * high
+
+
+def diamond(axes: "Axes", found: Estimate, y: float, half: float, what: Metric, **look: Any) -> None:
+    """Draw a mean that is as wide as its interval; hollow where that allows no verdict."""
+    low, mean, high = scaled(found, what)
+    corners = [(low, y), (mean, y - half), (high, y), (mean, y + half)]
+    face, edge = ("white", GREY) if found.p_withheld else (BLACK, BLACK)
+    axes.fill(*zip(*corners, strict=True), facecolor=face, edgecolor=edge, linewidth=0.6, **look)
+
+
+def beside(axes: "Axes", y: float, left: float, text: str, **style: Any) -> None:
+    """Write into a row, in inches from the left edge of the axes."""
+    axes.text(
+        left / (axes.get_position().width * WIDTH),
+        y,
+        text,
+        transform=axes.get_yaxis_transform(),
+        va="center_baseline",
+        **style,
+    )
+
+
+def interval_words(found: Estimate, what: Metric) -> str:
+    """Write a difference and its interval."""
+    ends = [number(end, what.scale) for end in found.interval or ()]
+    return f"{signed(found.mean, what.scale)} [{', '.join(ends) or 'none'}]"

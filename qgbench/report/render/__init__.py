@@ -1,0 +1,1 @@
+"""Chapters as a document: Markdown, LaTeX."""

@@ -1,0 +1,163 @@
+"""One setting: its cells, which are best, and its contrasts.
+
+A cell is a method (with its settings, with or without an add-on) in a setting (protocol, data set, regime,
+architecture, encoder), over seeds.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qgbench.metrics.table import Metric
+from qgbench.report.collect import Problem, Run
+from qgbench.report.contrasts import Contrast, Kind, adjusted, contrast, controls, holm_of, listed, twins
+from qgbench.report.pairing import refusal, units_differ
+from qgbench.report.scores import Scores, average
+from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
+from qgbench.stats.crossed import p_value
+from qgbench.stats.effects import headroom_share
+
+FULL_BUDGET = "all"  # how a regime with all labels begins
+_SUPERVISED = ArmName("supervised", "", "")
+_TOLD_APART = 0.05  # adjusted p below which two cells are
+
+Pairs = Sequence[tuple[ArmName, ArmName]]
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """Everything about one setting.
+
+    Attributes
+    ----------
+    setting : Setting
+    runs : list of Run
+    cells : dict of ArmName to Scores
+        In the order of `ArmName.order`.
+    contrasts : list of Contrast
+        Twins first; each kind in the order of its names.
+    best : list of ArmName
+        The cells that are not told apart from the one with the best mean: those whose contrast with it has a
+        Holm-adjusted p of 0.05 or more, or none. Never the best alone where others cannot be excluded.
+    problems : list of Problem
+    """
+
+    setting: Setting
+    runs: list[Run]
+    cells: dict[ArmName, Scores]
+    contrasts: list[Contrast]
+    best: list[ArmName]
+    problems: list[Problem]
+
+    def runs_of(self) -> dict[ArmName, list[Run]]:
+        """Return the runs of each cell, in the order of `runs`."""
+        found: dict[ArmName, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            found[run.record.spec.arm].append(run)
+        return dict(found)
+
+
+def compare_cells(
+    setting: Setting,
+    runs: Sequence[Run],
+    what: Metric,
+    asked: Pairs,
+    full: Mapping[Setting, float],
+    of_suite: Pairs | None,
+) -> Section:
+    """Return the comparison of a setting's cells.
+
+    Parameters
+    ----------
+    setting : Setting
+    runs : sequence of Run
+    what : Metric
+    asked : sequence of (ArmName, ArmName)
+        Pairs that were asked for; they are missed where the setting has one of the two.
+    full : mapping of Setting to float
+        As `supervised_with_all_labels` gives it.
+    of_suite : sequence of (ArmName, ArmName) or None
+        The pairs that a suite compares where it has both, None without a suite. What a suite lacks is named with its
+        questions, and what it never declared is not missed.
+    """
+    by_name: dict[ArmName, dict[int, Run]] = defaultdict(dict)
+    for run in sorted(runs, key=lambda run: run.seed):
+        by_name[run.record.spec.arm][run.seed] = run
+    usable, problems = _usable(by_name)
+    cells = {name: average(list(by_seed.values()), what) for name, by_seed in usable.items()}
+    pairs = [pair for pair in asked if any(name in by_name for name in pair)]
+    pairs += [pair for pair in of_suite or () if all(name in by_name for name in pair)]
+    families: dict[Kind, Pairs] = {"twin": twins(by_name), "control": controls(by_name), "asked": pairs}
+    contrasts: list[Contrast] = []
+    for kind, family in families.items():
+        found = [contrast(kind, pair, usable, cells, what) for pair in family]
+        contrasts += adjusted([one for one, _ in found])
+        problems += [
+            problem for one, own in found for problem in own if kind == "asked" or of_suite is None or not one.missing
+        ]
+    if _SUPERVISED in cells and not setting.regime.startswith(FULL_BUDGET):
+        contrasts = _with_headroom(contrasts, cells[_SUPERVISED], full.get(_any_budget(setting)), what)
+    return Section(setting, list(runs), cells, contrasts, _best(usable, cells, what), sorted(problems))
+
+
+def _usable(by_name: Mapping[ArmName, dict[int, Run]]) -> tuple[dict[ArmName, dict[int, Run]], list[Problem]]:
+    """Return the cells whose runs were tested on the same images, and what is wrong with others."""
+    usable, problems = {}, []
+    for name in sorted(by_name, key=lambda name: name.order):
+        if units_differ(list(by_name[name].values())):
+            cause = f"refused: seeds {listed(by_name[name])} were tested on different images"
+            problems.append(Problem(str(name), cause))
+        else:
+            usable[name] = by_name[name]
+        problems += [
+            Problem(f"{name}, seed {seed}", f"{len(copies)} test images are near copies of images that it trains on")
+            for seed, run in by_name[name].items()
+            if (copies := (run.record.near_copies or {}).get("test"))
+        ]
+    return usable, problems
+
+
+def supervised_with_all_labels(by_setting: Mapping[Setting, Sequence[Run]], what: Metric) -> dict[Setting, float]:
+    """Return the mean of supervised training with all labels, by the setting without its budget."""
+    found: dict[Setting, float] = {}
+    for setting, runs in by_setting.items():
+        alone = [run for run in runs if run.record.spec.arm == _SUPERVISED]
+        if setting.regime.startswith(f"{FULL_BUDGET}@") and alone and not units_differ(alone):
+            means = [run.units.by_group(run.values[what.name]).mean() for run in alone]
+            found[_any_budget(setting)] = float(np.mean(means))
+    return found
+
+
+def _any_budget(setting: Setting) -> Setting:
+    return setting.model_copy(update={"regime": setting.regime.rpartition("@")[2]})
+
+
+def _with_headroom(contrasts: list[Contrast], budget: Scores, full: float | None, what: Metric) -> list[Contrast]:
+    if full is None:
+        return contrasts
+    ends = what.sign * budget.estimate.mean, what.sign * full
+    return [
+        c
+        if c.difference is None
+        else replace(c, headroom=headroom_share(what.sign * c.difference.estimate.mean, *ends))
+        for c in contrasts
+    ]
+
+
+def _best(usable: dict[ArmName, dict[int, Run]], cells: dict[ArmName, Scores], what: Metric) -> list[ArmName]:
+    """Return the cells that cannot be told apart from the best one, by the test that a contrast with it would get."""
+    if not cells:
+        return []
+    top = max(cells, key=lambda name: what.sign * cells[name].estimate.mean)
+    p_of: dict[ArmName, float | None] = {}
+    for name in cells:
+        common = sorted(usable[top].keys() & usable[name].keys())
+        if name != top and not refusal([(usable[top][seed], usable[name][seed]) for seed in common]):
+            tables = (cells[one].table[:, [cells[one].seeds.index(seed) for seed in common]] for one in (top, name))
+            p_of[name] = p_value(np.subtract(*tables))
+    adjusted_p = dict(zip(p_of, holm_of(list(p_of.values())), strict=True))
+    told_apart = {name for name, p in adjusted_p.items() if p is not None and p < _TOLD_APART}
+    return [name for name in cells if name not in told_apart]

@@ -1,0 +1,99 @@
+"""Numbers and names as tables, figures and pages write them."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+
+from qgbench.metrics.table import Metric
+from qgbench.report.analysis import Analysis
+from qgbench.report.contrasts import Contrast
+from qgbench.spec.run_spec import Setting
+from qgbench.stats.crossed import MIN_GROUPS, Estimate
+
+MISSING = "--"
+MARK = "†"
+"""Behind an interval that allows no verdict."""
+MARK_RULE = (
+    f"{MARK}: one seed or fewer than {MIN_GROUPS} test groups; p is withheld, and the interval allows no verdict."
+)
+NOT_A_REPLICATION = {"small", "smoke"}
+
+
+def number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:
+    """Return a number times `scale`, rounded, with a true minus sign, none before a zero; a dash if not finite."""
+    if value is None or not math.isfinite(value):
+        return "\N{EN DASH}"
+    text = f"{scale * value:.{digits}f}"
+    if float(text) == 0:
+        return text.removeprefix("-")
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float, scale: float = 1.0, digits: int = 1) -> str:
+    """Return a difference times `scale`, rounded, with its sign unless it rounds to zero."""
+    text = number(value, scale, digits)
+    return f"+{text}" if any(char in "123456789" for char in text) and text[0].isdigit() else text
+
+
+def in_points(found: Estimate | None, what: Metric) -> str:
+    """Return an estimate with its interval, in the unit that people read, and a mark if that allows no verdict."""
+    if found is None:
+        return MISSING
+    if found.interval is None:
+        return f"{what.scale * found.mean:.2f}"
+    low, high = (what.scale * end for end in found.interval)
+    return f"{what.scale * found.mean:.2f} [{low:.2f}, {high:.2f}]{MARK if found.p_withheld else ''}"
+
+
+def p_words(value: float | None) -> str:
+    """Return a p-value with three decimals, or that it is withheld."""
+    if value is None:
+        return "withheld"
+    return f"{value:.3f}" if value >= 0.0005 else "<0.001"
+
+
+def by_reason(found: Iterable[tuple[str, Estimate | None]]) -> list[str]:
+    """Return why something of named estimates is withheld: one sentence a reason, with the names."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for name, estimate in found:
+        if estimate is not None and estimate.reason:
+            reasons[estimate.reason].append(name)
+    return [f"{reason} ({', '.join(dict.fromkeys(names))})." for reason, names in reasons.items()]
+
+
+def pair_words(contrast: Contrast) -> tuple[str, str]:
+    """Return the method that both sides share, or '', and the two sides: their add-ons, or all of their names."""
+    one, other = contrast.name, contrast.reference
+    if one.without_addon != other.without_addon:
+        return "", f"{one} : {other}"
+    return str(one.without_addon), f"{one.addon or 'base'} : {other.addon or 'base'}"
+
+
+def setting_words(setting: Setting, analysis: Analysis) -> str:
+    """Return a setting's data set and regime, and whatever else differs within the analysis."""
+    settings = [section.setting for section in analysis.sections]
+    words = [setting.dataset, setting.regime]
+    for part, text in (
+        (("arch",), setting.arch),
+        (("encoder",), setting.encoder),
+        (("protocol", "protocol_version"), f"{setting.protocol} v{setting.protocol_version}"),
+    ):
+        if len({tuple(getattr(other, field) for field in part) for other in settings}) > 1:
+            words.append(text)
+    return ", ".join(words)
+
+
+def protocol_line(protocol: str, version: int) -> str:
+    """Return the protocol and its version, and what it is not."""
+    line = f"protocol {protocol} v{version}"
+    if protocol in NOT_A_REPLICATION:
+        return (
+            f"{line}: not a replication of the paper's experiments (96 px or less, EfficientNet-Lite0, few steps, "
+            "stand-in sets and pools)"
+        )
+    return line
+
+
+def protocol_lines(settings: Iterable[Setting]) -> list[str]:
+    """Return a line for each protocol of some settings."""
+    return [protocol_line(*one) for one in sorted({(s.protocol, s.protocol_version) for s in settings})]

@@ -1,0 +1,159 @@
+"""``qgbench check`` for add-ons, scores and metrics: do they keep their contract? Toys, the real loop, in seconds."""
+
+import copy
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qgbench.base.errors import QGBenchError, UserError, in_one_line
+from qgbench.base.logs import logger
+from qgbench.engine.device import make_accelerator
+from qgbench.metrics.table import Metric
+from qgbench.plugins.registry import catalogue, kinds_of, load
+from qgbench.quality.guide import AddOn
+from qgbench.quality.scores import Labelling, PredictedQuality, Score
+from qgbench.trust.conformance import (
+    Bench,
+    Finding,
+    ToyQuality,
+    ToySegmenter,
+    check_method,
+    check_resume,
+    difference,
+    finish,
+    toy_data,
+)
+
+_STEPS = 12
+
+
+def findings(name: str, plugins: Iterable[str] = ()) -> Iterator[Finding]:
+    """Check whatever a name or reference means.
+
+    Parameters
+    ----------
+    name : str
+        Of a method, an add-on, a score or a metric; a file that defines one thing, or one method beside others.
+    plugins : iterable of str
+        As ``--plugin`` takes them.
+
+    Yields
+    ------
+    Finding
+
+    Raises
+    ------
+    UserError
+        Nothing that can be checked has that name, or several things have it.
+    """
+    checks: dict[str, Callable[[Any], Iterator[Finding]]] = {
+        "method": check_method,
+        "addon": check_addon,
+        "score": check_score,
+        "metric": check_metric,
+    }
+    found = [(kind, reference) for kind, reference in kinds_of(name, plugins) if kind in checks]
+    methods = [each for each in found if each[0] == "method"]
+    chosen = methods or found
+    if len(chosen) != 1:
+        if not chosen:
+            catalogue("method", plugins).find(name)  # refuses it, and says what there is
+        listed = ", ".join(reference for _, reference in chosen)
+        raise UserError(f"{name} is several things that can be checked; say which of them: {listed}.")
+    kind, reference = chosen[0]
+    part = load(kind, reference)
+    try:
+        yield from checks[kind](part)
+    except UserError:
+        raise
+    except Exception as error:
+        logger.debug("%s", traceback.format_exc())
+        yield Finding("it runs to the end of this check", False, in_one_line(error))
+
+
+def check_addon(addon: type[AddOn]) -> Iterator[Finding]:
+    """Check that an add-on weighs as it should, trains, resumes, and leaves g alone; with Mean Teacher on toys."""
+    bench = Bench(load("method", "mean_teacher"), make_accelerator("cpu", "fp32", 1))
+
+    def added(quality: nn.Module) -> list[AddOn]:
+        return [addon(addon.Settings(), PredictedQuality(quality), quality, 0)]
+
+    yield from _of_weights(added(ToyQuality()))
+    plain = finish(bench.trainer(lambda g: [], _STEPS)[0])
+    trainer, quality = bench.trainer(added, _STEPS)
+    before = _copy(quality)
+    whole = finish(trainer)
+    yield Finding("it changes the student", bool(difference(plain, whole)), "no tensor differs")
+    changed = difference(before, _copy(quality))
+    yield Finding("it never changes g", not changed, f"{changed} differs")
+    yield check_resume(bench, added)
+
+
+def _of_weights(addons: list[AddOn]) -> Iterator[Finding]:
+    labelling = _labelling()
+    for addon in addons:
+        weight = addon.weigh(labelling)
+        if weight is not None:
+            right = weight.shape == (len(labelling.prob),) and bool(((weight >= 0) & (weight <= 1)).all())
+            yield Finding("its weights are one for each pseudo-label, in [0, 1]", right, f"{weight}")
+        shape = addon.correct(labelling.image, labelling.prob).shape
+        yield Finding("a corrected label has the label's shape", shape == labelling.prob.shape, f"{tuple(shape)}")
+
+
+def check_score(score: type[Score]) -> Iterator[Finding]:
+    """Check that a score gives one number in [0, 1] for each pseudo-label, and draws none of the training's numbers."""
+    labelling = _labelling()
+    judge = score(ToyQuality() if score.needs_g else None, 0)
+    before = torch.get_rng_state()
+    state = copy.deepcopy(judge.state_dict())
+    value = judge(labelling)
+    right = value.shape == (len(labelling.prob),) and bool(((value >= 0) & (value <= 1)).all())
+    yield Finding("it gives one quality for each pseudo-label, in [0, 1]", right, f"{value}")
+    yield Finding("it has no gradient", not value.requires_grad, "use torch.no_grad")
+    same = torch.equal(before, torch.get_rng_state())
+    yield Finding("it draws no random numbers of the training's", same, "make a generator of its own from the seed")
+    judge.load_state_dict(state)
+    yield Finding("from the same state it gives the same", torch.equal(value, judge(labelling)), "see state_dict")
+
+
+def check_metric(metric: Metric) -> Iterator[Finding]:
+    """Check that a metric stays in its range, on masks that overlap, are equal, touch at nothing, or are empty."""
+    if metric.measure is None:
+        raise UserError(
+            f"the metric '{metric.name}' ships with qgbench and is measured with the others: see its tests."
+        )
+    masks = toy_data().labelled.masks(np.arange(4))[:, 0].numpy() > 0.5
+    pairs = {
+        "masks that overlap": (masks[0], masks[1]),
+        "equal masks": (masks[2], masks[2]),
+        "masks that share nothing": (masks[3], ~masks[3]),
+        "two empty masks": (masks[0] & False, masks[0] & False),
+    }
+    values: dict[str, float] = {}
+    for what, (pred, ref) in pairs.items():
+        try:
+            values[what] = metric.of(pred, ref)
+        except QGBenchError as error:
+            yield Finding(f"it is in its range for {what}", False, str(error))
+            return
+        yield Finding(f"it is in its range for {what}", bool(np.isfinite(values[what])), f"{values[what]}")
+    best, other = values["equal masks"], values["masks that overlap"]
+    better = best >= other if metric.higher_is_better else best <= other
+    yield Finding("equal masks are not worse than others", better, f"{best} against {other}")
+
+
+def _labelling() -> Labelling:
+    torch.manual_seed(1)
+    network = ToySegmenter()
+    image, mask = next(iter(toy_data().unlabelled.batches()))
+    with torch.no_grad():
+        prob = torch.sigmoid(network.eval()(image))
+    return Labelling(image, prob, network, mask)
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}

@@ -1,0 +1,168 @@
+"""One registry of six kinds: what a package or a file brings of each is named, loaded and told apart."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from qgbench.base.errors import UserError
+from qgbench.plugins.registry import BUILT_IN, KINDS, Kind, catalogue, kinds_of, load, resolve, source
+from qgbench.quality.guide import addon_settings, make_guide
+from qgbench.run.request import make_spec, metrics_of
+from qgbench.spec.arm import AddOn, Arm, short_name
+from qgbench.trust.conformance import Finding
+from qgbench.trust.conformance_of_plugins import findings
+
+ROOT = Path(__file__).parents[2]
+WRONG = """
+import torch
+from torch import Tensor
+
+from qgbench.metrics.table import Metric
+from qgbench.quality.guide import AddOn
+from qgbench.quality.scores import Labelling, Score
+
+
+class Doubled(AddOn):
+    def weigh(self, labelling):
+        return 2 * torch.ones(len(labelling.prob))
+
+
+class Idle(AddOn):
+    pass
+
+
+class Fickle(Score):
+    def __call__(self, labelling):
+        return torch.rand(len(labelling.prob))
+
+
+negative = Metric(name="negative", label="Negative", measure=lambda pred, ref, spacing: -1.0)
+worse = Metric(name="worse", label="Worse", measure=lambda pred, ref, spacing: float((pred != ref).any()))
+"""
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of CONTRIBUTING.md that has an add-on, a score and a metric."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (block,) = re.findall(r"`parts\.py` has[^\n]*:\n\n```python\n(.*?)```", text, re.DOTALL)
+    file = tmp_path_factory.mktemp("lab") / "parts.py"
+    file.write_text(block)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("lab") / "wrong.py"
+    file.write_text(WRONG)
+    return str(file)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_built_in_loads_and_is_of_its_kind(kind: Kind) -> None:
+    names = [known.name for known in catalogue(kind).entries if known.origin == BUILT_IN]
+    assert len(names) > 1
+    for name in names:
+        assert load(kind, name) is load(kind, name)
+        assert source(kind, name) == ""
+    with pytest.raises(UserError, match=f"unknown {kind} 'nosuch'. Known: "):
+        load(kind, "nosuch")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_of_another_kind_is_refused(kind: Kind, parts: str) -> None:
+    with pytest.raises(UserError, match=rf"is no {kind}: a .* is expected|unknown {kind} of .* 'bias'"):
+        load(kind, f"{parts}:bias")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("addon", "Capped"), ("score", "Sharpness"), ("metric", "area_error")])
+def test_a_file_brings_one_of_each(kind: Kind, name: str, parts: str) -> None:
+    assert resolve(kind, name, [parts]) == f"{parts}:{name}"
+    assert load(kind, parts) is not None
+    assert kinds_of(name, [parts]) == [(kind, f"{parts}:{name}")]
+    assert len(source(kind, f"{parts}:{name}")) == 64
+
+
+def test_an_arm_of_ones_own_is_named_and_told_apart(parts: str, tmp_path: Path) -> None:
+    asked = {"qg_mode": f"{parts}:Capped", "qg_score": f"{parts}:Sharpness"}
+    spec = make_spec("smoke", "phantom", "n12", "fixmatch", device="cpu", **asked)
+    assert not spec.needs_g
+    capped = make_spec("smoke", "phantom", "n12", "fixmatch", device="cpu", overrides={"qg.cap": 0.4}, **asked)
+    default = make_spec("smoke", "phantom", "n12", "fixmatch", device="cpu", overrides={"qg.cap": 0.5}, **asked)
+    assert spec.id == default.id != capped.id
+    assert capped.addon == f"{short_name(f'{parts}:Capped')}-{short_name(f'{parts}:Sharpness')}-qg.cap=0.4"
+    assert AddOn.parse(capped.addon).is_control
+    (addon,) = make_guide(capped, None, 0).modes
+    assert addon.settings.model_dump() == {"cap": 0.4}
+    changed = tmp_path / "parts.py"
+    changed.write_text(Path(parts).read_text() + "\n# changed\n")
+    other = make_spec(
+        "smoke",
+        "phantom",
+        "n12",
+        "fixmatch",
+        device="cpu",
+        qg_mode=f"{changed}:Capped",
+        qg_score=f"{changed}:Sharpness",
+    )
+    assert (other.arm, other.addon_source) != (spec.arm, spec.addon_source)
+    by_g = make_spec("smoke", "phantom", "n12", "fixmatch", device="cpu", qg_mode=f"{parts}:Capped")
+    assert by_g.needs_g, "what weighs by g needs one"
+
+
+def test_several_add_ons_are_joined_and_each_setting_reaches_its_own(parts: str) -> None:
+    arm = Arm(method="fixmatch", qg_mode=f"qw+{parts}:Capped", overrides={"qg.cap": 0.3, "qg.tau": 0.2})
+    assert [own.model_dump() for _, own in addon_settings(arm)] == [{"tau": 0.2, "temperature": 2.0}, {"cap": 0.3}]
+    with pytest.raises(UserError, match=r"unknown setting 'qg.capp'. Did you mean 'qg.cap'"):
+        addon_settings(arm.model_copy(update={"overrides": {"qg.capp": 1}}))
+    with pytest.raises(UserError, match=r"unknown setting 'qg.lambda_qar'"):
+        addon_settings(Arm(method="fixmatch", qg_mode="qw", overrides={"qg.lambda_qar": 1}))
+
+
+def test_metrics_have_names_of_their_own(parts: str, wrong: str) -> None:
+    (metric,) = metrics_of([f"{parts}:area_error", f"{parts}:area_error"])
+    assert (metric.name, len(metric.source)) == ("area_error", 64)
+    with pytest.raises(UserError, match="measured already"):
+        metrics_of(["dice"])
+
+
+@pytest.mark.parametrize("name", ["Capped", "Sharpness", "area_error"])
+def test_a_sound_part_keeps_every_rule(name: str, parts: str) -> None:
+    found = list(findings(f"{parts}:{name}"))
+    assert len(found) >= 4
+    assert all(finding.passed for finding in found), found
+
+
+@pytest.mark.parametrize("kind", ["addon", "score"])
+def test_every_shipped_part_keeps_every_rule(kind: Kind) -> None:
+    for known in catalogue(kind).entries:
+        assert all(finding.passed for finding in findings(known.name)), known.name
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("Doubled", "its weights are one for each pseudo-label, in [0, 1]"),
+        ("Idle", "it changes the student"),
+        ("Fickle", "it draws no random numbers of the training's"),
+        ("Fickle", "from the same state it gives the same"),
+        ("negative", "it is in its range for masks that overlap"),
+        ("worse", "equal masks are not worse than others"),
+    ],
+)
+def test_a_part_that_breaks_a_rule_is_found(name: str, rule: str, wrong: str) -> None:
+    broken = [finding for finding in findings(f"{wrong}:{name}") if not finding.passed]
+    assert rule in [finding.rule for finding in broken]
+
+
+def test_what_cannot_be_checked_is_said(parts: str) -> None:
+    def run(name: str) -> list[Finding]:
+        return list(findings(name))
+
+    with pytest.raises(UserError, match=r"several things .*parts\.py:Capped, .*parts\.py:Sharpness, .*area_error"):
+        run(parts)
+    with pytest.raises(UserError, match=r"unknown method 'fixmtch'. Did you mean 'fixmatch'"):
+        run("fixmtch")
+    with pytest.raises(UserError, match="'dice' ships with qgbench"):
+        run("dice")
