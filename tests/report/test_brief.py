@@ -13,7 +13,7 @@ from qgbench.metrics.table import metric_named
 from qgbench.report.analysis import analyse
 from qgbench.report.brief import _print_twins, print_report
 from qgbench.report.collect import collect
-from qgbench.run.record import find_records
+from qgbench.run.record import find_records, read_record
 from tests.report.test_golden import declared_of
 from tests.report.test_report import GROUP_DICE, make_record, make_twins, only_section
 from tests.report.test_verdicts import QUESTION, RULE
@@ -67,7 +67,7 @@ def test_without_an_add_on_there_is_nothing_to_compare(tmp_path: Path) -> None:
 
 def test_what_was_not_used_is_counted_and_named(tmp_path: Path) -> None:
     make_twins(tmp_path, seeds=1)
-    broken = next(path for path in find_records(tmp_path) if '"addon": "qw"' in path.read_text())
+    broken = next(path for path in find_records(tmp_path) if read_record(path).spec.addon)
     broken.write_text(broken.read_text()[:200])
     assert f"Not used: 1, at the end of the report ({broken}: " in said(tmp_path)
 

@@ -472,7 +472,7 @@ class TestForest:
 
     def test_refused_and_missing_comparisons_are_rows(self) -> None:
         runs = [run for run in few_runs() if run.record.spec.method != "cps" or run.record.spec.addon]
-        moved = [a_run("fixmatch", "qw", seed, device="cuda:0", gain=0.02) for seed in range(3)]
+        moved = [a_run("fixmatch", "qw", seed, device="cuda", gain=0.02) for seed in range(3)]
         runs = [run for run in runs if (run.record.spec.method, run.record.spec.addon) != ("fixmatch", "qw")]
         found = texts(only_figure(forest.plan(analysis_of(runs + moved))))
         assert any(text.startswith("refused: device class differs at seed 0") for text in found)

@@ -42,6 +42,7 @@ from qgbench.run.record import (
     read_record,
     summarise,
     write_images,
+    write_labels,
     write_record,
 )
 from tests.records import settings_of, spec_of
@@ -514,6 +515,14 @@ def test_names_stay_the_names_that_they_are(tmp_path: Path, name: str) -> None:
     write_images(file, table(image(id=name, group=name)))
     found = read_images(file)
     assert (found["id"][0], found["group"][0]) == (name, name)
+
+
+def test_labels_survive_being_written_and_read(tmp_path: Path) -> None:
+    labels = pd.DataFrame(
+        {"progress": [0.25, 1.0], "id": ["NA", "007"], "class": CLASS, "dice": [1 / 3, 0.0], "mine": [math.nan, 0.1]}
+    )
+    write_labels(tmp_path / "labels.csv", labels)
+    pd.testing.assert_frame_equal(read_labels(tmp_path / "labels.csv"), labels, check_exact=True)
 
 
 def test_more_columns_are_left_out_and_their_order_is_fixed(tmp_path: Path) -> None:

@@ -364,6 +364,14 @@ def test_a_spec_survives_being_written_and_read() -> None:
         assert RunSpec.model_validate_json(run.model_dump_json()) == run
 
 
+def test_a_spec_of_a_former_version_of_its_protocol_keeps_its_overrides() -> None:
+    """What repeats a value of the present version may have been another one then."""
+    overrides = {"train.lr": load_protocol("small").train.lr}
+    assert spec(overrides=overrides).overrides == {}
+    former = spec(protocol_version=1, overrides=overrides)
+    assert (former.overrides, former.variant) == (overrides, f"train.lr={overrides['train.lr']}")
+
+
 # Settings that come when there are records already
 
 
