@@ -205,7 +205,7 @@ def _place(run: Run) -> Place:
 
 
 def in_words(places: Iterable[Place]) -> list[str]:
-    """ArmName runs by cell and seeds; of many cells the first, and the number of the others."""
+    """Name runs by cell and seeds; of many cells the first, and the number of the others."""
     seeds: dict[Place, list[str]] = {}
     for place in sorted(places):
         seeds.setdefault(place._replace(seed=0), []).append(str(place.seed))

@@ -84,7 +84,7 @@ def _over_datasets(answers: Answers, what: Metric) -> Table:
     """The answers, each one number; questions without one are left out."""
     columns: Columns[Answer] = {
         "Question": lambda one: one.question.text,
-        "ArmName": lambda one: one.question.name,
+        "Name": lambda one: one.question.name,
         "Pairs": lambda one: str(len(one.question.pairs) * len(one.question.archs)),
         "Sets": lambda one: str(len(one.question.regimes)),
         f"Difference\n({what.difference_unit})": lambda one: in_points(one.estimate, what),
@@ -110,7 +110,7 @@ def _inside_datasets(answers: Answers, what: Metric) -> list[Table]:
     return [
         table(
             part_title(title, number, len(parts)),
-            {"ArmName": lambda one: one.question.name, **{dataset: partial(inside, dataset) for dataset in part}},
+            {"Name": lambda one: one.question.name, **{dataset: partial(inside, dataset) for dataset in part}},
             found,
             names=1,
         )

@@ -133,7 +133,7 @@ class Looks:
 
 
 def measure_words(what: Metric) -> str:
-    """ArmName a measure and its unit, for an axis."""
+    """Name a measure and its unit, for an axis."""
     return f"{what.label} ({what.unit})"
 
 
@@ -149,7 +149,7 @@ def fitted(text: str, width: float, size: float = FONT_SIZE, weight: str = "norm
 
 
 def text_width(text: str, size: float = FONT_SIZE, weight: str = "normal") -> float:
-    """Metric one line of text: inches, with a little to spare for what rounding to pixels adds."""
+    """Measure one line of text: inches, with a little to spare for what rounding to pixels adds."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties(family="DejaVu Sans", weight=weight)))

@@ -111,7 +111,7 @@ NONE = "none"
 
 
 def protocol_words(setting: Setting) -> str:
-    """ArmName the protocol, its version and the encoder."""
+    """Name the protocol, its version and the encoder."""
     return f"{setting.protocol} v{setting.protocol_version}, {setting.encoder}"
 
 

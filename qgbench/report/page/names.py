@@ -26,14 +26,14 @@ def _joined(texts: Iterable[str]) -> str:
 
 
 def run_slug(run: Run) -> str:
-    """ArmName a run's page and its folder of data; a cell and seed have one run."""
+    """Name a run's page and its folder of data; a cell and seed have one run."""
     cell = run.record.spec
     name = (cell.method, cell.addon, cell.variant, f"k{cell.seed}")
     return slug(cell.dataset, cell.regime, cell.arch, *name, cell.encoder, cell.protocol, cell.protocol_version)
 
 
 def contrast_slug(setting: Setting, contrast: Contrast) -> str:
-    """ArmName a contrast's page."""
+    """Name a contrast's page."""
     return slug(
         setting.dataset,
         setting.regime,

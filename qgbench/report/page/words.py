@@ -48,7 +48,7 @@ def addon_words(addon: str) -> str:
 
 
 def name_words(name: ArmName) -> str:
-    """ArmName a cell: 'FixMatch (method.threshold=0.9) + QW'."""
+    """Name a cell: 'FixMatch (method.threshold=0.9) + QW'."""
     variant = f" ({name.variant})" if name.variant else ""
     return method_words(name.method) + variant + (f" + {addon_words(name.addon)}" if name.addon else "")
 
