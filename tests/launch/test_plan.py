@@ -75,6 +75,16 @@ def test_everything_that_a_suite_names_and_nobody_knows_is_listed_at_once(tmp_pa
         assert said.count(part) == 1
 
 
+def test_an_add_on_or_score_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    for row, said in (
+        ("fixmatch+wq", "unknown addon 'wq'"),
+        ("fixmatch+qw-shufled", "'shufled'. Did you mean 'shuffled'"),
+    ):
+        text = TINY.replace('"fixmatch+qw"', f'"fixmatch+qw", "{row}"', 1)
+        with pytest.raises(UserError, match=re.escape(said)):
+            make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
+
+
 def test_a_suite_names_data_sets_as_every_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here" / "mine").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")

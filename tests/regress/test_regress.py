@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from qgbench.cli.main import app
 from qgbench.data.content import CACHE_VARIABLE, default_cache_dir
 from qgbench.data.experiment import ImageSet
 from qgbench.data.run_data import training_data
-from qgbench.launch.executor import Ending, Executor
+from qgbench.launch.executor import Ending, Executor, Request
 from qgbench.launch.job import Job, main
 from qgbench.launch.plan import make_plan
 from qgbench.methods import Method, reduce_term
@@ -66,6 +66,10 @@ class Here(Executor):
 
     queues = False
     slots = 1
+
+    @classmethod
+    def start(cls, request: Request) -> Self:
+        return cls()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

@@ -95,7 +95,7 @@ def test_every_fault_of_a_suite_is_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as failure:
         load_suite(written(tmp_path, text))
     said = str(failure.value)
-    named = ("'smok'", "Did you mean 'smoke'", "fixmatch+wq", "regime 'some'", "'core' is there 2", "[rows.sharp]")
+    named = ("'smok'", "Did you mean 'smoke'", "regime 'some'", "'core' is there 2", "[rows.sharp]")
     for part in (*named, "setting 'size'", "setting 'trian.steps'"):
         assert part in said
 

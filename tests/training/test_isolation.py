@@ -77,4 +77,4 @@ def test_medpy_is_imported_by_the_judge_alone() -> None:
     sources = [*PACKAGE.rglob("*.py")]
     assert len(sources) > 30
     found = [file for file in sources if "import medpy" in file.read_text() or "from medpy" in file.read_text()]
-    assert found == [PACKAGE / "judge.py"]
+    assert found == [PACKAGE / "trust/judge.py"]
