@@ -60,6 +60,8 @@ def findings(name: str, plugins: Iterable[str] = ()) -> Iterator[Finding]:
     methods = [each for each in found if each[0] == "method"]
     chosen = methods or found
     if len(chosen) != 1:
+        if not chosen and (name.endswith(".py") or ":" in name):
+            raise UserError(f"{name} defines no method, add-on, score or metric that could be checked.")
         if not chosen:
             catalogue("method", plugins).find(name)  # refuses it, and says what there is
         listed = ", ".join(reference for _, reference in chosen)

@@ -462,7 +462,7 @@ class TestForest:
         ]
         headings = [text for text in texts(only_figure(forest.plan(analysis_of(runs)))) if text.startswith("combined ")]
         assert headings == [
-            f"combined over methods and settings: {kind}@grouped, unet, e, small v2" for kind in ("all", "budget")
+            f"combined over methods and settings: {kind}@grouped, unet, e, small v1" for kind in ("all", "budget")
         ]
 
     def test_withheld_p_is_said_with_its_reason(self) -> None:

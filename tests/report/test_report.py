@@ -475,7 +475,7 @@ class TestBrokenFiles:
     def test_a_run_that_a_former_g_guides_is_left_out_beside_newer_ones(self, tmp_path: Path) -> None:
         def guided(folder: str, version: int, seed: int = 0) -> Path:
             protocol = {"g_version": version, "train": {"steps": 10}}
-            fields = {"settings": {"protocol": protocol, "method": {}}}
+            fields = {"settings": {"protocol": protocol, "method": {}, "qg": {}}}
             return make_record(tmp_path / folder, GROUP_DICE, addon="qw", audited=True, seed=seed, fields=fields)
 
         base = make_record(tmp_path / "new", GROUP_DICE)

@@ -23,6 +23,7 @@ from qgbench.quality.audit import LABEL_COLUMNS, audits_of
 from qgbench.run.folder import RunFolder
 from qgbench.run.predictions import read_predictions
 from qgbench.run.record import Record, read_images, read_labels, read_record, summarise, write_record
+from qgbench.spec.task import Task
 
 pytestmark = pytest.mark.slow
 
@@ -154,7 +155,7 @@ def test_twins_share_images_draw_and_split(base: tuple[Path, str], guided: tuple
     assert len(first.provenance.labelled_ids) == 12
     assert first.provenance.split == second.provenance.split
     assert first.provenance.data == second.provenance.data
-    assert first.cell.variant == second.cell.variant
+    assert first.spec.variant == second.spec.variant
     assert first.guidance is None
     assert first.audit is None
     assert set(read_images(base[0] / "images.csv")["id"]) == set(read_images(guided[0] / "images.csv")["id"])
@@ -269,7 +270,7 @@ def test_runs_and_show_present_what_is_there(output: Path, guided: tuple[Path, s
     for expected in (
         "done",
         "effective sample size",
-        "Pearson",
+        "g against true Dice",
         "cases.png",
         f"{100 * read_record(guided[0]).summary.means['dice']:.2f}",
     ):
@@ -310,6 +311,8 @@ def test_a_perfect_network_gets_a_nearly_perfect_score(cache_dir: Path) -> None:
     known = {prepared.images[i].tobytes(): prepared.masks[i] for i in range(len(prepared.ids))}
 
     class Perfect(torch.nn.Module):
+        task = Task()
+
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             pixels = (image * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
             masks = np.stack([known[picture.tobytes()] for picture in pixels])
