@@ -27,7 +27,7 @@ def compute() -> None:
 
 
 def numbers(environment: dict[str, str], output: Path) -> tuple[float, str]:
-    """Give the seconds of one run, and what it measured."""
+    """Return the seconds of one run, and what it measured."""
     unset = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     begin = time.monotonic()
     command = [sys.executable, "-m", "qgbench", *COMMAND, str(output)]

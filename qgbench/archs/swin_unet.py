@@ -29,7 +29,7 @@ _DROP_PATH = 0.2  # largest rate of stochastic depth, as in the authors' configu
 
 
 def windows(size: int) -> tuple[int, ...]:
-    """Give the side of each stage's attention windows in patches, fine to coarse, for images of `size` pixels."""
+    """Return the side of each stage's attention windows in patches, fine to coarse, for images of `size` pixels."""
     grids = [size // stride for stride in STRIDES]
     return tuple(max(side for side in range(1, _WINDOW + 1) if grid % side == 0) for grid in grids)
 
@@ -70,7 +70,7 @@ class SwinEncoder(nn.Module):
                 stage.set_input_size((size // merged, size // merged), window)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Give the output of each stage, fine to coarse; the last is normalised."""
+        """Return the output of each stage, fine to coarse; the last is normalised."""
         return cast(list[Tensor], self.model.forward_intermediates(image, norm=True, intermediates_only=True))
 
 

@@ -52,7 +52,7 @@ def load_into(module: nn.Module, name: str) -> None:
 
 
 def timm_names() -> set[str]:
-    """Give the names of all models in timm, with and without the tag of their weights."""
+    """Return the names of all models in timm, with and without the tag of their weights."""
     return {*timm.list_models(), *timm.list_models(pretrained=True)}
 
 

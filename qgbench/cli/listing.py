@@ -148,7 +148,7 @@ def _group(entry: Known) -> str:
 
 
 def _why(name: str, error: Exception) -> str:
-    """Give one line; the traceback is shown when the name itself is asked for."""
+    """Return one line; the traceback is shown when the name itself is asked for."""
     cause = error.__cause__ if isinstance(error, PluginImportError) else error
     return f"{name}: cannot be used: {in_one_line(cause or error)}"
 

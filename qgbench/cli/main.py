@@ -303,7 +303,7 @@ def _given(dataset: str, data_dir: Path | None, regime: Regime, split_from: list
 
 
 def _twin_command(spec: RunSpec, data_dir: Path | None, split_from: list[Path], output: Path) -> str:
-    """Give the command of the same run with the add-on instead of without, or without instead of with."""
+    """Return the command of the same run with the add-on instead of without, or without instead of with."""
     known = load_protocol(spec.protocol)
     words = ["qgbench", "run", "--method", spec.method]
     if spec.qg_mode == "none":

@@ -206,7 +206,7 @@ def _estimates(output: Path) -> "Estimates":
 
 
 def _slots(planned: "Plan", estimates: "Estimates", asked: int | None) -> list[str]:
-    """Give the slots of this machine: GPUs by number, or '' for each share of the processor.
+    """Return the slots of this machine: GPUs by number, or '' for each share of the processor.
 
     A plan for GPUs that are elsewhere has one, or as many as are asked for.
     """

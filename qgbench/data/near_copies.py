@@ -111,7 +111,7 @@ def _waves_of_image(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _waves(images: Prepared, cache_dir: Path | None, track: Track) -> NDArray[np.float32]:
-    """Give what is compared of every prepared image, from the cache where it is there: (N, 16, 16)."""
+    """Return what is compared of every prepared image, from the cache where it is there: (N, 16, 16)."""
     file = (cache_dir or default_cache_dir()) / _FOLDER / f"{images.fingerprint}.npy"
     count = len(images.ids)
     with suppress(OSError, ValueError, EOFError):

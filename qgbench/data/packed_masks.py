@@ -40,7 +40,7 @@ class PackedMasks(Mapping[str, NDArray[np.bool_]]):
         return len(self._packed)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Give the members of the file, ids sorted."""
+        """Return the members of the file, ids sorted."""
         ids = sorted(self._packed)
         packed = [self._packed[id] for id in ids]
         return {

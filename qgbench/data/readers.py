@@ -588,7 +588,7 @@ def _check_file(file: Path) -> None:
 
 
 def _match_masks(images: dict[str, Path], folder: Path, masks: Path, without_mask: str) -> dict[str, list[Path]]:
-    """Give each image its mask: the file of its own name, else of its name with one of `MASK_ENDINGS`."""
+    """Return each image its mask: the file of its own name, else of its name with one of `MASK_ENDINGS`."""
     files = _image_files(masks, MASK_SUFFIXES)
     candidates = {id: [id + ending for ending in MASK_ENDINGS if id + ending in files] for id in images}
     if bare := [id for id in images if not candidates[id]]:

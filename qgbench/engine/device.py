@@ -79,7 +79,7 @@ class World:
         return flag if self.size == 1 else bool(reduce(torch.tensor(float(flag), device=self._device), "max"))
 
     def of_main(self, value: float) -> float:
-        """Give every process the main one's number."""
+        """Return every process the main one's number."""
         if self.size == 1:
             return value
         return float(broadcast(torch.tensor(value, dtype=torch.float64, device=self._device)))

@@ -8,7 +8,7 @@ from accelerate.utils import get_grad_scaler
 
 
 def random_states() -> dict[str, Any]:
-    """Give the states of torch's default generators, of the processor and of the current accelerator."""
+    """Return the states of torch's default generators, of the processor and of the current accelerator."""
     return {
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
@@ -23,7 +23,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def new_scaler(accelerator: Accelerator) -> None:
-    """Give an accelerator a loss scaler in its initial state, if it has one (fp16).
+    """Return an accelerator a loss scaler in its initial state, if it has one (fp16).
 
     Otherwise the scale that one training ended with would be that with which the next one in this process begins, and
     a run would depend on whether its g was trained before it or loaded. To be called before optimisers are prepared.

@@ -168,7 +168,7 @@ class _Driver:
         logger.warning("failed: %s: %s", job.words, cause)
 
     def _hand_out(self) -> None:
-        """Give the engine as many jobs as it takes, in the plan's order."""
+        """Return the engine as many jobs as it takes, in the plan's order."""
         states = self._drive.states
         for name, job in self._jobs.items():
             broken = next((need for need in job.needs if states.get(need) == "failed"), None)

@@ -188,7 +188,7 @@ def require_same_data(plan: Plan) -> None:
 
 
 def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, device: str) -> list[RunSpec]:
-    """Give the RunSpecs, or every cause why there are none."""
+    """Return the RunSpecs, or every cause why there are none."""
     # The registry and the methods need torch, which reading a plan does not.
     from qgbench.run.carry_out import describe
     from qgbench.run.request import make_spec

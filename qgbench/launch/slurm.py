@@ -298,7 +298,7 @@ def _largest_array() -> int:
 
 
 def _ask(*command: str) -> str:
-    """Give what a command of Slurm prints.
+    """Return what a command of Slurm prints.
 
     Raises
     ------
@@ -324,7 +324,7 @@ def _ask(*command: str) -> str:
 
 
 def _tell(*command: str) -> None:
-    """Give a command to Slurm that may come too late: the job has ended in the meantime."""
+    """Return a command to Slurm that may come too late: the job has ended in the meantime."""
     try:
         _ask(*command)
     except _NoAnswerError as error:

@@ -122,7 +122,7 @@ class Catalogue:
     broken: Mapping[str, PluginImportError]  # plug-in, as it was named -> why
 
     def find(self, name: str) -> Known:
-        """Give the one entry of a name.
+        """Return the one entry of a name.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class Catalogue:
         raise error
 
     def clashes(self) -> list[UserError]:
-        """Give the error of every name that several sources have."""
+        """Return the error of every name that several sources have."""
         by_name: dict[str, list[Known]] = {}
         for entry in self.entries:
             by_name.setdefault(entry.name, []).append(entry)

@@ -83,7 +83,7 @@ def audits_of(labels: pd.DataFrame) -> list[CheckpointAudit]:
 
 
 def correlations(dice: np.ndarray, **scores: np.ndarray) -> dict[str, float | None]:
-    """Give ``pearson_<name>`` of every score with true Dice, as `agreement` does.
+    """Return ``pearson_<name>`` of every score with true Dice, as `agreement` does.
 
     Parameters
     ----------

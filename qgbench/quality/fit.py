@@ -238,7 +238,7 @@ class PredictorFit:
             self._best_state = {name: v.detach().clone() for name, v in self._predictor.state_dict().items()}
 
     def best(self) -> QualityPredictor:
-        """Give g as it was at the best validation step, frozen, in evaluation mode."""
+        """Return g as it was at the best validation step, frozen, in evaluation mode."""
         self._predictor.load_state_dict(self._best_state)
         self._predictor.requires_grad_(False).eval()
         return self._predictor
@@ -319,7 +319,7 @@ class _TrainingMasks:
         self._order = np.empty(0, int)
 
     def next(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Give images (B, 3, H, W), masks (B, 1, H, W) and true Dice (B,)."""
+        """Return images (B, 3, H, W), masks (B, 1, H, W) and true Dice (B,)."""
         truths, rng, generator, settings = self._truths, self._rng, self._generator, self._settings
         while len(self._order) < settings.batch:
             self._order = np.concatenate([self._order, rng.permutation(len(truths))])

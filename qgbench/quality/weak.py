@@ -89,7 +89,7 @@ class WeakModels:
             yield step
 
     def masks(self) -> list[Tensor]:
-        """Give what was kept, once `run` has ended.
+        """Return what was kept, once `run` has ended.
 
         Returns
         -------

@@ -179,7 +179,7 @@ def measured_noise(reference: Numbers, variants: Mapping[str, Numbers], origin: 
 
 
 def limit_of(largest: float, size: float) -> float:
-    """Give the limit for the largest difference that was measured and the largest number of that name."""
+    """Return the limit for the largest difference that was measured and the largest number of that name."""
     return _rounded_up(max(FACTOR * largest, LEAST * size))
 
 

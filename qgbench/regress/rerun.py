@@ -57,7 +57,7 @@ def rerun(whole: Plan, executor: Executor, only: Sequence[str] = ()) -> Numbers:
 
 
 def this_machine(plan: Plan) -> LocalExecutor:
-    """Give the processes that carry out a plan here: as many side by side as the cores carry."""
+    """Return the processes that carry out a plan here: as many side by side as the cores carry."""
     return LocalExecutor([""] * max(1, usable_cores() // plan.jobs[0].spec.threads))
 
 

@@ -245,7 +245,7 @@ def foresee(
 
 
 def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
-    """Give protocol, method and its settings, or refuse what can be known to be wrong without data."""
+    """Return protocol, method and its settings, or refuse what can be known to be wrong without data."""
     protocol = spec.resolve()
     method_class = load_method(spec.method)
     if method_source(spec.method) != spec.source:
@@ -294,7 +294,7 @@ def _give_finished(
     data: RunData | None,
     metrics: Sequence[Metric],
 ) -> Outcome:
-    """Give a finished run.
+    """Return a finished run.
 
     Raises
     ------

@@ -114,7 +114,7 @@ class RunSpec(Machine, Arm, Setting):
         return Place(self.protocol, self.dataset, self.regime, self.arch, self.arm, self.seed)
 
     def resolve(self) -> Protocol:
-        """Give the protocol with this run's overrides applied.
+        """Return the protocol with this run's overrides applied.
 
         Raises
         ------

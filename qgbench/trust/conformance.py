@@ -110,7 +110,7 @@ class ToyQuality(nn.Module):
         self.layers = nn.Sequential(nn.Conv2d(4, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 1))
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Give a quality per mask."""
+        """Return a quality per mask."""
         return torch.sigmoid(4.0 * self.layers(torch.cat([image, mask], 1))).squeeze(1)
 
 
@@ -128,7 +128,7 @@ class _FixedWeights(AddOn):
 
 
 def toy_protocol(steps: int) -> Protocol:
-    """Give the smoke protocol with a budget of `steps`, for toy images."""
+    """Return the smoke protocol with a budget of `steps`, for toy images."""
     smoke = load_protocol("smoke")
     train = smoke.train.model_copy(
         update={"steps": steps, "lr": 1e-2, "batch_labelled": 4, "batch_unlabelled": 6, "validations": 2}

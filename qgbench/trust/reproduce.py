@@ -223,7 +223,7 @@ def read_reproductions(record_path: Path) -> list[Reproduction]:
 
 
 def reproduction_of(record_path: Path) -> Reproduction | None:
-    """Give what the last rerun of a record found; None where nobody repeated it.
+    """Return what the last rerun of a record found; None where nobody repeated it.
 
     Parameters
     ----------

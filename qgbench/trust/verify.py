@@ -268,7 +268,7 @@ def _verify_in_worker(judge: str | None, path: Path) -> tuple[list[Fault], _Seen
 
 @cache
 def _verifier_of_worker(judge: str | None) -> "_Verifier":
-    """Give the one verifier of a process that ends with the pool; elsewhere it would outlive changes to the data."""
+    """Return the one verifier of a process that ends with the pool; elsewhere it would outlive changes to the data."""
     return _Verifier(judge)
 
 
@@ -665,7 +665,7 @@ def _reproduced(path: Path) -> Iterator[Fault]:
 
 
 def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _CommittedSplit | None:
-    """Give the committed split of a data set; None where there is none."""
+    """Return the committed split of a data set; None where there is none."""
     if dataset not in card_names("labelled"):
         return None
     try:

@@ -173,7 +173,7 @@ def add_regrouped(card: Card, source: Source, groups: Path, data_dir: Path, trac
 
 
 def regroup(name: str, groups: Path, data_dir: Path) -> Path:
-    """Give a data set in the data folder other groups, and so another split.
+    """Return a data set in the data folder other groups, and so another split.
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ def _toml(value: str | float) -> str:
 
 @contextmanager
 def _place(name: str, data_dir: Path) -> Iterator[Path]:
-    """Give the folder in which a data set is built (module docstring), with no other process at it."""
+    """Return the folder in which a data set is built (module docstring), with no other process at it."""
     folder = data_dir / name
     if folder.exists():
         raise UserError(
@@ -302,7 +302,7 @@ def _archives_named(origins: Mapping[Path, Path]) -> Iterator[None]:
 
 
 def _folders(source: Path, unpacked: Path, track: Track) -> dict[Path, Path]:
-    """Give the folders that a source consists of, with the archive that each was unpacked from, or itself.
+    """Return the folders that a source consists of, with the archive that each was unpacked from, or itself.
 
     What was unpacked before stays.
     """

@@ -234,7 +234,7 @@ def write_findings(findings: Sequence[Finding], file: Path) -> None:
 
 
 def joined_groups(source: Source, findings: Sequence[Finding]) -> dict[str, str]:
-    """Give each image of a data set its group, after those of which copies were found are joined.
+    """Return each image of a data set its group, after those of which copies were found are joined.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ def _look(source: Source, id: str) -> _Looked:
 def _split(
     source: Source, kind: SplitKind, fractions: Fractions, looked: Sequence[_Looked]
 ) -> tuple[dict[str, str], list[Finding]]:
-    """Give each image its part, as a run would; none where there is no split. And find what is wrong with it."""
+    """Return each image its part, as a run would; none where there is no split. And find what is wrong with it."""
     if not source.labelled:
         return {}, []
     try:

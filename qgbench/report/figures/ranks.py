@@ -51,7 +51,7 @@ def plan_frequencies(analysis: Analysis) -> style.Plan:
 
 
 def _rankable(analysis: Analysis) -> tuple[list[tuple[Across, str]], list[str]]:
-    """Give what can be ranked, each with its name, and why the rest cannot."""
+    """Return what can be ranked, each with its name, and why the rest cannot."""
     if not analysis.across:
         return [], ["ranks need two settings or more of one protocol, architecture and encoder"]
     shown, left_out = [], []

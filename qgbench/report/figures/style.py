@@ -128,7 +128,7 @@ class Looks:
         )
 
     def of_method(self, name: ArmName) -> Look:
-        """Give the look of a cell's method, whatever its add-on."""
+        """Return the look of a cell's method, whatever its add-on."""
         return self.methods[name.method, name.variant]
 
 

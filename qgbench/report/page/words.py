@@ -35,7 +35,7 @@ _KINDS = {
 
 
 def method_words(method: str) -> str:
-    """Give the usual spelling of a method's name; a name that has none stays as it is."""
+    """Return the usual spelling of a method's name; a name that has none stays as it is."""
     return _METHODS.get(method, method)
 
 
