@@ -13,7 +13,7 @@ import pytest
 
 from qgbench.trust.verify import Fault, verify_records
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # some twenty commands, each of which imports torch
 pytest_plugins = ["tests.wheel"]
 
 Call = Callable[..., str]
