@@ -28,6 +28,7 @@ from qgbench.methods import Batch, Method, Step, Term
 from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import SCORES, Labelling, Score
+from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer, convert_sync_batchnorm
 from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
 
@@ -40,6 +41,8 @@ Modes = Callable[[nn.Module], list[AddOn]]
 
 class Smooth(nn.Module):
     """A network whose output for an image does not depend on the others, nor on random numbers."""
+
+    task = Task()
 
     def __init__(self) -> None:
         super().__init__()
