@@ -4,11 +4,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Self
 
 import pytest
 
 from qgbench.launch.drive import Drive, drive
-from qgbench.launch.executor import Ending, Executor
+from qgbench.launch.executor import Ending, Executor, Request
 from qgbench.launch.job import NOT_NOW, Job
 from qgbench.launch.plan import Plan
 from qgbench.run.folder import RunFolder
@@ -37,6 +38,10 @@ class Scripted(Executor):
         self.calls: list[list[str]] = []
         self.stopped = 0
         self._endings: dict[str, Ending] = {}
+
+    @classmethod
+    def start(cls, request: Request) -> Self:
+        return cls(lambda job: None)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         self.calls.append([job.name for job in jobs])
