@@ -76,7 +76,8 @@ def test_it_finds_its_methods_protocols_cards_and_splits(call: Call, home: Path,
         assert Path(path).is_relative_to(home)
     methods = {file.stem for file in (source / "baselines").glob("*.py")} - {"__init__"}
     assert set(lines[3].split()[1:]) == methods
-    assert set(lines[4].split()[1:]) == {file.stem for file in (source / "qgbench" / "spec" / "protocols").glob("*.toml")}
+    protocols = source / "qgbench" / "spec" / "protocols"
+    assert set(lines[4].split()[1:]) == {file.stem for file in protocols.glob("*.toml")}
     assert set(lines[5].split()[1:]) == {file.parent.name for file in (source / "datasets").glob("*/card.toml")}
     assert lines[6].split()[1:] == ["isic2017", "isic_pool", "kvasir_pool"]
 
