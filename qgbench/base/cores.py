@@ -1,10 +1,11 @@
-"""Long work on all cores: processes, because reading, checking and drawing records are Python's own work."""
+"""Long work on all cores: processes where it is Python's own work, threads where it is that of a library."""
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ R = TypeVar("R")
 
 
 def on_all_cores(function: Callable[[T], R], items: Sequence[T], worth: int, chunk: int = 1) -> Iterator[R]:
-    """Apply a function to each item, in their order.
+    """Apply a function to each item in processes; yield what it returns, in the order of the items.
 
     Parameters
     ----------
@@ -46,6 +47,25 @@ def on_all_cores(function: Callable[[T], R], items: Sequence[T], worth: int, chu
             "a process at work on the records was killed, most often because the memory was full. Free some, or give "
             "fewer records at a time, and try again."
         ) from error
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
+    """Apply a function to each item in threads; yield what it returns, in the order of the items.
+
+    It is only so far ahead of the caller that no core waits for it; whoever may stop before the end closes it.
+    """
+    cores = usable_cores()
+    ahead: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(cores)
+    try:
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 2 * cores:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def usable_cores() -> int:

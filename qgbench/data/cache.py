@@ -20,9 +20,6 @@ import os
 import re
 import shutil
 import time
-from collections import deque
-from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qgbench.base.amounts import amount
-from qgbench.base.cores import usable_cores
+from qgbench.base.cores import in_threads
 from qgbench.base.errors import QGBenchError, UnwritableError, UserError, unwritable
 from qgbench.base.progress import Track, no_progress
 from qgbench.data.content import CACHE_VARIABLE, checked, default_cache_dir, hash_files, read_checked
@@ -371,31 +368,15 @@ def _write_rows(partial: _PartialEntry, source: Source, size: int, track: Track)
     """Write the rows that are missing, in the order of the ids; record now and then how many are whole."""
     done, count = partial.rows, len(source.ids)
     save_at = time.monotonic()
-    with closing(_decode_all(source, source.ids[done:], size)) as decoded_in_turn:
+    # Threads, as Pillow holds the interpreter's lock for a seventh of the time: they keep about 7 cores busy, and
+    # processes did no better on 2.
+    with closing(in_threads(lambda id: _decode(source, id, size), source.ids[done:])) as decoded_in_turn:
         for decoded in track(decoded_in_turn, f"Preparing {source.name}", count, "images", done):
             partial.append(decoded)
             if (begin := time.monotonic()) >= save_at:
                 partial.save()
                 end = time.monotonic()
                 save_at = end + (end - begin) / _SHARE_OF_SAVES
-
-
-def _decode_all(source: Source, ids: list[str], size: int) -> Generator[_Decoded]:
-    """Decode on all cores, in the order of the ids, only so far ahead of the caller that no core waits for it."""
-    cores = usable_cores()
-    ahead: deque[Future[_Decoded]] = deque()
-    # Threads, as Pillow holds the interpreter's lock for a seventh of the time: they keep about 7 cores busy, and
-    # processes did no better on 2.
-    pool = ThreadPoolExecutor(cores)
-    try:
-        for id in ids:
-            ahead.append(pool.submit(_decode, source, id, size))
-            if len(ahead) > 2 * cores:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

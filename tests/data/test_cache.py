@@ -388,7 +388,7 @@ def test_partial_entries_of_other_content_are_cleared_unless_in_use(long_tree: P
 def test_work_ahead_is_bounded(tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Results must not pile up where writing is slower than decoding."""
     write_tree(tmp_path / "own", ids=tuple(f"{n:02d}" for n in range(24)))
-    monkeypatch.setattr(cache, "usable_cores", lambda: 2)
+    monkeypatch.setattr("qgbench.base.cores.usable_cores", lambda: 2)
     most = 0
 
     def track(iterable: Iterable, description: str, total: int, unit: str, start: int = 0) -> Iterator:
@@ -428,7 +428,7 @@ def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         def shutdown(self, cancel_futures: bool) -> None:
             pass
 
-    monkeypatch.setattr(cache, "ThreadPoolExecutor", Serial)
+    monkeypatch.setattr("qgbench.base.cores.ThreadPoolExecutor", Serial)
 
 
 @pytest.mark.parametrize("what", ["", "images", "masks", "images/b.png", "masks/c.png"])

@@ -31,11 +31,11 @@ of a labelled data set are a pool. Each finding about copies is one picture, wit
 """
 
 import json
-from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -47,7 +47,7 @@ from rich.text import Text
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from qgbench.base.cores import usable_cores
+from qgbench.base.cores import in_threads
 from qgbench.base.errors import NotFoundError, UserError
 from qgbench.base.files import write_atomically
 from qgbench.base.progress import Track, no_progress
@@ -264,23 +264,8 @@ def joined_groups(source: Source, findings: Sequence[Finding]) -> dict[str, str]
 
 def _look_at_all(source: Source, track: Track) -> list[_Looked]:
     """Read everything, on all cores, in the order of the ids."""
-    with closing(_in_order(source)) as looked:
+    with closing(in_threads(partial(_look, source), source.ids)) as looked:
         return list(track(looked, f"Verifying {source.name}", len(source.ids), "images"))
-
-
-def _in_order(source: Source) -> Generator[_Looked]:
-    cores = usable_cores()
-    ahead: deque[Future[_Looked]] = deque()
-    pool = ThreadPoolExecutor(cores)
-    try:
-        for id in source.ids:
-            ahead.append(pool.submit(_look, source, id))
-            if len(ahead) > 2 * cores:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _look(source: Source, id: str) -> _Looked:
