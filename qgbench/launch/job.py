@@ -152,7 +152,6 @@ def _prepare(job: Job) -> None:
 
 def _fit(job: Job) -> None:
     from qgbench.data.run_data import open_run_data
-    from qgbench.data.splits import split_fingerprint
     from qgbench.engine.device import make_accelerator
     from qgbench.quality.store import find_or_fit
 
@@ -162,16 +161,7 @@ def _fit(job: Job) -> None:
     regime = Regime.parse(spec.regime).model_copy(update={"pools": ()})
     accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
     data = open_run_data(spec.dataset, regime, spec.seed, protocol.size, protocol.fractions, job.data_dir)
-    find_or_fit(
-        job.name,
-        spec,
-        protocol,
-        data.training,
-        data.prepared.fingerprint,
-        split_fingerprint(data.split),
-        job.output,
-        accelerator,
-    )
+    find_or_fit(job.name, spec, protocol, data, job.output, accelerator)
 
 
 def main(job: str) -> int:

@@ -10,7 +10,9 @@ from accelerate import Accelerator
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.locks import locked
 from qgbench.base.logs import logger
-from qgbench.data.experiment import ImageSet, TrainingData
+from qgbench.data.experiment import ImageSet
+from qgbench.data.run_data import RunData
+from qgbench.data.splits import split_fingerprint
 from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT, LabelledImages, fit_predictor, remove_checkpoints
 from qgbench.quality.predictor import PredictorCard, QualityPredictor, load_predictor, save_predictor
 from qgbench.spec.protocol import Protocol
@@ -23,9 +25,7 @@ def find_or_fit(
     run: str,
     spec: RunSpec,
     protocol: Protocol,
-    training: TrainingData,
-    data_fingerprint: str,
-    split: str,
+    data: RunData,
     output: Path,
     accelerator: Accelerator,
 ) -> tuple[QualityPredictor, PredictorCard]:
@@ -39,10 +39,8 @@ def find_or_fit(
         Name of the run that asks, for the card.
     spec : RunSpec
     protocol : Protocol
-    training : TrainingData
+    data : RunData
         The labelled draw that g learns from, and the validation images that select it.
-    data_fingerprint, split : str
-        Fingerprints of the prepared data set and of the split.
     output : Path
         Folder of all runs; predictors are kept in ``<output>/predictors``.
     accelerator : Accelerator
@@ -58,18 +56,18 @@ def find_or_fit(
     QGBenchError
         Its loss is not finite, or the folder cannot be written.
     """
-    folder = output / PREDICTORS / predictor_id(spec, protocol, training, data_fingerprint, split)
+    folder = output / PREDICTORS / predictor_id(spec, protocol, data)
     if accelerator.is_main_process:
         with locked(folder, "quality predictor"):
             if load_predictor(folder) is None:
-                _fit(folder, run, spec, protocol, training, data_fingerprint, split, accelerator)
+                _fit(folder, run, spec, protocol, data, accelerator)
             remove_checkpoints(folder)
     accelerator.wait_for_everyone()
     stored = load_predictor(folder)
     if stored is None:
         raise QGBenchError(f"the quality predictor {folder} is damaged as soon as it is written; check the disk.")
     predictor, card = stored
-    _check_card(card, folder, protocol, training, data_fingerprint)
+    _check_card(card, folder, protocol, data)
     if not card.image_dependence < IMAGE_DEPENDENCE_LIMIT:
         logger.warning(
             "g judges shapes more than images: its output correlates %.2f with that for blacked-out or swapped images "
@@ -80,14 +78,14 @@ def find_or_fit(
     return predictor, card
 
 
-def predictor_id(spec: RunSpec, protocol: Protocol, training: TrainingData, data_fingerprint: str, split: str) -> str:
+def predictor_id(spec: RunSpec, protocol: Protocol, data: RunData) -> str:
     """Name g_k after everything that its weights depend on; parameters as of `find_or_fit`."""
     what = {
         "version": protocol.g_version,
         "settings": protocol.quality.telling(),
-        "data": data_fingerprint,
-        "split": split,
-        "labelled": sorted(training.labelled.ids),
+        "data": data.prepared.fingerprint,
+        "split": split_fingerprint(data.split),
+        "labelled": sorted(data.training.labelled.ids),
         "seed": spec.seed,
         "size": protocol.size,
         "precision": spec.precision,
@@ -95,19 +93,11 @@ def predictor_id(spec: RunSpec, protocol: Protocol, training: TrainingData, data
         "device": spec.device,
     }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-    return f"{Path(spec.dataset).name}-n{len(training.labelled)}-{protocol.size}px-k{spec.seed}-{digest}"
+    return f"{Path(spec.dataset).name}-n{len(data.training.labelled)}-{protocol.size}px-k{spec.seed}-{digest}"
 
 
-def _fit(
-    folder: Path,
-    run: str,
-    spec: RunSpec,
-    protocol: Protocol,
-    training: TrainingData,
-    data_fingerprint: str,
-    split: str,
-    accelerator: Accelerator,
-) -> None:
+def _fit(folder: Path, run: str, spec: RunSpec, protocol: Protocol, data: RunData, accelerator: Accelerator) -> None:
+    training = data.training
     labelled, val = _as_labelled(training.labelled), _as_labelled(training.val)
     fitted = fit_predictor(
         labelled, val, protocol.quality, spec.seed, accelerator, folder, {"images or split": folder.name}
@@ -122,8 +112,8 @@ def _fit(
         precision=spec.precision,
         settings=protocol.quality,
         labelled_ids=training.labelled.ids,
-        data=data_fingerprint,
-        split=split,
+        data=data.prepared.fingerprint,
+        split=split_fingerprint(data.split),
         synthetic=fitted.synthetic,
         weak_models=fitted.weak_models,
         weak_dice=fitted.weak_dice,
@@ -134,14 +124,12 @@ def _fit(
     save_predictor(folder, fitted.predictor, card)
 
 
-def _check_card(
-    card: PredictorCard, folder: Path, protocol: Protocol, training: TrainingData, data_fingerprint: str
-) -> None:
+def _check_card(card: PredictorCard, folder: Path, protocol: Protocol, data: RunData) -> None:
     """Refuse a predictor that was made for something else, or that has seen masks which this run holds back."""
-    foreign = sorted(set(card.labelled_ids) - set(training.labelled.ids))
+    foreign = sorted(set(card.labelled_ids) - set(data.training.labelled.ids))
     if card.size != protocol.size:
         cause = f"at {card.size} px, but this run is at {protocol.size} px"
-    elif card.data != data_fingerprint:
+    elif card.data != data.prepared.fingerprint:
         cause = f"on other images (data set {card.dataset}) than this run has"
     elif foreign:
         cause = f"on {len(foreign)} images that this run does not label (for example {foreign[0]})"

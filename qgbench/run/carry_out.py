@@ -310,7 +310,7 @@ def _give_finished(
 
 def _refuse_other_data(folder: RunFolder, record: Record, spec: RunSpec, protocol: Protocol, data: RunData) -> None:
     was, split = record.provenance, split_fingerprint(data.split)
-    g = predictor_id(spec, protocol, data.training, data.prepared.fingerprint, split) if spec.needs_g else None
+    g = predictor_id(spec, protocol, data) if spec.needs_g else None
     same = {
         "images or masks": was.data == data.fingerprint,
         "parts of the split": was.split == split,
@@ -457,16 +457,7 @@ def _carry_out(job: _Job) -> None:
     copies = _warn_of_near_copies(job) if main else []
     predictor, card = None, None
     if spec.needs_g:
-        predictor, card = find_or_fit(
-            folder.name,
-            spec,
-            protocol,
-            data.training,
-            data.prepared.fingerprint,
-            split_fingerprint(data.split),
-            job.output,
-            accelerator,
-        )
+        predictor, card = find_or_fit(folder.name, spec, protocol, data, job.output, accelerator)
         predictor.to(accelerator.device)
     guide = make_guide(spec, predictor, spec.seed)
     trainer = Trainer(job.method, guide, predictor, data.training, protocol, spec.seed, accelerator, spec.qg_norm)

@@ -1,6 +1,8 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
+
 from qgbench.quality.store import predictor_id
 from qgbench.run.request import make_spec
 from qgbench.spec.arm import Arm
@@ -9,9 +11,13 @@ from qgbench.spec.run_spec import RunSpec
 from tests.later import later_setting
 
 
-def id_of(spec: RunSpec, labelled: tuple[str, ...] = ("a", "b"), data: str = "d", split: str = "s") -> str:
-    training: Any = SimpleNamespace(labelled=_Images(labelled))
-    return predictor_id(spec, spec.resolve(), training, data, split)
+def id_of(spec: RunSpec, labelled: tuple[str, ...] = ("a", "b"), data: str = "d", split: str = "train") -> str:
+    run_data: Any = SimpleNamespace(
+        training=SimpleNamespace(labelled=_Images(labelled)),
+        prepared=SimpleNamespace(fingerprint=data),
+        split=pd.DataFrame({"id": ["a"], "group": ["a"], "split": [split]}),
+    )
+    return predictor_id(spec, spec.resolve(), run_data)
 
 
 class _Images(tuple[str, ...]):
@@ -26,7 +32,7 @@ def test_g_is_named_after_what_its_weights_depend_on_and_nothing_else() -> None:
     others = [
         id_of(spec, labelled=("a", "c")),
         id_of(spec, data="e"),
-        id_of(spec, split="t"),
+        id_of(spec, split="test"),
         id_of(spec.model_copy(update={"seed": 1})),
         id_of(spec.model_copy(update={"overrides": {"quality.lr": 0.5}})),
     ]
