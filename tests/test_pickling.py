@@ -33,6 +33,7 @@ from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
 from qgbench.training.objective import Objective
 from qgbench.trust.conformance import ToySegmenter, toy_data
+from tests.baselines import make_batch
 
 SECONDS = 300  # a worker that does not answer fails its test instead of hanging all
 
@@ -92,21 +93,6 @@ def same(value: Any) -> Any:
     return value
 
 
-def random_batch() -> Batch:
-    generator = torch.Generator().manual_seed(5)
-    weak = torch.rand(4, 3, 16, 16, generator=generator)
-    return Batch(
-        x_l=torch.rand(3, 3, 16, 16, generator=generator),
-        y_l=(torch.rand(3, 1, 16, 16, generator=generator) > 0.6).float(),
-        u_w=weak,
-        u_s1=(weak * 0.8).clamp(0, 1),
-        u_s2=(weak * 1.2).clamp(0, 1),
-        cut1=torch.rand(4, 1, 16, 16, generator=generator) > 0.5,
-        cut2=torch.rand(4, 1, 16, 16, generator=generator) > 0.5,
-        progress=1.0,
-    )
-
-
 def losses(method: Method, batch: Batch) -> dict[str, float]:
     """Every part of the loss, with dropout."""
     torch.manual_seed(7)
@@ -119,7 +105,7 @@ def trained(name: str) -> Method:
     kind = load("method", name)
     method = kind(ToySegmenter, kind.Settings()).train()
     optimiser = torch.optim.AdamW(method.students.parameters(), lr=1e-2)
-    Objective(method, Guide([]))(random_batch(), None, 0)[0].backward()
+    Objective(method, Guide([]))(make_batch(), None, 0)[0].backward()
     optimiser.step()
     method.update_teacher(0.9)
     return method
@@ -174,7 +160,7 @@ def test_the_class_of_every_registered_method_is_the_same_there(name: str, elsew
 
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_in_mid_training_gives_the_same_loss_there(name: str, elsewhere: Elsewhere) -> None:
-    method, batch = trained(name), random_batch()
+    method, batch = trained(name), make_batch()
     theirs = elsewhere(look_at_method, method, batch)
     ours = look_at_method(method, batch)
     assert set(theirs[0]) == set(ours[0])

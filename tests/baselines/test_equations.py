@@ -16,22 +16,12 @@ from qgbench.plugins.registry import load, method_names
 from qgbench.quality.guide import Guide
 from qgbench.training.objective import Objective
 from qgbench.trust.conformance import ToySegmenter
+from tests.baselines import make_batch
 
 
 @pytest.fixture
 def batch() -> Batch:
-    generator = torch.Generator().manual_seed(5)
-    weak = torch.rand(4, 3, 16, 16, generator=generator)
-    return Batch(
-        x_l=torch.rand(3, 3, 16, 16, generator=generator),
-        y_l=(torch.rand(3, 1, 16, 16, generator=generator) > 0.6).float(),
-        u_w=weak,
-        u_s1=(weak * 0.8).clamp(0, 1),
-        u_s2=(weak * 1.2).clamp(0, 1),
-        cut1=torch.zeros(4, 1, 16, 16, dtype=torch.bool),
-        cut2=torch.zeros(4, 1, 16, 16, dtype=torch.bool),
-        progress=1.0,
-    )
+    return make_batch()
 
 
 def make(name: str, **settings: object) -> Method:
