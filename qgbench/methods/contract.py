@@ -163,7 +163,7 @@ class Method(nn.Module):
         return self.student.task
 
     def uses_teacher(self) -> bool:
-        """Tell whether an exponential moving average of the student is kept."""
+        """Return whether an exponential moving average of the student is kept."""
         return False
 
     def step(self, batch: Batch) -> Step:

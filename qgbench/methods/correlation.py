@@ -35,7 +35,7 @@ class CorrelationHead(nn.Module):
         self.layers = nn.Sequential(*project, nn.Conv2d(_HIDDEN, 2 * compared, 1))
 
     def forward(self, features: list[Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Correlations softmax(f1^T f2 / sqrt(D)), and logits times them.
+        """Return correlations softmax(f1^T f2 / sqrt(D)), and logits times them.
 
         Parameters
         ----------

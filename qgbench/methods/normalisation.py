@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 
 def normalising_layers(module: nn.Module) -> list[_NormBase]:
-    """List the layers that normalise over the batch and keep running statistics."""
+    """Return the layers that normalise over the batch and keep running statistics."""
     return [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
 
 

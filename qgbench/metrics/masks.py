@@ -52,7 +52,7 @@ class ImageMetrics:
 
 
 def measure(pred: npt.ArrayLike, ref: npt.ArrayLike, spacing: tuple[float, float] = (1.0, 1.0)) -> ImageMetrics:
-    """Compare a predicted mask with its reference.
+    """Return every metric of a predicted mask against its reference.
 
     Parameters
     ----------

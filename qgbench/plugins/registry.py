@@ -156,12 +156,12 @@ def _clash(kind: Kind, found: Sequence[Known]) -> UserError:
 
 
 def method_names() -> list[str]:
-    """List the methods in `qgbench.baselines`: one module each, the module's name is the method's."""
+    """Return the names of the methods in `qgbench.baselines`: one module each, and named after it."""
     return _KINDS["method"].names()
 
 
 def catalogue(kind: Kind, plugins: Iterable[str] = ()) -> Catalogue:
-    """List the names of one kind. Packages are not imported for it; the plug-ins are.
+    """Return the names of one kind. Packages are not imported for it; the plug-ins are.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def catalogue(kind: Kind, plugins: Iterable[str] = ()) -> Catalogue:
 
 
 def resolve(kind: Kind, name: str, plugins: Iterable[str] = ()) -> str:
-    """Turn what a command was given into a reference; one that says itself where to look stays as it is.
+    """Return the reference of a name that a command was given; one that says itself where to look stays as it is.
 
     Plug-ins that cannot be imported are warned of, unless the name is not found without them.
 
@@ -229,7 +229,7 @@ def load(kind: Kind, reference: str) -> Any:
 
 
 def source(kind: Kind, reference: str) -> str:
-    """Fingerprint the code of what does not ship with qgbench, as a run's id holds it.
+    """Return the fingerprint of code that does not ship with qgbench, as a run's id holds it.
 
     Returns
     -------
@@ -265,7 +265,7 @@ def source(kind: Kind, reference: str) -> str:
 
 
 def kinds_of(name: str, plugins: Iterable[str] = ()) -> list[tuple[Kind, str]]:
-    """List what a name or reference may mean: kind and reference, in the order of `KINDS`.
+    """Return what a name or reference may mean: kind and reference, in the order of `KINDS`.
 
     Raises
     ------

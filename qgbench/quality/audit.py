@@ -38,7 +38,7 @@ class QualityAudit(Part):
 
 
 def agreement(score: np.ndarray, dice: np.ndarray) -> Agreement:
-    """Compare a score with the true Dice of the same masks.
+    """Return how well a score agrees with the true Dice of the same masks.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def correlations(dice: np.ndarray, **scores: np.ndarray) -> dict[str, float | No
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson's r, 0 where either side is constant: a constant output carries nothing of the other."""
+    """Return Pearson's r, 0 where either side is constant: a constant output carries nothing of the other."""
     from scipy import stats  # late, as above
 
     if np.ptp(first) == 0 or np.ptp(second) == 0:

@@ -460,7 +460,7 @@ def _chained(
 
 
 def degrade(mask: np.ndarray, rng: np.random.Generator, donors: Sequence[np.ndarray]) -> tuple[np.ndarray, str]:
-    """Draw a family by `FAMILY_SHARES` and degrade a mask by it.
+    """Return a mask degraded by a family drawn by `FAMILY_SHARES`, and the family's name.
 
     ============  ====================================================================================================
     unchanged     the mask itself (a copy)

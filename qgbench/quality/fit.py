@@ -244,7 +244,7 @@ class PredictorFit:
         return self._predictor
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on."""
+        """Return everything that the rest of the training depends on."""
         return {
             "step": self.step,
             "predictor": self._predictor.state_dict(),

@@ -22,19 +22,19 @@ from qgbench.spec.settings import apply_settings
 
 
 def ramp(progress: float, warmup: float, length: float, highest: float) -> float:
-    """Rise linearly from 0 at `warmup` to `highest` at `warmup + length`, as fractions of the step budget."""
+    """Return a weight that rises linearly from 0 at `warmup` to `highest` at `warmup + length`, shares of the budget."""
     if progress < warmup:
         return 0.0
     return highest * min(1.0, (progress - warmup) / length) if length > 0 else highest
 
 
 def quality_weight(quality: Tensor, tau: float, temperature: float) -> Tensor:
-    """W = q**T where q >= tau, else 0 (arXiv 2606.01753, Eqn 7): (U,) -> (U,)."""
+    """Return w = q**T where q >= tau, else 0 (arXiv 2606.01753, Eqn 7): (U,) -> (U,)."""
     return quality**temperature * (quality >= tau)
 
 
 def effective_sample_size(weight: Tensor) -> Tensor:
-    """(sum w)^2 / (U * sum w^2), in [1/U, 1]; 1 for equal weights, 0 if all are zero: (U,) -> scalar."""
+    """Return (sum w)^2 / (U * sum w^2), in [1/U, 1]; 1 for equal weights, 0 if all are zero: (U,) -> scalar."""
     largest = weight.max()
     scaled = weight / torch.where(largest > 0, largest, torch.ones_like(largest))
     squares = scaled.square().sum()
@@ -91,27 +91,27 @@ class AddOn:
         return None
 
     def weigh(self, labelling: Labelling) -> Tensor | None:
-        """Weigh every pseudo-label: (U,) in [0, 1]; None leaves the weights alone."""
+        """Return a weight for every pseudo-label, (U,) in [0, 1]; None leaves the weights alone."""
         return None
 
     def take_log(self) -> dict[str, float]:
-        """What the mode did in the last step, by the names of log.jsonl."""
+        """Return what the mode did in the last step, by the names of log.jsonl."""
         return {}
 
     def take_window(self) -> dict[str, float | None]:
-        """What the mode saw since the last call, by the names of log.jsonl."""
+        """Return what the mode saw since the last call, by the names of log.jsonl."""
         return {}
 
     def loss(self, batch: Batch, method: Method, step: int) -> Tensor | None:
-        """Add a loss: a scalar that already holds its weight; None adds nothing."""
+        """Return a loss to add, a scalar that already holds its weight; None adds nothing."""
         return None
 
     def correct(self, image: Tensor, prob: Tensor) -> Tensor:
-        """Replace a pseudo-label (U, 1, H, W) before the method uses it."""
+        """Return the pseudo-label (U, 1, H, W) that the method uses in the place of its own."""
         return prob
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
+        """Return everything that a resumed run needs."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ class QualityWeighting(AddOn):
         self._window: list[Tensor] = []  # (3, M) each: true Dice, quality and confidence of pseudo-labels
 
     def weigh(self, labelling: Labelling) -> Tensor:
-        """W = q**T (q >= tau); what it did to the unlabelled images of all processes is kept for the log."""
+        """Return w = q**T (q >= tau); what it did to the unlabelled images of all processes is kept for the log."""
         assert self.score is not None
         quality = self.score(labelling).float()
         weight = quality_weight(quality, self.settings.tau, self.settings.temperature)
@@ -153,14 +153,14 @@ class QualityWeighting(AddOn):
         return weight
 
     def take_log(self) -> dict[str, float]:
-        """Mean q, kept share and effective sample size, averaged over the pseudo-labels of the step."""
+        """Return mean q, kept share and effective sample size, averaged over the pseudo-labels of the step."""
         entries, self._log = self._log, []
         return (
             {key: float(torch.stack([entry[key] for entry in entries]).mean()) for key in entries[0]} if entries else {}
         )
 
     def take_window(self) -> dict[str, float | None]:
-        """True Dice of the pseudo-labels since the last call, and how well q and confidence predict it.
+        """Return the true Dice of the pseudo-labels since the last call, and how well q and confidence predict it.
 
         Held-back masks of unlabelled training images are the judge; {} where there are none.
         """
@@ -171,7 +171,7 @@ class QualityWeighting(AddOn):
         return {"pseudo_dice": float(dice.mean()), **correlations(dice, q=quality, confidence=confidence)}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen since the last entry of the log, and the score's state, if it has one."""
+        """Return what was seen since the last entry of the log, and the score's state, if it has one."""
         assert self.score is not None
         return {"window": list(self._window), **self.score.state_dict()}
 
@@ -204,7 +204,7 @@ class QualityRegularisation(AddOn):
         return self.settings.qar_warmup
 
     def loss(self, batch: Batch, method: Method, step: int) -> Tensor | None:
-        """Sum over the students; None before the warm-up ends.
+        """Return the sum over the students; None before the warm-up ends.
 
         The extra forward pass uses batch statistics but leaves the running ones alone, and draws its random numbers
         (dropout) from a generator of its own, so that a twin without QAR sees the same numbers.
@@ -226,7 +226,7 @@ class QualityRegularisation(AddOn):
         return weight * total
 
     def take_log(self) -> dict[str, float]:
-        """Weight of the regularisation."""
+        """Return the weight of the regularisation."""
         return dict(self._log)
 
 
@@ -294,20 +294,20 @@ class Guide:
         return [known[term.label] for term in terms]
 
     def losses(self, batch: Batch, method: Method, step: int) -> Tensor | None:
-        """Sum of the losses that modes add; None if none does."""
+        """Return the sum of the losses that modes add; None if none does."""
         given = [loss for mode in self.modes if (loss := mode.loss(batch, method, step)) is not None]
         return torch.stack(given).sum() if given else None
 
     def take_log(self) -> dict[str, float]:
-        """What the modes did in the last step."""
+        """Return what the modes did in the last step."""
         return {key: value for mode in self.modes for key, value in mode.take_log().items()}
 
     def take_window(self) -> dict[str, float | None]:
-        """What the modes saw since the last call."""
+        """Return what the modes saw since the last call."""
         return {key: value for mode in self.modes for key, value in mode.take_window().items()}
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """State of every mode."""
+        """Return the state of every mode."""
         return [mode.state_dict() for mode in self.modes]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:

@@ -55,7 +55,7 @@ class QualityPredictor(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Predict the Dice of masks.
+        """Return the predicted Dice of masks.
 
         Parameters
         ----------
@@ -123,7 +123,7 @@ def save_predictor(folder: Path, predictor: QualityPredictor, card: PredictorCar
 
 
 def load_predictor(folder: Path) -> tuple[QualityPredictor, PredictorCard] | None:
-    """Load a stored predictor, frozen and in evaluation mode; None if none is stored there, or only a part of one."""
+    """Return a stored predictor, frozen and in evaluation mode; None if none is there, or only a part of one."""
     try:
         card = PredictorCard.model_validate(json.loads((folder / CARD_NAME).read_text()))
         state: dict[str, Any] = load((folder / WEIGHTS_NAME).read_bytes())

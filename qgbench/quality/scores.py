@@ -54,7 +54,7 @@ class Score:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
+        """Return everything that a resumed run needs."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -62,21 +62,21 @@ class Score:
 
 
 def overlap(first: Tensor, second: Tensor) -> Tensor:
-    """Dice of two bool masks per image, 1 if both are empty: (U, 1, H, W) twice -> (U,) float32."""
+    """Return the Dice of two bool masks per image, 1 if both are empty: (U, 1, H, W) twice -> (U,) float32."""
     both = (first & second).flatten(1).sum(1).float()
     total = (first.flatten(1).sum(1) + second.flatten(1).sum(1)).float()
     return torch.where(total > 0, 2 * both / total.clamp_min(1), torch.ones_like(total))
 
 
 def foreground_confidence(labelling: Labelling) -> Tensor:
-    """Mean probability of the predicted foreground, in (0.5, 1]; 0 where none is predicted."""
+    """Return the mean probability of the predicted foreground, in (0.5, 1]; 0 where none is predicted."""
     prob = labelling.prob.flatten(1)
     foreground = prob > 0.5
     return (prob * foreground).sum(1) / foreground.sum(1).clamp_min(1)
 
 
 def flip_agreement(labelling: Labelling) -> Tensor:
-    """Dice between the labelling network's prediction on a view and on its left-right flip."""
+    """Return the Dice between the labelling network's prediction on a view and on its left-right flip."""
     flipped = label_probabilities(labelling.network, labelling.image.flip(3)).flip(3)
     return overlap(labelling.prob > 0.5, flipped > 0.5)
 

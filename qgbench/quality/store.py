@@ -29,7 +29,7 @@ def find_or_fit(
     output: Path,
     accelerator: Accelerator,
 ) -> tuple[QualityPredictor, PredictorCard]:
-    """Load g_k, or train it if no run with this labelled draw has.
+    """Return g_k, trained now if no run with this labelled draw has trained it.
 
     Two processes that want the same g wait for each other; the second finds the first one's.
 
@@ -79,7 +79,7 @@ def find_or_fit(
 
 
 def predictor_id(spec: RunSpec, protocol: Protocol, data: RunData) -> str:
-    """Name g_k after everything that its weights depend on; parameters as of `find_or_fit`."""
+    """Return g_k's name, made of everything that its weights depend on; parameters as of `find_or_fit`."""
     what = {
         "version": protocol.g_version,
         "settings": protocol.quality.telling(),

@@ -106,7 +106,7 @@ class WeakModels:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on, and the masks so far."""
+        """Return everything that the rest of the training depends on, and the masks so far."""
         return {
             "step": self.step,
             "network": self._network.state_dict(),
@@ -131,7 +131,7 @@ class WeakModels:
 
 
 def weak_network(encoder: str, size: int) -> SegmentationNetwork:
-    """Build a weak U-Net, from scratch, for images of `size` pixels.
+    """Return a weak U-Net, untrained, for images of `size` pixels.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def weak_network(encoder: str, size: int) -> SegmentationNetwork:
 
 
 def draw_folds(images: int, folds: int, seed: int) -> Tensor:
-    """Assign images to folds at random; their sizes differ by at most 1.
+    """Return a random fold for each image; the folds' sizes differ by at most 1.
 
     Parameters
     ----------

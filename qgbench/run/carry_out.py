@@ -229,7 +229,7 @@ def rehearse(
 def foresee(
     spec: RunSpec, data_dir: Path | None = None, cache_dir: Path | None = None, split_from: Sequence[Path] = ()
 ) -> Provenance:
-    """Say where a run's numbers would come from if it began here and now; g, which may have to be trained, is None.
+    """Return where a run's numbers would come from if it began here and now; g, which may have to be trained, is None.
 
     Raises
     ------

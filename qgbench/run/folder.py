@@ -47,7 +47,7 @@ class RunFolder:
         return self.path.name
 
     def status(self) -> Status | None:
-        """Where the run stands; None if it was never started.
+        """Return where the run stands; None if it was never started.
 
         A run with a record is done, whatever its status says; one that says 'running' but whose process is gone (it
         holds no lock any more) was interrupted.
@@ -63,7 +63,7 @@ class RunFolder:
         return known.get(text, "failed")
 
     def cause(self) -> str:
-        """Why the run failed, in words; '' if it did not, or did without a word."""
+        """Return why the run failed, in words; '' if it did not, or did without a word."""
         return self._status_and_cause()[1]
 
     def _status_and_cause(self) -> tuple[str | None, str]:
@@ -74,7 +74,7 @@ class RunFolder:
         return status.strip(), cause.strip()
 
     def is_locked(self) -> bool:
-        """Tell whether a process is at this run now."""
+        """Return whether a process is at this run now."""
         return is_locked(self.path)
 
     @contextmanager
@@ -94,7 +94,7 @@ class RunFolder:
         write_atomically(self.path / STATUS_NAME, f"{status}\n{cause}".strip().encode() + b"\n")
 
     def spec(self) -> RunSpec | None:
-        """The RunSpec in config.json; None if it is missing or not readable."""
+        """Return the RunSpec in config.json; None if it is missing or not readable."""
         try:
             return RunSpec.model_validate(RunSpec.completed(json.loads((self.path / SPEC_NAME).read_bytes())))
         except (OSError, ValueError, AttributeError, QGBenchError):
@@ -105,7 +105,7 @@ class RunFolder:
         write_atomically(self.path / SPEC_NAME, (spec.model_dump_json(indent=1) + "\n").encode())
 
     def log(self) -> list[dict[str, Any]]:
-        """Entries of log.jsonl in order; [] if there is none."""
+        """Return the entries of log.jsonl in order; [] if there is none."""
         try:
             lines = (self.path / LOG_NAME).read_text(encoding="utf-8").splitlines()
         except OSError:
@@ -117,14 +117,14 @@ class RunFolder:
         write_atomically(self.path / LOG_NAME, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
 
     def text_log(self) -> list[str]:
-        """Lines of run.log; [] if there is none."""
+        """Return the lines of run.log; [] if there is none."""
         try:
             return (self.path / TEXT_LOG_NAME).read_text(encoding="utf-8").splitlines()
         except OSError:
             return []
 
     def record(self) -> Record | None:
-        """The record of a finished run, checked against its per-image rows; None if the run is not finished.
+        """Return the record of a finished run, checked against its per-image rows; None if the run is not finished.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class RunFolder:
 
 
 def find_runs(output: Path) -> list[RunFolder]:
-    """List the runs in a folder of runs, by name.
+    """Return the runs in a folder of runs, by name.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def find_runs(output: Path) -> list[RunFolder]:
 
 
 def place_for(output: Path, spec: RunSpec, force: bool) -> RunFolder:
-    """Choose the folder of a run.
+    """Return the folder of a run.
 
     Parameters
     ----------

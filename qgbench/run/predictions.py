@@ -49,7 +49,7 @@ def write_predictions(path: Path, masks: Mapping[str, NDArray[np.bool_]]) -> Non
 
 
 def read_predictions(path: Path) -> PackedMasks:
-    """Read the masks that `write_predictions` wrote.
+    """Return the masks that `write_predictions` wrote.
 
     Returns
     -------

@@ -37,7 +37,7 @@ _DECIDING_FLAGS = (  # instructions that libraries choose their kernels by
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that can change a run's numbers; absent ones are left out."""
+    """Return the versions of the packages that can change a run's numbers; absent ones are left out."""
     installed = {}
     for name in _PACKAGES:
         try:
@@ -48,7 +48,7 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor and what it can do, cores, memory in MiB, and accelerator of this machine."""
+    """Return this machine's processor and what it can do, cores, memory in MiB, and accelerator."""
     found = {
         "processor": _processor(),
         "instructions": _instructions(),
@@ -102,7 +102,7 @@ def git_commit() -> str | None:
 
 
 def peak_memory_mib() -> float:
-    """Largest resident memory of this process so far, or of the accelerator if there is one, in MiB."""
+    """Return the largest resident memory of this process so far, or of the accelerator if there is one, in MiB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -164,7 +164,7 @@ class Record(Part):
         return None if self.provenance.g is None else self.settings["protocol"]["g_version"]
 
     def versions(self, protocol: Protocol) -> list[tuple[str, int, int]]:
-        """Versions that must be the present ones for the record to be compared with, or repeated by, this qgbench.
+        """Return the versions that must be today's for this qgbench to repeat the record or to compare it with others.
 
         Parameters
         ----------
@@ -333,7 +333,7 @@ _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingP
 
 
 def migrate(data: Any) -> dict[str, Any]:
-    """Bring the content of a ``record.json`` up to the present version of the schema, one version after the other.
+    """Return the content of a ``record.json`` in the present version of the schema, by one version after the other.
 
     Parameters
     ----------
@@ -368,7 +368,7 @@ def migrate(data: Any) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> Record:
-    """Read a ``record.json`` (or the folder that holds it), of this or an earlier version of the schema.
+    """Return a record from ``record.json`` (or the folder that holds it), of this or an earlier version of the schema.
 
     Raises
     ------
@@ -391,12 +391,12 @@ def read_record(path: Path) -> Record:
 
 
 def images_path(record_path: Path) -> Path:
-    """Name the per-image CSV that belongs to a record file."""
+    """Return the path of the per-image CSV that belongs to a record file."""
     return record_path.with_name(IMAGES_NAME) if record_path.name == RECORD_NAME else record_path.with_suffix(".csv")
 
 
 def labels_path(record_path: Path) -> Path:
-    """Name the CSV of audited pseudo-labels that belongs to a record file; records of schema 1 have none."""
+    """Return the path of the CSV of audited pseudo-labels of a record file; records of schema 1 have none."""
     if record_path.name == RECORD_NAME:
         return record_path.with_name(LABELS_NAME)
     return record_path.with_suffix(".labels.csv")

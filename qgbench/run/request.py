@@ -76,7 +76,7 @@ def make_spec(
 
 
 def addon_source(arm: Arm) -> str:
-    """Fingerprint the code of an arm's add-ons and score that do not ship, as `registry.source`; '' if all do."""
+    """Return the fingerprint of an arm's add-ons and score that do not ship, as `registry.source`; '' if all do."""
     asked: list[tuple[Kind, str]] = [("addon", name) for name in arm.addons]
     if arm.addons:
         asked.append(("score", arm.qg_score))

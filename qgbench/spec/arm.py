@@ -68,7 +68,7 @@ class AddOn(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "AddOn":
-        """Read what `str` writes.
+        """Return the add-on that `str` writes so.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class Arm(Settings):
     overrides: dict[str, Any] = Field(default_factory=dict, description="settings that differ: 'method.threshold': 0.9")
 
     def overrides_of(self, part: str) -> dict[str, Any]:
-        """Overrides of one part ('method', 'train', 'quality', 'qg'), without the prefix."""
+        """Return the overrides of one part ('method', 'train', 'quality', 'qg'), without the prefix."""
         return {
             key.removeprefix(f"{part}."): value for key, value in self.overrides.items() if key.startswith(f"{part}.")
         }
@@ -181,7 +181,7 @@ class Arm(Settings):
 
 
 def parse_row(row: str) -> tuple[str, dict[str, Any]]:
-    """Split ``fixmatch+qw-oracle`` into a row's name and the fields of its add-on in `Arm`.
+    """Return the name of a row like ``fixmatch+qw-oracle``, and the fields of its add-on in `Arm`.
 
     Raises
     ------
@@ -200,5 +200,5 @@ def parse_row(row: str) -> tuple[str, dict[str, Any]]:
 
 
 def short_name(reference: str) -> str:
-    """Shorten a name or reference to what can be a part of a file's name: lab.py:Mine -> lab_Mine."""
+    """Return a name or reference as it can be part of a file's name: lab.py:Mine -> lab_Mine."""
     return re.sub(r"\W+", "_", re.sub(r"\.py(?=:|$)", "", reference).rpartition("/")[2])

@@ -91,14 +91,14 @@ class Protocol(Settings):
 
 
 def protocol_names() -> list[str]:
-    """List the protocols that ship with qgbench."""
+    """Return the names of the protocols that ship with qgbench."""
     folder = resources.files("qgbench.spec.protocols")
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
 @cache
 def load_protocol(name: str) -> Protocol:
-    """Read a protocol by name.
+    """Return a protocol by its name.
 
     Raises
     ------

@@ -43,7 +43,7 @@ class Regime(Settings):
 
     @classmethod
     def parse(cls, text: str) -> "Regime":
-        """Read ``n28+isic_pool@grouped``; ``28`` and ``10%`` will do for ``n28`` and ``p10``.
+        """Return the regime ``n28+isic_pool@grouped``; ``28`` and ``10%`` will do for ``n28`` and ``p10``.
 
         Raises
         ------

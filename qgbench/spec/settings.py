@@ -74,7 +74,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def without_defaults(overrides: dict[str, Any], settings: Settings, prefix: str) -> dict[str, Any]:
-    """Leave out the overrides of one part that only repeat its value, so that they do not name another run."""
+    """Return overrides without those of one part that repeat its value, which would name another run."""
     known = settings.model_dump(mode="json")
 
     def repeats(key: str, value: Any) -> bool:
@@ -86,12 +86,12 @@ def without_defaults(overrides: dict[str, Any], settings: Settings, prefix: str)
 
 
 def is_setting(key: str) -> bool:
-    """Tell whether an override has a key of this form; whether there is such a setting, `apply_settings` finds out."""
+    """Return whether a key has the form of a setting's; whether there is such a setting, `apply_settings` finds out."""
     return re.fullmatch(r"(method|train|quality|qg)\.\w+|encoder_weights", key) is not None
 
 
 def parse_assignments(pairs: list[str]) -> dict[str, Any]:
-    """Read ``--set key=value`` options; values are TOML (numbers, true/false, lists) or else plain text.
+    """Return ``--set key=value`` options by key; values are TOML (numbers, true/false, lists) or else plain text.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def apply_settings(settings: S, changes: dict[str, Any], prefix: str) -> S:
 
 
 def allowed(field: FieldInfo) -> str:
-    """Say which values a setting takes: ``a number >= 0 and <= 1``, ``student or teacher``, ``true or false``."""
+    """Return what a setting takes, in words: ``a number >= 0 and <= 1``, ``student or teacher``, ``true or false``."""
     limits = [
         f"{sign} {getattr(constraint, bound):g}"
         for bound, sign in _BOUNDS

@@ -124,7 +124,7 @@ class Suite(Settings):
     secondary: Secondary
 
     def entries(self) -> list[Entry]:
-        """List the runs in the order in which they matter: by block, then seed, data set, regime, arch, row.
+        """Return the runs in the order in which they matter: by block, then seed, data set, regime, arch, row.
 
         A run that several blocks ask for is listed once, in the first.
 
@@ -144,11 +144,11 @@ class Suite(Settings):
         return list(found.values())
 
     def archs_of(self, part: Block | Primary) -> tuple[str, ...]:
-        """The architectures of a block or of the primary question."""
+        """Return the architectures of a block or of the primary question."""
         return part.archs or (load_protocol(self.protocol).arch,)
 
     def questions(self) -> list[Question]:
-        """The further questions, those that ask something of each row as one for each."""
+        """Return the secondary questions; one that asks something of each row counts as one for each."""
         found: list[Question] = []
         for question in self.question:
             if not question.each:
@@ -160,7 +160,7 @@ class Suite(Settings):
         return found
 
     def regimes_of(self, question: Question) -> dict[str, tuple[str, str]]:
-        """The regimes of both sides of a question, by data set."""
+        """Return the regimes of both sides of a question, by data set."""
         of = {
             block.name: {dataset: str(Regime.parse(regimes[0])) for dataset, regimes in block.regimes.items()}
             for block in self.block
@@ -198,13 +198,13 @@ class Suite(Settings):
 
 
 def suite_names() -> list[str]:
-    """List the suites that ship with qgbench."""
+    """Return the names of the suites that ship with qgbench."""
     folder = resources.files("qgbench.suites")
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
 def load_suite(name: str) -> Suite:
-    """Read a suite: one that ships, by its name, or a file.
+    """Return a suite: one that ships, by its name, or a file's.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ _ROPE_DRAWS, _ROPE_BATCH = 50_000, 500
 
 
 def average_ranks(matrix: np.ndarray) -> np.ndarray:
-    """Rank methods on each data set and average (Demsar 2006, section 3.2.2).
+    """Return each method's rank, averaged over the data sets (Demsar 2006, section 3.2.2).
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def average_ranks(matrix: np.ndarray) -> np.ndarray:
 
 
 def friedman(matrix: np.ndarray) -> float | None:
-    """P-value of "all methods are alike" (Friedman, JASA 32, 1937, 675-701), by scipy.
+    """Return the p-value of "all methods are alike" (Friedman, JASA 32, 1937, 675-701), by scipy.
 
     The chi-square approximation with the correction for ties. With few data sets it rejects too rarely (Iman &
     Davenport, Communications in Statistics A9, 1980, 571-595), never too often, which is why it is taken and not their
@@ -71,7 +71,7 @@ def friedman(matrix: np.ndarray) -> float | None:
 
 
 def least_p(sets: int) -> float:
-    """Least two-sided p that Wilcoxon's signed-rank test can give with some data sets: ``2 / 2**D``, at most 1.
+    """Return the least two-sided p that Wilcoxon's signed-rank test can give with D data sets: ``2 / 2**D``, at most 1.
 
     All differences have one sign, which 2 of 2**D equally likely sign patterns do: 0.0625 with five data sets, so
     that five alone never reach 0.05.
@@ -90,7 +90,7 @@ def _wilcoxon(differences: np.ndarray) -> np.ndarray:
 
 
 def cliques(matrix: np.ndarray, alpha: float = 0.05) -> list[list[int]]:
-    """Group methods that the data sets do not tell apart: the bars of a critical-difference diagram.
+    """Return groups of methods that the data sets do not tell apart: the bars of a critical-difference diagram.
 
     Each pair of methods is compared by Wilcoxon's signed-rank test over data sets, the p-values of all pairs are
     adjusted by Holm (Benavoli, Corani & Mangili, JMLR 17, 2016, 1-10, for why not by mean ranks). A clique is a run of
@@ -138,7 +138,7 @@ def cliques(matrix: np.ndarray, alpha: float = 0.05) -> list[list[int]]:
 def win_tie_loss(
     differences: Sequence[Estimate], holm_p: Sequence[float | None], alpha: float = 0.05
 ) -> tuple[int, int, int]:
-    """Count contrasts that show a gain, nothing, or a loss.
+    """Return how many contrasts show a gain, nothing, and a loss.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def win_tie_loss(
 
 
 def rope(differences: np.ndarray, rope: float = 0.01, seed: int = 0) -> tuple[float, float, float]:
-    """Posterior probabilities that a gain is negative, practically nil, or positive on a further data set.
+    """Return the posterior probabilities of a loss, of practically nothing, and of a gain on a further data set.
 
     Bayesian signed-rank test with a region of practical equivalence (Benavoli et al., ICML 2014; Benavoli, Corani,
     Demsar & Zaffalon, JMLR 18(77), 2017, 1-36): 50,000 draws, prior strength 0.5 at a difference of 0, standard error
@@ -222,7 +222,7 @@ def rope(differences: np.ndarray, rope: float = 0.01, seed: int = 0) -> tuple[fl
 
 
 def rank_frequencies(cells: Sequence[np.ndarray], draws: int = 2000, seed: int = 0) -> np.ndarray:
-    """Say how often each method takes each rank when test groups and seeds are drawn anew.
+    """Return how often each method takes each rank when test groups and seeds are drawn anew.
 
     Bootstrap of ranks (Agarwal et al., Deep RL at the Edge of the Statistical Precipice, NeurIPS 2021, section 4.3): in
     each draw a data set's groups and seeds are resampled with replacement, the same for all methods, which keeps the

@@ -53,12 +53,12 @@ _LEAST_LOG_P = -300.0  # at less, the squared t quantile of one degree of freedo
 
 
 def rule(seeds: Sequence[int]) -> Method:
-    """Choose between "combined" and "t over sets" by the numbers of seeds of D data sets (module docstring)."""
+    """Return "combined" or "t over sets", by the numbers of seeds of D data sets (module docstring)."""
     return "t over sets" if len(seeds) >= _LEAST_SETS and min(seeds) < _ENOUGH_SEEDS else "combined"
 
 
 def half_width(squares: Sequence[MeanSquares], alpha: float = 0.05) -> np.ndarray:
-    """Half-width of the 1 - `alpha` interval of the mean of tables' means, rule "combined" (module docstring).
+    """Return the half-width of the 1 - `alpha` interval of the mean of tables' means by the rule "combined".
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def half_width(squares: Sequence[MeanSquares], alpha: float = 0.05) -> np.ndarra
 
 
 def half_width_over_sets(means: np.ndarray, alpha: float = 0.05) -> np.ndarray:
-    """Half-width of the 1 - `alpha` interval of the mean of tables' means, rule "t over sets" (module docstring).
+    """Return the half-width of the 1 - `alpha` interval of the mean of tables' means by the rule "t over sets".
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def half_width_over_sets(means: np.ndarray, alpha: float = 0.05) -> np.ndarray:
 
 
 def estimate_mean_of(tables: Mapping[str, np.ndarray]) -> Estimate:
-    """Infer the mean, with equal weights, of several independent data sets' true means.
+    """Return an estimate of the mean, with equal weights, of several independent data sets' true means.
 
     Parameters
     ----------

@@ -124,7 +124,7 @@ class Estimate:
 
 
 def mean_squares(values: np.ndarray) -> MeanSquares:
-    """Split tables into mean squares.
+    """Return the mean squares of tables.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def mean_squares(values: np.ndarray) -> MeanSquares:
 
 
 def half_width(squares: MeanSquares, alpha: float = 0.05) -> np.ndarray:
-    """Half-width of the 1 - `alpha` confidence interval of the grand mean (module docstring), shape (...)."""
+    """Return the half-width, shape (...), of the 1 - `alpha` interval of the grand mean (module docstring)."""
     tail = alpha / 2
     group, seed = (special.stdtrit(degrees, tail) ** 2 * part for part, degrees in squares.parts)
     floors = (special.stdtrit(degrees, tail) ** 2 * floor for floor, degrees in squares.floors)
@@ -187,7 +187,7 @@ def _p_value(squares: MeanSquares) -> float:
 
 
 def rests_on_few_groups(squares: MeanSquares) -> np.ndarray:
-    """Whether the 95 % interval is nearly Student's over so few groups that skewed differences break its level.
+    """Return whether the 95 % interval is nearly Student's over so few groups that skewed differences break its level.
 
     That is with fewer than 20 groups, 4 seeds or more, and a groups' part of at least 0.7 of the squared half-width;
     shape (...) bool.
@@ -198,7 +198,7 @@ def rests_on_few_groups(squares: MeanSquares) -> np.ndarray:
 
 
 def p_value(values: np.ndarray) -> float | None:
-    """Two-sided p of "the true mean is 0" of one table (G, S): that of `estimate`, None where it is withheld."""
+    """Return the two-sided p of "the true mean is 0" of a table (G, S): that of `estimate`, None where it is withheld."""
     values = np.asarray(values, dtype=float)
     if values.shape[0] < MIN_GROUPS or values.shape[1] == 1:
         return None
@@ -206,7 +206,7 @@ def p_value(values: np.ndarray) -> float | None:
 
 
 def estimate(values: np.ndarray, tested: bool = True) -> Estimate:
-    """Infer the mean of one table.
+    """Return an estimate of the mean of one table.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ def _wilcoxon(group_means: np.ndarray) -> float:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Adjust p-values for their number, in the order given (Holm, Scand. J. Statist. 6, 1979, 65-70).
+    """Return p-values adjusted for their number, in the order given (Holm, Scand. J. Statist. 6, 1979, 65-70).
 
     The i-th smallest of m (from 0) is multiplied by m - i, made no smaller than the one before it, and cut at 1.
     """

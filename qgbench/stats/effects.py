@@ -29,7 +29,7 @@ class Spread:
 
 
 def spread(values: np.ndarray, groups: Sequence[str]) -> Spread:
-    """Say how far images, test groups and runs of a cell lie apart.
+    """Return how far images, test groups and runs of a cell lie apart.
 
     The three are descriptive and kept apart, because each answers another question (variance reporting: Bouthillier et
     al., Accounting for Variance in Machine Learning Benchmarks, MLSys 2021); none is a standard error.
@@ -67,7 +67,7 @@ def _deviation(values: np.ndarray) -> float | None:
 
 
 def probability_of_improvement(a: np.ndarray, b: np.ndarray) -> float:
-    """Estimate P(a > b) + P(a = b) / 2 for one test group in one run of each twin.
+    """Return an estimate of P(a > b) + P(a = b) / 2 for one test group in one run of each twin.
 
     The common-language effect size of paired data (McGraw & Wong, Psychological Bulletin 111, 1992, 361-365; for
     dependent samples Grissom & Kim, Effect Sizes for Research, 2005, ch. 5): the share of pairs with a > b, ties half.
@@ -97,7 +97,7 @@ def probability_of_improvement(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def effect_size(differences: np.ndarray) -> float | None:
-    """Standardised mean difference over test groups: d_z with Hedges' correction.
+    """Return the standardised mean difference over test groups: d_z with Hedges' correction.
 
     ``d_z = mean / SD`` of the groups' differences averaged over seeds (Cohen, Statistical Power Analysis, 1988, 2.3.5),
     times ``J = gamma(m/2) / (sqrt(m/2) gamma((m-1)/2))``, m = G - 1, which removes the bias of few groups (Hedges,
@@ -127,7 +127,7 @@ def effect_size(differences: np.ndarray) -> float | None:
 
 
 def headroom_share(difference: float, budget: float, full: float) -> float | None:
-    """Share of what all labels would gain over the budget's labels that a difference makes up.
+    """Return the share that a difference makes up of what all labels would gain over the budget's labels.
 
     ``difference / (full - budget)``: the gap-closure ratio that label-efficient learning reports.
 

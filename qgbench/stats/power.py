@@ -39,7 +39,7 @@ class Components:
 
 
 def components(differences: np.ndarray) -> Components:
-    """Estimate a contrast's standard deviations from its table.
+    """Return a contrast's standard deviations, estimated from its table.
 
     Mean squares equated with their expectations (Searle, Casella & McCulloch 1992, ch. 4), cut at 0:
     ``sd_group**2 = (MS_group - MS_res) / S``, ``sd_seed**2 = (MS_seed - MS_res) / G``, ``sd_residual**2 = MS_res``.
@@ -77,7 +77,7 @@ def components(differences: np.ndarray) -> Components:
 def stated(
     group_sd: float, run_sd: float, image_sd: float, icc: float = 0.0, images_per_group: float = 1.0
 ) -> Components:
-    """Build components from standard deviations that a user states.
+    """Return the components of standard deviations that a user states.
 
     ``sd_group = group_sd``, ``sd_seed = run_sd``, ``sd_residual**2 = image_sd**2 (icc + (1 - icc) / m)``: the variance
     of a mean of m equally correlated images (Kish, Survey Sampling, 1965, 5.4: the design effect over m).
@@ -109,7 +109,7 @@ def stated(
 
 
 def power(gain: float, groups: int, seeds: int, components: Components) -> float:
-    """Probability that the p of `crossed.estimate` is below 0.05.
+    """Return the probability that the p of `crossed.estimate` is below 0.05.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def power(gain: float, groups: int, seeds: int, components: Components) -> float
 
 
 def least_gain(groups: int, seeds: int, components: Components, power: float = 0.8) -> float:
-    """Least true gain that an experiment shows with some probability.
+    """Return the least true gain that an experiment shows with some probability.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def least_gain(groups: int, seeds: int, components: Components, power: float = 0
 
 
 def groups_needed(gain: float, seeds: int, components: Components, power: float = 0.8, most: int = 5000) -> int | None:
-    """Fewest test groups with which a true gain is shown with some probability.
+    """Return the fewest test groups with which a true gain is shown with some probability.
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ class Simulated:
     """(N,) int, ascending: the group of each image."""
 
     def by_group(self) -> np.ndarray:
-        """Mean Dice of each group, shape (M, R, G, S), in [0, 1]."""
+        """Return the mean Dice of each group, shape (M, R, G, S), in [0, 1]."""
         starts = np.flatnonzero(np.diff(self.group_of, prepend=-1))
         sizes = np.bincount(self.group_of)
         return np.add.reduceat(self.dice, starts, axis=2) / sizes[:, None]
@@ -90,7 +90,7 @@ def _logit_for(mean: float, sd: float, cut: float) -> float:
 
 
 def simulate(scenario: Scenario, replicates: int, gains: Sequence[float] = (0.0,), seed: int = 0) -> Simulated:
-    """Draw records.
+    """Return records drawn at random.
 
     Parameters
     ----------

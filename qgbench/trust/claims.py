@@ -76,7 +76,7 @@ class Claim(BaseModel):
 
 
 def read_claims(folder: Path) -> list[Claim]:
-    """Read what papers claim.
+    """Return what papers claim.
 
     Parameters
     ----------

@@ -137,7 +137,7 @@ def toy_protocol(steps: int) -> Protocol:
 
 
 def toy_data() -> TrainingData:
-    """Make bright rectangles on a darker ground: 8 labelled, 16 unlabelled, 4 validation images of 32 pixels."""
+    """Return bright rectangles on a darker ground: 8 labelled, 16 unlabelled, 4 validation images of 32 pixels."""
     rng = np.random.default_rng(0)
     masks = np.zeros((28, _SIZE, _SIZE), np.uint8)
     for mask in masks:
@@ -168,7 +168,7 @@ class Bench:
     start: dict[str, Tensor] | None = None  # state of a warmed-up method
 
     def trainer(self, modes: Callable[[nn.Module], list[AddOn]], steps: int) -> tuple[Trainer, nn.Module]:
-        """Build a trainer and its toy g, which `modes` gets."""
+        """Return a trainer and its toy g, which `modes` gets."""
         torch.manual_seed(3)
         quality = ToyQuality().requires_grad_(False).eval()
         torch.manual_seed(0)
@@ -189,7 +189,7 @@ def finish(trainer: Trainer, until: int | None = None) -> dict[str, Tensor]:
 
 
 def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
-    """Name the first tensor that differs in any bit; '' if none does."""
+    """Return the name of the first tensor that differs in any bit; '' if none does."""
     return next((name for name, value in first.items() if not torch.equal(value, second[name])), "")
 
 

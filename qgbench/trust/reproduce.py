@@ -173,23 +173,23 @@ class Noise:
 
 
 def reproductions_path(record_path: Path) -> Path:
-    """Name the file of reproductions that belongs to a record file."""
+    """Return the path of the file of reproductions that belongs to a record file."""
     return record_path.with_name(_MARKS if record_path.name == RECORD_NAME else f"{record_path.stem}.{_MARKS}")
 
 
 def record_path_of(reproductions: Path) -> Path:
-    """Name the record file that a file of reproductions belongs to: the inverse of `reproductions_path`."""
+    """Return the path of the record that a file of reproductions belongs to: the inverse of `reproductions_path`."""
     stem = reproductions.name.removesuffix(_MARKS).removesuffix(".")
     return reproductions.with_name(f"{stem}.json" if stem else RECORD_NAME)
 
 
 def is_of_reproductions(path: Path) -> bool:
-    """Tell a file of reproductions by its name from the record that it belongs to."""
+    """Return whether a file is one of reproductions, by its name."""
     return path.name.endswith(_MARKS)
 
 
 def read_reproductions(record_path: Path) -> list[Reproduction]:
-    """Read what reruns of a record found.
+    """Return what reruns of a record found.
 
     Parameters
     ----------
@@ -456,7 +456,7 @@ def _shown(value: Any) -> str:
 
 
 def exact_expected(device: str, conditions: Sequence[Condition]) -> bool:
-    """Tell whether every number of a rerun must be the record's.
+    """Return whether every number of a rerun must be the record's.
 
     Parameters
     ----------
@@ -485,7 +485,7 @@ def refuse_another_experiment(conditions: Sequence[Condition]) -> None:
 
 
 def noise_of(siblings: Sequence[float]) -> Noise:
-    """Say how far the mean Dice of two trainings may lie apart before they disagree.
+    """Return how far the mean Dice of two trainings may lie apart before they disagree.
 
     Two independent runs with standard deviation s differ by less than ``t * sqrt(2) * s`` in 99 of 100 cases, t the
     0.995 quantile of Student's distribution with the degrees of freedom of s (normal where s is assumed). s is the
@@ -509,7 +509,7 @@ def noise_of(siblings: Sequence[float]) -> Noise:
 
 
 def sibling_dice(original: Original) -> list[float]:
-    """Mean Dice of the records beside one that differ from it in nothing but the seed, one for each seed.
+    """Return the mean Dice of the records beside one that differ from it in nothing but the seed, one for each seed.
 
     Beside it are the other runs of its folder of runs, or the other seeds of its folder of results. Records that cannot
     be read do not count.

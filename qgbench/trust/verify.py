@@ -178,7 +178,7 @@ class _CommittedSplit:
 
 
 def record_files(folders: Sequence[Path]) -> list[Path]:
-    """List the record files under some folders, each once.
+    """Return the record files under some folders, each once.
 
     Raises
     ------
