@@ -201,27 +201,15 @@ def run(
     # Before torch is imported, which takes seconds: a wrong name is found at once.
     regime = _regime(dataset, data_dir, regime, labelled, pool or [], split, split_from or [])
 
-    from qgbench.plugins.registry import load, resolve
+    from qgbench.plugins.registry import resolve
     from qgbench.run.carry_out import rehearse
     from qgbench.run.carry_out import run as carry_out
     from qgbench.run.request import make_spec, metrics_of
 
-    method = resolve("method", method, plugin or [])
-    method_class = load("method", method)
+    arm = _arm(method, qg, qg_mode, qg_score, qg_norm, plugin or [])
     arch = resolve("arch", arch, plugin or []) if arch is not None else known.arch
-    mode: str = qg_mode or "none"
-    if qg and qg_mode is None:
-        mode = "qw" if method_class.pseudo_labels else "qar"
-    if mode not in ("none", "both"):
-        mode = "+".join(resolve("addon", each, plugin or []) for each in mode.split("+"))
-    qg_score = resolve("score", qg_score, plugin or [])
-    _one_of("--qg-norm", qg_norm, ("weighted", "none"))
     _one_of("--device", device, ("auto", "cpu", "cuda", "mps"))
     _one_of("--precision", precision or known.precision, ("fp32", "bf16", "fp16"))
-    if qg and qg_mode == "none":
-        raise UserError("--qg and --qg-mode none contradict each other; give one of them.")
-    if mode == "none" and (qg_score != "g" or qg_norm != "weighted"):
-        raise UserError("--qg-score and --qg-norm say how QW works; add --qg or --qg-mode qw.")
     overrides = parse_assignments(settings or [])
     if steps is not None:
         overrides["train.steps"] = steps
@@ -229,7 +217,7 @@ def run(
         protocol,
         dataset,
         regime,
-        Arm(method=method, qg_mode=mode, qg_score=qg_score, qg_norm=qg_norm, overrides=overrides),
+        arm.model_copy(update={"overrides": overrides}),
         arch=arch,
         encoder=encoder,
         seed=seed,
@@ -258,6 +246,25 @@ def run(
     print_outcome(
         outcome.record, outcome.folder, outcome.was_done, _twin_command(spec, data_dir, split_from or [], output)
     )
+
+
+def _arm(method: str, qg: bool, qg_mode: str | None, qg_score: str, qg_norm: str, plugins: list[str]) -> Arm:
+    """Put method and add-on together from the options."""
+    from qgbench.plugins.registry import load, resolve
+
+    method = resolve("method", method, plugins)
+    mode = qg_mode or "none"
+    if qg and qg_mode is None:
+        mode = "qw" if load("method", method).pseudo_labels else "qar"
+    if mode not in ("none", "both"):
+        mode = "+".join(resolve("addon", each, plugins) for each in mode.split("+"))
+    qg_score = resolve("score", qg_score, plugins)
+    _one_of("--qg-norm", qg_norm, ("weighted", "none"))
+    if qg and qg_mode == "none":
+        raise UserError("--qg and --qg-mode none contradict each other; give one of them.")
+    if mode == "none" and (qg_score != "g" or qg_norm != "weighted"):
+        raise UserError("--qg-score and --qg-norm say how QW works; add --qg or --qg-mode qw.")
+    return Arm(method=method, qg_mode=mode, qg_score=qg_score, qg_norm=qg_norm)
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ from qgbench.spec.settings import apply_settings
 
 
 def ramp(progress: float, warmup: float, length: float, highest: float) -> float:
-    """Return a weight that rises linearly from 0 at `warmup` to `highest` at `warmup + length`, shares of the budget."""
+    """Return what rises linearly from 0 at `warmup` to `highest` at `warmup + length`, fractions of the step budget."""
     if progress < warmup:
         return 0.0
     return highest * min(1.0, (progress - warmup) / length) if length > 0 else highest

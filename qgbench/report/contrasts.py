@@ -120,15 +120,27 @@ def contrast(
     words = ("with the add-on", "without the add-on") if is_twin else (f"of {name}", f"of {reference}")
     left_out = ((other.keys() - own.keys(), words[1]), (own.keys() - other.keys(), words[0]))
     problems = [Problem(where, f"seeds {listed(only)} only {word}: left out") for only, word in left_out if only]
+    return _compared(kind, pair, (runs, other_runs), cells, what), problems
+
+
+def _compared(
+    kind: Kind,
+    pair: tuple[ArmName, ArmName],
+    runs: tuple[list[Run], list[Run]],
+    cells: Mapping[ArmName, Scores],
+    what: Metric,
+) -> Contrast:
+    """Return the comparison of two cells by their runs of the same seeds."""
+    common = [run.seed for run in runs[0]]
     scores, other_scores = (
-        cells[one] if cells[one].seeds == common else average(chosen, what)
-        for one, chosen in ((name, runs), (reference, other_runs))
+        cells[name] if cells[name].seeds == common else average(chosen, what)
+        for name, chosen in zip(pair, runs, strict=True)
     )
-    difference = average_difference(runs, other_runs, scores, other_scores, what)
-    compared = Contrast(
+    difference = average_difference(*runs, scores, other_scores, what)
+    return Contrast(
         kind=kind,
-        name=name,
-        reference=reference,
+        name=pair[0],
+        reference=pair[1],
         scores=scores,
         reference_scores=other_scores,
         difference=difference,
@@ -136,7 +148,6 @@ def contrast(
         improvement=probability_of_improvement(what.sign * scores.table, what.sign * other_scores.table),
         effect=effect_size(difference.table),
     )
-    return compared, problems
 
 
 def _missing(pair: tuple[ArmName, ArmName], own: dict[int, Run], other: dict[int, Run]) -> str:

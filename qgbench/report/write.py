@@ -1,15 +1,17 @@
 """Write a report: for people and for programs, with figures and a page."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from qgbench.base.files import write_atomically
 from qgbench.report.analysis import Analysis
-from qgbench.report.audit import audit
+from qgbench.report.audit import AuditRow, audit
 from qgbench.report.chapters.across import across_chapter
 from qgbench.report.chapters.claims import claims_chapter
 from qgbench.report.chapters.overview import overview
 from qgbench.report.chapters.setting import setting_chapter
 from qgbench.report.chapters.suite import suite_chapter
+from qgbench.report.chapters.table import Chapter
 from qgbench.report.collect import Problem
 from qgbench.report.data import data_files
 from qgbench.report.drawing import drawing
@@ -50,12 +52,7 @@ def write_report(
         The output cannot be written.
     """
     audits = [audit(section.runs) for section in analysis.sections]
-    what = analysis.measure
-    chapters = [] if analysis.answers is None else [suite_chapter(analysis.answers, what)]
-    chapters += [across_chapter(across, what) for across in analysis.across]
-    chapters += overview(analysis)
-    chapters += [setting_chapter(*pair, what) for pair in zip(analysis.sections, audits, strict=True)]
-    chapters += [claims_chapter(analysis)] if analysis.claims else []
+    chapters = _chapters(analysis, audits)
     drawn, undrawn = _drawn(analysis, html) if figures else ({}, [])
     on_paper = _ending(drawn, ".pdf", ".png")
     shown = [(caption, list(on_paper.get(kind, {}))) for kind, caption in CAPTIONS.items()]
@@ -71,6 +68,17 @@ def write_report(
         write_atomically(output / name, content)
     pages = [write_page(analysis, output / "page", _ending(drawn, ".svg"), run_pages)] if html else []
     return [*(output / name for name in files), *pages]
+
+
+def _chapters(analysis: Analysis, audits: Sequence[list[AuditRow]]) -> list[Chapter]:
+    """Return what is read on paper, in its order; an audit belongs to each section."""
+    what = analysis.measure
+    chapters = [] if analysis.answers is None else [suite_chapter(analysis.answers, what)]
+    chapters += [across_chapter(across, what) for across in analysis.across]
+    chapters += overview(analysis)
+    chapters += [setting_chapter(*pair, what) for pair in zip(analysis.sections, audits, strict=True)]
+    chapters += [claims_chapter(analysis)] if analysis.claims else []
+    return chapters
 
 
 Drawn = dict[str, dict[str, bytes]]

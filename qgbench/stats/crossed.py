@@ -198,7 +198,7 @@ def rests_on_few_groups(squares: MeanSquares) -> np.ndarray:
 
 
 def p_value(values: np.ndarray) -> float | None:
-    """Return the two-sided p of "the true mean is 0" of a table (G, S): that of `estimate`, None where it is withheld."""
+    """Return the two-sided p of "the true mean is 0" of a table (G, S): that of `estimate`, None where withheld."""
     values = np.asarray(values, dtype=float)
     if values.shape[0] < MIN_GROUPS or values.shape[1] == 1:
         return None
