@@ -18,7 +18,7 @@ import torch
 
 from qgbench.data.run_data import open_run_data
 from qgbench.engine.device import make_accelerator
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import build_student
 from qgbench.spec.protocol import load_protocol
@@ -39,7 +39,7 @@ def train(name: str, steps: int, keep: bool) -> None:
     accelerator = make_accelerator("cpu", protocol.precision, 1)
     data = open_run_data("phantom", Regime.parse("n12@grouped"), 0, protocol.size, protocol.fractions)
     torch.manual_seed(0)
-    method = load_method(name)
+    method = load("method", name)
     built = method(partial(build_student, protocol), method.Settings())
     trainer = Trainer(built, Guide([]), None, data.training, protocol, 0, accelerator)
     running = trainer.run()

@@ -19,7 +19,7 @@ from qgbench.data.splits import load_split
 from qgbench.engine.checkpoint import LAST_NAME, Checkpoints
 from qgbench.engine.device import make_accelerator
 from qgbench.engine.stage import SECONDS_BETWEEN_CHECKPOINTS
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import build_student
 from qgbench.spec.protocol import load_protocol
@@ -37,7 +37,7 @@ def main() -> None:
     source = open_source("phantom")
     prepared = prepare(source, protocol.size)
     data = training_data(prepared, [], load_split(source), Regime.parse("n12"), 0)
-    method_class = load_method("fixmatch")
+    method_class = load("method", "fixmatch")
     method = method_class(partial(build_student, protocol), method_class.Settings())
     trainer = Trainer(method, Guide([]), None, data, protocol, 0, accelerator)
     for done in trainer.run():
@@ -54,9 +54,11 @@ def main() -> None:
             checkpoints.load()
             loads.append(time.perf_counter() - begin)
         size = (Path(folder) / LAST_NAME).stat().st_size
-    save, load = statistics.median(saves), statistics.median(loads)
-    print(f"checkpoint {size / 2**20:.0f} MiB: written in {save:.2f} s, read and checked in {load:.2f} s (medians)")
-    share = save / SECONDS_BETWEEN_CHECKPOINTS
+    to_save, to_load = statistics.median(saves), statistics.median(loads)
+    print(
+        f"checkpoint {size / 2**20:.0f} MiB: written in {to_save:.2f} s, read and checked in {to_load:.2f} s (medians)"
+    )
+    share = to_save / SECONDS_BETWEEN_CHECKPOINTS
     print(f"one every {SECONDS_BETWEEN_CHECKPOINTS:.0f} s: {100 * share:.1f} % of the training")
 
 

@@ -23,10 +23,11 @@ import torch
 
 from qgbench.data.run_data import open_run_data
 from qgbench.engine.device import make_accelerator
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import build_student
 from qgbench.run.request import make_spec
+from qgbench.spec.arm import Arm
 from qgbench.spec.regime import Regime
 from qgbench.spec.settings import apply_settings
 from qgbench.training.loop import Trainer
@@ -102,16 +103,15 @@ def train(trial: Trial) -> dict[str, Any]:
         "small",
         trial.dataset,
         f"{trial.budget}@grouped",
-        trial.method,
+        Arm(method=trial.method, overrides=trial.overrides),
         seed=trial.seed,
         precision=trial.precision,
         device="cpu",
         threads=1,
-        overrides=trial.overrides,
     )
     protocol = spec.resolve()
     accelerator = make_accelerator("cpu", spec.precision, 1)
-    method = load_method(spec.method)
+    method = load("method", spec.method)
     settings = apply_settings(method.Settings(), spec.overrides_of("method"), "method.")
     data = open_run_data(spec.dataset, Regime.parse(spec.regime), spec.seed, protocol.size, protocol.fractions)
     torch.manual_seed(spec.seed)  # as a run does, before its networks are built

@@ -19,7 +19,7 @@ from qgbench.data.readers import open_source
 from qgbench.data.splits import load_split
 from qgbench.engine.device import make_accelerator
 from qgbench.methods.losses import segmentation_loss
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import build_student
 from qgbench.spec.protocol import load_protocol
@@ -35,7 +35,7 @@ def main() -> None:
     accelerator = make_accelerator("cpu", protocol.precision, threads)
     source = open_source("phantom")
     data = training_data(prepare(source, protocol.size), [], load_split(source), Regime.parse("n12@grouped"), 0)
-    fixmatch = load_method("fixmatch")
+    fixmatch = load("method", "fixmatch")
     trainer = Trainer(
         fixmatch(partial(build_student, protocol), fixmatch.Settings()), Guide([]), None, data, protocol, 0, accelerator
     )

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from qgbench.archs.registry import ARCHS
 from qgbench.cli.main import app
 from qgbench.engine.device import make_accelerator
-from qgbench.plugins.registry import load_method, method_names
+from qgbench.plugins.registry import load, method_names
 from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import SCORES
 from qgbench.run.folder import RunFolder
@@ -20,7 +20,7 @@ from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_pr
 from tests.commands import small_data
 
 ADD_ONS = ["", "qar", *(f"qw-{score}" for score in SCORES), *(f"qw-{score}+qar" for score in SCORES)]
-LABELLING = [name for name in method_names() if load_method(name).pseudo_labels]
+LABELLING = [name for name in method_names() if load("method", name).pseudo_labels]
 # Sorted and turned so that a method with heads on features meets the transformer; the last ones take U-Net.
 PAIRS = list(zip(method_names(), [*sorted(ARCHS)[4:], *sorted(ARCHS)[:4], *repeat("unet", 99)], strict=False))
 
@@ -30,7 +30,7 @@ def trained(name: str, add_on: str, **settings: object) -> list[dict[str, float 
     torch.manual_seed(3)
     g = ToyQuality().requires_grad_(False).eval()
     torch.manual_seed(0)
-    kind = load_method(name)
+    kind = load("method", name)
     started = {"warmup": 0.0, "ramp": 0.0, "lambda_u": 1.0}
     method = kind(ToySegmenter, kind.Settings.model_validate(started | settings))
     protocol = toy_protocol(3)
@@ -100,7 +100,7 @@ def test_every_method_and_architecture_runs_from_end_to_end(
     words += ["--set", "quality.steps=4", "--set", "quality.weak_epochs=[1]", "--set", "quality.weak_epoch_min_steps=1"]
     words += ["--set", "method.warmup=0", "--set", "method.ramp=0"]
     words += ["--set", "qg.tau=0"] if method in LABELLING else []
-    archs = [other or arch for other in load_method(method).archs(load_method(method).Settings())]
+    archs = [other or arch for other in load("method", method).archs(load("method", method).Settings())]
     words += ["--set", "encoder_weights=none"] if any(ARCHS[each].own_encoder for each in archs) else []
     result = CliRunner().invoke(app, ["run", *words], catch_exceptions=False)
     assert result.exit_code == 0, result.output

@@ -25,7 +25,7 @@ from qgbench.data.experiment import ImageSet, TrainingData, training_data
 from qgbench.data.readers import open_source
 from qgbench.data.splits import load_split
 from qgbench.methods import Batch, Method
-from qgbench.plugins.registry import load_method, method_names, method_source
+from qgbench.plugins.registry import load, method_names, source
 from qgbench.quality.guide import Guide
 from qgbench.run.record import read_images, read_record
 from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
@@ -116,7 +116,7 @@ def losses(method: Method, batch: Batch) -> dict[str, float]:
 def trained(name: str) -> Method:
     """A method after one step."""
     torch.manual_seed(0)
-    kind = load_method(name)
+    kind = load("method", name)
     method = kind(ToySegmenter, kind.Settings()).train()
     optimiser = torch.optim.AdamW(method.students.parameters(), lr=1e-2)
     Objective(method, Guide([]))(random_batch(), None, 0)[0].backward()
@@ -130,7 +130,7 @@ def look_at_spec(spec: RunSpec) -> tuple[str, Protocol]:
 
 
 def look_at_class(kind: type[Method], name: str) -> tuple[bool, dict[str, Any]]:
-    return kind is load_method(name), kind.Settings().model_dump()
+    return kind is load("method", name), kind.Settings().model_dump()
 
 
 def look_at_method(method: Method, batch: Batch) -> tuple[dict[str, np.ndarray], dict[str, float]]:
@@ -154,7 +154,7 @@ def spec_of(method: str) -> RunSpec:
     fields = {"protocol": "smoke", "dataset": "phantom", "regime": "n12", "arch": "unet", "seed": 0, "threads": 1}
     fields |= {"encoder": "tf_efficientnet_lite0", "precision": "fp32", "device": "cpu"}
     return RunSpec.model_validate(
-        fields | {"method": method, "source": method_source(method), "overrides": {"train.steps": 2}}
+        fields | {"method": method, "source": source("method", method), "overrides": {"train.steps": 2}}
     )
 
 
@@ -167,7 +167,7 @@ def test_the_worker_is_another_process_and_imports_this_very_file(elsewhere: Els
 
 @pytest.mark.parametrize("name", method_names())
 def test_the_class_of_every_registered_method_is_the_same_there(name: str, elsewhere: Elsewhere) -> None:
-    kind = load_method(name)
+    kind = load("method", name)
     assert elsewhere(look_at_class, kind, name) == (True, kind.Settings().model_dump())
     assert elsewhere(same, kind) is kind
 
@@ -204,7 +204,7 @@ def test_training_data_hold_the_same_pixels_there(elsewhere: Elsewhere, cache_di
 
 def test_a_mistake_arrives_as_the_same_error(elsewhere: Elsewhere) -> None:
     with pytest.raises(UserError, match=r"unknown method 'fixmach'\. Did you mean 'fixmatch'") as caught:
-        elsewhere(load_method, "fixmach")
+        elsewhere(load, "method", "fixmach")
     assert caught.value.exit_code == 2
 
 
@@ -213,7 +213,7 @@ def test_the_class_of_a_file_does_not_travel(elsewhere: Elsewhere, tmp_path: Pat
     file = tmp_path / "unseen.py"
     file.write_text(OWN_METHOD)
     with pytest.raises(ModuleNotFoundError, match="qgbench_method_unseen"):
-        elsewhere(same, load_method(str(file)))
+        elsewhere(same, load("method", str(file)))
 
 
 @pytest.mark.slow

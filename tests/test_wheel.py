@@ -27,11 +27,11 @@ LOOK = """
 import qgbench, qgbench.baselines
 from qgbench.data.cards import card_folder, card_names, listed_ids, load_card
 from qgbench.data.splits import load_split
-from qgbench.plugins.registry import load_method, method_names
+from qgbench.plugins.registry import load, method_names
 from qgbench.spec.run_spec import load_protocol, protocol_names
 
 print(qgbench.__file__, *qgbench.__path__, *qgbench.baselines.__path__, sep="\\n")
-print("methods", *(name for name in method_names() if load_method(name)))
+print("methods", *(name for name in method_names() if load("method", name)))
 print("protocols", *(load_protocol(name).name for name in protocol_names()))
 print("cards", *card_names())
 committed = [name for name in card_names("labelled") if card_folder(name).joinpath("splits").is_dir()]
@@ -76,8 +76,9 @@ def test_it_finds_its_methods_protocols_cards_and_splits(call: Call, home: Path,
         assert Path(path).is_relative_to(home)
     methods = {file.stem for file in (source / "baselines").glob("*.py")} - {"__init__"}
     assert set(lines[3].split()[1:]) == methods
-    protocols = source / "qgbench" / "spec" / "protocols"
-    assert set(lines[4].split()[1:]) == {file.stem for file in protocols.glob("*.toml")}
+    assert set(lines[4].split()[1:]) == {
+        file.stem for file in (source / "qgbench" / "spec" / "protocols").glob("*.toml")
+    }
     assert set(lines[5].split()[1:]) == {file.parent.name for file in (source / "datasets").glob("*/card.toml")}
     assert lines[6].split()[1:] == ["isic2017", "isic_pool", "kvasir_pool"]
 

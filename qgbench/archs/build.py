@@ -14,7 +14,7 @@ from qgbench.archs.library import has_imagenet, unsuitable
 from qgbench.archs.registry import ARCHS, nearest_sizes
 from qgbench.archs.weights import Weights, unpublished, weights_hash
 from qgbench.base.errors import QGBenchError, UserError, in_one_line
-from qgbench.plugins.registry import load_arch
+from qgbench.plugins.registry import load
 from qgbench.spec.task import Task
 
 N = TypeVar("N", bound=nn.Module)
@@ -157,7 +157,7 @@ def build_network(
     Parameters
     ----------
     arch : str
-        A name or reference as `qgbench.plugins.registry.load_arch` takes them.
+        A name or reference as `qgbench.plugins.registry.load` takes them.
     encoder : str
         A name of segmentation-models-pytorch (``resnet34``) or of timm (``tf_efficientnet_lite0``).
     weights : 'imagenet' or 'none'
@@ -173,7 +173,7 @@ def build_network(
     QGBenchError
         ImageNet weights cannot be fetched.
     """
-    entry = load_arch(arch)
+    entry = load("arch", arch)
     if not entry.fits(size):
         near = " and ".join(str(side) for side in nearest_sizes(entry, size))
         raise UserError(

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from qgbench.base.console import print_table
 from qgbench.base.errors import UserError, in_one_line
-from qgbench.plugins.registry import Kind, Known, PluginImportError, catalogue, load_arch, load_method, resolve
+from qgbench.plugins.registry import Kind, Known, PluginImportError, catalogue, load, resolve
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.settings import allowed
 
@@ -49,10 +49,10 @@ def print_method(name: str, console: Console, plugins: Iterable[str] = ()) -> No
     Raises
     ------
     UserError
-        As `qgbench.plugins.registry.resolve` and `qgbench.plugins.registry.load_method`.
+        As `qgbench.plugins.registry.resolve` and `qgbench.plugins.registry.load`.
     """
     reference = resolve("method", name, plugins)
-    kind = load_method(reference)
+    kind = load("method", reference)
     settings = kind.Settings()
     _print_head(name, reference, kind, console)
     facts = ["trains 1 network" if kind.networks == 1 else f"trains {kind.networks} networks"]
@@ -73,10 +73,10 @@ def print_arch(name: str, console: Console, plugins: Iterable[str] = ()) -> None
     Raises
     ------
     UserError
-        As `qgbench.plugins.registry.resolve` and `qgbench.plugins.registry.load_arch`.
+        As `qgbench.plugins.registry.resolve` and `qgbench.plugins.registry.load`.
     """
     reference = resolve("arch", name, plugins)
-    arch = load_arch(reference)
+    arch = load("arch", reference)
     _print_head(name, reference, arch.build, console)
     table = Table(show_header=False)
     for key, value in (
@@ -116,7 +116,7 @@ def _print_all(
         if count[entry.name] > 1:
             continue
         try:
-            described = row((load_method if kind == "method" else load_arch)(entry.reference))
+            described = row(load(kind, entry.reference))
         except Exception as error:  # whatever somebody else's code raises must not hide the others
             failures.setdefault(_group(entry), []).append(_why(entry.name, error))
         else:

@@ -21,6 +21,7 @@ from qgbench.cli import completion
 from qgbench.cli import data as data_cli
 from qgbench.cli import suite as suite_cli
 from qgbench.cli.options import DataDir, Output, Quiet, Verbose, name_or_path
+from qgbench.spec.arm import Arm
 from qgbench.spec.protocol import MOST_THREADS, load_protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import LARGEST_SEED, RunSpec
@@ -200,13 +201,13 @@ def run(
     # Before torch is imported, which takes seconds: a wrong name is found at once.
     regime = _regime(dataset, data_dir, regime, labelled, pool or [], split, split_from or [])
 
-    from qgbench.plugins.registry import load_method, resolve
+    from qgbench.plugins.registry import load, resolve
     from qgbench.run.carry_out import rehearse
     from qgbench.run.carry_out import run as carry_out
     from qgbench.run.request import make_spec, metrics_of
 
     method = resolve("method", method, plugin or [])
-    method_class = load_method(method)
+    method_class = load("method", method)
     arch = resolve("arch", arch, plugin or []) if arch is not None else known.arch
     mode: str = qg_mode or "none"
     if qg and qg_mode is None:
@@ -228,17 +229,13 @@ def run(
         protocol,
         dataset,
         regime,
-        method,
+        Arm(method=method, qg_mode=mode, qg_score=qg_score, qg_norm=qg_norm, overrides=overrides),
         arch=arch,
         encoder=encoder,
         seed=seed,
-        qg_mode=mode,
-        qg_score=qg_score,
-        qg_norm=qg_norm,
         precision=precision,
         device=device,
         threads=threads,
-        overrides=overrides,
     )
     if dry_run:
         print(json.dumps(rehearse(spec, output, data_dir, None, split_from or [], force, track), indent=1))

@@ -29,7 +29,7 @@ from qgbench.engine.device import make_accelerator
 from qgbench.launch.estimate import Measured, hardware_kind, read_measured, work_of, write_measured
 from qgbench.launch.job import Job
 from qgbench.launch.plan import Plan
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.fit import LabelledImages, PredictorFit
 from qgbench.quality.guide import make_guide
 from qgbench.quality.predictor import QualityPredictor
@@ -108,7 +108,7 @@ def _in_own_process(job: Job) -> dict[str, Any]:
 
 
 def _time_run(spec: RunSpec, protocol: Protocol, data: TrainingData) -> dict[str, float]:
-    method_class = load_method(spec.method)
+    method_class = load("method", spec.method)
     settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
     method = method_class(partial(build_student, protocol), settings)
     predictor = None

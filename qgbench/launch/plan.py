@@ -201,15 +201,11 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
                 entry.protocol,
                 entry.dataset,
                 entry.regime,
-                entry.arm.method,
+                entry.arm,
                 arch=entry.arch,
                 seed=entry.seed,
-                qg_mode=entry.arm.qg_mode,
-                qg_score=entry.arm.qg_score,
-                qg_norm=entry.arm.qg_norm,
                 device=device,
                 threads=suite.threads,
-                overrides=entry.arm.overrides,
             )
             describe(spec)
         except QGBenchError as error:
@@ -226,7 +222,7 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
 
 def _causes(entry: Entry) -> list[str]:
     """Say everything that is unknown or out of range in an entry by itself, where the first of it hides the others."""
-    from qgbench.plugins.registry import load, load_arch, load_method
+    from qgbench.plugins.registry import load
     from qgbench.quality.guide import addon_settings
 
     def setting(key: str, value: Any) -> None:
@@ -235,10 +231,10 @@ def _causes(entry: Entry) -> list[str]:
             addon_settings(entry.arm.model_copy(update={"overrides": {key: value}}))
             return
         protocol = load_protocol(entry.protocol)
-        whole = load_method(entry.arm.method).Settings() if part == "method" else getattr(protocol, part, protocol)
+        whole = load("method", entry.arm.method).Settings() if part == "method" else getattr(protocol, part, protocol)
         apply_settings(whole, {name: value}, part + dot)
 
-    checks: list[Callable[[], object]] = [partial(load_method, entry.arm.method), partial(load_arch, entry.arch)]
+    checks: list[Callable[[], object]] = [partial(load, "method", entry.arm.method), partial(load, "arch", entry.arch)]
     checks += [partial(load, "addon", name) for name in entry.arm.addons] + [partial(load, "score", entry.arm.qg_score)]
     checks += [partial(setting, key, value) for key, value in entry.arm.overrides.items()]
     causes = []

@@ -264,26 +264,6 @@ def source(kind: Kind, reference: str) -> str:
         raise UserError(f"{kind} file {file or where} cannot be read: {error.strerror}.") from error
 
 
-def load_method(reference: str) -> Any:
-    """Return a method's class, as `load`."""
-    return load("method", reference)
-
-
-def load_arch(reference: str) -> Any:
-    """Return an architecture's description, as `load`."""
-    return load("arch", reference)
-
-
-def method_source(reference: str) -> str:
-    """Fingerprint the code of a method, as `source`."""
-    return source("method", reference)
-
-
-def arch_source(reference: str) -> str:
-    """Fingerprint the code of an architecture, as `source`."""
-    return source("arch", reference)
-
-
 def kinds_of(name: str, plugins: Iterable[str] = ()) -> list[tuple[Kind, str]]:
     """List what a name or reference may mean: kind and reference, in the order of `KINDS`.
 

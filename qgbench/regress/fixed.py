@@ -24,7 +24,7 @@ from qgbench.data.run_data import RunData, open_run_data
 from qgbench.data.splits import split_fingerprint
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import Method, Network
-from qgbench.plugins.registry import load_method, method_names
+from qgbench.plugins.registry import load, method_names
 from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import PredictedQuality
 from qgbench.regress.outcome import averages, digest, logged
@@ -139,7 +139,7 @@ def fixed_numbers(specs: Sequence[RunSpec], data_dir: Path | None = None) -> Num
     for name in method_names():
         for guided in (False, True):
             numbers[f"steps: {name}{'+qg' if guided else ''}"] = _of_steps(
-                load_method(name), guided, few, specs[0].resolve(), accelerator
+                load("method", name), guided, few, specs[0].resolve(), accelerator
             )
     return numbers
 

@@ -38,7 +38,7 @@ from qgbench.engine.device import make_accelerator, what_cannot_repeat
 from qgbench.engine.stage import train
 from qgbench.methods import Method, MethodSettings, Network
 from qgbench.metrics.table import Metric
-from qgbench.plugins.registry import arch_source, load, load_arch, load_method, method_source
+from qgbench.plugins.registry import load, source
 from qgbench.quality.audit import QualityAudit, audits_of
 from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT
 from qgbench.quality.guide import addon_settings, make_guide
@@ -181,7 +181,7 @@ def describe(spec: RunSpec) -> dict[str, Any]:
     for arch in _architectures(spec, method_class, settings):
         require_buildable(
             arch,
-            arch_source(arch),
+            source("arch", arch),
             _encoder_of(arch, protocol),
             protocol.encoder_weights,
             protocol.decoder_channels,
@@ -247,12 +247,12 @@ def foresee(
 def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
     """Return protocol, method and its settings, or refuse what can be known to be wrong without data."""
     protocol = spec.resolve()
-    method_class = load_method(spec.method)
-    if method_source(spec.method) != spec.source:
+    method_class = load("method", spec.method)
+    if source("method", spec.method) != spec.source:
         raise UserError(f"{spec.method} is not the file that this run was started with; give the command anew.")
     if addon_source(spec) != spec.addon_source:
         raise UserError(f"{spec.addon} is not of the file that this run was started with; give the command anew.")
-    if arch_source(spec.arch) != spec.arch_source:
+    if source("arch", spec.arch) != spec.arch_source:
         raise UserError(f"{spec.arch} is not the file that this run was started with; give the command anew.")
     settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
     archs = _architectures(spec, method_class, settings)
@@ -358,7 +358,7 @@ def _architectures(spec: RunSpec, method_class: type[Method], settings: MethodSe
     """
     named = sorted({arch for arch in method_class.archs(settings) if arch})
     for arch in named:
-        if arch_source(arch):
+        if source("arch", arch):
             raise UserError(
                 f"method '{spec.method}' cannot have arch '{arch}' for a second network, because a run's id holds the "
                 "source of one architecture: name one that ships, see qgbench archs, or give it by --arch."
@@ -373,7 +373,7 @@ def _refuse_contradictions(spec: RunSpec, method_class: type[Method], archs: Seq
         raise UserError(
             f"method '{spec.method}' makes no pseudo-labels, so QW has nothing to weigh; use --qg-mode qar."
         )
-    mute = next((arch for arch in archs if not load_arch(arch).strides), None)
+    mute = next((arch for arch in archs if not load("arch", arch).strides), None)
     if method_class.needs_features and mute is not None:
         raise UserError(
             f"method '{spec.method}' needs features of its networks, and arch '{mute}' gives none (strides is "
@@ -389,7 +389,7 @@ def _refuse_contradictions(spec: RunSpec, method_class: type[Method], archs: Seq
 
 
 def _refuse_small_batches(arch: str, spec: RunSpec, protocol: Protocol) -> None:
-    least = load_arch(arch).min_batch
+    least = load("arch", arch).min_batch
     for name in ("batch_labelled", "batch_unlabelled"):
         share = getattr(protocol.train, name) // spec.processes
         if share < least:
@@ -544,7 +544,7 @@ def build_student(protocol: Protocol, arch: str = "") -> SegmentationNetwork:
 
 
 def _encoder_of(arch: str, protocol: Protocol) -> str:
-    own = None if arch == protocol.arch else load_arch(arch).own_encoder
+    own = None if arch == protocol.arch else load("arch", arch).own_encoder
     return own or protocol.encoder
 
 

@@ -1,22 +1,11 @@
 """From what a user asks for to a RunSpec: what the request leaves open is taken from protocol, registry and machine."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from qgbench.base.errors import UserError
 from qgbench.engine.device import best_device, processes
 from qgbench.metrics.table import IMAGE_COLUMNS, METRICS, Metric
-from qgbench.plugins.registry import (
-    BUILT_IN,
-    Kind,
-    arch_source,
-    catalogue,
-    load,
-    load_arch,
-    load_method,
-    method_source,
-    source,
-)
+from qgbench.plugins.registry import BUILT_IN, Kind, catalogue, load, source
 from qgbench.spec.arm import Arm
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.run_spec import RunSpec
@@ -27,34 +16,29 @@ def make_spec(
     protocol: str,
     dataset: str,
     regime: str,
-    method: str,
+    arm: Arm,
     *,
     arch: str | None = None,
     encoder: str | None = None,
     seed: int = 0,
-    qg_mode: str = "none",
-    qg_score: str = "g",
-    qg_norm: str = "weighted",
     precision: str | None = None,
     device: str = "auto",
     threads: int | None = None,
-    overrides: Mapping[str, Any] | None = None,
 ) -> RunSpec:
-    """Complete a request.
+    """Return the RunSpec of a request.
 
     Parameters
     ----------
-    protocol, dataset, regime, method : str
-        `method` and `arch` are references (`qgbench.plugins.registry`).
+    protocol, dataset, regime : str
+    arm : Arm
+        As asked for: settings that repeat a default are left out, and where the code is from is found out.
     arch, encoder, precision, threads : optional
-        The protocol's where None; an arch that has an encoder of its own brings it along.
+        The protocol's where None; `arch` is a reference (`qgbench.plugins.registry`), and one that has an encoder of
+        its own brings it along.
     seed : int
         Seed index k.
-    qg_mode, qg_score, qg_norm : str
     device : str
         'auto' is the best of this machine.
-    overrides : mapping, optional
-        Settings as ``--set`` takes them. Those that repeat a default are left out.
 
     Raises
     ------
@@ -63,31 +47,27 @@ def make_spec(
     """
     known = load_protocol(protocol)
     arch = arch or known.arch
-    overrides = without_defaults(dict(overrides or {}), load_method(method).Settings(), "method.")
-    arm = Arm(method=method, qg_mode=qg_mode, qg_score=qg_score, qg_norm=qg_norm, overrides=overrides)
+    overrides = without_defaults(arm.overrides, load("method", arm.method).Settings(), "method.")
     addons = [load("addon", name) for name in arm.addons]
-    score = load("score", qg_score)
+    score = load("score", arm.qg_score)
     for addon in addons:
         overrides = without_defaults(overrides, addon.Settings(), "qg.")
     needs_g = any(addon.needs_g or (addon.needs_score and score.needs_g) for addon in addons)
     return RunSpec.model_validate(
         {
+            **dict(arm),
             "protocol": protocol,
             "dataset": dataset,
             "regime": regime,
-            "method": method,
             "arch": arch,
-            "encoder": encoder or load_arch(arch).own_encoder or known.encoder,
+            "encoder": encoder or load("arch", arch).own_encoder or known.encoder,
             "seed": seed,
-            "qg_mode": qg_mode,
-            "qg_score": qg_score,
-            "qg_norm": qg_norm,
             "precision": precision or known.precision,
             "device": best_device() if device == "auto" else device,
             "threads": threads or known.threads,
             "processes": processes(),
-            "source": method_source(method),
-            "arch_source": arch_source(arch),
+            "source": source("method", arm.method),
+            "arch_source": source("arch", arch),
             "addon_source": (outside := addon_source(arm)),
             "plugin_needs_g": bool(outside) and needs_g,
             "overrides": overrides,

@@ -343,14 +343,14 @@ def _code(provenance: Provenance) -> str:
 
 def _refuse_other_code(spec: RunSpec) -> None:
     from qgbench.engine.device import processes
-    from qgbench.plugins.registry import arch_source, method_source
+    from qgbench.plugins.registry import source
 
-    for kind, name, expected, source_of in (
-        ("method", spec.method, spec.source, method_source),
-        ("architecture", spec.arch, spec.arch_source, arch_source),
+    for kind, name, here, expected in (
+        ("method", spec.method, source("method", spec.method), spec.source),
+        ("architecture", spec.arch, source("arch", spec.arch), spec.arch_source),
     ):
-        if (source := source_of(name)) != expected:
-            said = [text[:_DIGITS] or "one that ships with qgbench" for text in (source, expected)]
+        if here != expected:
+            said = [text[:_DIGITS] or "one that ships with qgbench" for text in (here, expected)]
             raise UserError(
                 f"the {kind} '{name}' here is {said[0]}, and the record's is {said[1]}: that would be another "
                 "experiment. Get the file as it was, and give the command where the record's path leads to it."
@@ -363,13 +363,13 @@ def _refuse_other_code(spec: RunSpec) -> None:
 
 
 def _refuse_other_settings(file: Path, record: Record) -> None:
-    from qgbench.plugins.registry import load_method
+    from qgbench.plugins.registry import load
     from qgbench.quality.guide import addon_settings
     from qgbench.run.carry_out import describe
 
     spec = record.spec
     here = _flat(describe(spec)["settings"])
-    parts: dict[str, type[Settings]] = {"protocol": Protocol, "method": load_method(spec.method).Settings}
+    parts: dict[str, type[Settings]] = {"protocol": Protocol, "method": load("method", spec.method).Settings}
     stored = {name: kind.completed(record.settings.get(name, {})) for name, kind in parts.items()}
     stored["qg"] = {**record.settings["qg"]}
     for addon, _ in addon_settings(spec):

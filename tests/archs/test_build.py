@@ -67,7 +67,7 @@ def loaded(encoder: nn.Module) -> nn.Module:
 def test_imagenet_weights_that_an_arch_ignores_are_none(
     encoder: Callable[[str], nn.Module], truth: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qgbench.archs.build.load_arch", lambda _: built(encoder))
+    monkeypatch.setattr("qgbench.archs.build.load", lambda *_: built(encoder))
     torch.manual_seed(5)
     before = torch.get_rng_state()
     assert weights_in_truth("mine", "none", CHANNELS, 64) == truth
@@ -394,6 +394,6 @@ def test_whatever_a_builder_raises_is_one_sentence(monkeypatch: pytest.MonkeyPat
         raise ValueError("of two\nlines")
 
     mine = dataclasses.replace(ARCHS["unet"], build=fail)
-    monkeypatch.setattr("qgbench.archs.build.load_arch", lambda reference: mine)
+    monkeypatch.setattr("qgbench.archs.build.load", lambda *_: mine)
     with pytest.raises(UserError, match=r"^arch 'mine' cannot be built with encoder 'resnet18': ValueError: of two$"):
         build_network("mine", "resnet18", "none", CHANNELS, 64)

@@ -10,7 +10,7 @@ from skimage.measure import label as components
 
 from qgbench.baselines.bcp import halves, largest_component
 from qgbench.methods import Batch
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.spec.task import Task
 from qgbench.training.objective import Objective
@@ -218,5 +218,5 @@ def test_halves(count: int, expected: tuple[list[int], list[int]]) -> None:
 
 
 def test_settings_are_the_papers() -> None:
-    settings = load_method("bcp").Settings().model_dump()
+    settings = load("method", "bcp").Settings().model_dump()
     assert settings == {"lambda_u": 1.0, "warmup": 0.25, "ramp": 0.0, "alpha": 0.5, "beta": 2 / 3}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qgbench.methods import Batch, Method
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.trust.conformance import ToySegmenter
 from tests.baselines import (
     assert_same_gradient,
@@ -209,7 +209,7 @@ class _Pyramid(ToySegmenter):
 
 
 def test_labels_are_averaged_over_the_cells_of_a_map_of_stride_8_at_most() -> None:
-    method_class = load_method("contrastive")
+    method_class = load("method", "contrastive")
     torch.manual_seed(1)
     settings = method_class.Settings.model_validate({"threshold": 0.6, "temperature": 0.2})
     method: Any = method_class(_Pyramid, settings).train()
@@ -229,7 +229,7 @@ def test_labels_are_averaged_over_the_cells_of_a_map_of_stride_8_at_most() -> No
 
 
 def test_the_head_is_trained_and_the_student_is_left_in_training_mode() -> None:
-    method_class = load_method("contrastive")
+    method_class = load("method", "contrastive")
     method: Any = method_class(ToySegmenter, method_class.Settings())
     assert {id(p) for p in method.heads()} == {id(p) for p in method.head.parameters()}
     assert method.student.training
@@ -248,7 +248,7 @@ def test_running_statistics_move_with_the_training_passes_alone(settings: dict[s
 
 
 def test_settings_are_those_of_row_cl() -> None:
-    assert load_method("contrastive").Settings().model_dump() == {
+    assert load("method", "contrastive").Settings().model_dump() == {
         "lambda_u": 0.25,
         "warmup": 0.075,
         "ramp": 0.15,
@@ -258,4 +258,4 @@ def test_settings_are_those_of_row_cl() -> None:
         "temperature": 0.1,
         "negatives": 256,
     }
-    assert load_method("contrastive")(ToySegmenter, load_method("contrastive").Settings()).teacher is None
+    assert load("method", "contrastive")(ToySegmenter, load("method", "contrastive").Settings()).teacher is None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qgbench.methods import Batch, Term
 from qgbench.methods.correlation import spread_over_regions
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.spec.task import Task
 from qgbench.training.objective import Objective
@@ -335,7 +335,7 @@ def test_the_head_is_trained() -> None:
 
 
 def test_settings_are_the_papers() -> None:
-    settings = load_method("corrmatch").Settings().model_dump()
+    settings = load("method", "corrmatch").Settings().model_dump()
     assert settings == {
         "lambda_u": 0.5,
         "warmup": 0.0,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qgbench.methods import Method
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import AddOn, Guide
 from qgbench.quality.scores import Labelling
 from qgbench.training.objective import Objective
@@ -118,4 +118,4 @@ def test_no_pass_is_made_for_labels_alone() -> None:
 
 
 def test_settings_are_those_of_row_cps() -> None:
-    assert load_method("cps").Settings().model_dump() == {"lambda_u": 0.25, "warmup": 0.075, "ramp": 0.15}
+    assert load("method", "cps").Settings().model_dump() == {"lambda_u": 0.25, "warmup": 0.075, "ramp": 0.15}

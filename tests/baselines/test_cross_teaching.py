@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.spec.task import Task
 from tests.baselines import assert_same_gradient, half_bce_half_dice, make_batch, objective, written_gradient
 from tests.baselines.test_unimatch import Pyramid
@@ -35,7 +35,7 @@ def cross_teaching(asked: list[str] | None = None) -> Any:
         return Other() if arch else Pyramid()
 
     torch.manual_seed(1)
-    kind = load_method("cross_teaching")
+    kind = load("method", "cross_teaching")
     return kind(build, kind.Settings()).train()
 
 
@@ -78,5 +78,5 @@ def test_a_label_names_the_other_network_and_teaches_only_one() -> None:
 
 
 def test_settings_are_those_of_the_authors_code() -> None:
-    settings = load_method("cross_teaching").Settings().model_dump()
+    settings = load("method", "cross_teaching").Settings().model_dump()
     assert settings == {"lambda_u": 0.1, "warmup": 0.0, "ramp": 0.0, "second_arch": "swin_unet"}

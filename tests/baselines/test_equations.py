@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from qgbench.methods import Batch, Method, Step
-from qgbench.plugins.registry import load_method, method_names
+from qgbench.plugins.registry import load, method_names
 from qgbench.quality.guide import Guide
 from qgbench.training.objective import Objective
 from qgbench.trust.conformance import ToySegmenter
@@ -43,7 +43,7 @@ def make(name: str, **settings: object) -> Method:
         network.head[0] = torch.nn.Identity()
         return network
 
-    method_class = load_method(name)
+    method_class = load("method", name)
     method = method_class(build, method_class.Settings.model_validate(settings)).train()
     if method.teacher is not None:
         torch.manual_seed(2)
@@ -174,10 +174,10 @@ def test_the_teacher_averages_as_the_paper_writes_it() -> None:
 
 
 def test_settings_are_those_of_the_papers() -> None:
-    fixmatch = load_method("fixmatch").Settings()
+    fixmatch = load("method", "fixmatch").Settings()
     assert fixmatch.model_dump() == {"lambda_u": 1.0, "warmup": 0.0, "ramp": 0.0, "threshold": 0.95}
     for name in ("pseudo_label", "mean_teacher"):
-        settings = load_method(name).Settings()
+        settings = load("method", name).Settings()
         assert (settings.lambda_u, settings.warmup, settings.ramp) == (0.25, 0.075, 0.15)
 
 

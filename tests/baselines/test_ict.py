@@ -9,7 +9,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from qgbench.methods import Method, Term, reduce_term
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.spec.task import Task
 from tests.baselines import (
     assert_same_gradient,
@@ -107,7 +107,7 @@ class _Pixel(nn.Module):
 
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
 def test_the_share_is_drawn_from_beta(alpha: float) -> None:
-    method_class = load_method("ict")
+    method_class = load("method", "ict")
     method = method_class(_Pixel, method_class.Settings.model_validate({"alpha": alpha})).train()
     batch = make_batch(2, size=2)
     torch.manual_seed(0)
@@ -136,4 +136,9 @@ def test_a_step_leaves_the_teacher_s_buffers_alone() -> None:
 
 
 def test_settings_are_those_of_row_ict() -> None:
-    assert load_method("ict").Settings().model_dump() == {"lambda_u": 0.25, "warmup": 0.075, "ramp": 0.15, "alpha": 1.0}
+    assert load("method", "ict").Settings().model_dump() == {
+        "lambda_u": 0.25,
+        "warmup": 0.075,
+        "ramp": 0.15,
+        "alpha": 1.0,
+    }

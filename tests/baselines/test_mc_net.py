@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qgbench.archs.build import build_network
 from qgbench.methods import Batch, Method
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from tests.baselines import assert_same_gradient, make_batch, objective, sharpen, written_gradient
 from tests.baselines.test_equations import make
 
@@ -93,7 +93,7 @@ def test_a_restored_method_has_one_encoder_still() -> None:
 
 @pytest.mark.parametrize(("arch", "differ"), [("unet", True), ("segformer", False)])
 def test_the_second_decoder_interpolates_where_the_first_repeats_pixels(arch: str, differ: bool) -> None:
-    kind = load_method("mc_net")
+    kind = load("method", "mc_net")
     method = kind(lambda: build_network(arch, "resnet18", "none", (16, 16, 16, 16, 16), 64), kind.Settings())
     networks: list[Any] = [method.student, method.second]
     modes = [{getattr(block, "interpolation_mode", None) for block in n.body.decoder.modules()} for n in networks]
@@ -104,5 +104,5 @@ def test_the_second_decoder_interpolates_where_the_first_repeats_pixels(arch: st
 
 
 def test_settings_are_those_of_the_authors_code() -> None:
-    settings = load_method("mc_net").Settings().model_dump()
+    settings = load("method", "mc_net").Settings().model_dump()
     assert settings == {"lambda_u": 0.1, "warmup": 0.0, "ramp": 0.0, "temperature": 0.1}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qgbench.methods import Method
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from tests.baselines import (
     assert_same_gradient,
     bce,
@@ -106,7 +106,7 @@ def test_labelling_leaves_the_running_statistics_alone() -> None:
 
 
 def test_settings_are_those_of_row_pl_c() -> None:
-    assert load_method("pseudo_label_confidence").Settings().model_dump() == {
+    assert load("method", "pseudo_label_confidence").Settings().model_dump() == {
         "lambda_u": 0.25,
         "warmup": 0.075,
         "ramp": 0.15,

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from qgbench.methods import Batch, Method, Term
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.trust.conformance import ToySegmenter
 from tests.baselines import (
     assert_same_gradient,
@@ -148,7 +148,7 @@ def test_dropout_is_active_in_every_pass(dropout: float) -> None:
         network.head[0] = torch.nn.Dropout2d(dropout)
         return network
 
-    method_class = load_method("ua_mt")
+    method_class = load("method", "ua_mt")
     torch.manual_seed(0)
     method = method_class(build, method_class.Settings.model_validate({"noise": 0.0})).train()
     seen = watched(method, make_batch())
@@ -182,7 +182,7 @@ def test_a_saturated_teacher_is_certain_everywhere() -> None:
 
 
 def test_settings_are_those_of_row_ua_mt() -> None:
-    assert load_method("ua_mt").Settings().model_dump() == {
+    assert load("method", "ua_mt").Settings().model_dump() == {
         "lambda_u": 0.25,
         "warmup": 0.075,
         "ramp": 0.15,

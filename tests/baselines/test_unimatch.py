@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qgbench.methods import Batch, reduce_term
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.spec.task import Task
 from qgbench.training.objective import Objective
@@ -82,7 +82,7 @@ def make_batch(labelled: int = 3, unlabelled: int = 5, progress: float = 1.0) ->
 def make(name: str, bias: float = 0.0, **settings: object) -> Any:
     """A method whose teacher, if it has one, differs from its student."""
     torch.manual_seed(1)
-    method_class = load_method(name)
+    method_class = load("method", name)
     method = method_class(lambda: Pyramid(bias), method_class.Settings.model_validate(settings)).train()
     if method.teacher is not None:
         torch.manual_seed(2)
@@ -263,5 +263,5 @@ def test_dropout_spares_labelled_images() -> None:
 
 
 def test_settings_are_the_papers() -> None:
-    settings = load_method("unimatch").Settings().model_dump()
+    settings = load("method", "unimatch").Settings().model_dump()
     assert settings == {"lambda_u": 0.5, "warmup": 0.0, "ramp": 0.0, "threshold": 0.95, "dropout": 0.5}

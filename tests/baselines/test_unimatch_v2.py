@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.training.objective import Objective
 from tests.baselines.test_unimatch import (
@@ -85,5 +85,5 @@ def test_the_teacher_is_left_alone_by_the_step() -> None:
 
 
 def test_settings_are_the_papers() -> None:
-    settings = load_method("unimatch_v2").Settings().model_dump()
+    settings = load("method", "unimatch_v2").Settings().model_dump()
     assert settings == {"lambda_u": 0.5, "warmup": 0.0, "ramp": 0.0, "threshold": 0.95, "whole": 0.5}

@@ -14,7 +14,7 @@ from rich.console import Console
 from qgbench.archs.registry import ARCHS
 from qgbench.base.errors import UserError
 from qgbench.cli.listing import print_arch, print_archs, print_method, print_methods
-from qgbench.plugins.registry import PluginImportError, load_method, method_names
+from qgbench.plugins.registry import PluginImportError, load, method_names
 from qgbench.spec.settings import Settings, allowed
 
 PLUG_IN = """
@@ -115,7 +115,7 @@ def test_every_method_has_a_line(console: Console) -> None:
     print_methods(console)
     lines = lines_of(console)
     for name in method_names():
-        kind = load_method(name)
+        kind = load("method", name)
         *_, networks, needs = line_of(name, lines).split()
         assert networks == str(kind.networks)
         assert (needs[1] == "p") == kind.pseudo_labels
@@ -193,7 +193,7 @@ def test_the_whole_docstring_and_every_setting_are_shown(name: str, console: Con
     print_method(name, console)
     lines = lines_of(console)
     text = " ".join(" ".join(lines).split())
-    kind = load_method(name)
+    kind = load("method", name)
     tree = ast.parse(Path(f"{Path(__file__).parents[2]}/baselines/{name}.py").read_text())
     (node,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind.__name__)
     assert " ".join((ast.get_docstring(node) or "missing").split()) in text

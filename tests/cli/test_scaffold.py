@@ -9,7 +9,7 @@ import pytest
 from qgbench.base.errors import UserError
 from qgbench.cli.main import main
 from qgbench.cli.scaffold import write_method
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.trust.conformance import check_method
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_file_keeps_every_rule(tmp_path: Path) -> None:
     file = write_method("my_method_2", tmp_path / "new" / "folder")
     assert file == tmp_path / "new" / "folder" / "my_method_2.py"
-    kind = load_method(str(file))
+    kind = load("method", str(file))
     assert kind.__name__ == "MyMethod2"
     assert kind.pseudo_labels
     own = set(kind.Settings.model_fields) - {"lambda_u", "warmup", "ramp"}

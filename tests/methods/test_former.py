@@ -11,7 +11,7 @@ from qgbench.archs.build import build_network
 from qgbench.base.errors import UserError
 from qgbench.cli.main import main
 from qgbench.engine.device import make_accelerator
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.trust.conformance import Bench, check_method
 
 FILES = Path(__file__).parent / "written_for_0_1"
@@ -56,7 +56,7 @@ def test_each_line_to_change_is_named_until_the_file_keeps_the_contract(name: st
         text = (tmp_path / file).read_text()
         at = text.index(f"class {kind}(") if kind else 0
         line = text[: text.index(old, at)].count("\n") + 1
-        method = load_method(reference)
+        method = load("method", reference)
         said = rf"{file}, line {line}: `.*` is of qgbench 0\.1; {advice}[^\n]*\.$"
         with pytest.raises(UserError, match=said):  # as in a run
             list(Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
@@ -64,7 +64,7 @@ def test_each_line_to_change_is_named_until_the_file_keeps_the_contract(name: st
         assert not finding.passed
         assert f"{file}, line {line}: " in finding.detail
         (tmp_path / file).write_text(text[:at] + text[at:].replace(old, new))
-    assert [finding for finding in check_method(load_method(reference)) if not finding.passed] == []
+    assert [finding for finding in check_method(load("method", reference)) if not finding.passed] == []
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_else_was_right_in_0_1_is_told(line: str, advice: str, tmp_path: Pa
         "        loss = self.student(batch.u_w).mean((1, 2, 3))\n        terms = [Term(loss, label)]\n"
         f"        {line}\n        return Step(loss.mean(), terms)\n"
     )
-    method = load_method(str(tmp_path / "old.py"))
+    method = load("method", str(tmp_path / "old.py"))
     with pytest.raises(UserError, match=rf"old\.py, line 10: `.*` is of qgbench 0\.1; {advice}"):
         next(Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
 
@@ -97,7 +97,7 @@ def test_an_error_of_another_kind_is_left_as_it_is(tmp_path: Path) -> None:
         "from qgbench.methods import Batch, Method, Step\nclass Slip(Method):\n"
         "    def step(self, batch: Batch) -> Step:\n        return Step(batch.x_1)\n"
     )
-    method = load_method(str(tmp_path / "slip.py"))
+    method = load("method", str(tmp_path / "slip.py"))
     with pytest.raises(AttributeError, match="x_1"):
         next(Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
 

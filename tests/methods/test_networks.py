@@ -16,7 +16,7 @@ from qgbench.cli.main import app
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import Batch, Method, MethodSettings, Step
 from qgbench.methods.losses import segmentation_loss
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import _make_method
 from qgbench.spec.run_spec import RunSpec
@@ -101,11 +101,11 @@ def spec_of(method: str, **overrides: object) -> RunSpec:
 
 def test_the_hash_tells_the_encoders_of_both_architectures() -> None:
     def made(spec: RunSpec, settings: MethodSettings) -> tuple[Method, str]:
-        return _make_method(spec, spec.resolve(), load_method(spec.method), settings)
+        return _make_method(spec, spec.resolve(), load("method", spec.method), settings)
 
-    kind = load_method("cross_teaching")
+    kind = load("method", "cross_teaching")
     found = [made(spec_of("cross_teaching"), kind.Settings(second_arch=arch)) for arch in ("fpn", "segformer")]
-    alone = made(spec_of("fixmatch"), load_method("fixmatch").Settings())
+    alone = made(spec_of("fixmatch"), load("method", "fixmatch").Settings())
     method, digest = made(spec_of("cross_teaching"), kind.Settings(second_arch="unet"))
     assert method.archs(method.settings) == ("", "unet")
     assert digest != alone[1]  # of two encoders that were drawn apart

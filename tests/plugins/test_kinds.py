@@ -10,6 +10,7 @@ from qgbench.plugins.registry import BUILT_IN, KINDS, Kind, catalogue, kinds_of,
 from qgbench.quality.guide import addon_settings, make_guide
 from qgbench.run.request import make_spec, metrics_of
 from qgbench.spec.arm import AddOn, Arm, short_name
+from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.conformance import Finding
 from qgbench.trust.conformance_of_plugins import findings
 
@@ -84,12 +85,16 @@ def test_a_file_brings_one_of_each(kind: Kind, name: str, parts: str) -> None:
     assert len(source(kind, f"{parts}:{name}")) == 64
 
 
+def spec_of(arm: Arm) -> RunSpec:
+    return make_spec("smoke", "phantom", "n12", arm, device="cpu")
+
+
 def test_an_arm_of_ones_own_is_named_and_told_apart(parts: str, tmp_path: Path) -> None:
-    asked = {"qg_mode": f"{parts}:Capped", "qg_score": f"{parts}:Sharpness"}
-    spec = make_spec("smoke", "phantom", "n12", "fixmatch", device="cpu", **asked)
+    asked = Arm(method="fixmatch", qg_mode=f"{parts}:Capped", qg_score=f"{parts}:Sharpness")
+    spec = spec_of(asked)
     assert not spec.needs_g
-    capped = make_spec("smoke", "phantom", "n12", "fixmatch", device="cpu", overrides={"qg.cap": 0.4}, **asked)
-    default = make_spec("smoke", "phantom", "n12", "fixmatch", device="cpu", overrides={"qg.cap": 0.5}, **asked)
+    capped = spec_of(asked.model_copy(update={"overrides": {"qg.cap": 0.4}}))
+    default = spec_of(asked.model_copy(update={"overrides": {"qg.cap": 0.5}}))
     assert spec.id == default.id != capped.id
     assert capped.addon == f"{short_name(f'{parts}:Capped')}-{short_name(f'{parts}:Sharpness')}-qg.cap=0.4"
     assert AddOn.parse(capped.addon).is_control
@@ -97,17 +102,9 @@ def test_an_arm_of_ones_own_is_named_and_told_apart(parts: str, tmp_path: Path) 
     assert addon.settings.model_dump() == {"cap": 0.4}
     changed = tmp_path / "parts.py"
     changed.write_text(Path(parts).read_text() + "\n# changed\n")
-    other = make_spec(
-        "smoke",
-        "phantom",
-        "n12",
-        "fixmatch",
-        device="cpu",
-        qg_mode=f"{changed}:Capped",
-        qg_score=f"{changed}:Sharpness",
-    )
+    other = spec_of(Arm(method="fixmatch", qg_mode=f"{changed}:Capped", qg_score=f"{changed}:Sharpness"))
     assert (other.arm, other.addon_source) != (spec.arm, spec.addon_source)
-    by_g = make_spec("smoke", "phantom", "n12", "fixmatch", device="cpu", qg_mode=f"{parts}:Capped")
+    by_g = spec_of(Arm(method="fixmatch", qg_mode=f"{parts}:Capped"))
     assert by_g.needs_g, "what weighs by g needs one"
 
 

@@ -11,16 +11,7 @@ import pytest
 from qgbench.archs.registry import ARCHS
 from qgbench.base.errors import UserError
 from qgbench.methods import Method
-from qgbench.plugins.registry import (
-    PluginImportError,
-    arch_source,
-    catalogue,
-    load_arch,
-    load_method,
-    method_names,
-    method_source,
-    resolve,
-)
+from qgbench.plugins.registry import PluginImportError, catalogue, load, method_names, resolve, source
 
 ONE = """
 from qgbench.methods.losses import segmentation_loss
@@ -44,7 +35,7 @@ def written(folder: Path, text: str, name: str = "mine.py") -> str:
 
 @pytest.mark.parametrize("name", method_names())
 def test_every_shipped_method_loads(name: str) -> None:
-    kind = load_method(name)
+    kind = load("method", name)
     assert issubclass(kind, Method)
     assert kind.__module__ == f"qgbench.baselines.{name}"
     assert kind.__doc__
@@ -60,21 +51,21 @@ def test_the_papers_baselines_are_listed() -> None:
 @pytest.mark.parametrize(("given", "nearest"), [("fixmach", "fixmatch"), ("mean-teacher", "mean_teacher")])
 def test_an_unknown_method_names_the_nearest_and_all(given: str, nearest: str) -> None:
     with pytest.raises(UserError, match=f"unknown method '{given}'.*Did you mean '{nearest}'") as caught:
-        load_method(given)
+        load("method", given)
     assert all(name in str(caught.value) for name in method_names())
 
 
 def test_a_file_that_defines_one_method_loads(tmp_path: Path) -> None:
-    kind = load_method(written(tmp_path, ONE))
+    kind = load("method", written(tmp_path, ONE))
     assert kind.__name__ == "Mine"
     assert issubclass(kind, Method)
     assert pickle.loads(pickle.dumps(kind)) is kind
 
 
 def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
-    load_method(written(tmp_path, ONE))
+    load("method", written(tmp_path, ONE))
     other = ONE.replace("Mine", "Yours") + "\n# a longer file, so that no stale bytecode fits\n"
-    assert load_method(written(tmp_path, other)).__name__ == "Yours"
+    assert load("method", written(tmp_path, other)).__name__ == "Yours"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +79,7 @@ def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
 def test_a_broken_file_is_refused_with_its_cause(tmp_path: Path, text: str, cause: str) -> None:
     file = written(tmp_path, text)
     with pytest.raises(UserError, match="cannot be imported") as caught:
-        load_method(file)
+        load("method", file)
     assert file in str(caught.value)
     assert cause in str(caught.value)
 
@@ -105,12 +96,12 @@ def test_a_broken_file_is_refused_with_its_cause(tmp_path: Path, text: str, caus
 )
 def test_a_file_with_another_number_of_methods_than_one_is_refused(tmp_path: Path, text: str, count: int) -> None:
     with pytest.raises(UserError, match=f"defines {count} subclasses.*expected exactly one"):
-        load_method(written(tmp_path, text))
+        load("method", written(tmp_path, text))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.py does not exist"):
-        load_method(str(tmp_path / "absent.py"))
+        load("method", str(tmp_path / "absent.py"))
 
 
 # A plug-in's code is found as an installed package's is: through metadata beside it on the path.
@@ -154,49 +145,49 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 def test_a_class_is_named_by_file_or_module(tmp_path: Path, package: Callable[..., Path]) -> None:
     file = written(tmp_path, ONE + ONE.replace("Mine", "Yours"))
-    assert load_method(f"{file}:Yours").__name__ == "Yours"
+    assert load("method", f"{file}:Yours").__name__ == "Yours"
     package("two_of_us", ONE + ONE.replace("Mine", "Yours"))
-    kind = load_method("two_of_us:Mine")
+    kind = load("method", "two_of_us:Mine")
     assert pickle.loads(pickle.dumps(kind)) is kind
     with pytest.raises(UserError, match=r"two_of_us 'Miner'. Did you mean 'Mine'\? Known: Mine, Yours"):
-        load_method("two_of_us:Miner")
+        load("method", "two_of_us:Miner")
     with pytest.raises(UserError, match=r"a subclass of qgbench.methods.Method is expected"):
-        load_method("two_of_us:Batch")
+        load("method", "two_of_us:Batch")
     with pytest.raises(UserError, match=r"a subclass of qgbench.methods.Method is expected"):
-        load_method("two_of_us:Method")
+        load("method", "two_of_us:Method")
     with pytest.raises(UserError, match="there is no module two_of_them"):
-        load_method("two_of_them:Mine")
+        load("method", "two_of_them:Mine")
     with pytest.raises(UserError, match=r"there is no module two_of_us\.inner"):
-        load_method("two_of_us.inner:Mine")
+        load("method", "two_of_us.inner:Mine")
 
 
 def test_two_methods_in_a_file_are_told_apart_by_their_references(tmp_path: Path) -> None:
     file = written(tmp_path, ONE + ONE.replace("Mine", "Yours"))
     with pytest.raises(UserError) as caught:
-        load_method(file)
+        load("method", file)
     assert f"{file}:Mine, {file}:Yours" in str(caught.value)
 
 
 def test_files_of_one_name_do_not_take_each_others_place(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    first = load_method(written(tmp_path, ONE))
-    second = load_method(written(tmp_path / "other", ONE))
+    first = load("method", written(tmp_path, ONE))
+    second = load("method", written(tmp_path / "other", ONE))
     assert pickle.loads(pickle.dumps(first)) is first
     assert pickle.loads(pickle.dumps(second)) is second
 
 
 def test_an_entry_point_is_a_name_like_any_other(package: Callable[..., Path]) -> None:
     package("lab", ONE, methods="soft = lab:Mine")
-    assert load_method("soft").__name__ == "Mine"
+    assert load("method", "soft").__name__ == "Mine"
     assert resolve("method", "soft") == "soft"
     with pytest.raises(UserError, match=r"Did you mean 'soft'\? Known: .*fixmatch.*soft"):
-        load_method("sofd")
+        load("method", "sofd")
 
 
 def test_listing_names_imports_nothing_of_a_package(package: Callable[..., Path]) -> None:
     package("explosive", "raise RuntimeError('imported')", methods="boom = explosive:Mine")
     assert "boom" in {entry.name for entry in catalogue("method").entries}
-    assert load_method("fixmatch")
+    assert load("method", "fixmatch")
     assert "explosive" not in sys.modules
 
 
@@ -205,7 +196,7 @@ def test_a_package_that_cannot_be_imported_shows_its_own_traceback(package: Call
         "explosive", "def inner():\n    raise RuntimeError('no such luck')\n\n\ninner()\n", "boom = explosive:A"
     )
     with pytest.raises(UserError) as caught:
-        load_method("boom")
+        load("method", "boom")
     first, *others = str(caught.value).splitlines()
     assert first == (
         "method 'boom' of package explosive 1.2 (explosive:A) cannot be imported: RuntimeError: no such luck"
@@ -228,7 +219,7 @@ def test_a_package_that_cannot_be_imported_shows_its_own_traceback(package: Call
 def test_an_import_of_qgbench_0_1_is_refused_with_the_line_to_change(line: str, place: str, tmp_path: Path) -> None:
     name = line.split()[1]
     with pytest.raises(PluginImportError) as caught:
-        load_method(written(tmp_path, f"# mine\n{line}\n"))
+        load("method", written(tmp_path, f"# mine\n{line}\n"))
     told = f"what it imports from {name} is in {place} now; change line 2 of {tmp_path}/mine.py: {line}"
     assert str(caught.value) == f"method file {tmp_path}/mine.py was written for qgbench 0.1: {told}"
 
@@ -236,7 +227,7 @@ def test_an_import_of_qgbench_0_1_is_refused_with_the_line_to_change(line: str, 
 @pytest.mark.parametrize("text", ["import sys\nsys.exit(3)\n", "raise Exception\n", "import surely_not_installed\n"])
 def test_whatever_a_plug_in_raises_is_an_error_of_its_own(text: str, tmp_path: Path) -> None:
     with pytest.raises(PluginImportError):
-        load_method(written(tmp_path, text))
+        load("method", written(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -251,12 +242,12 @@ def test_a_name_of_two_sources_is_refused_and_the_others_are_not(
 ) -> None:
     package("lab", ONE, methods=first)
     package("den", ONE, methods=second)
-    for use in (load_method, method_source, lambda name: resolve("method", name)):
+    for use in (load, source, resolve):
         with pytest.raises(UserError) as caught:
-            use(first.partition(" ")[0])
+            use("method", first.partition(" ")[0])
         assert all(source in str(caught.value) for source in sources)
     assert len(catalogue("method").clashes()) == 1
-    assert load_method("mean_teacher").__name__ == "MeanTeacher"
+    assert load("method", "mean_teacher").__name__ == "MeanTeacher"
 
 
 def test_a_plug_in_makes_its_names_known(tmp_path: Path, package: Callable[..., Path]) -> None:
@@ -319,32 +310,32 @@ def test_the_source_of_a_method_is_that_of_its_file(tmp_path: Path, package: Cal
     file = Path(written(tmp_path, ONE))
     module = package("lab", ONE + "\n# longer\n", methods="soft = lab:Mine")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert method_source(str(file)) == method_source(f"{file}:Mine") == digest
-    assert method_source("soft") == method_source("lab:Mine") == hashlib.sha256(module.read_bytes()).hexdigest()
-    assert method_source("fixmatch") == ""
+    assert source("method", str(file)) == source("method", f"{file}:Mine") == digest
+    assert source("method", "soft") == source("method", "lab:Mine") == hashlib.sha256(module.read_bytes()).hexdigest()
+    assert source("method", "fixmatch") == ""
     module.write_text(ONE + "\n# changed\n")
-    assert method_source("soft") == hashlib.sha256(module.read_bytes()).hexdigest() != digest
+    assert source("method", "soft") == hashlib.sha256(module.read_bytes()).hexdigest() != digest
     module.unlink()
-    assert method_source("soft") == "lab==1.2"
+    assert source("method", "soft") == "lab==1.2"
     with pytest.raises(UserError, match=r"lab\.py cannot be read"):
-        method_source("lab:Mine")
+        source("method", "lab:Mine")
     with pytest.raises(UserError, match="unknown method"):
-        method_source("sofd")
+        source("method", "sofd")
 
 
 def test_architectures_follow_the_same_rules(tmp_path: Path, package: Callable[..., Path]) -> None:
     file = written(tmp_path, ARCH, "nets.py")
-    assert load_arch(file).description == load_arch(f"{file}:narrow").description == "narrow"
+    assert load("arch", file).description == load("arch", f"{file}:narrow").description == "narrow"
     package("lab", ARCH, archs="slim = lab:narrow\nwrong = lab:build")
-    assert load_arch("slim").description == "narrow"
-    assert load_arch("unet") is ARCHS["unet"]
+    assert load("arch", "slim").description == "narrow"
+    assert load("arch", "unet") is ARCHS["unet"]
     assert resolve("arch", "narrow", [file]) == f"{file}:narrow"
-    assert arch_source("unet") == ""
-    assert arch_source(file) == arch_source("slim") == hashlib.sha256(ARCH.encode()).hexdigest()
+    assert source("arch", "unet") == ""
+    assert source("arch", file) == source("arch", "slim") == hashlib.sha256(ARCH.encode()).hexdigest()
     with pytest.raises(UserError, match=r"Arch is expected"):
-        load_arch("wrong")
+        load("arch", "wrong")
     with pytest.raises(UserError, match=r"unknown arch 'unett'\. Did you mean 'unet'"):
-        load_arch("unett")
+        load("arch", "unett")
     taken = written(tmp_path, ARCH.replace("narrow =", "fpn ="), "taken.py")
     with pytest.raises(UserError, match="built-in and of plug-in"):
         resolve("arch", "fpn", [taken])

@@ -3,6 +3,7 @@ from typing import Any
 
 from qgbench.quality.store import predictor_id
 from qgbench.run.request import make_spec
+from qgbench.spec.arm import Arm
 from qgbench.spec.protocol import QualitySettings
 from qgbench.spec.run_spec import RunSpec
 from tests.later import later_setting
@@ -20,7 +21,7 @@ class _Images(tuple[str, ...]):
 
 
 def test_g_is_named_after_what_its_weights_depend_on_and_nothing_else() -> None:
-    spec = make_spec("smoke", "phantom", "n2", "fixmatch", qg_mode="qw", device="cpu")
+    spec = make_spec("smoke", "phantom", "n2", Arm(method="fixmatch", qg_mode="qw"), device="cpu")
     known = id_of(spec)
     others = [
         id_of(spec, labelled=("a", "c")),

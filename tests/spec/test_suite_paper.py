@@ -10,7 +10,7 @@ import torch
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import make_accelerator
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import make_guide
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.run.carry_out import build_student
@@ -46,7 +46,7 @@ def images() -> TrainingData:
 
 def trainer_of(entry: Entry, images: TrainingData) -> Trainer:
     """A trainer as `qgbench.run.carry_out` makes it, with every loss at its full weight from the first step on."""
-    kind = load_method(entry.arm.method)
+    kind = load("method", entry.arm.method)
     changes = FEW | AT_ONCE
     for addon in entry.arm.addons:
         changes |= QUALITY[addon]
@@ -57,13 +57,11 @@ def trainer_of(entry: Entry, images: TrainingData) -> Trainer:
         entry.protocol,
         entry.dataset,
         entry.regime,
-        entry.arm.method,
+        entry.arm.model_copy(update={"overrides": changes}),
         arch=entry.arch,
-        qg_mode=entry.arm.qg_mode,
         precision="fp32",
         device="cpu",
         threads=1,
-        overrides=changes,
     )
     protocol = spec.resolve().model_copy(update=SMALL)
     torch.manual_seed(0)

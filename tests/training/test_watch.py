@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import Batch, Method, Step
 from qgbench.methods.losses import segmentation_loss
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import PredictedQuality, overlap
 from qgbench.training.loop import Trainer
@@ -97,7 +97,7 @@ class Noisy(nn.Module):
 def test_curves_hold_the_agreement_of_q_with_the_true_dice_of_the_labels_in_use() -> None:
     settings = QualityWeighting.Settings(tau=0.0)
     guide = Guide([QualityWeighting(settings, PredictedQuality(Noisy()))])
-    trainer = trained(load_method("fixmatch"), guide, Noisy(), 30)
+    trainer = trained(load("method", "fixmatch"), guide, Noisy(), 30)
     entries = [entry for entry in trainer.history.log if "pseudo_dice" in entry]
     assert [entry["step"] for entry in entries] == [1, 11, 21, 30]
     for entry in entries:
@@ -119,7 +119,7 @@ def test_images_without_a_known_mask_judge_nothing() -> None:
     data = toy_data()
     data.unlabelled.masked[:] = False
     settings = QualityWeighting.Settings(tau=0.0)
-    method = load_method("fixmatch")
+    method = load("method", "fixmatch")
     for known in (data, dataclasses.replace(toy_data(), unlabelled_are_labelled=True)):
         torch.manual_seed(0)
         guide = Guide([QualityWeighting(settings, PredictedQuality(Noisy()))])

@@ -23,7 +23,7 @@ from qgbench.methods import (
     probabilities,
 )
 from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
-from qgbench.plugins.registry import load_method, method_names
+from qgbench.plugins.registry import load, method_names
 from qgbench.trust.conformance import Bench, Finding, check_method
 
 
@@ -33,10 +33,10 @@ def broken_rules(method: type[Method]) -> list[str]:
 
 @pytest.mark.parametrize("name", method_names())
 def test_every_registered_method_keeps_the_contract(name: str) -> None:
-    findings = list(check_method(load_method(name)))
+    findings = list(check_method(load("method", name)))
     assert [finding for finding in findings if not finding.passed] == []
     assert Finding("QAR with lambda 0 is bit-identical to no add-on", True, " differs") in findings
-    if load_method(name).pseudo_labels:
+    if load("method", name).pseudo_labels:
         assert Finding("QW with g = 1 is bit-identical to no add-on", True, " differs") in findings
 
 
@@ -392,4 +392,4 @@ def test_the_method_in_contributing_keeps_the_contract(tmp_path: Path) -> None:
     code = text.split("```python\n")[1].split("```")[0]
     file = tmp_path / "mine.py"
     file.write_text(code)
-    assert broken_rules(load_method(str(file))) == []
+    assert broken_rules(load("method", str(file))) == []

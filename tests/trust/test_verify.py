@@ -20,7 +20,7 @@ from qgbench.data.readers import open_source
 from qgbench.data.splits import draw_labelled, load_split
 from qgbench.metrics.masks import measure
 from qgbench.metrics.table import CLASS, Metric
-from qgbench.plugins.registry import load_method
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import addon_settings
 from qgbench.run.predictions import write_predictions
 from qgbench.run.record import (
@@ -171,7 +171,7 @@ def test_a_sound_record_of_the_present_protocol_has_neither_fault_nor_note(tmp_p
 
 
 @pytest.mark.parametrize(
-    "kind", [TrainSettings, QualitySettings, WeightingSettings, Protocol, RunSpec, load_method("fixmatch").Settings]
+    "kind", [TrainSettings, QualitySettings, WeightingSettings, Protocol, RunSpec, load("method", "fixmatch").Settings]
 )
 def test_a_setting_that_came_after_a_record_changes_neither_its_id_nor_a_verdict(
     kind: type[Settings], tmp_path: Path
