@@ -10,22 +10,11 @@ from tests.commands import Command, only_run
 pytestmark = pytest.mark.slow
 
 
-def test_a_small_run_with_g_stays_below_2500_mib(tmp_path: Path) -> None:
+def test_a_small_run_with_g_stays_below_2500_mib(tmp_path: Path, cache_dir: Path) -> None:
     """Its peak does not depend on the number of steps: networks, batches and buffers are those of a whole run."""
-    words = [
-        "run",
-        "--protocol",
-        "small",
-        "--method",
-        "fixmatch",
-        "--qg-mode",
-        "both",
-        "--threads",
-        "1",
-        "--steps",
-        "6",
-    ]
-    words += ["--set", "quality.steps=6", "--set", "quality.weak_epochs=[1]", "--set", "method.threshold=0.5"]
-    command = Command([*words, "--output", str(tmp_path / "runs")], tmp_path / "said", tmp_path / "cache")
+    words = ["run", "--protocol", "small", "--threads", "1", "--method", "fixmatch", "--qg-mode", "both"]
+    words += ["--steps", "6", "--set", "quality.steps=6", "--set", "quality.weak_epochs=[1]"]
+    words += ["--set", "method.threshold=0.5"]
+    command = Command([*words, "--output", str(tmp_path / "runs")], tmp_path / "said", cache_dir)
     assert command.finish() == 0, command.said()
     assert 500 < read_record(only_run(tmp_path / "runs").path).peak_memory_mib < 2560

@@ -68,11 +68,6 @@ class Checkpoints:
             return content["state"]
         return None
 
-    def discard(self) -> None:
-        """Remove them."""
-        self._last.unlink(missing_ok=True)
-        self.discard_previous()
-
     def discard_previous(self) -> None:
         """Remove the older one, once the last will not be written again."""
         with suppress(OSError):  # one that cannot be removed takes space, and no more

@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from qgbench.launch.estimate import Estimates
-from qgbench.launch.plan import load_plan
+from qgbench.launch.plan import load_plan, make_plan
 from qgbench.run.folder import RunFolder, find_runs
 from qgbench.run.record import IMAGES_NAME, read_record
+from qgbench.spec.suite import load_suite
 from tests.commands import Command
 from tests.spec.test_suite import written
 from tests.test_kills import numbers
@@ -190,10 +191,10 @@ phantom = ["n6@grouped"]
 """
 
 
-def test_two_commands_on_one_folder_do_no_run_twice(tmp_path: Path) -> None:
+def test_two_commands_on_one_folder_do_no_run_twice(tmp_path: Path, cache_dir: Path) -> None:
     suite = written(tmp_path, SUITE.format(method="pseudo_label"))
     words = ["suite", "run", suite, "--output", str(tmp_path / "runs")]
-    both = [Command(words, tmp_path / f"said{n}", tmp_path / "cache") for n in range(2)]
+    both = [Command(words, tmp_path / f"said{n}", cache_dir) for n in range(2)]
     for command in both:
         assert command.finish(600) == 0, command.said()
     runs = find_runs(tmp_path / "runs")
@@ -204,7 +205,7 @@ def test_two_commands_on_one_folder_do_no_run_twice(tmp_path: Path) -> None:
         assert len(begun) == 1, "one process carried it out"
 
 
-def test_a_failing_run_stops_no_other_and_is_begun_again_by_retry(tmp_path: Path) -> None:
+def test_a_failing_run_stops_no_other_and_is_begun_again_by_retry(tmp_path: Path, cache_dir: Path) -> None:
     flag = tmp_path / "flag"
     flag.touch()
     method = tmp_path / "failing.py"
@@ -214,7 +215,7 @@ def test_a_failing_run_stops_no_other_and_is_begun_again_by_retry(tmp_path: Path
 
     def command(*words: str) -> tuple[int, str]:
         said = tmp_path / "-".join(words).replace("/", "_")[-60:]
-        started = Command(["suite", *words, suite, *output], said, tmp_path / "cache")
+        started = Command(["suite", *words, suite, *output], said, cache_dir)
         return started.finish(), started.said()
 
     code, said = command("run")
@@ -235,30 +236,27 @@ def test_a_failing_run_stops_no_other_and_is_begun_again_by_retry(tmp_path: Path
     assert {run.status() for run in find_runs(tmp_path / "runs")} == {"done"}
 
 
-def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, cache_dir: Path) -> None:
     suite = written(tmp_path, SUITE.format(method="pseudo_label"))
     words = ["suite", "run", suite, "--output", str(tmp_path / "runs")]
-    full = Command(words, tmp_path / "said", tmp_path / "cache", file_limit=3_000_000)  # data fit, checkpoints do not
+    full = Command(words, tmp_path / "said", cache_dir, file_limit=3_000_000)  # data fit, checkpoints do not
     assert full.finish() == 1
     assert "File too large. Free some space" in full.said()
-    roomy = Command(["suite", "retry", *words[2:]], tmp_path / "said2", tmp_path / "cache")
+    roomy = Command(["suite", "retry", *words[2:]], tmp_path / "said2", cache_dir)
     assert roomy.finish() == 0, roomy.said()
     assert {run.status() for run in find_runs(tmp_path / "runs")} == {"done"}
 
 
-def test_a_run_folder_that_cannot_be_written_fails_with_its_cause_and_stops_no_other(tmp_path: Path) -> None:
+def test_a_run_folder_that_cannot_be_written_is_named_and_stops_no_other(
+    tmp_path: Path, cache_dir: Path
+) -> None:
     suite = written(tmp_path, SUITE.format(method="pseudo_label"))
     words = ["suite", "run", suite, "--output", str(tmp_path / "runs")]
-    listed = Command([*words, "--dry-run"], tmp_path / "said", tmp_path / "cache")
-    assert listed.finish() == 0
-    from qgbench.launch.plan import make_plan
-    from qgbench.spec.suite import load_suite
-
     plan = make_plan(load_suite(suite), tmp_path / "runs", None, "auto")
-    (tmp_path / "runs").mkdir(exist_ok=True)
+    (tmp_path / "runs").mkdir()
     blocked = plan.runs[1].folder.path
     blocked.write_text("not a folder")
-    command = Command(words, tmp_path / "said", tmp_path / "cache")
+    command = Command(words, tmp_path / "said", cache_dir)
     assert command.finish() == 1
     assert f"cannot write {blocked}" in command.said()
     done = [RunFolder(job.folder.path).status() for job in plan.runs if job.folder.path != blocked]
