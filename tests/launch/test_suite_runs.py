@@ -247,9 +247,7 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, cache_dir: Path)
     assert {run.status() for run in find_runs(tmp_path / "runs")} == {"done"}
 
 
-def test_a_run_folder_that_cannot_be_written_is_named_and_stops_no_other(
-    tmp_path: Path, cache_dir: Path
-) -> None:
+def test_a_run_folder_that_cannot_be_written_is_named_and_stops_no_other(tmp_path: Path, cache_dir: Path) -> None:
     suite = written(tmp_path, SUITE.format(method="pseudo_label"))
     words = ["suite", "run", suite, "--output", str(tmp_path / "runs")]
     plan = make_plan(load_suite(suite), tmp_path / "runs", None, "auto")
