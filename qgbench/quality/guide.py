@@ -3,6 +3,7 @@
 A mode may weigh pseudo-labels, add a loss, or correct a label. It knows nothing of methods, and methods nothing of it.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from qgbench.base.errors import unknown_name
+from qgbench.base.errors import UserError, unknown_name
 from qgbench.engine.device import ALONE, World
 from qgbench.methods import Batch, Method, PseudoLabel, Term, View
 from qgbench.methods.normalisation import frozen_statistics
@@ -325,14 +326,20 @@ def addon_settings(arm: Arm) -> list[tuple[type[AddOn], AddOnSettings]]:
     Raises
     ------
     UserError
-        An add-on is unknown, or a setting: to all of them (the nearest is named), or out of range.
+        An add-on is unknown, or a setting: to all of them (the nearest is named), or out of range. Two add-ons have a
+        setting of one name.
     """
     classes: list[type[AddOn]] = [load("addon", name) for name in arm.addons]
+    counted = Counter(name for kind in classes for name in kind.Settings.model_fields)
+    if shared := [name for name, count in counted.items() if count > 1]:
+        raise UserError(
+            f"add-ons {' and '.join(arm.addons)} both have a setting qg.{shared[0]}, and a value would be "
+            "meant for either; rename it in one of them."
+        )
     changes = arm.overrides_of("qg")
-    known = {name for kind in classes for name in kind.Settings.model_fields}
     for name in changes:
-        if name not in known:
-            raise unknown_name("setting", f"qg.{name}", [f"qg.{field}" for field in known])
+        if name not in counted:
+            raise unknown_name("setting", f"qg.{name}", [f"qg.{field}" for field in counted])
     found = []
     for kind in classes:
         own = {name: value for name, value in changes.items() if name in kind.Settings.model_fields}
@@ -348,5 +355,6 @@ def make_guide(arm: Arm, predictor: nn.Module | None, seed: int) -> Guide:
     UserError
         As `addon_settings`; the score is unknown.
     """
-    score = load("score", arm.qg_score)
-    return Guide([kind(settings, score(predictor, seed), predictor, seed) for kind, settings in addon_settings(arm)])
+    found = addon_settings(arm)
+    scores = [load("score", arm.qg_score)(predictor, seed) if kind.needs_score else None for kind, _ in found]
+    return Guide([kind(own, score, predictor, seed) for (kind, own), score in zip(found, scores, strict=True)])

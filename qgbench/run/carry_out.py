@@ -383,7 +383,9 @@ def _refuse_contradictions(spec: RunSpec, method_class: type[Method], archs: Seq
     if not addons and idle:
         raise UserError(f"{idle[0]} changes nothing without the add-on; add --qg or leave the setting out.")
     if addons and spec.qg_score != "g" and not any(addon.needs_score for addon in addons):
-        raise UserError("QAR needs a differentiable score: --qg-score is for QW; use --qg-mode qw or --qg-score g.")
+        if spec.addons == ("qar",):
+            raise UserError("QAR needs a differentiable score: --qg-score is for QW; use --qg-mode qw or --qg-score g.")
+        raise UserError(f"add-on '{spec.qg_mode}' asks no score; leave --qg-score out.")
     if score.needs_truth and regime.pools:
         raise UserError("the oracle needs the masks of all unlabelled images, which a pool has not; leave --pool out.")
 

@@ -134,7 +134,8 @@ class RunFolder:
         if not (self.path / RECORD_NAME).is_file():
             return None
         record = read_record(self.path)
-        if summarise(read_images(self.path / IMAGES_NAME)) != record.summary:
+        rows = read_images(self.path / IMAGES_NAME, record.metrics)
+        if summarise(rows, record.metrics.values()) != record.summary:
             raise QGBenchError(f"{self.path / IMAGES_NAME} does not belong to the record beside it")
         return record
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from qgbench.base.errors import UserError
 from qgbench.spec.settings import Settings
@@ -14,6 +14,7 @@ OF_ADDON = ("qg.", "quality.")
 """What the names of settings begin with that change the add-on or its predictor, and so nothing of a base method."""
 
 _MODES = {"none": "", "both": "qw+qar"}  # what --qg-mode calls otherwise than tables do
+CONTROL_SCORES = ("one", "shuffled", "oracle", "confidence", "agreement")  # that ship and stand in the place of g
 _FORM = "{0}qw, {0}qar or {0}qw+qar, another score as {0}qw-SCORE, and -unnormalised for --qg-norm none"
 _ADDON = re.compile(
     r"(?P<mode>[^-]+?)(?:-(?P<score>(?!unnormalised\b)[^-=]+))?(?P<norm>-unnormalised)?"
@@ -88,8 +89,8 @@ class AddOn(NamedTuple):
 
     @property
     def is_control(self) -> bool:
-        """Whether another score stands in the place of g: ``qw-shuffled``, unlike ``qw-quality.steps=600``."""
-        return self.score != "g"
+        """Whether a control stands in the place of g: ``qw-shuffled``, unlike ``qw-quality.steps=600``."""
+        return self.score in CONTROL_SCORES
 
     @property
     def by_g(self) -> "AddOn":
@@ -139,6 +140,17 @@ class Arm(Settings):
     plugin_needs_g: bool = Field(False, description="whether an add-on or a score that does not ship needs g")
     overrides: dict[str, Any] = Field(default_factory=dict, description="settings that differ: 'method.threshold': 0.9")
 
+    @field_validator("qg_mode")
+    @classmethod
+    def _in_one_order(cls, mode: str) -> str:
+        """Write the same add-ons in one way: their arm has one id."""
+        addons = addons_of(mode)
+        if len(set(addons)) < len(addons):
+            raise UserError(f"add-on '{mode}' names one add-on twice.")
+        ours = ("qw", "qar")  # in this order; then the others
+        text = "+".join(sorted(addons, key=lambda name: (ours.index(name) if name in ours else len(ours), name)))
+        return next((mode for mode, meant in _MODES.items() if meant == text), text)
+
     def overrides_of(self, part: str) -> dict[str, Any]:
         """Return the overrides of one part ('method', 'train', 'quality', 'qg'), without the prefix."""
         return {
@@ -148,7 +160,7 @@ class Arm(Settings):
     @property
     def addons(self) -> tuple[str, ...]:
         """References of the add-ons; () for none."""
-        return tuple(filter(None, _MODES.get(self.qg_mode, self.qg_mode).split("+")))
+        return addons_of(self.qg_mode)
 
     @property
     def needs_g(self) -> bool:
@@ -178,6 +190,11 @@ class Arm(Settings):
     def arm(self) -> ArmName:
         """The arm's name."""
         return ArmName(self.method, self.variant, self.addon)
+
+
+def addons_of(mode: str) -> tuple[str, ...]:
+    """Return the references of the add-ons that `Arm.qg_mode` names; () for none."""
+    return tuple(filter(None, _MODES.get(mode, mode).split("+")))
 
 
 def parse_row(row: str) -> tuple[str, dict[str, Any]]:

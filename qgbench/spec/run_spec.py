@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from qgbench.spec.arm import ADDON_SETTINGS, Arm, ArmName, short_name
+from qgbench.spec.arm import ADDON_SETTINGS, Arm, ArmName, addons_of, short_name
 from qgbench.spec.protocol import MOST_THREADS, Precision, Protocol, load_protocol, protocol_names
 from qgbench.spec.regime import Regime
 from qgbench.spec.settings import Settings, apply_settings, without_defaults
@@ -89,7 +89,9 @@ class RunSpec(Machine, Arm, Setting):
             return fields  # what a former version's values were is not known
         overrides = without_defaults(fields.get("overrides", {}), protocol, "")
         parts = [("train.", protocol.train), ("quality.", protocol.quality)]
-        for prefix, settings in [*parts, *(("qg.", settings()) for settings in ADDON_SETTINGS.values())]:
+        asked = addons_of(fields.get("qg_mode", "none"))
+        own = [settings() for name, settings in ADDON_SETTINGS.items() if name in asked or not asked]
+        for prefix, settings in [*parts, *(("qg.", settings) for settings in own)]:
             overrides = without_defaults(overrides, settings, prefix)
         return {**fields, "overrides": overrides}
 

@@ -7,9 +7,10 @@ import pytest
 
 from qgbench.base.errors import UserError
 from qgbench.plugins.registry import BUILT_IN, KINDS, Kind, catalogue, kinds_of, load, resolve, source
-from qgbench.quality.guide import addon_settings, make_guide
+from qgbench.quality.guide import QualityWeighting, addon_settings, make_guide
+from qgbench.quality.scores import SCORES
 from qgbench.run.request import make_spec, metrics_of
-from qgbench.spec.arm import AddOn, Arm, short_name
+from qgbench.spec.arm import CONTROL_SCORES, AddOn, Arm, short_name
 from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.conformance import Finding
 from qgbench.trust.conformance_of_plugins import findings
@@ -97,7 +98,7 @@ def test_an_arm_of_ones_own_is_named_and_told_apart(parts: str, tmp_path: Path) 
     default = spec_of(asked.model_copy(update={"overrides": {"qg.cap": 0.5}}))
     assert spec.id == default.id != capped.id
     assert capped.addon == f"{short_name(f'{parts}:Capped')}-{short_name(f'{parts}:Sharpness')}-qg.cap=0.4"
-    assert AddOn.parse(capped.addon).is_control
+    assert not AddOn.parse(capped.addon).is_control, "only a control that ships stands in the place of g"
     (addon,) = make_guide(capped, None, 0).modes
     assert addon.settings.model_dump() == {"cap": 0.4}
     changed = tmp_path / "parts.py"
@@ -115,6 +116,55 @@ def test_several_add_ons_are_joined_and_each_setting_reaches_its_own(parts: str)
         addon_settings(arm.model_copy(update={"overrides": {"qg.capp": 1}}))
     with pytest.raises(UserError, match=r"unknown setting 'qg.lambda_qar'"):
         addon_settings(Arm(method="fixmatch", qg_mode="qw", overrides={"qg.lambda_qar": 1}))
+
+
+OWN_TAU = """
+import torch
+from qgbench.quality.guide import AddOn, AddOnSettings
+from torch import Tensor
+
+
+class Tidy(AddOn):
+    '''Labels cleared of what is less certain than a threshold; it asks neither a score nor g.'''
+
+    class Settings(AddOnSettings):
+        tau: float = 0.9
+
+    settings: Settings
+
+    def correct(self, image: Tensor, prob: Tensor) -> Tensor:
+        return torch.where((prob - 0.5).abs() < self.settings.tau - 0.5, 0.5, prob)
+"""
+
+
+def test_a_setting_named_as_qws_is_the_add_ons_own(tmp_path: Path) -> None:
+    """QW's tau is 0.5: that value is another one than Tidy's default, and the two cannot be had together."""
+    file = tmp_path / "tidy.py"
+    file.write_text(OWN_TAU)
+    tidy = Arm(method="fixmatch", qg_mode=str(file))
+    other, default = (
+        spec_of(tidy.model_copy(update={"overrides": {"qg.tau": value}}))
+        for value in (QualityWeighting.Settings().tau, 0.9)
+    )
+    assert (other.overrides, default.overrides) == ({"qg.tau": 0.5}, {})
+    assert other.id != default.id
+    (addon,) = make_guide(other, None, 0).modes
+    assert addon.settings.model_dump() == {"tau": 0.5}
+    assert addon.score is None
+    with pytest.raises(UserError, match=r"both have a setting qg\.tau"):
+        addon_settings(Arm(method="fixmatch", qg_mode=f"qw+{file}"))
+
+
+def test_one_arm_has_one_id() -> None:
+    asked = [spec_of(Arm(method="fixmatch", qg_mode=mode)) for mode in ("both", "qw+qar", "qar+qw")]
+    assert len({spec.id for spec in asked}) == 1
+    assert {spec.qg_mode for spec in asked} == {"both"}
+    with pytest.raises(UserError, match="names one add-on twice"):
+        Arm(method="fixmatch", qg_mode="qw+qw")
+
+
+def test_controls_are_the_scores_that_ship() -> None:
+    assert set(SCORES) == {"g", *CONTROL_SCORES}
 
 
 def test_metrics_have_names_of_their_own(parts: str, wrong: str) -> None:
