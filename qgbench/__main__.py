@@ -1,4 +1,4 @@
-"""``python -m qgbench``: the command line without installation."""
+"""``python -m qgbench``: the command line, where the script is not on the path."""
 
 from qgbench.cli.main import main
 

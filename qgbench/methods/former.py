@@ -6,7 +6,7 @@ import traceback
 
 from qgbench.base.errors import UserError
 
-# What Python, torch or qgbench say of such a line, and what is true now. The first that fits is said.
+# What Python, torch or qgbench say of such a line, and below it the line; what is true now. The first that fits is said.
 _ADVICE = (
     (
         r"Term\(\)|Term\.__init__",
@@ -15,7 +15,10 @@ _ADVICE = (
     (r"'Term' object has no attribute 'image'", "write term.label.image"),
     (r"PseudoLabel", "write label.prob for its probabilities: a label holds them, its image, view and network"),
     (r"'labelled_by'|'labels'", "write label.network"),
-    (r"network\.decode\(|must be the same as input size", "write network.head(network.decode(features)) for logits"),
+    (
+        r"network\.decode\(|must be the same as input size.*\n.*decode\(",
+        "write network.head(network.decode(features)) for logits",
+    ),
 )
 
 
@@ -40,7 +43,10 @@ def refusal(error: Exception, code: type) -> UserError | None:
         The method's class.
     """
     line = own_line(error, code)
-    advice = next((text for pattern, text in _ADVICE if re.search(pattern, str(error))), None)
-    if line is None or advice is None:
+    if line is None:
+        return None
+    said = f"{error}\n{line.line}"
+    advice = next((text for pattern, text in _ADVICE if re.search(pattern, said)), None)
+    if advice is None:
         return None
     return UserError(f"{line.filename}, line {line.lineno}: `{line.line}` is of qgbench 0.1; {advice}.")

@@ -44,7 +44,7 @@ def audit(runs: list[Run]) -> list[AuditRow]:
     Parameters
     ----------
     runs : list of Run
-        All runs of a setting (`qgbench.report.analysis.Section.runs`).
+        All runs of a setting (`qgbench.report.sections.Section.runs`).
 
     Returns
     -------

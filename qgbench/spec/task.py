@@ -61,10 +61,16 @@ class Task:
         return prob.maximum(1.0 - prob) if self.channels == 1 else prob.amax(1, keepdim=True)
 
     def entropy(self, prob: "Tensor") -> "Tensor":
-        """Return the entropy of each pixel's classes in nats: (N, C, H, W) -> (N, 1, H, W), at most ln(K + 1)."""
+        """Return the entropy of each pixel's classes in nats: (N, C, H, W) -> (N, 1, H, W), at most ln(K + 1).
+
+        A probability of exactly 0 has no gradient; its true one is infinite.
+        """
         from torch.special import entr  # late, as the rest of torch
 
-        return entr(prob) + entr(1 - prob) if self.channels == 1 else entr(prob).sum(1, keepdim=True)
+        def finite(share: "Tensor") -> "Tensor":
+            return entr(share.where(share > 0, 1.0))
+
+        return finite(prob) + finite(1 - prob) if self.channels == 1 else finite(prob).sum(1, keepdim=True)
 
     def require_logits(self, logits: "Tensor") -> None:
         """Refuse what has another number of channels than this task has logits.

@@ -119,3 +119,16 @@ def test_the_network_of_a_file_of_0_1_still_runs() -> None:
     network = build_network(str(FILES / "lab.py") + ":tiny", "resnet18", "none", (8,), 32)
     image = torch.rand(2, 3, 32, 32)
     assert torch.equal(network(image), network.body.segmentation_head(network.encode(image)[-1]))
+
+
+def test_a_new_mistake_is_not_said_to_be_an_old_one(tmp_path: Path) -> None:
+    """A target of another shape, where no decoder's features are taken for logits."""
+    (tmp_path / "new.py").write_text(
+        "import torch.nn.functional as F\nfrom qgbench.methods import Batch, Method, Step\n"
+        "class New(Method):\n    pseudo_labels = False\n    def step(self, batch: Batch) -> Step:\n"
+        "        return Step(F.binary_cross_entropy_with_logits(self.student(batch.x_l), batch.y_l[:, 0]))\n"
+    )
+    kind = load("method", str(tmp_path / "new.py"))
+    (finding,) = [finding for finding in check_method(kind) if not finding.passed][:1]
+    assert "must be the same as input size" in finding.detail
+    assert "0.1" not in finding.detail

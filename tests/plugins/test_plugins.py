@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qgbench.run.folder import RunFolder
 from qgbench.trust.verify import Fault, verify_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # some twenty commands, each of which imports torch
@@ -106,6 +107,8 @@ def test_the_runs_leave_records_that_name_what_was_run(walked: tuple[dict[str, s
     assert records[2]["settings"]["qg"] == {"cap": 0.4}
     assert 0 <= records[2]["summaries"]["student"]["means"]["area_error"] <= 1
     assert records[0]["settings"]["method"]["sharpness"] == 2
+    for text in shown:  # typed again, each is done already: its rows are the record's, the further metric's too
+        assert RunFolder((desk / text.split("record: ")[1].splitlines()[0]).parent).record() is not None
     used = [record["settings"]["protocol"]["encoder_weights"] for record in records]
     assert used == ["imagenet", "none", "imagenet"], "lab.py's network takes none, whatever the protocol says"
     assert rules_broken(desk / "runs") == []

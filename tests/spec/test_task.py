@@ -61,6 +61,15 @@ def test_at_one_half_and_at_nothing_the_background_is_meant() -> None:
 
 
 @pytest.mark.parametrize("task", [Task(), TWO])
+def test_entropy_of_what_is_wholly_certain_has_a_gradient(task: Task) -> None:
+    """float32 rounds these probabilities to 0 and 1, where the derivative of p ln p is infinite."""
+    logits = torch.tensor([200.0, -200.0, 1.0])[: task.channels].view(1, -1, 1, 1).requires_grad_()
+    task.entropy(task.probabilities(logits)).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("task", [Task(), TWO])
 def test_entropy_is_largest_where_all_classes_are_as_likely(task: Task) -> None:
     even = task.probabilities(torch.zeros(1, task.channels, 1, 1))
     assert task.entropy(even).item() == pytest.approx(math.log(len(task.classes) + 1))
