@@ -6,7 +6,7 @@ import traceback
 
 from qgbench.base.errors import UserError
 
-# What Python, torch or qgbench say of such a line, and below it the line; what is true now. The first that fits is said.
+# What Python, torch or qgbench say of such a line, and below it the line; what is true now. The first that fits counts.
 _ADVICE = (
     (
         r"Term\(\)|Term\.__init__",

@@ -7,6 +7,7 @@ from pydantic import Field
 from qgbench.base.schema import Part, finite_or_none
 
 LABEL_COLUMNS = ["progress", "id", "class", "dice"]
+IMAGE_DEPENDENCE_LIMIT = 0.7  # largest correlation with the output for a blacked-out or swapped image that passes
 
 
 class Agreement(Part):

@@ -26,7 +26,6 @@ from qgbench.quality.scores import overlap
 from qgbench.quality.weak import WeakModels, draw_folds
 from qgbench.spec.protocol import QualitySettings
 
-IMAGE_DEPENDENCE_LIMIT = 0.7  # largest correlation with the output for a blacked-out or swapped image that passes
 _AUDIT_MASKS = (
     20  # synthetic masks of each validation image in the audit, drawn apart from those that select the best step
 )

@@ -13,7 +13,8 @@ from qgbench.base.logs import logger
 from qgbench.data.experiment import ImageSet
 from qgbench.data.run_data import RunData
 from qgbench.data.splits import split_fingerprint
-from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT, LabelledImages, fit_predictor, remove_checkpoints
+from qgbench.quality.audit import IMAGE_DEPENDENCE_LIMIT
+from qgbench.quality.fit import LabelledImages, fit_predictor, remove_checkpoints
 from qgbench.quality.predictor import PredictorCard, QualityPredictor, load_predictor, save_predictor
 from qgbench.spec.protocol import Protocol
 from qgbench.spec.run_spec import RunSpec

@@ -39,8 +39,7 @@ from qgbench.engine.stage import train
 from qgbench.methods import Method, MethodSettings, Network
 from qgbench.metrics.table import Metric
 from qgbench.plugins.registry import load, source
-from qgbench.quality.audit import QualityAudit, audits_of
-from qgbench.quality.fit import IMAGE_DEPENDENCE_LIMIT
+from qgbench.quality.audit import IMAGE_DEPENDENCE_LIMIT, QualityAudit, audits_of
 from qgbench.quality.guide import addon_settings, make_guide
 from qgbench.quality.predictor import PredictorCard, QualityPredictor
 from qgbench.quality.store import find_or_fit, predictor_id

@@ -70,8 +70,9 @@ percentiles are interpolated, 1 against 0.95), nor ASSD by either. Nothing here 
 """
 
 import math
+import re
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, partial
@@ -95,7 +96,7 @@ from qgbench.data.readers import name_some
 from qgbench.data.splits import draw_labelled, load_split, split_fingerprint
 from qgbench.metrics.masks import NSD_DIAGONAL_FRACTION, NSD_PIXELS
 from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS, METRICS, TEXT_COLUMNS, Metric
-from qgbench.quality.audit import Agreement, audits_of
+from qgbench.quality.audit import IMAGE_DEPENDENCE_LIMIT, Agreement, audits_of
 from qgbench.run.folder import PREDICTIONS_NAME
 from qgbench.run.record import (
     IMAGES_NAME,
@@ -304,7 +305,7 @@ class _Verifier:
         averages = summarise(images, record.metrics.values())
         faults += [Fault(table, *found) for found in _compared("the record", averages, record.summary)]
         faults += [fault for network in record.summaries for fault in _other(table, network, record)]
-        faults += _audited(path, record)
+        faults += _audited(path, record, set(images["id"]))
         faults += [Fault(path, *found) for found in (*_ranges(record), *_labels(record, images))]
         faults += [*self._protocol(path, record, images), *_notes(path, record), *_reproduced(path)]
         if self._judge is not None:
@@ -509,16 +510,31 @@ def _other(table: Path, network: str, record: Record) -> Iterator[Fault]:
         yield Fault(path, *found)
 
 
-def _audited(path: Path, record: Record) -> Iterator[Fault]:
+def _label_rows(labels: pd.DataFrame, tested: Collection[str]) -> Iterator[str]:
+    """Find rows that no run writes."""
+    if set(labels["class"]) - {CLASS}:
+        yield f"it has rows of another class than {CLASS}"
+    if labels.duplicated(["progress", "id", "class"]).any():
+        yield "an image has two rows of one class and checkpoint"
+    if labels["id"].isin(tested).any():
+        yield "it has test images, which are never pseudo-labelled"
+    numbers = labels.drop(columns=["id", "class"])
+    for name in numbers.columns[~((numbers >= 0) & (numbers <= 1)).all()]:
+        yield f"column {name} has a value that is missing or outside [0, 1]"
+
+
+def _audited(path: Path, record: Record, tested: Collection[str]) -> Iterator[Fault]:
     """Recompute how well scores predict true Dice from the labels, which records of schema 1 did not keep."""
     file = labels_path(path)
     if record.read_from == 1 or (not record.pseudo_labels and not file.is_file()):
         return
     try:
-        found = audits_of(read_labels(file))
+        labels = read_labels(file)
+        found = audits_of(labels)
     except (QGBenchError, TypeError, ValueError) as error:
         yield Fault(file, "audits", str(error))
         return
+    yield from (Fault(file, "audits", detail) for detail in _label_rows(labels, tested))
     if not _close([audit.model_dump() for audit in found], [audit.model_dump() for audit in record.pseudo_labels]):
         yield Fault(file, "audits", "its rows do not give the record's agreement of scores and true Dice")
 
@@ -561,6 +577,13 @@ def _ranges(record: Record) -> Found:
         yield "numbers", f"val_dice is not in the order of its steps, or has steps beyond 1 to {record.steps}"
     if record.best_val_step is not None and record.best_val_step not in steps:
         yield "numbers", f"best_val_step is {record.best_val_step}, at which there was no validation"
+    audit, source = record.audit, record.provenance
+    if audit is not None and audit.image_dependent != (audit.image_dependence < IMAGE_DEPENDENCE_LIMIT):
+        yield "numbers", f"image_dependent is not what image_dependence = {audit.image_dependence:g} says"
+    if record.read_from > 1 and (source.g is None) != (source.g_weights is None):
+        yield "numbers", "g and g_weights: one is there without the other"
+    if source.g_weights is not None and not re.fullmatch(r"[0-9a-f]{64}", source.g_weights):
+        yield "numbers", "g_weights is no SHA-256"
     for where, share in _shares(record):
         if share is not None and not -_SINGLE <= share <= 1 + _SINGLE:
             yield "numbers", f"{where} = {share:g} is not between 0 and 1"

@@ -74,6 +74,7 @@ def present(seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
     settings["method"] = method
     data |= {"run_id": spec.id, "spec": spec, "settings": settings}
     data["pseudo_labels"] = []  # of which records of schema 1 kept no rows
+    data["provenance"]["g_weights"] = "0" * 64  # nor this
     data["summaries"]["student"] = summarise(images)
     if seed:
         data["provenance"]["labelled_ids"] = labelled(seed)
@@ -163,7 +164,10 @@ def test_a_sound_record_of_the_present_protocol_has_neither_fault_nor_note(tmp_p
             if mode == "none":
                 images["q"] = np.nan
                 record = record.model_copy(
-                    update={"provenance": record.provenance.model_copy(update={"g": None}), "audit": None}
+                    update={
+                        "provenance": record.provenance.model_copy(update={"g": None, "g_weights": None}),
+                        "audit": None,
+                    }
                 )
             write_result(tmp_path, record, images)
     assert verify_records([tmp_path]) == []
@@ -339,6 +343,45 @@ def test_damaged_labels_are_a_fault_and_no_crash(labelling: Path, damage: Callab
     damage(labelling / "labels.csv")
     (text,) = of_the_labels(labelling)
     assert said in text
+
+
+def _foreign(run: Path, column: str, value: object) -> None:
+    labels = read_labels(run / "labels.csv")
+    labels[column] = labels[column].astype(object)
+    labels.loc[3, column] = value
+    write_labels(run / "labels.csv", labels)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [("class", "polyp", "another class"), ("g", 5.0, "outside"), ("dice", -0.25, "outside"), ("g", None, "missing")],
+)
+def test_labels_that_no_run_writes_are_found(labelling: Path, column: str, value: object, said: str) -> None:
+    _foreign(labelling, column, value)
+    assert any(said in text for text in of_the_labels(labelling))
+
+
+def test_a_label_of_a_test_image_and_one_given_twice_are_found(labelling: Path) -> None:
+    _foreign(labelling, "id", read_images(labelling / "images.csv")["id"][0])
+    assert of_the_labels(labelling) == ["it has test images, which are never pseudo-labelled"]
+    labels = read_labels(labelling / "labels.csv")
+    _foreign(labelling, "id", labels["id"][4])
+    assert of_the_labels(labelling) == ["an image has two rows of one class and checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data["audit"].update(image_dependent=not data["audit"]["image_dependent"]), "image_dependent"),
+        (lambda data: data["provenance"].update(g_weights=None), "one is there without the other"),
+        (lambda data: data["provenance"].update(g_weights="hello"), "no SHA-256"),
+    ],
+)
+def test_what_is_said_of_g_must_agree(labelling: Path, change: Callable[[dict[str, Any]], object], said: str) -> None:
+    data = json.loads((labelling / "record.json").read_text())
+    change(data)
+    (labelling / "record.json").write_text(json.dumps(data))
+    assert any(said in fault.text for fault in verify_records([labelling]))
 
 
 def test_labels_of_a_record_that_audited_none_are_found(labelling: Path) -> None:
@@ -551,7 +594,7 @@ def test_a_former_g_is_noted_and_its_run_not_compared_with_today(tmp_path: Path)
 def test_a_run_that_no_g_guides_is_compared_with_today_whatever_g_was(tmp_path: Path) -> None:
     record, images = present(qg_mode="none")
     data = record.model_dump(mode="json")
-    data["provenance"]["g"] = data["audit"] = data["guidance"] = None
+    data["provenance"]["g"] = data["provenance"]["g_weights"] = data["audit"] = data["guidance"] = None
     images["q"] = np.nan
     data["settings"]["protocol"]["g_version"] = 1
     data["settings"]["protocol"]["quality"]["steps"] = 1
