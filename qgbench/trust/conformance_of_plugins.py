@@ -82,7 +82,9 @@ def check_addon(addon: type[AddOn]) -> Iterator[Finding]:
     bench = Bench(load("method", "mean_teacher"), make_accelerator("cpu", "fp32", 1))
 
     def added(quality: nn.Module) -> list[AddOn]:
-        return [addon(addon.Settings(), PredictedQuality(quality), quality, 0)]
+        """Hand over what the class says that it needs, as a run does, and no more."""
+        score = PredictedQuality(quality) if addon.needs_score else None
+        return [addon(addon.Settings(), score, quality if addon.needs_g else None, 0)]
 
     yield from _of_weights(added(ToyQuality()))
     plain = finish(bench.trainer(lambda g: [], _STEPS)[0])
@@ -102,8 +104,11 @@ def _of_weights(addons: list[AddOn]) -> Iterator[Finding]:
         if weight is not None:
             right = weight.shape == (len(labelling.prob),) and bool(((weight >= 0) & (weight <= 1)).all())
             yield Finding("its weights are one for each pseudo-label, in [0, 1]", right, f"{weight}")
-        shape = addon.correct(labelling.image, labelling.prob).shape
-        yield Finding("a corrected label has the label's shape", shape == labelling.prob.shape, f"{tuple(shape)}")
+        label = addon.correct(labelling.image, labelling.prob)
+        right = label.shape == labelling.prob.shape
+        yield Finding("a corrected label has the label's shape", right, f"{tuple(label.shape)}")
+        inside = bool(((label >= 0) & (label <= 1)).all())
+        yield Finding("a corrected label holds probabilities, in [0, 1]", inside, f"{label.min():g} to {label.max():g}")
 
 
 def check_score(score: type[Score]) -> Iterator[Finding]:

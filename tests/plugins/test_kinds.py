@@ -34,6 +34,16 @@ class Idle(AddOn):
     pass
 
 
+class Undeclared(AddOn):
+    def weigh(self, labelling):
+        return self.score(labelling)
+
+
+class Sharper(AddOn):
+    def correct(self, image, prob):
+        return 5 * prob
+
+
 class Fickle(Score):
     def __call__(self, labelling):
         return torch.rand(len(labelling.prob))
@@ -192,6 +202,7 @@ def test_every_shipped_part_keeps_every_rule(kind: Kind) -> None:
     [
         ("Doubled", "its weights are one for each pseudo-label, in [0, 1]"),
         ("Idle", "it changes the student"),
+        ("Sharper", "a corrected label holds probabilities, in [0, 1]"),
         ("Fickle", "it draws no random numbers of the training's"),
         ("Fickle", "from the same state it gives the same"),
         ("negative", "it is in its range for masks that overlap"),
@@ -201,6 +212,10 @@ def test_every_shipped_part_keeps_every_rule(kind: Kind) -> None:
 def test_a_part_that_breaks_a_rule_is_found(name: str, rule: str, wrong: str) -> None:
     broken = [finding for finding in findings(f"{wrong}:{name}") if not finding.passed]
     assert rule in [finding.rule for finding in broken]
+
+
+def test_an_add_on_that_uses_what_it_did_not_ask_for_is_found(wrong: str) -> None:
+    assert not all(finding.passed for finding in findings(f"{wrong}:Undeclared"))
 
 
 def test_what_cannot_be_checked_is_said(parts: str) -> None:
