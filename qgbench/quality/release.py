@@ -21,6 +21,7 @@ Corruption = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 _SIDE = 224  # pixels, for which the release gives its sizes
 _EIGHT = np.ones((3, 3), bool)  # neighbours of a pixel, diagonal ones too
+_FEWEST = 5  # points that an ellipse needs
 _HALVINGS = 20  # of the tolerance, at most, in search of a number of corners
 
 
@@ -68,7 +69,7 @@ def _jagged(mask: np.ndarray, rng: np.random.Generator, side: int) -> np.ndarray
 
 
 def _smoothed(mask: np.ndarray, rng: np.random.Generator, side: int) -> np.ndarray:
-    """Blur with a Gaussian of `side` pixels and cut at one half; sigma = 0.3 (0.5 (side - 1) - 1) + 0.8, as OpenCV's."""
+    """Blur with a Gaussian of `side` pixels and cut at one half; sigma as OpenCV derives it from the side."""
     sigma = _scaled(0.3 * (0.5 * (side - 1) - 1) + 0.8, mask)
     return ndimage.gaussian_filter(mask.astype(float), sigma, mode="mirror", radius=len(_kernel(side, mask)) // 2) > 0.5
 
@@ -98,11 +99,12 @@ def _filled(corners: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _ellipse(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the ellipse that fits the outline with least squares; empty where none does."""
-    out, model = np.zeros_like(mask), EllipseModel()
+    out = np.zeros_like(mask)
     outline = _outline(mask)
-    if len(outline) >= 6 and model.estimate(outline):
-        row, column, a, b, angle = model.params
-        out[ellipse(row, column, a, b, mask.shape, rotation=angle)] = True
+    fitted = EllipseModel.from_estimate(outline) if len(outline) > _FEWEST else None
+    if fitted:
+        row, column = fitted.center
+        out[ellipse(row, column, *fitted.axis_lengths, mask.shape, rotation=fitted.theta)] = True
     return out
 
 
@@ -172,12 +174,10 @@ def _circular_blob(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _elastic(mask: np.ndarray, rng: np.random.Generator, alpha: float, sigma: float) -> np.ndarray:
     """Move every pixel by blurred normal noise times alpha (standard deviation alpha / (2 sqrt(pi) sigma) pixels)."""
     share = min(mask.shape) / _SIDE
-    moved = [
-        np.clip(
-            at + share**2 * alpha * ndimage.gaussian_filter(rng.normal(size=mask.shape), share * sigma), 0, most - 1
-        )
-        for at, most in zip(np.indices(mask.shape), mask.shape, strict=True)
-    ]
+    moved = []
+    for at, length in zip(np.indices(mask.shape), mask.shape, strict=True):
+        noise = ndimage.gaussian_filter(rng.normal(size=mask.shape), share * sigma)
+        moved.append(np.clip(at + share**2 * alpha * noise, 0, length - 1))
     rows, columns = (np.rint(at).astype(int) for at in moved)
     return mask[rows, columns]
 
