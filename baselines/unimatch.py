@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from torch import Tensor
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term
+from qgbench.methods import Batch, Method, MethodSettings, PseudoLabel, Step, Term
 from qgbench.methods.cutmix import cutmix_term, paste
 from qgbench.methods.losses import certain_cross_entropy, segmentation_loss
 
@@ -12,8 +13,9 @@ from qgbench.methods.losses import certain_cross_entropy, segmentation_loss
 class UniMatch(Method):
     """Hard labels of the weak view supervise two CutMix strong views and the weak view with dropped feature channels.
 
-    Source: Yang et al., arXiv 2208.09910: (L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2, each averaged over all pixels,
-    certain or not; threshold 0.95, channel dropout 0.5, no ramp.
+    Source: Yang et al., arXiv 2208.09910 and its code: (L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2, each averaged over
+    all pixels, certain or not; threshold 0.95, channel dropout 0.5, no ramp. Labelled and weak images are decoded twice
+    in one batch, clean and with dropped features, [x, u ; x_fp, u_fp]; u is the label, x_fp is not used further.
     """
 
     class Settings(MethodSettings):
@@ -24,6 +26,9 @@ class UniMatch(Method):
         ramp: float = Field(0.0, ge=0, le=1, description="fraction of the budget over which it rises linearly")
         threshold: float = Field(0.95, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
         dropout: float = Field(0.5, ge=0, lt=1, description="share of the weak view's feature channels that is dropped")
+        apart: bool = Field(
+            False, description="decode labelled images and dropped features in batches of their own, and label apart"
+        )
 
     needs_features = True
     settings: Settings
@@ -31,12 +36,8 @@ class UniMatch(Method):
     def step(self, batch: Batch) -> Step:
         """Three terms: a strong view each, then the perturbed features."""
         student = self.student
-        label = self.label(student, batch.u_w)
-        threshold, labelled = self.settings.threshold, len(batch.x_l)
-        features = student.encode(torch.cat([batch.x_l, batch.u_w]))
-        perturbed = [torch.cat([f[:labelled], F.dropout2d(f[labelled:], self.settings.dropout)]) for f in features]
-        pred = student.head(student.decode(perturbed))
-        pred_l, pred_u_fp = pred[:labelled], pred[labelled:]
+        threshold = self.settings.threshold
+        pred_l, pred_u_fp, label = (self._apart if self.settings.apart else self._together)(batch)
         partner = torch.arange(len(label), device=label.prob.device).roll(1)
         views = torch.cat([paste(batch.u_s1, batch.cut1, partner), paste(batch.u_s2, batch.cut2, partner)])
         terms = []
@@ -46,3 +47,21 @@ class UniMatch(Method):
         loss_fp = certain_cross_entropy(self.task, pred_u_fp, label.prob, threshold).mean((1, 2, 3))
         terms.append(Term(loss_fp, label, coef=0.5))
         return Step(0.5 * segmentation_loss(self.task, pred_l, batch.y_l), terms)
+
+    def _together(self, batch: Batch) -> tuple[Tensor, Tensor, PseudoLabel]:
+        """Return logits of the labelled images and of the dropped features, and the label, all of one decoded batch."""
+        features = self.student.encode(torch.cat([batch.x_l, batch.u_w]))
+        twice = [torch.cat([f, F.dropout2d(f, self.settings.dropout)]) for f in features]
+        sizes = [len(batch.x_l), len(batch.u_w)] * 2
+        pred_l, pred_u, _, pred_u_fp = self.student.head(self.student.decode(twice)).split(sizes)
+        return pred_l, pred_u_fp, self.pseudo_label(batch.u_w, self.task.probabilities(pred_u))
+
+    def _apart(self, batch: Batch) -> tuple[Tensor, Tensor, PseudoLabel]:
+        """Return the same, the label of a pass of its own, and both predictions of decoded batches of their own."""
+        label = self.label(self.student, batch.u_w)
+        features = self.student.encode(torch.cat([batch.x_l, batch.u_w]))
+        labelled = len(batch.x_l)
+        clean = [f[:labelled] for f in features]
+        dropped = [F.dropout2d(f[labelled:], self.settings.dropout) for f in features]
+        pred_l, pred_u_fp = (self.student.head(self.student.decode(each)) for each in (clean, dropped))
+        return pred_l, pred_u_fp, label
