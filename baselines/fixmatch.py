@@ -1,15 +1,27 @@
 """FixMatch for segmentation: confident labels of the weak view supervise the strong view."""
 
+from typing import Annotated
+
+import torch
 from pydantic import Field
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term
+from qgbench.methods import Batch, Method, MethodSettings, Step
+from qgbench.methods.cutmix import cutmix_term, paste
 from qgbench.methods.losses import certain_cross_entropy, segmentation_loss
+from qgbench.spec.settings import Before
 
 
 class FixMatch(Method):
     """Hard labels of the weak view, kept where the student is confident, supervise its prediction on the strong view.
 
-    Source: Sohn et al., arXiv 2001.07685 (threshold 0.95, lambda 1, no ramp), per pixel as in arXiv 2208.09910.
+    Source: Sohn et al., arXiv 2001.07685 (threshold 0.95, lambda 1, no ramp), per pixel and with CutMix as in arXiv
+    2208.09910 and its code: labelled and weak images are one batch of the student in training mode, whose predictions
+    of the weak ones are the label; strong views are another.
+
+    Deviations
+    ----------
+    - Losses are added; the authors halve their sum.
+    - What a CutMix box is pasted from is labelled in that one batch too; the authors label it in evaluation mode.
     """
 
     class Settings(MethodSettings):
@@ -19,12 +31,17 @@ class FixMatch(Method):
         warmup: float = Field(0.0, ge=0, le=1, description="fraction of the budget before the unlabelled loss starts")
         ramp: float = Field(0.0, ge=0, le=1, description="fraction of the budget over which its weight rises linearly")
         threshold: float = Field(0.95, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
+        cutmix: Annotated[bool, Before(False)] = Field(True, description="paste regions of other images' strong views")
 
     settings: Settings
 
     def step(self, batch: Batch) -> Step:
         """One term: BCE on the strong view against the weak view's hard label, averaged over all pixels."""
-        label = self.label(self.student, batch.u_w)
-        pred_l, pred_u_s = self.student(batch.x_l), self.student(batch.u_s1)
-        loss = certain_cross_entropy(self.task, pred_u_s, label.prob, self.settings.threshold).mean((1, 2, 3))
-        return Step(segmentation_loss(self.task, pred_l, batch.y_l), [Term(loss, label)])
+        both = self.student(torch.cat([batch.x_l, batch.u_w]))
+        pred_l, pred_u_w = both.split([len(batch.x_l), len(batch.u_w)])
+        label = self.pseudo_label(batch.u_w, self.task.probabilities(pred_u_w))
+        cut = batch.cut1 & self.settings.cutmix
+        partner = torch.arange(len(label), device=label.prob.device).roll(1)
+        pred_u_s = self.student(paste(batch.u_s1, cut, partner))
+        pixels = certain_cross_entropy(self.task, pred_u_s, paste(label.prob, cut, partner), self.settings.threshold)
+        return Step(segmentation_loss(self.task, pred_l, batch.y_l), [cutmix_term(pixels, label, cut, partner, 1.0)])

@@ -5,10 +5,13 @@ images' device. Images are float RGB (B, 3, H, W) in [0, 1], masks (B, C, H, W) 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+
+from qgbench.spec.protocol import TrainSettings
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -29,63 +32,125 @@ def flip(stack: Tensor, generator: Generator) -> Tensor:
     return torch.where(_chosen(count, 0.5, generator, stack), stack.flip(2), stack)
 
 
-def rotate(image: Tensor, mask: Tensor, degrees: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Rotate image (bilinear, reflected border) and mask (nearest, empty border) by one angle in [-degrees, degrees].
+def rotate(
+    image: Tensor, mask: Tensor, degrees: float, probability: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Rotate image (bilinear) and mask (nearest), both with an empty border, by an angle in [-degrees, degrees].
 
     Parameters
     ----------
     image : (B, 3, H, W)
     mask : (B, C, H, W)
         Any number of masks aligned with the image.
+    degrees : float
+        Largest angle.
+    probability : float
+        Share of the images that are turned.
+    generator : torch.Generator
     """
-    angle = _uniform(len(image), -degrees, degrees, generator, image).flatten() * (math.pi / 180.0)
+    angle = _uniform(len(image), -degrees, degrees, generator, image)
+    angle = torch.where(_chosen(len(image), probability, generator, image), angle, 0.0).flatten() * (math.pi / 180.0)
     height, width = image.shape[2:]
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # In affine_grid's coordinates both sides span [-1, 1]; the ratio keeps the rotation rigid on oblong images.
     ratio = height / width
     theta = torch.stack([cos, -sin * ratio, zero, sin / ratio, cos, zero], 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-    turned = F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    turned = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     turned_mask = F.grid_sample(mask, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    return turned, turned_mask
+    still = (angle == 0).view(-1, 1, 1, 1)
+    return torch.where(still, image, turned), torch.where(still, mask, turned_mask)
 
 
-def brightness_contrast(image: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Scale contrast about the image's mean and shift brightness, each by a factor within 1 +- amount."""
+def brightness_contrast(image: Tensor, amount: float, probability: float, generator: Generator) -> Tensor:
+    """Return (1 + a) x + b for a share of the images, a and b in [-amount, amount] (arXiv 2606.01753, its release)."""
     count = len(image)
-    brightness = _uniform(count, 1 - amount, 1 + amount, generator, image)
-    contrast = _uniform(count, 1 - amount, 1 + amount, generator, image)
-    mean = image.mean((1, 2, 3), keepdim=True)
-    return (((image - mean) * contrast + mean) * brightness).clamp(0, 1)
+    contrast, brightness = (_uniform(count, -amount, amount, generator, image) for _ in range(2))
+    changed = (image * (1 + contrast) + brightness).clamp(0, 1)
+    return torch.where(_chosen(count, probability, generator, image), changed, image)
 
 
-def colour_jitter(image: Tensor, saturation: float, hue: float, generator: Generator) -> Tensor:
-    """Change saturation by a factor within 1 +- saturation and turn the hue by up to `hue` of a full circle.
+def grey(image: Tensor) -> Tensor:
+    """Return the luma of images: (B, 3, H, W) -> (B, 1, H, W)."""
+    return (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
-    The hue is turned about the grey axis in YIQ space.
+
+def scale_brightness(image: Tensor, factor: Tensor) -> Tensor:
+    """Multiply images (B, 3, H, W) by factors (B, 1, 1, 1)."""
+    return (image * factor).clamp(0, 1)
+
+
+def scale_contrast(image: Tensor, factor: Tensor) -> Tensor:
+    """Multiply the distance from the image's mean grey by a factor."""
+    mean = grey(image).mean((1, 2, 3), keepdim=True)
+    return (mean + (image - mean) * factor).clamp(0, 1)
+
+
+def scale_saturation(image: Tensor, factor: Tensor) -> Tensor:
+    """Multiply the distance from the pixel's grey by a factor."""
+    luma = grey(image)
+    return (luma + (image - luma) * factor).clamp(0, 1)
+
+
+def turn_hue(image: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue of HSV by a share of the circle; saturation and value stay."""
+    value, low = image.amax(1, keepdim=True), image.amin(1, keepdim=True)
+    span = value - low
+    red, green, blue = image.split(1, 1)
+    sector = torch.where(
+        value == red,
+        (green - blue),
+        torch.where(value == green, blue - red + 2 * span, red - green + 4 * span),
+    ) / torch.where(span > 0, span, 1.0)
+    hue = sector + 6 * turn
+    # How far each channel is below the value, in spans: 0 within a sixth of the circle of its own colour.
+    below = [((hue + offset) % 6.0 - 3.0).abs() - 1.0 for offset in (0.0, 4.0, 2.0)]
+    return torch.cat([low + span * share.clamp(0, 1) for share in below], 1)
+
+
+_CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+    scale_brightness,
+    scale_contrast,
+    scale_saturation,
+    turn_hue,
+)
+
+
+def colour_jitter(
+    image: Tensor, amounts: tuple[float, float, float, float], probability: float, generator: Generator
+) -> Tensor:
+    """Change brightness, contrast, saturation and hue of a share of the images, each image in an order of its own.
+
+    Parameters
+    ----------
+    image : (B, 3, H, W)
+    amounts : (brightness, contrast, saturation, hue)
+        The first three are factors within 1 +- amount; hue turns by up to its share of the circle.
+    probability : float
+    generator : torch.Generator
     """
     count = len(image)
-    luma = (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    image = luma + (image - luma) * _uniform(count, 1 - saturation, 1 + saturation, generator, image)
-    angle = _uniform(count, -hue, hue, generator, image).flatten() * (2 * math.pi)
-    to_yiq = image.new_tensor([_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
-    one, zero = torch.ones_like(angle), torch.zeros_like(angle)
-    turn = torch.stack([one, zero, zero, zero, angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos()], 1).view(
-        -1, 3, 3
-    )
-    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    return torch.einsum("bij,bjhw->bihw", matrix, image).clamp(0, 1)
+    centres = (1.0, 1.0, 1.0, 0.0)
+    factors = [_uniform(count, c - a, c + a, generator, image) for c, a in zip(centres, amounts, strict=True)]
+    order = torch.rand(count, len(_CHANGES), generator=generator).argsort(1)
+    order[torch.rand(count, generator=generator) >= probability] = -1
+    changed = image.clone()
+    for turn in order.T:
+        for which, change in enumerate(_CHANGES):
+            rows = (turn == which).nonzero().flatten().to(image.device)
+            if len(rows) and amounts[which] > 0:
+                changed[rows] = change(changed[rows], factors[which][rows])
+    return changed
 
 
-def blur(image: Tensor, probability: float, generator: Generator) -> Tensor:
-    """Blur with a Gaussian of 3 to 7 pixels' width at 224 pixels (sigma 0.5 to 1.4), scaled to the image's size."""
+def blur(image: Tensor, sigma: tuple[float, float], probability: float, generator: Generator) -> Tensor:
+    """Blur a share of the images with a Gaussian whose standard deviation, in pixels, is drawn from a range."""
     count, channels, height, width = image.shape
-    scale = min(height, width) / 224.0
-    sigma = _uniform(count, 0.5, 1.4, generator, image) * max(scale, 0.4)
+    width_of = _uniform(count, *sigma, generator, image)
     chosen = _chosen(count, probability, generator, image)
-    radius = max(1, math.ceil(3 * 1.4 * max(scale, 0.4)))
+    radius = max(1, math.ceil(3 * sigma[1]))
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype).view(1, 1, 1, -1)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = torch.exp(-0.5 * (offsets / width_of) ** 2)
     kernel = (kernel / kernel.sum(3, keepdim=True)).repeat_interleave(channels, 0)
     flat = F.pad(image.reshape(1, -1, height, width), [radius] * 4, mode="reflect")
     flat = F.conv2d(flat, kernel, groups=count * channels)
@@ -93,34 +158,38 @@ def blur(image: Tensor, probability: float, generator: Generator) -> Tensor:
     return torch.where(chosen, flat.view_as(image), image)
 
 
-def labelled_view(
-    image: Tensor, mask: Tensor, rotation: float, brightness: float, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """Labelled training view: flips, rotation, brightness and contrast (arXiv 2606.01753, section 4)."""
+def labelled_view(image: Tensor, mask: Tensor, settings: TrainSettings, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return the training view of labelled images: flips, rotation, brightness and contrast (arXiv 2606.01753)."""
     both = flip(torch.cat([image, mask], 1), generator)
-    image, mask = rotate(both[:, :3], both[:, 3:], rotation, generator)
-    return brightness_contrast(image, brightness, generator), mask
+    image, mask = rotate(both[:, :3], both[:, 3:], settings.rotation, settings.rotation_p, generator)
+    return brightness_contrast(image, settings.brightness, settings.brightness_p, generator), mask
 
 
-def strong_view(image: Tensor, generator: Generator) -> Tensor:
-    """Photometric strong view, aligned with its input: brightness/contrast 0.3, colour jitter, blur 3-7."""
-    image = brightness_contrast(image, 0.3, generator)
-    image = colour_jitter(image, 0.3, 0.05, generator)
-    return blur(image, 0.5, generator)
+def strong_view(image: Tensor, settings: TrainSettings, generator: Generator) -> Tensor:
+    """Return a strong view, aligned with its input: colour jitter, grey, blur (UniMatch, arXiv 2208.09910)."""
+    image = colour_jitter(image, settings.jitter, settings.jitter_p, generator)
+    image = torch.where(_chosen(len(image), settings.grey_p, generator, image), grey(image).expand_as(image), image)
+    return blur(image, settings.blur_sigma, settings.blur_p, generator)
 
 
 def cutmix_region(count: int, size: int, generator: Generator) -> Tensor:
     """Draw CutMix boxes: (count, 1, size, size) bool, True inside; empty with probability 0.5.
 
-    A box covers 2 to 40 % of the image with an aspect ratio of 0.3 to 3.3 (settings of UniMatch, arXiv 2208.09910).
+    A box has 2 to 40 % of the image's area and a ratio of height to width of 0.3 to 3.33, both uniform; ratio and place
+    are drawn anew until it lies inside (UniMatch, arXiv 2208.09910, and its code).
     """
-    area = torch.rand(count, generator=generator) * 0.38 + 0.02
-    aspect = torch.exp(torch.rand(count, generator=generator) * math.log(3.3 / 0.3) + math.log(0.3))
-    height = ((area * aspect).sqrt() * size).clamp(1, size).round()
-    width = ((area / aspect).sqrt() * size).clamp(1, size).round()
-    top = (torch.rand(count, generator=generator) * (size - height + 1)).floor()
-    left = (torch.rand(count, generator=generator) * (size - width + 1)).floor()
     used = torch.rand(count, generator=generator) < 0.5
+    area = (torch.rand(count, generator=generator) * 0.38 + 0.02) * size**2
+    box = torch.zeros(4, count)  # top, left, height, width
+    out = torch.ones(count, dtype=torch.bool)
+    while out.any():
+        rows = out.nonzero().flatten()
+        ratio, top, left = torch.rand(3, len(rows), generator=generator)
+        ratio = ratio * (1 / 0.3 - 0.3) + 0.3
+        height, width = (area[rows] * ratio).sqrt().floor(), (area[rows] / ratio).sqrt().floor()
+        box[:, rows] = torch.stack([(top * size).floor(), (left * size).floor(), height, width])
+        out = (box[0] + box[2] > size) | (box[1] + box[3] > size)
+    top, left, height, width = box
     axis = torch.arange(size)
     rows = (axis >= top[:, None]) & (axis < (top + height)[:, None])
     columns = (axis >= left[:, None]) & (axis < (left + width)[:, None])

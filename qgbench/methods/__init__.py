@@ -11,7 +11,14 @@ from qgbench.methods.contract import (
     View,
     check_step,
 )
-from qgbench.methods.network import Build, Network, feature_shapes, label_probabilities, probabilities
+from qgbench.methods.network import (
+    Build,
+    Network,
+    feature_shapes,
+    label_probabilities,
+    probabilities,
+    training_probabilities,
+)
 from qgbench.methods.reduction import reduce_term, row_weights
 from qgbench.spec.task import Task
 
@@ -33,4 +40,5 @@ __all__ = [
     "probabilities",
     "reduce_term",
     "row_weights",
+    "training_probabilities",
 ]

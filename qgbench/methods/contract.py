@@ -65,7 +65,8 @@ class Term:
 
     loss: Tensor  # (N,) one value per row, never averaged over the batch
     label: PseudoLabel
-    denominator: Tensor | None = None  # (N,) for example certain pixels or a confidence; None = 1
+    # (N,) for example certain pixels; with a gradient where the loss is a ratio of sums, as batch Dice; None = 1
+    denominator: Tensor | None = None
     owner: Tensor | None = None  # (N,) long: whose label row n trusts; None = arange(N)
     blend: tuple[Tensor, Tensor] | None = None  # (second owner (N,), share of the first owner (N,)): rows of two labels
     coef: float = 1.0
@@ -111,6 +112,8 @@ class Method(nn.Module):
     networks: ClassVar[int] = 1  # number of students
     pseudo_labels: ClassVar[bool] = True  # False: no Term is ever returned, QW has nothing to weigh
     needs_features: ClassVar[bool] = False  # True: `step` calls ``encode``, ``decode`` or ``head`` of a network
+    ema_decay: ClassVar[float] = 0.999  # highest decay of the teacher's average
+    ema_buffers: ClassVar[Literal["averaged", "copied"]] = "copied"  # what the teacher's running statistics are
 
     def __init__(self, build: Build, settings: MethodSettings) -> None:
         super().__init__()
@@ -169,6 +172,9 @@ class Method(nn.Module):
     def step(self, batch: Batch) -> Step:
         """Return the losses on one batch; networks are in training mode."""
         raise NotImplementedError
+
+    def validated(self, dice: float) -> None:
+        """Hear of a validation of the evaluated network as it is now: its mean Dice, in [0, 1]; the base ignores it."""
 
     def forward(self, batch: Batch) -> Step:
         """Return the losses on one batch.
@@ -231,17 +237,28 @@ class Method(nn.Module):
             prob = self.corrector(image, prob).detach()
         return PseudoLabel(prob, image, view, self.student if network is None else network)
 
+    def teacher_decay(self, step: int) -> float:
+        """Return the share of itself that the teacher keeps after a step, of which the first is 0.
+
+        The average of all students so far, until `ema_decay` is reached: min(1 - 1 / (step + 1), ema_decay).
+        """
+        return min(1.0 - 1.0 / (step + 1), self.ema_decay)
+
     @torch.no_grad()
     def update_teacher(self, decay: float) -> None:
         """Move the teacher towards the first student, in place: t = decay * t + (1 - decay) * s.
 
-        BatchNorm's floating-point buffers are averaged as the weights are; integer buffers are copied.
+        BatchNorm's running statistics are averaged as the weights are, or copied, as `ema_buffers` says; integer
+        buffers are copied.
         """
         if self.teacher is None:
             return
         ours, theirs = self.teacher.state_dict(), self.student.state_dict()
+        averaged = set(
+            ours if self.ema_buffers == "averaged" else dict(cast(nn.Module, self.teacher).named_parameters())
+        )
         for name, value in ours.items():
-            if value.is_floating_point():
+            if name in averaged and value.is_floating_point():
                 value.lerp_(theirs[name], 1.0 - decay)
             else:
                 value.copy_(theirs[name])
@@ -298,6 +315,7 @@ def _check_rows(term: Term, where: str) -> None:
             raise UserError(f"{where}.owner must be ({rows},) with values below {images}.")
     if term.owner is None and rows != images:
         raise UserError(f"{where} has {rows} rows for {images} labels; give owner.")
-    for part, values in (("denominator", term.denominator), ("blend", None if term.blend is None else term.blend[1])):
-        if values is not None and (values.shape != (rows,) or values.requires_grad):
-            raise UserError(f"{where}.{part} must be ({rows},), detached.")
+    if term.denominator is not None and term.denominator.shape != (rows,):
+        raise UserError(f"{where}.denominator must be ({rows},), not {tuple(term.denominator.shape)}.")
+    if term.blend is not None and (term.blend[1].shape != (rows,) or term.blend[1].requires_grad):
+        raise UserError(f"{where}.blend must be ({rows},), detached.")

@@ -112,3 +112,17 @@ def label_probabilities(network: Network, image: Tensor) -> Tensor:
         prob = network.task.probabilities(network(image))
     network.train()
     return prob
+
+
+@torch.no_grad()
+def training_probabilities(network: Network, image: Tensor) -> Tensor:
+    """Return the probabilities (B, C, H, W), float32, of a network in training mode: batch statistics and dropout.
+
+    Its running statistics stay as they are, and its mode is restored afterwards.
+    """
+    training = network.training
+    network.train()
+    with frozen_statistics(cast(nn.Module, network)):
+        prob = network.task.probabilities(network(image))
+    network.train(training)
+    return prob

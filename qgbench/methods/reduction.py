@@ -49,9 +49,15 @@ def reduce_term(
 
     Returns
     -------
-    scalar, attached to the graph even if every weight is zero (its value is then zero).
+    scalar, attached to the graph even if every weight is zero (its value is then zero). Where the denominator carries a
+    gradient, so does the ratio: of batch Dice, loss and denominator are the two sums of each row.
     """
     rows = row_weights(term, weight)
     denominator = torch.ones_like(term.loss) if term.denominator is None else term.denominator
-    divisor = total((rows * denominator if norm == "weighted" else denominator).sum().detach())
-    return (rows * term.loss).sum() / torch.where(divisor > 0, divisor, torch.ones_like(divisor))
+    numerator, parts = (rows * term.loss).sum(), (rows * denominator if norm == "weighted" else denominator).sum()
+    divisor = total(parts.detach())
+    divisor = torch.where(divisor > 0, divisor, torch.ones_like(divisor))
+    if parts.requires_grad:  # the gradient of the ratio of the totals, whose value is that of the first line alone
+        ratio = total(numerator.detach()) / divisor
+        numerator = numerator - ratio * (parts - parts.detach())
+    return numerator / divisor

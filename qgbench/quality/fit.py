@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from qgbench.base.errors import QGBenchError, UserError
-from qgbench.data.views import brightness_contrast, colour_jitter, flip, rotate
+from qgbench.data.views import flip, rotate
 from qgbench.engine.checkpoint import Checkpoints
 from qgbench.engine.stage import train
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
@@ -333,8 +333,7 @@ class _TrainingMasks:
         image = self._image[chosen]
         stack = torch.from_numpy(np.stack([np.stack(masks), truths[chosen]], 1)).float()
         both = flip(torch.cat([image, stack], 1), generator)
-        image, stack = rotate(both[:, :3], both[:, 3:], 20.0, generator)
-        image = colour_jitter(brightness_contrast(image, 0.2, generator), 0.1, 0.02, generator)
+        image, stack = rotate(both[:, :3], both[:, 3:], 20.0, 1.0, generator)
         return image, stack[:, :1], overlap(stack[:, :1] > 0.5, stack[:, 1:] > 0.5)
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qgbench.base.errors import UserError, unknown_name
+from qgbench.base.seeds import salted
 from qgbench.engine.device import ALONE, World
 from qgbench.methods import Batch, Method, PseudoLabel, Term, View
 from qgbench.methods.normalisation import frozen_statistics
@@ -220,7 +221,7 @@ class QualityRegularisation(AddOn):
         devices = [batch.u_w.device] if batch.u_w.is_cuda else []
         total = batch.u_w.new_zeros(())
         with torch.random.fork_rng(devices=devices), frozen_statistics(method.students):
-            torch.manual_seed(self.world.seed(self.seed * 1_000_003 + step))
+            torch.manual_seed(self.world.seed(salted("dropout of qar", self.seed, step)))
             for student in method.students:
                 prob = method.task.probabilities(student(batch.u_w))
                 total = total + (1.0 - self.predictor(batch.u_w, prob)).mean()

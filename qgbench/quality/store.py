@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.locks import locked
 from qgbench.base.logs import logger
+from qgbench.base.seeds import salted
 from qgbench.data.experiment import ImageSet
 from qgbench.data.run_data import RunData
 from qgbench.data.splits import split_fingerprint
@@ -100,9 +101,8 @@ def predictor_id(spec: RunSpec, protocol: Protocol, data: RunData) -> str:
 def _fit(folder: Path, run: str, spec: RunSpec, protocol: Protocol, data: RunData, accelerator: Accelerator) -> None:
     training = data.training
     labelled, val = _as_labelled(training.labelled), _as_labelled(training.val)
-    fitted = fit_predictor(
-        labelled, val, protocol.quality, spec.seed, accelerator, folder, {"images or split": folder.name}
-    )
+    seed = salted("g", spec.dataset_name, len(training.labelled), spec.seed)
+    fitted = fit_predictor(labelled, val, protocol.quality, seed, accelerator, folder, {"images or split": folder.name})
     card = PredictorCard(
         id=folder.name,
         version=protocol.g_version,

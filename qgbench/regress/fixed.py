@@ -41,7 +41,6 @@ from qgbench.trust.conformance import ToySegmenter
 STEPS = 4
 _SHORT = {
     **{"steps": STEPS, "lr": 1e-2, "validations": 2, "batch_labelled": 4, "batch_unlabelled": 6},
-    **{"ema_start": 0.6, "ema_span": 1.0},  # decays 0.6 to 0.71: at 0.5 teacher and student could change places
 }
 _IMAGES = {"labelled": 8, "unlabelled": 16, "val": 8}  # at most, of those of the first run
 _TOY_SIDE = 32

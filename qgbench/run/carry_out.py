@@ -408,7 +408,7 @@ def _make_method(
 
     They come before data and g: an unknown architecture shall not be found out after minutes spent on those.
     """
-    torch.manual_seed(spec.seed)
+    torch.manual_seed(spec.seed_of("weights"))
     method = method_class(partial(build_student, protocol), settings)
     encoders = [student.get_submodule("body.encoder") for student in method.students]
     # Students of one architecture begin with the same weights, or with none.
@@ -460,8 +460,9 @@ def _carry_out(job: _Job) -> None:
     if spec.needs_g:
         predictor, card = find_or_fit(folder.name, spec, protocol, data, job.output, accelerator)
         predictor.to(accelerator.device)
-    guide = make_guide(spec, predictor, spec.seed)
-    trainer = Trainer(job.method, guide, predictor, data.training, protocol, spec.seed, accelerator, spec.qg_norm)
+    guide = make_guide(spec, predictor, spec.seed_of("add-on"))
+    seed = spec.seed_of("training")
+    trainer = Trainer(job.method, guide, predictor, data.training, protocol, seed, accelerator, spec.qg_norm)
     belongs_to = {"images": data.fingerprint, "split": split_fingerprint(data.split), "g": card.id if card else ""}
     checkpoints = Checkpoints(folder.path, belongs_to)
     with tracking(job.tracker if main else None, folder.path, spec.model_dump(mode="json")) as send:

@@ -18,6 +18,10 @@ _MOST_IMAGES = 4096  # in a batch
 
 MOST_THREADS = 4096
 
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Turn = Annotated[float, Field(ge=0, le=0.5)]
+_Sigma = Annotated[float, Field(gt=0, le=32)]
+
 
 class TrainSettings(Settings):
     """How every method is trained."""
@@ -29,13 +33,27 @@ class TrainSettings(Settings):
     lr_end: float = Field(ge=0, description="learning rate at the last step, reached along a cosine")
     weight_decay: float = Field(ge=0, description="AdamW's decoupled weight decay")
     grad_clip: float = Field(gt=0, description="largest norm of one student's gradient")
-    ema_span: float = Field(
-        gt=0, le=1, description="time constant of the teacher's average, as a fraction of the budget"
+    ema: Annotated[Literal["methods", "release"], Before("scaled")] = Field(
+        "methods",
+        description="the teacher's average: each method's own rule, or that of the release of arXiv 2606.01753 for all",
     )
-    ema_start: float = Field(ge=0, lt=1, description="the teacher's decay at step 0; it rises linearly over ema_span")
     validations: int = Field(ge=1, description="validations a run, evenly spaced")
-    rotation: float = Field(ge=0, le=180, description="labelled views: largest rotation, degrees")
-    brightness: float = Field(ge=0, lt=1, description="labelled views: largest change of brightness and of contrast")
+    rotation: float = Field(20.0, ge=0, le=180, description="labelled views: largest rotation, degrees")
+    rotation_p: Annotated[float, Before(1.0)] = Field(0.5, ge=0, le=1, description="share of them that is rotated")
+    brightness: float = Field(
+        0.2, ge=0, lt=1, description="labelled views: largest change of brightness and of contrast"
+    )
+    brightness_p: Annotated[float, Before(1.0)] = Field(0.5, ge=0, le=1, description="share of them that is changed so")
+    jitter: Annotated[tuple[_Share, _Share, _Share, _Turn], Before((0.3, 0.3, 0.3, 0.05))] = Field(
+        (0.5, 0.5, 0.5, 0.25),
+        description="strong views: largest change of brightness, contrast, saturation (factors) and hue (of a circle)",
+    )
+    jitter_p: Annotated[float, Before(1.0)] = Field(0.8, ge=0, le=1, description="share of them that is changed so")
+    grey_p: Annotated[float, Before(0.0)] = Field(0.2, ge=0, le=1, description="share of them that is grey")
+    blur_sigma: Annotated[tuple[_Sigma, _Sigma], Before((0.5, 1.4))] = Field(
+        (0.1, 2.0), description="least and largest standard deviation of their blur, pixels"
+    )
+    blur_p: float = Field(0.5, ge=0, le=1, description="share of them that is blurred")
 
 
 class QualitySettings(Settings):

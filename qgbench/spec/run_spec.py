@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
+from qgbench.base.seeds import salted
 from qgbench.spec.arm import ADDON_SETTINGS, Arm, ArmName, addons_of, short_name
 from qgbench.spec.protocol import MOST_THREADS, Precision, Protocol, load_protocol, protocol_names
 from qgbench.spec.regime import Regime
@@ -115,6 +116,19 @@ class RunSpec(Machine, Arm, Setting):
         """Where a suite has the run."""
         return Place(self.protocol, self.dataset, self.regime, self.arch, self.arm, self.seed)
 
+    @property
+    def dataset_name(self) -> str:
+        """The data set's name in ids and seeds; of a folder its last part, wherever it lies."""
+        return re.sub(r"\W+", "_", self.dataset.rstrip("/").rpartition("/")[2])
+
+    def seed_of(self, purpose: str) -> int:
+        """Return the seed of a stream of random numbers.
+
+        Runs of one data set, regime and seed share it, whatever their method, add-on and architecture: twins see the
+        same views. Other data sets and regimes do not.
+        """
+        return salted(purpose, self.dataset_name, self.regime, self.seed)
+
     def resolve(self) -> Protocol:
         """Return the protocol with this run's overrides applied.
 
@@ -164,6 +178,6 @@ class RunSpec(Machine, Arm, Setting):
             differing["g_version"] = protocol.g_version
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:8]
         method = short_name(self.method)
-        dataset = re.sub(r"\W+", "_", self.dataset.rstrip("/").rpartition("/")[2])
         addon = re.sub(r"[^\w.=+-]+", "_", f"+{self.addon}") if self.addon else ""
-        return f"{self.protocol}-{dataset}-{self.regime}-{short_name(self.arch)}-{method}{addon}-k{self.seed}-{digest}"
+        place = f"{self.protocol}-{self.dataset_name}-{self.regime}-{short_name(self.arch)}"
+        return f"{place}-{method}{addon}-k{self.seed}-{digest}"

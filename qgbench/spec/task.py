@@ -56,6 +56,12 @@ class Task:
         hard = self.hard(prob).bool()
         return [hard, ~hard] if self.channels == 1 else list(hard.split(1, 1))
 
+    def with_background(self, prob: "Tensor") -> "Tensor":
+        """Return the maps of all classes, of one class the background's last: (N, C, H, W) -> (N, K + 1, H, W)."""
+        from torch import cat  # late, as the rest of torch
+
+        return cat([prob, 1.0 - prob], 1) if self.channels == 1 else prob
+
     def confidence(self, prob: "Tensor") -> "Tensor":
         """Return the probability of each pixel's likeliest class: (N, C, H, W) -> (N, 1, H, W) in [1 / (K + 1), 1]."""
         return prob.maximum(1.0 - prob) if self.channels == 1 else prob.amax(1, keepdim=True)

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.logs import logger
+from qgbench.base.seeds import salted
 from qgbench.data.experiment import ImageSet, TrainingData
+from qgbench.data.views import labelled_view
 from qgbench.engine.device import World
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
-from qgbench.methods import Method, label_probabilities
+from qgbench.methods import Batch, Method, PseudoLabel
 from qgbench.metrics.table import CLASS
 from qgbench.quality.audit import correlations
 from qgbench.quality.guide import Guide
@@ -109,7 +111,8 @@ class Trainer:
         self._multiples = [group["lr"] / protocol.train.lr for group in self._optimiser.param_groups]
         self._audit_set, self._audit_index = self._choose_audit_images(seed)
         self.history = History()
-        torch.manual_seed(self._world.seed(seed))
+        self._seed = seed
+        torch.manual_seed(self._world.seed(salted("dropout", seed)))
 
     @property
     def steps(self) -> int:
@@ -134,7 +137,8 @@ class Trainer:
         held_back = np.flatnonzero(self._data.unlabelled.masked)
         if self._data.unlabelled_are_labelled or len(held_back) < 3:
             return self._data.val, np.arange(len(self._data.val))[:AUDIT_IMAGES]
-        return self._data.unlabelled, np.sort(np.random.default_rng(seed).permutation(held_back)[:AUDIT_IMAGES])
+        shuffled = np.random.default_rng(salted("audited images", seed)).permutation(held_back)
+        return self._data.unlabelled, shuffled[:AUDIT_IMAGES]
 
     def run(self) -> Iterator[int]:
         """Train to the end of the budget, yielding the number of finished steps after each.
@@ -183,7 +187,8 @@ class Trainer:
             nn.utils.clip_grad_norm_(heads, self._settings.grad_clip)
         self._optimiser.step()
         self._average_buffers()
-        self.method.update_teacher(teacher_decay(step, self._settings))
+        released = self._settings.ema == "release"
+        self.method.update_teacher(decay_of_release(step) if released else self.method.teacher_decay(step))
         guidance = self._guide.take_log()
         if "mean_q" in guidance and float(parts["lambda_u"]) > 0:
             self.history.guidance.append(guidance)
@@ -218,6 +223,7 @@ class Trainer:
         judged = self._judge_validation()
         dice = self._world.of_main(float(judged["dice"].mean()))
         self.history.val_dice.append((done, dice))
+        self.method.validated(dice)
         self._log_validation(done, dice, judged)
         # One rule for a method and its twins: only steps after the ramps of both method and add-on can be chosen.
         settings = self.method.settings
@@ -271,20 +277,49 @@ class Trainer:
         logger.warning(text)
 
     def _audit_pseudo_labels(self) -> None:
-        network = self.method.teacher if self.method.teacher is not None else self.method.student
+        """Judge the labels that the next steps would make of the audited images, in batches such as theirs."""
         scores = {"confidence": foreground_confidence, "agreement": flip_agreement}
         if self._predictor is not None:
             scores["g"] = PredictedQuality(self._predictor)
         values: dict[str, list[Tensor]] = {name: [] for name in ("dice", *scores)}
-        for index in np.array_split(self._audit_index, max(1, -(-len(self._audit_index) // 64))):
-            image = self._audit_set.images(index).to(self._accelerator.device)
+        for index, label in self._labels_of_audited():
             with self._accelerator.autocast():
-                labelling = Labelling(image, label_probabilities(network, image), network, None)
+                labelling = Labelling(label.image, label.prob, label.network, None)
                 for name, score in scores.items():
                     values[name].append(score(labelling).cpu().float())
-            values["dice"].append(overlap(labelling.prob.cpu() > 0.5, self._audit_set.masks(index) > 0.5))
+            values["dice"].append(overlap(label.prob.cpu() > 0.5, self._audit_set.masks(index) > 0.5))
         for name, collected in values.items():
-            self.history.audited.setdefault(name, []).append(torch.cat(collected).tolist())
+            # The last batch was filled up with the first images.
+            self.history.audited.setdefault(name, []).append(torch.cat(collected)[: len(self._audit_index)].tolist())
+
+    def _labels_of_audited(self) -> Iterator[tuple[np.ndarray, PseudoLabel]]:
+        """Yield the audited images, batch by batch, and what the method labels them with.
+
+        A student's labels depend on the batch that normalises them: each is of a training batch's size, and has its
+        labelled images. Strong views take part in no label and are left plain. Training finds everything as it was.
+        """
+        method, settings = self.method, self._settings
+        size, share = (n // self._world.size for n in (settings.batch_unlabelled, settings.batch_labelled))
+        labelled = self._data.labelled
+        generator = torch.Generator().manual_seed(salted("views of the audit", self._seed))
+        state = {name: value.clone() for name, value in method.state_dict().items()}
+        devices = [self._accelerator.device] if self._accelerator.device.type == "cuda" else []
+        progress = min(self.step, self.steps - 1) / self.steps
+        for start in range(0, len(self._audit_index), size):
+            index = np.take(self._audit_index, range(start, start + size), mode="wrap")
+            order = torch.randperm(len(labelled), generator=generator).numpy()
+            some = np.take(order, range(share), mode="wrap")
+            x_l, y_l = labelled_view(labelled.images(some), labelled.masks(some), settings, generator)
+            u_w = self._audit_set.images(index)
+            uncut = torch.zeros_like(u_w[:, :1], dtype=torch.bool)
+            batch = Batch(x_l, y_l, u_w, u_w, u_w, uncut, uncut, progress).to(self._accelerator.device)
+            with torch.random.fork_rng(devices=devices), torch.no_grad(), self._accelerator.autocast():
+                terms = method(batch).terms if method.pseudo_labels else []
+                label = next((term.label for term in terms if term.label.view == "weak"), None)
+                if label is None:  # the method does not label, or not yet
+                    label = method.label(method.teacher or method.student, batch.u_w)
+            yield index, label
+        method.load_state_dict(state)
 
     def audited_labels(self) -> pd.DataFrame:
         """Return a row per audited pseudo-label, checkpoint after checkpoint, as `quality.audit.audits_of` takes it."""
@@ -336,11 +371,6 @@ def learning_rate(progress: float, highest: float, lowest: float) -> float:
     return lowest + 0.5 * (highest - lowest) * (1.0 + math.cos(math.pi * progress))
 
 
-def teacher_decay(step: int, settings: Any) -> float:
-    """Decay of the teacher's average: 1 - 1 / (span * steps), reached linearly from `ema_start` over the span.
-
-    With the paper's 15,600 steps and a span of 0.0641 it is 0.999, ramped over 1000 steps.
-    """
-    span = settings.ema_span * settings.steps
-    highest = max(settings.ema_start, 1.0 - 1.0 / max(span, 1.0))
-    return settings.ema_start + (highest - settings.ema_start) * min(1.0, step / max(span, 1.0))
+def decay_of_release(step: int) -> float:
+    """Return the teacher's decay after a step as the release of arXiv 2606.01753 has it: 0.5 to 0.999 in 1000 steps."""
+    return 0.5 + 0.499 * min(1.0, step / 1000)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qgbench.base.errors import UserError
+from qgbench.base.seeds import salted
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.data.views import cutmix_region, flip, labelled_view, strong_view
 from qgbench.engine.device import World
@@ -103,8 +104,7 @@ class Streams:
         self._data = data
         self._settings = settings
         self._generators = {
-            "labelled": torch.Generator().manual_seed(2 * seed),
-            "unlabelled": torch.Generator().manual_seed(2 * seed + 1),
+            name: torch.Generator().manual_seed(salted(name, seed)) for name in ("labelled", "unlabelled")
         }
         sets: dict[str, ImageSet] = {"labelled": data.labelled, "unlabelled": data.unlabelled}
         self._orders = {name: ShuffledOrder(len(images), self._generators[name]) for name, images in sets.items()}
@@ -122,7 +122,7 @@ class Streams:
         settings, labelled, unlabelled = self._settings, self._generators["labelled"], self._generators["unlabelled"]
         index = self._orders["labelled"].take(settings.batch_labelled)
         x_l, y_l = self._data.labelled.images(index), self._data.labelled.masks(index)
-        x_l, y_l = labelled_view(x_l, y_l, settings.rotation, settings.brightness, labelled)
+        x_l, y_l = labelled_view(x_l, y_l, settings, labelled)
         index = self._orders["unlabelled"].take(settings.batch_unlabelled)
         masks = self._data.unlabelled.masks(index)
         masks[torch.from_numpy(~self._data.unlabelled.masked[index])] = torch.nan
@@ -132,8 +132,8 @@ class Streams:
             x_l=x_l,
             y_l=y_l,
             u_w=u_w,
-            u_s1=strong_view(u_w, unlabelled),
-            u_s2=strong_view(u_w, unlabelled),
+            u_s1=strong_view(u_w, settings, unlabelled),
+            u_s2=strong_view(u_w, settings, unlabelled),
             cut1=cutmix_region(len(u_w), u_w.shape[-1], unlabelled),
             cut2=cutmix_region(len(u_w), u_w.shape[-1], unlabelled),
             progress=progress,
