@@ -84,9 +84,8 @@ def table(output: Path) -> None:
         for method, values in change.groupby("method"):
             means = wide.loc[method, [first, second]].dropna().mean()
             cost = seconds.loc[method, second]
-            print(
-                f"{method:12} {means.iloc[0]:6.1f} {means.iloc[1]:6.1f}  {interval(values.to_numpy())}  {len(values)}  {cost:.0f} s"
-            )
+            text = f"{means.iloc[0]:6.1f} {means.iloc[1]:6.1f}  {interval(values.to_numpy())}"
+            print(f"{method:12} {text}  {len(values)}  {cost:.0f} s")
         by_method = change.groupby("method").mean().to_numpy()
         print(f"{'mean':12} {'':13}  {interval(by_method)}  over {len(by_method)} methods")
     for other in sorted(set(found["lr"]) - {lr}):

@@ -9,7 +9,7 @@ from qgbench.metrics.table import Metric, metric_named
 from qgbench.report.across import Across, compare_settings
 from qgbench.report.collect import Collection, Problem, Run
 from qgbench.report.contrasts import adjusted
-from qgbench.report.declared import Answers, DeclaredSuite, Place, answers, runs_of_suite, why_none
+from qgbench.report.declared import Answers, DeclaredSuite, Place, answers, runs_of_suite
 from qgbench.report.sections import Pairs, Section, compare_cells, supervised_with_all_labels
 from qgbench.report.select import Filters, named_pair
 from qgbench.spec.run_spec import Setting
@@ -72,7 +72,11 @@ def analyse(
     """
     further = {name: own for run in collection.runs for name, own in run.record.metrics.items()}
     what = metric_named(metric, further)
-    runs, absent = _of_suite(suite, collection.runs)
+    runs, absent = collection.runs, frozenset[Place]()
+    if suite is not None:
+        suite, runs, absent = runs_of_suite(suite, runs)
+        if not runs:
+            raise UserError(f"no record belongs to the suite '{suite.name}'; do its runs with qgbench suite run.")
     runs, unmeasured = _measured((filters or Filters()).chosen(runs), what)
     by_setting: dict[Setting, list[Run]] = defaultdict(list)
     for run in runs:
@@ -96,16 +100,6 @@ def _measured(runs: Sequence[Run], what: Metric) -> tuple[list[Run], list[Proble
     cause = f"finished without the metric '{what.name}'"
     lacking = [Problem(str(run.path), cause) for run in runs if what.name not in run.values]
     return [run for run in runs if what.name in run.values], lacking
-
-
-def _of_suite(suite: DeclaredSuite | None, runs: list[Run]) -> tuple[list[Run], frozenset[Place]]:
-    """Return a suite's runs, or all without one, and the places of the suite that none takes."""
-    if suite is None:
-        return runs, frozenset()
-    kept, absent = runs_of_suite(suite, runs)
-    if not kept:
-        raise UserError(why_none(suite, runs))
-    return kept, absent
 
 
 def _suite_pairs(suite: DeclaredSuite | None, runs: Sequence[Run]) -> tuple[Pairs | None, list[Problem]]:

@@ -10,7 +10,6 @@ from qgbench.metrics.table import Metric, metric_named
 from qgbench.report.collect import Run
 from qgbench.report.contrasts import holm_of
 from qgbench.report.pairing import refusal
-from qgbench.run.record import Record
 from qgbench.spec.arm import ArmName
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.regime import Regime
@@ -57,9 +56,7 @@ class DeclaredSuite:
     places : frozenset of Place
         Of the runs that belong to it. A run's id will not do: it differs with the machine.
     version : int
-        Of the protocol; records of another version are not the suite's.
-    g_version : int
-        Of the protocol's g; nor are runs that a g of another version guides.
+        Of the protocol, the present one until records say otherwise.
     primary : DeclaredQuestion
     others : tuple of DeclaredQuestion
     metric : str
@@ -71,7 +68,6 @@ class DeclaredSuite:
     name: str
     places: frozenset[Place]
     version: int
-    g_version: int
     primary: DeclaredQuestion
     others: tuple[DeclaredQuestion, ...] = ()
     metric: str = "dice"
@@ -94,7 +90,6 @@ def declared(suite: Suite) -> DeclaredSuite:
         name=suite.name,
         places=frozenset(entry.place for entry in suite.entries()),
         version=protocol.version,
-        g_version=protocol.g_version,
         primary=DeclaredQuestion(
             name="primary",
             text=primary.question,
@@ -172,30 +167,18 @@ class Answers:
         return [self.primary, *self.others]
 
 
-def runs_of_suite(suite: DeclaredSuite, runs: Sequence[Run]) -> tuple[list[Run], frozenset[Place]]:
-    """Keep the runs that belong to a suite, and give the places that none of them takes."""
-    kept = [run for run in runs if _is_present(run.record, suite) and _place(run) in suite.places]
-    return kept, suite.places - {_place(run) for run in kept}
+def runs_of_suite(suite: DeclaredSuite, runs: Sequence[Run]) -> tuple[DeclaredSuite, list[Run], frozenset[Place]]:
+    """Keep the runs that belong to a suite, and give the places that none of them takes.
 
-
-def why_none(suite: DeclaredSuite, runs: Sequence[Run]) -> str:
-    """Say why no record belongs to a suite, and what to do."""
-    records = [run.record for run in runs if _place(run) in suite.places]
-    for what, versions, present in (
-        ("of its protocol", {record.spec.protocol_version for record in records}, suite.version),
-        ("of its g", {record.g_version or suite.g_version for record in records}, suite.g_version),
-    ):
-        if versions - {present}:
-            others = ", ".join(map(str, sorted(versions)))
-            return (
-                f"the records of the suite '{suite.name}' are of version {others} {what}, and the present is "
-                f"{present}; do its runs anew with qgbench suite run, or report without --suite."
-            )
-    return f"no record belongs to the suite '{suite.name}'; do its runs with qgbench suite run."
-
-
-def _is_present(record: Record, suite: DeclaredSuite) -> bool:
-    return record.spec.protocol_version == suite.version and record.g_version in (None, suite.g_version)
+    Versions of a protocol, or of g, are never mixed: the newest counts that any record has. The suite is returned with
+    that version.
+    """
+    asked = [run for run in runs if _place(run) in suite.places]
+    version = max((run.record.spec.protocol_version for run in asked), default=suite.version)
+    kept = [run for run in asked if run.record.spec.protocol_version == version]
+    g_version = max((run.record.g_version or 0 for run in kept), default=0)
+    kept = [run for run in kept if run.record.g_version in (None, g_version)]
+    return replace(suite, version=version), kept, suite.places - {_place(run) for run in kept}
 
 
 def _place(run: Run) -> Place:

@@ -93,6 +93,9 @@ class Protocol(Settings):
     g_version: Annotated[int, Before(1)] = Field(
         description="version of how g is trained; runs that g guides count as those of another protocol, no others do"
     )
+    provisional: Annotated[bool, Before(False)] = Field(
+        False, description="this version, or its g's, may still change; its runs are not submitted"
+    )
     dataset: str = Field(description="data set when none is named")
     arch: str
     encoder: str

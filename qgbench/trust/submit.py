@@ -1,10 +1,11 @@
 """Hand in a finished run: its record, checked, in its place among the submitted results, and what reruns of it found.
 
 What is refused, beside every fault of `qgbench.trust.verify`: a run that is not done; the smoke protocol, whose scores
-mean nothing; a former version of a protocol, which cannot be checked in full; code with changes that no commit holds,
-since nobody else could run it; a data set that was named by its path, which means nothing elsewhere; and a place that
-holds another record, which is never overwritten. A method or architecture that does not ship is taken, and its place is
-named after a hash of its source, so that it cannot be mistaken for another of that name.
+mean nothing; a former version of a protocol, which cannot be checked in full; a provisional one, which may change; code
+with changes that no commit holds, since nobody else could run it; a data set that was named by its path, which means
+nothing elsewhere; and a place that holds another record, which is never overwritten. A method or architecture that does
+not ship is taken, and its place is named after a hash of its source, so that it cannot be mistaken for another of that
+name.
 """
 
 from pathlib import Path
@@ -90,6 +91,11 @@ def _refuse(run: Path, record: Record) -> None:
             raise UserError(
                 f"{run} is {what} version {version}, and the present is {present}; run it anew with this qgbench."
             )
+    if record.settings["protocol"].get("provisional"):
+        raise UserError(
+            f"{run} is of version {cell.protocol_version} of the protocol '{cell.protocol}', which is provisional: "
+            "it may still change, and its runs are not submitted before it is declared."
+        )
     if commit.endswith("+dirty"):
         raise UserError(
             f"{run} was trained by code with changes that commit {commit.removesuffix('+dirty')[:12]} does not hold. "

@@ -50,7 +50,7 @@ def suite(records: Path) -> DeclaredSuite:
     files = [path for path in records.glob("*/record.json") if "busi" not in path.parent.name]
     specs = [read_record(path).spec for path in files]
     places = frozenset(spec.place for spec in specs)
-    return DeclaredSuite("tiny", places, specs[0].protocol_version, 1, asked())
+    return DeclaredSuite("tiny", places, specs[0].protocol_version, asked())
 
 
 def asked(
@@ -176,22 +176,49 @@ def test_another_metric_or_a_filter_does_not_answer_the_question(records: Path, 
 def test_a_suite_without_records_is_a_clear_mistake(records: Path, suite: DeclaredSuite) -> None:
     with pytest.raises(UserError, match="no record belongs to the suite 'tiny'"):
         analyse(collect([records]), suite=replace(suite, places=frozenset()))
-    with pytest.raises(UserError, match="the suite 'tiny' are of version 1 of its protocol, and the present is 9"):
-        analyse(collect([records]), suite=replace(suite, version=9))
 
 
-def test_runs_that_another_g_guides_are_not_the_suites(records: Path, suite: DeclaredSuite, tmp_path: Path) -> None:
-    guided = [path for path in records.rglob("record.json") if read_record(path).spec.addon == "qw"]
-    assert guided
-    for path in guided:
+def with_version(records: Path, target: Path, versions: dict[str, int]) -> None:
+    """Copy records as those of another version of the protocol or of g."""
+    for path in records.rglob("record.json"):
         data = json.loads(path.read_text())
-        data["provenance"]["g"] = "g of then"
-        data["settings"]["protocol"]["g_version"] = 1
-        target = tmp_path / path.parent.name
-        shutil.copytree(path.parent, target)
-        (target / "record.json").write_text(json.dumps(data))
-    with pytest.raises(UserError, match="the suite 'tiny' are of version 1 of its g, and the present is 2"):
-        analyse(collect([tmp_path]), suite=replace(suite, g_version=2))
+        if "protocol" in versions:
+            data["spec"]["protocol_version"] = versions["protocol"]
+        if "g" in versions and data["spec"]["qg_mode"] == "qw":
+            data["provenance"]["g"] = "g of then"
+            data["settings"]["protocol"]["g_version"] = versions["g"]
+        shutil.copytree(path.parent, target / path.parent.name)
+        (target / path.parent.name / "record.json").write_text(json.dumps(data))
+
+
+def test_the_newest_version_of_the_protocol_that_a_record_has_answers(
+    records: Path, suite: DeclaredSuite, tmp_path: Path
+) -> None:
+    with_version(records, tmp_path / "former", {"protocol": 0})
+    found = analyse(collect([tmp_path / "former"]), suite=suite).answers
+    both = analyse(collect([records, tmp_path / "former"]), suite=suite).answers
+    alone = analyse(collect([records]), suite=suite).answers
+    assert found is not None
+    assert both is not None
+    assert alone is not None
+    assert (found.suite.version, both.suite.version, alone.suite.version) == (0, 1, 1)
+    assert both.missing == alone.missing
+    assert both.primary.estimate == alone.primary.estimate
+
+
+def test_runs_that_a_former_g_guides_do_not_answer_beside_those_of_a_newer(
+    records: Path, suite: DeclaredSuite, tmp_path: Path
+) -> None:
+    with_version(records, tmp_path / "all", {"g": 2})
+    former = next(path for path in (tmp_path / "all").rglob("record.json") if "+qw" in path.parent.name)
+    data = json.loads(former.read_text())
+    data["settings"]["protocol"]["g_version"] = 1
+    former.write_text(json.dumps(data))
+    found = analyse(collect([tmp_path / "all"]), suite=suite).answers
+    assert found is not None
+    alone = analyse(collect([records]), suite=suite).answers
+    assert alone is not None
+    assert found.missing == alone.missing + 1
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +363,7 @@ def test_a_shipped_suite_is_recognised_in_records_of_any_machine(tmp_path: Path)
     assert declared(load_suite("paper")).primary.pairs[0] == (f"{teacher}+qw", teacher)
     headroom = next(question for question in suite.others if question.name == "headroom")
     assert headroom.regimes["isic2017"] == ("all@grouped", "n7@grouped")
-    cell = {"protocol": "small", "protocol_version": suite.version, "dataset": "ph2", "method": "fixmatch"}
+    cell = {"protocol": "small", "dataset": "ph2", "method": "fixmatch"}
     for seed in range(2):
         make_record(tmp_path, GROUP_DICE, regime="n7@grouped", seed=seed, device="cuda", **cell)
     make_record(tmp_path / "former", GROUP_DICE, regime="n7@grouped", seed=2, **cell | {"protocol_version": 1})

@@ -14,7 +14,7 @@ from qgbench.spec.protocol import Protocol, QualitySettings, TrainSettings, load
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import apply_settings, parse_assignments
-from qgbench.training.loop import learning_rate, teacher_decay
+from qgbench.training.loop import decay_of_release, learning_rate
 from tests.later import later_setting
 
 pool_names = st.from_regex(r"[A-Za-z0-9_.-]{1,12}", fullmatch=True)
@@ -121,7 +121,7 @@ def test_changed_settings_replace_the_others_stay() -> None:
         ("train", {"lr": 0.0}, r"train\.lr = 0\.0.*greater than 0"),
         ("train", {"lr": math.nan}, r"train\.lr = nan"),
         ("train", {"rotation": 181}, r"train\.rotation = 181.*less than or equal to 180"),
-        ("train", {"ema_start": 1.0}, r"train\.ema_start = 1\.0.*less than 1"),
+        ("train", {"rotation_p": 1.5}, r"train\.rotation_p = 1\.5.*less than or equal to 1"),
         ("train", {"lr": [1e-3]}, r"train\.lr = \[0\.001\].*number"),
         ("qg", {"tau": 1.01}, r"qg\.tau = 1\.01.*less than or equal to 1"),
         ("qg", {"temperature": -1}, r"qg\.temperature = -1.*greater than 0"),
@@ -408,27 +408,9 @@ def test_what_an_id_is_made_of_has_every_setting_that_was_always_there() -> None
 # Schedules
 
 
-def test_the_teachers_decay_is_0_999_after_1000_of_the_papers_steps() -> None:
-    train = load_protocol("paper").train
-    assert teacher_decay(0, train) == 0.5
-    assert teacher_decay(500, train) == pytest.approx(0.5 + 0.499 / 2, abs=1e-4)
-    for step in (1000, 5000, 15599):
-        assert teacher_decay(step, train) == pytest.approx(0.999, abs=1e-6)
-
-
-@settings(deadline=None)
-@given(steps=st.integers(1, 20000), at=st.lists(st.floats(0, 1), min_size=2, max_size=2))
-def test_the_teachers_decay_never_falls_and_stays_below_one(steps: int, at: list[float]) -> None:
-    train = load_protocol("small").train.model_copy(update={"steps": steps})
-    first, second = (teacher_decay(int(share * steps), train) for share in sorted(at))
-    assert 0.5 <= first <= second < 1
-
-
-def test_the_time_constant_of_the_teacher_is_the_same_share_of_every_budget() -> None:
-    for steps in (1560, 15600, 156000):
-        train = load_protocol("paper").train.model_copy(update={"steps": steps})
-        constant = 1 / (1 - teacher_decay(steps, train))
-        assert constant / steps == pytest.approx(1000 / 15600, rel=1e-3)
+def test_the_releases_decay_of_the_teacher_is_0_999_after_1000_steps() -> None:
+    assert load_protocol("paper").train.ema == "release"
+    assert [decay_of_release(step) for step in (0, 500, 1000, 15599)] == pytest.approx([0.5, 0.7495, 0.999, 0.999])
 
 
 def test_the_learning_rate_falls_along_a_cosine() -> None:

@@ -1,0 +1,81 @@
+"""The audit of pseudo-labels asks for those that training makes, and changes nothing."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qgbench.engine.device import make_accelerator
+from qgbench.methods import Batch, Step
+from qgbench.plugins.registry import load
+from qgbench.quality.guide import Guide
+from qgbench.training.loop import Trainer
+from qgbench.trust.conformance import ToySegmenter, toy_data, toy_protocol
+
+STEPS = 4
+
+
+def trainer_of(name: str, **settings: Any) -> tuple[Trainer, list[tuple[Batch, Step]]]:
+    """A trainer of a method that notes every batch it is asked about, and what it answers."""
+    asked: list[tuple[Batch, Step]] = []
+    kind = load("method", name)
+
+    class Noting(kind):
+        def step(self, batch: Batch) -> Step:
+            asked.append((batch, super().step(batch)))
+            return asked[-1][1]
+
+    torch.manual_seed(0)
+    method = Noting(ToySegmenter, kind.Settings(**settings))
+    return Trainer(
+        method, Guide([]), None, toy_data(), toy_protocol(STEPS), 5, make_accelerator("cpu", "fp32", 1)
+    ), asked
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "unimatch", "corrmatch", "mean_teacher", "cps"])
+def test_audited_labels_are_those_of_whole_training_batches(name: str) -> None:
+    trainer, asked = trainer_of(name)
+    list(trainer.run())
+    trained = [batch for batch, step in asked if step.supervised.requires_grad]
+    audited = [(batch, step) for batch, step in asked if not step.supervised.requires_grad]
+    assert len(trained) == STEPS
+    assert (
+        {(len(batch.x_l), len(batch.u_w)) for batch, _ in audited}
+        == {(4, 6)}
+        == {(len(batch.x_l), len(batch.u_w)) for batch in trained}
+    )
+    held_back = trainer._audit_set
+    images = held_back.images(trainer._audit_index)
+    masks = held_back.masks(trainer._audit_index)
+    last = audited[-3:]  # 16 images in batches of 6
+    assert torch.equal(torch.cat([batch.u_w for batch, _ in last])[:16], images)
+    labels = torch.cat([step.terms[0].label.prob for _, step in last])[:16] > 0.5
+    dice = [
+        2 * (a & b).sum() / max(a.sum() + b.sum(), 1) for a, b in zip(labels.numpy(), masks.numpy() > 0.5, strict=True)
+    ]
+    table = trainer.audited_labels()
+    np.testing.assert_allclose(table[table["progress"] == 1.0]["dice"], dice, atol=1e-6)
+    assert sorted(table[table["progress"] == 1.0]["id"]) == sorted(held_back.ids)
+
+
+def test_audited_images_are_not_in_the_order_of_their_names() -> None:
+    trainer, _ = trainer_of("fixmatch")
+    assert trainer._audit_index.tolist() != sorted(trainer._audit_index.tolist())
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "corrmatch", "bcp", "ua_mt"])
+def test_training_does_not_notice_the_audit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_audit, _ = trainer_of(name)
+    list(with_audit.run())
+    without, _ = trainer_of(name)
+    monkeypatch.setattr(Trainer, "_audit_pseudo_labels", lambda self: None)
+    list(without.run())
+    ours, theirs = with_audit.method.state_dict(), without.method.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_a_method_that_does_not_label_yet_is_asked_through_its_network() -> None:
+    trainer, _ = trainer_of("bcp", warmup=1.0)
+    list(trainer.run())
+    assert len(trainer.audited_labels()) == 4 * 16
