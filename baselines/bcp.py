@@ -101,7 +101,7 @@ class BCP(Method):
         prob, truth = self.task.with_background(self.task.probabilities(logits)), self.task.with_background(target)
         overlap = (prob * truth * region).sum((2, 3))
         size = ((prob.square() + truth.square()) * region).sum((2, 3))
-        dice = zip((size - 2 * overlap).T, size.T, strict=True)
+        dice = zip((size - 2 * overlap).T, (size + 1e-10 / len(logits)).T, strict=True)
         return [(pixels, torch.ones_like(pixels)), *dice]
 
     def coefficients(self) -> list[float]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from skimage.measure import label as components
+from torch.nn.functional import logsigmoid
 
 from qgbench.baselines.bcp import halves, largest_component
 from qgbench.methods import Batch, reduce_term
@@ -31,8 +32,9 @@ def patch_of(seed: int) -> torch.Tensor:
 def loss_in(logits: torch.Tensor, target: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
     """(CE + Dice) / 2 of a batch (N, 1, H, W) inside a region of ones, as the authors' code for two classes has it."""
     chosen = region == 1
-    p, t = torch.sigmoid(logits.double())[:, 0, chosen], target.double()[:, 0, chosen]
-    entropy = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+    x, t = logits.double()[:, 0, chosen], target.double()[:, 0, chosen]
+    p = torch.sigmoid(x)
+    entropy = -(t * logsigmoid(x) + (1 - t) * logsigmoid(-x)).mean()
     dice = [
         1 - (2 * (a * b).sum() + 1e-10) / ((a * a).sum() + (b * b).sum() + 1e-10) for a, b in ((p, t), (1 - p, 1 - t))
     ]
