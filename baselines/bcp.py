@@ -1,29 +1,11 @@
 """Bidirectional copy-paste: patches are exchanged between labelled and unlabelled images."""
 
-import numpy as np
 import torch
 from pydantic import Field
-from scipy import ndimage
 from torch import Tensor
 
-from qgbench.methods import Batch, Build, Method, MethodSettings, Step, Task, Term, training_probabilities
-from qgbench.methods.losses import pixel_cross_entropy
-
-
-def largest_component(task: Task, prob: Tensor) -> Tensor:
-    """Return labels (U, C, H, W) that keep the largest 8-connected component of each class; the rest is background."""
-    outside = task.hard(prob)[:, task.lesions].bool().cpu().numpy().copy()
-    for mask in outside.reshape(-1, *prob.shape[2:]):
-        parts, _ = ndimage.label(mask, np.ones((3, 3)))
-        mask &= parts != np.bincount(parts[mask], minlength=1).argmax()
-    # The likeliest class of no probabilities is the background.
-    return torch.where(torch.from_numpy(outside).any(1, keepdim=True).to(prob.device), task.hard(0 * prob), prob)
-
-
-def halves(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the first and the second half of a batch; of an odd one, both have the row in the middle."""
-    index = torch.arange(len(rows), device=rows.device)
-    return index[: (len(rows) + 1) // 2], index[len(rows) // 2 :]
+from qgbench.methods import Batch, Build, Method, MethodSettings, Step, Term, training_probabilities
+from qgbench.methods.regions import draw_patch, largest_component, paired_halves, region_cross_entropy, region_dice
 
 
 class BCP(Method):
@@ -64,10 +46,6 @@ class BCP(Method):
         """Always: it labels."""
         return True
 
-    def teacher_decay(self, step: int) -> float:
-        """Return the constant decay: the teacher begins as a trained network."""
-        return self.ema_decay
-
     def update_teacher(self, decay: float) -> None:
         """Average, in the second phase; in the first the teacher is the best student so far."""
         if self.best > 1:
@@ -83,41 +61,25 @@ class BCP(Method):
         self.teacher.load_state_dict(self.student.state_dict())
         self.best.fill_(dice)
 
-    def patch(self, image: Tensor) -> Tensor:
-        """Draw the one patch of this step: (1, 1, H, W) bool, True inside."""
-        inside = torch.zeros_like(image[:1, :1], dtype=torch.bool)
-        sides = [int(side * self.settings.beta) for side in image.shape[2:]]
-        top, left = (int(torch.randint(n - side + 1, ())) for n, side in zip(image.shape[2:], sides, strict=True))
-        inside[..., top : top + sides[0], left : left + sides[1]] = True
-        return inside
+    def losses(self, logits: Tensor, target: Tensor, region: Tensor) -> list[tuple[Tensor, Tensor, float]]:
+        """Return rows, divisors and weights of the losses of a region: half is cross-entropy, half the mean of Dice."""
+        dice = region_dice(self.task, logits, target, region)
+        entropy = region_cross_entropy(self.task, logits, target, region)
+        return [(*entropy, 0.5), *((*one, 0.5 / len(dice)) for one in dice)]
 
-    def region_losses(self, logits: Tensor, target: Tensor, region: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return losses of a region (1, 1, H, W) as sums to be divided: cross-entropy, then Dice of each class.
-
-        Each is a pair (N,), (N,) of rows whose sums' quotient is the loss of the batch; Dice with squared
-        denominators, the background's among them.
-        """
-        pixels = (pixel_cross_entropy(self.task, logits, target) * region).sum((1, 2, 3)) / region.sum()
-        prob, truth = self.task.with_background(self.task.probabilities(logits)), self.task.with_background(target)
-        overlap = (prob * truth * region).sum((2, 3))
-        size = ((prob.square() + truth.square()) * region).sum((2, 3))
-        dice = zip((size - 2 * overlap).T, (size + 1e-10 / len(logits)).T, strict=True)
-        return [(pixels, torch.ones_like(pixels)), *dice]
-
-    def coefficients(self) -> list[float]:
-        """Return the weights of what `region_losses` gives: half for cross-entropy, half for the mean of Dice."""
-        classes = len(self.task.classes) + 1
-        return [0.5] + [0.5 / classes] * classes
-
-    def supervised_loss(self, logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
+    def supervised(self, logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
         """Return the loss of a region whose truth is known: a scalar."""
-        losses = self.region_losses(logits, target, region)
-        quotients = torch.stack([rows.sum() / divisor.sum().clamp_min(1e-10) for rows, divisor in losses])
-        return (quotients * quotients.new_tensor(self.coefficients())).sum()
+        return torch.stack([c * a.sum() / b.sum() for a, b, c in self.losses(logits, target, region)]).sum()
 
     def step(self, batch: Batch) -> Step:
         """Return the losses of each unlabelled region, around and inside labelled patches; none in the first phase."""
-        x_l, y_l, u_w, inside, loss = batch.x_l, batch.y_l, batch.u_w, self.patch(batch.x_l), self.supervised_loss
+        x_l, y_l, u_w, inside, loss = (
+            batch.x_l,
+            batch.y_l,
+            batch.u_w,
+            draw_patch(batch.x_l, self.settings.beta),
+            self.supervised,
+        )
         if batch.progress < self.settings.warmup:
             pred_l = self.student(torch.where(inside, x_l.roll(1, 0), x_l))
             return Step(loss(pred_l, y_l, ~inside) + loss(pred_l, y_l.roll(1, 0), inside))
@@ -130,17 +92,14 @@ class BCP(Method):
         prob = torch.cat([training_probabilities(self.teacher, half) for half in u_w.chunk(2)])
         label = self.pseudo_label(u_w, largest_component(self.task, prob), self.teacher)
         target = self.task.hard(label.prob)
-        (l_a, l_b), (u_a, u_b) = halves(x_l), halves(u_w)
-        row = torch.arange(max(len(l_a), len(u_a)), device=u_w.device)
-        l_a, l_b, u_a, u_b = (half[row % len(half)] for half in (l_a, l_b, u_a, u_b))
+        (l_a, l_b), (u_a, u_b) = paired_halves(x_l, u_w)
         pred_out = self.student(torch.where(inside, x_l[l_a], u_w[u_a]))
         pred_in = self.student(torch.where(inside, u_w[u_b], x_l[l_b]))
         supervised = loss(pred_out, y_l[l_a], inside) + loss(pred_in, y_l[l_b], ~inside)
+        parts = ((pred_out, u_a, ~inside), (pred_in, u_b, inside))
         terms = [
-            Term(rows, label, denominator=divisor, owner=owner, coef=self.settings.alpha * coef)
-            for pred, owner, region in ((pred_out, u_a, ~inside), (pred_in, u_b, inside))
-            for coef, (rows, divisor) in zip(
-                self.coefficients(), self.region_losses(pred, target[owner], region), strict=True
-            )
+            Term(rows, label, divisor, owner, coef=self.settings.alpha * coef)
+            for pred, owner, region in parts
+            for rows, divisor, coef in self.losses(pred, target[owner], region)
         ]
         return Step(supervised, terms)

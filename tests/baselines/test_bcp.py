@@ -9,8 +9,8 @@ import torch
 from skimage.measure import label as components
 from torch.nn.functional import logsigmoid
 
-from qgbench.baselines.bcp import halves, largest_component
 from qgbench.methods import Batch, reduce_term
+from qgbench.methods.regions import draw_patch, largest_component, paired_halves
 from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.spec.task import Task
@@ -162,7 +162,7 @@ def test_the_best_network_of_the_first_phase_begins_the_second_and_only_once() -
     method.validated(0.9)
     assert same(method.teacher, best)
     before, after = best.state_dict(), method.student.state_dict()
-    method.update_teacher(method.teacher_decay(1))
+    method.update_teacher(method.teacher_decay(1000))
     for name, value in method.teacher.state_dict().items():  # running statistics are averaged too
         if value.is_floating_point():
             torch.testing.assert_close(value, 0.99 * before[name] + 0.01 * after[name])
@@ -224,19 +224,20 @@ def test_components_are_those_of_scikit_image() -> None:
 
 
 def test_patches_are_two_thirds_wide_and_anywhere() -> None:
-    method, corners = make("bcp"), set()
+    corners = set()
     for _ in range(300):
-        inside = method.patch(torch.zeros(2, 3, SIDE, SIDE))
+        inside = draw_patch(torch.zeros(2, 3, SIDE, SIDE), 2 / 3)
         rows, columns = inside[0, 0].any(1).nonzero().flatten(), inside[0, 0].any(0).nonzero().flatten()
         assert inside.sum() == PATCH**2 == len(rows) * len(columns)
         corners.add((int(rows[0]), int(columns[0])))
     assert {row for row, _ in corners} == {column for _, column in corners} == set(range(SIDE - PATCH + 1))
 
 
-@pytest.mark.parametrize(("count", "expected"), [(1, ([0], [0])), (2, ([0], [1])), (5, ([0, 1, 2], [2, 3, 4]))])
-def test_halves(count: int, expected: tuple[list[int], list[int]]) -> None:
-    first, second = halves(torch.zeros(count, 2))
-    assert (first.tolist(), second.tolist()) == expected
+def test_halves_are_made_equally_long() -> None:
+    (a, b), (c, d) = paired_halves(torch.zeros(2, 1), torch.zeros(5, 1))
+    assert [index.tolist() for index in (a, b, c, d)] == [[0, 0, 0], [1, 1, 1], [0, 1, 2], [2, 3, 4]]
+    ((first, second),) = paired_halves(torch.zeros(1, 1))
+    assert (first.tolist(), second.tolist()) == ([0], [0])
 
 
 def test_settings_are_the_papers() -> None:

@@ -155,7 +155,7 @@ def test_labelled_masks_are_aligned_with_their_images() -> None:
 
 
 def test_strong_views_are_aligned_with_the_weak_view_and_differ_from_each_other() -> None:
-    for batch, truth in draw(Streams(training(pictures(8), pictures(24)), train_settings(), 0), 4):
+    for batch, truth in draw(Streams(training(pictures(8), pictures(24)), train_settings(blur_sigma=(0.1, 1.0)), 0), 4):
         assert not torch.equal(batch.u_s1, batch.u_s2)
         for strong in (batch.u_s1, batch.u_s2):
             assert strong.shape == batch.u_w.shape
