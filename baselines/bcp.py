@@ -4,8 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from qgbench.methods import Batch, Build, Method, MethodSettings, Step, Term, training_probabilities
-from qgbench.methods.regions import draw_patch, largest_component, paired_halves, region_cross_entropy, region_dice
+from qgbench.methods import Batch, Build, Method, MethodSettings, Step, Term, regions, training_probabilities
 
 
 class BCP(Method):
@@ -54,17 +53,14 @@ class BCP(Method):
     def validated(self, dice: float) -> None:
         """Keep the best student of the first phase."""
         if self.best < dice:
-            self._keep(dice)
-
-    def _keep(self, dice: float) -> None:
-        assert self.teacher is not None
-        self.teacher.load_state_dict(self.student.state_dict())
-        self.best.fill_(dice)
+            assert self.teacher is not None
+            self.teacher.load_state_dict(self.student.state_dict())
+            self.best.fill_(dice)
 
     def losses(self, logits: Tensor, target: Tensor, region: Tensor) -> list[tuple[Tensor, Tensor, float]]:
         """Return rows, divisors and weights of the losses of a region: half is cross-entropy, half the mean of Dice."""
-        dice = region_dice(self.task, logits, target, region)
-        entropy = region_cross_entropy(self.task, logits, target, region)
+        dice = regions.dice(self.task, logits, target, region)
+        entropy = regions.cross_entropy(self.task, logits, target, region)
         return [(*entropy, 0.5), *((*one, 0.5 / len(dice)) for one in dice)]
 
     def supervised(self, logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
@@ -73,26 +69,20 @@ class BCP(Method):
 
     def step(self, batch: Batch) -> Step:
         """Return the losses of each unlabelled region, around and inside labelled patches; none in the first phase."""
-        x_l, y_l, u_w, inside, loss = (
-            batch.x_l,
-            batch.y_l,
-            batch.u_w,
-            draw_patch(batch.x_l, self.settings.beta),
-            self.supervised,
-        )
+        x_l, y_l, u_w, loss = batch.x_l, batch.y_l, batch.u_w, self.supervised
+        inside = regions.draw_patch(x_l, self.settings.beta)
         if batch.progress < self.settings.warmup:
             pred_l = self.student(torch.where(inside, x_l.roll(1, 0), x_l))
             return Step(loss(pred_l, y_l, ~inside) + loss(pred_l, y_l.roll(1, 0), inside))
         assert self.teacher is not None
         if self.best <= 1:
-            if self.best < 0:
-                self._keep(0.0)
+            self.validated(0.0)  # where no validation came before
             self.student.load_state_dict(self.teacher.state_dict())
             self.best.fill_(torch.inf)
         prob = torch.cat([training_probabilities(self.teacher, half) for half in u_w.chunk(2)])
-        label = self.pseudo_label(u_w, largest_component(self.task, prob), self.teacher)
+        label = self.pseudo_label(u_w, regions.largest_component(self.task, prob), self.teacher)
         target = self.task.hard(label.prob)
-        (l_a, l_b), (u_a, u_b) = paired_halves(x_l, u_w)
+        (l_a, l_b), (u_a, u_b) = regions.paired_halves(x_l, u_w)
         pred_out = self.student(torch.where(inside, x_l[l_a], u_w[u_a]))
         pred_in = self.student(torch.where(inside, u_w[u_b], x_l[l_b]))
         supervised = loss(pred_out, y_l[l_a], inside) + loss(pred_in, y_l[l_b], ~inside)

@@ -21,7 +21,7 @@ def largest_component(task: Task, prob: Tensor) -> Tensor:
     return torch.where(torch.from_numpy(outside).any(1, keepdim=True).to(prob.device), task.hard(0 * prob), prob)
 
 
-def region_cross_entropy(task: Task, logits: Tensor, target: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+def cross_entropy(task: Task, logits: Tensor, target: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean cross-entropy of each image's region, and the divisor of their sum.
 
     Parameters
@@ -39,7 +39,7 @@ def region_cross_entropy(task: Task, logits: Tensor, target: Tensor, region: Ten
     return pixels, torch.ones_like(pixels)
 
 
-def region_dice(task: Task, logits: Tensor, target: Tensor, region: Tensor) -> list[tuple[Tensor, Tensor]]:
+def dice(task: Task, logits: Tensor, target: Tensor, region: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return 1 - Dice of all images' regions together, for each class and the background, as two sums to be divided.
 
     Of one class sum(p^2 + t^2 - 2 p t) / sum(p^2 + t^2): squared as BCP's and UniMatch's authors do. Both sums carry a
@@ -47,7 +47,7 @@ def region_dice(task: Task, logits: Tensor, target: Tensor, region: Tensor) -> l
 
     Parameters
     ----------
-    As of `region_cross_entropy`.
+    As of `cross_entropy`.
 
     Returns
     -------
