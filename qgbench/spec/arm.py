@@ -47,7 +47,7 @@ ADDON_SETTINGS: Mapping[str, type[AddOnSettings]] = MappingProxyType(
 """Settings of the add-ons that ship. They are here, and not with their code, because names are told without torch."""
 
 
-class AddOn(NamedTuple):
+class AddOnName(NamedTuple):
     """An add-on as the leaderboard writes it: ``qw``, ``qw+qar``, a control ``qw-shuffled``, ``qw-qg.tau=0.6``.
 
     Attributes
@@ -68,7 +68,7 @@ class AddOn(NamedTuple):
     settings: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> "AddOn":
+    def parse(cls, text: str) -> "AddOnName":
         """Return the add-on that `str` writes so.
 
         Raises
@@ -93,7 +93,7 @@ class AddOn(NamedTuple):
         return self.score in CONTROL_SCORES
 
     @property
-    def by_g(self) -> "AddOn":
+    def by_g(self) -> "AddOnName":
         """The add-on that a control stands beside: itself by g."""
         return self._replace(score="g")
 
@@ -170,10 +170,10 @@ class Arm(Settings):
 
     @property
     def addon(self) -> str:
-        """The add-on as the leaderboard writes it (`AddOn`); '' for none."""
+        """The add-on as the leaderboard writes it (`AddOnName`); '' for none."""
         settings = "".join(f"-{key}={value}" for key, value in self._settings() if key.startswith(OF_ADDON))
         mode = "+".join(map(short_name, self.addons))
-        return str(AddOn(mode, short_name(self.qg_score), self.qg_norm, settings))
+        return str(AddOnName(mode, short_name(self.qg_score), self.qg_norm, settings))
 
     @property
     def variant(self) -> str:
@@ -207,7 +207,7 @@ def parse_row(row: str) -> tuple[str, dict[str, Any]]:
     """
     name, _, text = row.partition("+")
     try:
-        addon = AddOn.parse(text)
+        addon = AddOnName.parse(text)
         if not name or addon.settings or row.endswith("+"):
             raise UserError("")
     except UserError:

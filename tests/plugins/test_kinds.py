@@ -10,7 +10,7 @@ from qgbench.plugins.registry import BUILT_IN, KINDS, Kind, catalogue, kinds_of,
 from qgbench.quality.guide import QualityWeighting, addon_settings, make_guide
 from qgbench.quality.scores import SCORES
 from qgbench.run.request import make_spec, metrics_of
-from qgbench.spec.arm import CONTROL_SCORES, AddOn, Arm, short_name
+from qgbench.spec.arm import CONTROL_SCORES, AddOnName, Arm, short_name
 from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.conformance import Finding
 from qgbench.trust.conformance_of_plugins import findings
@@ -108,7 +108,7 @@ def test_an_arm_of_ones_own_is_named_and_told_apart(parts: str, tmp_path: Path) 
     default = spec_of(asked.model_copy(update={"overrides": {"qg.cap": 0.5}}))
     assert spec.id == default.id != capped.id
     assert capped.addon == f"{short_name(f'{parts}:Capped')}-{short_name(f'{parts}:Sharpness')}-qg.cap=0.4"
-    assert not AddOn.parse(capped.addon).is_control, "only a control that ships stands in the place of g"
+    assert not AddOnName.parse(capped.addon).is_control, "only a control that ships stands in the place of g"
     (addon,) = make_guide(capped, None, 0).modes
     assert addon.settings.model_dump() == {"cap": 0.4}
     changed = tmp_path / "parts.py"
