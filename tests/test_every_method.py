@@ -16,7 +16,7 @@ from qgbench.quality.scores import SCORES
 from qgbench.run.folder import RunFolder
 from qgbench.run.record import read_record
 from qgbench.training.loop import Trainer
-from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
+from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
 from tests.commands import small_data
 
 ADD_ONS = ["", "qar", *(f"qw-{score}" for score in SCORES), *(f"qw-{score}+qar" for score in SCORES)]

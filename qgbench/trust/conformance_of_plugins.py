@@ -16,17 +16,8 @@ from qgbench.metrics.table import Metric
 from qgbench.plugins.registry import catalogue, kinds_of, load
 from qgbench.quality.guide import AddOn
 from qgbench.quality.scores import Labelling, PredictedQuality, Score
-from qgbench.trust.conformance import (
-    Bench,
-    Finding,
-    ToyQuality,
-    ToySegmenter,
-    check_method,
-    check_resume,
-    difference,
-    finish,
-    toy_data,
-)
+from qgbench.trust.conformance import Bench, Finding, check_method, check_resume, difference, finish
+from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data
 
 _STEPS = 12
 

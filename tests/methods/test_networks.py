@@ -21,7 +21,7 @@ from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import _make_method
 from qgbench.spec.run_spec import RunSpec
 from qgbench.training.loop import Trainer
-from qgbench.trust.conformance import ToySegmenter, toy_data, toy_protocol
+from qgbench.trust.toys import ToySegmenter, toy_data, toy_protocol
 
 
 @pytest.mark.parametrize("arch", sorted(ARCHS))

@@ -12,7 +12,7 @@ from torch import Tensor
 from qgbench.base.errors import UserError
 from qgbench.methods import Batch, Method, PseudoLabel, Step, Term, check_step, reduce_term, row_weights
 from qgbench.training.streams import Streams
-from qgbench.trust.conformance import ToySegmenter, toy_data, toy_protocol
+from qgbench.trust.toys import ToySegmenter, toy_data, toy_protocol
 
 LOSS = [0.5, 2.0, 1.0, 4.0]
 WEIGHT = [0.25, 1.0, 0.0, 0.64]

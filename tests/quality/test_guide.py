@@ -22,7 +22,7 @@ from qgbench.quality.guide import (
 )
 from qgbench.quality.scores import Labelling, Score, ShuffledQuality, overlap
 from qgbench.training.streams import Streams
-from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
+from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
 
 
 class Plain(Method):
