@@ -18,6 +18,7 @@ from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import World
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.methods import Method, label_probabilities
+from qgbench.methods.contract import optimiser_of
 from qgbench.metrics.table import CLASS
 from qgbench.quality.audit import correlations
 from qgbench.quality.guide import Guide
@@ -103,7 +104,7 @@ class Trainer:
         if self._world.size > 1:
             self._objective = accelerator.prepare_model(self._objective)
         self._optimiser = accelerator.prepare_optimizer(
-            self.method.optimiser(protocol.train.lr, protocol.train.weight_decay)
+            optimiser_of(self.method, protocol.train.lr, protocol.train.weight_decay)
         )
         # A group that begins with a rate of its own keeps its multiple of the protocol's.
         self._multiples = [group["lr"] / protocol.train.lr for group in self._optimiser.param_groups]

@@ -44,7 +44,7 @@ class ToySegmenter(nn.Module):
 
     def new_decoder(self) -> "ToySegmenter":
         """Return a network on this encoder, with a decoder and a head of its own."""
-        sibling = ToySegmenter()
+        sibling = type(self)()
         sibling.encoder = self.encoder
         return sibling
 
@@ -115,3 +115,38 @@ def toy_data() -> TrainingData:
     parts = [ImageSet([(prepared, rows)]) for rows in np.split(np.arange(28), [8, 24])]
     labelled, unlabelled, val = parts
     return TrainingData(labelled, unlabelled, val, unlabelled_are_labelled=False)
+
+
+class PointwiseSegmenter(ToySegmenter):
+    """The toy network without normalisation and with kernels of one pixel: no pixel acts on another.
+
+    It is sure of itself: bright is lesion, whatever channel is dropped.
+    """
+
+    def __init__(self, arch: str = "") -> None:
+        super().__init__(arch)
+        first, second, last = nn.Conv2d(3, CHANNELS, 1), nn.Conv2d(CHANNELS, CHANNELS, 1), nn.Conv2d(CHANNELS, 1, 1)
+        side = torch.tensor([1.0, -1.0]).repeat(CHANNELS // 2)  # half the channels see bright pixels
+        slope = side * torch.linspace(1, 2, CHANNELS)
+        with torch.no_grad():
+            first.weight.copy_((slope / 3).view(-1, 1, 1, 1).expand_as(first.weight))
+            first.bias = nn.Parameter(-slope / 2)
+            second.weight.copy_(torch.eye(CHANNELS)[..., None, None])
+            last.weight.copy_(4 * side.view(1, -1, 1, 1))
+            second.bias = nn.Parameter(torch.zeros(CHANNELS))
+            last.bias = nn.Parameter(torch.zeros(1))
+        self.encoder = nn.Sequential(first, nn.ReLU())
+        self.decoder = nn.Sequential(second, nn.ReLU())
+        self.head = nn.Sequential(nn.Dropout2d(0.1), last)
+
+
+def two_colours(alike: bool) -> tuple[Tensor, Tensor]:
+    """Return six images of a bright rectangle on dark ground, (6, 3, 32, 32), and their masks (6, 1, 32, 32).
+
+    Half of an image is bright, and no flip or turn leaves it as it is. All are the same (`alike`), or all differ.
+    """
+    mask = torch.zeros(6, 1, SIZE, SIZE)
+    for index, image in enumerate(mask):
+        place = 0 if alike else index
+        image[:, 1 + place : 25 + place // 2 * 2 - place % 2, 8 - place : 30 - place] = 1.0
+    return (0.1 + 0.8 * mask).expand(-1, 3, -1, -1), mask
