@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from qgbench.base.errors import UserError
 from qgbench.methods.former import refusal
 from qgbench.methods.network import Build, Network, label_probabilities, probabilities
+from qgbench.plugins.hooks import told
 from qgbench.spec.settings import Settings
 from qgbench.spec.task import Task
 
@@ -287,13 +288,6 @@ def check_step(step: Step, batch: Batch, method: Method) -> None:
         where = f"{name}.step: terms[{index}]"
         _check_label(term.label, batch, method.task, where)
         _check_rows(term, where)
-
-
-def told(value: object) -> str:
-    """Return what a plug-in handed over, in words: 'a tensor of shape (8,)', 'a list', '3.0', 'None'."""
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    return str(value) if value is None or isinstance(value, int | float | str) else f"a {type(value).__name__}"
 
 
 def _check_label(label: PseudoLabel, batch: Batch, task: Task, where: str) -> None:

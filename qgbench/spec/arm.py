@@ -16,8 +16,12 @@ OF_ADDON = ("qg.", "quality.")
 _MODES = {"none": "", "both": "qw+qar"}  # what --qg-mode calls otherwise than tables do
 CONTROL_SCORES = ("one", "shuffled", "oracle", "confidence", "agreement")  # that ship and stand in the place of g
 _FORM = "{0}qw, {0}qar or {0}qw+qar, another score as {0}qw-SCORE, and -unnormalised for --qg-norm none"
+# A name has no hyphen; a file's may, so that its .py ends it. What begins with qw or qar is that add-on by a score.
+_FILE = r"[^+=]*?\.py(?::\w+)?"
+_MODE = rf"(?:(?:qw|qar)(?![^-+])|{_FILE}(?![^-+])|[^-+=]+)"
+_SCORE = rf"(?!unnormalised\b|(?:qg|quality)\.(?!py\b))(?:{_FILE}|[^-+=]+)"
 _ADDON = re.compile(
-    r"(?P<mode>[^-]+?)(?:-(?P<score>(?!unnormalised\b)[^-=]+))?(?P<norm>-unnormalised)?"
+    rf"(?P<mode>{_MODE}(?:\+{_MODE})*)(?:-(?P<score>{_SCORE}))?(?P<norm>-unnormalised)?"
     r"(?P<settings>(?:-(?:qg|quality)\.\w+=.*)?)"
 )
 

@@ -217,15 +217,15 @@ def test_a_step_that_keeps_the_contract_passes(spoil: Callable[[Step, Batch, Con
 BROKEN: dict[str, tuple[Callable[[Step, Batch, Conforming], Step], str]] = {
     "supervised per image": (
         lambda step, batch, method: Step(step.supervised.expand(4), step.terms),
-        r"supervised must be a scalar, not a tensor of shape \(4,\)",
+        r"supervised must be a scalar, not a Tensor of shape \(4,\)",
     ),
     "loss averaged over the batch": (
         with_term(loss=lambda old: old.loss.mean()),
-        r"terms\[0\]\.loss must hold one value per row, \(N,\), not a tensor of shape \(\)",
+        r"terms\[0\]\.loss must hold one value per row, \(N,\), not a Tensor of shape \(\)",
     ),
     "loss per pixel": (
         with_term(loss=lambda old: old.label.image.mean(1, keepdim=True)),
-        r"terms\[0\]\.loss must hold one value per row, \(N,\), not a tensor of shape \(6, 1, 32, 32\)",
+        r"terms\[0\]\.loss must hold one value per row, \(N,\), not a Tensor of shape \(6, 1, 32, 32\)",
     ),
     "label with a gradient": (
         with_label(prob=lambda old: old.prob.clone().requires_grad_()),
