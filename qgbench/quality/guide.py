@@ -390,6 +390,11 @@ def make_guide(arm: Arm, predictor: nn.Module | None, seed: int) -> Guide:
         As `addon_settings`; the score is unknown.
     """
     found = addon_settings(arm)
-    name = arm.qg_score
-    scores = [Watched(load("score", name)(predictor, seed), name) if kind.needs_score else None for kind, _ in found]
-    return Guide([kind(own, score, predictor, seed) for (kind, own), score in zip(found, scores, strict=True)])
+    modes = []
+    for kind, own in found:
+        score = None
+        if kind.needs_score:
+            who = f"score {arm.qg_score}"
+            score = Watched(call(who, load("score", arm.qg_score), predictor, seed), arm.qg_score)
+        modes.append(call(f"add-on {kind.__name__}", kind, own, score, predictor, seed))
+    return Guide(modes)
