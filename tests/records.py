@@ -17,7 +17,7 @@ def spec_of(addon: str = "", variant: str = "", **fields: Any) -> RunSpec:
     parsed = AddOnName.parse(addon)
     pairs = [*filter(None, variant.split(",")), *filter(None, parsed.settings.split("-"))]
     overrides = {key: _value(text) for key, _, text in (pair.partition("=") for pair in pairs)}
-    quality = {"qg_mode": _MODES[parsed.mode], "qg_score": parsed.score, "qg_norm": parsed.norm}
+    quality = {"qg_mode": _MODES.get(parsed.mode, parsed.mode), "qg_score": parsed.score, "qg_norm": parsed.norm}
     defaults: dict[str, Any] = {
         "protocol": "small",
         "protocol_version": 1,

@@ -602,7 +602,6 @@ def reproduce(
     original: Original,
     output: Path,
     data_dir: Path | None = None,
-    cache_dir: Path | None = None,
     split_from: Sequence[Path] = (),
 ) -> Path:
     """Carry out the run of a record anew, g included; an interrupted rerun is continued, a finished one is taken.
@@ -612,7 +611,7 @@ def reproduce(
     original : Original
     output : Path
         Folder of all reruns.
-    data_dir, cache_dir, split_from
+    data_dir, split_from
         As in `qgbench.run.carry_out.run`.
 
     Returns
@@ -631,7 +630,7 @@ def reproduce(
 
     if (output / original.record.spec.id).resolve() == original.path.parent:
         raise UserError(f"{output} holds the very run that is to be repeated; choose another --output.")
-    outcome = run(original.record.spec, output, data_dir, cache_dir, split_from=split_from)
+    outcome = run(original.record.spec, output, data_dir, split_from=split_from)
     if outcome.was_done:
         logger.info(
             "this rerun was finished at %s, and is compared again; remove %s for another one.",

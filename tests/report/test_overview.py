@@ -47,6 +47,20 @@ def test_guidance_is_averaged_over_checkpoints_seeds_and_methods_of_qw_alone() -
     }
 
 
+@pytest.mark.parametrize(
+    ("addon", "counts"), [("qw+qar", True), ("qw-qg.tau=0.6", True), ("lab_Capped", True), ("qar", False)]
+)
+def test_every_add_on_that_weighs_is_among_the_guided(addon: str, counts: bool) -> None:
+    runs = [
+        a_run("fixmatch", each, seed, regime=regime)
+        for regime in ("n28@grouped", "n120@grouped")
+        for seed in range(3)
+        for each in ("", addon)
+    ]
+    tables = [table for part in overview(analyse(Collection(runs, []))) for table in part.tables]
+    assert [as_dict(table, 0)["Within r g"] for table in tables] == (["0.70"] if counts else [])
+
+
 def test_one_setting_needs_no_overview() -> None:
     alone = analyse(Collection([run for run in some_runs() if run.record.spec.regime == "n28@grouped"], []))
     assert overview(alone) == []
