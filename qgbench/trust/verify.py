@@ -10,9 +10,9 @@ nothing. The rules, each record by itself:
 rule           severity found
 ============== ======== ===============================================================================================
 record         fault    JSON that is cut off, not a record, of a version of the schema that is not known, or of schema 1
-                        and says one thing twice and differently
-images         fault    CSV that is missing, cut off, empty, lacks a column, or has text where a number belongs
-image ids      fault    an image twice, without id or group, or of a class that the task has not
+                        and says one thing twice and differently; a number outside its range, a hash that is none
+images         fault    CSV that is missing, cut off, empty, of other columns, or has text where a number belongs
+image ids      fault    an image twice in one class, without id or group, or of a class that the task has not
 counts         fault    sizes and counts that are no whole numbers, more pixels than the image has, n_tp above n_ref or
                         n_pred
 overlap        fault    Dice, Jaccard, precision, recall that n_tp, n_ref, n_pred do not give (to 1e-9)
@@ -23,14 +23,17 @@ surface dice   fault    outside [0, 1], not 0 where one mask is empty, not 1 whe
                         smaller of the two tolerances
 scores         fault    q or confidence outside [0, 1]; q without a predictor g, or none with one
 metrics        fault    of a metric that does not ship, a value outside its range, or another one for empty masks
-audits         fault    labels.csv that is missing, damaged, or does not give the agreement of scores with true Dice;
-                        records of schema 1 have none
-summary        fault    an average that the CSV does not give; another network's too, where its CSV is there
-numbers        fault    in the JSON: NaN or infinity, a score outside its range, negative times or memory, validations
-                        that are not in order or after the last step
+audits         fault    labels.csv that is missing, damaged, of other checkpoints or images than a run audits, or does
+                        not give the agreement of scores with true Dice; records of schema 1 have none
+summary        fault    an average that the CSV does not give, where its images are the right ones; another network's
+                        too, where its CSV is there
+numbers        fault    in the JSON: NaN or infinity
+contradiction  fault    g, its weights, its audit or what the add-on did are there where the run has none, or the
+                        reverse; an id of g that the run cannot have; other validations, best step or networks than
+                        the settings give
 protocol       fault    no protocol of this qgbench, or a newer version of one or of its g
-spec           fault    a spec that does not resolve, or that run_id or settings contradict; settings that came after
-                        the record are read as what was done before them
+spec           fault    a spec that does not resolve, names nothing known, or that run_id or settings contradict;
+                        settings that came after the record are read as what was done before them
 labels         fault    labelled images that repeat, are test images, are not as many as the regime says, or are not
                         those that the seed draws
 split          fault    another split than the committed one
@@ -42,7 +45,8 @@ older          note     a former version of the protocol, or of the g that guide
                         labelled images and place are not compared with those of today
 split unknown  note     no split is committed for this data set, or someone else made it: split and test images are not
                         checked
-outside code   note     method or architecture do not ship with qgbench
+outside code   note     method, architecture or add-on do not ship with qgbench; where they are not installed either,
+                        their settings and networks are not checked
 uncommitted    note     trained by code with changes that no commit holds
 near copies    note     test images that are near copies of training images, as the run found
 judge          fault    the judge counts other pixels, Dice (to 1e-9), HD95 or ASSD (to 1e-6 pixels), or finds other
@@ -54,6 +58,7 @@ and records beside each other:
 
 ============== ======== ===============================================================================================
 data           fault    records of one version of a protocol, data set and pools whose data differ in fingerprint
+g              fault    one g with different weights; a note where code or processor differ, which may be why
 two records    fault    of one cell and seed, with different content
 same scores    fault    equal Dice for every image in records of different methods, seeds, regimes or architectures, to
                         the last bit; unless all images have one Dice (nothing was predicted anywhere), or only the
@@ -66,7 +71,7 @@ claim          fault    a file of ``claims/`` that cannot be read (`qgbench.trus
 ============== ======== ===============================================================================================
 
 Left out because they do not always hold: HD95 (pooled) is not bounded by HD95 (max) (border distances 0, 1 and 0, 1:
-percentiles are interpolated, 1 against 0.95), nor ASSD by either. Nothing here imports torch.
+percentiles are interpolated, 1 against 0.95), nor ASSD by either. Of all rules, only those of `verify_spec` need torch.
 """
 
 import math
