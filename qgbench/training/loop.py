@@ -20,7 +20,7 @@ from qgbench.engine.state import load_scaler_state, new_scaler, random_states, s
 from qgbench.methods import Method, label_probabilities
 from qgbench.methods.contract import optimiser_of
 from qgbench.metrics.table import CLASS
-from qgbench.quality.audit import correlations
+from qgbench.quality.audit import AUDIT_QUARTERS, audited_after, correlations
 from qgbench.quality.guide import Guide
 from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
 from qgbench.spec.protocol import Protocol
@@ -28,7 +28,6 @@ from qgbench.training.objective import Objective
 from qgbench.training.streams import Streams, check_batches, own_part
 from qgbench.training.watch import optimism_has_grown
 
-AUDIT_QUARTERS = 4  # pseudo-labels are audited at 25, 50, 75 and 100 % of the budget
 AUDIT_IMAGES = 128  # at most so many images in one audit
 _LOG_EVERY = 10
 
@@ -149,13 +148,13 @@ class Trainer:
         """
         self.method.train()
         validate_every = max(1, self.steps // self._settings.validations)
-        quarters = {math.ceil(self.steps * q / AUDIT_QUARTERS): q for q in range(1, AUDIT_QUARTERS + 1)}
+        audited = audited_after(self.steps)
         for step in range(self.history.step, self.steps):
             self._train_step(step)
             done = self.history.step = step + 1
             if done % validate_every == 0 or done == self.steps:
                 self._validate(done)
-            if done in quarters:
+            if done in audited:
                 self._audit_pseudo_labels()
             yield done
 

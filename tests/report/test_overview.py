@@ -14,7 +14,7 @@ from tests.report.test_figures import a_run, some_runs
 
 def worse_audited(run: Run) -> Run:
     """A control's run, whose audit must not count as g's."""
-    bad = {name: Agreement(masks=9, pearson=-1.0, spearman=-1.0, mae=9.0) for name in ("g", "confidence", "agreement")}
+    bad = {name: Agreement(masks=9, pearson=-1.0, spearman=-1.0, mae=1.0) for name in ("g", "confidence", "agreement")}
     audits = [CheckpointAudit(progress=moment, mean_dice=0.5, scores=bad) for moment in (0.25, 0.5, 1.0, None)]
     return replace(run, record=run.record.model_copy(update={"pseudo_labels": audits}))
 
