@@ -23,8 +23,9 @@ demo: install
 	@echo "That was FixMatch without and with quality weighting (qw), a few steps each: a comparison works here, and its"
 	@echo "numbers mean nothing. README.md goes on with runs that count."
 
+# xdist would begin with the files that hold the most tests, and the long ones, of few tests, would run alone at the end.
 test: install
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # What docs/results shows, from the records of results/. With LaTeX at hand, also as one PDF, which git ignores.
 results: install

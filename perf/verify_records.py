@@ -14,19 +14,22 @@ from typing import Any
 import numpy as np
 
 from qgbench.data.splits import draw_labelled, load_split
+from qgbench.plugins.registry import load
+from qgbench.quality.audit import audits_of
+from qgbench.quality.guide import addon_settings
 from qgbench.run.record import (
-    SCHEMA_VERSION,
     images_path,
     labels_path,
     read_images,
+    read_labels,
     read_record,
     result_path,
     settings_as_used,
     summarise,
     write_images,
+    write_labels,
 )
 from qgbench.spec.run_spec import RunSpec
-from qgbench.spec.settings import Settings
 from qgbench.trust.verify import verify_records
 
 GOLDEN = Path(__file__).parent.parent / "tests/golden/records"
@@ -35,8 +38,8 @@ PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
 def write_results(results: Path, records: int) -> None:
-    golden, rows = read_record(GOLDEN / "v1"), read_images(GOLDEN / "v1/images.csv")
-    audits, labels = read_record(GOLDEN / "v2").pseudo_labels, (GOLDEN / "v2/labels.csv").read_bytes()
+    golden, rows = read_record(GOLDEN / "v2"), read_images(GOLDEN / "v1/images.csv")
+    of_ph2, labels = read_record(GOLDEN / "v1"), read_labels(GOLDEN / "v2/labels.csv")
     split = load_split("ph2")
     labelled = [draw_labelled(split[split["split"] == "train"], 28, seed) for seed in range(SEEDS)]
     stream = np.random.default_rng(0)
@@ -45,7 +48,7 @@ def write_results(results: Path, records: int) -> None:
         mode = "none" if cell % 2 else "qw"
         overrides = {"train.lr": 1e-3 + 1e-6 * (1 + cell // 2)}
         spec = RunSpec.model_validate(
-            golden.spec.model_dump(exclude={"protocol_version"})
+            of_ph2.spec.model_dump(exclude={"protocol_version"})
             | {"seed": seed, "qg_mode": mode, "overrides": overrides}
         )
         images = rows.copy()
@@ -55,21 +58,24 @@ def write_results(results: Path, records: int) -> None:
         images["precision"], images["recall"] = tp / pred, tp / ref
         if mode == "none":
             images["q"] = np.nan
-        settings = {**settings_as_used(spec.resolve(), Settings()), "method": golden.settings["method"]}
-        g = golden.provenance.g if mode == "qw" else None
+        protocol, addons = spec.resolve(), [own for _, own in addon_settings(spec)]
+        every, steps = protocol.train.steps // protocol.train.validations, protocol.train.steps
+        of_g = {"g": f"ph2-n28-{protocol.size}px-k{seed}-{'0' * 12}", "g_weights": f"{seed:064}"}
+        source = {"labelled_ids": labelled[seed], **(of_g if spec.needs_g else dict.fromkeys(of_g))}
         changes: dict[str, Any] = {
-            "read_from": SCHEMA_VERSION,
             "run_id": spec.id,
             "spec": spec,
-            "settings": settings,
-            "pseudo_labels": audits,
+            "settings": settings_as_used(protocol, load("method", spec.method).Settings(), addons),
+            "summaries": {"student": summarise(images)},
+            "best_val_step": steps,
+            "val_dice": [(step, 0.5 + step / 1e6) for step in range(every, steps + 1, every)],
+            "pseudo_labels": audits_of(labels if spec.needs_g else labels.drop(columns="g")),
+            "provenance": golden.provenance.model_copy(update=source),
         }
-        changes["summaries"] = {"student": summarise(images)}
-        changes["provenance"] = golden.provenance.model_copy(update={"labelled_ids": labelled[seed], "g": g})
-        record = golden.model_copy(update=changes)
+        record = golden.model_copy(update=changes if spec.needs_g else changes | {"audit": None, "guidance": None})
         target = results / result_path(record)
         write_images(images_path(target), images)
-        labels_path(target).write_bytes(labels)
+        write_labels(labels_path(target), labels if spec.needs_g else labels.drop(columns="g"))
         target.write_text(record.model_dump_json(indent=1))
 
 

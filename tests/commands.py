@@ -20,11 +20,15 @@ from qgbench.run.folder import RunFolder
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["qgbench.run.carry_out", "qgbench.cli.main", "qgbench.baselines.fixmatch", "tests.commands"]
+    [
+        *("qgbench.run.carry_out", "qgbench.cli.main", "qgbench.baselines.fixmatch", "qgbench.report.cases"),
+        *("matplotlib.style", "matplotlib.backends.backend_agg", "tests.commands"),
+    ]
 )
 
 RUN = ["run", "--protocol", "smoke", "--threads", "1", "--steps", "10", "--labelled", "6"]
 QUICK_G = ["--set", "quality.steps=6", "--set", "quality.weak_epochs=[1,2]", "--set", "quality.weak_epoch_min_steps=2"]
+COARSE = 40.0  # dots per inch of a run's pictures: drawing them in full takes longer than a run of a few steps
 
 
 def small_data(folder: Path) -> Path:
@@ -51,7 +55,9 @@ def _main(words: list[str], said: Path, cache: Path, seconds: float, file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     from qgbench.cli.main import main
     from qgbench.engine import stage
+    from qgbench.report.figures import cases
 
+    cases._RESOLUTION = COARSE
     stage.SECONDS_BETWEEN_CHECKPOINTS = seconds
     main()
 

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "slow" not in item.keywords)  # no long file at the end, alone
     if os.environ.get("QGBENCH_DATA"):
         return
     skip = pytest.mark.skip(reason="QGBENCH_DATA is not set")

@@ -4,7 +4,7 @@ import tomllib
 from typing import Any
 
 from qgbench.run.record import settings_as_used
-from qgbench.spec.arm import AddOn
+from qgbench.spec.arm import AddOnName
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import Settings
@@ -14,10 +14,10 @@ _MODES = {"": "none", "qw": "qw", "qar": "qar", "qw+qar": "both"}
 
 def spec_of(addon: str = "", variant: str = "", **fields: Any) -> RunSpec:
     """The spec of a run by its cell and seed: ``spec_of("qw-oracle", "method.threshold=0.9", method="fixmatch")``."""
-    parsed = AddOn.parse(addon)
+    parsed = AddOnName.parse(addon)
     pairs = [*filter(None, variant.split(",")), *filter(None, parsed.settings.split("-"))]
     overrides = {key: _value(text) for key, _, text in (pair.partition("=") for pair in pairs)}
-    quality = {"qg_mode": _MODES[parsed.mode], "qg_score": parsed.score, "qg_norm": parsed.norm}
+    quality = {"qg_mode": _MODES.get(parsed.mode, parsed.mode), "qg_score": parsed.score, "qg_norm": parsed.norm}
     defaults: dict[str, Any] = {
         "protocol": "small",
         "protocol_version": 1,

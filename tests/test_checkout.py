@@ -47,6 +47,13 @@ def test_a_checkout_that_is_not_installed_says_what_to_type() -> None:
     assert done.stderr.splitlines()[-1].endswith("is not installed; type: pip install -e .")
 
 
+def test_the_command_line_of_such_a_checkout_says_that_alone() -> None:
+    call = [sys.executable, "-S", "-m", "qgbench", "methods"]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: this is a checkout of qgbench that is not installed; type: pip install -e .\n"
+
+
 def test_every_file_is_one_module() -> None:
     with pytest.raises(ImportError, match=r"qgbench\.qgbench"):
         importlib.import_module("qgbench.qgbench")

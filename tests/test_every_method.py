@@ -1,5 +1,6 @@
 """Every method with every form of the add-on; every architecture in a run from end to end."""
 
+from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from qgbench.quality.scores import SCORES
 from qgbench.run.folder import RunFolder
 from qgbench.run.record import read_record
 from qgbench.training.loop import Trainer
-from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
-from tests.commands import small_data
+from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
+from tests.commands import COARSE, small_data
 
 ADD_ONS = ["", "qar", *(f"qw-{score}" for score in SCORES), *(f"qw-{score}+qar" for score in SCORES)]
 LABELLING = [name for name in method_names() if load("method", name).pseudo_labels]
@@ -70,6 +71,13 @@ def test_the_fair_twins_of_the_papers_rows_differ_by_quality_alone(name: str) ->
     base, neutral, guided = (trained(name, add_on, **twin) for add_on in ("", "qw-one", "qw-g"))
     assert [entry["total"] for entry in base] == [entry["total"] for entry in neutral]
     assert [entry["total"] for entry in base][1:] != [entry["total"] for entry in guided][1:]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_pictures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qgbench.report.figures.cases._RESOLUTION", COARSE)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,9 @@ from tests.commands import QUICK_G, RUN, Command, only_run, small_data
 pytestmark = pytest.mark.slow
 
 KILLS = 3  # of each method's run
-RUNS = {
-    "supervised": ["--qg-mode", "qar", "--set", "qg.qar_warmup=0.1", *QUICK_G],
-    "pseudo_label": ["--precision", "fp32", "--set", "method.threshold=0.5"],
-    "mean_teacher": ["--qg", "--qg-score", "shuffled", *QUICK_G],
-    "fixmatch": ["--qg-mode", "both", "--set", "method.threshold=0.5", *QUICK_G],
+RUNS = {  # between them: a teacher, g, both add-ons, a score that draws; two networks, and arithmetic without autocast
+    "mean_teacher": ["--qg-mode", "both", "--qg-score", "shuffled", "--set", "qg.qar_warmup=0.1", *QUICK_G],
+    "cps": ["--precision", "fp32"],
 }
 
 
@@ -78,6 +76,6 @@ def test_kills_change_no_number(method: str, tmp_path: Path) -> None:
     )
     assert ours == theirs
     predictors = sorted((tmp_path / "whole" / "predictors").glob("*/predictor.safetensors"))
-    assert len(predictors) == (0 if method == "pseudo_label" else 1)
+    assert len(predictors) == (1 if method == "mean_teacher" else 0)
     for path in predictors:
         assert (output / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()

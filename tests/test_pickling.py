@@ -32,7 +32,7 @@ from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
 from qgbench.training.objective import Objective
-from qgbench.trust.conformance import ToySegmenter, toy_data
+from qgbench.trust.toys import ToySegmenter, toy_data
 from tests.baselines import make_batch
 
 SECONDS = 300  # a worker that does not answer fails its test instead of hanging all

@@ -3,6 +3,7 @@
 A module uses them by ``pytest_plugins = ["tests.wheel"]``; imported fixtures would be built once for each module.
 """
 
+import json
 import os
 import shutil
 import site
@@ -10,12 +11,29 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+# Reads a folder, words and two files for output a line; carries each out in a fork, and prints its exit code.
+FORKER = """
+import json, os, sys
+import qgbench.cli.main, qgbench.run.carry_out
+
+for line in sys.stdin:
+    desk, words, *files = json.loads(line)
+    if (child := os.fork()) == 0:
+        os.chdir(desk)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, file in enumerate(files, 1):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.argv = ["qgbench", *words]
+        qgbench.cli.main.main()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
 def _left_by_builds() -> dict[Path, int]:
@@ -80,6 +98,10 @@ def home(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+
+
 @pytest.fixture(scope="session")
 def call(home: Path) -> Callable[..., str]:
     """Call a program of the new environment in a folder (``call(desk, "qgbench", "--version")``); give what it prints.
@@ -88,13 +110,36 @@ def call(home: Path) -> Callable[..., str]:
     """
 
     def called(desk: Path, program: str, *words: str) -> str:
-        hidden = ("PYTHON", "VIRTUAL_ENV")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         command = [str(home / "bin" / program), *words]
         done = subprocess.run(
-            command, cwd=desk, env=environment, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=desk, env=_environment(), capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     return called
+
+
+@pytest.fixture(scope="session")
+def typed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """Type ``qgbench WORDS`` in a folder (``typed(desk, "methods")``), as `call` does.
+
+    Each is a process of its own, forked from one that has imported torch and nothing of a plug-in.
+    """
+    files = [str(tmp_path_factory.mktemp("typed") / name) for name in ("out", "err")]
+    command = [str(home / "bin" / "python"), "-P", "-c", FORKER]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=_environment()) as forker:
+        assert forker.stdin is not None
+        assert forker.stdout is not None
+        asked, exit_codes = forker.stdin, forker.stdout
+
+        def done(desk: Path, *words: str) -> str:
+            print(json.dumps([str(desk), words, *files]), file=asked, flush=True)
+            code = exit_codes.readline()
+            said, errors = (Path(file).read_text() for file in files)
+            assert code == "0\n", said + errors
+            return said
+
+        yield done
+        asked.close()

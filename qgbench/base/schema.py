@@ -5,9 +5,14 @@ A schema has None for what is unknown, and no NaN.
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SLACK = 1e-5  # what was averaged in single precision may leave its range by as much
+Share = Annotated[float, Field(ge=-SLACK, le=1 + SLACK)]
+Correlation = Annotated[float, Field(ge=-1 - SLACK, le=1 + SLACK)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Part(BaseModel):
@@ -18,10 +23,11 @@ class Part(BaseModel):
 
 
 def first_fault(error: ValidationError) -> str:
-    """Say where the first fault of a file's form is, and which: ``times.train: Input should be a valid number``."""
+    """Say where a file's first fault of form is, and which: ``times.g: Input should be a valid number, not 'x'``."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "the file"
-    return f"{where}: {first['msg']}"
+    told = isinstance(first["input"], str | int | float | None)
+    return f"{where}: {first['msg']}" + (f", not {first['input']!r}" if told else "")
 
 
 def not_finite(value: Any, where: str = "") -> Iterator[str]:

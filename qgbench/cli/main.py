@@ -226,7 +226,7 @@ def run(
         threads=threads,
     )
     if dry_run:
-        print(json.dumps(rehearse(spec, output, data_dir, None, split_from or [], force, track), indent=1))
+        print(json.dumps(rehearse(spec, output, data_dir, split_from or [], force, track), indent=1))
         return
     metrics = metrics_of([resolve("metric", name, plugin or []) for name in metric or []])
     outcome = carry_out(

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +51,7 @@ class NearCopy:
     pool: str = ""
 
 
-def near_copies(data: RunData, cache_dir: Path | None = None, track: Track = no_progress) -> list[NearCopy]:
+def near_copies(data: RunData, track: Track = no_progress) -> list[NearCopy]:
     """Find the near copies of a run's validation and test images among all images that it trains on.
 
     Memory: 2 KB an image, whatever its size. The first search in a data set or pool reads all its prepared images.
@@ -60,8 +59,6 @@ def near_copies(data: RunData, cache_dir: Path | None = None, track: Track = no_
     Parameters
     ----------
     data : RunData
-    cache_dir : Path, optional
-        As `qgbench.data.cache.prepare`.
     track : Track
         Shows progress where images are read.
     """
@@ -69,7 +66,7 @@ def near_copies(data: RunData, cache_dir: Path | None = None, track: Track = no_
     own = np.array([part_of.get(id, "") for id in data.prepared.ids])
     held_out, trained = np.flatnonzero((own == "val") | (own == "test")), np.flatnonzero(own == "train")
     parts = [("", data.prepared, held_out), ("", data.prepared, trained), *data.extra]
-    waves = np.concatenate([_waves(images, cache_dir, track)[rows] for _, images, rows in parts])
+    waves = np.concatenate([_waves(images, track)[rows] for _, images, rows in parts])
     places = [(name, images, row) for name, images, rows in parts for row in rows.tolist()]
 
     def detail(index: int) -> NDArray[np.uint8]:
@@ -110,9 +107,9 @@ def _waves_of_image(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return waves_of(detail_of(image))
 
 
-def _waves(images: Prepared, cache_dir: Path | None, track: Track) -> NDArray[np.float32]:
+def _waves(images: Prepared, track: Track) -> NDArray[np.float32]:
     """Return what is compared of every prepared image, from the cache where it is there: (N, 16, 16)."""
-    file = (cache_dir or default_cache_dir()) / _FOLDER / f"{images.fingerprint}.npy"
+    file = default_cache_dir() / _FOLDER / f"{images.fingerprint}.npy"
     count = len(images.ids)
     with suppress(OSError, ValueError, EOFError):
         waves: NDArray[np.float32] = np.load(file)

@@ -53,7 +53,6 @@ def open_run_data(
     size: int,
     fractions: Fractions,
     data_dir: Path | None = None,
-    cache_dir: Path | None = None,
     split_from: Sequence[Path] = (),
     track: Track = no_progress,
 ) -> RunData:
@@ -70,7 +69,7 @@ def open_run_data(
         Side of the images in pixels.
     fractions : (train, val, test)
         Shares of a split by qgbench.
-    data_dir, cache_dir : Path, optional
+    data_dir : Path, optional
     split_from : sequence of Path
         Files of the split, where the regime's split is one that someone else made (`qgbench.data.acquire.given`).
     track : Track
@@ -85,11 +84,11 @@ def open_run_data(
     pools = [open_pool(name, data_dir) for name in regime.pool_names]
     given = _given(regime, split_from, source, pools)
     chosen = [_drawn(pool, given, draw, seed) for pool, draw in zip(pools, regime.pool_draws, strict=True)]
-    prepared = prepare(source, size, cache_dir, track)
+    prepared = prepare(source, size, track=track)
     split = load_split(source, regime.split_kind, fractions, prepared) if given is None else given.table
-    parts = [] if source.extra is None else [whole(prepare(source.extra, size, cache_dir, track))]
+    parts = [] if source.extra is None else [whole(prepare(source.extra, size, track=track))]
     for pool, ids in zip(pools, chosen, strict=True):
-        images = prepare(pool, size, cache_dir, track)
+        images = prepare(pool, size, track=track)
         row_of = {id: row for row, id in enumerate(images.ids)}
         parts.append((images, np.array([row_of[id] for id in ids])))
     _refuse_leaks(prepared, split, parts, [pool.name for pool in pools])

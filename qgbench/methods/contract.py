@@ -8,6 +8,7 @@ of the pseudo-label that they trust (arXiv 2606.01753, Eqn 7) and reduces them (
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from qgbench.base.errors import UserError
 from qgbench.methods.former import refusal
 from qgbench.methods.network import Build, Network, label_probabilities, probabilities
+from qgbench.plugins.hooks import told
 from qgbench.spec.settings import Settings
 from qgbench.spec.task import Task
 
@@ -254,14 +256,27 @@ class Method(nn.Module):
         if self.teacher is None:
             return
         ours, theirs = self.teacher.state_dict(), self.student.state_dict()
-        averaged = set(
-            ours if self.ema_buffers == "averaged" else dict(cast(nn.Module, self.teacher).named_parameters())
-        )
+        averaged = set(ours if self.ema_buffers == "averaged" else dict(self.teacher.named_parameters()))
         for name, value in ours.items():
             if name in averaged and value.is_floating_point():
                 value.lerp_(theirs[name], 1.0 - decay)
             else:
                 value.copy_(theirs[name])
+
+
+def optimiser_of(method: Method, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Return a method's `optimiser`.
+
+    Raises
+    ------
+    UserError
+        The method gives something else.
+    """
+    optimiser = method.optimiser(lr, weight_decay)
+    if not isinstance(optimiser, torch.optim.Optimizer):
+        name = type(method).__name__
+        raise UserError(f"{name}.optimiser returned {told(optimiser)}; expected a torch.optim.Optimizer.")
+    return optimiser
 
 
 def _built(build: Build, archs: Sequence[str]) -> Iterator[nn.Module]:
@@ -281,8 +296,9 @@ def check_step(step: Step, batch: Batch, method: Method) -> None:
     if not isinstance(step, Step):
         raise UserError(f"{name}.step returned a {type(step).__name__}; expected Step(supervised, terms).")
     if not isinstance(step.supervised, Tensor) or step.supervised.ndim != 0:
-        shape = tuple(getattr(step.supervised, "shape", ()))
-        raise UserError(f"{name}.step: supervised must be a scalar, not of shape {shape}.")
+        raise UserError(f"{name}.step: supervised must be a scalar, not {told(step.supervised)}.")
+    if not isinstance(step.terms, Sequence) or not all(isinstance(term, Term) for term in step.terms):
+        raise UserError(f"{name}.step: terms must be a list of Term, not {told(step.terms)}.")
     for index, term in enumerate(step.terms):
         where = f"{name}.step: terms[{index}]"
         _check_label(term.label, batch, method.task, where)
@@ -290,6 +306,11 @@ def check_step(step: Step, batch: Batch, method: Method) -> None:
 
 
 def _check_label(label: PseudoLabel, batch: Batch, task: Task, where: str) -> None:
+    for part in (label.prob, label.image):
+        if not isinstance(part, Tensor):
+            raise UserError(
+                f"{where}.label holds {told(part)}; expected tensors (use self.label or self.pseudo_label)."
+            )
     if label.prob.requires_grad:
         raise UserError(f"{where}.label carries a gradient; labels must be detached (use self.pseudo_label).")
     expected = (len(label.image), task.channels, *label.image.shape[2:])
@@ -306,16 +327,27 @@ def _check_label(label: PseudoLabel, batch: Batch, task: Task, where: str) -> No
 
 def _check_rows(term: Term, where: str) -> None:
     images = len(term.label)
-    if term.loss.ndim != 1:
-        raise UserError(f"{where}.loss must hold one value per row, (N,), not {tuple(term.loss.shape)}.")
+    if not isinstance(term.loss, Tensor) or term.loss.ndim != 1:
+        raise UserError(f"{where}.loss must hold one value per row, (N,), not {told(term.loss)}.")
+    if not isinstance(term.coef, Real) and not (isinstance(term.coef, Tensor) and term.coef.ndim == 0):
+        raise UserError(f"{where}.coef must be a number, not {told(term.coef)}.")
+    if term.blend is not None and (not isinstance(term.blend, tuple | list) or len(term.blend) != 2):
+        raise UserError(f"{where}.blend must be (second owner, share of the first owner), not {told(term.blend)}.")
     rows = len(term.loss)
-    owners = (term.owner, None if term.blend is None else term.blend[0])
-    for owner in owners:
-        if owner is not None and (owner.shape != (rows,) or int(owner.min()) < 0 or int(owner.max()) >= images):
-            raise UserError(f"{where}.owner must be ({rows},) with values below {images}.")
+    second, share = term.blend or (None, None)
+    for owner in (term.owner, second):
+        if owner is not None and not _is_owner(owner, rows, images):
+            raise UserError(f"{where}.owner must be ({rows},) with values below {images}: a tensor of whole numbers.")
     if term.owner is None and rows != images:
         raise UserError(f"{where} has {rows} rows for {images} labels; give owner.")
-    if term.denominator is not None and term.denominator.shape != (rows,):
-        raise UserError(f"{where}.denominator must be ({rows},), not {tuple(term.denominator.shape)}.")
-    if term.blend is not None and (term.blend[1].shape != (rows,) or term.blend[1].requires_grad):
-        raise UserError(f"{where}.blend must be ({rows},), detached.")
+    for part, values in (("denominator", term.denominator), ("blend", share)):
+        if values is not None and (not isinstance(values, Tensor) or values.shape != (rows,)):
+            raise UserError(f"{where}.{part} must be ({rows},), a tensor, not {told(values)}.")
+    if share is not None and share.requires_grad:
+        raise UserError(f"{where}.blend must be detached.")
+
+
+def _is_owner(owner: object, rows: int, images: int) -> bool:
+    if not isinstance(owner, Tensor) or owner.dtype not in (torch.int32, torch.int64) or owner.shape != (rows,):
+        return False
+    return int(owner.min()) >= 0 and int(owner.max()) < images

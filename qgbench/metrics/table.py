@@ -5,14 +5,16 @@ an entry point of ``qgbench.metrics``, measure it beside those that ship.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from qgbench.base.errors import QGBenchError, unknown_name
+from qgbench.base.errors import QGBenchError, UserError, unknown_name
 from qgbench.base.schema import Part
+from qgbench.plugins.hooks import call, told
 
 Measure = Callable[[NDArray[np.bool_], NDArray[np.bool_], tuple[float, ...]], float]
 """Of a predicted and a reference mask (H, W), neither of them empty, and the pixel's height and width."""
@@ -21,7 +23,7 @@ Measure = Callable[[NDArray[np.bool_], NDArray[np.bool_], tuple[float, ...]], fl
 class Metric(Part):
     """One metric of a predicted mask against its reference; its smallest value is 0."""
 
-    name: str = Field(description="of its column in images.csv")
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", description="of its column in images.csv")
     label: str = Field(description="for people")
     unit: str = Field("%", description="of `scale` times the value: '%' or 'px'")
     scale: float = Field(100.0, description="what turns a value into the unit")
@@ -39,6 +41,21 @@ class Metric(Part):
     )
     source: str = Field("", description="SHA-256 of the file of a plug-in; '' for those that ship")
 
+    @field_validator("both_empty", "one_empty")
+    @classmethod
+    def _in_range(cls, value: float | None, info: ValidationInfo) -> float | None:
+        highest = info.data.get("highest")
+        if value is not None and not 0 <= value <= (np.inf if highest is None else highest):
+            raise ValueError(f"{value} is not from 0 to {highest}, the largest value possible")
+        return value
+
+    @field_validator("measure")
+    @classmethod
+    def _is_not_derived(cls, measure: Measure | None, info: ValidationInfo) -> Measure | None:
+        if measure is not None and info.data.get("percent_of"):
+            raise ValueError("a metric that is another one in per cent (percent_of) is not measured itself")
+        return measure
+
     @property
     def difference_unit(self) -> str:
         """Unit of a difference."""
@@ -50,15 +67,17 @@ class Metric(Part):
         Raises
         ------
         QGBenchError
-            What it gives is outside its range.
+            What it gives is no number, or outside its range; its code fails.
         """
         assert self.measure is not None
         if not (pred.any() and ref.any()):
             both = pred.any() == ref.any()
             one_empty = np.nan if self.one_empty is None else self.one_empty
             return self.both_empty if both else one_empty
-        value = float(self.measure(pred, ref, (1.0, 1.0)))
-        if not 0 <= value <= (np.inf if self.highest is None else self.highest):
+        given = call(f"the metric '{self.name}'", self.measure, pred, ref, (1.0, 1.0))
+        if not isinstance(given, Real):
+            raise QGBenchError(f"the metric '{self.name}' gives {told(given)}; expected a number.")
+        if not 0 <= (value := float(given)) <= (np.inf if self.highest is None else self.highest):
             raise QGBenchError(f"the metric '{self.name}' gives {value}, which is not from 0 to {self.highest}.")
         return value
 
@@ -141,6 +160,28 @@ IMAGE_COLUMNS = [
     "q",  # the quality that g predicts for the prediction; empty where no g was trained
     "confidence",  # mean probability of the predicted foreground
 ]
+
+
+def require_further(metric: Metric, taken: Iterable[str] = ()) -> None:
+    """Refuse what cannot be measured beside the metrics that ship.
+
+    Parameters
+    ----------
+    metric : Metric
+    taken : iterable of str
+        Names of further metrics.
+
+    Raises
+    ------
+    UserError
+        The metric ships, says no way to measure it, or has the name of a column or of another metric.
+    """
+    if metric is METRICS.get(metric.name):
+        raise UserError(f"the metric '{metric.name}' ships with qgbench and is measured already.")
+    if metric.measure is None:
+        raise UserError(f"the metric '{metric.name}' says no way to measure it: give it measure=.")
+    if metric.name in (*IMAGE_COLUMNS, *METRICS, *taken):
+        raise UserError(f"the metric '{metric.name}' is called as another column is; rename it.")
 
 
 def filled(columns: Mapping[str, NDArray[np.float64]], metrics: Iterable[Metric]) -> dict[str, NDArray[np.float64]]:

@@ -27,8 +27,11 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from qgbench.base.errors import UserError, unknown_name
 from qgbench.base.logs import logger
+from qgbench.base.schema import first_fault
 
 Kind = Literal["method", "arch", "addon", "score", "metric", "executor"]
 BUILT_IN = "built-in"
@@ -150,7 +153,7 @@ class Catalogue:
 def _clash(kind: Kind, found: Sequence[Known]) -> UserError:
     origins = " and of ".join(entry.origin for entry in found)
     return UserError(
-        f"'{found[0].name}' is the name of a {kind} of {origins}; names must differ. Rename one, remove its package "
+        f"{kind} '{found[0].name}' is one of {origins}; names must differ. Rename one, remove its package "
         f"or leave its --plugin out."
     )
 
@@ -424,6 +427,6 @@ def _not_imported(what: str, error: BaseException) -> PluginImportError:
     told = traceback.TracebackException.from_exception(error)
     ours = (__file__, "<frozen importlib", str(Path(importlib.__file__).parent))
     told.stack = traceback.StackSummary.from_list([f for f in told.stack if not f.filename.startswith(ours)])
-    first = (str(error).splitlines() or [""])[0]
+    first = first_fault(error) if isinstance(error, ValidationError) else (str(error).splitlines() or [""])[0]
     message = f"{what} cannot be imported: {type(error).__name__}: {first}"
     return PluginImportError("\n".join([message, *"".join(told.format()).splitlines()]))

@@ -1,29 +1,32 @@
 """How well a score predicts true Dice. Imports no torch."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from qgbench.base.schema import Part, finite_or_none
+from qgbench.base.schema import Correlation, Part, Share, finite_or_none
 
 LABEL_COLUMNS = ["progress", "id", "class", "dice"]
+AUDIT_QUARTERS = 4  # pseudo-labels are audited at 25, 50, 75 and 100 % of the budget
 IMAGE_DEPENDENCE_LIMIT = 0.7  # largest correlation with the output for a blacked-out or swapped image that passes
 
 
 class Agreement(Part):
     """How well a score predicts true Dice over a set of masks."""
 
-    masks: int
-    pearson: float | None = Field(description="None where either side is constant")
-    spearman: float | None
-    mae: float
+    masks: int = Field(ge=1)
+    pearson: Correlation | None = Field(description="None where either side is constant")
+    spearman: Correlation | None
+    mae: Share
 
 
 class CheckpointAudit(Part):
     """Scores against the true Dice of pseudo-labels, within one checkpoint of the run (or pooled over all of them)."""
 
-    progress: float | None = Field(description="fraction of the step budget; None for the pooled row")
-    mean_dice: float
+    progress: Share | None = Field(description="fraction of the step budget; None for the pooled row")
+    mean_dice: Share
     scores: dict[str, Agreement] = Field(description="by name of score: 'g', 'confidence', 'agreement'")
 
 
@@ -32,10 +35,15 @@ class QualityAudit(Part):
 
     synthetic: Agreement
     weak_models: Agreement = Field(description="on the outputs of all weak models for the validation images, pooled")
-    image_dependence: float = Field(
+    image_dependence: Correlation = Field(
         description="largest correlation of q with q of a blacked-out or swapped image; < 0.7: it depends on the image"
     )
     image_dependent: bool
+
+
+def audited_after(steps: int) -> list[int]:
+    """Return the steps after which a run of so many steps audits its pseudo-labels, each once."""
+    return sorted({math.ceil(steps * quarter / AUDIT_QUARTERS) for quarter in range(1, AUDIT_QUARTERS + 1)})
 
 
 def agreement(score: np.ndarray, dice: np.ndarray) -> Agreement:
@@ -50,16 +58,20 @@ def agreement(score: np.ndarray, dice: np.ndarray) -> Agreement:
     Agreement
         Pearson's r and Spearman's rho are None where either side is constant or fewer than 3 masks are given.
     """
-    from scipy import stats  # late: who reads records computes nothing
-
     score, dice = np.asarray(score, float), np.asarray(dice, float)
-    varied = len(score) > 2 and np.ptp(score) > 0 and np.ptp(dice) > 0
     return Agreement(
         masks=len(score),
-        pearson=finite_or_none(stats.pearsonr(score, dice).statistic) if varied else None,
-        spearman=finite_or_none(stats.spearmanr(score, dice).statistic) if varied else None,
+        pearson=_statistic("pearsonr", score, dice),
+        spearman=_statistic("spearmanr", score, dice),
         mae=float(np.abs(score - dice).mean()),
     )
+
+
+def _statistic(name: str, score: np.ndarray, dice: np.ndarray) -> float | None:
+    from scipy import stats  # late: who reads records computes nothing
+
+    varied = len(score) > 2 and np.ptp(score) > 0 and np.ptp(dice) > 0
+    return finite_or_none(getattr(stats, name)(score, dice).statistic) if varied else None
 
 
 def audits_of(labels: pd.DataFrame) -> list[CheckpointAudit]:
@@ -92,7 +104,10 @@ def correlations(dice: np.ndarray, **scores: np.ndarray) -> dict[str, float | No
     **scores : (N,) float in [0, 1]
         By name.
     """
-    return {f"pearson_{name}": agreement(score, dice).pearson for name, score in scores.items()}
+    truth = np.asarray(dice, float)
+    return {
+        f"pearson_{name}": _statistic("pearsonr", np.asarray(score, float), truth) for name, score in scores.items()
+    }
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:

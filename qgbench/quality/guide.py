@@ -16,9 +16,10 @@ from qgbench.base.seeds import salted
 from qgbench.engine.device import ALONE, World
 from qgbench.methods import Batch, Method, PseudoLabel, Term, View
 from qgbench.methods.normalisation import frozen_statistics
+from qgbench.plugins.hooks import call, told
 from qgbench.plugins.registry import load
 from qgbench.quality.audit import correlations
-from qgbench.quality.scores import Labelling, Score, foreground_confidence, overlap
+from qgbench.quality.scores import Labelling, Score, Watched, foreground_confidence, in_unit_range, overlap
 from qgbench.spec.arm import AddOnSettings, Arm, RegularisationSettings, WeightingSettings
 from qgbench.spec.settings import apply_settings
 
@@ -232,6 +233,39 @@ class QualityRegularisation(AddOn):
         return dict(self._log)
 
 
+def weights_of(mode: AddOn, labelling: Labelling) -> Tensor | None:
+    """Return the weights (U,) that an add-on gives; None where it leaves them alone.
+
+    Raises
+    ------
+    UserError
+        It fails, or gives something else.
+    """
+    who = f"add-on {type(mode).__name__}: weigh"
+    given = call(who, mode.weigh, labelling)
+    return None if given is None else in_unit_range(who, given, (len(labelling.prob),), labelling.prob)
+
+
+def corrected(mode: AddOn, image: Tensor, prob: Tensor) -> Tensor:
+    """Return the label (U, C, H, W) that an add-on makes of one.
+
+    Raises
+    ------
+    UserError
+        It fails, or gives something else.
+    """
+    who = f"add-on {type(mode).__name__}: correct"
+    return in_unit_range(who, call(who, mode.correct, image, prob), tuple(prob.shape), prob)
+
+
+def _loss_of(mode: AddOn, batch: Batch, method: Method, step: int) -> Tensor | None:
+    who = f"add-on {type(mode).__name__}: loss"
+    given = call(who, mode.loss, batch, method, step)
+    if given is not None and (not isinstance(given, Tensor) or given.ndim != 0):
+        raise UserError(f"{who} gave {told(given)}; expected a scalar tensor, or None.")
+    return given
+
+
 class Guide:
     """The modes of one run. Scores each label once a step, however many terms trust it."""
 
@@ -264,7 +298,7 @@ class Guide:
 
         def correct(image: Tensor, prob: Tensor) -> Tensor:
             for mode in correcting:
-                prob = mode.correct(image, prob)
+                prob = corrected(mode, image, prob)
             return prob
 
         method.corrector = correct
@@ -290,14 +324,14 @@ class Guide:
                 labelling = Labelling(label.image, label.prob, label.network, truth, self._world, unlabelled)
                 weight = label.prob.new_ones(len(label), dtype=torch.float32)
                 for mode in self.modes:
-                    given = mode.weigh(labelling)
+                    given = weights_of(mode, labelling)
                     weight = weight if given is None else weight * given.detach()
                 known[label] = weight
         return [known[term.label] for term in terms]
 
     def losses(self, batch: Batch, method: Method, step: int) -> Tensor | None:
         """Return the sum of the losses that modes add; None if none does."""
-        given = [loss for mode in self.modes if (loss := mode.loss(batch, method, step)) is not None]
+        given = [loss for mode in self.modes if (loss := _loss_of(mode, batch, method, step)) is not None]
         return torch.stack(given).sum() if given else None
 
     def take_log(self) -> dict[str, float]:
@@ -357,5 +391,11 @@ def make_guide(arm: Arm, predictor: nn.Module | None, seed: int) -> Guide:
         As `addon_settings`; the score is unknown.
     """
     found = addon_settings(arm)
-    scores = [load("score", arm.qg_score)(predictor, seed) if kind.needs_score else None for kind, _ in found]
-    return Guide([kind(own, score, predictor, seed) for (kind, own), score in zip(found, scores, strict=True)])
+    modes = []
+    for kind, own in found:
+        score = None
+        if kind.needs_score:
+            who = f"score {arm.qg_score}"
+            score = Watched(call(who, load("score", arm.qg_score), predictor, seed), arm.qg_score)
+        modes.append(call(f"add-on {kind.__name__}", kind, own, score, predictor, seed))
+    return Guide(modes)

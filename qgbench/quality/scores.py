@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from qgbench.base.errors import UserError
 from qgbench.engine.device import ALONE, World
 from qgbench.methods import Network, label_probabilities
+from qgbench.plugins.hooks import call, told
+
+_ROUNDING = 1e-4  # of a mean of values in [0, 1]
 
 
 @dataclass
@@ -59,6 +62,68 @@ class Score:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
+
+
+def in_unit_range(who: str, value: Any, shape: tuple[int, ...], prob: Tensor) -> Tensor:
+    """Return what an add-on or a score handed back for pseudo-labels, if it is a tensor of this shape in [0, 1].
+
+    Parameters
+    ----------
+    who : str
+        'score Sharpness', 'add-on Capped: weigh'.
+    value : Any
+    shape : tuple of int
+    prob : (U, C, H, W)
+        The pseudo-labels: where these have NaN, as where training diverges, so may `value`.
+
+    Raises
+    ------
+    UserError
+        It is something else: says whose, and what.
+    """
+    expected = f"expected a tensor of shape {shape}, in [0, 1]"
+    if not isinstance(value, Tensor) or value.shape != shape:
+        raise UserError(f"{who} gave {told(value)}; {expected}.")
+    if not bool(((value >= -_ROUNDING) & (value <= 1 + _ROUNDING)).all()) and bool(prob.isfinite().all()):
+        given = value.detach().float()
+        what = "NaN" if bool(given.isnan().any()) else f"values from {given.min():.4g} to {given.max():.4g}"
+        raise UserError(f"{who} gave {what}; {expected}.")
+    return value
+
+
+class Watched(Score):
+    """A score by its name, whose qualities are looked at.
+
+    Parameters
+    ----------
+    score : Score
+    name : str
+        As ``--qg-score`` takes it.
+    """
+
+    def __init__(self, score: Score, name: str) -> None:
+        super().__init__(score.predictor, score.seed)
+        self._score = score
+        self._who = f"score {name}"
+
+    def __call__(self, labelling: Labelling) -> Tensor:
+        """Return the qualities (U,).
+
+        Raises
+        ------
+        UserError
+            The score fails, or gives something else than one number in [0, 1] for each pseudo-label.
+        """
+        quality = call(self._who, self._score.__call__, labelling)
+        return in_unit_range(self._who, quality, (len(labelling.prob),), labelling.prob)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the score's state."""
+        return self._score.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self._score.load_state_dict(state)
 
 
 def overlap(first: Tensor, second: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.task import Task
 from qgbench.training.evaluation import evaluate
 from qgbench.training.loop import Trainer
-from qgbench.trust.conformance import ToySegmenter
+from qgbench.trust.toys import ToySegmenter
 
 STEPS = 4
 _SHORT = {
@@ -48,7 +48,7 @@ _GAIN = 12.0  # of the toy network's logits: an untrained network is certain of 
 
 
 class _Segmenter(nn.Module):
-    """The toy network of `qgbench.trust.conformance` in float64, on images pooled to 32 pixels and without dropout.
+    """The toy network of `qgbench.trust.toys` in float64, on images pooled to 32 pixels and without dropout.
 
     Images (B, 3, H, W) -> logits (B, 1, H, W); these and the features in between, which are those of the toy's decoder,
     are float32, as a run's.

@@ -14,7 +14,7 @@ from qgbench.metrics.table import Metric
 from qgbench.report.collect import Problem, Run
 from qgbench.report.pairing import SIDE_WORDS, TWIN_WORDS, refusal
 from qgbench.report.scores import Scores, average, average_difference
-from qgbench.spec.arm import AddOn, ArmName
+from qgbench.spec.arm import AddOnName, ArmName
 from qgbench.stats.crossed import holm
 from qgbench.stats.effects import effect_size, probability_of_improvement
 
@@ -84,13 +84,13 @@ def twins(names: Iterable[ArmName]) -> list[tuple[ArmName, ArmName]]:
 def controls(names: Iterable[ArmName]) -> list[tuple[ArmName, ArmName]]:
     """Return QW by a control score against the twin without, and QW by g against QW by that score: g must beat it."""
     found = sorted((name for name in names if is_control(name.addon)), key=lambda name: name.order)
-    by_g = [(name._replace(addon=str(AddOn.parse(name.addon).by_g)), name) for name in found]
+    by_g = [(name._replace(addon=str(AddOnName.parse(name.addon).by_g)), name) for name in found]
     return [(name, name.without_addon) for name in found] + by_g
 
 
 def is_control(addon: str) -> bool:
     """Return whether another score stands in the place of g: ``qw-shuffled``, unlike ``qw-quality.steps=600``."""
-    return AddOn.parse(addon).is_control
+    return AddOnName.parse(addon).is_control
 
 
 def contrast(

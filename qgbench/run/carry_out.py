@@ -87,7 +87,6 @@ def run(
     spec: RunSpec,
     output: Path,
     data_dir: Path | None = None,
-    cache_dir: Path | None = None,
     force: bool = False,
     tracker: str | None = None,
     split_from: Sequence[Path] = (),
@@ -108,8 +107,6 @@ def run(
     output : Path
     data_dir : Path, optional
         Folder that holds the data sets; the variable QGBENCH_DATA if not given.
-    cache_dir : Path, optional
-        Where prepared arrays are kept.
     force : bool
         Redo a finished run in a new folder, ``<id>~2`` and so on.
     tracker : str, optional
@@ -143,7 +140,7 @@ def run(
         with interruptible():
             here: RunData | None = None
             with said_if(AbsentDataError, UnknownDataError, UnwritableError):
-                here = _open_data(spec, protocol, data_dir, cache_dir, split_from)
+                here = _open_data(spec, protocol, data_dir, split_from)
             return _give_finished(folder, record, spec, protocol, here, metrics)
     with interruptible():
         accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
@@ -151,15 +148,13 @@ def run(
             logger.info(what_differs)
         protocol = _with_weights_in_truth(spec, protocol)
         method, encoder_hash = _make_method(spec, protocol, method_class, settings)
-        data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
+        data = _open_data(spec, protocol, data_dir, split_from)
         alone = folder.locked(wait) if accelerator.is_main_process else nullcontext()
         with alone:
             accelerator.wait_for_everyone()
             if (record := _finished(folder)) is not None:  # by the process that this one waited for
                 return _give_finished(folder, record, spec, protocol, data, metrics)
-            job = _Job(
-                spec, protocol, method, encoder_hash, data, cache_dir, folder, output, accelerator, tracker, metrics
-            )
+            job = _Job(spec, protocol, method, encoder_hash, data, folder, output, accelerator, tracker, metrics)
             if accelerator.is_main_process:
                 _with_status(job)
             else:
@@ -197,7 +192,6 @@ def rehearse(
     spec: RunSpec,
     output: Path,
     data_dir: Path | None = None,
-    cache_dir: Path | None = None,
     split_from: Sequence[Path] = (),
     force: bool = False,
     tracker: str | None = None,
@@ -219,15 +213,13 @@ def rehearse(
             QualityPredictor(protocol.quality, "none")
             weak_network(protocol.quality.weak_encoder, protocol.size)
         with said_if(AbsentDataError):
-            data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
+            data = _open_data(spec, protocol, data_dir, split_from)
             if (record := _finished(folder)) is not None:
                 _refuse_other_data(folder, record, spec, protocol, data)
     return described
 
 
-def foresee(
-    spec: RunSpec, data_dir: Path | None = None, cache_dir: Path | None = None, split_from: Sequence[Path] = ()
-) -> Provenance:
+def foresee(spec: RunSpec, data_dir: Path | None = None, split_from: Sequence[Path] = ()) -> Provenance:
     """Return where a run's numbers would come from if it began here and now; g, which may have to be trained, is None.
 
     Raises
@@ -239,7 +231,7 @@ def foresee(
     with interruptible():
         make_accelerator(spec.device, spec.precision, spec.threads)
         _, encoder_hash = _make_method(spec, protocol, method_class, settings)
-        data = _open_data(spec, protocol, data_dir, cache_dir, split_from)
+        data = _open_data(spec, protocol, data_dir, split_from)
     return _provenance(data, encoder_hash)
 
 
@@ -269,7 +261,6 @@ class _Job:
     method: Method
     encoder_hash: str  # of the weights that training starts from
     data: RunData
-    cache_dir: Path | None
     folder: RunFolder
     output: Path
     accelerator: Accelerator
@@ -432,9 +423,7 @@ def _with_weights_in_truth(spec: RunSpec, protocol: Protocol) -> Protocol:
     return protocol.model_copy(update={"encoder_weights": truth or "imagenet"})
 
 
-def _open_data(
-    spec: RunSpec, protocol: Protocol, data_dir: Path | None, cache_dir: Path | None, split_from: Sequence[Path]
-) -> RunData:
+def _open_data(spec: RunSpec, protocol: Protocol, data_dir: Path | None, split_from: Sequence[Path]) -> RunData:
     data = open_run_data(
         spec.dataset,
         Regime.parse(spec.regime),
@@ -442,7 +431,6 @@ def _open_data(
         protocol.size,
         protocol.fractions,
         data_dir,
-        cache_dir,
         split_from,
         track,
     )
@@ -479,7 +467,7 @@ def _carry_out(job: _Job) -> None:
 
 
 def _warn_of_near_copies(job: _Job) -> list[NearCopy]:
-    copies = near_copies(job.data, job.cache_dir, track)
+    copies = near_copies(job.data, track)
     if copies:
         logger.warning("%s", warning(copies, job.spec.dataset, Regime.parse(job.spec.regime).pool_names))
     return copies

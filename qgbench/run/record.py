@@ -13,19 +13,19 @@ mean something else does, and so does a change of `IMAGE_COLUMNS`: `SCHEMA_VERSI
 import io
 import json
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from qgbench.base.errors import QGBenchError
 from qgbench.base.files import write_atomically
-from qgbench.base.schema import Part, first_fault
+from qgbench.base.schema import SLACK, Part, Sha256, Share, first_fault
 from qgbench.metrics.table import CLASS, IMAGE_COLUMNS, METRICS, TEXT_COLUMNS, Metric, filled
 from qgbench.quality.audit import LABEL_COLUMNS, CheckpointAudit, QualityAudit
 from qgbench.spec.arm import ADDON_SETTINGS, Arm
@@ -38,19 +38,29 @@ RECORD_NAME = "record.json"
 IMAGES_NAME = "images.csv"
 LABELS_NAME = "labels.csv"
 
+_NETWORKS = ("student", "teacher", "best_val")
 _LONGEST_NAME = 150  # of a folder, in characters; file systems allow 255 bytes
 _OF_A_SEED = re.compile(r"seed\d+\.json")
 _UNFIT_FOR_FILES = re.compile(r"^\.|[^\w.=+,@~-]+")
+
+_Amount = Annotated[float, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0)]
 
 
 class Summary(Part):
     """Averages over the test images, under `EMPTY_MASK_RULE`. Distances in pixels of the original image."""
 
-    images: int
-    groups: int
-    means: dict[str, float] = Field(description="by name of metric (`qgbench.metrics.table`)")
-    missed: int = Field(description="images with a lesion of which nothing was predicted")
-    spurious: int = Field(description="images without a lesion on which something was predicted")
+    images: int = Field(ge=1)
+    groups: int = Field(ge=1)
+    means: dict[str, _Amount] = Field(description="by name of metric (`qgbench.metrics.table`)")
+    missed: _Count = Field(description="images with a lesion of which nothing was predicted")
+    spurious: _Count = Field(description="images without a lesion on which something was predicted")
+
+    @model_validator(mode="after")
+    def _of_no_more_than_all(self) -> "Summary":
+        if max(self.groups, self.missed + self.spurious) > self.images:
+            raise ValueError(f"expected no more groups, and missed or spurious images, than {self.images} images")
+        return self
 
     def numbers(self) -> dict[str, float]:
         """Return all of it by name, the means under those of their metrics."""
@@ -61,19 +71,21 @@ class Summary(Part):
 class Guidance(Part):
     """What the add-on did, averaged over the steps with a non-zero weight of the unlabelled loss."""
 
-    mean_q: float | None
-    kept_share: float | None = Field(description="share of pseudo-labels with q >= tau")
-    effective_sample_size: float | None = Field(description="(sum w)^2 / (B sum w^2); near 1 means that QW did nothing")
-    val_q_minus_dice: float | None = Field(description="mean q minus mean Dice on the validation images at the end")
+    mean_q: Share | None
+    kept_share: Share | None = Field(description="share of pseudo-labels with q >= tau")
+    effective_sample_size: Share | None = Field(description="(sum w)^2 / (B sum w^2); near 1 means that QW did nothing")
+    val_q_minus_dice: float | None = Field(
+        ge=-1 - SLACK, le=1 + SLACK, description="mean q minus mean Dice on the validation images at the end"
+    )
 
 
 class Times(Part):
     """Wall-clock, seconds."""
 
-    g: float = Field(description="training of g and its weak models; 0 where no g was needed")
+    g: _Amount = Field(description="training of g and its weak models; 0 where no g was needed")
     g_reused: bool = Field(description="g came from an earlier run; `g` is then what it took that run")
-    train: float
-    evaluate: float
+    train: _Amount
+    evaluate: _Amount
 
 
 class Provenance(Part):
@@ -91,11 +103,11 @@ class Provenance(Part):
     data: str = Field(description="fingerprint of the prepared images and masks")
     split: str = Field(description="fingerprint of the ids in each part")
     labelled_ids: list[str]
-    encoder: str | None = Field(
+    encoder: Sha256 | None = Field(
         None, description="SHA-256 of the encoder's tensors before training; None in records from before it was kept"
     )
     g: str | None = Field(description="id of the quality predictor")
-    g_weights: str | None = Field(
+    g_weights: Sha256 | None = Field(
         None, description="SHA-256 of its tensors; None where no g took part, and in records from before it was kept"
     )
 
@@ -104,7 +116,7 @@ class Record(Part):
     """A finished run. The schema of ``record.json``."""
 
     schema_version: Literal[2] = 2
-    read_from: int = Field(SCHEMA_VERSION, exclude=True, description="version of the schema of the file it came from")
+    _read_from: int = PrivateAttr(SCHEMA_VERSION)
     run_id: str
     spec: RunSpec = Field(description="what was run: arm, setting, machine, seed")
     settings: dict[str, Any] = Field(
@@ -116,11 +128,12 @@ class Record(Part):
         "'teacher', after the last step; 'best_val', the student at best validation Dice"
     )
     best_val_step: int | None
-    val_dice: list[tuple[int, float]] = Field(description="(step, mean validation Dice at training resolution)")
+    val_dice: list[tuple[int, Share]] = Field(description="(step, mean validation Dice at training resolution)")
     audit: QualityAudit | None
     pseudo_labels: list[CheckpointAudit] = Field(description="at 25, 50, 75, 100 % of the run, then pooled")
     pseudo_labels_on: str = Field(
-        description="'unlabelled training images' or, where there are none with a mask, 'validation images'"
+        pattern="^(unlabelled training|validation) images$",
+        description="'unlabelled training images' or, where there are none with a mask, 'validation images'",
     )
     guidance: Guidance | None
     warnings: list[str] = Field(default_factory=list, description="what the run warned of while it trained")
@@ -130,23 +143,49 @@ class Record(Part):
         "before they were looked for",
     )
     times: Times
-    peak_memory_mib: float
+    peak_memory_mib: _Amount
     provenance: Provenance
 
     @field_validator("settings")
     @classmethod
     def _name_both(cls, settings: dict[str, Any]) -> dict[str, Any]:
         match settings:
-            case {"protocol": {"g_version": int(), "train": {"steps": int()}}, "method": dict(), "qg": dict()}:
+            case {"protocol": {"g_version": int(), "train": {"steps": int()}}, "method": dict(), "qg": dict(), **rest}:
+                if repeated := [*rest, *(f"protocol.{name}" for name in SAID_BY_SPEC if name in settings["protocol"])]:
+                    raise ValueError(f"expected no '{repeated[0]}': the spec says it, or nothing does")
                 return settings
         raise ValueError("expected 'method', 'qg', and 'protocol' with its g_version and train.steps")
 
     @model_validator(mode="after")
     def _average_every_metric(self) -> "Record":
-        expected = METRICS.keys() | self.metrics.keys()
-        if "student" not in self.summaries or any(one.means.keys() != expected for one in self.summaries.values()):
+        metrics = {**METRICS, **{metric.name: metric for metric in self.metrics.values()}}
+        if "student" not in self.summaries or any(
+            one.means.keys() != metrics.keys() for one in self.summaries.values()
+        ):
             raise ValueError("expected a summary of 'student', and in each the mean of every metric and of no other")
+        for network, summary in self.summaries.items():
+            if network not in _NETWORKS:
+                raise ValueError(f"summaries.{network}: expected summaries of no other than {', '.join(_NETWORKS)}")
+            if (summary.images, summary.groups) != (self.summary.images, self.summary.groups):
+                raise ValueError(f"summaries.{network}: expected as many images and groups as the student's")
+            for name, mean in summary.means.items():
+                if (highest := metrics[name].highest) is not None and mean > highest + SLACK:
+                    raise ValueError(f"summaries.{network}.means.{name} is {mean:g}; expected no more than {highest:g}")
         return self
+
+    @model_validator(mode="after")
+    def _validate_in_order(self) -> "Record":
+        steps = [step for step, _ in self.val_dice]
+        if steps != sorted(set(steps)) or not set(steps) <= set(range(1, self.steps + 1)):
+            raise ValueError(f"val_dice is of steps {steps}; expected steps in order, from 1 to {self.steps}")
+        if self.best_val_step not in (None, *steps):
+            raise ValueError(f"best_val_step is {self.best_val_step}; expected a step of val_dice")
+        return self
+
+    @property
+    def read_from(self) -> int:
+        """Version of the schema of the file it came from."""
+        return self._read_from
 
     @property
     def summary(self) -> Summary:
@@ -196,7 +235,8 @@ def summarise(images: pd.DataFrame, metrics: Iterable[Metric] = ()) -> Summary:
     columns = ["height", "width", *(metric.name for metric in every if not metric.percent_of)]
     values = filled(dict(zip(columns, images[columns].to_numpy(float).T, strict=True)), every)
     status = images["status"].tolist()
-    return Summary(
+    # Not checked: of damaged rows it is what a record is compared with.
+    return Summary.model_construct(
         images=len(images),
         groups=images["group"].nunique(),
         means={name: float(column.mean()) for name, column in values.items()},
@@ -286,6 +326,46 @@ def settings_as_used(protocol: Protocol, method: Settings, addons: Iterable[Sett
         "method": method.model_dump(mode="json"),
         "qg": {name: value for own in addons for name, value in own.model_dump(mode="json").items()},
     }
+
+
+def settings_that_differ(
+    record: Record, expected: Mapping[str, Any], kinds: Mapping[str, Sequence[type[Settings]]]
+) -> dict[str, tuple[Any, Any]]:
+    """Return the settings of a record that are not those expected, by name: the record's value, and the expected one.
+
+    What came after the record is read as what was done before; what nothing in the run follows from is left out.
+
+    Parameters
+    ----------
+    record : Record
+    expected : mapping of str to Any
+        As `settings_as_used` gives it.
+    kinds : mapping of str to sequence of type
+        The classes of the settings of each part: 'protocol', 'method' and 'qg'.
+
+    Returns
+    -------
+    dict of str to (Any, Any)
+        'no setting' stands for what is not there.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for part, classes in kinds.items():
+        stored = dict(record.settings[part])
+        for kind in classes if stored else ():  # a part that came without any was not written by a run
+            stored |= kind.completed({name: stored[name] for name in kind.model_fields.keys() & stored.keys()})
+        was, now = _flat(stored), _flat(expected[part])
+        for name in sorted(was.keys() | now.keys()):
+            one, other = was.get(name, "no setting"), now.get(name, "no setting")
+            if one != other and name.partition(".")[0] not in {*record.spec.idle_parts, *SAID_BY_SPEC}:
+                found[f"{part}.{name}"] = one, other
+    return found
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
@@ -378,8 +458,9 @@ def read_record(path: Path) -> Record:
     file = path / RECORD_NAME if path.is_dir() else path
     try:
         data = json.loads(file.read_bytes())
-        migrated = migrate(data)
-        return Record.model_validate({**migrated, "read_from": data["schema_version"]})
+        record = Record.model_validate(migrate(data))
+        record._read_from = data["schema_version"]
+        return record
     except OSError as error:
         raise QGBenchError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -400,6 +481,21 @@ def labels_path(record_path: Path) -> Path:
     if record_path.name == RECORD_NAME:
         return record_path.with_name(LABELS_NAME)
     return record_path.with_suffix(".labels.csv")
+
+
+def content_hash(record_path: Path) -> str:
+    """Return the SHA-256 of a record's JSON, rows and, where there are any, audited labels.
+
+    Raises
+    ------
+    QGBenchError
+        One of the files is missing or cannot be read.
+    """
+    files = [record_path, images_path(record_path), *filter(Path.exists, [labels_path(record_path)])]
+    try:
+        return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    except OSError as error:
+        raise QGBenchError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def find_records(folder: Path) -> Iterator[Path]:

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from qgbench.base.errors import UserError
+from qgbench.base.logs import logger
 from qgbench.engine.device import best_device, processes
-from qgbench.metrics.table import IMAGE_COLUMNS, METRICS, Metric
+from qgbench.metrics.table import Metric, require_further
 from qgbench.plugins.registry import BUILT_IN, Kind, catalogue, load, source
 from qgbench.spec.arm import Arm
 from qgbench.spec.protocol import load_protocol
@@ -86,18 +87,27 @@ def addon_source(arm: Arm) -> str:
 def metrics_of(references: Iterable[str]) -> list[Metric]:
     """Return the metrics that a run measures beside those that ship: those named, and those of installed packages.
 
+    A metric of a package that was not named and cannot be measured is warned of and left out.
+
     Raises
     ------
     UserError
-        A reference cannot be loaded, or two metrics have one name, or one of a column.
+        One that is named cannot be loaded or measured, or has the name of another or of a column.
     """
-    installed = [known.reference for known in catalogue("metric").entries if known.origin != BUILT_IN]
+    named = dict.fromkeys(references)
     found: dict[str, Metric] = {}
-    for reference in dict.fromkeys([*installed, *references]):
-        metric: Metric = load("metric", reference)
-        if metric.measure is None:
-            raise UserError(f"the metric '{reference}' is measured already, or says no way to measure it (measure).")
-        if metric.name in found or metric.name in IMAGE_COLUMNS or metric.name in METRICS:
-            raise UserError(f"the metric '{reference}' is called '{metric.name}' as another column is; rename it.")
-        found[metric.name] = metric.model_copy(update={"source": source("metric", reference)})
+    for known in catalogue("metric").entries:
+        if known.origin != BUILT_IN and known.reference not in named:
+            try:
+                _add(found, known.reference)
+            except UserError as error:
+                logger.warning(f"the metric '{known.name}' of {known.origin} is left out: {str(error).splitlines()[0]}")
+    for reference in named:
+        _add(found, reference)
     return list(found.values())
+
+
+def _add(found: dict[str, Metric], reference: str) -> None:
+    metric: Metric = load("metric", reference)
+    require_further(metric, found)
+    found[metric.name] = metric.model_copy(update={"source": source("metric", reference)})

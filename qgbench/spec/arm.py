@@ -16,8 +16,12 @@ OF_ADDON = ("qg.", "quality.")
 _MODES = {"none": "", "both": "qw+qar"}  # what --qg-mode calls otherwise than tables do
 CONTROL_SCORES = ("one", "shuffled", "oracle", "confidence", "agreement")  # that ship and stand in the place of g
 _FORM = "{0}qw, {0}qar or {0}qw+qar, another score as {0}qw-SCORE, and -unnormalised for --qg-norm none"
+# A name has no hyphen; a file's may, so that its .py ends it. What begins with qw or qar is that add-on by a score.
+_FILE = r"[^+=]*?\.py(?::\w+)?"
+_MODE = rf"(?:(?:qw|qar)(?![^-+])|{_FILE}(?![^-+])|[^-+=]+)"
+_SCORE = rf"(?!unnormalised\b|(?:qg|quality)\.(?!py\b))(?:{_FILE}|[^-+=]+)"
 _ADDON = re.compile(
-    r"(?P<mode>[^-]+?)(?:-(?P<score>(?!unnormalised\b)[^-=]+))?(?P<norm>-unnormalised)?"
+    rf"(?P<mode>{_MODE}(?:\+{_MODE})*)(?:-(?P<score>{_SCORE}))?(?P<norm>-unnormalised)?"
     r"(?P<settings>(?:-(?:qg|quality)\.\w+=.*)?)"
 )
 
@@ -47,7 +51,7 @@ ADDON_SETTINGS: Mapping[str, type[AddOnSettings]] = MappingProxyType(
 """Settings of the add-ons that ship. They are here, and not with their code, because names are told without torch."""
 
 
-class AddOn(NamedTuple):
+class AddOnName(NamedTuple):
     """An add-on as the leaderboard writes it: ``qw``, ``qw+qar``, a control ``qw-shuffled``, ``qw-qg.tau=0.6``.
 
     Attributes
@@ -68,7 +72,7 @@ class AddOn(NamedTuple):
     settings: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> "AddOn":
+    def parse(cls, text: str) -> "AddOnName":
         """Return the add-on that `str` writes so.
 
         Raises
@@ -93,7 +97,7 @@ class AddOn(NamedTuple):
         return self.score in CONTROL_SCORES
 
     @property
-    def by_g(self) -> "AddOn":
+    def by_g(self) -> "AddOnName":
         """The add-on that a control stands beside: itself by g."""
         return self._replace(score="g")
 
@@ -170,10 +174,10 @@ class Arm(Settings):
 
     @property
     def addon(self) -> str:
-        """The add-on as the leaderboard writes it (`AddOn`); '' for none."""
+        """The add-on as the leaderboard writes it (`AddOnName`); '' for none."""
         settings = "".join(f"-{key}={value}" for key, value in self._settings() if key.startswith(OF_ADDON))
         mode = "+".join(map(short_name, self.addons))
-        return str(AddOn(mode, short_name(self.qg_score), self.qg_norm, settings))
+        return str(AddOnName(mode, short_name(self.qg_score), self.qg_norm, settings))
 
     @property
     def variant(self) -> str:
@@ -207,7 +211,7 @@ def parse_row(row: str) -> tuple[str, dict[str, Any]]:
     """
     name, _, text = row.partition("+")
     try:
-        addon = AddOn.parse(text)
+        addon = AddOnName.parse(text)
         if not name or addon.settings or row.endswith("+"):
             raise UserError("")
     except UserError:

@@ -20,8 +20,9 @@ from qgbench.data.views import labelled_view
 from qgbench.engine.device import World
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.methods import Batch, Method, PseudoLabel
+from qgbench.methods.contract import optimiser_of
 from qgbench.metrics.table import CLASS
-from qgbench.quality.audit import correlations
+from qgbench.quality.audit import AUDIT_QUARTERS, audited_after, correlations
 from qgbench.quality.guide import Guide
 from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
 from qgbench.spec.protocol import Protocol
@@ -29,7 +30,6 @@ from qgbench.training.objective import Objective
 from qgbench.training.streams import Streams, check_batches, own_part
 from qgbench.training.watch import optimism_has_grown
 
-AUDIT_QUARTERS = 4  # pseudo-labels are audited at 25, 50, 75 and 100 % of the budget
 AUDIT_IMAGES = 128  # at most so many images in one audit
 _LOG_EVERY = 10
 
@@ -105,7 +105,7 @@ class Trainer:
         if self._world.size > 1:
             self._objective = accelerator.prepare_model(self._objective)
         self._optimiser = accelerator.prepare_optimizer(
-            self.method.optimiser(protocol.train.lr, protocol.train.weight_decay)
+            optimiser_of(self.method, protocol.train.lr, protocol.train.weight_decay)
         )
         # A group that begins with a rate of its own keeps its multiple of the protocol's.
         self._multiples = [group["lr"] / protocol.train.lr for group in self._optimiser.param_groups]
@@ -152,13 +152,13 @@ class Trainer:
         """
         self.method.train()
         validate_every = max(1, self.steps // self._settings.validations)
-        quarters = {math.ceil(self.steps * q / AUDIT_QUARTERS): q for q in range(1, AUDIT_QUARTERS + 1)}
+        audited = audited_after(self.steps)
         for step in range(self.history.step, self.steps):
             self._train_step(step)
             done = self.history.step = step + 1
             if done % validate_every == 0 or done == self.steps:
                 self._validate(done)
-            if done in quarters:
+            if done in audited:
                 self._audit_pseudo_labels()
             yield done
 

@@ -7,28 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from qgbench.base.errors import QGBenchError, UserError, in_one_line
+from qgbench.base.errors import QGBenchError, in_one_line
 from qgbench.base.logs import logger
-from qgbench.data.cache import Prepared
-from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import make_accelerator
-from qgbench.methods import Batch, Method, PseudoLabel, Step, check_step, label_probabilities
+from qgbench.methods import Batch, Method, Step, check_step
 from qgbench.methods.former import own_line
 from qgbench.methods.normalisation import normalising_layers
 from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
-from qgbench.quality.scores import Labelling, One, PredictedQuality, overlap
-from qgbench.spec.protocol import Protocol, load_protocol
-from qgbench.spec.task import Task
+from qgbench.quality.scores import Labelling, One, PredictedQuality
 from qgbench.training.loop import Trainer
 from qgbench.training.objective import Objective
+from qgbench.trust.conformance_of_pixels import hidden_loss, misplaced_label, misplaced_target, with_pixels_apart
+from qgbench.trust.toys import CHANNELS, SIZE, FeaturelessSegmenter, ToyQuality, ToySegmenter, toy_data, toy_protocol
 
-_SIZE = 32
-_CHANNELS = 8
 _STEP_RULE = "the step keeps the contract and its loss is finite"
 _RUNS_RULE = "the method runs to the end of this check"
 _WARM_UP = 100  # steps after which the toy network is confident on the toy images, each as a whole too
@@ -43,77 +38,6 @@ class Finding:
     detail: str = ""
 
 
-class ToySegmenter(nn.Module):
-    """A small `Network` with batch normalisation in encoder and decoder, and dropout in its head.
-
-    One map of features, 8 channels at full resolution. It is the same whatever architecture is asked for.
-    """
-
-    task = Task()
-    size = _SIZE
-    min_batch = 1
-
-    def __init__(self, arch: str = "") -> None:
-        super().__init__()
-        self.encoder = _normalised(3)
-        self.decoder = _normalised(_CHANNELS)
-        self.head = _toy_head()
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits (B, 1, H, W)."""
-        return self.head(self.decoder(self.encoder(image)))
-
-    def encode(self, image: Tensor) -> list[Tensor]:
-        """Return features (B, 8, H, W), a list of one."""
-        return [self.encoder(image)]
-
-    def decode(self, features: list[Tensor]) -> Tensor:
-        """Return the decoder's features (B, 8, H, W)."""
-        return self.decoder(features[-1])
-
-    def new_decoder(self) -> "ToySegmenter":
-        """Return a network on this encoder, with a decoder and a head of its own."""
-        sibling = ToySegmenter()
-        sibling.encoder = self.encoder
-        return sibling
-
-
-def _normalised(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, _CHANNELS, 3, padding=1), nn.BatchNorm2d(_CHANNELS), nn.ReLU())
-
-
-def _toy_head() -> nn.Sequential:
-    return nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(_CHANNELS, 1, 1))
-
-
-class FeaturelessSegmenter(ToySegmenter):
-    """The toy network of a method that does not state `needs_features`: it refuses to give any."""
-
-    def encode(self, image: Tensor) -> list[Tensor]:
-        """Refuse."""
-        raise UserError("the method calls encode of a network; state needs_features = True.")
-
-    def decode(self, features: list[Tensor]) -> Tensor:
-        """Refuse."""
-        raise UserError("the method calls decode of a network; state needs_features = True.")
-
-    def new_decoder(self) -> ToySegmenter:
-        """Refuse."""
-        raise UserError("the method calls new_decoder of a network; state needs_features = True.")
-
-
-class ToyQuality(nn.Module):
-    """A fixed stand-in for g: (B, 3, H, W), (B, 1, H, W) -> (B,) in (0, 1), different for different masks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(4, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 1))
-
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Return a quality per mask."""
-        return torch.sigmoid(4.0 * self.layers(torch.cat([image, mask], 1))).squeeze(1)
-
-
 class _FixedWeights(AddOn):
     """Weigh label i with 0 and the others with 1."""
 
@@ -125,38 +49,6 @@ class _FixedWeights(AddOn):
         weight = torch.ones(len(labelling.prob))
         weight[self._rejected] = 0.0
         return weight
-
-
-def toy_protocol(steps: int) -> Protocol:
-    """Return the smoke protocol with a budget of `steps`, for toy images."""
-    smoke = load_protocol("smoke")
-    train = smoke.train.model_copy(
-        update={"steps": steps, "lr": 1e-2, "batch_labelled": 4, "batch_unlabelled": 6, "validations": 2}
-    )
-    return smoke.model_copy(update={"size": _SIZE, "train": train})
-
-
-def toy_data() -> TrainingData:
-    """Return bright rectangles on a darker ground: 8 labelled, 16 unlabelled, 4 validation images of 32 pixels."""
-    rng = np.random.default_rng(0)
-    masks = np.zeros((28, _SIZE, _SIZE), np.uint8)
-    for mask in masks:
-        top, left = rng.integers(2, 14, 2)
-        height, width = rng.integers(6, 16, 2)
-        mask[top : top + height, left : left + width] = 1
-    light = 90 + 100 * masks[..., None] + rng.normal(0, 25, (*masks.shape, 3))
-    prepared = Prepared(
-        ids=[f"toy{i:02d}" for i in range(len(masks))],
-        groups=[f"toy{i:02d}" for i in range(len(masks))],
-        images=light.clip(0, 255).astype(np.uint8),
-        masks=masks,
-        sizes=np.full((len(masks), 2), _SIZE),
-        fingerprint="toy",
-        originals=None,
-    )
-    parts = [ImageSet([(prepared, rows)]) for rows in np.split(np.arange(28), [8, 24])]
-    labelled, unlabelled, val = parts
-    return TrainingData(labelled, unlabelled, val, unlabelled_are_labelled=False)
 
 
 @dataclass(frozen=True)
@@ -222,7 +114,7 @@ def _where_it_failed(error: BaseException, method_class: type[Method]) -> str:
     last = own_line(error, method_class) or traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"{in_one_line(error)} ({Path(last.filename).name}, line {last.lineno}). The networks of the check "
-        f"are small: images of {_SIZE} pixels, features of {_CHANNELS} channels, and no attributes but task, size, "
+        f"are small: images of {SIZE} pixels, features of {CHANNELS} channels, and no attributes but task, size, "
         "min_batch, encode, decode, head and new_decoder."
     )
 
@@ -235,9 +127,9 @@ def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Fin
     method = trainer.method.train()
     yield from _check_terms(method, batch)
     yield from _check_teacher(method)
-    yield from _check_supervised(method, batch)
+    yield from _check_statistics(method, batch)
+    yield from _check_pixels(method_class, batch, trainer._streams.next(0.9)[0])
     if method_class.pseudo_labels:
-        yield from _check_labels(method, batch)
         yield from _check_rejection(method, batch)
     # From here on trainers start warmed up: an untrained network's labels may pass no threshold, and all twins agree.
     bench = Bench(method_class, accelerator, copy.deepcopy(method.state_dict()))
@@ -249,7 +141,8 @@ def _check_terms(method: Method, batch: Batch) -> Iterator[Finding]:
     step = method(batch)
     check_step(step, batch, method)
     if method.pseudo_labels:
-        yield Finding("a method that makes pseudo-labels returns terms", bool(step.terms))
+        advice = "no term at 90 % of the budget; set pseudo_labels = False"
+        yield Finding("a method that makes pseudo-labels returns terms", bool(step.terms), advice)
     else:
         yield Finding("a method without pseudo-labels returns no terms", not step.terms, "set pseudo_labels = True")
     parameters = [p for p in method.students.parameters() if p.requires_grad]
@@ -272,42 +165,24 @@ def _check_teacher(method: Method) -> Iterator[Finding]:
     teacher, student = method.teacher, method.student
     if teacher is None:
         return
-    yield Finding(
-        "the teacher gets no gradient", all(p.grad is None and not p.requires_grad for p in teacher.parameters())
-    )
-    apart = {t.data_ptr() for t in teacher.state_dict().values()}.isdisjoint(
-        t.data_ptr() for t in student.state_dict().values()
-    )
-    yield Finding("teacher and student share no tensor", apart)
+    reached = sum(p.grad is not None or p.requires_grad for p in teacher.parameters())
+    yield Finding("the teacher gets no gradient", not reached, f"{reached} of its parameters can get one")
+    theirs = {t.data_ptr() for t in student.state_dict().values()}
+    shared = [name for name, t in teacher.state_dict().items() if t.data_ptr() in theirs]
+    yield Finding("teacher and student share no tensor", not shared, f"shared: {', '.join(shared[:3])}")
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     method.update_teacher(0.75)
+    averaged = {name for name, value in before.items() if value.is_floating_point()}
+    if method.ema_buffers == "copied":
+        averaged &= dict(teacher.named_parameters()).keys()
     wrong = []
     for name, value in teacher.state_dict().items():
         target = student.state_dict()[name]
-        expected = 0.75 * before[name] + 0.25 * target if value.is_floating_point() else target
+        expected = 0.75 * before[name] + 0.25 * target if name in averaged else target
         if not torch.allclose(value, expected, atol=1e-6):
             wrong.append(name)
-    yield Finding(
-        "the teacher moves towards the student, buffers too", not wrong, f"not averaged: {', '.join(wrong[:3])}"
-    )
-
-
-class _PerImage(nn.Module):
-    """Normalises each image by itself, so that none acts on another: (N, C, ...) -> the same."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        dims = tuple(range(2, x.ndim))
-        return (x - x.mean(dims, keepdim=True)) / (x.var(dims, keepdim=True, correction=0) + 1e-5).sqrt() if dims else x
-
-
-def _with_images_apart(method: Method) -> Method:
-    """Return a copy whose normalisation joins no images."""
-    method = copy.deepcopy(method)
-    for module in list(method.modules()):
-        for name, child in module.named_children():
-            if normalising_layers(child) == [child]:
-                setattr(module, name, _PerImage())
-    return method
+    detail = f"neither averaged nor, as ema_buffers = {method.ema_buffers} has it, copied: {', '.join(wrong[:3])}"
+    yield Finding("the teacher moves towards the student, buffers too", not wrong, detail)
 
 
 def _stepped(method: Method, batch: Batch) -> Step:
@@ -315,56 +190,34 @@ def _stepped(method: Method, batch: Batch) -> Step:
     return method.train()(batch)
 
 
-def _check_supervised(method: Method, batch: Batch) -> Iterator[Finding]:
-    rule, advice = "no unlabelled loss hides in supervised", "what an unlabelled image is trained on is a Term"
-    inverted = copy.deepcopy(method)
-    inverted.corrector = lambda image, prob: 1.0 - prob
-    losses = [_stepped(copy.deepcopy(each), batch).supervised for each in (method, inverted)]
-    yield Finding(rule, torch.equal(*losses) and not _trains_on_unlabelled(method, batch), advice)
+def _check_pixels(method_class: type[Method], batch: Batch, other: Batch) -> Iterator[Finding]:
+    method = with_pixels_apart(method_class)
+    detail = hidden_loss(method, batch, other)
+    yield Finding("no unlabelled loss hides in supervised", not detail, detail)
+    if method.pseudo_labels:
+        detail = misplaced_label(method, batch)
+        yield Finding("each label lies on its image", not detail, detail)
+        detail = misplaced_target(method, batch)
+        yield Finding("each term compares a label with what was predicted at its place", not detail, detail)
 
 
-def _trains_on_unlabelled(method: Method, batch: Batch) -> bool:
-    """Tell whether `supervised` follows from unlabelled images; False where pictures are pasted of both kinds."""
-    method = _with_images_apart(method)
-    fresh = {name: getattr(batch, name).clone().requires_grad_() for name in ("x_l", "u_w", "u_s1", "u_s2")}
-    seen: list[Tensor] = []
-    for student in method.students:
-        student.get_submodule("encoder").register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0]))
-    supervised = _stepped(method, replace(batch, **fresh)).supervised
-    labelled, *unlabelled = fresh.values()
-
-    def follows(value: Tensor, images: list[Tensor]) -> bool:
-        grads = torch.autograd.grad(value.sum(), images, retain_graph=True, allow_unused=True)
-        return any(grad is not None and bool(grad.any()) for grad in grads)
-
-    pictures = [picture for picture in seen if picture.requires_grad]
-    pasted = any(follows(picture, [labelled]) and follows(picture, unlabelled) for picture in pictures)
-    return not pasted and follows(supervised, unlabelled)
-
-
-def _check_labels(method: Method, batch: Batch) -> Iterator[Finding]:
+def _check_statistics(method: Method, batch: Batch) -> Iterator[Finding]:
+    """Move the running statistics of whatever is trained: in training mode, nothing of a step may follow."""
     moved = copy.deepcopy(method)
     for name, module in moved.named_modules():
         if not name.startswith("teacher") and normalising_layers(module) == [module]:
             module.get_buffer("running_mean").add_(1.0)
             module.get_buffer("running_var").mul_(4.0)
-    labels, others = ([term.label for term in _stepped(each, batch).terms] for each in (copy.deepcopy(method), moved))
-    same = all(torch.equal(label.prob, other.prob) for label, other in zip(labels, others, strict=True))
-    advice = "they change with its running ones, which lag behind; use self.label or label_probabilities"
-    yield Finding("a student labels with the statistics of the images, not with stale ones", same, advice)
-    turned = [index for index, label in enumerate(labels) if not _lies_on_its_image(label)]
-    advice = f"that of terms[{turned[0] if turned else 0}] lies on it when turned; undo what was done before labelling"
-    yield Finding("each label lies on its image", not turned, advice)
-
-
-def _lies_on_its_image(label: PseudoLabel) -> bool:
-    """Tell whether a label agrees best with its network's prediction on the image as it is: not turned, not another."""
-    task = label.network.task
-    given, prediction = (
-        task.hard(prob).bool() for prob in (label.prob, label_probabilities(label.network, label.image))
-    )
-    turned = [prediction.flip(2), prediction.flip(3), prediction.flip(2, 3), prediction.mT, prediction.roll(1, 0)]
-    return all(overlap(given, prediction).mean() >= overlap(given, other).mean() for other in turned)
+    step, other = (_stepped(each, batch) for each in (copy.deepcopy(method), moved))
+    stale = [] if torch.equal(step.supervised, other.supervised) else ["supervised"]
+    for index, (term, same) in enumerate(zip(step.terms, other.terms, strict=True)):
+        if not torch.equal(term.label.prob, same.label.prob):
+            stale.append(f"the label of terms[{index}]")
+        elif not torch.equal(term.loss, same.loss):
+            stale.append(f"the loss of terms[{index}] (not its label)")
+    advice = "with the running statistics, which are stale; use self.label or label_probabilities"
+    detail = f"{stale[0]} changes {advice}" if stale else ""
+    yield Finding("a student labels with the statistics of the images, not with stale ones", not stale, detail)
 
 
 def _gradient(method: Method, batch: Batch, modes: list[AddOn], corrector: Any) -> list[Tensor]:
@@ -390,7 +243,8 @@ def _check_rejection(method: Method, batch: Batch) -> Iterator[Finding]:
     plain = _gradient(method, batch, [_FixedWeights(2)], None)
     other = _gradient(method, batch, [_FixedWeights(2)], replaced)
     changed = any(not torch.equal(a, b) for a, b in zip(plain, other, strict=True))
-    yield Finding("with weight 1, replacing a pseudo-label changes the gradient", changed)
+    advice = "no loss depends on the label that its term names"
+    yield Finding("with weight 1, replacing a pseudo-label changes the gradient", changed, advice)
 
 
 def _check_twins(bench: Bench) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 import copy
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,23 +13,15 @@ from torch import Tensor, nn
 from qgbench.base.errors import QGBenchError, UserError, in_one_line
 from qgbench.base.logs import logger
 from qgbench.engine.device import make_accelerator
-from qgbench.metrics.table import Metric
+from qgbench.metrics.table import METRICS, Metric, require_further
 from qgbench.plugins.registry import catalogue, kinds_of, load
-from qgbench.quality.guide import AddOn
-from qgbench.quality.scores import Labelling, PredictedQuality, Score
-from qgbench.trust.conformance import (
-    Bench,
-    Finding,
-    ToyQuality,
-    ToySegmenter,
-    check_method,
-    check_resume,
-    difference,
-    finish,
-    toy_data,
-)
+from qgbench.quality.guide import AddOn, corrected, weights_of
+from qgbench.quality.scores import Labelling, PredictedQuality, Score, Watched
+from qgbench.trust.conformance import Bench, Finding, check_method, check_resume, difference, finish
+from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data
 
 _STEPS = 12
+_RUNS = "it runs to the end of this check"
 
 
 def findings(name: str, plugins: Iterable[str] = ()) -> Iterator[Finding]:
@@ -68,13 +61,15 @@ def findings(name: str, plugins: Iterable[str] = ()) -> Iterator[Finding]:
         raise UserError(f"{name} is several things that can be checked; say which of them: {listed}.")
     kind, reference = chosen[0]
     part = load(kind, reference)
+    if kind == "metric" and part is METRICS.get(part.name):
+        raise UserError(f"the metric '{name}' ships with qgbench and is measured with the others: see its tests.")
     try:
         yield from checks[kind](part)
-    except UserError:
-        raise
+    except QGBenchError as error:
+        yield Finding(_RUNS, False, str(error))
     except Exception as error:
         logger.debug("%s", traceback.format_exc())
-        yield Finding("it runs to the end of this check", False, in_one_line(error))
+        yield Finding(_RUNS, False, in_one_line(error))
 
 
 def check_addon(addon: type[AddOn]) -> Iterator[Finding]:
@@ -86,7 +81,10 @@ def check_addon(addon: type[AddOn]) -> Iterator[Finding]:
         score = PredictedQuality(quality) if addon.needs_score else None
         return [addon(addon.Settings(), score, quality if addon.needs_g else None, 0)]
 
-    yield from _of_weights(added(ToyQuality()))
+    of_weights = list(_of_weights(added(ToyQuality())))
+    yield from of_weights
+    if not all(finding.passed for finding in of_weights):
+        return  # training would end in the same
     plain = finish(bench.trainer(lambda g: [], _STEPS)[0])
     trainer, quality = bench.trainer(added, _STEPS)
     before = _copy(quality)
@@ -99,55 +97,65 @@ def check_addon(addon: type[AddOn]) -> Iterator[Finding]:
 
 def _of_weights(addons: list[AddOn]) -> Iterator[Finding]:
     labelling = _labelling()
+    image, prob = labelling.image, labelling.prob
     for addon in addons:
-        weight = addon.weigh(labelling)
-        if weight is not None:
-            right = weight.shape == (len(labelling.prob),) and bool(((weight >= 0) & (weight <= 1)).all())
-            yield Finding("its weights are one for each pseudo-label, in [0, 1]", right, f"{weight}")
-        label = addon.correct(labelling.image, labelling.prob)
-        right = label.shape == labelling.prob.shape
-        yield Finding("a corrected label has the label's shape", right, f"{tuple(label.shape)}")
-        inside = bool(((label >= 0) & (label <= 1)).all())
-        yield Finding("a corrected label holds probabilities, in [0, 1]", inside, f"{label.min():g} to {label.max():g}")
+        weigh, correct = partial(weights_of, addon, labelling), partial(corrected, addon, image, prob)
+        yield _kept("its weights are one for each pseudo-label, in [0, 1]", weigh)
+        yield _kept("a corrected label has the label's shape and holds probabilities, in [0, 1]", correct)
+
+
+def _kept(rule: str, give: Callable[[], Any]) -> Finding:
+    """Tell whether what is given is refused by a run."""
+    try:
+        give()
+    except QGBenchError as error:
+        return Finding(rule, False, str(error))
+    return Finding(rule, True)
 
 
 def check_score(score: type[Score]) -> Iterator[Finding]:
     """Check that a score gives one number in [0, 1] for each pseudo-label, and draws none of the training's numbers."""
     labelling = _labelling()
-    judge = score(ToyQuality() if score.needs_g else None, 0)
+    judge = Watched(score(ToyQuality() if score.needs_g else None, 0), score.__name__)
     before = torch.get_rng_state()
     state = copy.deepcopy(judge.state_dict())
-    value = judge(labelling)
-    right = value.shape == (len(labelling.prob),) and bool(((value >= 0) & (value <= 1)).all())
-    yield Finding("it gives one quality for each pseudo-label, in [0, 1]", right, f"{value}")
-    yield Finding("it has no gradient", not value.requires_grad, "use torch.no_grad")
+    first = _kept("it gives one quality for each pseudo-label, in [0, 1]", lambda: judge(labelling))
+    yield first
     same = torch.equal(before, torch.get_rng_state())
     yield Finding("it draws no random numbers of the training's", same, "make a generator of its own from the seed")
-    judge.load_state_dict(state)
-    yield Finding("from the same state it gives the same", torch.equal(value, judge(labelling)), "see state_dict")
+    if first.passed:
+        judge.load_state_dict(state)
+        value = judge(labelling)
+        yield Finding("it has no gradient", not value.requires_grad, "use torch.no_grad")
+        judge.load_state_dict(state)
+        yield Finding("from the same state it gives the same", torch.equal(value, judge(labelling)), "see state_dict")
 
 
 def check_metric(metric: Metric) -> Iterator[Finding]:
     """Check that a metric stays in its range, on masks that overlap, are equal, touch at nothing, or are empty."""
+    yield _kept("it can be measured, in a column of its own", partial(require_further, metric))
     if metric.measure is None:
-        raise UserError(
-            f"the metric '{metric.name}' ships with qgbench and is measured with the others: see its tests."
-        )
+        return
     masks = toy_data().labelled.masks(np.arange(4))[:, 0].numpy() > 0.5
+    none = masks[0] & False
     pairs = {
         "masks that overlap": (masks[0], masks[1]),
         "equal masks": (masks[2], masks[2]),
         "masks that share nothing": (masks[3], ~masks[3]),
-        "two empty masks": (masks[0] & False, masks[0] & False),
+        "two empty masks": (none, none),
+        "an empty prediction": (none, masks[0]),
+        "an empty reference": (masks[0], none),
     }
     values: dict[str, float] = {}
-    for what, (pred, ref) in pairs.items():
+    for what, pair in pairs.items():
+        rule = f"it is in its range for {what}"
         try:
-            values[what] = metric.of(pred, ref)
+            values[what] = metric.of(*pair)
         except QGBenchError as error:
-            yield Finding(f"it is in its range for {what}", False, str(error))
+            yield Finding(rule, False, str(error))
             return
-        yield Finding(f"it is in its range for {what}", bool(np.isfinite(values[what])), f"{values[what]}")
+        right = bool(np.isfinite(values[what])) or ("an empty" in what and metric.is_distance)
+        yield Finding(rule, right, f"{values[what]}")
     best, other = values["equal masks"], values["masks that overlap"]
     better = best >= other if metric.higher_is_better else best <= other
     yield Finding("equal masks are not worse than others", better, f"{best} against {other}")

@@ -17,7 +17,7 @@ among submitted results. Reading these needs no torch; repeating a run does.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,14 +44,15 @@ from qgbench.run.record import (
     Provenance,
     Record,
     Summary,
+    content_hash,
     images_path,
     read_images,
     read_record,
+    settings_that_differ,
     summarise,
 )
 from qgbench.spec.protocol import Protocol, load_protocol
 from qgbench.spec.run_spec import RunSpec
-from qgbench.spec.settings import Settings
 
 Verdict = Literal["identical", "within noise", "disagrees"]
 Role = Literal["experiment", "numbers", "none"]
@@ -89,8 +90,8 @@ class Reproduction(_Part):
     packages: dict[str, str] = Field(description="of the rerun")
     python: str = Field(description="of the rerun")
     hardware: dict[str, Any] = Field(description="of the rerun")
-    record: str = Field(description="SHA-256 of the record's JSON and CSV")
-    rerun: str = Field(description="SHA-256 of the rerun's JSON and CSV")
+    record: str = Field(description="SHA-256 of the record's JSON and CSVs")
+    rerun: str = Field(description="SHA-256 of the rerun's JSON and CSVs")
 
 
 class _Reproductions(_Part):
@@ -216,7 +217,7 @@ def read_reproductions(record_path: Path) -> list[Reproduction]:
         raise QGBenchError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise QGBenchError(f"{file} is no file of reproductions: {first_fault(error)}") from error
-    content = _digest(record_path)
+    content = content_hash(record_path)
     if any(reproduction.record != content for reproduction in found):
         raise QGBenchError(f"{file} is of another record, or the record or its rows were changed since; remove it")
     return found
@@ -275,13 +276,6 @@ def _locked(record_path: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise unwritable(f"beside {record_path}", error, "reproduce a copy of the record") from error
-
-
-def _digest(record_path: Path) -> str:
-    try:
-        return sha256(record_path.read_bytes() + images_path(record_path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise QGBenchError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 # What is repeated, and under which conditions
@@ -368,33 +362,14 @@ def _refuse_other_settings(file: Path, record: Record) -> None:
     from qgbench.run.carry_out import describe
 
     spec = record.spec
-    here = _flat(describe(spec)["settings"])
-    parts: dict[str, type[Settings]] = {"protocol": Protocol, "method": load("method", spec.method).Settings}
-    stored = {name: kind.completed(record.settings.get(name, {})) for name, kind in parts.items()}
-    stored["qg"] = {**record.settings["qg"]}
-    for addon, _ in addon_settings(spec):
-        stored["qg"] |= addon.Settings.completed(
-            {name: value for name, value in record.settings["qg"].items() if name in addon.Settings.model_fields}
-        )
-    idle = tuple(f"protocol.{part}" for part in spec.idle_parts)
-    changed = {
-        name: (value, here.get(name, "no setting"))
-        for name, value in _flat(stored).items()
-        if here.get(name, "no setting") != value and not name.startswith(idle)
-    }
-    if changed:
-        listed = ", ".join(f"{name} {was!r} (here {now!r})" for name, (was, now) in sorted(changed.items()))
+    method, addons = load("method", spec.method).Settings, [type(own) for _, own in addon_settings(spec)]
+    kinds = {"protocol": [Protocol], "method": [method], "qg": addons}
+    if changed := settings_that_differ(record, describe(spec)["settings"], kinds):
+        listed = ", ".join(f"{name} {was!r} (here {now!r})" for name, (was, now) in changed.items())
         raise UserError(
             f"{file} was made with other settings than its options give here: {listed}. That would be another "
             f"experiment; repeat it with the qgbench that made it, {_code(record.provenance)}."
         )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def compare_conditions(record: Record, now: Provenance) -> list[Condition]:
@@ -572,8 +547,8 @@ def judge(original: Original, rerun_path: Path) -> Reproduction:
         packages=rerun.provenance.packages,
         python=rerun.provenance.python,
         hardware=rerun.provenance.hardware,
-        record=_digest(original.path),
-        rerun=_digest(rerun_path),
+        record=content_hash(original.path),
+        rerun=content_hash(rerun_path),
     )
 
 
@@ -602,7 +577,6 @@ def reproduce(
     original: Original,
     output: Path,
     data_dir: Path | None = None,
-    cache_dir: Path | None = None,
     split_from: Sequence[Path] = (),
 ) -> Path:
     """Carry out the run of a record anew, g included; an interrupted rerun is continued, a finished one is taken.
@@ -612,7 +586,7 @@ def reproduce(
     original : Original
     output : Path
         Folder of all reruns.
-    data_dir, cache_dir, split_from
+    data_dir, split_from
         As in `qgbench.run.carry_out.run`.
 
     Returns
@@ -631,7 +605,7 @@ def reproduce(
 
     if (output / original.record.spec.id).resolve() == original.path.parent:
         raise UserError(f"{output} holds the very run that is to be repeated; choose another --output.")
-    outcome = run(original.record.spec, output, data_dir, cache_dir, split_from=split_from)
+    outcome = run(original.record.spec, output, data_dir, split_from=split_from)
     if outcome.was_done:
         logger.info(
             "this rerun was finished at %s, and is compared again; remove %s for another one.",

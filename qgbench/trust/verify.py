@@ -10,9 +10,9 @@ nothing. The rules, each record by itself:
 rule           severity found
 ============== ======== ===============================================================================================
 record         fault    JSON that is cut off, not a record, of a version of the schema that is not known, or of schema 1
-                        and says one thing twice and differently
-images         fault    CSV that is missing, cut off, empty, lacks a column, or has text where a number belongs
-image ids      fault    an image twice, without id or group, or of a class that the task has not
+                        and says one thing twice and differently; a number outside its range, a hash that is none
+images         fault    CSV that is missing, cut off, empty, of other columns, or has text where a number belongs
+image ids      fault    an image twice in one class, without id or group, or of a class that the task has not
 counts         fault    sizes and counts that are no whole numbers, more pixels than the image has, n_tp above n_ref or
                         n_pred
 overlap        fault    Dice, Jaccard, precision, recall that n_tp, n_ref, n_pred do not give (to 1e-9)
@@ -23,14 +23,17 @@ surface dice   fault    outside [0, 1], not 0 where one mask is empty, not 1 whe
                         smaller of the two tolerances
 scores         fault    q or confidence outside [0, 1]; q without a predictor g, or none with one
 metrics        fault    of a metric that does not ship, a value outside its range, or another one for empty masks
-audits         fault    labels.csv that is missing, damaged, or does not give the agreement of scores with true Dice;
-                        records of schema 1 have none
-summary        fault    an average that the CSV does not give; another network's too, where its CSV is there
-numbers        fault    in the JSON: NaN or infinity, a score outside its range, negative times or memory, validations
-                        that are not in order or after the last step
+audits         fault    labels.csv that is missing, damaged, of other checkpoints or images than a run audits, or does
+                        not give the agreement of scores with true Dice; records of schema 1 have none
+summary        fault    an average that the CSV does not give, where its images are the right ones; another network's
+                        too, where its CSV is there
+numbers        fault    in the JSON: NaN or infinity
+contradiction  fault    g, its weights, its audit or what the add-on did are there where the run has none, or the
+                        reverse; an id of g that the run cannot have; other validations, best step or networks than
+                        the settings give
 protocol       fault    no protocol of this qgbench, or a newer version of one or of its g
-spec           fault    a spec that does not resolve, or that run_id or settings contradict; settings that came after
-                        the record are read as what was done before them
+spec           fault    a spec that does not resolve, names nothing known, or that run_id or settings contradict;
+                        settings that came after the record are read as what was done before them
 labels         fault    labelled images that repeat, are test images, are not as many as the regime says, or are not
                         those that the seed draws
 split          fault    another split than the committed one
@@ -42,7 +45,8 @@ older          note     a former version of the protocol, or of the g that guide
                         labelled images and place are not compared with those of today
 split unknown  note     no split is committed for this data set, or someone else made it: split and test images are not
                         checked
-outside code   note     method or architecture do not ship with qgbench
+outside code   note     method, architecture or add-on do not ship with qgbench; where they are not installed either,
+                        their settings and networks are not checked
 uncommitted    note     trained by code with changes that no commit holds
 near copies    note     test images that are near copies of training images, as the run found
 judge          fault    the judge counts other pixels, Dice (to 1e-9), HD95 or ASSD (to 1e-6 pixels), or finds other
@@ -54,6 +58,7 @@ and records beside each other:
 
 ============== ======== ===============================================================================================
 data           fault    records of one version of a protocol, data set and pools whose data differ in fingerprint
+g              fault    one g with different weights; a note where code or processor differ, which may be why
 two records    fault    of one cell and seed, with different content
 same scores    fault    equal Dice for every image in records of different methods, seeds, regimes or architectures, to
                         the last bit; unless all images have one Dice (nothing was predicted anywhere), or only the
@@ -66,7 +71,7 @@ claim          fault    a file of ``claims/`` that cannot be read (`qgbench.trus
 ============== ======== ===============================================================================================
 
 Left out because they do not always hold: HD95 (pooled) is not bounded by HD95 (max) (border distances 0, 1 and 0, 1:
-percentiles are interpolated, 1 against 0.95), nor ASSD by either. Nothing here imports torch.
+percentiles are interpolated, 1 against 0.95), nor ASSD by either. Of all rules, only those of `verify_spec` need torch.
 """
 
 import math
@@ -90,20 +95,28 @@ from qgbench.base.cores import on_all_cores, usable_cores
 from qgbench.base.errors import QGBenchError, UserError, unknown_name
 from qgbench.base.paths import no_folder
 from qgbench.base.progress import Track, no_progress
-from qgbench.base.schema import not_finite
+from qgbench.base.schema import SLACK, not_finite
 from qgbench.data.cards import card_names
 from qgbench.data.readers import name_some
 from qgbench.data.splits import draw_labelled, load_split, split_fingerprint
 from qgbench.metrics.masks import NSD_DIAGONAL_FRACTION, NSD_PIXELS
-from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS, METRICS, TEXT_COLUMNS, Metric
-from qgbench.quality.audit import IMAGE_DEPENDENCE_LIMIT, Agreement, audits_of
+from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS, TEXT_COLUMNS, Metric
+from qgbench.quality.audit import (
+    AUDIT_QUARTERS,
+    IMAGE_DEPENDENCE_LIMIT,
+    LABEL_COLUMNS,
+    CheckpointAudit,
+    audited_after,
+    audits_of,
+)
 from qgbench.run.folder import PREDICTIONS_NAME
 from qgbench.run.record import (
     IMAGES_NAME,
     RECORD_NAME,
-    SAID_BY_SPEC,
+    Provenance,
     Record,
     Summary,
+    content_hash,
     find_records,
     images_path,
     labels_path,
@@ -113,13 +126,13 @@ from qgbench.run.record import (
     result_path,
     summarise,
 )
-from qgbench.spec.arm import ADDON_SETTINGS
 from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
 from qgbench.spec.regime import GIVEN, Regime
 from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.claims import CLAIMS_NAME, read_claims
 from qgbench.trust.judge import Judge
-from qgbench.trust.reproduce import is_of_reproductions, record_path_of, reproduction_of
+from qgbench.trust.reproduce import compare_machines, is_of_reproductions, record_path_of, reproduction_of
+from qgbench.trust.verify_spec import Found, compare_with_spec, not_here
 
 JUDGES = ("medpy",)
 Severity = Literal["fault", "note"]
@@ -127,12 +140,11 @@ Severity = Literal["fault", "note"]
 _WORTH_PROCESSES = 500  # records; a process takes a second to start
 _CHUNK = 10  # records; a judge takes seconds for each, and progress shows no less than a chunk
 
+_TOLD = 3  # of many numbers that differ
 _EXACT = 1e-9  # for what is recomputed from the same numbers in double precision
-_SINGLE = 1e-5  # for what was averaged in single precision
 _NUMBERS = [name for name in IMAGE_COLUMNS if name not in TEXT_COLUMNS]
 _COLOURS = {"fault": "red", "note": "dim"}
 
-Found = Iterator[tuple[str, str]]  # rule and text
 Column = NDArray[np.float64]
 T = TypeVar("T")
 
@@ -164,8 +176,8 @@ class _Seen:
 
     path: Path
     spec: RunSpec
-    data: str
-    content: bytes  # hash of both files
+    provenance: Provenance
+    content: str  # hash of its files
     dice: bytes | None  # hash of ids and Dice; None where all images have one Dice
 
 
@@ -295,19 +307,20 @@ class _Verifier:
             return [Fault(path, "record", str(error))], None
         table = images_path(path)
         try:
-            images = _read_table(table, record.metrics)
+            images = _read_table(table, record)
         except QGBenchError as error:
             return [Fault(table, "images", str(error))], None
         numbers = dict(zip(_NUMBERS, images[_NUMBERS].to_numpy(dtype=float).T, strict=True))
         in_table = [*_image_ids(images), *_rows(images, numbers, record.provenance.g is not None)]
         in_table += [found for metric in record.metrics.values() for found in _further(images, metric)]
         faults = [Fault(table, *found) for found in in_table]
-        averages = summarise(images, record.metrics.values())
-        faults += [Fault(table, *found) for found in _compared("the record", averages, record.summary)]
-        faults += [fault for network in record.summaries for fault in _other(table, network, record)]
         faults += _audited(path, record, set(images["id"]))
-        faults += [Fault(path, *found) for found in (*_ranges(record), *_labels(record, images))]
+        faults += [Fault(path, *found) for found in (*_contradictions(record), *_labels(record, images))]
         faults += [*self._protocol(path, record, images), *_notes(path, record), *_reproduced(path)]
+        if not {fault.rule for fault in faults} & {"image ids", "test images"}:  # other rows have other averages
+            averages = summarise(images, record.metrics.values())
+            faults += [Fault(table, *found) for found in _compared("the record", averages, record.summary)]
+        faults += [fault for network in record.summaries for fault in _other(table, network, record)]
         if self._judge is not None:
             faults += self._judged(path, record, images)
         return faults, _seen(path, record, images, numbers["dice"])
@@ -334,7 +347,7 @@ class _Verifier:
                 )
                 yield Fault(path, "older", text, "note")
                 return
-        for rule, text in (*_spec(record), *_place(path, record)):
+        for rule, text in (*compare_with_spec(record), *_place(path, record)):
             yield Fault(path, rule, text)
         yield from self._split(path, record, images, present)
 
@@ -381,31 +394,45 @@ class _Verifier:
 # The table
 
 
-def _read_table(path: Path, metrics: Iterable[str]) -> pd.DataFrame:
+def _read_table(path: Path, record: Record) -> pd.DataFrame:
     """Read rows whose numbers are numbers; what is missing of a text is empty.
 
     Raises
     ------
     QGBenchError
-        As `read_images`; there are no rows, or text stands where a number belongs.
+        As `read_images`; there are no rows, other columns, or text where a number belongs.
     """
-    images = read_images(path, metrics)
+    images = read_images(path, record.metrics)
+    columns = [name for name in (*IMAGE_COLUMNS, *record.metrics) if record.read_from > 1 or name != "class"]
+    _refuse_form(path, images, columns, set(TEXT_COLUMNS))
     if images.empty:
         raise QGBenchError(f"{path} has no rows")
-    kinds = {name: dtype.kind for name, dtype in images.dtypes.items()}
-    if text := [name for name in (*_NUMBERS, *metrics) if kinds[name] not in "iuf"]:
-        raise QGBenchError(f"{path} has text where a number belongs: {', '.join(text)}")
     for name in TEXT_COLUMNS:
         if images[name].hasnans:
             images[name] = images[name].fillna("")
     return images
 
 
+def _refuse_form(path: Path, rows: pd.DataFrame, columns: Iterable[str], text: Collection[str]) -> None:
+    """Refuse a file of rows whose header is not of these columns, each once, or with text where a number belongs."""
+    with path.open(encoding="utf-8") as file:
+        header = Counter(file.readline().strip().split(","))
+    for found, expected, what in (
+        (header, Counter(columns), "has columns that are not expected"),
+        (Counter(columns), header, "lacks the columns"),
+    ):
+        if differing := sorted((found - expected).keys()):
+            raise QGBenchError(f"{path} {what}: {', '.join(differing)}")
+    for name in rows.columns.difference([*text]):
+        if len(rows) and rows[name].dtype.kind not in "iuf":
+            wrong = pd.to_numeric(rows[name], errors="coerce").isna() & rows[name].notna()
+            said = f"{rows[name][wrong].iloc[0]!r} for {rows['id'][wrong].iloc[0]}" if wrong.any() else "no number"
+            raise QGBenchError(f"{path} has text where a number belongs: {name} is {said}")
+
+
 def _image_ids(images: pd.DataFrame) -> Found:
-    ids = images["id"].tolist()
-    if len(set(ids)) < len(ids):
-        repeated = sorted(id for id, rows in Counter(ids).items() if rows > 1)
-        yield "image ids", f"{name_some(repeated, 'image')} in more than one row"
+    if (twice := images.duplicated(["id", "class"])).any():
+        yield "image ids", f"{name_some(sorted(set(images['id'][twice])), 'image')} in more than one row of a class"
     for name in ("id", "group"):
         if "" in images[name].tolist():
             yield "image ids", f"a row without {name}"
@@ -465,10 +492,10 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], has_g: bool) -> F
     )
 
     q, confidence = numbers["q"], numbers["confidence"]
-    in_range = (q >= 0) & (q <= 1 + _SINGLE)
+    in_range = (q >= 0) & (q <= 1 + SLACK)
     text = "no q between 0 and 1, though the record names a predictor" if has_g else "q, and the record names no g"
     yield from faulty("scores", text, in_range if has_g else np.isnan(q))
-    yield from faulty("scores", "no confidence between 0 and 1", (confidence >= 0) & (confidence <= 1 + _SINGLE))
+    yield from faulty("scores", "no confidence between 0 and 1", (confidence >= 0) & (confidence <= 1 + SLACK))
 
 
 def _further(images: pd.DataFrame, metric: Metric) -> Found:
@@ -489,6 +516,9 @@ def _highest(metric: Metric) -> float:
 
 def _compared(who: str, recomputed: Summary, stored: Summary) -> Found:
     said = stored.numbers()
+    if recomputed.images != stored.images:  # which explains all else
+        yield "summary", f"there are {recomputed.images} rows, and {who} says images = {stored.images}"
+        return
     for name, value in recomputed.numbers().items():
         claimed = said.get(name, math.nan)
         if not math.isclose(value, claimed, rel_tol=_EXACT, abs_tol=_EXACT):
@@ -501,7 +531,7 @@ def _other(table: Path, network: str, record: Record) -> Iterator[Fault]:
     if table.name != IMAGES_NAME or not path.is_file():
         return
     try:
-        images = _read_table(path, record.metrics)
+        images = _read_table(path, record)
     except QGBenchError as error:
         yield Fault(path, "images", str(error))
         return
@@ -510,135 +540,109 @@ def _other(table: Path, network: str, record: Record) -> Iterator[Fault]:
         yield Fault(path, *found)
 
 
-def _label_rows(labels: pd.DataFrame, tested: Collection[str]) -> Iterator[str]:
-    """Find rows that no run writes."""
-    if set(labels["class"]) - {CLASS}:
-        yield f"it has rows of another class than {CLASS}"
-    if labels.duplicated(["progress", "id", "class"]).any():
-        yield "an image has two rows of one class and checkpoint"
-    if labels["id"].isin(tested).any():
-        yield "it has test images, which are never pseudo-labelled"
-    numbers = labels.drop(columns=["id", "class"])
-    for name in numbers.columns[~((numbers >= 0) & (numbers <= 1)).all()]:
-        yield f"column {name} has a value that is missing or outside [0, 1]"
-
-
 def _audited(path: Path, record: Record, tested: Collection[str]) -> Iterator[Fault]:
     """Recompute how well scores predict true Dice from the labels, which records of schema 1 did not keep."""
-    file = labels_path(path)
-    if record.read_from == 1 or (not record.pseudo_labels and not file.is_file()):
+    if record.read_from == 1:
         return
+    file = labels_path(path)
+    if not file.is_file():
+        yield Fault(file, "audits", "it is missing: a run audits its pseudo-labels, and keeps a row for each")
+        return
+    scores = [*([] if record.provenance.g is None else ["g"]), "confidence", "agreement"]
     try:
         labels = read_labels(file)
-        found = audits_of(labels)
-    except (QGBenchError, TypeError, ValueError) as error:
+        _refuse_form(file, labels, [*LABEL_COLUMNS, *scores], {"id", "class"})
+    except QGBenchError as error:
         yield Fault(file, "audits", str(error))
         return
-    yield from (Fault(file, "audits", detail) for detail in _label_rows(labels, tested))
-    if not _close([audit.model_dump() for audit in found], [audit.model_dump() for audit in record.pseudo_labels]):
-        yield Fault(file, "audits", "its rows do not give the record's agreement of scores and true Dice")
+    # What is wrong with the rows makes their agreement wrong: only the cause is told.
+    text = next(_label_rows(labels, record, tested), None) or _differing_audits(audits_of(labels), record)
+    if text:
+        yield Fault(file, "audits", text)
 
 
-def _close(one: Any, other: Any) -> bool:
-    """Compare what JSON can hold, numbers to a part in 10^9: other processors sum in another order."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_close(value, other[name]) for name, value in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_close, one, other))
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=_EXACT, abs_tol=_EXACT)
-    return one == other
+def _label_rows(labels: pd.DataFrame, record: Record, tested: Collection[str]) -> Iterator[str]:
+    """Find rows that no run writes."""
+    if others := sorted(set(labels["class"]) - {CLASS}):
+        yield f"it has rows of another class than {CLASS}: {', '.join(map(repr, others))}"
+    if (twice := labels.duplicated(["progress", "id", "class"])).any():
+        yield f"{name_some(labels['id'][twice].tolist(), 'image')} twice at one checkpoint"
+    for ids, what in ((tested, "test"), (record.provenance.labelled_ids, "labelled")):
+        if known := sorted(set(labels["id"]) & set(ids)):
+            yield f"{name_some(known, f'{what} image')}, which no audit looks at"
+    numbers = labels.drop(columns=["id", "class"])
+    for name, right in ((numbers >= 0) & (numbers <= 1)).items():
+        if not right.all():
+            yield f"{name} is missing or outside [0, 1]: {name_some(labels['id'][~right].tolist(), 'image')}"
+    quarters = [(part + 1) / AUDIT_QUARTERS for part in range(len(audited_after(record.steps)))]
+    if (found := labels["progress"].unique().tolist()) != quarters:
+        yield f"it is of the checkpoints {found}; a run of {record.steps} steps has {quarters}"
+    if labels.groupby("progress")["id"].apply(frozenset).nunique() > 1:
+        yield "its checkpoints are not of the same images"
+
+
+def _differing_audits(found: Sequence[CheckpointAudit], record: Record) -> str:
+    """Say which numbers of the record's audits its labels do not give, by checkpoint and score; '' if all are given."""
+    stored, given = (_audit_numbers(audits) for audits in (record.pseudo_labels, found))
+    differing = [
+        f"{where} is {_told(stored.get(where))}, the rows give {_told(given.get(where))}"
+        for where in sorted(stored.keys() | given.keys())
+        if not _close(stored.get(where), given.get(where))
+    ]
+    if len(differing) > _TOLD:
+        differing[_TOLD:] = [f"{len(differing) - _TOLD} more differ"]
+    return "; ".join(differing) and f"pseudo_labels: {'; '.join(differing)}"
+
+
+def _told(number: float | None) -> str:
+    return "null" if number is None else f"{number:.9g}"
+
+
+def _audit_numbers(audits: Iterable[CheckpointAudit]) -> dict[str, float | None]:
+    """Return every number by where it stands: 'pearson of g at 25 %', 'mean_dice, pooled'."""
+    numbers: dict[str, float | None] = {}
+    for audit in audits:
+        where = ", pooled" if audit.progress is None else f" at {audit.progress:.0%}"
+        numbers[f"mean_dice{where}"] = audit.mean_dice
+        for score, agreement in audit.scores.items():
+            numbers |= {f"{name} of {score}{where}": value for name, value in agreement.model_dump().items()}
+    return numbers
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    """Compare numbers to a part in 10^9: other processors sum in another order."""
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=_EXACT, abs_tol=_EXACT)
 
 
 # The record
 
 
-def _ranges(record: Record) -> Found:
-    """Find numbers that are not finite or outside their range."""
+def _contradictions(record: Record) -> Found:
+    """Find numbers that are not finite, and what of g and the add-on is there and should not be, or the reverse."""
     for where in not_finite(record.model_dump()):
         yield "numbers", f"{where} is not finite"
-
-    metrics = {**METRICS, **record.metrics}
-    for name, summary in record.summaries.items():
-        within = all(0 <= mean <= _highest(metrics[metric]) for metric, mean in summary.means.items())
-        within &= 1 <= summary.groups <= summary.images
-        within &= min(summary.missed, summary.spurious) >= 0 and summary.missed + summary.spurious <= summary.images
-        if not within or summary.images != record.summary.images or summary.groups != record.summary.groups:
-            yield (
-                "numbers",
-                f"the summary of '{name}' has a value outside its range, or other numbers of images or groups",
-            )
-
-    times = record.times
-    if min(times.g, times.train, times.evaluate) < 0 or record.peak_memory_mib < 0:
-        yield "numbers", "times or memory below 0"
-    steps = [step for step, _ in record.val_dice]
-    if steps != sorted(set(steps)) or (steps and not 1 <= steps[0] <= steps[-1] <= record.steps):
-        yield "numbers", f"val_dice is not in the order of its steps, or has steps beyond 1 to {record.steps}"
-    if record.best_val_step is not None and record.best_val_step not in steps:
-        yield "numbers", f"best_val_step is {record.best_val_step}, at which there was no validation"
-    audit, source = record.audit, record.provenance
+    spec, source, audit = record.spec, record.provenance, record.audit
+    has_g = f"a run {'without a' if source.g is None else 'with a'} g"
+    present: list[tuple[str, Any, bool, str]] = [
+        ("guidance", record.guidance, bool(spec.addons), f"a run of {spec.arm.typed}"),
+        ("audit", audit, source.g is not None, has_g),
+    ]
+    if record.read_from > 1:
+        present.append(("provenance.g_weights", source.g_weights, source.g is not None, has_g))
+        present.append(("provenance.encoder", source.encoder, True, "a run"))
+    for field, value, expected, run in present:
+        if (value is not None) != expected:
+            there, needed = ("null", "a value") if expected else ("given", "null")
+            yield "contradiction", f"{field} is {there}; {run} has {needed}"
+    begin, end = f"{Path(spec.dataset).name}-n", f"px-k{spec.seed}-"
+    if source.g is not None and not re.fullmatch(rf"{re.escape(begin)}\d+-\d+{end}[0-9a-f]{{12}}", source.g):
+        expected_g = f"{begin}<labels>-<size>{end}<12 hexadecimal digits>"
+        yield "contradiction", f"provenance.g is {source.g!r}; expected {expected_g}"
     if audit is not None and audit.image_dependent != (audit.image_dependence < IMAGE_DEPENDENCE_LIMIT):
-        yield "numbers", f"image_dependent is not what image_dependence = {audit.image_dependence:g} says"
-    if record.read_from > 1 and (source.g is None) != (source.g_weights is None):
-        yield "numbers", "g and g_weights: one is there without the other"
-    if source.g_weights is not None and not re.fullmatch(r"[0-9a-f]{64}", source.g_weights):
-        yield "numbers", "g_weights is no SHA-256"
-    for where, share in _shares(record):
-        if share is not None and not -_SINGLE <= share <= 1 + _SINGLE:
-            yield "numbers", f"{where} = {share:g} is not between 0 and 1"
-    for where, agreement in _agreements(record):
-        correlations = [value for value in (agreement.pearson, agreement.spearman) if value is not None]
-        if any(abs(value) > 1 + _SINGLE for value in correlations) or agreement.masks < 0:
-            yield "numbers", f"{where} has a correlation outside -1 to 1, or less than no masks"
-
-
-def _shares(record: Record) -> Iterator[tuple[str, float | None]]:
-    """Yield everything beside the summaries that lies between 0 and 1, with its name."""
-    yield from ((f"val_dice at step {step}", dice) for step, dice in record.val_dice)
-    yield from ((f"mae of {where}", agreement.mae) for where, agreement in _agreements(record))
-    for audit in record.pseudo_labels:
-        yield "progress of pseudo_labels", audit.progress
-        yield "mean_dice of pseudo_labels", audit.mean_dice
-    if record.guidance is not None:
-        for name in ("mean_q", "kept_share", "effective_sample_size"):
-            yield name, getattr(record.guidance, name)
-
-
-def _agreements(record: Record) -> Iterator[tuple[str, Agreement]]:
-    if record.audit is not None:
-        yield "audit.synthetic", record.audit.synthetic
-        yield "audit.weak_models", record.audit.weak_models
-    for checkpoint in record.pseudo_labels:
-        yield from ((f"pseudo_labels, {name}", agreement) for name, agreement in checkpoint.scores.items())
-
-
-def _spec(record: Record) -> Found:
-    """Resolve the spec of a record of the present protocol, and compare what follows from it."""
-    spec = record.spec
-    try:
-        resolved = spec.resolve().model_dump(mode="json")
-    except QGBenchError as error:
-        yield "spec", f"the spec does not resolve: {str(error).splitlines()[0]}"
-        return
-    if record.run_id != spec.id:
-        yield "spec", f"run_id is {record.run_id!r}; the spec gives {spec.id!r}"
-    for name, expected in spec.overrides_of("method").items():
-        if (stored := record.settings["method"].get(name)) != expected:
-            yield "spec", f"settings.method.{name} is {stored!r}; the spec gives {expected!r}"
-    shipped = [ADDON_SETTINGS[name] for name in spec.addons if name in ADDON_SETTINGS]
-    changes, stored = spec.overrides_of("qg"), record.settings["qg"]
-    for kind in shipped:
-        expected = kind().model_dump(mode="json") | {
-            name: changes[name] for name in changes if name in kind.model_fields
-        }
-        had = kind.completed(stored)
-        for name in sorted(name for name, value in expected.items() if had[name] != value):
-            yield "spec", f"settings.qg.{name} is not what add-on and overrides give"
-    protocol = Protocol.completed(record.settings["protocol"])
-    for name in sorted(resolved.keys() - spec.idle_parts - SAID_BY_SPEC.keys()):
-        if name not in protocol or protocol[name] != resolved[name]:
-            yield "spec", f"settings.protocol.{name} is not what protocol and overrides give"
+        says = f"image_dependence = {audit.image_dependence:g} says otherwise"
+        yield "contradiction", f"audit.image_dependent is {audit.image_dependent}; {says}"
 
 
 def _labels(record: Record, images: pd.DataFrame) -> Found:
@@ -662,12 +666,15 @@ def _place(path: Path, record: Record) -> Found:
 
 
 def _notes(path: Path, record: Record) -> Iterator[Fault]:
+    absent = not_here(record.spec) if record.spec.source or record.spec.addon_source else []
     for kind, name, source in (
         ("method", record.spec.method, record.spec.source),
         ("architecture", record.spec.arch, record.spec.arch_source),
+        ("add-on", record.spec.addon, record.spec.addon_source),
     ):
         if source:
             text = f"the {kind} '{name}' does not ship with qgbench; its source is {source}"
+            text += ", which is not installed here: its settings are not checked" if kind in absent else ""
             yield Fault(path, "outside code", text, "note")
     if (record.provenance.git_commit or "").endswith("+dirty"):
         text = f"trained by code with changes that commit {record.provenance.git_commit} does not hold"
@@ -713,15 +720,15 @@ def _differences(found: Iterable[str], expected: Iterable[str]) -> str:
 
 
 def _seen(path: Path, record: Record, images: pd.DataFrame, dice: Column) -> _Seen:
-    content = sha256(path.read_bytes() + images_path(path).read_bytes()).digest()
     told = None
     if np.unique(dice).size > 1:
         told = sha256(repr(sorted(zip(images["id"].tolist(), dice.tolist(), strict=True))).encode()).digest()
-    return _Seen(path, record.spec, record.provenance.data, content, told)
+    return _Seen(path, record.spec, record.provenance, content_hash(path), told)
 
 
 def _across(seen: Sequence[_Seen]) -> Iterator[Fault]:
     yield from _data_differ(seen)
+    yield from _g_differs(seen)
     yield from _two_records(seen)
     yield from _same_scores(seen)
     yield from _gaps(seen)
@@ -740,15 +747,34 @@ def _data_differ(seen: Sequence[_Seen]) -> Iterator[Fault]:
         return one.spec.protocol, one.spec.protocol_version, one.spec.dataset, pools
 
     for group in _by(seen, same_data).values():
-        by_data = _by(group, lambda one: one.data)
+        by_data = _by(group, lambda one: one.provenance.data)
         most = max(by_data.values(), key=len)
         for data, others in by_data.items():
-            if data != most[0].data:
+            if data != (usual := most[0].provenance.data):
                 text = (
-                    f"the data's fingerprint is {data[:12]}... in {_number(others)}, {most[0].data[:12]}... in "
+                    f"the data's fingerprint is {data[:12]}... in {_number(others)}, {usual[:12]}... in "
                     f"{_number(most)}, for example {most[0].path}"
                 )
                 yield Fault(others[0].path, "data", text)
+
+
+def _g_differs(seen: Sequence[_Seen]) -> Iterator[Fault]:
+    """Compare the weights of one g; trained anew elsewhere they may honestly differ, as all numbers may."""
+    for g, group in _by((one for one in seen if one.provenance.g_weights), lambda one: one.provenance.g).items():
+        first = group[0]
+        for other in group[1:]:
+            if other.provenance.g_weights != first.provenance.g_weights:
+                digests = [f"{one.provenance.g_weights:.12}..." for one in (other, first)]
+                text = f"provenance.g_weights of {g} is {digests[0]}, and {digests[1]} in {first.path}"
+                yield Fault(other.path, "g", text, "fault" if _on_one_machine(first, other) else "note")
+
+
+def _on_one_machine(one: _Seen, other: _Seen) -> bool:
+    """Tell whether both were trained by the same code on the same processor, where g is expected to be the same."""
+    first, second = one.provenance, other.provenance
+    same_code = first.git_commit == second.git_commit and not (first.git_commit or "").endswith("+dirty")
+    same = all(found.same for found in compare_machines(first, second) if found.role == "numbers")
+    return same_code and same and one.spec.device == "cpu"
 
 
 def _two_records(seen: Sequence[_Seen]) -> Iterator[Fault]:

@@ -15,7 +15,7 @@ from qgbench.methods import Batch, Method, Step
 from qgbench.plugins.registry import load, method_names
 from qgbench.quality.guide import Guide
 from qgbench.training.objective import Objective
-from qgbench.trust.conformance import ToySegmenter
+from qgbench.trust.toys import ToySegmenter
 from tests.baselines import make_batch
 
 

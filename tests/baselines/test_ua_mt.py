@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qgbench.methods import Batch, Method, Term
 from qgbench.plugins.registry import load
-from qgbench.trust.conformance import ToySegmenter
+from qgbench.trust.toys import ToySegmenter
 from tests.baselines import (
     assert_same_gradient,
     buffers,

@@ -8,6 +8,7 @@ from PIL import Image
 
 from qgbench.base.progress import Track, no_progress
 from qgbench.data import near_copies as module
+from qgbench.data.content import CACHE_VARIABLE
 from qgbench.data.near_copies import NearCopy, near_copies, warning
 from qgbench.data.run_data import open_run_data
 from qgbench.data.splits import HALF_TEST
@@ -17,14 +18,13 @@ from tests.data.test_duplicates import encoded, smaller
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return write_set(tmp_path / "own")
 
 
 def found(tree: Path, regime: str, track: Track = no_progress) -> list[NearCopy]:
-    cache = tree.parent / "cache"
-    data = open_run_data(str(tree), Regime.parse(regime), 0, 64, HALF_TEST, None, cache)
-    return near_copies(data, cache, track)
+    return near_copies(open_run_data(str(tree), Regime.parse(regime), 0, 64, HALF_TEST), track)
 
 
 def saved_anew(file: Path) -> np.ndarray:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from qgbench.base.errors import UserError
 from qgbench.data.acquire.given import read_given
+from qgbench.data.content import CACHE_VARIABLE
 from qgbench.data.readers import open_source
 from qgbench.data.run_data import RunData, open_run_data
 from qgbench.data.splits import HALF_TEST, draw_pool, load_split
@@ -33,7 +34,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(data_dir: Path, regime: str, seed: int = 0, split_from: tuple[Path, ...] = ()) -> RunData:
     own = str(data_dir / "own")
-    return open_run_data(own, Regime.parse(regime), seed, 12, HALF_TEST, None, data_dir / "cache", split_from)
+    return open_run_data(own, Regime.parse(regime), seed, 12, HALF_TEST, split_from=split_from)
 
 
 def test_the_two_regimes(data_dir: Path) -> None:
@@ -66,10 +67,13 @@ def test_images_are_drawn_from_a_pool_by_the_seed_index(data_dir: Path) -> None:
     assert draws[1] == draw_pool([f"p{number:02d}" for number in range(11, -1, -1)], "pool", 5, 1)
 
 
-def test_a_pool_with_too_few_images_is_refused_before_anything_is_prepared(data_dir: Path, tmp_path: Path) -> None:
+def test_a_pool_with_too_few_images_is_refused_before_anything_is_prepared(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     regime = Regime.parse(f"all+{data_dir / 'pool'}~13@image")
     with pytest.raises(UserError, match="13 images are to be drawn from the pool 'pool', which has 12"):
-        open_run_data(str(data_dir / "own"), regime, 0, 12, HALF_TEST, None, tmp_path)
+        open_run_data(str(data_dir / "own"), regime, 0, 12, HALF_TEST)
     assert not list(tmp_path.iterdir())
 
 

@@ -22,6 +22,7 @@ from qgbench.launch.plan import Plan, make_plan
 from qgbench.launch.ray import RayExecutor, task_options
 from qgbench.run.record import IMAGES_NAME, read_record
 from qgbench.spec.suite import load_suite
+from tests.commands import small_data
 
 ray = pytest.importorskip("ray", reason="needs the extra: pip install 'qgbench[ray]'")
 pytestmark = pytest.mark.slow
@@ -38,7 +39,7 @@ addon = "qw"
 rows = ["fixmatch"]
 
 [primary.regimes]
-phantom = "n6@grouped"
+{data!r} = "n6@grouped"
 
 [secondary]
 question = "Which pairs of twins differ?"
@@ -47,10 +48,10 @@ question = "Which pairs of twins differ?"
 name = "core"
 rows = ["fixmatch", "fixmatch+qw", "fixmatch+qw-shuffled"]
 seeds = [0]
-set = { "train.steps" = 6, "quality.steps" = 4, "quality.weak_epochs" = [1] }
+set = {{ "train.steps" = 6, "quality.steps" = 4, "quality.weak_epochs" = [1] }}
 
 [block.regimes]
-phantom = ["n6@grouped"]
+{data!r} = ["n6@grouped"]
 
 [[block]]
 name = "absent"
@@ -62,24 +63,29 @@ kvasir_seg = ["n6@grouped"]
 """
 
 
-def tiny_plan(folder: Path) -> Plan:
+def tiny_plan(folder: Path, mine: Path) -> Plan:
     """The plan of `_SUITE` in a folder of its own, with a data folder that is empty."""
     (folder / "data").mkdir(parents=True)
-    (folder / "tiny.toml").write_text(_SUITE)
+    (folder / "tiny.toml").write_text(_SUITE.format(data=str(mine)))
     plan = make_plan(load_suite(str(folder / "tiny.toml")), folder / "runs", folder / "data", "cpu")
     plan.save(folder / "runs")
     return plan
 
 
 @pytest.fixture(scope="module")
-def by_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Drive]:
-    plan = tiny_plan(tmp_path_factory.mktemp("local"))
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_data(tmp_path_factory.mktemp("pictures") / "mine")
+
+
+@pytest.fixture(scope="module")
+def by_processes(tmp_path_factory: pytest.TempPathFactory, mine: Path) -> tuple[Plan, Drive]:
+    plan = tiny_plan(tmp_path_factory.mktemp("local"), mine)
     return plan, drive(plan, LocalExecutor(["", ""]), poll=0.2)
 
 
 @pytest.fixture(scope="module")
-def by_ray(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Drive]:
-    plan = tiny_plan(tmp_path_factory.mktemp("ray"))
+def by_ray(tmp_path_factory: pytest.TempPathFactory, mine: Path) -> tuple[Plan, Drive]:
+    plan = tiny_plan(tmp_path_factory.mktemp("ray"), mine)
     return plan, drive(plan, RayExecutor(), poll=0.2)
 
 
@@ -171,10 +177,12 @@ class _NodeKiller:
                     yield job, process
 
 
-def test_a_node_that_dies_in_mid_run_changes_no_number(tmp_path: Path, by_processes: tuple[Plan, Drive]) -> None:
+def test_a_node_that_dies_in_mid_run_changes_no_number(
+    tmp_path: Path, mine: Path, by_processes: tuple[Plan, Drive]
+) -> None:
     from ray.cluster_utils import Cluster
 
-    plan = tiny_plan(tmp_path).only(["core"])
+    plan = tiny_plan(tmp_path, mine).only(["core"])
     size: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
     settings = {"worker_niceness": 0}  # else its processes starve beside other tests
     head = {**size, "include_dashboard": False, "_system_config": settings}
@@ -196,8 +204,8 @@ def test_a_node_that_dies_in_mid_run_changes_no_number(tmp_path: Path, by_proces
     assert words[-1] == "done"
 
 
-def test_stop_lets_a_run_save_its_state(tmp_path: Path) -> None:
-    run = core(tiny_plan(tmp_path))[0]
+def test_stop_lets_a_run_save_its_state(tmp_path: Path, mine: Path) -> None:
+    run = core(tiny_plan(tmp_path, mine))[0]
     spec = run.spec.model_copy(update={"overrides": run.spec.overrides | {"train.steps": 2000}})
     job = run.model_copy(update={"name": spec.id, "spec": spec, "needs": ()})
     executor = RayExecutor()
@@ -221,7 +229,9 @@ def wait_until(condition: Callable[[], bool], seconds: float, executor: RayExecu
         time.sleep(0.1)
 
 
-def test_jobs_that_follow_a_lost_one_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_that_follow_a_lost_one_are_given_back(
+    tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def crash(text: str, directory: str, *_: object) -> tuple[int, str]:
         with (Path(directory) / "begun").open("a") as file:
             file.write(text.split('"name":"')[1].split('"')[0] + "\n")
@@ -231,7 +241,7 @@ def test_jobs_that_follow_a_lost_one_are_given_back(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(module, "carry_out_json", crash)
     monkeypatch.chdir(tmp_path)
-    plan = tiny_plan(tmp_path / "plan").only(["core"])
+    plan = tiny_plan(tmp_path / "plan", mine).only(["core"])
     executor = RayExecutor()
     try:
         executor.submit(plan.jobs)
@@ -254,7 +264,9 @@ def test_jobs_that_follow_a_lost_one_are_given_back(tmp_path: Path, monkeypatch:
             assert "shared --output" in endings[job.name].text
 
 
-def test_a_ray_that_goes_away_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_that_goes_away_is_an_error_that_says_what_to_do(
+    tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def sleep(text: str, directory: str, *_: object) -> tuple[int, str]:
         time.sleep(600)
         return 0, ""
@@ -264,7 +276,7 @@ def test_a_ray_that_goes_away_is_an_error_that_says_what_to_do(tmp_path: Path, m
     monkeypatch.setattr(module, "_SAVING_SECONDS", 2.0)
     executor = RayExecutor()
     try:
-        executor.submit(tiny_plan(tmp_path).jobs[:1])
+        executor.submit(tiny_plan(tmp_path, mine).jobs[:1])
         assert executor.alive()
         (head,) = [child for child in psutil.Process().children() if child.name() == "gcs_server"]
         head.kill()
@@ -292,8 +304,10 @@ def test_without_ray_the_pip_line_is_given(monkeypatch: pytest.MonkeyPatch) -> N
         RayExecutor()
 
 
-def test_a_part_of_a_gpu_is_asked_for_by_jobs_that_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = tiny_plan(tmp_path).only(["core"])
+def test_a_part_of_a_gpu_is_asked_for_by_jobs_that_train(
+    tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tiny_plan(tmp_path, mine).only(["core"])
     for job in plan.jobs:
         assert task_options(job, 0.5)["num_gpus"] == (0.0 if job.kind == "data" else 0.5)
         assert task_options(job, 0)["num_gpus"] == 0
@@ -311,11 +325,13 @@ def test_a_part_of_a_gpu_is_asked_for_by_jobs_that_train(tmp_path: Path, monkeyp
         executor.stop()
 
 
-def test_variables_of_the_driver_travel_to_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_driver_travel_to_the_workers(
+    tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("QGBENCH_CACHE", "somewhere")
     monkeypatch.setenv("QGBENCH_DATA", "elsewhere")
     monkeypatch.delenv("OMP_WAIT_POLICY")
-    sent = task_options(tiny_plan(tmp_path).jobs[0], 0)["runtime_env"]["env_vars"]
+    sent = task_options(tiny_plan(tmp_path, mine).jobs[0], 0)["runtime_env"]["env_vars"]
     assert sent == {
         "QGBENCH_CACHE": "somewhere",
         "QGBENCH_DATA": "elsewhere",

@@ -16,7 +16,7 @@ from qgbench.launch.plan import load_plan, make_plan
 from qgbench.run.folder import RunFolder, find_runs
 from qgbench.run.record import IMAGES_NAME, read_record
 from qgbench.spec.suite import load_suite
-from tests.commands import Command
+from tests.commands import Command, small_data
 from tests.spec.test_suite import written
 from tests.test_kills import numbers
 
@@ -24,22 +24,59 @@ pytestmark = pytest.mark.slow
 
 KILLS = 10
 
+# Regress carries out the suite `smoke`, which has the same stages; these images are fewer, and so are the steps.
+STAGES = """
+name = "tiny"
+about = "every stage: a shared g, QW, QAR, a base method; two seeds"
+protocol = "smoke"
+threads = 1
+
+[primary]
+question = "Does QW change Dice?"
+addon = "qw"
+rows = ["fixmatch"]
+[primary.regimes]
+{data!r} = "n6@grouped"
+
+[secondary]
+question = "none"
+
+[[block]]
+name = "core"
+rows = ["supervised+qar", "fixmatch", "fixmatch+qw"]
+seeds = [0, 1]
+set = {{ "train.steps" = 4, "quality.steps" = 4, "quality.weak_epochs" = [1] }}
+[block.regimes]
+{data!r} = ["n6@grouped"]
+"""
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(small_data(tmp_path_factory.mktemp("data") / "mine"))
+
 
 class Whole:
-    """The smoke suite, carried out without interruption."""
+    """The suite `STAGES`, carried out without interruption."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mine: str) -> None:
+        self.suite = written(folder, STAGES.format(data=mine))
         self.output = folder / "runs"
         begin = time.monotonic()
-        command = Command(["suite", "run", "smoke", "--output", str(self.output)], folder / "said", folder / "cache")
+        command = self.command("run")
         assert command.finish(600) == 0, command.said()
         self.seconds = time.monotonic() - begin
         self.said = command.said()
 
+    def command(self, verb: str) -> Command:
+        """Start ``qgbench suite VERB`` for it."""
+        home = self.output.parent
+        return Command(["suite", verb, self.suite, "--output", str(self.output)], home / f"said-{verb}", home / "cache")
+
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    return Whole(tmp_path_factory.mktemp("whole"))
+def whole(tmp_path_factory: pytest.TempPathFactory, mine: str) -> Whole:
+    return Whole(tmp_path_factory.mktemp("whole"), mine)
 
 
 def assert_equal_records(ours: Path, theirs: Path) -> None:
@@ -70,24 +107,21 @@ def _leads_session(process: psutil.Process) -> bool:
 
 
 def test_a_suite_ends_with_every_run_done_and_what_is_shared_made_once(whole: Whole) -> None:
-    plan = load_plan("smoke", whole.output)
+    plan = load_plan("tiny", whole.output)
     assert {job.folder.status() for job in plan.jobs} == {"done"}
     assert len(list((whole.output / "predictors").glob("*/*.safetensors"))) == 2
     for run in find_runs(whole.output):
         assert "quality predictor: " not in "\n".join(run.text_log()), "g was trained by its own job"
-    assert "13 of 13 jobs done, 0 failed" in whole.said
+    assert "9 of 9 jobs done, 0 failed" in whole.said
     made = [*whole.output.glob("*/record.json"), *whole.output.glob("predictors/*/*")]
-    assert len(made) >= 10 + 2 * 2
+    assert len(made) >= 6 + 2 * 2
     before = {file: file.stat().st_mtime_ns for file in made}
-    again = Command(
-        ["suite", "run", "smoke", "--output", str(whole.output)], whole.output / "said", whole.output.parent / "cache"
-    )
-    assert again.finish() == 0
+    assert whole.command("run").finish() == 0
     assert {file: file.stat().st_mtime_ns for file in made} == before, "nothing is done twice"
 
 
 def test_finished_runs_tell_what_the_same_would_take(whole: Whole) -> None:
-    plan = load_plan("smoke", whole.output)
+    plan = load_plan("tiny", whole.output)
     estimates = Estimates([whole.output])
     for job in plan.runs:
         twins = [other for other in plan.runs if other.words[:-1] == job.words[:-1]]  # of both seeds
@@ -104,12 +138,10 @@ def test_finished_runs_tell_what_the_same_would_take(whole: Whole) -> None:
 
 
 def test_another_terminal_sees_how_far_a_suite_is(whole: Whole) -> None:
-    command = Command(
-        ["suite", "status", "smoke", "--output", str(whole.output)], whole.output.parent / "table", whole.output.parent
-    )
+    command = whole.command("status")
     assert command.finish() == 0, command.said()
-    assert re.search(r"core\s+│\s+8 │\s+\. │\s+\. │\s+\. │\s+\.", command.said())
-    assert "13 of 13 jobs done, 0 failed." in command.said()
+    assert re.search(r"core\s+│\s+6 │\s+\. │\s+\. │\s+\. │\s+\.", command.said())
+    assert "9 of 9 jobs done, 0 failed." in command.said()
 
 
 def test_kills_of_driver_and_jobs_change_no_number(whole: Whole, tmp_path: Path) -> None:
@@ -117,21 +149,21 @@ def test_kills_of_driver_and_jobs_change_no_number(whole: Whole, tmp_path: Path)
     kills = 0
     for attempt in range(KILLS):
         output = tmp_path / f"runs{attempt}"
-        kills += killed_suite(output, tmp_path, KILLS - kills, whole.seconds, chance)
+        kills += killed_suite(whole, output, tmp_path, KILLS - kills, chance)
         assert_equal_records(output, whole.output)
         if kills == KILLS:
             break
     assert kills == KILLS
 
 
-def killed_suite(output: Path, home: Path, most: int, seconds: float, chance: random.Random) -> int:
-    """Carry out the smoke suite, killing drivers and jobs on the way; give the number of kills."""
+def killed_suite(whole: Whole, output: Path, home: Path, most: int, chance: random.Random) -> int:
+    """Carry out the suite, killing drivers and jobs on the way; give the number of kills."""
     kills = 0
     while True:
         # retry: a job that was killed three times under one driver counts as failed
-        command = Command(["suite", "retry", "smoke", "--output", str(output)], home / "said", home / "cache")
+        command = Command(["suite", "retry", whole.suite, "--output", str(output)], home / "said", home / "cache")
         while kills < most:
-            command.process.join(chance.uniform(0.01, 0.07) * seconds)
+            command.process.join(chance.uniform(0.01, 0.07) * whole.seconds)
             jobs = job_processes(command)
             if command.process.exitcode is not None:
                 break
@@ -173,7 +205,7 @@ question = "Does QAR change Dice?"
 addon = "qar"
 rows = ["supervised"]
 [primary.regimes]
-phantom = "n6@grouped"
+{data!r} = "n6@grouped"
 
 [secondary]
 question = "none"
@@ -187,12 +219,12 @@ rows = ["failing", "supervised", "supervised+qar"]
 seeds = [0]
 set = {{ "train.steps" = 2, "quality.steps" = 4, "quality.weak_epochs" = [1] }}
 [block.regimes]
-phantom = ["n6@grouped"]
+{data!r} = ["n6@grouped"]
 """
 
 
-def test_two_commands_on_one_folder_do_no_run_twice(tmp_path: Path, cache_dir: Path) -> None:
-    suite = written(tmp_path, SUITE.format(method="pseudo_label"))
+def test_two_commands_on_one_folder_do_no_run_twice(tmp_path: Path, cache_dir: Path, mine: str) -> None:
+    suite = written(tmp_path, SUITE.format(method="pseudo_label", data=mine))
     words = ["suite", "run", suite, "--output", str(tmp_path / "runs")]
     both = [Command(words, tmp_path / f"said{n}", cache_dir) for n in range(2)]
     for command in both:
@@ -205,12 +237,12 @@ def test_two_commands_on_one_folder_do_no_run_twice(tmp_path: Path, cache_dir: P
         assert len(begun) == 1, "one process carried it out"
 
 
-def test_a_failing_run_stops_no_other_and_is_begun_again_by_retry(tmp_path: Path, cache_dir: Path) -> None:
+def test_a_failing_run_stops_no_other_and_is_begun_again_by_retry(tmp_path: Path, cache_dir: Path, mine: str) -> None:
     flag = tmp_path / "flag"
     flag.touch()
     method = tmp_path / "failing.py"
     method.write_text(FAILING.format(flag=str(flag)))
-    suite = written(tmp_path, SUITE.format(method=str(method)))
+    suite = written(tmp_path, SUITE.format(method=str(method), data=mine))
     output = ["--output", str(tmp_path / "runs")]
 
     def command(*words: str) -> tuple[int, str]:
@@ -236,8 +268,8 @@ def test_a_failing_run_stops_no_other_and_is_begun_again_by_retry(tmp_path: Path
     assert {run.status() for run in find_runs(tmp_path / "runs")} == {"done"}
 
 
-def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, cache_dir: Path) -> None:
-    suite = written(tmp_path, SUITE.format(method="pseudo_label"))
+def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, cache_dir: Path, mine: str) -> None:
+    suite = written(tmp_path, SUITE.format(method="pseudo_label", data=mine))
     words = ["suite", "run", suite, "--output", str(tmp_path / "runs")]
     full = Command(words, tmp_path / "said", cache_dir, file_limit=3_000_000)  # data fit, checkpoints do not
     assert full.finish() == 1
@@ -247,8 +279,10 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, cache_dir: Path)
     assert {run.status() for run in find_runs(tmp_path / "runs")} == {"done"}
 
 
-def test_a_run_folder_that_cannot_be_written_is_named_and_stops_no_other(tmp_path: Path, cache_dir: Path) -> None:
-    suite = written(tmp_path, SUITE.format(method="pseudo_label"))
+def test_a_run_folder_that_cannot_be_written_is_named_and_stops_no_other(
+    tmp_path: Path, cache_dir: Path, mine: str
+) -> None:
+    suite = written(tmp_path, SUITE.format(method="pseudo_label", data=mine))
     words = ["suite", "run", suite, "--output", str(tmp_path / "runs")]
     plan = make_plan(load_suite(suite), tmp_path / "runs", None, "auto")
     (tmp_path / "runs").mkdir()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qgbench.methods import Batch, Method, Step, label_probabilities, probabilities
-from qgbench.trust.conformance import ToySegmenter
+from qgbench.trust.toys import ToySegmenter
 
 
 class Averaged(Method):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from qgbench.archs.build import build_network
 from qgbench.archs.registry import ARCHS
 from qgbench.archs.weights import weights_hash
+from qgbench.base.errors import UserError
 from qgbench.cli.main import app
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import Batch, Method, MethodSettings, Step
@@ -21,7 +22,7 @@ from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import _make_method
 from qgbench.spec.run_spec import RunSpec
 from qgbench.training.loop import Trainer
-from qgbench.trust.conformance import ToySegmenter, toy_data, toy_protocol
+from qgbench.trust.toys import ToySegmenter, toy_data, toy_protocol
 
 
 @pytest.mark.parametrize("arch", sorted(ARCHS))
@@ -91,6 +92,18 @@ def test_the_first_step_is_that_of_the_methods_own_optimiser() -> None:
         assert parameter.grad is not None
         step = rate * (10 if name.startswith("head") else 1) * parameter.grad
         torch.testing.assert_close(moved, step, rtol=1e-3, atol=1e-7)
+
+
+class NoOptimiser(TwoRates):
+    """It forgets to return one."""
+
+    def optimiser(self, lr: float, weight_decay: float) -> Any:
+        super().optimiser(lr, weight_decay)
+
+
+def test_what_is_no_optimiser_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^NoOptimiser\.optimiser returned None; expected a torch\.optim\.Optimizer"):
+        trainer_of(NoOptimiser, 3)
 
 
 def spec_of(method: str, **overrides: object) -> RunSpec:

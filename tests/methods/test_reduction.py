@@ -12,7 +12,7 @@ from torch import Tensor
 from qgbench.base.errors import UserError
 from qgbench.methods import Batch, Method, PseudoLabel, Step, Term, check_step, reduce_term, row_weights
 from qgbench.training.streams import Streams
-from qgbench.trust.conformance import ToySegmenter, toy_data, toy_protocol
+from qgbench.trust.toys import ToySegmenter, toy_data, toy_protocol
 
 LOSS = [0.5, 2.0, 1.0, 4.0]
 WEIGHT = [0.25, 1.0, 0.0, 0.64]
@@ -239,15 +239,15 @@ def test_a_step_that_keeps_the_contract_passes(spoil: Callable[[Step, Batch, Con
 BROKEN: dict[str, tuple[Callable[[Step, Batch, Conforming], Step], str]] = {
     "supervised per image": (
         lambda step, batch, method: Step(step.supervised.expand(4), step.terms),
-        r"supervised must be a scalar, not of shape \(4,\)",
+        r"supervised must be a scalar, not a Tensor of shape \(4,\)",
     ),
     "loss averaged over the batch": (
         with_term(loss=lambda old: old.loss.mean()),
-        r"terms\[0\]\.loss must hold one value per row, \(N,\), not \(\)",
+        r"terms\[0\]\.loss must hold one value per row, \(N,\), not a Tensor of shape \(\)",
     ),
     "loss per pixel": (
         with_term(loss=lambda old: old.label.image.mean(1, keepdim=True)),
-        r"terms\[0\]\.loss must hold one value per row, \(N,\), not \(6, 1, 32, 32\)",
+        r"terms\[0\]\.loss must hold one value per row, \(N,\), not a Tensor of shape \(6, 1, 32, 32\)",
     ),
     "label with a gradient": (
         with_label(prob=lambda old: old.prob.clone().requires_grad_()),
@@ -272,7 +272,33 @@ BROKEN: dict[str, tuple[Callable[[Step, Batch, Conforming], Step], str]] = {
         r"terms\[0\]\.label is said to be of the labelled view, but its image is not this step's batch\.x_l",
     ),
     "no Step": (lambda step, batch, method: step.terms, r"returned a list; expected Step"),
-    "no tensor": (lambda step, batch, method: Step(0.0), r"supervised must be a scalar, not of shape \(\)"),
+    "no tensor": (lambda step, batch, method: Step(0.0), r"supervised must be a scalar, not 0\.0"),
+    "no list of terms": (
+        lambda step, batch, method: replace(step, terms=None),
+        "terms must be a list of Term, not None",
+    ),
+    "a term alone": (lambda step, batch, method: replace(step, terms=step.terms[0]), "terms must be .*, not a Term"),
+    "labels for terms": (
+        lambda step, batch, method: replace(step, terms=[step.terms[0].label]),
+        "terms must be a list",
+    ),
+    "supervised None": (lambda step, batch, method: Step(None), "supervised must be a scalar, not None"),  # type: ignore[arg-type]
+    "loss a number": (with_term(loss=0.3), r"terms\[0\]\.loss must hold one value per row, \(N,\), not 0\.3"),
+    "loss a list": (with_term(loss=[0.3] * 6), r"terms\[0\]\.loss must hold .* not a list"),
+    "coefficient a list": (with_term(coef=[1.0]), r"terms\[0\]\.coef must be a number, not a list"),
+    "owner a list": (
+        with_term(owner=[0, 1, 2, 3, 4, 5]),
+        r"terms\[0\]\.owner must be \(6,\) .* a tensor of whole numbers",
+    ),
+    "owner of floats": (with_term(owner=torch.arange(6.0)), r"terms\[0\]\.owner must be .* a tensor of whole numbers"),
+    "owner a mask": (with_term(owner=torch.ones(6, dtype=torch.bool)), r"terms\[0\]\.owner must be .* whole numbers"),
+    "blend without a share": (with_term(blend=torch.arange(6)), r"terms\[0\]\.blend must be \(second owner, share"),
+    "share a number": (
+        with_term(blend=(torch.arange(6), 0.5)),
+        r"terms\[0\]\.blend must be \(6,\), a tensor",
+    ),
+    "denominator a number": (with_term(denominator=3.0), r"terms\[0\]\.denominator must be \(6,\), a tensor, not 3\.0"),
+    "label of no probabilities": (with_label(prob=None), r"terms\[0\]\.label holds None; expected tensors"),
     "too few rows": (with_term(loss=lambda old: old.loss[:4]), r"terms\[0\] has 4 rows for 6 labels; give owner"),
     "owner beyond the labels": (
         with_term(owner=torch.tensor([0, 1, 2, 3, 4, 6])),
@@ -286,11 +312,11 @@ BROKEN: dict[str, tuple[Callable[[Step, Batch, Conforming], Step], str]] = {
     ),
     "share of other rows": (
         with_term(blend=(torch.arange(6), torch.rand(1))),
-        r"terms\[0\]\.blend must be \(6,\), detached",
+        r"terms\[0\]\.blend must be \(6,\), a tensor, not a Tensor of shape \(1,\)",
     ),
     "denominator of other rows": (
         with_term(denominator=torch.ones(())),
-        r"terms\[0\]\.denominator must be \(6,\), not \(\)",
+        r"terms\[0\]\.denominator must be \(6,\), a tensor, not a Tensor of shape \(\)",
     ),
 }
 

@@ -10,7 +10,7 @@ from qgbench.plugins.registry import BUILT_IN, KINDS, Kind, catalogue, kinds_of,
 from qgbench.quality.guide import QualityWeighting, addon_settings, make_guide
 from qgbench.quality.scores import SCORES
 from qgbench.run.request import make_spec, metrics_of
-from qgbench.spec.arm import CONTROL_SCORES, AddOn, Arm, short_name
+from qgbench.spec.arm import CONTROL_SCORES, AddOnName, Arm, short_name
 from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.conformance import Finding
 from qgbench.trust.conformance_of_plugins import findings
@@ -108,7 +108,7 @@ def test_an_arm_of_ones_own_is_named_and_told_apart(parts: str, tmp_path: Path) 
     default = spec_of(asked.model_copy(update={"overrides": {"qg.cap": 0.5}}))
     assert spec.id == default.id != capped.id
     assert capped.addon == f"{short_name(f'{parts}:Capped')}-{short_name(f'{parts}:Sharpness')}-qg.cap=0.4"
-    assert not AddOn.parse(capped.addon).is_control, "only a control that ships stands in the place of g"
+    assert not AddOnName.parse(capped.addon).is_control, "only a control that ships stands in the place of g"
     (addon,) = make_guide(capped, None, 0).modes
     assert addon.settings.model_dump() == {"cap": 0.4}
     changed = tmp_path / "parts.py"
@@ -184,6 +184,79 @@ def test_metrics_have_names_of_their_own(parts: str, wrong: str) -> None:
         metrics_of(["dice"])
 
 
+TAKEN = """
+from qgbench.metrics.table import Metric
+
+ratio = Metric(name="{name}", label="Ratio"{more})
+"""
+MEASURED = ", measure=lambda pred, ref, spacing: 1.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("dice", MEASURED, "the metric 'dice' is called as another column is"),
+        ("status", MEASURED, "the metric 'status' is called as another column is"),
+        ("hd95_percent", MEASURED, "the metric 'hd95_percent' is called as another column is"),
+        ("ratio", "", "the metric 'ratio' says no way to measure it"),
+    ],
+)
+def test_check_and_run_refuse_the_same_metrics(name: str, more: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "taken.py"
+    file.write_text(TAKEN.format(name=name, more=more))
+    (finding,) = (finding for finding in findings(str(file)) if not finding.passed)
+    assert finding.detail.startswith(message)
+    with pytest.raises(UserError, match=message):
+        metrics_of([str(file)])
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("", MEASURED, "name: String should match pattern"),
+        ("a,b", MEASURED, "name: String should match pattern"),
+        ("ratio", f"{MEASURED}, one_empty=7.0", "one_empty: Value error, 7.0 is not from 0 to 1.0"),
+        ("ratio", f"{MEASURED}, both_empty=-1.0", "both_empty: Value error, -1.0 is not from 0 to 1.0"),
+        ("ratio", f"{MEASURED}, percent_of='hd95'", "measure: Value error, a metric that is another one in per cent"),
+    ],
+)
+def test_a_metric_that_cannot_be_is_refused_where_it_is_written(
+    name: str, more: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "taken.py"
+    file.write_text(TAKEN.format(name=name, more=more))
+    with pytest.raises(UserError, match=f"cannot be imported: ValidationError: {message}"):
+        load("metric", str(file))
+
+
+def test_a_metric_that_fails_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "taken.py"
+    file.write_text(TAKEN.format(name="ratio", more=", measure=lambda pred, ref, spacing: 1 / 0"))
+    (finding,) = (finding for finding in findings(str(file)) if not finding.passed)
+    assert finding.detail == "the metric 'ratio' failed: ZeroDivisionError: division by zero (taken.py, line 4)."
+    file.write_text(TAKEN.format(name="ratio", more=", measure=lambda pred, ref, spacing: None"))
+    (finding,) = (finding for finding in findings(str(file)) if not finding.passed)
+    assert finding.detail == "the metric 'ratio' gives None; expected a number."
+
+
+def test_a_broken_metric_of_a_package_stops_only_who_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = tmp_path / "lab-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[qgbench.metrics]\nbroken = brokenlab:ratio\nsound = soundlab:ratio\n")
+    (tmp_path / "brokenlab.py").write_text("import nosuchthing\n")
+    (tmp_path / "soundlab.py").write_text(TAKEN.format(name="ratio", more=MEASURED))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert [metric.name for metric in metrics_of([])] == ["ratio"]
+    (warning,) = caplog.messages
+    assert warning.startswith("the metric 'broken' of package lab 1.2 (brokenlab:ratio) is left out: ")
+    assert "No module named 'nosuchthing'" in warning
+    with pytest.raises(UserError, match="nosuchthing"):
+        metrics_of(["broken"])
+
+
 @pytest.mark.parametrize("name", ["Capped", "Sharpness", "area_error"])
 def test_a_sound_part_keeps_every_rule(name: str, parts: str) -> None:
     found = list(findings(f"{parts}:{name}"))
@@ -202,7 +275,7 @@ def test_every_shipped_part_keeps_every_rule(kind: Kind) -> None:
     [
         ("Doubled", "its weights are one for each pseudo-label, in [0, 1]"),
         ("Idle", "it changes the student"),
-        ("Sharper", "a corrected label holds probabilities, in [0, 1]"),
+        ("Sharper", "a corrected label has the label's shape and holds probabilities, in [0, 1]"),
         ("Fickle", "it draws no random numbers of the training's"),
         ("Fickle", "from the same state it gives the same"),
         ("negative", "it is in its range for masks that overlap"),
@@ -215,7 +288,9 @@ def test_a_part_that_breaks_a_rule_is_found(name: str, rule: str, wrong: str) ->
 
 
 def test_an_add_on_that_uses_what_it_did_not_ask_for_is_found(wrong: str) -> None:
-    assert not all(finding.passed for finding in findings(f"{wrong}:Undeclared"))
+    found = next(finding for finding in findings(f"{wrong}:Undeclared") if not finding.passed)
+    assert found.detail.startswith("add-on Undeclared: weigh failed: TypeError: ")
+    assert found.detail.endswith("(wrong.py, line 21).")
 
 
 def test_what_cannot_be_checked_is_said(parts: str) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from qgbench.base.errors import UserError
 from qgbench.engine.device import World
 from qgbench.methods import Batch, Method, Network, PseudoLabel, Step, Term, View, probabilities
 from qgbench.methods.normalisation import frozen_statistics
@@ -20,9 +21,9 @@ from qgbench.quality.guide import (
     quality_weight,
     ramp,
 )
-from qgbench.quality.scores import Labelling, Score, ShuffledQuality, overlap
+from qgbench.quality.scores import Labelling, Score, ShuffledQuality, Watched, overlap
 from qgbench.training.streams import Streams
-from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
+from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
 
 
 class Plain(Method):
@@ -494,3 +495,78 @@ def test_layers_that_never_tracked_still_do_not() -> None:
     with frozen_statistics(layer):
         layer(torch.rand(2, 3, 4, 4))
     assert not layer.track_running_stats
+
+
+# What add-ons and scores hand back
+
+
+def handed(weight: Any = None, label: Any = None, loss: Any = None, score: Any = None) -> tuple[Guide, Method, Batch]:
+    """Return a guide of one add-on that gives what is said, or weighs by a score that does."""
+
+    class Given(AddOn):
+        def weigh(self, labelling: Labelling) -> Tensor | None:
+            return weight if score is None else Watched(scored, "mine")(labelling)
+
+        def correct(self, image: Tensor, prob: Tensor) -> Tensor:
+            return prob if label is None else label(prob)
+
+        def loss(self, batch: Batch, method: Method, step: int) -> Tensor | None:
+            return loss
+
+    class Scored(Score):
+        def __call__(self, labelling: Labelling) -> Tensor:
+            return score
+
+    scored, method, guide = Scored(), method_of(), Guide([Given()])
+    guide.attach(method)
+    return guide, method, batch_at(0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"weight": torch.full((6,), 3.0)}, "add-on Given: weigh gave values from 3 to 3; expected a tensor of shape"),
+        ({"weight": -torch.ones(6)}, "add-on Given: weigh gave values from -1 to -1"),
+        ({"weight": torch.tensor(0.5)}, r"add-on Given: weigh gave a Tensor of shape \(\); expected .* shape \(6,\)"),
+        ({"weight": 0.5}, r"add-on Given: weigh gave 0\.5; expected a tensor of shape \(6,\), in \[0, 1\]"),
+        ({"weight": torch.full((6,), torch.nan)}, "add-on Given: weigh gave NaN"),
+        ({"score": torch.full((6,), 5.0)}, "score mine gave values from 5 to 5"),
+        ({"score": torch.full((6,), torch.nan)}, "score mine gave NaN"),
+        ({"score": torch.tensor(0.5)}, r"score mine gave a Tensor of shape \(\)"),
+        ({"score": [0.5] * 6}, "score mine gave a list"),
+        ({"label": lambda prob: 5 * prob}, "add-on Given: correct gave values from .* to"),
+        ({"label": lambda prob: prob[:1]}, r"add-on Given: correct gave a Tensor of shape \(1, 1, 32, 32\)"),
+        ({"label": lambda prob: "none"}, "add-on Given: correct gave none; expected"),
+        (
+            {"loss": torch.ones(8)},
+            r"add-on Given: loss gave a Tensor of shape \(8,\); expected a scalar tensor",
+        ),
+        ({"loss": 0.1}, r"add-on Given: loss gave 0\.1; expected a scalar tensor"),
+    ],
+)
+def test_what_an_add_on_hands_back_is_looked_at(given: dict[str, Any], message: str) -> None:
+    guide, method, batch = handed(**given)
+
+    def step() -> None:
+        guide.weights([Term(torch.ones(6), method.label(method.student, batch.u_w))], {})
+        guide.losses(batch, method, 0)
+
+    with pytest.raises(UserError, match=f"^{message}"):
+        step()
+
+
+def test_nan_of_a_score_is_the_trainings_where_the_labels_have_it() -> None:
+    guide, method, batch = handed(score=torch.full((6,), torch.nan))
+    label = method.pseudo_label(batch.u_w, torch.full((6, 1, 32, 32), torch.nan))
+    (weight,) = guide.weights([Term(torch.ones(6), label)], {})
+    assert bool(weight.isnan().all())
+
+
+def test_an_add_on_that_fails_is_named_with_its_line() -> None:
+    class Failing(AddOn):
+        def weigh(self, labelling: Labelling) -> Tensor:
+            return labelling.probability  # type: ignore[attr-defined]
+
+    label = handed()[1].label(method_of().student, batch_at(0.5).u_w)
+    with pytest.raises(UserError, match=r"^add-on Failing: weigh failed: AttributeError: .* \(test_guide\.py, line \d"):
+        Guide([Failing()]).weights([Term(torch.ones(6), label)], {})

@@ -25,7 +25,7 @@ from qgbench.quality.scores import (
 )
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.task import Task
-from qgbench.trust.conformance import ToyQuality, ToySegmenter
+from qgbench.trust.toys import ToyQuality, ToySegmenter
 
 masks = arrays(bool, (3, 1, 5, 6))
 

@@ -43,7 +43,7 @@ from qgbench.report.figures import (
     why_not,
 )
 from qgbench.report.figures.style import RC, Plan, fitted, text_width
-from qgbench.run.record import Provenance, Record, Summary, Times
+from qgbench.run.record import Guidance, Provenance, Record, Summary, Times
 from qgbench.spec.arm import ArmName
 from tests.records import settings_of, spec_of
 
@@ -64,6 +64,7 @@ HOSTILE = {
     "qw": "qw-qg.tau=q$w",
     "phantom": "長い" * 60,
 }
+UNWEIGHED = Guidance(mean_q=None, kept_share=None, effective_sample_size=None, val_q_minus_dice=None)
 FORMATS = ("pdf", "png", "svg")
 LINE_OF_ADDON, DASHED = "-", "--"
 
@@ -116,7 +117,7 @@ def a_run(
             for moment in (0.25, 0.5, 1.0, None)
         ],
         pseudo_labels_on="unlabelled training images",
-        guidance=None,
+        guidance=UNWEIGHED if addon == "qar" else None,
         times=Times(g=300.0 + seed if addon else 0.0, g_reused=False, train=100.0 + seed, evaluate=1.0),
         peak_memory_mib=1.0,
         provenance=Provenance(

@@ -14,7 +14,7 @@ from tests.report.test_figures import a_run, some_runs
 
 def worse_audited(run: Run) -> Run:
     """A control's run, whose audit must not count as g's."""
-    bad = {name: Agreement(masks=9, pearson=-1.0, spearman=-1.0, mae=9.0) for name in ("g", "confidence", "agreement")}
+    bad = {name: Agreement(masks=9, pearson=-1.0, spearman=-1.0, mae=1.0) for name in ("g", "confidence", "agreement")}
     audits = [CheckpointAudit(progress=moment, mean_dice=0.5, scores=bad) for moment in (0.25, 0.5, 1.0, None)]
     return replace(run, record=run.record.model_copy(update={"pseudo_labels": audits}))
 
@@ -45,6 +45,20 @@ def test_guidance_is_averaged_over_checkpoints_seeds_and_methods_of_qw_alone() -
         "g (s)": "301",
         "Training (s) base / + qw": "101 / 101",
     }
+
+
+@pytest.mark.parametrize(
+    ("addon", "counts"), [("qw+qar", True), ("qw-qg.tau=0.6", True), ("lab_Capped", True), ("qar", False)]
+)
+def test_every_add_on_that_weighs_is_among_the_guided(addon: str, counts: bool) -> None:
+    runs = [
+        a_run("fixmatch", each, seed, regime=regime)
+        for regime in ("n28@grouped", "n120@grouped")
+        for seed in range(3)
+        for each in ("", addon)
+    ]
+    tables = [table for part in overview(analyse(Collection(runs, []))) for table in part.tables]
+    assert [as_dict(table, 0)["Within r g"] for table in tables] == (["0.70"] if counts else [])
 
 
 def test_one_setting_needs_no_overview() -> None:

@@ -85,16 +85,18 @@ def make_record(
     spec = spec_of(**cell)
     seed = spec.seed
     scores = {
-        "g": Agreement(masks=10, pearson=0.5 + 0.1 * seed, spearman=0.6, mae=0.1),
+        "g": Agreement(masks=10, pearson=min(0.5 + 0.1 * seed, 1), spearman=0.6, mae=0.1),
         "confidence": Agreement(masks=10, pearson=0.3, spearman=0.2, mae=0.2),
         "agreement": Agreement(masks=10, pearson=None if seed == 0 else 0.4, spearman=0.2, mae=0.3),
     }
     moments = (0.25, 0.5, 0.75, 1.0, None)
-    checkpoints = [CheckpointAudit(progress=moment, mean_dice=0.6 + 0.1 * seed, scores=scores) for moment in moments]
+    checkpoints = [
+        CheckpointAudit(progress=moment, mean_dice=min(0.6 + 0.1 * seed, 1), scores=scores) for moment in moments
+    ]
     quality = QualityAudit(
-        synthetic=Agreement(masks=50, pearson=0.9 + 0.02 * seed, spearman=0.85, mae=0.06),
+        synthetic=Agreement(masks=50, pearson=min(0.9 + 0.02 * seed, 1), spearman=0.85, mae=0.06),
         weak_models=Agreement(masks=50, pearson=0.8, spearman=0.7, mae=0.12),
-        image_dependence=0.4 + 0.4 * seed,
+        image_dependence=min(0.6 + 0.2 * seed, 1),
         image_dependent=seed == 0,
     )
     guidance = Guidance(mean_q=0.7, kept_share=0.8, effective_sample_size=0.9, val_q_minus_dice=0.01)
@@ -408,8 +410,8 @@ def endless_distance(path: Path) -> None:
     path.write_text(path.read_text().replace(",5,6,", ",inf,6,", 1))
 
 
-def nan_memory(path: Path) -> None:
-    path.write_text(path.read_text().replace('"peak_memory_mib": 100.0', '"peak_memory_mib": NaN'))
+def nan_setting(path: Path) -> None:
+    path.write_text(path.read_text().replace('"grad_clip": 1.0', '"grad_clip": NaN'))
 
 
 def word_for_number(path: Path) -> None:
@@ -435,7 +437,11 @@ class TestBrokenFiles:
             ("json", lambda path: path.write_text("{}"), "is not a record: schema_version"),
             ("csv", cut, "is cut off in its last row"),
             ("csv", edit_dice, "gives dice = 0.7151, the record says 0.715: one of the two was changed"),
-            ("json", nan_memory, "record.json has no number for peak_memory_mib, but NaN or infinity"),
+            (
+                "json",
+                nan_setting,
+                "has no number for settings.protocol.train.grad_clip, but NaN or infinity",
+            ),
             ("csv", blank_dice, "images.csv has no finite dice for image image002"),
             ("csv", endless_distance, "images.csv has no finite hd95 for image image000"),
             ("csv", word_for_number, "a cell that is not a number"),
@@ -534,7 +540,7 @@ class TestAudit:
         (predictor,) = [row for row in rows if row.part == "predictor"]
         assert predictor.records == 2
         assert predictor.averages["synthetic_pearson"] == pytest.approx((0.91, 2))
-        assert predictor.averages["image_dependence"] == pytest.approx((0.6, 2))
+        assert predictor.averages["image_dependence"] == pytest.approx((0.7, 2))
         assert predictor.averages["image_dependent"] == pytest.approx((0.5, 2))
         labels = [row for row in rows if row.part == "pseudo_labels"]
         assert [row.progress for row in labels] == [0.25, 0.5, 0.75, 1.0, None]
@@ -595,7 +601,7 @@ class TestFiles:
         assert EMPTY_MASK_RULE in text
         assert "Statistical unit" in text
         assert "| `mean_teacher` | `qw` | 2 | 25 % | 65.00 | 0.550 | 0.300 | 0.400 (1 of 2) |" in text
-        assert "| 2 | 0.910 | 0.850 | 0.060 | 0.800 | 0.700 | 0.120 | 0.600 | 1 of 2 |" in text
+        assert "| 2 | 0.910 | 0.850 | 0.060 | 0.800 | 0.700 | 0.120 | 0.700 | 1 of 2 |" in text
         assert "| `mean_teacher` | `qw` | 2 | 100.0 | 1 of 2 | 60.5 | 3.0 | 0.800 | 0.900 |" in text
         for header in [i for i, line in enumerate(lines) if line.startswith("| ---")]:
             width = lines[header].count("|")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -276,8 +276,13 @@ def structure() -> dict[str, Any]:
     while waiting:
         part = waiting.pop()
         if isinstance(part, type) and not get_args(part) and issubclass(part, BaseModel):
+            types = get_type_hints(part)  # without ranges
             parts[part.__name__] = {
-                name: re.sub(r"(qgbench\.[\w.]+|typing)\.", "", inspect.formatannotation(field.annotation))
+                name: re.sub(
+                    r"(qgbench\.[\w.]+|typing)\.|Optional\[(\w+)\]",
+                    lambda part: f"{part[2]} | None" if part[2] else "",
+                    inspect.formatannotation(types[name]),
+                )
                 + ("" if field.is_required() else ", may be missing")
                 for name, field in part.model_fields.items()
                 if not field.exclude

@@ -13,7 +13,7 @@ from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import _make_method
 from qgbench.spec.run_spec import RunSpec
 from qgbench.training.loop import Trainer
-from qgbench.trust.conformance import toy_data, toy_protocol
+from qgbench.trust.toys import toy_data, toy_protocol
 
 HERE: dict[str, Any] = {
     **{"protocol": "smoke", "dataset": "ph2", "regime": "n7@grouped", "method": "supervised", "arch": "unet"},

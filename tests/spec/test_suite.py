@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qgbench.base.errors import UserError
-from qgbench.spec.arm import Arm, ArmName, parse_row
+from qgbench.spec.arm import AddOnName, Arm, ArmName, parse_row
 from qgbench.spec.run_spec import Place
 from qgbench.spec.suite import load_suite, suite_names
 
@@ -218,3 +218,30 @@ def test_a_question_that_cannot_be_answered_is_refused(tmp_path: Path, old: str,
     assert text.count(old) == 1
     with pytest.raises(UserError, match=said):
         load_suite(written(tmp_path, text.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("text", "addon"),
+    [
+        ("qw", AddOnName("qw")),
+        ("my-lab.py:Capped", AddOnName("my-lab.py:Capped")),
+        ("qw-my-lab.py:Sharp", AddOnName("qw", "my-lab.py:Sharp")),
+        ("qw-quality.py:Sharp", AddOnName("qw", "quality.py:Sharp")),
+        ("my-lab.py:Capped-other-lab.py-unnormalised", AddOnName("my-lab.py:Capped", "other-lab.py", "none")),
+        ("qw+my-lab.py:Capped-one", AddOnName("qw+my-lab.py:Capped", "one")),
+        ("my-lab.py:Capped-qg.cap=0.4", AddOnName("my-lab.py:Capped", settings="-qg.cap=0.4")),
+        (
+            "qw-shuffled-qg.tau=0.6-quality.steps=600",
+            AddOnName("qw", "shuffled", "weighted", "-qg.tau=0.6-quality.steps=600"),
+        ),
+    ],
+)
+def test_an_add_on_is_read_as_it_is_written(text: str, addon: AddOnName) -> None:
+    assert AddOnName.parse(text) == addon
+    assert str(addon) == text
+
+
+@pytest.mark.parametrize("text", ["qw-qg.tau", "qw-quality.steps", "qw-", "-one", "a-b-c"])
+def test_what_is_no_add_on_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"add-on '{text}' is not understood"):
+        AddOnName.parse(text)

@@ -11,7 +11,7 @@ from qgbench.methods import Batch, Step
 from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.training.loop import Trainer
-from qgbench.trust.conformance import ToySegmenter, toy_data, toy_protocol
+from qgbench.trust.toys import ToySegmenter, toy_data, toy_protocol
 
 STEPS = 4
 

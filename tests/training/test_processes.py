@@ -30,7 +30,7 @@ from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWe
 from qgbench.quality.scores import SCORES, Labelling, Score
 from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer, convert_sync_batchnorm
-from qgbench.trust.conformance import ToyQuality, ToySegmenter, toy_data, toy_protocol
+from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
 
 STEPS = 6
 SEED = 3

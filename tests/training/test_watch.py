@@ -13,7 +13,7 @@ from qgbench.quality.guide import Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import PredictedQuality, overlap
 from qgbench.training.loop import Trainer
 from qgbench.training.watch import optimism_has_grown
-from qgbench.trust.conformance import ToySegmenter, toy_data, toy_protocol
+from qgbench.trust.toys import ToySegmenter, toy_data, toy_protocol
 
 
 def test_a_steady_gap_is_no_alarm_however_large() -> None:

@@ -9,8 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from qgbench.base.errors import QGBenchError, UserError
-from qgbench.quality.audit import audits_of
-from qgbench.run.record import Record, images_path, read_labels, read_record, result_path
+from qgbench.run.record import Record, images_path, read_record, result_path
 from qgbench.trust import submit as submission
 from qgbench.trust.submit import submit
 from qgbench.trust.verify import verify_records
@@ -36,18 +35,17 @@ def files_below(folder: Path) -> list[str]:
 
 def test_both_files_are_copied_as_they_are_to_their_place(run: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
-    json_file, csv_file = submit(run, results)
+    json_file, csv_file, _ = submit(run, results)
     assert (json_file, csv_file) == (results / PLACE, (results / PLACE).with_suffix(".csv"))
     assert json_file.read_bytes() == (run / "record.json").read_bytes()
     assert csv_file.read_bytes() == (run / "images.csv").read_bytes()
-    assert len(files_below(results)) == 2
+    assert len(files_below(results)) == 3
     assert {fault.rule for fault in verify_records([results])} == {"twin"}
 
 
 def test_audited_labels_are_copied_with_them(tmp_path: Path) -> None:
-    record, images = present()
-    labels = read_labels(GOLDEN / "v2/labels.csv")
-    run = write_run(tmp_path / "a", record.model_copy(update={"pseudo_labels": audits_of(labels)}), images)
+    run = write_run(tmp_path / "a", *present())
+    (run / "labels.csv").unlink()
     with pytest.raises(UserError, match=r"(?s)does not pass.*labels\.csv: audits"):
         submit(run, tmp_path / "results")
     shutil.copy(GOLDEN / "v2/labels.csv", run)
@@ -97,7 +95,7 @@ def test_a_full_disk_leaves_nothing_that_is_taken_for_a_record(
     assert [file for file in files_below(tmp_path / "results") if file.endswith(".json")] == []
     monkeypatch.undo()
     submit(run, tmp_path / "results")
-    assert len(files_below(tmp_path / "results")) == 2
+    assert len(files_below(tmp_path / "results")) == 3
 
 
 def test_another_record_is_not_overwritten(run: Path, tmp_path: Path) -> None:
@@ -173,7 +171,7 @@ def test_a_method_that_does_not_ship_is_marked(tmp_path: Path, caplog: pytest.Lo
         tmp_path / "run", *present(method="here/lab.py:Mine", source="ab" * 32, overrides={"train.lr": 0.5})
     )
     with caplog.at_level(logging.INFO, logger="qgbench"):
-        target, _ = submit(run, tmp_path / "results")
+        target, *_ = submit(run, tmp_path / "results")
     assert target.parent.name.startswith("lab_Mine@")
     assert target.parent.name.endswith(",train.lr=0.5+qw")
     assert "outside code: the method 'here/lab.py:Mine' does not ship" in caplog.text

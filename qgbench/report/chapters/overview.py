@@ -6,12 +6,12 @@ from typing import NamedTuple
 from qgbench.report.analysis import Analysis
 from qgbench.report.audit import PREDICTS_RULE, SCORES, AuditRow, audit, not_predicted
 from qgbench.report.chapters.table import Chapter, Columns, table
+from qgbench.report.contrasts import is_control
 from qgbench.report.sections import Section
 from qgbench.report.wording import MISSING, in_points, protocol_lines
+from qgbench.run.record import Record
 from qgbench.spec.arm import ArmName
 from qgbench.stats.crossed import Estimate
-
-_GUIDED = "qw"  # by g: a control has no pseudo-labels that g weighed
 
 GUIDANCE_RULE = (
     "g on validation images: masks by synthetic corruption, and masks of weak models. Within checkpoints: Pearson's "
@@ -78,7 +78,7 @@ def _guidance_chapter(analysis: Analysis) -> Chapter:
 
 
 class _Guided(NamedTuple):
-    """A setting, and rows of its audit: of the predictors, of runs with QW by g, and of their twins."""
+    """A setting, and rows of its audit: of the predictors, of runs with weights, and of their twins."""
 
     setting: str
     predictor: list[AuditRow]
@@ -90,8 +90,9 @@ class _Guided(NamedTuple):
 
 def _guided(section: Section) -> _Guided:
     rows = audit(section.runs)
-    guided = [row for row in rows if row.name is not None and row.name.addon == _GUIDED]
-    methods = {row.name.without_addon for row in guided if row.name is not None}
+    names = {run.record.spec.arm for run in section.runs if _weighed(run.record)}
+    guided = [row for row in rows if row.name in names]
+    methods = {name.without_addon for name in names}
     return _Guided(
         setting=f"{section.setting.dataset} {section.setting.regime}, {section.setting.arch}",
         predictor=[row for row in rows if row.part == "predictor"],
@@ -100,6 +101,12 @@ def _guided(section: Section) -> _Guided:
         runs=[row for row in guided if row.part == "run"],
         twins=[row for row in rows if row.part == "run" and row.name in methods],
     )
+
+
+def _weighed(record: Record) -> bool:
+    """Whether an add-on weighed pseudo-labels, and no control did: its record would say that there were no weights."""
+    none = record.guidance is not None and record.guidance.mean_q is None
+    return record.spec.addon != "" and not is_control(record.spec.addon) and not none
 
 
 def _mean(rows: str, quantity: str, digits: int) -> Callable[[_Guided], str]:
@@ -116,7 +123,7 @@ def _where_g_fails(sections: Sequence[Section]) -> list[str]:
     """Say in which settings, and in how many runs guided by g, g does not predict quality."""
     counts = []
     for section in sections:
-        guided = [run.record for run in section.runs if run.record.spec.addon == _GUIDED]
+        guided = [run.record for run in section.runs if _weighed(run.record)]
         failed = sum(bool(not_predicted(record)) for record in guided)
         if failed:
             counts.append(f"{section.setting.dataset} {section.setting.regime}, {failed} of {len(guided)} runs")

@@ -1,0 +1,168 @@
+"""What the spec of a record says that the rest of it must hold: id, settings, validations, networks.
+
+A method's class knows its settings and networks: of the rules of `qgbench.trust.verify` these alone import torch. They
+load what ships or is installed, and never a file or module that a record names.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from qgbench.base.errors import QGBenchError, UserError, unknown_name
+from qgbench.plugins.registry import Kind, catalogue, load, source
+from qgbench.run.record import Record, settings_as_used, settings_that_differ
+from qgbench.spec.arm import ADDON_SETTINGS, AddOnSettings, RegularisationSettings
+from qgbench.spec.protocol import Protocol, TrainSettings
+from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.settings import Settings, apply_settings
+
+if TYPE_CHECKING:
+    from qgbench.methods import Method, MethodSettings
+
+Found = Iterator[tuple[str, str]]  # rule and text
+
+
+def compare_with_spec(record: Record) -> Found:
+    """Compare a record of the present version of its protocol with what its spec gives.
+
+    Parameters
+    ----------
+    record : Record
+
+    Yields
+    ------
+    (str, str)
+        A rule of `qgbench.trust.verify`, and what was found and expected.
+    """
+    spec = record.spec
+    if unknown := _unknown(spec):
+        yield "spec", str(unknown)
+        return
+    method, addons_here = _method_here(spec), _addons_here(spec)
+    try:
+        protocol = spec.resolve()
+        own = None if method is None else apply_settings(method.Settings(), spec.overrides_of("method"), "method.")
+        addons = _addon_settings(spec, addons_here)
+    except QGBenchError as error:
+        yield "spec", f"the spec does not resolve: {str(error).splitlines()[0]}"
+        return
+    if record.run_id != spec.id:
+        yield "spec", f"run_id is {record.run_id!r}; the spec gives {spec.id!r}"
+    if ((g := record.provenance.g) is not None and not spec.needs_g) or (g is None and spec.needs_g):
+        needed = "an id" if spec.needs_g else "null"
+        yield "contradiction", f"provenance.g is {g or 'null'}; a run of {spec.arm.typed} has {needed}"
+    differing = _differing_settings(record, protocol, own, addons, addons_here)
+    if differing:
+        yield (
+            "spec",
+            "; ".join(f"settings.{name} is {was!r}, expected {now!r}" for name, (was, now) in differing.items()),
+        )
+    elif (steps := [step for step, _ in record.val_dice]) != (expected := _validated_after(protocol.train)):
+        yield "contradiction", f"val_dice is of steps {steps}; the settings give {expected}"
+    elif method is not None and own is not None and not spec.addon_source:
+        yield from _best_and_networks(record, own, addons, _keeps_teacher(method, own))
+
+
+def not_here(spec: RunSpec) -> list[str]:
+    """Name what of a record's code does not ship and is not installed, or only in another form: 'method', 'add-on'."""
+    method = spec.source and _method_here(spec) is None
+    return [name for name, absent in (("method", method), ("add-on", not _addons_here(spec))) if absent]
+
+
+def _unknown(spec: RunSpec) -> UserError | None:
+    """Return the error of a name that nothing has, in a spec that names no source outside qgbench for it."""
+    named: list[tuple[Kind, str, str]] = [
+        ("method", spec.method, spec.source),
+        ("arch", spec.arch, spec.arch_source),
+        *(("addon", name, spec.addon_source) for name in spec.addons),
+        ("score", spec.qg_score, spec.addon_source),
+    ]
+    unknown = ((kind, name) for kind, name, outside in named if not outside and not _is_installed(kind, name))
+    return next((unknown_name(kind, name, _names(kind)) for kind, name in unknown), None)
+
+
+def _names(kind: Kind) -> set[str]:
+    return {known.name for known in catalogue(kind).entries}
+
+
+def _is_installed(kind: Kind, reference: str) -> bool:
+    """Tell whether something ships or is installed: a reference to a file or module is neither."""
+    return reference in _names(kind)
+
+
+def _method_here(spec: RunSpec) -> "type[Method] | None":
+    """Return the method's class; None where it, or the source that the record names, is not installed."""
+    with suppress(UserError):  # an installed one that cannot be imported
+        if _is_installed("method", spec.method) and source("method", spec.method) == spec.source:
+            return load("method", spec.method)
+    return None
+
+
+def _addons_here(spec: RunSpec) -> bool:
+    """Tell whether the add-ons and the score, of the source that the record names, are installed."""
+    from qgbench.run.request import addon_source
+
+    installed = _is_installed("score", spec.qg_score) and all(_is_installed("addon", name) for name in spec.addons)
+    with suppress(UserError):  # as above
+        return installed and addon_source(spec) == spec.addon_source
+    return False
+
+
+def _addon_settings(spec: RunSpec, here: bool) -> list[AddOnSettings]:
+    """Return the settings that a spec gives its add-ons; without those whose class is not here."""
+    if here:
+        from qgbench.quality.guide import addon_settings
+
+        return [own for _, own in addon_settings(spec)]
+    kinds = [ADDON_SETTINGS[name] for name in spec.addons if name in ADDON_SETTINGS]
+    changes = spec.overrides_of("qg")
+    return [
+        apply_settings(kind(), {name: changes[name] for name in changes if name in kind.model_fields}, "qg.")
+        for kind in kinds
+    ]
+
+
+def _differing_settings(
+    record: Record, protocol: Protocol, own: "MethodSettings | None", addons: list[AddOnSettings], addons_here: bool
+) -> dict[str, tuple[object, object]]:
+    """Compare all settings; of code that is not here, those that the spec overrides."""
+    expected = settings_as_used(protocol, own or Settings(), addons)
+    stored = dict(record.settings)
+    for part, here in (("method", own is not None), ("qg", addons_here)):
+        if not here:
+            expected[part] |= record.spec.overrides_of(part)
+            stored[part] = {name: value for name, value in stored[part].items() if name in expected[part]}
+    kinds: dict[str, list[type[Settings]]] = {"protocol": [Protocol], "method": [type(own or Settings())]}
+    kinds["qg"] = [type(addon) for addon in addons]
+    return settings_that_differ(record.model_copy(update={"settings": stored}), expected, kinds)
+
+
+def _validated_after(train: TrainSettings) -> list[int]:
+    """Return the steps after which a run validates."""
+    every = max(1, train.steps // train.validations)
+    return sorted({*range(every, train.steps + 1, every), train.steps})
+
+
+def _keeps_teacher(method: "type[Method]", settings: "MethodSettings") -> bool:
+    """Ask a method without building its networks."""
+    asked = method.__new__(method)
+    asked.settings = settings
+    return asked.uses_teacher()
+
+
+def _best_and_networks(
+    record: Record, method: "MethodSettings", addons: list[AddOnSettings], keeps_teacher: bool
+) -> Found:
+    """Compare the step chosen by validation and the networks evaluated with what `Trainer` and `run` do."""
+    regularisations = [RegularisationSettings(), *(own for own in addons if isinstance(own, RegularisationSettings))]
+    ramped = max(method.warmup + method.ramp, *(own.qar_warmup + own.qar_ramp for own in regularisations))
+    eligible = [(step, dice) for step, dice in record.val_dice if step >= ramped * record.steps]
+    best = max(eligible, key=lambda one: one[1])[0] if eligible else None  # the first of equal ones
+    if record.best_val_step != best:
+        yield "contradiction", f"best_val_step is {record.best_val_step}; val_dice gives {best}"
+        return
+    networks = {"student"} | ({"teacher"} if keeps_teacher else set())
+    networks |= set() if best in (None, record.steps) else {"best_val"}
+    if record.summaries.keys() != networks:
+        said, expected = (", ".join(sorted(names)) for names in (record.summaries, networks))
+        yield "contradiction", f"summaries are of {said}; a run of {record.spec.method} like this has {expected}"

@@ -1,0 +1,195 @@
+"""One contradiction at a time, in the golden record of schema 2: each is found, once, where it is."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from qgbench.run.record import content_hash, read_record
+from qgbench.trust.verify import Fault, verify_records
+
+GOLDEN = Path(__file__).parents[1] / "golden/records/v2"
+Tamper = Callable[[Path], object]
+J, T, L = "record.json", "images.csv", "labels.csv"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return shutil.copytree(GOLDEN, tmp_path / "run", ignore=shutil.ignore_patterns("schema.json"))
+
+
+def put(where: str, value: Any) -> Tamper:
+    """Write another value into the JSON; `value` may be a function of the old one."""
+
+    def change(run: Path) -> None:
+        data = json.loads((run / "record.json").read_text())
+        *parents, last = where.split(".")
+        part = reduce(lambda part, name: part[int(name) if name.isdigit() else name], parents, data)
+        last = int(last) if last.isdigit() else last
+        part[last] = value(part[last]) if callable(value) else value
+        (run / "record.json").write_text(json.dumps(data))
+
+    return change
+
+
+def rows(name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Tamper:
+    """Change the rows of a CSV, as text."""
+
+    def write(run: Path) -> None:
+        change(pd.read_csv(run / name, dtype=str, keep_default_na=False)).to_csv(run / name, index=False)
+
+    return write
+
+
+def cell(name: str, column: str, value: str) -> Tamper:
+    return rows(name, lambda table: table.assign(**{column: [value, *table[column][1:]]}))
+
+
+def both(*changes: Tamper) -> Tamper:
+    return lambda run: [change(run) for change in changes]
+
+
+def again(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([table, table[:1]])
+
+
+def faults_of(*runs: Path) -> list[Fault]:
+    return [fault for fault in verify_records(runs) if fault.severity == "fault"]
+
+
+no_labels: Tamper = lambda run: (run / "labels.csv").unlink()  # noqa: E731
+SPEC = "spec: settings.{} is {!r}, expected {!r}".format
+
+
+@pytest.mark.parametrize(
+    ("tamper", "file", "said"),
+    [
+        # Audited labels
+        (both(no_labels, put("pseudo_labels", [])), L, "audits: it is missing: a run audits"),
+        (no_labels, L, "audits: it is missing"),
+        (put("pseudo_labels", []), L, "audits: pseudo_labels: mae of agreement at 100% is null, the rows give"),
+        (put("pseudo_labels.1.scores.g.pearson", 0.5), L, "audits: pseudo_labels: pearson of g at 50% is 0.5, "),
+        (put("pseudo_labels.4.mean_dice", 0.5), L, "pseudo_labels: mean_dice, pooled is 0.5, the rows give 0.43"),
+        (rows(L, lambda t: t[84:]), L, "checkpoints [0.5, 0.75, 1.0]; a run of 24 steps has"),
+        (rows(L, lambda t: t[:-1]), L, "its checkpoints are not of the same images"),
+        (rows(L, again), L, "1 image (g001_0) twice at one checkpoint"),
+        (cell(L, "id", "g032_1"), L, "1 labelled image (g032_1), which no audit looks at"),
+        (cell(L, "id", "g000_0"), L, "1 test image (g000_0), which no audit looks at"),
+        (cell(L, "g", "1.5"), L, "g is missing or outside [0, 1]: 1 image (g001_0)"),
+        (cell(L, "g", "good"), L, "text where a number belongs: g is 'good' for g001_0"),
+        (rows(L, lambda t: t.assign(foo="0.5")), L, "columns that are not expected: foo"),
+        (rows(L, lambda t: t.drop(columns="g")), L, "lacks the columns: g"),
+        (put("pseudo_labels_on", "the moon"), J, "pseudo_labels_on: String should match"),
+        # Validation
+        (put("best_val_step", None), J, "contradiction: best_val_step is None; val_dice gives 24"),
+        (put("best_val_step", 18), J, "contradiction: best_val_step is 18; val_dice gives 24"),
+        (put("best_val_step", 7), J, "best_val_step is 7; expected a step of val_dice"),
+        (both(put("val_dice", []), put("best_val_step", None)), J, "val_dice is of steps []; the settings give [6,"),
+        (put("val_dice", []), J, "best_val_step is 24; expected a step of val_dice"),
+        (put("val_dice", lambda old: old[1:]), J, "val_dice is of steps [12, 18, 24]; the settings give [6, 12"),
+        (put("val_dice", lambda old: old[::-1]), J, "val_dice is of steps [24, 18, 12, 6]; expected steps in order"),
+        # What an add-on and g leave
+        (put("audit", None), J, "contradiction: audit is null; a run with a g has a value"),
+        (put("guidance", None), J, "contradiction: guidance is null; a run of fixmatch+qw has a value"),
+        (put("provenance.g_weights", None), J, "contradiction: provenance.g_weights is null; a run with a g"),
+        (put("provenance.encoder", None), J, "contradiction: provenance.encoder is null; a run has a value"),
+        (put("audit.image_dependent", False), J, "audit.image_dependent is False; image_dependence = 0.348"),
+        (put("provenance.encoder", "hello"), J, "provenance.encoder: String should match"),
+        (put("provenance.g_weights", "hello"), J, "'^[0-9a-f]{64}$', not 'hello'"),
+        (put("provenance.g", "zz"), J, "provenance.g is 'zz'; expected phantom-n<labels>-<size>px-k0-<12 hex"),
+        (put("provenance.g", "phantom-n12-64px-k1-2ac20115d1cd"), J, "px-k1-2ac20115d1cd'; expected phantom-n<la"),
+        # Ranges
+        (put("guidance.val_q_minus_dice", 50.0), J, "guidance.val_q_minus_dice: Input should be less than"),
+        (put("guidance.mean_q", -0.5), J, "guidance.mean_q: Input should be greater"),
+        (put("guidance.effective_sample_size", 2.0), J, "guidance.effective_sample_size: Input should be less"),
+        (put("audit.image_dependence", -3.0), J, "audit.image_dependence: Input should be greater"),
+        (put("audit.weak_models.spearman", 1.5), J, "audit.weak_models.spearman: Input should be less than"),
+        (put("audit.synthetic.masks", 0), J, "audit.synthetic.masks: Input should be greater"),
+        (put("pseudo_labels.0.progress", 2.0), J, "pseudo_labels.0.progress: Input should be less than"),
+        (put("val_dice.0.1", 5.0), J, "val_dice.0.1: Input should be less than or equal to 1.00001, not 5.0"),
+        (put("times.evaluate", -1.0), J, "times.evaluate: Input should be greater than or equal to 0"),
+        (put("peak_memory_mib", -1.0), J, "peak_memory_mib: Input should be greater than or equal to 0"),
+        (put("summaries.student.missed", -1), J, "summaries.student.missed: Input should be greater than"),
+        (put("summaries.student.groups", 121), J, "no more groups, and missed or spurious images, than 120"),
+        (put("summaries.student.means.dice", 1.5), J, "summaries.student.means.dice is 1.5; expected no more than 1"),
+        # Settings
+        (put("settings.method.threshold", 0.5), J, SPEC("method.threshold", 0.5, 0.95)),
+        (put("settings.method", {}), J, SPEC("method.lambda_u", "no setting", 1.0)),
+        (put("settings.method.foo", 0.5), J, SPEC("method.foo", 0.5, "no setting")),
+        (put("settings.qg.tau", 0.6), J, SPEC("qg.tau", 0.6, 0.5)),
+        (put("settings.qg", {}), J, SPEC("qg.tau", "no setting", 0.5)),
+        (put("settings.qg.foo", 1), J, SPEC("qg.foo", 1, "no setting")),
+        (put("settings.protocol.foo", 1), J, SPEC("protocol.foo", 1, "no setting")),
+        (put("settings.protocol.train.lr", 0.5), J, SPEC("protocol.train.lr", 0.5, 0.001)),
+        (put("settings.protocol.arch", "unet"), J, "settings: Value error, expected no 'protocol.arch'"),
+        (put("settings.surplus", {}), J, "settings: Value error, expected no 'surplus'"),
+        # Networks
+        (put("summaries", lambda s: s | {"net7": s["student"]}), J, "summaries.net7: expected"),
+        (put("summaries", lambda s: s | {"teacher": s["student"]}), J, "summaries are of student, teacher; "),
+        (put("summaries", lambda s: s | {"best_val": s["student"]}), J, "summaries are of best_val, student"),
+        # Names
+        (put("read_from", 1), J, "read_from: Extra inputs are not permitted, not 1"),
+        (put("spec.qg_mode", "foo"), J, "spec: unknown addon 'foo'. Known: qar, qw."),
+        (put("spec.qg_score", "foo"), J, "spec: unknown score 'foo'. Known: agreement, confidence, g,"),
+        (put("spec.method", "foo"), J, "spec: unknown method 'foo'."),
+        (put("spec.method", "lab.py:Mine"), J, "spec: unknown method 'lab.py:Mine'."),
+        (put("spec.arch", "foo"), J, "spec: unknown arch 'foo'."),
+        # Rows
+        (rows(T, lambda t: t.assign(foo="1")), T, "has columns that are not expected: foo"),
+        (rows(T, lambda t: t.drop(columns="class")), T, "lacks the columns: class"),
+        (lambda run: twice_a_column(run / T), T, "has columns that are not expected: confidence"),
+        (cell(T, "n_ref", "many"), T, "text where a number belongs: n_ref is 'many' for g000_0"),
+        (rows(T, again), T, "image ids: 1 image (g000_0) in more than one row of a class"),
+        (rows(T, lambda t: pd.concat([t, t[:1].assign(id="x", group="x")])), T, "test images: 121 images"),
+        (rows(T, lambda t: t[1:]), T, "test images: 119 images"),
+    ],
+)  # fmt: skip
+def test_a_contradiction_is_found_once_and_where_it_is(run: Path, tamper: Tamper, file: str, said: str) -> None:
+    tamper(run)
+    (fault,) = faults_of(run)
+    assert fault.path == run / file
+    assert said in f"{fault.rule}: {fault.text}".replace(f"{run}/", "")
+
+
+def twice_a_column(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    file.write_text("".join(f"{line},{line.rpartition(',')[2]}\n" for line in lines))
+
+
+def test_the_record_as_it_is_has_no_fault(run: Path) -> None:
+    assert faults_of(run) == []
+
+
+def test_what_is_not_installed_is_noted_and_its_settings_are_not_checked(run: Path) -> None:
+    put("spec.source", "ab" * 32)(run)
+    put("spec.method", "lab.py:Mine")(run)
+    put("run_id", read_record(run).spec.id)(run)
+    put("settings.method.threshold", 0.5)(run)
+    notes = [fault.text for fault in verify_records([run]) if fault.rule == "outside code"]
+    assert faults_of(run) == []
+    assert len(notes) == 1
+    assert notes[0].endswith("which is not installed here: its settings are not checked")
+
+
+def test_one_g_with_two_kinds_of_weights(run: Path) -> None:
+    other = shutil.copytree(run, run.with_name("twin"))
+    both(put("provenance.g_weights", "0" * 64), put("spec.overrides", {"method.threshold": 0.5}))(other)
+    both(put("settings.method.threshold", 0.5), put("run_id", read_record(other).spec.id))(other)
+    text = "provenance.g_weights of phantom-n12-64px-k0-2ac20115d1cd is 000000000000..., and fcf9237e3ad5... in "
+    assert [(fault.rule, fault.text) for fault in faults_of(run, other)] == [("g", f"{text}{run}/record.json")]
+    put("provenance.hardware.processor", "another one")(other)  # where honest weights may differ
+    assert faults_of(run, other) == []
+    assert "g" in {fault.rule for fault in verify_records([run, other])}
+
+
+def test_a_copy_is_one_with_its_labels(run: Path) -> None:
+    other = shutil.copytree(run, run.with_name("other"))
+    assert {fault.rule for fault in verify_records([run, other])} == {"copy", "twin"}
+    (other / L).write_text((other / L).read_text().replace("0.32117810845375061", "0.3211781084537506"))
+    assert {fault.rule for fault in faults_of(run, other)} == {"two records"}
+    assert content_hash(run / J) != content_hash(other / J)
