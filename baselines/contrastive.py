@@ -1,6 +1,6 @@
 """Contrastive learning with pseudo-labels: pixels of one class attract, those of two repel."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,8 @@ class Contrastive(Method):
       label between trainings, not within a step.
     """
 
-    ema_decay: ClassVar[float] = 0.999
-    ema_buffers: ClassVar[Literal["averaged", "copied"]] = "copied"
+    ema_decay = 0.999
+    ema_buffers = "copied"
 
     class Settings(MethodSettings):
         """Settings of contrastive learning with pseudo-labels."""

@@ -1,7 +1,5 @@
 """Interpolation consistency training: predictions of mixed images are mixed predictions."""
 
-from typing import ClassVar, Literal
-
 import torch
 from pydantic import Field
 from torch.distributions import Beta
@@ -28,8 +26,8 @@ class InterpolationConsistency(Method):
     - The authors' weight rises as exp(-5 (1 - t)^2); here linearly to 0.25, as in the release.
     """
 
-    ema_decay: ClassVar[float] = 0.999
-    ema_buffers: ClassVar[Literal["averaged", "copied"]] = "copied"
+    ema_decay = 0.999
+    ema_buffers = "copied"
 
     class Settings(MethodSettings):
         """Settings of interpolation consistency training."""

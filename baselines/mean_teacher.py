@@ -1,6 +1,6 @@
 """Mean Teacher: consistency with an averaged teacher."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -29,8 +29,8 @@ class MeanTeacher(Method):
       they are one batch, as with the authors.
     """
 
-    ema_decay: ClassVar[float] = 0.999
-    ema_buffers: ClassVar[Literal["averaged", "copied"]] = "copied"
+    ema_decay = 0.999
+    ema_buffers = "copied"
 
     class Settings(MethodSettings):
         """Settings of Mean Teacher."""

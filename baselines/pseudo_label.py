@@ -1,6 +1,6 @@
 """Pseudo-labelling: the network's own confident predictions become targets."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -20,8 +20,8 @@ class PseudoLabel(Method):
       here a student labels without dropout, normalised by the unlabelled images, in a pass that trains nothing.
     """
 
-    ema_decay: ClassVar[float] = 0.999
-    ema_buffers: ClassVar[Literal["averaged", "copied"]] = "copied"
+    ema_decay = 0.999
+    ema_buffers = "copied"
 
     class Settings(MethodSettings):
         """Settings of pseudo-labelling."""

@@ -1,7 +1,6 @@
 """Uncertainty-aware Mean Teacher: consistency where the teacher is certain."""
 
 import math
-from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,8 +30,8 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
     - The release averages the teacher at 0.999 in this row; here at 0.99, as the authors do.
     """
 
-    ema_decay: ClassVar[float] = 0.99
-    ema_buffers: ClassVar[Literal["averaged", "copied"]] = "copied"
+    ema_decay = 0.99
+    ema_buffers = "copied"
 
     class Settings(MeanTeacher.Settings):
         """Settings of the uncertainty-aware Mean Teacher."""

@@ -1,7 +1,5 @@
 """UniMatch V2: two strong views with complementary dropout, supervised by an averaged teacher."""
 
-from typing import ClassVar, Literal
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -31,8 +29,8 @@ class UniMatchV2(Method):
       as they are decoded, and the labelled images alone.
     """
 
-    ema_decay: ClassVar[float] = 0.996
-    ema_buffers: ClassVar[Literal["averaged", "copied"]] = "averaged"
+    ema_decay = 0.996
+    ema_buffers = "averaged"
 
     class Settings(MethodSettings):
         """Settings of UniMatch V2."""
