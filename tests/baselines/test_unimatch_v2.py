@@ -28,7 +28,7 @@ SHAPES = [(40, 3), (7, 1), (40, 2)]
 
 @pytest.mark.parametrize(("labelled", "unlabelled", "bias", "threshold"), CASES, ids=CASE_NAMES)
 def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, bias: float, threshold: float) -> None:
-    """L = (L_x + (L_s1 + L_s2) / 2) / 2, labels by the teacher, partners by the batch in reverse; passes [x], [s1, s2]."""
+    """L = (L_x + (L_s1 + L_s2) / 2) / 2, labels by the teacher, partners in reverse; passes [x] and [s1, s2]."""
     method, batch = make("unimatch_v2", bias, threshold=threshold), make_batch(labelled, unlabelled)
     assert method.teacher is not None
     network, label = copy.deepcopy(method.student).train(), evaluated(method.teacher, batch.u_w)
