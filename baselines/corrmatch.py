@@ -31,7 +31,7 @@ class CorrMatch(Method):
     - Inside the box, their soft term holds the prediction to the probabilities of the image that is covered there; here
       to those of the image that is seen.
     - They compare the coarsest features, which dilation keeps at stride 8; here all of stride 8 or more, resized to 8.
-    - The compared vectors are as long as they have classes on Pascal, 21; with the two classes here their correlations
+    - Their compared vectors have an entry for each class, 21 on Pascal; here always 21: with two classes, correlations
       would have rank 2.
     - They drop channels of the finest and the coarsest features, all that their DeepLab decodes; here of all.
     """

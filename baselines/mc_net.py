@@ -29,7 +29,6 @@ class MCNet(Method):
     - The authors' sharpened labels pass a gradient; here labels are constants, as every label of the contract.
     - The authors' Dice loss is the batch's, with squares in its divisor, averaged over lesion and background; here it
       is each image's, with a linear divisor, and the lesion's.
-    - The authors' later code halves the Dice losses; here they count in full, as in their first.
     - The authors' decoders upsample by linear interpolation and by transposed convolutions; here the first decoder is
       the architecture's, the second one interpolates linearly where that one repeats pixels, as U-Net's does, and
       elsewhere differs by its weights alone.
