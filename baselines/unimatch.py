@@ -41,6 +41,7 @@ class UniMatch(Method):
         ramp: float = Field(0.0, ge=0, le=1, description="fraction of the budget over which it rises linearly")
         threshold: float = Field(0.95, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
         dropout: float = Field(0.5, ge=0, lt=1, description="share of the weak view's feature channels that is dropped")
+        # Records of protocol 2 and before did neither: labelled images were decoded in one batch with dropped features.
         apart: bool = Field(
             False, description="decode labelled images and dropped features in batches of their own, and label apart"
         )
