@@ -160,6 +160,22 @@ def test_the_teacher_averages_as_the_paper_writes_it() -> None:
             torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "decay", "buffers"),
+    [
+        ("mean_teacher", 0.999, "copied"),
+        ("pseudo_label", 0.999, "copied"),
+        ("contrastive", 0.999, "copied"),
+        ("ict", 0.999, "copied"),
+        ("ua_mt", 0.99, "copied"),
+        ("unimatch_v2", 0.996, "averaged"),
+    ],
+)
+def test_a_teacher_states_its_average(name: str, decay: float, buffers: str) -> None:
+    kind = load("method", name)
+    assert (kind.ema_decay, kind.ema_buffers) == (decay, buffers)
+
+
 def test_settings_are_those_of_the_papers() -> None:
     ramped = {"lambda_u": 0.25, "warmup": 0.075, "ramp": 0.15}
     pseudo_label = {"threshold": 0.9, "labels_from": "student", "loss": "bce"}
