@@ -13,7 +13,14 @@ class CrossPseudoSupervision(Method):
 
     Source: Chen et al., arXiv 2106.01226; settings of arXiv 2606.01753, row CPS. As in the paper, the two networks are
     the only perturbation (one view for all), a label is the very prediction that is trained, in training mode, and the
-    labelled images are cross-supervised too; SSL4MIS leaves those out, the authors' best code adds CutMix.
+    labelled images are cross-supervised too (SSL4MIS leaves those out). Labelled and unlabelled images pass apart.
+
+    Deviations
+    ----------
+    - The authors' code takes one mean over labelled and unlabelled images together, which is half of the sum here where
+      both batches are equal; here each has its own mean, and they are added, as in the paper.
+    - The authors' best results add CutMix; here, as in their plain method, there is none.
+    - The authors' weight is constant from the start; here it rises linearly to 0.25, as in the release of the row.
     """
 
     networks: ClassVar[int] = 2

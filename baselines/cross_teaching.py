@@ -15,10 +15,15 @@ class CrossTeaching(Method):
     """Each of two networks of different architectures learns by a Dice loss from the other's hard label.
 
     Source: Luo et al., arXiv 2112.04894, and its code (SSL4MIS): U-Net and Swin-Unet, one view for both, labelled and
-    unlabelled images in one batch; weight 0.1 exp(-5 (1 - t)^2), t the done share of the budget; the first network is
-    evaluated. Deviations: the Dice loss is each image's and the lesion's (theirs is the batch's, with squares in its
-    divisor, averaged over lesion and background); AdamW in the place of SGD; both networks have the protocol's kind of
-    weights, ImageNet's or none (theirs: the transformer alone is pretrained).
+    unlabelled images in one batch of each network, whose predictions are the labels; weight 0.1 exp(-5 (1 - t)^2), t
+    the done share of the budget; the first network is evaluated.
+
+    Deviations
+    ----------
+    - The authors' Dice loss is the batch's, with squares in its divisor, averaged over lesion and background; here it
+      is each image's, so that each label has a loss, with a linear divisor, and the lesion's.
+    - The authors' transformer alone is pretrained; here both networks have the protocol's kind of weights, ImageNet's
+      or none.
     """
 
     class Settings(MethodSettings):

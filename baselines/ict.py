@@ -12,9 +12,22 @@ class InterpolationConsistency(Method):
     """Squared error between the student on a mixture of two images and the same mixture of the EMA teacher's labels.
 
     Source: Verma et al., arXiv 1903.03825, Algorithm 1; alpha of arXiv 2606.01753, row ICT. As in the paper, one share
-    is drawn per step and probabilities are mixed; its code mixes logits, SSL4MIS draws a share per pair from Beta(0.2).
-    The second images are a permutation of the first. Both networks see the weak view: mixing is the perturbation.
+    is drawn per step and probabilities are mixed (SSL4MIS draws a share per pair from Beta(0.2)). The second images are
+    a permutation of the first. Both networks see the weak view: mixing is the perturbation. Labelled images and
+    mixtures pass the student apart.
+
+    Deviations
+    ----------
+    - The authors' code mixes the teacher's logits; here probabilities are mixed, as in their Algorithm 1.
+    - The authors' teacher is in training mode, normalised by its own batch; here, as in the release of the row, it is
+      in evaluation mode, its running statistics copied from the student.
+    - The authors' code passes the unmixed images through the student as well, without a loss, which moves its running
+      statistics; here it sees mixtures alone.
+    - The authors' weight rises as exp(-5 (1 - t)^2); here linearly to 0.25, as in the release.
     """
+
+    ema_decay = 0.999
+    ema_buffers = "copied"
 
     class Settings(MethodSettings):
         """Settings of interpolation consistency training."""

@@ -22,11 +22,16 @@ class MCNet(Method):
 
     Source: Wu et al., arXiv 2103.02911, and its code for pictures (mcnet2d_v1): Dice alone on the labelled images;
     squared error on labelled and unlabelled images, which are one batch; weight 0.1 exp(-5 (1 - t)^2), t the done share
-    of the budget; the first decoder is evaluated. Deviations: labels are constants (there, their gradient counts, too);
-    the Dice loss is each image's and the lesion's (there the batch's, with squares in its divisor, averaged with the
-    background's); AdamW for SGD; the first decoder is the architecture's, the second one interpolates linearly where
-    that one repeats pixels, as U-Net's does, and elsewhere differs by its weights alone (there: linear interpolation
-    and transposed convolutions).
+    of the budget; the first decoder is evaluated.
+
+    Deviations
+    ----------
+    - The authors' sharpened labels pass a gradient; here labels are constants, as every label of the contract.
+    - The authors' Dice loss is the batch's, with squares in its divisor, averaged over lesion and background; here it
+      is each image's, with a linear divisor, and the lesion's.
+    - The authors' decoders upsample by linear interpolation and by transposed convolutions; here the first decoder is
+      the architecture's, the second one interpolates linearly where that one repeats pixels, as U-Net's does, and
+      elsewhere differs by its weights alone.
     """
 
     class Settings(MethodSettings):

@@ -9,9 +9,16 @@ from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 class PseudoLabelConfidence(Method):
     """Train on the student's own hard labels, each image weighted by how confident the student is of it.
 
-    Source: Lee, ICML-W 2013; settings of arXiv 2606.01753, row PL-C. Its release omits this method: the weight is the
-    paper's own (Eqn 7) with an image's mean certainty c in the place of quality: c**temperature, 0 below the threshold.
-    Other code cuts single pixels; here the threshold is one of whole images, all of whose pixels then count.
+    Source: Lee, ICML-W 2013; settings of arXiv 2606.01753, row PL-C.
+
+    Deviations
+    ----------
+    - The release names the row's settings, threshold 0.9 and temperature 2, and omits the method: here the weight is
+      the paper's own (Eqn 7) with an image's mean certainty c in the place of quality: c**temperature, 0 below the
+      threshold. Other code cuts single pixels; here the threshold is one of whole images, all of whose pixels then
+      count.
+    - What normalises labels is not said either: here a student labels without dropout, normalised by the unlabelled
+      images, in a pass that trains nothing.
     """
 
     class Settings(MethodSettings):

@@ -8,6 +8,10 @@ class Supervised(Method):
     """The lower bound of every semi-supervised method, and with all labels the upper bound.
 
     Source: arXiv 2606.01753, row SUP; loss 0.5 BCE + 0.5 Dice.
+
+    Deviations
+    ----------
+    - None known.
     """
 
     pseudo_labels = False

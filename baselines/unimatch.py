@@ -5,9 +5,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from qgbench.methods import Batch, Method, MethodSettings, PseudoLabel, Step, Term
+from qgbench.methods import Batch, Method, MethodSettings, Network, PseudoLabel, Step, Term
 from qgbench.methods.cutmix import cutmix_term, paste
 from qgbench.methods.losses import certain_cross_entropy, segmentation_loss
+
+
+def decode_twice(network: Network, images: Tensor, dropout: float) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Return features of N images, their logits (N, C, H, W), and those of dropped channels, decoded in one batch."""
+    features = network.encode(images)
+    twice = [torch.cat([feature, F.dropout2d(feature, dropout)]) for feature in features]
+    pred, pred_fp = network.head(network.decode(twice)).chunk(2)
+    return features, pred, pred_fp
 
 
 class UniMatch(Method):
@@ -16,6 +24,13 @@ class UniMatch(Method):
     Source: Yang et al., arXiv 2208.09910 and its code: (L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2, each averaged over
     all pixels, certain or not; threshold 0.95, channel dropout 0.5, no ramp. Labelled and weak images are decoded twice
     in one batch, clean and with dropped features, [x, u ; x_fp, u_fp]; u is the label, x_fp is not used further.
+
+    Deviations
+    ----------
+    - The authors take a CutMix box from another batch, and label it in evaluation mode; here it comes from the image
+      before in the same batch, with the label that this has: each image has one label, which can be judged.
+    - They drop channels of the finest and the coarsest features, all that their DeepLab decodes (in their U-Net for
+      ACDC of all features); here of all, because any network's decoder may use them.
     """
 
     class Settings(MethodSettings):
@@ -26,6 +41,7 @@ class UniMatch(Method):
         ramp: float = Field(0.0, ge=0, le=1, description="fraction of the budget over which it rises linearly")
         threshold: float = Field(0.95, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
         dropout: float = Field(0.5, ge=0, lt=1, description="share of the weak view's feature channels that is dropped")
+        # Records of protocol 2 and before did neither: labelled images were decoded in one batch with dropped features.
         apart: bool = Field(
             False, description="decode labelled images and dropped features in batches of their own, and label apart"
         )
@@ -50,11 +66,9 @@ class UniMatch(Method):
 
     def _together(self, batch: Batch) -> tuple[Tensor, Tensor, PseudoLabel]:
         """Return logits of the labelled images and of the dropped features, and the label, all of one decoded batch."""
-        features = self.student.encode(torch.cat([batch.x_l, batch.u_w]))
-        twice = [torch.cat([f, F.dropout2d(f, self.settings.dropout)]) for f in features]
-        sizes = [len(batch.x_l), len(batch.u_w)] * 2
-        pred_l, pred_u, _, pred_u_fp = self.student.head(self.student.decode(twice)).split(sizes)
-        return pred_l, pred_u_fp, self.pseudo_label(batch.u_w, self.task.probabilities(pred_u))
+        _, *preds = decode_twice(self.student, torch.cat([batch.x_l, batch.u_w]), self.settings.dropout)
+        (pred_l, pred_u_w), (_, pred_u_fp) = (pred.split([len(batch.x_l), len(batch.u_w)]) for pred in preds)
+        return pred_l, pred_u_fp, self.pseudo_label(batch.u_w, self.task.probabilities(pred_u_w))
 
     def _apart(self, batch: Batch) -> tuple[Tensor, Tensor, PseudoLabel]:
         """Return the same, the label of a pass of its own, and both predictions of decoded batches of their own."""

@@ -13,11 +13,24 @@ class UniMatchV2(Method):
     """The EMA teacher's hard labels of the weak view supervise two CutMix strong views with complementary channels.
 
     Source: Yang et al., TPAMI 2025, arXiv 2410.10777: (L_x + 0.5 L_s1 + 0.5 L_s2) / 2, threshold 0.95, no ramp; of each
-    image's features one view keeps the channels that the other drops, except for half of the images.
+    image's features one view keeps the channels that the other drops, except for half of the images. The labelled
+    images pass alone, the two strong views in one batch; the teacher labels in evaluation mode.
     Chosen for 2025-26 because it needs one ordinary network and neither a foundation model nor a second student, its
     training logs are public (Pascal, 183 labels, one encoder: 87.9 mIoU, UniMatch 87.5), and later work still takes it
-    as the rival. The rest of its published lead over UniMatch with a ResNet is DINOv2's, which is not used here.
+    as the rival.
+
+    Deviations
+    ----------
+    - Most of its published lead over UniMatch with a ResNet is DINOv2's, which is not used here: the protocol's encoder
+      is every method's.
+    - The four levels of the authors' transformer are equally wide and share one mask; where levels differ, as those of
+      convolutional encoders do, each takes the mask's first channels.
+    - Their decoder has no batch normalisation; most networks here have some, which sees the two strong views together,
+      as they are decoded, and the labelled images alone.
     """
+
+    ema_decay = 0.996
+    ema_buffers = "averaged"
 
     class Settings(MethodSettings):
         """Settings of UniMatch V2."""
@@ -36,15 +49,15 @@ class UniMatchV2(Method):
         return True
 
     def drop(self, features: list[Tensor]) -> list[Tensor]:
-        """Drop complementary halves of the channels in the two views: (2U, C, H, W), first all first views."""
-        images = len(features[0]) // 2
-        whole = torch.randperm(images)[: int(self.settings.whole * images)]
-        dropped = []
-        for scale in features:
-            kept = torch.randint(0, 2, (images, scale.shape[1], 1, 1)) * 2.0
-            kept[whole] = 1.0
-            dropped.append(scale * torch.cat([kept, 2.0 - kept]).to(scale))
-        return dropped
+        """Drop complementary halves of the channels in the two views: (2U, C_i, H_i, W_i), first all first views.
+
+        All levels have one mask, as far as they have channels.
+        """
+        images, width = len(features[0]) // 2, max(feature.shape[1] for feature in features)
+        kept = torch.randint(0, 2, (images, width, 1, 1)) * 2.0
+        kept[torch.randperm(images)[: int(self.settings.whole * images)]] = 1.0
+        masks = torch.cat([kept, 2.0 - kept])
+        return [feature * masks[:, : feature.shape[1]].to(feature) for feature in features]
 
     def step(self, batch: Batch) -> Step:
         """Two terms, one for each strong view."""

@@ -1,12 +1,14 @@
-"""Copy tables of docs/results/report.md into the documents that quote them: ``python docs/refresh.py``.
+"""Copy into documents what they quote, tables of a report and docstrings of methods: ``python docs/refresh.py``.
 
-A document quotes a table between two comments, and everything between them is replaced::
+A document quotes a table of docs/results/report.md between two comments, and everything between them is replaced::
 
     <!-- table: Suite small > The same in each data set (points) -->
     <!-- end -->
 
 The title follows that of its chapter. ``; rows 1-5, qar, qw-*`` after it quotes the first five
 rows and those with such names only, ``; columns 1, 4-6`` some columns.
+
+docs/METHODS.md has the deviations of all methods between ``<!-- deviations -->`` and ``<!-- end -->``.
 """
 
 import re
@@ -15,9 +17,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
+from qgbench.cli.listing import deviations
+from qgbench.plugins.registry import load, method_names
+
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "docs" / "results" / "report.md"
 DOCUMENTS = (ROOT / "README.md", ROOT / "BENCHMARK.md")
+METHODS = ROOT / "docs" / "METHODS.md"
 
 T = TypeVar("T")
 
@@ -57,6 +63,16 @@ def refreshed(document: str, report: str) -> str:
         return found["begin"] + "\n".join(lines) + "\n" + found["end"]
 
     return _QUOTE.sub(quoted, document)
+
+
+def with_deviations(document: str) -> str:
+    """Replace the table of what each method that ships does otherwise than its authors."""
+    rows = ["| method | deviation |", "|---|---|"]
+    for name in method_names():
+        rows += [f"| {name} | {text} |" for text in deviations(load("method", name))]
+    begin, end = "<!-- deviations -->\n", "<!-- end -->"
+    before, _, rest = document.partition(begin)
+    return before + begin + "\n".join(rows) + "\n" + end + rest.partition(end)[2]
 
 
 def _tables(report: str) -> dict[str, list[list[str]]]:
@@ -113,6 +129,7 @@ def main() -> None:
             document.write_text(refreshed(text, report), encoding="utf-8")
         except ValueError as error:
             sys.exit(f"{document.name}: {error}")
+    METHODS.write_text(with_deviations(METHODS.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

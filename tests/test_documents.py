@@ -77,6 +77,11 @@ def test_quoted_tables_are_those_of_the_report(refresh: ModuleType, report: str,
     assert refresh.refreshed(text, report) == text, "run make results"
 
 
+def test_the_page_of_methods_lists_what_their_docstrings_say(refresh: ModuleType) -> None:
+    text = refresh.METHODS.read_text()
+    assert refresh.with_deviations(text) == text, "run python docs/refresh.py"
+
+
 def test_the_readme_says_what_the_primary_question_is_answered(folder: Path) -> None:
     found = json.loads((folder / "report.json").read_text())["suite"]["primary"]["estimate"]
     mean, (low, high) = 100 * found["mean"], (100 * end for end in found["interval"])

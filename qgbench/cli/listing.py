@@ -60,11 +60,22 @@ def print_method(name: str, console: Console, plugins: Iterable[str] = ()) -> No
     facts += ["makes pseudo-labels" if kind.pseudo_labels else "makes no pseudo-labels (--qg means QAR)"]
     facts += ["needs features of its networks"] if kind.needs_features else []
     console.print(f"By default it {', '.join(facts)}.\n", highlight=False)
+    if deviations(kind):
+        console.print("Deviations that all methods share are listed in docs/METHODS.md.\n", highlight=False)
     table = Table("setting", "default", "allowed", "meaning", title="--set method.SETTING=VALUE", title_justify="left")
     for setting, field in type(settings).model_fields.items():
         values = (setting, str(getattr(settings, setting)), allowed(field), field.description or "")
         table.add_row(*(Text(value) for value in values))
     print_table(table, console)
+
+
+def deviations(code: Any) -> list[str]:
+    """Return what a method does otherwise than its authors: the bullets of its docstring's section Deviations.
+
+    Each bullet is one line of text; there are none where the section is missing.
+    """
+    section = _text(code).partition("\nDeviations\n----------\n")[2].partition("\n\n")[0]
+    return [" ".join(bullet.split()) for bullet in re.split(r"^- ", section, flags=re.MULTILINE)[1:]]
 
 
 def print_arch(name: str, console: Console, plugins: Iterable[str] = ()) -> None:
@@ -205,9 +216,16 @@ def _text(code: Any) -> str:
 
 
 def _reflowed(text: str) -> str:
-    """Join the lines of each paragraph of prose, which the terminal then breaks; sections and lists keep theirs."""
-    paragraphs = text.split("\n\n")
-    return "\n\n".join(p if re.search(r"^(\s|---|- )", p, re.M) else " ".join(p.split()) for p in paragraphs)
+    """Join the lines of each paragraph of prose, and of each bullet, which the terminal then breaks; others stay."""
+    paragraphs = []
+    for paragraph in text.split("\n\n"):
+        if re.search(r"^- ", paragraph, re.MULTILINE):
+            paragraphs.append(re.sub(r"\n +", " ", paragraph))
+        elif re.search(r"^(\s|---)", paragraph, re.MULTILINE):
+            paragraphs.append(paragraph)
+        else:
+            paragraphs.append(" ".join(paragraph.split()))
+    return "\n\n".join(paragraphs)
 
 
 def _first_paragraph(text: str) -> str:

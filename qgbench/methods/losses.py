@@ -24,13 +24,15 @@ def segmentation_loss(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     return 0.5 * entropy + 0.5 * soft_dice_loss(task, task.probabilities(logits), target).mean()
 
 
-def soft_dice_loss(task: Task, prob: Tensor, target: Tensor) -> Tensor:
-    """Return 1 - (2 sum p t + 1) / (sum p + sum t + 1) of every image, averaged over the classes without background.
+def soft_dice_loss(task: Task, prob: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+    """Return 1 - (2 sum p t + s) / (sum p + sum t + s) of every image, averaged over the classes without background.
 
     Parameters
     ----------
     task : Task
     prob, target : (B, C, H, W)
+    smooth : float
+        s.
 
     Returns
     -------
@@ -38,7 +40,7 @@ def soft_dice_loss(task: Task, prob: Tensor, target: Tensor) -> Tensor:
     """
     prob, target = prob[:, task.lesions].flatten(2), target[:, task.lesions].flatten(2)
     overlap, total = (prob * target).sum(2), prob.sum(2) + target.sum(2)
-    return (1.0 - (2.0 * overlap + 1.0) / (total + 1.0)).mean(1)
+    return (1.0 - (2.0 * overlap + smooth) / (total + smooth)).mean(1)
 
 
 def pixel_cross_entropy(task: Task, logits: Tensor, target: Tensor) -> Tensor:

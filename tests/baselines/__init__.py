@@ -1,14 +1,87 @@
-"""What the tests of single methods share: a fixed batch, a loss and gradients written out without the package."""
+"""What the tests of single methods share: a network, a fixed batch, a loss and gradients written without the package.
+
+The network has batch normalisation and dropout in encoder and decoder, so that a method whose passes are not put
+together as its authors' are gives other numbers than the equations.
+"""
 
 import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from qgbench.methods import Batch, Method
 from qgbench.quality.guide import Guide
+from qgbench.spec.task import Task
 from qgbench.training.objective import Objective
+
+
+class Dropout(nn.Module):
+    """Drops channels by their place in the batch and its size, the same ones in every pass of such a batch.
+
+    A written equation may so make its passes in any order, and an image that passes with others loses other channels.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        generator = torch.Generator().manual_seed(1000 * x.shape[0] + x.shape[1])
+        kept = torch.rand(x.shape[:2], generator=generator) > 0.2
+        return x * kept[:, :, None, None] / 0.8
+
+
+def block(channels: int, out: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, out, 3, padding=1) if stride == 1 else nn.Conv2d(channels, out, stride, stride)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out), nn.ReLU(), Dropout())
+
+
+class Toy(nn.Module):
+    """A network with features of the strides given, and the image itself before them, as encoders have it.
+
+    `bias` moves all logits: -40 predicts nothing, 40 everything.
+    """
+
+    task = Task()
+    min_batch = 1
+
+    def __init__(self, strides: tuple[int, ...] = (1,), size: int = 16, bias: float = 0.0) -> None:
+        super().__init__()
+        self.size = size
+        self._strides = strides
+        channels = [3, *(6 + 2 * level for level in range(len(strides)))]
+        steps = [stride // before for before, stride in zip((1, *strides), strides, strict=False)]
+        self.encoder = nn.ModuleList(map(block, channels, channels[1:], steps))
+        self.decoder = block(sum(channels[1:]), 8)
+        self.head = nn.Sequential(nn.Conv2d(8, 1, 1))
+        with torch.no_grad():
+            self.head[0].bias.fill_(bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.decode(self.encode(image)))
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        features = [image]
+        for part in self.encoder:
+            features.append(part(features[-1]))
+        return features
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        return self.decoder(torch.cat([F.interpolate(f, features[0].shape[2:]) for f in features[1:]], 1))
+
+    def new_decoder(self) -> "Toy":
+        sibling = Toy(self._strides, self.size)
+        sibling.encoder = self.encoder
+        return sibling
+
+
+def student_label(network: nn.Module, image: Tensor) -> Tensor:
+    """Probabilities of a copy that is normalised by these very images, without dropout."""
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        module.train(isinstance(module, nn.BatchNorm2d))
+    with torch.no_grad():
+        return torch.sigmoid(network(image))
 
 
 def make_batch(unlabelled: int = 4, size: int = 16, progress: float = 1.0) -> Batch:

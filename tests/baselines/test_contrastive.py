@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qgbench.methods import Batch, Method
+from qgbench.methods import Batch
 from qgbench.plugins.registry import load
-from qgbench.trust.toys import ToySegmenter
 from tests.baselines import (
+    Toy,
     assert_same_gradient,
     bce,
     buffers,
@@ -22,7 +22,7 @@ from tests.baselines import (
     sharpen,
     written_gradient,
 )
-from tests.baselines.test_equations import cross_entropy, logits, make, sigmoid
+from tests.baselines.test_equations import cross_entropy, labels_of, logits, make, sigmoid, together
 
 CL = {"threshold": 0.65, "labels_from": "student"}
 TWIN_OF_CL_QW = {"threshold": 0.0, "labels_from": "teacher"}
@@ -39,9 +39,13 @@ def contrastive(**settings: object) -> Any:
     return method
 
 
-def labels(method: Method, batch: Batch) -> Tensor:
-    labeller = method.student if method.teacher is None else method.teacher
-    return torch.sigmoid(logits(labeller, batch.u_w, labeller is method.student)).detach()
+def encoded(network: Any, batch: Batch) -> list[Tensor]:
+    """Features of labelled and unlabelled images, which are one batch."""
+    return network.train().encode(torch.cat([batch.x_l, batch.u_w]))
+
+
+def unlabelled_features(method: Any, batch: Batch) -> Tensor:
+    return encoded(copy.deepcopy(method.student), batch)[1][len(batch.x_l) :]
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -65,10 +69,6 @@ def info_nce(pixels: np.ndarray, prob: np.ndarray, threshold: float, temperature
     return loss, count
 
 
-def network_logits(network: Any, feature: Tensor) -> Tensor:
-    return network.head(network.decode([feature]))
-
-
 def pixels_of(method: Any, feature: Tensor) -> np.ndarray:
     return copy.deepcopy(method.head)(feature).detach().double().flatten(2).transpose(1, 2).numpy()
 
@@ -79,14 +79,13 @@ def test_both_terms_are_those_of_the_equations(settings: dict[str, object], unla
     """At most 256 pixels of each class: at 16 x 16 none is left to chance."""
     method, batch = contrastive(**settings), make_batch(unlabelled)
     threshold = float(str(settings["threshold"]))
-    prob = labels(method, batch)
-    feature = copy.deepcopy(method.student).train().encode(batch.u_w)[0]
-    pixels = pixels_of(method, feature)
+    prob = labels_of(method, batch.u_w)
+    pixels = pixels_of(method, unlabelled_features(method, batch))
     pseudo, contrast = method(batch).terms
     label = prob.double().numpy()
     certain = np.maximum(label, 1 - label) >= threshold
     assert certain.all() == (threshold == 0)
-    student = sigmoid(network_logits(method.student.train(), feature))
+    student = sigmoid(logits(method.student, torch.cat([batch.x_l, batch.u_w]), True))[len(batch.x_l) :]
     expected = (cross_entropy(student, label > 0.5) * certain).mean((1, 2, 3))
     np.testing.assert_allclose(pseudo.loss.detach().numpy(), expected, rtol=1e-4)
     assert pseudo.denominator is None
@@ -108,12 +107,13 @@ def test_the_gradient_is_that_of_the_written_sum(settings: dict[str, object]) ->
     method, batch = contrastive(**settings), make_batch()
     threshold = float(str(settings["threshold"]))
     _, ours = objective(method, batch)
-    prob = labels(method, batch)
-    network, head = copy.deepcopy(method.student).train(), copy.deepcopy(method.head)
+    prob = labels_of(method, batch.u_w)
+    network, head = copy.deepcopy(method.student), copy.deepcopy(method.head)
     certain = (prob >= threshold) | (prob <= 1 - threshold)
-    (feature,) = network.encode(batch.u_w)
-    pseudo = (bce(torch.sigmoid(network_logits(network, feature)), prob.round()) * certain).mean()
-    projected = F.normalize(head(feature), dim=1)
+    features = encoded(network, batch)
+    prob_l, prob_u = torch.sigmoid(network.head(network.decode(features))).split([3, 4])
+    pseudo = (bce(prob_u, prob.round()) * certain).mean()
+    projected = F.normalize(head(features[1][3:]), dim=1)
     losses = []
     for pixels, label, sure in zip(projected, prob, certain, strict=True):
         lesion = pixels[:, sure[0] & (label[0] > 0.5)].T
@@ -122,14 +122,14 @@ def test_the_gradient_is_that_of_the_written_sum(settings: dict[str, object]) ->
             positive = (own @ F.normalize(own.mean(0), dim=0) / 0.1).exp()
             losses.append(-(positive / (positive + (own @ other.T / 0.1).exp().sum(1))).log())
     contrast = torch.cat(losses).mean()
-    supervised = half_bce_half_dice(torch.sigmoid(network(batch.x_l)), batch.y_l)
+    supervised = half_bce_half_dice(prob_l, batch.y_l)
     total = supervised + 0.25 * (pseudo + 0.1 * contrast)
     assert_same_gradient(ours, written_gradient(total, [network, head]))
 
 
 def test_an_image_of_one_class_has_no_anchors() -> None:
     method, batch = contrastive(threshold=0.65), make_batch()
-    prob = labels(method, batch)
+    prob = labels_of(method, batch.u_w)
     method.corrector = lambda _, label: torch.cat([label[:1], torch.full_like(label[1:2], 0.01), label[2:]])
     _, contrast = method(batch).terms
     assert contrast.denominator is not None
@@ -145,9 +145,9 @@ def test_without_anchors_there_is_no_contrast(value: float) -> None:
     method, batch = contrastive(threshold=0.65), make_batch()
     method.corrector = lambda _, label: torch.full_like(label, value)
     batch.u_w[0] = 0.5
-    network, head = copy.deepcopy(method.student).train(), copy.deepcopy(method.head)
-    prob = torch.sigmoid(network(batch.u_w))
-    supervised = half_bce_half_dice(torch.sigmoid(network(batch.x_l)), batch.y_l)
+    network, head = copy.deepcopy(method.student), copy.deepcopy(method.head)
+    prob_l, prob = together(network, batch.x_l, batch.u_w)
+    supervised = half_bce_half_dice(prob_l, batch.y_l)
     pseudo = -prob.log().mean() if value > 0.5 else 0 * prob.sum()
     expected = written_gradient(supervised + 0.25 * pseudo, [network, head])
     method_parts = method(batch)
@@ -163,9 +163,8 @@ def test_without_anchors_there_is_no_contrast(value: float) -> None:
 def test_pixels_are_drawn_at_random_from_the_certain_ones() -> None:
     """One pixel a class: the positive is the anchor itself, and every pair of certain pixels turns up alike."""
     method, batch = contrastive(threshold=0.65, negatives=1), make_batch(2, size=4)
-    prob = labels(method, batch).flatten(1).double().numpy()
-    feature = copy.deepcopy(method.student).train().encode(batch.u_w)[0]
-    pixels = unit(pixels_of(method, feature))
+    prob = labels_of(method, batch.u_w).flatten(1).double().numpy()
+    pixels = unit(pixels_of(method, unlabelled_features(method, batch)))
     found: dict[float, int] = {}
     torch.manual_seed(0)
     for _ in range(400):
@@ -197,28 +196,17 @@ def test_a_label_acts_on_no_other_image() -> None:
         assert torch.equal(term.loss[1:], terms[0].loss[1:])
 
 
-class _Pyramid(ToySegmenter):
-    """Features as an encoder gives them: the picture, a map at a quarter of its side, one at a sixteenth."""
-
-    def encode(self, image: Tensor) -> list[Tensor]:
-        feature = self.decoder(self.encoder(image))
-        return [image, F.avg_pool2d(feature, 4), F.avg_pool2d(feature, 16).repeat(1, 2, 1, 1)]
-
-    def decode(self, features: list[Tensor]) -> Tensor:
-        return F.interpolate(features[1], scale_factor=4.0)
-
-
 def test_labels_are_averaged_over_the_cells_of_a_map_of_stride_8_at_most() -> None:
     method_class = load("method", "contrastive")
     torch.manual_seed(1)
     settings = method_class.Settings.model_validate({"threshold": 0.6, "temperature": 0.2})
-    method: Any = method_class(_Pyramid, settings).train()
+    method: Any = method_class(lambda: Toy((4, 16), 32), settings).train()
     batch = make_batch(2, size=32)
     chance = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(2))
     coarse = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     label = (0.8 * F.interpolate(coarse, scale_factor=4.0) + 0.2 * chance).clamp(0, 1)
     method.corrector = lambda _, __: label
-    pixels = pixels_of(method, copy.deepcopy(method.student).encode(batch.u_w)[1])
+    pixels = pixels_of(method, unlabelled_features(method, batch))
     _, contrast = method(batch).terms
     cells = label.double().numpy().reshape(2, 8, 4, 8, 4).mean((2, 4)).reshape(2, 64)
     pairs = [info_nce(p, q, 0.6, 0.2) for p, q in zip(pixels, cells, strict=True)]
@@ -230,7 +218,7 @@ def test_labels_are_averaged_over_the_cells_of_a_map_of_stride_8_at_most() -> No
 
 def test_the_head_is_trained_and_the_student_is_left_in_training_mode() -> None:
     method_class = load("method", "contrastive")
-    method: Any = method_class(ToySegmenter, method_class.Settings())
+    method: Any = method_class(Toy, method_class.Settings())
     assert {id(p) for p in method.heads()} == {id(p) for p in method.head.parameters()}
     assert method.student.training
     assert all(int(value) == 0 for name, value in method.named_buffers() if name.endswith("num_batches_tracked"))
@@ -242,7 +230,7 @@ def test_running_statistics_move_with_the_training_passes_alone(settings: dict[s
     before = {} if method.teacher is None else buffers(method.teacher)
     method(make_batch())
     tracked = [value for name, value in method.student.named_buffers() if name.endswith("num_batches_tracked")]
-    assert [int(value) for value in tracked] == [2, 2]
+    assert [int(value) for value in tracked] == [1, 1]
     if method.teacher is not None:
         assert all(torch.equal(value, before[name]) for name, value in method.teacher.named_buffers())
 
@@ -258,4 +246,4 @@ def test_settings_are_those_of_row_cl() -> None:
         "temperature": 0.1,
         "negatives": 256,
     }
-    assert load("method", "contrastive")(ToySegmenter, load("method", "contrastive").Settings()).teacher is None
+    assert load("method", "contrastive")(Toy, load("method", "contrastive").Settings()).teacher is None

@@ -26,7 +26,7 @@ from tests.baselines.test_equations import cross_entropy, logits, make, sigmoid,
 def cps() -> Method:
     method = make("cps")
     for student in method.students:
-        sharpen(student, 8.0)
+        sharpen(student, 2.0)
     return method
 
 

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from qgbench.plugins.registry import load
 from qgbench.spec.task import Task
-from tests.baselines import assert_same_gradient, half_bce_half_dice, make_batch, objective, written_gradient
+from tests.baselines import Dropout, assert_same_gradient, half_bce_half_dice, make_batch, objective, written_gradient
 from tests.baselines.test_unimatch import Pyramid
 
 
 class Other(nn.Module):
-    """A second architecture, with BatchNorm and no convolution wider than a pixel."""
+    """A second architecture, with batch normalisation, dropout and no convolution wider than a pixel."""
 
     task = Task()
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU())
+        self.layers = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), Dropout())
         self.head = nn.Sequential(nn.Conv2d(6, 1, 1), nn.BatchNorm2d(1))  # logits around 0
 
     def forward(self, image: Tensor) -> Tensor:

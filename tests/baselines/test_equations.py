@@ -15,8 +15,7 @@ from qgbench.methods import Batch, Method, Step
 from qgbench.plugins.registry import load, method_names
 from qgbench.quality.guide import Guide
 from qgbench.training.objective import Objective
-from qgbench.trust.toys import ToySegmenter
-from tests.baselines import make_batch
+from tests.baselines import Toy, make_batch, sharpen, student_label
 
 
 @pytest.fixture
@@ -25,16 +24,10 @@ def batch() -> Batch:
 
 
 def make(name: str, **settings: object) -> Method:
-    """A method on a network without dropout, so that two passes agree."""
+    """A method on the flat toy network, whose teacher, if it has one, differs from its student."""
     torch.manual_seed(1)
-
-    def build() -> ToySegmenter:
-        network = ToySegmenter()
-        network.head[0] = torch.nn.Identity()
-        return network
-
     method_class = load("method", name)
-    method = method_class(build, method_class.Settings.model_validate(settings)).train()
+    method = method_class(Toy, method_class.Settings.model_validate(settings)).train()
     if method.teacher is not None:
         torch.manual_seed(2)
         for parameter in method.teacher.parameters():
@@ -76,77 +69,81 @@ def test_supervised_is_half_bce_half_dice(batch: Batch) -> None:
     assert step.terms == []
 
 
-@pytest.mark.parametrize("labels_from", ["student", "teacher"])
-@pytest.mark.parametrize("threshold", [0.0, 0.55])
-def test_pseudo_label_is_masked_cross_entropy_on_the_same_view(
-    batch: Batch, labels_from: str, threshold: float
-) -> None:
-    method = make("pseudo_label", threshold=threshold, labels_from=labels_from)
-    labeller = method.student if labels_from == "student" else method.teacher
-    assert labeller is not None
-    (term,) = step_of(method, batch).terms
-    label = sigmoid(logits(labeller, batch.u_w, labeller is method.student))
-    # Statistics of the labelled pass come first in training mode; batch normalisation uses each batch's own.
-    prob = sigmoid(logits(method.student, batch.u_w, True))
-    certain = np.maximum(label, 1 - label) >= threshold
-    expected = (cross_entropy(prob, label > 0.5) * certain).mean((1, 2, 3))
-    np.testing.assert_allclose(term.loss.detach().numpy(), expected, rtol=1e-4)
-    np.testing.assert_allclose(term.label.prob.numpy(), label, rtol=1e-5)
-    if threshold:
-        assert 0 < certain.mean() < 1
+def labels_of(method: Method, image: torch.Tensor) -> torch.Tensor:
+    """Labels of a teacher, by its running statistics, or of a student, by the images'; without dropout."""
+    if method.teacher is None:
+        return student_label(method.student, image)
+    return torch.sigmoid(logits(method.teacher, image, False)).detach()
 
 
-def test_fixmatch_labels_the_weak_view_and_trains_the_strong_one(batch: Batch) -> None:
-    method = make("fixmatch", threshold=0.55)
-    (term,) = step_of(method, batch).terms
-    label = sigmoid(logits(method.student, batch.u_w, True))  # of the batch's own statistics
-    prob = sigmoid(logits(method.student, batch.u_s1, True))
-    certain = np.maximum(label, 1 - label) >= 0.55
-    expected = (cross_entropy(prob, label > 0.5) * certain).mean((1, 2, 3))
-    np.testing.assert_allclose(term.loss.detach().numpy(), expected, rtol=1e-4)
-    assert term.label.image is not batch.u_s1
-    assert torch.equal(term.label.image, batch.u_w)
+def together(network: torch.nn.Module, *images: torch.Tensor) -> list[torch.Tensor]:
+    """Probabilities of images that pass a network as one batch, in training mode."""
+    return list(torch.sigmoid(network.train()(torch.cat(images))).split([len(image) for image in images]))
 
 
-def test_mean_teacher_is_the_squared_error_to_the_teacher(batch: Batch) -> None:
-    method = make("mean_teacher")
-    assert method.teacher is not None
-    (term,) = step_of(method, batch).terms
-    target = sigmoid(logits(method.teacher, batch.u_w, False))
-    prob = sigmoid(logits(method.student, batch.u_s1, True))
-    np.testing.assert_allclose(term.loss.detach().numpy(), ((prob - target) ** 2).mean((1, 2, 3)), rtol=1e-4)
+def dice_of(prob: torch.Tensor, target: torch.Tensor, smooth: float) -> torch.Tensor:
+    overlap, total = (prob * target).sum((1, 2, 3)), (prob + target).sum((1, 2, 3))
+    return 1 - (2 * overlap + smooth) / (total + smooth)
 
 
-@pytest.mark.parametrize("name", ["pseudo_label", "mean_teacher", "fixmatch"])
-def test_the_gradient_is_that_of_the_written_equation(batch: Batch, name: str) -> None:
-    """Total = supervised + lambda_u * mean over images, differentiated by autograd from a formula of its own."""
-    settings = {} if name == "mean_teacher" else {"threshold": 0.55}
-    method = make(name, **settings)
-    objective = Objective(copy.deepcopy(method), Guide([]))
-    objective(batch, None, 0)[0].backward()
-    ours = [parameter.grad for parameter in objective.method.students.parameters()]
-
-    network = copy.deepcopy(method.student).train()
-    labeller = method.teacher if method.teacher is not None else method.student
-    label = torch.sigmoid(logits(labeller, batch.u_w, labeller is method.student)).detach()
-    prob_l = torch.sigmoid(network(batch.x_l))
-    view = batch.u_w if name == "pseudo_label" else batch.u_s1
-    prob_u = torch.sigmoid(network(view))
-    bce = -(batch.y_l * prob_l.log() + (1 - batch.y_l) * (1 - prob_l).log()).mean()
-    overlap = 2 * (prob_l * batch.y_l).sum((1, 2, 3)) + 1
-    dice = 1 - overlap / (prob_l.sum((1, 2, 3)) + batch.y_l.sum((1, 2, 3)) + 1)
+def written_out(name: str, method: Method, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """The unlabelled loss of each image, the total, and its gradient; differentiated from formulas of its own."""
+    network, label, settings = copy.deepcopy(method.student), labels_of(method, batch.u_w), method.settings.model_dump()
     if name == "mean_teacher":
-        unlabelled = ((prob_u - label) ** 2).mean()
+        view = batch.u_w if settings["view"] == "weak" else batch.u_s1
+        prob_l, prob_u = together(network, batch.x_l, view)
+        losses = ((prob_u - label) ** 2).mean((1, 2, 3))
     else:
-        hard = (label > 0.5).float()
-        certain = (label >= 0.55) | (label <= 0.45)
-        unlabelled = (-(hard * prob_u.log() + (1 - hard) * (1 - prob_u).log()) * certain).mean()
-    lambda_u = 1.0 if name == "fixmatch" else 0.25
-    (0.5 * bce + 0.5 * dice.mean() + lambda_u * unlabelled).backward()
-    for mine, parameter in zip(ours, network.parameters(), strict=True):
-        assert mine is not None
-        assert parameter.grad is not None
-        torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-7)
+        (prob_l,), (prob_u,) = together(network, batch.x_l), together(network, batch.u_w)
+        threshold, hard = settings["threshold"], (label > 0.5).float()
+        certain = (label >= threshold) | (label <= 1 - threshold)
+        losses = (-(hard * prob_u.log() + (1 - hard) * (1 - prob_u).log()) * certain).mean((1, 2, 3))
+        if settings["loss"] == "bce_dice":
+            losses = 0.5 * losses + 0.5 * dice_of(prob_u * certain, hard * certain, 1e-6)
+    bce = -(batch.y_l * prob_l.log() + (1 - batch.y_l) * (1 - prob_l).log()).mean()
+    total = 0.5 * bce + 0.5 * dice_of(prob_l, batch.y_l, 1).mean() + 0.25 * losses.mean()
+    total.backward()
+    return losses.detach(), total.detach(), [p.grad for p in network.parameters() if p.grad is not None]
+
+
+PL_QW = {"threshold": 0.0, "labels_from": "teacher", "loss": "bce_dice"}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("pseudo_label", {"threshold": 0.55}),
+        ("pseudo_label", {"threshold": 0.0}),
+        ("pseudo_label", {"threshold": 0.55, "labels_from": "teacher"}),
+        ("pseudo_label", {"threshold": 0.55, "loss": "bce_dice"}),
+        ("pseudo_label", PL_QW),
+        ("mean_teacher", {}),
+        ("mean_teacher", {"view": "strong"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())) or "default",
+)
+def test_rows_total_and_gradient_are_those_of_the_written_equation(
+    batch: Batch, name: str, settings: dict[str, object]
+) -> None:
+    """Total = supervised + lambda_u * mean over images; what passes together is what the authors pass together."""
+    method = make(name, **settings)
+    sharpen(method.student, 2.0)
+    if method.teacher is not None:
+        sharpen(method.teacher, 12.0)
+    losses, total, gradient = written_out(name, method, batch)
+    (term,) = step_of(method, batch).terms
+    torch.testing.assert_close(term.loss.detach(), losses, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(term.label.prob, labels_of(method, batch.u_w))
+    assert term.label.image is batch.u_w
+    if settings.get("threshold"):
+        assert 0.05 < float((term.label.prob - 0.5).abs().ge(0.05).float().mean()) < 0.95
+    objective = Objective(copy.deepcopy(method), Guide([]))
+    found = objective(batch, None, 0)[0]
+    found.backward()
+    assert float(found.detach()) == pytest.approx(float(total), rel=1e-5)
+    for mine, expected in zip(objective.method.students.parameters(), gradient, strict=True):
+        assert mine.grad is not None
+        torch.testing.assert_close(mine.grad, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_teacher_averages_as_the_paper_writes_it() -> None:
@@ -163,12 +160,29 @@ def test_the_teacher_averages_as_the_paper_writes_it() -> None:
             torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "decay", "buffers"),
+    [
+        ("mean_teacher", 0.999, "copied"),
+        ("pseudo_label", 0.999, "copied"),
+        ("contrastive", 0.999, "copied"),
+        ("ict", 0.999, "copied"),
+        ("ua_mt", 0.99, "copied"),
+        ("unimatch_v2", 0.996, "averaged"),
+    ],
+)
+def test_a_teacher_states_its_average(name: str, decay: float, buffers: str) -> None:
+    kind = load("method", name)
+    assert (kind.ema_decay, kind.ema_buffers) == (decay, buffers)
+
+
 def test_settings_are_those_of_the_papers() -> None:
-    fixmatch = load("method", "fixmatch").Settings()
-    assert fixmatch.model_dump() == {"lambda_u": 1.0, "warmup": 0.0, "ramp": 0.0, "threshold": 0.95}
-    for name in ("pseudo_label", "mean_teacher"):
-        settings = load("method", name).Settings()
-        assert (settings.lambda_u, settings.warmup, settings.ramp) == (0.25, 0.075, 0.15)
+    ramped = {"lambda_u": 0.25, "warmup": 0.075, "ramp": 0.15}
+    pseudo_label = {"threshold": 0.9, "labels_from": "student", "loss": "bce"}
+    assert load("method", "pseudo_label").Settings().model_dump() == ramped | pseudo_label
+    mean_teacher = load("method", "mean_teacher").Settings
+    assert mean_teacher().model_dump() == ramped | {"view": "weak"}
+    assert mean_teacher.completed(ramped)["view"] == "strong"  # what records without it did
 
 
 def lines_of_code(file: Path) -> int:

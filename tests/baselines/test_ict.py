@@ -27,7 +27,7 @@ def ict(**settings: object) -> Method:
     method = make("ict", **settings)
     assert method.teacher is not None
     for network in (method.student, method.teacher):
-        sharpen(network, 8.0)
+        sharpen(network, 4.0)
     return method
 
 

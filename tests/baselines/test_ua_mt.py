@@ -13,8 +13,8 @@ from torch import Tensor
 
 from qgbench.methods import Batch, Method, Term
 from qgbench.plugins.registry import load
-from qgbench.trust.toys import ToySegmenter
 from tests.baselines import (
+    Toy,
     assert_same_gradient,
     buffers,
     half_bce_half_dice,
@@ -23,14 +23,14 @@ from tests.baselines import (
     sharpen,
     written_gradient,
 )
-from tests.baselines.test_equations import logits, make, sigmoid
+from tests.baselines.test_equations import logits, make, sigmoid, together
 
 
 def ua_mt(**settings: object) -> Any:
     method: Any = make("ua_mt", **settings)
     assert method.teacher is not None
-    for network in (method.student, method.teacher):
-        sharpen(network, 12.0)
+    sharpen(method.student, 2.0)
+    sharpen(method.teacher, 12.0)
     return method
 
 
@@ -61,6 +61,12 @@ def watched(method: Method, batch: Batch, seed: int = 0) -> Seen:
     return seen
 
 
+def student_sees(method: Any, batch: Batch) -> np.ndarray:
+    """Probabilities of unlabelled images, which pass the student in one batch with labelled ones."""
+    view = batch.u_w if method.settings.view == "weak" else batch.u_s1
+    return sigmoid(logits(method.student, torch.cat([batch.x_l, view]), True))[len(batch.x_l) :]
+
+
 def certain_pixels(passes: list[np.ndarray], progress: float) -> np.ndarray:
     mean = np.mean(passes, 0)
     entropy = -(mean * np.log(mean) + (1 - mean) * np.log(1 - mean))
@@ -68,15 +74,16 @@ def certain_pixels(passes: list[np.ndarray], progress: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("unlabelled", [2, 4])
+@pytest.mark.parametrize("view", ["weak", "strong"])
 @pytest.mark.parametrize("progress", [0.0, 0.6, 1.0])
-def test_squared_error_is_summed_over_certain_pixels(unlabelled: int, progress: float) -> None:
-    method, batch = ua_mt(), make_batch(unlabelled, progress=progress)
+def test_squared_error_is_summed_over_certain_pixels(unlabelled: int, view: str, progress: float) -> None:
+    method, batch = ua_mt(view=view), make_batch(unlabelled, progress=progress)
     seen = watched(method, batch)
     target, passes = seen.target_and_passes()
     assert len(passes) == 8
     certain = certain_pixels(passes, progress)
     assert 0.05 < certain.mean() < 1 if progress < 1 else certain.all()
-    prob = sigmoid(logits(method.student, batch.u_s1, True))
+    prob = student_sees(method, batch)
     expected = ((prob - target) ** 2 * certain).sum((1, 2, 3))
     np.testing.assert_allclose(seen.term.loss.detach().numpy(), expected, rtol=1e-4)
     assert seen.term.denominator is not None
@@ -102,9 +109,10 @@ def test_the_gradient_is_that_of_the_mean_over_certain_pixels() -> None:
     _, ours = objective(method, batch, seed=4)
     target, passes = watched(method, batch, seed=4).target_and_passes()
     certain = torch.from_numpy(certain_pixels(passes, 0.5))
-    network = copy.deepcopy(method.student).train()
-    error = (torch.sigmoid(network(batch.u_s1)) - torch.from_numpy(target).float()) ** 2
-    supervised = half_bce_half_dice(torch.sigmoid(network(batch.x_l)), batch.y_l)
+    network = copy.deepcopy(method.student)
+    prob_l, prob_u = together(network, batch.x_l, batch.u_w)
+    error = (prob_u - torch.from_numpy(target).float()) ** 2
+    supervised = half_bce_half_dice(prob_l, batch.y_l)
     total = supervised + 0.25 * (error * certain).sum() / certain.sum()
     assert_same_gradient(ours, written_gradient(total, [network]))
 
@@ -143,9 +151,9 @@ def test_passes_use_the_statistics_of_the_noisy_images_and_leave_the_teacher_s_a
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_dropout_is_active_in_every_pass(dropout: float) -> None:
-    def build() -> ToySegmenter:
-        network = ToySegmenter()
-        network.head[0] = torch.nn.Dropout2d(dropout)
+    def build() -> Toy:
+        network = Toy()
+        network.encoder[0][3] = network.decoder[3] = torch.nn.Dropout2d(dropout)
         return network
 
     method_class = load("method", "ua_mt")
@@ -164,8 +172,9 @@ def test_where_no_pixel_is_certain_only_the_labelled_images_train() -> None:
         parameter.data.zero_()  # probability one half, of the greatest entropy
     parts, ours = objective(method, batch)
     assert parts["unlabelled_0"] == 0
-    network = copy.deepcopy(method.student).train()
-    supervised = half_bce_half_dice(torch.sigmoid(network(batch.x_l)), batch.y_l)
+    network = copy.deepcopy(method.student)
+    prob_l, _ = together(network, batch.x_l, batch.u_w)
+    supervised = half_bce_half_dice(prob_l, batch.y_l)
     assert_same_gradient(ours, written_gradient(supervised, [network]))
 
 
@@ -177,7 +186,7 @@ def test_a_saturated_teacher_is_certain_everywhere() -> None:
     (term,) = method(batch).terms
     assert term.denominator is not None
     assert term.denominator.tolist() == [256.0] * 4
-    prob = sigmoid(logits(method.student, batch.u_s1, True))
+    prob = student_sees(method, batch)
     np.testing.assert_allclose(term.loss.detach().numpy(), ((prob - 1) ** 2).sum((1, 2, 3)), rtol=0.02)
 
 
@@ -186,6 +195,7 @@ def test_settings_are_those_of_row_ua_mt() -> None:
         "lambda_u": 0.25,
         "warmup": 0.075,
         "ramp": 0.15,
+        "view": "weak",
         "passes": 8,
         "noise": 0.1,
         "clip": 0.2,

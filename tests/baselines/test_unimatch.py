@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,47 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qgbench.methods import Batch, reduce_term
+from qgbench.baselines.unimatch import UniMatch
+from qgbench.methods import Batch, Method, PseudoLabel, reduce_term
 from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
-from qgbench.spec.task import Task
 from qgbench.training.objective import Objective
+from tests.baselines import Toy, student_label
 
 SIDE = 32
 
 
-class Pyramid(nn.Module):
-    """A network with features at strides 1 (the image itself), 2, 8 and 16, as encoders have them.
-
-    `bias` moves all logits: -40 predicts nothing, 40 everything.
-    """
-
-    task = Task()
-    size = SIDE
+class Pyramid(Toy):
+    """The toy network with features at strides 1 (the image itself), 2, 8 and 16, as encoders have them."""
 
     def __init__(self, bias: float = 0.0) -> None:
-        super().__init__()
-        self.fine = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU())
-        self.middle = nn.Sequential(nn.Conv2d(6, 8, 4, 4), nn.BatchNorm2d(8), nn.ReLU())
-        self.coarse = nn.Sequential(nn.Conv2d(8, 10, 2, 2), nn.BatchNorm2d(10), nn.ReLU())
-        self.head = nn.Conv2d(24, 1, 1)
-        nn.init.normal_(self.head.weight, std=0.9)
-        self.head.bias = nn.Parameter(torch.tensor([bias]))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.head(self.decode(self.encode(image)))
-
-    def encode(self, image: Tensor) -> list[Tensor]:
-        fine = self.fine(image)
-        middle = self.middle(fine)
-        return [image, fine, middle, self.coarse(middle)]
-
-    def decode(self, features: list[Tensor]) -> Tensor:
-        size = features[0].shape[2:]
-        return torch.cat([F.interpolate(f, size) for f in features[1:]], 1)
-
-    def logits(self, features: list[Tensor]) -> Tensor:
-        return self.head(self.decode(features))
+        super().__init__((2, 8, 16), SIDE, bias)
+        nn.init.normal_(self.head[0].weight, std=0.9)
 
 
 def make_batch(labelled: int = 3, unlabelled: int = 5, progress: float = 1.0) -> Batch:
@@ -80,10 +55,13 @@ def make_batch(labelled: int = 3, unlabelled: int = 5, progress: float = 1.0) ->
 
 
 def make(name: str, bias: float = 0.0, **settings: object) -> Any:
-    """A method whose teacher, if it has one, differs from its student."""
+    """A method on networks like `Pyramid`, whose teacher, if it has one, differs from its student."""
+    return prepared(load("method", name), bias, **settings)
+
+
+def prepared(method_class: type[Method], bias: float = 0.0, **settings: object) -> Any:
     torch.manual_seed(1)
-    method_class = load("method", name)
-    method = method_class(lambda: Pyramid(bias), method_class.Settings.model_validate(settings)).train()
+    method: Any = method_class(lambda: Pyramid(bias), method_class.Settings.model_validate(settings)).train()
     if method.teacher is not None:
         torch.manual_seed(2)
         for parameter in method.teacher.parameters():
@@ -95,12 +73,6 @@ def evaluated(network: nn.Module, image: Tensor) -> Tensor:
     """Probabilities of a copy in evaluation mode."""
     with torch.no_grad():
         return torch.sigmoid(copy.deepcopy(network).eval()(image))
-
-
-def student_label(network: nn.Module, image: Tensor) -> Tensor:
-    """Probabilities of a copy, normalised by these images; it has no dropout."""
-    with torch.no_grad():
-        return torch.sigmoid(copy.deepcopy(network).train()(image))
 
 
 def bce(logits: Tensor, target: Tensor) -> Tensor:
@@ -173,57 +145,115 @@ CASE_NAMES = [
 ]
 
 
-def written_out(method: Any, batch: Batch, threshold: float, seed: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """L = (L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2, the pixels of each part, and the network's gradient."""
+@dataclass
+class Written:
+    """What the authors' equations give: the pixels of each unlabelled part, the label, and the network's gradient."""
+
+    supervised: float
+    total: float
+    label: Tensor
+    parts: list[Tensor]
+    gradient: list[Tensor | None]
+
+
+def written_out(method: Any, batch: Batch, threshold: float, seed: int) -> Written:
+    """L = (L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2 of two passes, [x, u ; x_fp, u_fp] and [s1, s2]."""
     network = copy.deepcopy(method.student).train()
-    label = student_label(method.student, batch.u_w)
     labelled, unlabelled = len(batch.x_l), len(batch.u_w)
     partner = [unlabelled - 1, *range(unlabelled - 1)]
     features = network.encode(torch.cat([batch.x_l, batch.u_w]))
     torch.manual_seed(seed)
-    masks = [F.dropout2d(torch.ones(unlabelled, f.shape[1], 1, 1), 0.5) for f in features]
-    pred_l = network.logits([f[:labelled] for f in features])
-    pred_fp = network.logits([f[labelled:] * mask for f, mask in zip(features, masks, strict=True)])
+    masks = [F.dropout2d(torch.ones(len(f), f.shape[1], 1, 1), 0.5) for f in features]
+    decoded = network.decode([torch.cat([f, f * mask]) for f, mask in zip(features, masks, strict=True)])
+    pred_l, pred_u, _, pred_fp = network.head(decoded).split([labelled, unlabelled, labelled, unlabelled])
+    label = torch.sigmoid(pred_u).detach()
     views = [pasted(batch.u_s1, batch.cut1, partner), pasted(batch.u_s2, batch.cut2, partner)]
     pred_s = network(torch.cat(views))
     labels = [pasted(label, batch.cut1, partner), pasted(label, batch.cut2, partner)]
     parts = [masked(p, q, threshold) for p, q in zip([*pred_s.chunk(2), pred_fp], [*labels, label], strict=True)]
     s1, s2, fp = (part.sum() / part.numel() for part in parts)
-    total = (supervised(pred_l, batch.y_l) + 0.25 * s1 + 0.25 * s2 + 0.5 * fp) / 2
+    loss_x = supervised(pred_l, batch.y_l)
+    total = (loss_x + 0.25 * s1 + 0.25 * s2 + 0.5 * fp) / 2
     total.backward()
-    return total, parts, [parameter.grad for parameter in network.parameters()]
+    gradient = [parameter.grad for parameter in network.parameters()]
+    return Written(loss_x.item() / 2, total.item(), label, [part.detach() for part in parts], gradient)
 
 
-@pytest.mark.parametrize(("labelled", "unlabelled", "bias", "threshold"), CASES, ids=CASE_NAMES)
-def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, bias: float, threshold: float) -> None:
-    method, batch = make("unimatch", bias, threshold=threshold), make_batch(labelled, unlabelled)
-    total, parts, gradient = written_out(method, batch, threshold, seed=7)
+def assert_as_written(method: Any, batch: Batch, threshold: float) -> None:
+    """Rows, total and gradient of a UniMatch are those of its equations."""
+    written, partner = written_out(method, batch, threshold, seed=7), [len(batch.u_w) - 1, *range(len(batch.u_w) - 1)]
     torch.manual_seed(7)
     step = copy.deepcopy(method)(batch)
-    partner = [unlabelled - 1, *range(unlabelled - 1)]
-    for term, pixels, cut in zip(step.terms, parts, (batch.cut1, batch.cut2, None), strict=True):
+    assert float(step.supervised.detach()) == pytest.approx(written.supervised, rel=1e-5)
+    for term, pixels, cut in zip(step.terms, written.parts, (batch.cut1, batch.cut2, None), strict=True):
         assert term.label.image is batch.u_w
-        torch.testing.assert_close(term.label.prob, student_label(method.student, batch.u_w))
+        torch.testing.assert_close(term.label.prob, written.label)
         if cut is None:
-            loss = pixels.mean((1, 2, 3)).detach().numpy()
+            loss = pixels.mean((1, 2, 3)).numpy()
             assert term.denominator is None
             assert term.owner is None
         else:
             loss, share = split(pixels, cut, partner, SIDE**2)
             np.testing.assert_allclose(term.denominator.numpy(), share, rtol=1e-6)
-            assert term.owner.tolist() == [*range(unlabelled), *partner]
-        np.testing.assert_allclose(term.loss.detach().numpy(), loss, rtol=2e-4, atol=1e-9)
+            assert term.owner.tolist() == [*range(len(batch.u_w)), *partner]
+        np.testing.assert_allclose(term.loss.detach().numpy(), loss, rtol=2e-4, atol=1e-7)
     torch.manual_seed(7)
     found = Objective(copy.deepcopy(method), Guide([]))(batch, None, 0)[0]
-    assert float(found.detach()) == pytest.approx(float(total.detach()), rel=1e-5)
-    assert_gradient(method, batch, gradient, seed=7)
-    certain = float(((step.terms[0].label.prob - 0.5).abs() >= threshold - 0.5).float().mean())
+    assert float(found.detach()) == pytest.approx(written.total, rel=1e-5)
+    assert_gradient(method, batch, written.gradient, seed=7)
+
+
+@pytest.mark.parametrize(("labelled", "unlabelled", "bias", "threshold"), CASES, ids=CASE_NAMES)
+def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, bias: float, threshold: float) -> None:
+    method, batch = make("unimatch", bias, threshold=threshold), make_batch(labelled, unlabelled)
+    assert_as_written(method, batch, threshold)
+    label = method(batch).terms[0].label.prob
+    certain = float(((label - 0.5).abs() >= threshold - 0.5).float().mean())
     if threshold == 1.0:
         assert certain == 0.0
     elif bias:
         assert certain == 1.0
     else:
         assert 0.05 < certain < 0.95  # both sides of the threshold are met
+
+
+class WithoutCleanWeak(UniMatch):
+    """Decodes labelled images in one batch with dropped features, without the clean ones of weak views."""
+
+    def _together(self, batch: Batch) -> tuple[Tensor, Tensor, PseudoLabel]:
+        _, _, label = super()._together(batch)
+        labelled = len(batch.x_l)
+        features = self.student.encode(torch.cat([batch.x_l, batch.u_w]))
+        dropped = [torch.cat([f[:labelled], F.dropout2d(f[labelled:], 0.5)]) for f in features]
+        pred = self.student.head(self.student.decode(dropped))
+        return pred[:labelled], pred[labelled:], label
+
+
+class LabelledApart(UniMatch):
+    """Decodes the weak views as the authors do, and labelled images in a pass of their own."""
+
+    def _together(self, batch: Batch) -> tuple[Tensor, Tensor, PseudoLabel]:
+        _, pred_u_fp, label = super()._together(batch)
+        return self.student(batch.x_l), pred_u_fp, label
+
+
+class LabelOfItsOwn(UniMatch):
+    """Labels in a pass of its own, of weak views alone."""
+
+    def _together(self, batch: Batch) -> tuple[Tensor, Tensor, PseudoLabel]:
+        pred_l, pred_u_fp, _ = super()._together(batch)
+        return pred_l, pred_u_fp, self.label(self.student, batch.u_w)
+
+
+@pytest.mark.parametrize(
+    ("variant", "settings"),
+    [(WithoutCleanWeak, {}), (LabelledApart, {}), (LabelOfItsOwn, {}), (UniMatch, {"apart": True})],
+    ids=["without clean weak", "labelled apart", "label of its own", "apart"],
+)
+def test_another_composition_of_batches_is_not_the_papers(variant: type[UniMatch], settings: dict[str, object]) -> None:
+    method, batch = prepared(variant, threshold=0.6, **settings), make_batch()
+    with pytest.raises(AssertionError):
+        assert_as_written(method, batch, 0.6)
 
 
 def test_nothing_certain_leaves_half_of_the_supervised_loss() -> None:
@@ -252,16 +282,17 @@ def test_a_pasted_pixel_has_the_weight_of_the_image_it_came_from(name: str) -> N
     assert float(reduce_term(spoilt, weight).detach()) == float(reduce_term(term, weight).detach())
 
 
-def test_dropout_spares_labelled_images() -> None:
-    method, batch = make("unimatch"), make_batch()
-    losses = set()
-    for seed in range(3):
-        torch.manual_seed(seed)
-        step = copy.deepcopy(method)(batch)
-        losses.add(float(step.supervised.detach()))
-    assert len(losses) == 1
+def test_apart_decodes_labelled_images_and_dropped_features_alone() -> None:
+    method, batch = make("unimatch", apart=True), make_batch()
+    network = copy.deepcopy(method.student).train()
+    features = network.encode(torch.cat([batch.x_l, batch.u_w]))
+    expected = supervised(network.head(network.decode([f[: len(batch.x_l)] for f in features])), batch.y_l)
+    step = method(batch)
+    assert float(step.supervised.detach()) == pytest.approx(0.5 * expected.item(), rel=1e-5)
+    torch.testing.assert_close(step.terms[0].label.prob, student_label(make("unimatch").student, batch.u_w))
 
 
 def test_settings_are_the_papers() -> None:
     settings = load("method", "unimatch").Settings().model_dump()
-    assert settings == {"lambda_u": 0.5, "warmup": 0.0, "ramp": 0.0, "threshold": 0.95, "dropout": 0.5}
+    shared = {"lambda_u": 0.5, "warmup": 0.0, "ramp": 0.0}
+    assert settings == shared | {"threshold": 0.95, "dropout": 0.5, "apart": False}

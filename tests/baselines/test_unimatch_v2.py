@@ -23,10 +23,12 @@ from tests.baselines.test_unimatch import (
     supervised,
 )
 
+SHAPES = [(40, 3), (7, 1), (40, 2)]
+
 
 @pytest.mark.parametrize(("labelled", "unlabelled", "bias", "threshold"), CASES, ids=CASE_NAMES)
 def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, bias: float, threshold: float) -> None:
-    """L = (L_x + (L_s1 + L_s2) / 2) / 2, labels by the teacher, partners by the batch in reverse."""
+    """L = (L_x + (L_s1 + L_s2) / 2) / 2, labels by the teacher, partners in reverse; passes [x] and [s1, s2]."""
     method, batch = make("unimatch_v2", bias, threshold=threshold), make_batch(labelled, unlabelled)
     assert method.teacher is not None
     network, label = copy.deepcopy(method.student).train(), evaluated(method.teacher, batch.u_w)
@@ -36,7 +38,7 @@ def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, 
     features = network.encode(torch.cat(views))
     torch.manual_seed(7)
     masks = method.drop([torch.ones(2 * unlabelled, f.shape[1], 1, 1) for f in features])
-    pred_s = network.logits([f * mask for f, mask in zip(features, masks, strict=True)])
+    pred_s = network.head(network.decode([f * mask for f, mask in zip(features, masks, strict=True)]))
     labels = [pasted(label, batch.cut1, partner), pasted(label, batch.cut2, partner)]
     parts = [masked(p, q, threshold) for p, q in zip(pred_s.chunk(2), labels, strict=True)]
     total = (supervised(network(batch.x_l), batch.y_l) + (parts[0].mean() + parts[1].mean()) / 2) / 2
@@ -61,20 +63,18 @@ def test_rows_total_and_gradient_are_the_papers(labelled: int, unlabelled: int, 
 def test_two_views_share_out_the_channels(images: int, whole: float, left: int) -> None:
     method = make("unimatch_v2", whole=whole)
     torch.manual_seed(0)
-    masks = method.drop([torch.ones(2 * images, 40, 3, 3), torch.ones(2 * images, 7, 1, 1)])
-    untouched = []
-    for mask in masks:
-        first, second = mask.chunk(2)
-        assert bool((first + second == 2).all())
-        assert bool((mask == mask[:, :, :1, :1]).all())  # whole channels
-        untouched.append({row for row in range(images) if bool((first[row] == 1).all())})
-        rest = [row for row in range(images) if row not in untouched[-1]]
-        assert set(first[rest].unique().tolist()) <= {0.0, 2.0}
-    assert untouched[0] == untouched[1]  # the same images at all scales
-    assert len(untouched[0]) == left
-    if left < images:
-        rest = [row for row in range(images) if row not in untouched[0]]
-        assert 0.3 < float(masks[0][:images][rest].mean()) / 2 < 0.7
+    wide, narrow, other = method.drop([torch.ones(2 * images, count, side, side) for count, side in SHAPES])
+    first, second = wide.chunk(2)
+    assert bool((first + second == 2).all())
+    assert bool((wide == wide[:, :, :1, :1]).all())  # whole channels
+    untouched = {row for row in range(images) if bool((first[row] == 1).all())}
+    assert len(untouched) == left
+    rest = [row for row in range(images) if row not in untouched]
+    assert set(first[rest].unique().tolist()) == ({0.0, 2.0} if rest else set())
+    if rest:
+        assert 0.3 < float(first[rest].mean()) / 2 < 0.7
+    for level in (narrow, other):  # one mask, as far as a level has channels
+        assert torch.equal(level[:, :, 0, 0], wide[:, : level.shape[1], 0, 0])
 
 
 def test_the_teacher_is_left_alone_by_the_step() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from qgbench.archs.registry import ARCHS
 from qgbench.base.errors import UserError
-from qgbench.cli.listing import print_arch, print_archs, print_method, print_methods
+from qgbench.cli.listing import deviations, print_arch, print_archs, print_method, print_methods
 from qgbench.plugins.registry import PluginImportError, load, method_names
 from qgbench.spec.settings import Settings, allowed
 
@@ -200,6 +200,38 @@ def test_the_whole_docstring_and_every_setting_are_shown(name: str, console: Con
     for setting, field in kind.Settings.model_fields.items():
         (row,) = (line for line in lines if line.startswith("│") and line.split("│")[1].strip() == setting)
         assert row.split("│")[2].strip() == str(field.default)
+
+
+def test_deviations_are_the_bullets_of_their_section() -> None:
+    class Listed:
+        """One line.
+
+        - A bullet of another section, about
+          nothing.
+
+        Deviations
+        ----------
+        - Theirs is red; ours is
+          blue, because - as they say - it is.
+        - None else.
+
+        Notes
+        -----
+        - No deviation.
+        """
+
+    class Plain:
+        """A word about Deviations."""
+
+    assert deviations(Listed) == ["Theirs is red; ours is blue, because - as they say - it is.", "None else."]
+    assert deviations(Plain) == []
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_that_ships_says_how_it_deviates(name: str) -> None:
+    texts = deviations(load("method", name))
+    assert texts
+    assert not any("|" in text for text in texts)  # they become cells of a table
 
 
 def test_every_architecture_has_a_line_and_a_page(console: Console) -> None:
