@@ -129,7 +129,8 @@ def fixed_numbers(specs: Sequence[RunSpec], data_dir: Path | None = None) -> Num
         protocol = spec.resolve()
         regime = Regime.parse(spec.regime)
         data = open_run_data(spec.dataset, regime, spec.seed, protocol.size, protocol.fractions, data_dir)
-        numbers[item] = _of_data(data)
+        seeds = digest([str(spec.seed_of(purpose)) for purpose in ("weights", "training", "add-on")])
+        numbers[item] = _of_data(data) | {"seeds": seeds}
         first = first or data
     assert first is not None
     accelerator = make_accelerator("cpu", "fp32", specs[0].threads)

@@ -11,11 +11,13 @@ from typing import Any, Self
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import Result
 from typer.testing import CliRunner
 
 from qgbench.base.errors import UserError
 from qgbench.base.interruption import Interrupted
+from qgbench.baselines.unimatch import UniMatch
 from qgbench.cli.main import app
 from qgbench.data.content import CACHE_VARIABLE, default_cache_dir
 from qgbench.data.experiment import ImageSet
@@ -23,7 +25,7 @@ from qgbench.data.run_data import training_data
 from qgbench.launch.executor import Ending, Executor, Request
 from qgbench.launch.job import Job, main
 from qgbench.launch.plan import make_plan
-from qgbench.methods import Method, reduce_term
+from qgbench.methods import Batch, Method, probabilities, reduce_term
 from qgbench.metrics.masks import measure
 from qgbench.plugins.registry import method_names
 from qgbench.regress import reference as references
@@ -31,6 +33,7 @@ from qgbench.regress.compare import FAULTS, Finding, compare, exact, measured_no
 from qgbench.regress.reference import Noise, Numbers, Reference, Tolerance
 from qgbench.regress.rerun import _own_cache, origin, rerun
 from qgbench.run import provenance
+from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.suite import load_suite, suite_names
 from qgbench.trust.reproduce import compare_machines
 from tests.commands import small_data
@@ -55,7 +58,7 @@ question = "none"
 name = "core"
 rows = ["mean_teacher", "mean_teacher+qw-confidence"]
 seeds = [0]
-set = {{ "train.steps" = 2, "train.ema_start" = 0.7 }}
+set = {{ "train.steps" = 2 }}
 [block.regimes]
 {data!r} = ["n6@grouped"]
 """
@@ -87,9 +90,11 @@ class Here(Executor):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """Two methods in place of thirteen, arrays prepared once: what is planted shows in these."""
+    """Four methods in place of all, arrays prepared once: what is planted shows in these."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qgbench.regress.fixed.method_names", lambda: ["fixmatch", "mean_teacher"])
+        patch.setattr(
+            "qgbench.regress.fixed.method_names", lambda: ["fixmatch", "mean_teacher", "pseudo_label", "unimatch"]
+        )
         patch.setattr("qgbench.regress.rerun._own_cache", lambda _: nullcontext())
         patch.setattr("qgbench.regress.rerun.this_machine", lambda _: Here())
         patch.setattr(provenance, "git_commit", lambda: "0" * 40)
@@ -174,18 +179,33 @@ def wrong_average(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Method, "update_teacher", lambda self, decay: right(self, 1.0 - decay))
 
 
-def buffers_not_averaged(patch: pytest.MonkeyPatch) -> None:
-    """The teacher's running statistics are the student's."""
-    right = Method.update_teacher
+def buffers_averaged(patch: pytest.MonkeyPatch) -> None:
+    """The teacher's running statistics are averaged where the method copies them."""
+    patch.setattr(Method, "ema_buffers", "averaged")
 
-    def wrong(self: Method, decay: float) -> None:
-        right(self, decay)
-        if self.teacher is not None:
-            theirs = dict(self.student.named_buffers())
-            for name, value in self.teacher.named_buffers():
-                value.copy_(theirs[name])
 
-    patch.setattr(Method, "update_teacher", wrong)
+def decoded_with_dropped_features(patch: pytest.MonkeyPatch) -> None:
+    """UniMatch decodes labelled images in one batch with dropped features, and without the clean weak ones."""
+
+    def wrong(self: UniMatch, batch: Batch) -> Any:
+        label, labelled = self.label(self.student, batch.u_w), len(batch.x_l)
+        features = self.student.encode(torch.cat([batch.x_l, batch.u_w]))
+        dropped = [F.dropout2d(f[labelled:], self.settings.dropout) for f in features]
+        both = [torch.cat([f[:labelled], d]) for f, d in zip(features, dropped, strict=True)]
+        pred_l, pred_u_fp = self.student.head(self.student.decode(both)).split([labelled, len(batch.u_w)])
+        return pred_l, pred_u_fp, label
+
+    patch.setattr(UniMatch, "_together", wrong)
+
+
+def stale_statistics(patch: pytest.MonkeyPatch) -> None:
+    """A student labels with its running statistics."""
+    patch.setattr("qgbench.methods.contract.label_probabilities", probabilities)
+
+
+def shared_seeds(patch: pytest.MonkeyPatch) -> None:
+    """All data sets and regimes have the seeds of the index alone."""
+    patch.setattr(RunSpec, "seed_of", lambda self, purpose: self.seed)
 
 
 def dropped_weight(patch: pytest.MonkeyPatch) -> None:
@@ -226,7 +246,10 @@ TEACHER = {("steps: mean_teacher", "teacher moved"), ("steps: mean_teacher+qg", 
 EVALUATION = "evaluation: DATA, darker is lesion"
 DEFECTS: list[tuple[Callable[[pytest.MonkeyPatch], None], set[tuple[str, str]], str]] = [
     (wrong_average, TEACHER, "steps: fixmatch"),
-    (buffers_not_averaged, TEACHER, "steps: fixmatch"),
+    (buffers_averaged, TEACHER, "steps: fixmatch"),
+    (decoded_with_dropped_features, {("steps: unimatch", "step 1 supervised")}, "steps: fixmatch"),
+    (stale_statistics, {("steps: pseudo_label", "step 1 unlabelled_0")}, "steps: fixmatch"),
+    (shared_seeds, {("data: DATA n6@grouped, seed 0", "seeds")}, EVALUATION),
     (dropped_weight, {("steps: fixmatch+qg", "step 1 unlabelled_0")}, "steps: fixmatch"),
     (
         training_mask_shifted,
