@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from qgbench.base.errors import QGBenchError
 
+MOST_THREADS = 4096  # that a run may ask for
+
 T = TypeVar("T")
 R = TypeVar("R")
 

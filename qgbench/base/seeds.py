@@ -2,6 +2,8 @@
 
 import hashlib
 
+LARGEST_SEED = 10**9  # index of a seed; against slips of the pen
+
 
 def salted(purpose: str, *parts: str | int) -> int:
     """Return the seed of a stream, in [0, 2**63): a hash of what it is for and of what tells its runs apart.

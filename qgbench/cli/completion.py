@@ -1,4 +1,4 @@
-"""Values that the shell completes, as Typer's ``autocompletion=`` callbacks. Imports no torch: a key press cannot wait.
+"""Values that the shell completes, as Typer's ``autocompletion=`` callbacks. A key press cannot wait for imports.
 
 Every function takes what has been typed of the word so far and gives the words that it can become. Where there are
 none, the shell goes on to complete names of files.
@@ -6,14 +6,14 @@ none, the shell goes on to complete names of files.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from qgbench.base.errors import QGBenchError
-from qgbench.data.cards import Kind, card_names
-from qgbench.plugins.registry import method_names
-from qgbench.spec.protocol import protocol_names
-from qgbench.spec.suite import suite_names
+
+if TYPE_CHECKING:
+    from qgbench.data.cards import Kind
 
 # The names in `qgbench.archs.build.ARCHS`, which cannot be asked without importing torch.
 ARCHS = (
@@ -43,9 +43,10 @@ def _begun(incomplete: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-def _data(incomplete: str, kind: Kind | None) -> list[str]:
+def _data(incomplete: str, kind: "Kind | None") -> list[str]:
     """Complete the name of data that ship with qgbench or were added to the folder that QGBENCH_DATA names."""
-    from qgbench.data.readers import own_names  # late: it imports SciPy
+    from qgbench.data.cards import card_names
+    from qgbench.data.readers import own_names
 
     try:
         return _begun(incomplete, [*card_names(kind), *own_names(None, kind)])
@@ -55,16 +56,22 @@ def _data(incomplete: str, kind: Kind | None) -> list[str]:
 
 def methods(incomplete: str) -> list[str]:
     """Complete the name of a method that ships with qgbench."""
+    from qgbench.plugins.registry import method_names
+
     return _begun(incomplete, method_names())
 
 
 def suites(incomplete: str) -> list[str]:
     """Complete the name of a suite that ships with qgbench."""
+    from qgbench.spec.suite import suite_names
+
     return _begun(incomplete, suite_names())
 
 
 def protocols(incomplete: str) -> list[str]:
     """Complete the name of a protocol."""
+    from qgbench.spec.protocol import protocol_names
+
     return _begun(incomplete, protocol_names())
 
 

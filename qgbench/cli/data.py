@@ -12,7 +12,6 @@ from qgbench.base.logs import logger
 from qgbench.base.paths import expanded
 from qgbench.cli import completion
 from qgbench.cli.options import DataDir, Quiet, Verbose, name_or_path
-from qgbench.spec.protocol import load_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +92,7 @@ def prepare(
     from qgbench.base.progress import track
     from qgbench.data.acquire.install import install_distribution, regroup, writable_data_dir
     from qgbench.data.cards import load_card
+    from qgbench.spec.protocol import load_protocol
 
     size = load_protocol(protocol).size
     if source:
@@ -179,6 +179,7 @@ def verify(
     from qgbench.base.progress import track
     from qgbench.data.acquire.verify import print_findings, verify, write_findings
     from qgbench.data.inventory import inventory
+    from qgbench.spec.protocol import load_protocol
 
     chosen = names or [entry.card.name for entry in inventory(data_dir) if entry.state != "absent"]
     to_group = None if write_groups is None else _only_labelled(chosen, data_dir)

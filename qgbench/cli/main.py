@@ -1,4 +1,4 @@
-"""The command line: thin verbs over the package. Imports torch only where a verb needs it."""
+"""The command line: thin verbs over the package. What a verb needs is imported in it: help and TAB do not wait for it."""
 
 import json
 import os
@@ -13,22 +13,22 @@ from rich.markup import escape
 
 from qgbench import __version__
 from qgbench.base.console import standard_output, written_out
+from qgbench.base.cores import MOST_THREADS
 from qgbench.base.errors import DISK_FULL, QGBenchError, UserError, in_one_line, refuse_unwritable
 from qgbench.base.interruption import Interrupted, interruptible
 from qgbench.base.logs import NORMAL, QUIET, SILENT, VERBOSE, logger, set_verbosity, verbosity
 from qgbench.base.paths import expanded
+from qgbench.base.seeds import LARGEST_SEED
 from qgbench.cli import completion
 from qgbench.cli import data as data_cli
 from qgbench.cli import suite as suite_cli
 from qgbench.cli.options import DataDir, Output, Quiet, Verbose, name_or_path
-from qgbench.spec.arm import Arm
-from qgbench.spec.protocol import MOST_THREADS, load_protocol
-from qgbench.spec.regime import Regime
-from qgbench.spec.run_spec import LARGEST_SEED, RunSpec
-from qgbench.spec.settings import parse_assignments
 
 if TYPE_CHECKING:
     from qgbench.data.acquire.given import GivenSplit
+    from qgbench.spec.arm import Arm
+    from qgbench.spec.regime import Regime
+    from qgbench.spec.run_spec import RunSpec
 
 _WRONG_USAGE: Any = typer.BadParameter.__mro__[1]  # what is wrong with options; Typer exports no name for it
 
@@ -196,6 +196,8 @@ def run(
 
     Example: [bold]qgbench run --method fixmatch --qg --arch unet[/bold]
     """
+    from qgbench.spec.protocol import load_protocol
+
     known = load_protocol(protocol)
     dataset = dataset or known.dataset
     # Before torch is imported, which takes seconds: a wrong name is found at once.
@@ -205,6 +207,7 @@ def run(
     from qgbench.run.carry_out import rehearse
     from qgbench.run.carry_out import run as carry_out
     from qgbench.run.request import make_spec, metrics_of
+    from qgbench.spec.settings import parse_assignments
 
     arm = _arm(method, qg, qg_mode, qg_score, qg_norm, plugin or [])
     arch = resolve("arch", arch, plugin or []) if arch is not None else known.arch
@@ -248,9 +251,10 @@ def run(
     )
 
 
-def _arm(method: str, qg: bool, qg_mode: str | None, qg_score: str, qg_norm: str, plugins: list[str]) -> Arm:
+def _arm(method: str, qg: bool, qg_mode: str | None, qg_score: str, qg_norm: str, plugins: list[str]) -> "Arm":
     """Put method and add-on together from the options."""
     from qgbench.plugins.registry import load, resolve
+    from qgbench.spec.arm import Arm
 
     method = resolve("method", method, plugins)
     mode = qg_mode or "none"
@@ -282,6 +286,8 @@ def _regime(
     split_from: list[Path],
 ) -> str:
     """Put the regime together from the options."""
+    from qgbench.spec.regime import Regime
+
     if regime is not None and (labelled is not None or pools or split is not None):
         raise UserError("give either --regime or --labelled/--pool/--split, not both.")
     chosen = regime or "+".join((labelled or "all", *pools)) + (f"@{split}" if split else "")
@@ -298,7 +304,7 @@ def _regime(
     return str(parsed)
 
 
-def _given(dataset: str, data_dir: Path | None, regime: Regime, split_from: list[Path]) -> "GivenSplit":
+def _given(dataset: str, data_dir: Path | None, regime: "Regime", split_from: list[Path]) -> "GivenSplit":
     from qgbench.data.acquire.given import read_given
     from qgbench.data.readers import open_pool, open_source
 
@@ -306,8 +312,10 @@ def _given(dataset: str, data_dir: Path | None, regime: Regime, split_from: list
     return read_given(split_from, open_source(dataset, data_dir), pools)
 
 
-def _twin_command(spec: RunSpec, data_dir: Path | None, split_from: list[Path], output: Path) -> str:
+def _twin_command(spec: "RunSpec", data_dir: Path | None, split_from: list[Path], output: Path) -> str:
     """Return the command of the same run with the add-on instead of without, or without instead of with."""
+    from qgbench.spec.protocol import load_protocol
+
     known = load_protocol(spec.protocol)
     words = ["qgbench", "run", "--method", spec.method]
     if spec.qg_mode == "none":

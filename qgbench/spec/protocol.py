@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from qgbench.base.cores import MOST_THREADS
 from qgbench.base.errors import unknown_name
 from qgbench.spec.settings import Before, Settings
 
@@ -15,8 +16,6 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 _MOST_IMAGES = 4096  # in a batch
 
-
-MOST_THREADS = 4096
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Turn = Annotated[float, Field(ge=0, le=0.5)]

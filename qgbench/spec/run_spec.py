@@ -7,13 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from qgbench.base.seeds import salted
+from qgbench.base.cores import MOST_THREADS
+from qgbench.base.seeds import LARGEST_SEED, salted
 from qgbench.spec.arm import ADDON_SETTINGS, Arm, ArmName, addons_of, short_name
-from qgbench.spec.protocol import MOST_THREADS, Precision, Protocol, load_protocol, protocol_names
+from qgbench.spec.protocol import Precision, Protocol, load_protocol, protocol_names
 from qgbench.spec.regime import Regime
 from qgbench.spec.settings import Settings, apply_settings, without_defaults
 
-LARGEST_SEED = 10**9  # against slips of the pen
 
 
 class Setting(Settings):
