@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from qgbench.base.errors import UserError
+from qgbench.base.errors import UserError, unreadable
 
 
 def expanded(path: str | Path) -> Path:
@@ -31,3 +31,11 @@ def is_path(name: str) -> bool:
 def no_folder(path: str | Path) -> str:
     """Say, for a message, that a path leads to no folder."""
     return f"{path} is a file, and a folder is needed" if Path(path).exists() else f"there is no folder {path}"
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """List a folder, sorted; raises UserError if it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise unreadable(folder, error) from error

@@ -45,8 +45,7 @@ def _begun(incomplete: str, names: Iterable[str]) -> list[str]:
 
 def _data(incomplete: str, kind: "Kind | None") -> list[str]:
     """Complete the name of data that ship with qgbench or were added to the folder that QGBENCH_DATA names."""
-    from qgbench.data.cards import card_names
-    from qgbench.data.readers import own_names
+    from qgbench.data.cards import card_names, own_names
 
     try:
         return _begun(incomplete, [*card_names(kind), *own_names(None, kind)])

@@ -379,8 +379,9 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _data(data_dir: Path | None) -> Remarks:
+    from qgbench.data.cards import DATA_VARIABLE
     from qgbench.data.inventory import inventory
-    from qgbench.data.readers import DATA_VARIABLE, PHANTOM_NAME
+    from qgbench.data.readers import PHANTOM_NAME
 
     given = data_dir or os.environ.get(DATA_VARIABLE)
     entries = inventory(data_dir)

@@ -1,4 +1,4 @@
-"""The command line: thin verbs over the package. What a verb needs is imported in it: help and TAB do not wait for it."""
+"""The command line: thin verbs over the package. A verb imports what it needs: help and TAB wait for none of it."""
 
 import json
 import os

@@ -3,6 +3,7 @@
 A card is declarative: adding a data set in the common layout (`qgbench.data.readers`) takes a card and no Python.
 """
 
+import os
 import unicodedata
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -12,11 +13,13 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qgbench.base.errors import UserError, unknown_name
+from qgbench.base.paths import expanded, list_folder
 from qgbench.base.text import parse_toml, read_table, read_text
 from qgbench.data.layouts import Grouping, Layout
 from qgbench.data.links import Download
 
 CARD_NAME = "card.toml"
+DATA_VARIABLE = "QGBENCH_DATA"
 Kind = Literal["labelled", "pool"]
 
 
@@ -73,6 +76,35 @@ def card_names(kind: Kind | None = None) -> list[str]:
     folders = files("qgbench.datasets").iterdir()
     names = sorted(folder.name for folder in folders if folder.joinpath(CARD_NAME).is_file())
     return [name for name in names if kind is None or load_card(name).kind == kind]
+
+
+def folder_of_data(data_dir: Path | None) -> Path | None:
+    """Return the folder that holds the data sets: as given, else that of QGBENCH_DATA; None where neither says."""
+    given = data_dir or os.environ.get(DATA_VARIABLE)
+    return expanded(given) if given else None
+
+
+def own_names(data_dir: Path | None = None, kind: Kind | None = None) -> list[str]:
+    """List what was added to the data folder, sorted by name; nothing where no folder is given or there.
+
+    Parameters
+    ----------
+    data_dir : Path, optional
+        The variable QGBENCH_DATA where None.
+    kind : {'labelled', 'pool'}, optional
+        List only what is of this kind.
+
+    Raises
+    ------
+    UserError
+        A kind is asked for, and a card cannot be read.
+    """
+    folder = folder_of_data(data_dir)
+    if folder is None or not folder.is_dir():
+        return []
+    shipped = card_names()
+    own = [entry for entry in list_folder(folder) if (entry / CARD_NAME).is_file() and entry.name not in shipped]
+    return [entry.name for entry in own if kind is None or read_card(entry / CARD_NAME).kind == kind]
 
 
 def load_card(name: str) -> Card:

@@ -13,8 +13,8 @@ from rich.text import Text
 from qgbench.base.console import print_table
 from qgbench.base.errors import UserError
 from qgbench.base.paths import expanded
-from qgbench.data.cards import CARD_NAME, Card, card_names, load_card, read_card
-from qgbench.data.readers import DATA_VARIABLE, PHANTOM_NAME, open_pool, open_source, own_names
+from qgbench.data.cards import CARD_NAME, DATA_VARIABLE, Card, card_names, load_card, own_names, read_card
+from qgbench.data.readers import PHANTOM_NAME, open_pool, open_source
 
 State = Literal["ready", "incomplete", "broken", "absent"]
 _COLORS = {"ready": "green", "incomplete": "yellow", "broken": "red", "absent": "dim"}

@@ -37,15 +37,25 @@ from numpy.typing import NDArray
 
 from qgbench.base.errors import AbsentDataError, QGBenchError, UnknownDataError, UserError, unknown_name, unreadable
 from qgbench.base.logs import logger
-from qgbench.base.paths import expanded, is_path, no_folder
+from qgbench.base.paths import expanded, is_path, list_folder, no_folder
 from qgbench.base.text import read_table, refuse_empty
 from qgbench.data import phantom
-from qgbench.data.cards import CARD_NAME, Card, Kind, card_names, listed_ids, load_card, read_card
+from qgbench.data.cards import (
+    CARD_NAME,
+    DATA_VARIABLE,
+    Card,
+    Kind,
+    card_names,
+    folder_of_data,
+    listed_ids,
+    load_card,
+    own_names,
+    read_card,
+)
 from qgbench.data.content import hash_files
 from qgbench.data.images import read_image, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
 
-DATA_VARIABLE = "QGBENCH_DATA"
 PHANTOM_NAME = "phantom"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
@@ -408,36 +418,8 @@ def find_card(dataset: str, data_dir: Path | None, kind: Kind) -> Card:
     return card
 
 
-def own_names(data_dir: Path | None = None, kind: Kind | None = None) -> list[str]:
-    """List what was added to the data folder, sorted by name; nothing where no folder is given or there.
-
-    Parameters
-    ----------
-    data_dir : Path, optional
-        The variable QGBENCH_DATA where None.
-    kind : {'labelled', 'pool'}, optional
-        List only what is of this kind.
-
-    Raises
-    ------
-    UserError
-        A kind is asked for, and a card cannot be read.
-    """
-    folder = _data_folder(data_dir)
-    if folder is None or not folder.is_dir():
-        return []
-    shipped = card_names()
-    own = [entry for entry in list_folder(folder) if (entry / CARD_NAME).is_file() and entry.name not in shipped]
-    return [entry.name for entry in own if kind is None or _kind_of(entry) == kind]
-
-
 def _open_unlabelled(folder: Path, card: Card) -> FolderSource:
     return open_files(card, folder / "unlabelled", None)
-
-
-def _data_folder(data_dir: Path | None) -> Path | None:
-    given = data_dir or os.environ.get(DATA_VARIABLE)
-    return expanded(given) if given else None
 
 
 def _locate(dataset: str, data_dir: Path | None, kind: Kind) -> tuple[Path, Card]:
@@ -457,7 +439,7 @@ def _own_folder(dataset: str, data_dir: Path | None, kind: Kind | None) -> Path:
             expected = "a data set or a pool" if kind is None else f"a data set with {_LAYOUT[kind]}"
             raise AbsentDataError(f"{no_folder(dataset)}; expected {expected}.")
         return folder.resolve()
-    data_folder = _data_folder(data_dir)
+    data_folder = folder_of_data(data_dir)
     if data_folder is not None and (data_folder / dataset / CARD_NAME).is_file():
         return (data_folder / dataset).resolve()
     for path in (_here(dataset), "" if data_folder is None else str(data_folder / dataset)):
@@ -480,7 +462,7 @@ def _name_what_is_not_meant(name: str, folder: Path | None = None) -> None:
 
 
 def _named_folder(name: str, data_dir: Path | None, kind: Kind) -> Path:
-    data_folder = _data_folder(data_dir)
+    data_folder = folder_of_data(data_dir)
     if data_folder is None:
         raise AbsentDataError(
             f"'{name}' needs its images: put them at DIR/{name}/{_LAYOUT[kind]}, then give --data-dir DIR or set "
@@ -558,14 +540,6 @@ def _refuse_case_twins(files: dict[str, Path]) -> None:
                 f"{other} and {file.name} differ in nothing but case, and on a disk that ignores case one would "
                 "replace the other; rename one of them (and its mask)."
             )
-
-
-def list_folder(folder: Path) -> list[Path]:
-    """List a folder, sorted; raises UserError if it cannot be read."""
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        raise unreadable(folder, error) from error
 
 
 def _check_file(file: Path) -> None:

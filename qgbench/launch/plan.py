@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from qgbench.base.errors import AbsentDataError, QGBenchError, UserError, unwritable
 from qgbench.base.files import write_atomically
 from qgbench.base.paths import no_folder
-from qgbench.data.cards import Kind
-from qgbench.data.readers import DATA_VARIABLE, find_card
+from qgbench.data.cards import DATA_VARIABLE, Kind
+from qgbench.data.readers import find_card
 from qgbench.data.splits import split_fingerprint
 from qgbench.launch.job import Job
 from qgbench.run.record import read_record

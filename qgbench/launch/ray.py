@@ -22,8 +22,8 @@ from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.interruption import Interrupted, interruptible
 from qgbench.base.locks import BusyError
 from qgbench.base.logs import QUIET, logger, set_verbosity
+from qgbench.data.cards import DATA_VARIABLE
 from qgbench.data.content import CACHE_VARIABLE
-from qgbench.data.readers import DATA_VARIABLE
 from qgbench.launch.executor import Ending, Executor, Request
 from qgbench.launch.job import NOT_NOW, Job, NotReadyError, carry_out
 

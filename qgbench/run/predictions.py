@@ -44,7 +44,7 @@ def write_predictions(path: Path, masks: Mapping[str, NDArray[np.bool_]]) -> Non
             # `numpy.savez` leaves the time and the system in a member's header to Python.
             header = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
             header.create_system = 3
-            archive.writestr(header, content.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
+            archive.writestr(header, content.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=6)
     write_atomically(path, file.getvalue())
 
 

@@ -15,7 +15,6 @@ from qgbench.spec.regime import Regime
 from qgbench.spec.settings import Settings, apply_settings, without_defaults
 
 
-
 class Setting(Settings):
     """Where arms meet: everything that two runs must share to be compared. Can be a key."""
 

@@ -123,7 +123,7 @@ def test_a_tab_completes_the_word_at_once(words: str, offered: list[str], folder
     found, said = tab(folder, "qgbench", *words.split())
     assert found == offered
     assert "torch" not in said
-    if words.split()[-2] in ("--method", "--protocol", "--arch", "--encoder", "check"):
+    if words.split()[-2] in ("--method", "--dataset", "--pool", "--protocol", "--arch", "--encoder", "check"):
         assert said == "\n", "nothing is imported that takes long"
 
 

@@ -22,16 +22,14 @@ from pydantic import ValidationError
 from qgbench.base.errors import UserError, unwritable
 from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
-from qgbench.base.paths import expanded, no_folder
+from qgbench.base.paths import expanded, list_folder, no_folder
 from qgbench.base.progress import Track, no_progress
 from qgbench.data.acquire.archives import unpack
-from qgbench.data.cards import CARD_NAME, Card, Kind, card_names
+from qgbench.data.cards import CARD_NAME, DATA_VARIABLE, Card, Kind, card_names
 from qgbench.data.images import palette_misleads, read_bytes
 from qgbench.data.readers import (
-    DATA_VARIABLE,
     FolderSource,
     Source,
-    list_folder,
     name_some,
     open_distribution,
     open_files,
