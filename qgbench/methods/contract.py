@@ -143,7 +143,7 @@ class Method(nn.Module):
             The protocol's. The rate of every group follows the protocol's schedule, as a multiple of `lr` if it begins
             with another one.
         """
-        return torch.optim.AdamW(self.trainable(), lr=lr, weight_decay=weight_decay)
+        return torch.optim.AdamW(self.trainable(), lr=lr, weight_decay=weight_decay, fused=True)
 
     def heads(self) -> list[nn.Parameter]:
         """Return the parameters that a method registered beside its students: a projection head, a second decoder."""

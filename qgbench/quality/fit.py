@@ -181,7 +181,9 @@ class PredictorFit:
         torch.manual_seed(seed)
         self._predictor = QualityPredictor(settings, settings.backbone_weights).to(accelerator.device)
         self._optimiser = accelerator.prepare_optimizer(
-            torch.optim.AdamW(self._predictor.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+            torch.optim.AdamW(
+                self._predictor.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            )
         )
         self._accelerator = accelerator
         self._settings = settings

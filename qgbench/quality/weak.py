@@ -50,7 +50,9 @@ class WeakModels:
         torch.manual_seed(seed)
         network = weak_network(settings.weak_encoder, image.shape[-1])
         self._network = network.to(memory_format=torch.channels_last).to(accelerator.device).train()
-        self._optimiser = accelerator.prepare_optimizer(torch.optim.Adam(network.parameters(), lr=settings.weak_lr))
+        self._optimiser = accelerator.prepare_optimizer(
+            torch.optim.Adam(network.parameters(), lr=settings.weak_lr, fused=True)
+        )
         self._accelerator = accelerator
         self._image, self._mask, self._asked = image, mask, asked
         self._generator = torch.Generator().manual_seed(seed)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -92,6 +93,27 @@ def test_the_first_step_is_that_of_the_methods_own_optimiser() -> None:
         assert parameter.grad is not None
         step = rate * (10 if name.startswith("head") else 1) * parameter.grad
         torch.testing.assert_close(moved, step, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_steps_are_those_of_adamw_in_any_layout_of_the_weights(layout: torch.memory_format) -> None:
+    """Algorithm 2 of arXiv 1711.05101 in float64: a fused step that took memory as it lies would mix weights up."""
+    trainer = trainer_of(load("method", "supervised"), 4)
+    parameters = dict(trainer.method.to(memory_format=layout).students.named_parameters())
+    expected = {name: value.detach().double().numpy().copy() for name, value in parameters.items()}
+    first, second = ({name: np.zeros_like(value) for name, value in expected.items()} for _ in range(2))
+    decay = toy_protocol(4).train.weight_decay
+    for step in trainer.run():
+        rate = trainer._optimiser.param_groups[0]["lr"]
+        for name, value in parameters.items():
+            assert value.grad is not None
+            grad = value.grad.double().numpy()
+            first[name] = 0.9 * first[name] + 0.1 * grad
+            second[name] = 0.999 * second[name] + 0.001 * grad**2
+            root = np.sqrt(second[name] / (1 - 0.999**step)) + 1e-8
+            expected[name] -= rate * (decay * expected[name] + first[name] / (1 - 0.9**step) / root)
+    for name, value in parameters.items():
+        np.testing.assert_allclose(value.detach().numpy(), expected[name], rtol=0, atol=1e-6)
 
 
 class NoOptimiser(TwoRates):
