@@ -9,7 +9,7 @@ from pydantic import Field
 from qgbench.base.schema import Correlation, Part, Share, finite_or_none
 
 LABEL_COLUMNS = ["progress", "id", "class", "dice"]
-AUDIT_QUARTERS = 4  # pseudo-labels are audited at 25, 50, 75 and 100 % of the budget
+AUDIT_QUARTERS = 4  # pseudo-labels are audited at 25, 50, 75 and 100 % of the budget, where a method makes any
 IMAGE_DEPENDENCE_LIMIT = 0.7  # largest correlation with the output for a blacked-out or swapped image that passes
 
 
@@ -41,9 +41,20 @@ class QualityAudit(Part):
     image_dependent: bool
 
 
-def audited_after(steps: int) -> list[int]:
-    """Return the steps after which a run of so many steps audits its pseudo-labels, each once."""
-    return sorted({math.ceil(steps * quarter / AUDIT_QUARTERS) for quarter in range(1, AUDIT_QUARTERS + 1)})
+def audited_after(steps: int, pseudo_labels: bool) -> dict[int, float]:
+    """Return the steps after which a run audits its labels, and the fraction of its budget that each stands for.
+
+    Parameters
+    ----------
+    steps : int
+        The run's budget.
+    pseudo_labels : bool
+        Whether its method makes any; else its predictions are audited once, at the end.
+    """
+    if not pseudo_labels:
+        return {steps: 1.0}
+    after = sorted({math.ceil(steps * quarter / AUDIT_QUARTERS) for quarter in range(1, AUDIT_QUARTERS + 1)})
+    return {step: (part + 1) / AUDIT_QUARTERS for part, step in enumerate(after)}
 
 
 def agreement(score: np.ndarray, dice: np.ndarray) -> Agreement:

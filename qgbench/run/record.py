@@ -130,7 +130,9 @@ class Record(Part):
     best_val_step: int | None
     val_dice: list[tuple[int, Share]] = Field(description="(step, mean validation Dice at training resolution)")
     audit: QualityAudit | None
-    pseudo_labels: list[CheckpointAudit] = Field(description="at 25, 50, 75, 100 % of the run, then pooled")
+    pseudo_labels: list[CheckpointAudit] = Field(
+        description="at 25, 50, 75, 100 % of the run, or its end alone for a method that makes none; then pooled"
+    )
     pseudo_labels_on: str = Field(
         pattern="^(unlabelled training|validation) images$",
         description="'unlabelled training images' or, where there are none with a mask, 'validation images'",

@@ -22,7 +22,7 @@ from qgbench.engine.state import load_scaler_state, new_scaler, random_states, s
 from qgbench.methods import Batch, Method, PseudoLabel
 from qgbench.methods.contract import optimiser_of
 from qgbench.metrics.table import CLASS
-from qgbench.quality.audit import AUDIT_QUARTERS, audited_after, correlations
+from qgbench.quality.audit import audited_after, correlations
 from qgbench.quality.guide import Guide
 from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
 from qgbench.spec.protocol import Protocol
@@ -152,7 +152,7 @@ class Trainer:
         """
         self.method.train()
         validate_every = max(1, self.steps // self._settings.validations)
-        audited = audited_after(self.steps)
+        audited = audited_after(self.steps, self.method.pseudo_labels)
         for step in range(self.history.step, self.steps):
             self._train_step(step)
             done = self.history.step = step + 1
@@ -327,7 +327,8 @@ class Trainer:
         checkpoints = len(audited.get("dice", []))
         images = [self._audit_set.ids[index] for index in self._audit_index]
         names = [name for name in ("dice", "g", "confidence", "agreement") if name in audited]
-        when = np.repeat([(part + 1) / AUDIT_QUARTERS for part in range(checkpoints)], len(images))
+        moments = list(audited_after(self.steps, self.method.pseudo_labels).values())[:checkpoints]
+        when = np.repeat(moments, len(images))
         columns: dict[str, Any] = {"progress": when, "id": images * checkpoints, "class": CLASS}
         columns |= {name: np.concatenate([np.array(part) for part in audited[name]]) for name in names}
         return pd.DataFrame(columns)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from qgbench.base.errors import QGBenchError, UserError, unknown_name
 from qgbench.plugins.registry import Kind, catalogue, load, source
+from qgbench.quality.audit import audited_after
 from qgbench.run.record import Record, settings_as_used, settings_that_differ
 from qgbench.spec.arm import ADDON_SETTINGS, AddOnSettings, RegularisationSettings
 from qgbench.spec.protocol import Protocol, TrainSettings
@@ -59,6 +60,8 @@ def compare_with_spec(record: Record) -> Found:
         )
     elif (steps := [step for step, _ in record.val_dice]) != (expected := _validated_after(protocol.train)):
         yield "contradiction", f"val_dice is of steps {steps}; the settings give {expected}"
+    elif method is not None and (text := _audits_too_few(record, method)):
+        yield "audits", text
     elif method is not None and own is not None and not spec.addon_source:
         yield from _best_and_networks(record, own, addons, _keeps_teacher(method, own))
 
@@ -141,6 +144,15 @@ def _validated_after(train: TrainSettings) -> list[int]:
     """Return the steps after which a run validates."""
     every = max(1, train.steps // train.validations)
     return sorted({*range(every, train.steps + 1, every), train.steps})
+
+
+def _audits_too_few(record: Record, method: "type[Method]") -> str:
+    """Say which audits a record of a method that makes pseudo-labels lacks; '' if none."""
+    found = [audit.progress for audit in record.pseudo_labels if audit.progress is not None]
+    expected = list(audited_after(record.steps, method.pseudo_labels).values())
+    if record.read_from == 1 or found in ([], expected) or not method.pseudo_labels:
+        return ""
+    return f"pseudo_labels is of the checkpoints {found}; a run of {record.spec.method} has {expected}"
 
 
 def _keeps_teacher(method: "type[Method]", settings: "MethodSettings") -> bool:

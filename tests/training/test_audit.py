@@ -79,3 +79,11 @@ def test_a_method_that_does_not_label_yet_is_asked_through_its_network() -> None
     trainer, _ = trainer_of("bcp", warmup=1.0)
     list(trainer.run())
     assert len(trainer.audited_labels()) == 4 * 16
+
+
+def test_a_method_that_makes_no_labels_is_audited_once_at_its_end() -> None:
+    trainer, _ = trainer_of("supervised")
+    list(trainer.run())
+    table = trainer.audited_labels()
+    assert table["progress"].tolist() == [1.0] * 16
+    assert sorted(table["id"]) == sorted(trainer._audit_set.ids)

@@ -321,6 +321,20 @@ def of_the_labels(run: Path) -> list[str]:
     return [fault.text for fault in found]
 
 
+@pytest.mark.parametrize(("method", "found"), [("supervised", set()), ("fixmatch", {"audits"})])
+def test_only_a_method_that_makes_no_labels_is_audited_at_its_end_alone(
+    tmp_path: Path, method: str, found: set[str]
+) -> None:
+    record, images = present(method=method, qg_mode="none")
+    write_run(tmp_path, record, images)
+    assert rules(verify_records([tmp_path])) == set(), "at all four quarters, as every method was once"
+    labels = labels_of(record.spec)
+    at_end = labels[labels["progress"] == 1]
+    write_labels(tmp_path / "labels.csv", at_end)
+    write_record(tmp_path, record.model_copy(update={"pseudo_labels": audits_of(at_end)}))
+    assert rules(verify_records([tmp_path])) == found
+
+
 @pytest.mark.parametrize("column", ["dice", "g", "confidence", "agreement", "progress"])
 def test_one_changed_label_is_found(labelling: Path, column: str) -> None:
     assert of_the_labels(labelling) == []
