@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from qgbench.base.cores import on_all_cores
 from qgbench.report.analysis import Analysis
 from qgbench.report.figures import budgets, forest, groups, learning, quality, questions, ranks
@@ -35,7 +37,6 @@ _DOTS_PER_INCH = 200
 _WORTH_PROCESSES = 12  # figures; a process takes as long to start as two or three take to draw
 _OPTIONS: dict[str, dict[str, Any]] = {
     "pdf": {"metadata": {"Creator": None, "Producer": None, "CreationDate": None}},
-    "png": {"metadata": {"Software": None}, "dpi": _DOTS_PER_INCH},
     "svg": {"metadata": {"Creator": None, "Date": None}, "transparent": True},
 }
 
@@ -91,20 +92,25 @@ def render(draw: "Callable[[], Figure]", formats: Sequence[str]) -> dict[str, by
 
     with matplotlib.style.context(["default", RC]):
         figure = draw()
-        files = {}
-        for suffix in formats:
-            file = io.BytesIO()
-            figure.savefig(file, format=suffix, **_OPTIONS[suffix])
-            files[suffix] = _with_palette(file) if suffix == "png" else file.getvalue()
-    return files
+        return {suffix: _as_png(figure) if suffix == "png" else _saved(figure, suffix) for suffix in formats}
 
 
-def _with_palette(png: io.BytesIO) -> bytes:
-    """The same picture in 256 colours: a third of the bytes, which counts where figures are under version control."""
+def _saved(figure: "Figure", suffix: str) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format=suffix, **_OPTIONS[suffix])
+    return file.getvalue()
+
+
+def _as_png(figure: "Figure") -> bytes:
+    """Draw in 256 colours: a third of the bytes, which counts where figures are under version control."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    file = io.BytesIO()
-    with Image.open(png) as image:
-        reduced = image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        reduced.save(file, format="png", dpi=(_DOTS_PER_INCH, _DOTS_PER_INCH))
+    canvas, file, before = FigureCanvasAgg(figure), io.BytesIO(), figure.dpi
+    figure.dpi = _DOTS_PER_INCH
+    canvas.draw()
+    figure.dpi = before
+    reduced = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    reduced = reduced.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    reduced.save(file, format="png", dpi=(_DOTS_PER_INCH, _DOTS_PER_INCH))
     return file.getvalue()

@@ -6,6 +6,7 @@ hatch tells apart too. Lengths are in inches on the page.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from qgbench.metrics.table import Metric
@@ -148,6 +149,7 @@ def fitted(text: str, width: float, size: float = FONT_SIZE, weight: str = "norm
     return shown
 
 
+@lru_cache(maxsize=10_000)  # a name stands in many panels
 def text_width(text: str, size: float = FONT_SIZE, weight: str = "normal") -> float:
     """Measure one line of text: inches, with a little to spare for what rounding to pixels adds."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
