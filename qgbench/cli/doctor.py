@@ -8,9 +8,11 @@ import importlib.util
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -47,7 +49,7 @@ class Finding:
     text: str
 
 
-def examine(data_dir: Path | None, output: Path) -> Iterator[Finding]:
+def examine(data_dir: Path | None, output: Path, measure: bool = False) -> Iterator[Finding]:
     """Yield what is found of everything that a run needs; a part that fails is of level 'error', with its cause.
 
     Nothing is fetched, and nothing is left behind: what is written to see whether it can be is removed.
@@ -58,6 +60,8 @@ def examine(data_dir: Path | None, output: Path) -> Iterator[Finding]:
         Folder that holds the data sets; QGBENCH_DATA where None.
     output : Path
         Folder of all runs.
+    measure : bool
+        Also time both precisions of the processor, which takes some seconds.
     """
     parts: list[tuple[str, Callable[[], Remarks]]] = [
         ("python", _python),
@@ -66,6 +70,7 @@ def examine(data_dir: Path | None, output: Path) -> Iterator[Finding]:
         ("packages", _packages),
         ("devices", _devices),
         ("precision", _precision),
+        *([("precision", _measured)] if measure else []),
         ("threads", _threads),
         ("memory", _memory),
         ("output", lambda: _folder(output, "choose another --output")),
@@ -182,6 +187,46 @@ def _precision() -> Remarks:
     if device != "cpu":
         able = [precision for precision in ("fp32", "bf16", "fp16") if _computes(device, precision)]
         yield ("ok" if "bf16" in able else "warning"), f"{device}: {', '.join(able) or 'cannot compute'}"
+
+
+def _measured() -> Remarks:
+    taken = {precision: step_seconds(precision) for precision in ("fp32", "bf16")}
+    told = " and ".join(f"{1000 * seconds:.0f} ms in {precision}" for precision, seconds in taken.items())
+    yield (
+        "ok",
+        f"cpu: a step of protocol {_PROTOCOL} takes {told}, so --precision {min(taken, key=taken.__getitem__)} suits "
+        "this processor; runs are compared with those of the same precision",
+    )
+
+
+def step_seconds(precision: str, steps: int = 3) -> float:
+    """Return the processor seconds of a supervised step, without its data, on one thread: the median of some.
+
+    Parameters
+    ----------
+    precision : 'fp32' or 'bf16'
+    steps : int
+        How many are timed, after one that is not.
+    """
+    import torch
+
+    from qgbench.archs.build import build_network
+    from qgbench.spec.protocol import load_protocol
+
+    known, threads, taken = load_protocol(_PROTOCOL), torch.get_num_threads(), []
+    network = build_network(known.arch, known.encoder, "none", known.decoder_channels, known.size).train()
+    image = torch.rand(known.train.batch_labelled, 3, known.size, known.size)
+    torch.set_num_threads(1)
+    try:
+        for _ in range(steps + 1):
+            start = time.process_time()
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                loss = network(image).mean()
+            loss.backward()
+            taken.append(time.process_time() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.median(taken[1:])
 
 
 def _processor_features() -> str:

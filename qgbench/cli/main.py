@@ -747,6 +747,9 @@ def show(
 def doctor(
     data_dir: DataDir = None,
     output: Output = Path("runs"),
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time a step in fp32 and in bf16, some seconds, and say which suits.")
+    ] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -756,7 +759,7 @@ def doctor(
     """
     from qgbench.cli.doctor import examine, print_findings
 
-    if not print_findings(examine(data_dir, output), standard_output()):
+    if not print_findings(examine(data_dir, output, measure), standard_output()):
         raise typer.Exit(1)
 
 

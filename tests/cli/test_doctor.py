@@ -305,3 +305,20 @@ def test_findings_are_printed_as_they_come(levels: list[doctor.Level], sound: bo
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith(f"{levels[0]:7} precision [bold]text[/bold] 0 and more")
     assert lines[-2:] == [end, "How long runs take here: qgbench suite plan small --measure"]
+
+
+@pytest.mark.parametrize(("fp32", "bf16", "suits"), [(0.4, 0.25, "bf16"), (0.1, 0.32, "fp32")])
+def test_the_faster_precision_is_said_to_suit(
+    fp32: float, bf16: float, suits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "step_seconds", {"fp32": fp32, "bf16": bf16}.__getitem__)
+    asked = [finding.text for finding in examine(None, tmp_path, measure=True) if finding.topic == "precision"]
+    (told,) = (text for text in asked if "a step of protocol small" in text)
+    assert f"{1000 * fp32:.0f} ms in fp32 and {1000 * bf16:.0f} ms in bf16, so --precision {suits} suits" in told
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_of_either_precision_is_timed_on_one_thread(precision: str) -> None:
+    before = torch.get_num_threads()
+    assert doctor.step_seconds(precision, steps=1) > 0
+    assert torch.get_num_threads() == before
