@@ -27,7 +27,7 @@ COMMANDS = {
     "suite plan small": {},
 }
 HEAVY = ("numpy", "pandas", "scipy", "torch")
-REPEATS = 5
+REPEATS = 3
 # What follows the words is said on the last line of standard error.
 PROGRAM = f"""
 import sys

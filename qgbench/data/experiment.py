@@ -41,21 +41,21 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def images(self, index: np.ndarray) -> Tensor:
-        """Images (B, 3, S, S), float in [0, 1]."""
+    def images(self, index: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+        """Images (B, 3, S, S), float in [0, 1]: bytes go to the device, and are numbers only there."""
         stack = np.empty((len(index), self.size, self.size, 3), np.uint8)
         for place, i in enumerate(index):
             stack[place] = self._parts[self._part_of[i]].images[self._row_of[i]]
-        return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous().float() / 255.0
+        return torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).contiguous().float() / 255.0
 
-    def masks(self, index: np.ndarray) -> Tensor:
+    def masks(self, index: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
         """Masks (B, 1, S, S), float, 0 or 1; zeros for images without one (see `masked`)."""
         stack = np.zeros((len(index), 1, self.size, self.size), np.uint8)
         for place, i in enumerate(index):
             masks = self._parts[self._part_of[i]].masks
             if masks is not None:
                 stack[place, 0] = masks[self._row_of[i]]
-        return torch.from_numpy(stack).float()
+        return torch.from_numpy(stack).to(device).float()
 
     def batches(self, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images and masks in order."""

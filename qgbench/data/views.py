@@ -1,11 +1,12 @@
 """Views of images: geometry for labelled and unlabelled images, photometric changes, CutMix regions.
 
-All random numbers come from a CPU generator that the caller owns, one value per image; the arithmetic runs on the
-images' device. Images are float RGB (B, 3, H, W) in [0, 1], masks (B, C, H, W) 0 or 1.
+All random numbers come from a CPU generator that the caller owns, one value per image (`Shared`); the arithmetic runs
+on the images' device. Images are float RGB (B, 3, H, W) in [0, 1], masks (B, C, H, W) 0 or 1.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,25 +17,40 @@ from qgbench.spec.protocol import TrainSettings
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def _uniform(count: int, low: float, high: float, generator: Generator, like: Tensor) -> Tensor:
-    values = torch.rand(count, generator=generator) * (high - low) + low
+@dataclass(frozen=True)
+class Shared:
+    """A generator that processes draw from alike: numbers of the whole batch, of which each keeps those of its rows."""
+
+    generator: Generator
+    rank: int = 0
+    size: int = 1
+
+    def rows(self, count: int) -> slice:
+        """Return where the `count` rows of this process stand in the batch of all."""
+        return slice(self.rank * count, (self.rank + 1) * count)
+
+    def rand(self, count: int, *shape: int) -> Tensor:
+        """Return numbers in [0, 1) for the `count` rows of this process: (count, ...)."""
+        return torch.rand(self.size * count, *shape, generator=self.generator)[self.rows(count)]
+
+
+def _uniform(count: int, low: float, high: float, shared: Shared, like: Tensor) -> Tensor:
+    values = shared.rand(count) * (high - low) + low
     return values.to(like.device).view(-1, 1, 1, 1)
 
 
-def _chosen(count: int, probability: float, generator: Generator, like: Tensor) -> Tensor:
-    return (torch.rand(count, generator=generator) < probability).to(like.device).view(-1, 1, 1, 1)
+def _chosen(count: int, probability: float, shared: Shared, like: Tensor) -> Tensor:
+    return (shared.rand(count) < probability).to(like.device).view(-1, 1, 1, 1)
 
 
-def flip(stack: Tensor, generator: Generator) -> Tensor:
+def flip(stack: Tensor, shared: Shared) -> Tensor:
     """Flip every image left-right and up-down, each with probability 0.5; all channels alike."""
     count = len(stack)
-    stack = torch.where(_chosen(count, 0.5, generator, stack), stack.flip(3), stack)
-    return torch.where(_chosen(count, 0.5, generator, stack), stack.flip(2), stack)
+    stack = torch.where(_chosen(count, 0.5, shared, stack), stack.flip(3), stack)
+    return torch.where(_chosen(count, 0.5, shared, stack), stack.flip(2), stack)
 
 
-def rotate(
-    image: Tensor, mask: Tensor, degrees: float, probability: float, generator: Generator
-) -> tuple[Tensor, Tensor]:
+def rotate(image: Tensor, mask: Tensor, degrees: float, probability: float, shared: Shared) -> tuple[Tensor, Tensor]:
     """Rotate image (bilinear) and mask (nearest), both with an empty border, by an angle in [-degrees, degrees].
 
     Parameters
@@ -46,10 +62,10 @@ def rotate(
         Largest angle.
     probability : float
         Share of the images that are turned.
-    generator : torch.Generator
+    shared : Shared
     """
-    angle = _uniform(len(image), -degrees, degrees, generator, image)
-    angle = torch.where(_chosen(len(image), probability, generator, image), angle, 0.0).flatten() * (math.pi / 180.0)
+    angle = _uniform(len(image), -degrees, degrees, shared, image)
+    angle = torch.where(_chosen(len(image), probability, shared, image), angle, 0.0).flatten() * (math.pi / 180.0)
     height, width = image.shape[2:]
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # In affine_grid's coordinates both sides span [-1, 1]; the ratio keeps the rotation rigid on oblong images.
@@ -62,12 +78,12 @@ def rotate(
     return torch.where(still, image, turned), torch.where(still, mask, turned_mask)
 
 
-def brightness_contrast(image: Tensor, amount: float, probability: float, generator: Generator) -> Tensor:
+def brightness_contrast(image: Tensor, amount: float, probability: float, shared: Shared) -> Tensor:
     """Return (1 + a) x + b for a share of the images, a and b in [-amount, amount] (arXiv 2606.01753, its release)."""
     count = len(image)
-    contrast, brightness = (_uniform(count, -amount, amount, generator, image) for _ in range(2))
+    contrast, brightness = (_uniform(count, -amount, amount, shared, image) for _ in range(2))
     changed = (image * (1 + contrast) + brightness).clamp(0, 1)
-    return torch.where(_chosen(count, probability, generator, image), changed, image)
+    return torch.where(_chosen(count, probability, shared, image), changed, image)
 
 
 def grey(image: Tensor) -> Tensor:
@@ -117,7 +133,7 @@ _CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 
 
 def colour_jitter(
-    image: Tensor, amounts: tuple[float, float, float, float], probability: float, generator: Generator
+    image: Tensor, amounts: tuple[float, float, float, float], probability: float, shared: Shared
 ) -> Tensor:
     """Change brightness, contrast, saturation and hue of a share of the images, each image in an order of its own.
 
@@ -127,13 +143,13 @@ def colour_jitter(
     amounts : (brightness, contrast, saturation, hue)
         The first three are factors within 1 +- amount; hue turns by up to its share of the circle.
     probability : float
-    generator : torch.Generator
+    shared : Shared
     """
     count = len(image)
     centres = (1.0, 1.0, 1.0, 0.0)
-    factors = [_uniform(count, c - a, c + a, generator, image) for c, a in zip(centres, amounts, strict=True)]
-    order = torch.rand(count, len(_CHANGES), generator=generator).argsort(1)
-    order[torch.rand(count, generator=generator) >= probability] = -1
+    factors = [_uniform(count, c - a, c + a, shared, image) for c, a in zip(centres, amounts, strict=True)]
+    order = shared.rand(count, len(_CHANGES)).argsort(1)
+    order[shared.rand(count) >= probability] = -1
     changed = image.clone()
     for turn in order.T:
         for which, change in enumerate(_CHANGES):
@@ -143,11 +159,11 @@ def colour_jitter(
     return changed
 
 
-def blur(image: Tensor, sigma: tuple[float, float], probability: float, generator: Generator) -> Tensor:
+def blur(image: Tensor, sigma: tuple[float, float], probability: float, shared: Shared) -> Tensor:
     """Blur a share of the images with a Gaussian whose standard deviation, in pixels, is drawn from a range."""
     count, channels, height, width = image.shape
-    width_of = _uniform(count, *sigma, generator, image)
-    chosen = _chosen(count, probability, generator, image)
+    width_of = _uniform(count, *sigma, shared, image)
+    chosen = _chosen(count, probability, shared, image)
     radius = max(1, math.ceil(3 * sigma[1]))
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype).view(1, 1, 1, -1)
     kernel = torch.exp(-0.5 * (offsets / width_of) ** 2)
@@ -158,26 +174,27 @@ def blur(image: Tensor, sigma: tuple[float, float], probability: float, generato
     return torch.where(chosen, flat.view_as(image), image)
 
 
-def labelled_view(image: Tensor, mask: Tensor, settings: TrainSettings, generator: Generator) -> tuple[Tensor, Tensor]:
+def labelled_view(image: Tensor, mask: Tensor, settings: TrainSettings, shared: Shared) -> tuple[Tensor, Tensor]:
     """Return the training view of labelled images: flips, rotation, brightness and contrast (arXiv 2606.01753)."""
-    both = flip(torch.cat([image, mask], 1), generator)
-    image, mask = rotate(both[:, :3], both[:, 3:], settings.rotation, settings.rotation_p, generator)
-    return brightness_contrast(image, settings.brightness, settings.brightness_p, generator), mask
+    both = flip(torch.cat([image, mask], 1), shared)
+    image, mask = rotate(both[:, :3], both[:, 3:], settings.rotation, settings.rotation_p, shared)
+    return brightness_contrast(image, settings.brightness, settings.brightness_p, shared), mask
 
 
-def strong_view(image: Tensor, settings: TrainSettings, generator: Generator) -> Tensor:
+def strong_view(image: Tensor, settings: TrainSettings, shared: Shared) -> Tensor:
     """Return a strong view, aligned with its input: colour jitter, grey, blur (UniMatch, arXiv 2208.09910)."""
-    image = colour_jitter(image, settings.jitter, settings.jitter_p, generator)
-    image = torch.where(_chosen(len(image), settings.grey_p, generator, image), grey(image).expand_as(image), image)
-    return blur(image, settings.blur_sigma, settings.blur_p, generator)
+    image = colour_jitter(image, settings.jitter, settings.jitter_p, shared)
+    image = torch.where(_chosen(len(image), settings.grey_p, shared, image), grey(image).expand_as(image), image)
+    return blur(image, settings.blur_sigma, settings.blur_p, shared)
 
 
-def cutmix_region(count: int, size: int, generator: Generator) -> Tensor:
+def cutmix_region(count: int, size: int, shared: Shared) -> Tensor:
     """Draw CutMix boxes: (count, 1, size, size) bool, True inside; empty with probability 0.5.
 
     A box has 2 to 40 % of the image's area and a ratio of height to width of 0.3 to 3.33, both uniform; ratio and place
     are drawn anew until it lies inside (UniMatch, arXiv 2208.09910, and its code).
     """
+    own, generator, count = shared.rows(count), shared.generator, shared.size * count
     used = torch.rand(count, generator=generator) < 0.5
     area = (torch.rand(count, generator=generator) * 0.38 + 0.02) * size**2
     box = torch.zeros(4, count)  # top, left, height, width
@@ -193,4 +210,5 @@ def cutmix_region(count: int, size: int, generator: Generator) -> Tensor:
     axis = torch.arange(size)
     rows = (axis >= top[:, None]) & (axis < (top + height)[:, None])
     columns = (axis >= left[:, None]) & (axis < (left + width)[:, None])
+    rows, columns, used = rows[own], columns[own], used[own]
     return (rows[:, :, None] & columns[:, None, :] & used[:, None, None]).unsqueeze(1)

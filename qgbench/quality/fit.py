@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from qgbench.base.errors import QGBenchError, UserError
-from qgbench.data.views import flip, rotate
+from qgbench.data.views import Shared, flip, rotate
 from qgbench.engine.checkpoint import Checkpoints
 from qgbench.engine.stage import train
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
@@ -334,8 +334,8 @@ class _TrainingMasks:
                 masks.append(degrade(truths[index], rng, donors)[0])
         image = self._image[chosen]
         stack = torch.from_numpy(np.stack([np.stack(masks), truths[chosen]], 1)).float()
-        both = flip(torch.cat([image, stack], 1), generator)
-        image, stack = rotate(both[:, :3], both[:, 3:], 20.0, 1.0, generator)
+        both = flip(torch.cat([image, stack], 1), Shared(generator))
+        image, stack = rotate(both[:, :3], both[:, 3:], 20.0, 1.0, Shared(generator))
         return image, stack[:, :1], overlap(stack[:, :1] > 0.5, stack[:, 1:] > 0.5)
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qgbench.archs.build import SegmentationNetwork
 from qgbench.base.errors import unknown_name
-from qgbench.data.views import rotate
+from qgbench.data.views import Shared, rotate
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.methods import probabilities
 from qgbench.methods.losses import soft_dice_loss
@@ -76,7 +76,8 @@ class WeakModels:
                 self._order = torch.cat([self._order, order])
             chosen, self._order = self._order[: self._batch], self._order[self._batch :]
             device = self._accelerator.device
-            x, y = rotate(self._image[chosen].to(device), self._mask[chosen].to(device), 20.0, 1.0, self._generator)
+            shared = Shared(self._generator)
+            x, y = rotate(self._image[chosen].to(device), self._mask[chosen].to(device), 20.0, 1.0, shared)
             task = self._network.task
             with self._accelerator.autocast():
                 loss = soft_dice_loss(task, task.probabilities(self._network(x)), y).mean()

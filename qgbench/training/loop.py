@@ -16,7 +16,7 @@ from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.logs import logger
 from qgbench.base.seeds import salted
 from qgbench.data.experiment import ImageSet, TrainingData
-from qgbench.data.views import labelled_view
+from qgbench.data.views import Shared, labelled_view
 from qgbench.engine.device import World
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.methods import Batch, Method, PseudoLabel
@@ -27,7 +27,7 @@ from qgbench.quality.guide import Guide
 from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
 from qgbench.spec.protocol import Protocol
 from qgbench.training.objective import Objective
-from qgbench.training.streams import Streams, check_batches, own_part
+from qgbench.training.streams import Streams, check_batches
 from qgbench.training.watch import optimism_has_grown
 
 AUDIT_IMAGES = 128  # at most so many images in one audit
@@ -99,7 +99,7 @@ class Trainer:
         self._settings = protocol.train
         self._accelerator = accelerator
         new_scaler(accelerator)
-        self._streams = Streams(data, protocol.train, seed)
+        self._streams = Streams(data, protocol.train, seed, self._world, accelerator.device)
         self._objective: nn.Module = Objective(self.method, guide, norm, self._world)
         new_scaler(accelerator)
         if self._world.size > 1:
@@ -164,8 +164,8 @@ class Trainer:
 
     def _train_step(self, step: int) -> None:
         progress = step / self.steps
-        batch, truth = own_part(*self._streams.next(progress), self._world)
-        batch, truth = batch.to(self._accelerator.device), truth.to(self._accelerator.device)
+        batch, truth = self._streams.next(progress)
+        batch = batch.to(self._accelerator.device)
         rate = learning_rate(progress, self._settings.lr, self._settings.lr_end)
         for group, multiple in zip(self._optimiser.param_groups, self._multiples, strict=True):
             group["lr"] = multiple * rate
@@ -309,7 +309,7 @@ class Trainer:
             index = np.take(self._audit_index, range(start, start + size), mode="wrap")
             order = torch.randperm(len(labelled), generator=generator).numpy()
             some = np.take(order, range(share), mode="wrap")
-            x_l, y_l = labelled_view(labelled.images(some), labelled.masks(some), settings, generator)
+            x_l, y_l = labelled_view(labelled.images(some), labelled.masks(some), settings, Shared(generator))
             u_w = self._audit_set.images(index)
             uncut = torch.zeros_like(u_w[:, :1], dtype=torch.bool)
             batch = Batch(x_l, y_l, u_w, u_w, u_w, uncut, uncut, progress).to(self._accelerator.device)

@@ -1,6 +1,5 @@
 """Endless streams of shuffled images and of their views, each with its own random generator."""
 
-from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,8 @@ from torch import Tensor
 from qgbench.base.errors import UserError
 from qgbench.base.seeds import salted
 from qgbench.data.experiment import ImageSet, TrainingData
-from qgbench.data.views import cutmix_region, flip, labelled_view, strong_view
-from qgbench.engine.device import World
+from qgbench.data.views import Shared, cutmix_region, flip, labelled_view, strong_view
+from qgbench.engine.device import ALONE, World
 from qgbench.methods import Batch
 from qgbench.spec.protocol import TrainSettings
 
@@ -71,37 +70,35 @@ def check_batches(settings: TrainSettings, size: int) -> None:
             )
 
 
-def own_part(batch: Batch, truth: Tensor, world: World) -> tuple[Batch, Tensor]:
-    """Take the share of one process from a batch that every process drew alike: rows r*B/P to (r+1)*B/P.
-
-    Parameters
-    ----------
-    batch : Batch
-        Of the whole run; labelled and unlabelled rows are shared apart.
-    truth : (U, 1, H, W)
-        Held-back masks of the unlabelled rows.
-    world : World
-        Its size P divides both batches (`check_batches`).
-    """
-    parts: dict[str, Any] = {f.name: world.part(getattr(batch, f.name)) for f in fields(batch) if f.name != "progress"}
-    return replace(batch, **parts), world.part(truth)
-
-
 class Streams:
     """Batches of labelled and unlabelled views.
 
     Labelled and unlabelled images have generators of their own: what one stream draws never shifts the other, and
-    neither is touched by networks or by g. Equal seeds give equal batches in every process of a run (`own_part`).
+    neither is touched by networks or by g. Every process of a run draws the numbers of the whole batch, and makes the
+    views of its own rows: of B images, process r of P has rows r*B/P to (r+1)*B/P.
 
     Parameters
     ----------
     data : TrainingData
     settings : TrainSettings
     seed : int
+    world : World
+        Its size P divides both batches (`check_batches`).
+    device : torch.device or str
+        Where views are made; the numbers are drawn on the processor.
     """
 
-    def __init__(self, data: TrainingData, settings: TrainSettings, seed: int) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        settings: TrainSettings,
+        seed: int,
+        world: World = ALONE,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._data = data
+        self._world = world
+        self._device = device
         self._settings = settings
         self._generators = {
             name: torch.Generator().manual_seed(salted(name, seed)) for name in ("labelled", "unlabelled")
@@ -112,6 +109,8 @@ class Streams:
     def next(self, progress: float) -> tuple[Batch, Tensor]:
         """Draw a batch, and the held-back masks (U, 1, H, W) of its unlabelled images in the weak view's geometry.
 
+        Of this process's rows; CutMix regions stay on the processor.
+
         Masks are NaN for images whose mask is not known (those of a pool).
 
         Parameters
@@ -119,14 +118,17 @@ class Streams:
         progress : float
             Fraction of the step budget that is done.
         """
-        settings, labelled, unlabelled = self._settings, self._generators["labelled"], self._generators["unlabelled"]
-        index = self._orders["labelled"].take(settings.batch_labelled)
-        x_l, y_l = self._data.labelled.images(index), self._data.labelled.masks(index)
+        settings, data, device = self._settings, self._data, self._device
+        labelled, unlabelled = (
+            Shared(generator, self._world.rank, self._world.size) for generator in self._generators.values()
+        )
+        index = self._own("labelled", settings.batch_labelled)
+        x_l, y_l = data.labelled.images(index, device), data.labelled.masks(index, device)
         x_l, y_l = labelled_view(x_l, y_l, settings, labelled)
-        index = self._orders["unlabelled"].take(settings.batch_unlabelled)
-        masks = self._data.unlabelled.masks(index)
-        masks[torch.from_numpy(~self._data.unlabelled.masked[index])] = torch.nan
-        both = flip(torch.cat([self._data.unlabelled.images(index), masks], 1), unlabelled)
+        index = self._own("unlabelled", settings.batch_unlabelled)
+        masks = data.unlabelled.masks(index, device)
+        masks[torch.from_numpy(~data.unlabelled.masked[index]).to(device)] = torch.nan
+        both = flip(torch.cat([data.unlabelled.images(index, device), masks], 1), unlabelled)
         u_w, truth = both[:, :3].contiguous(), both[:, 3:].contiguous()
         batch = Batch(
             x_l=x_l,
@@ -139,6 +141,10 @@ class Streams:
             progress=progress,
         )
         return batch, truth
+
+    def _own(self, name: str, batch: int) -> np.ndarray:
+        """Take the next indices of a whole batch, and return those of this process."""
+        return self._world.part(torch.from_numpy(self._orders[name].take(batch))).numpy()
 
     def state_dict(self) -> dict[str, Any]:
         """Generators and what is left of each order."""

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as judges
 
 from qgbench.data.views import (
+    Shared,
     blur,
     brightness_contrast,
     colour_jitter,
@@ -27,13 +28,13 @@ TRAIN = load_protocol("small").train
 STILL = TRAIN.model_copy(update={"brightness": 0.0})
 
 
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
+def seeded(seed: int = 0) -> Shared:
+    return Shared(Generator().manual_seed(seed))
 
 
 def drawn(seed: int, count: int = 1) -> np.ndarray:
     """The first numbers in [0, 1) that a view draws from a generator of this seed, one per image."""
-    return torch.rand(count, generator=seeded(seed)).numpy().astype(float)
+    return torch.rand(count, generator=seeded(seed).generator).numpy().astype(float)
 
 
 def smooth(count: int, height: int, width: int, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -130,7 +131,7 @@ def test_image_and_mask_are_empty_where_the_rotation_looks_beyond_the_image() ->
 
 def test_brightness_and_contrast_against_the_formula() -> None:
     image = smooth(3, 16, 16, 0.2, 0.8)
-    numbers = torch.rand(6, generator=seeded(4)).numpy().astype(float)
+    numbers = torch.rand(6, generator=seeded(4).generator).numpy().astype(float)
     contrast, brightness = 0.3 * (2 * numbers[:3] - 1), 0.3 * (2 * numbers[3:] - 1)
     result = brightness_contrast(image, 0.3, 1.0, seeded(4)).numpy()
     for index, pixels in enumerate(image.numpy().astype(float)):
@@ -155,7 +156,7 @@ TURNS = torch.tensor([-0.45, -0.1, 0.0, 0.3]).view(4, 1, 1, 1)
 def test_each_change_of_colour_is_that_of_torchvision(
     change: Callable[[Tensor, Tensor], Tensor], judge: Callable[[Tensor, float], Tensor], values: Tensor
 ) -> None:
-    noise = torch.rand(4, 3, 24, 24, generator=seeded(2))
+    noise = torch.rand(4, 3, 24, 24, generator=seeded(2).generator)
     few = (noise * 2).round() / 2  # equal channels, black and white among them
     for image in (smooth(4, 24, 24), noise, few):
         for value, before, after in zip(values.flatten().tolist(), image, change(image, values), strict=True):
@@ -169,7 +170,7 @@ def test_jitter_changes_its_share_of_images_each_in_an_order_of_its_own() -> Non
     assert abs(float(changed.float().mean()) - 0.8) < 0.07  # four standard deviations
     # With brightness and contrast alone, each order gives one of two pictures, different where one cuts at 1.
     both = colour_jitter(image, (0.5, 0.5, 0.0, 0.0), 1.0, seeded(1))
-    brightness, contrast = (torch.rand(4, 600, generator=seeded(1))[:2] + 0.5).view(2, 600, 1, 1, 1)
+    brightness, contrast = (torch.rand(4, 600, generator=seeded(1).generator)[:2] + 0.5).view(2, 600, 1, 1, 1)
     first = scale_contrast(scale_brightness(image, brightness), contrast)
     second = scale_brightness(scale_contrast(image, contrast), brightness)
     is_first, is_second = ((both - each).abs().flatten(1).amax(1) < 1e-6 for each in (first, second))
@@ -204,7 +205,7 @@ def test_an_amount_or_share_of_zero_is_the_identity(change: Callable[[Tensor], T
 
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (32, 64)])
 def test_blur_agrees_with_scipy(height: int, width: int) -> None:
-    image = torch.rand(2, 3, height, width, generator=seeded(9))
+    image = torch.rand(2, 3, height, width, generator=seeded(9).generator)
     result = blur(image, (0.1, 2.0), 1.0, seeded(7))
     for number, before, after in zip(drawn(7, 2), image, result, strict=True):
         for channel, blurred in zip(before.numpy().astype(float), after.numpy(), strict=True):
@@ -213,7 +214,7 @@ def test_blur_agrees_with_scipy(height: int, width: int) -> None:
 
 
 def test_blur_takes_the_share_of_images_that_is_asked_for_and_leaves_the_others_alone() -> None:
-    image = torch.rand(1, 3, 16, 16, generator=seeded()).repeat(400, 1, 1, 1)
+    image = torch.rand(1, 3, 16, 16, generator=seeded().generator).repeat(400, 1, 1, 1)
     untouched = (blur(image, (1.0, 2.0), 0.25, seeded()) == image).flatten(1).all(1).float().mean()
     assert abs(float(untouched) - 0.75) < 0.09  # four standard deviations
 
@@ -243,7 +244,7 @@ def test_the_strong_view_never_moves_a_bright_pixel(size: int) -> None:
 
 
 def test_the_strong_view_stays_in_range_and_differs_between_calls() -> None:
-    images = torch.rand(24, 3, 32, 32, generator=seeded()).round()  # black and full colours
+    images = torch.rand(24, 3, 32, 32, generator=seeded().generator).round()  # black and full colours
     generator = seeded(1)
     first, second = strong_view(images, TRAIN, generator), strong_view(images, TRAIN, generator)
     assert 0.0 <= float(first.min()) <= float(first.max()) <= 1.0
@@ -283,7 +284,7 @@ def test_cutmix_regions_reach_every_border() -> None:
 
 # Random numbers
 
-VIEWS: dict[str, Callable[[Generator], tuple[Tensor, ...]]] = {
+VIEWS: dict[str, Callable[[Shared], tuple[Tensor, ...]]] = {
     "flip": lambda generator: (flip(smooth(8, 16, 16), generator),),
     "rotate": lambda generator: rotate(smooth(8, 16, 16), torch.ones(8, 1, 16, 16), 20.0, 0.5, generator),
     "labelled_view": lambda generator: labelled_view(smooth(8, 16, 16), torch.ones(8, 1, 16, 16), TRAIN, generator),
@@ -293,7 +294,7 @@ VIEWS: dict[str, Callable[[Generator], tuple[Tensor, ...]]] = {
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
-def test_views_depend_on_their_generator_alone(view: Callable[[Generator], tuple[Tensor, ...]]) -> None:
+def test_views_depend_on_their_generator_alone(view: Callable[[Shared], tuple[Tensor, ...]]) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first = view(seeded(3))

@@ -10,10 +10,10 @@ from torch import Tensor
 from qgbench.base.errors import UserError
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
-from qgbench.engine.device import ALONE, World
+from qgbench.engine.device import World
 from qgbench.methods import Batch
 from qgbench.spec.protocol import TrainSettings, load_protocol
-from qgbench.training.streams import ShuffledOrder, Streams, check_batches, own_part
+from qgbench.training.streams import ShuffledOrder, Streams, check_batches
 
 SIZE = 32
 TENSORS = ("x_l", "y_l", "u_w", "u_s1", "u_s2", "cut1", "cut2")
@@ -189,22 +189,18 @@ def world(rank: int, size: int) -> World:
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_the_parts_of_all_processes_put_together_are_the_batch_of_one(size: int) -> None:
     data, train = training(pictures(8), pictures(16)), train_settings(batch_labelled=6, batch_unlabelled=12)
-    drawn = [Streams(data, train, 0).next(0.25) for _ in range(size)]  # each process draws for itself
-    parts = [own_part(*drawn[rank], world(rank, size)) for rank in range(size)]
-    whole, truth = Streams(data, train, 0).next(0.25)
+    processes = [Streams(data, train, 0, world(rank, size)) for rank in range(size)]
+    alone = Streams(data, train, 0)
+    for streams in (alone, *processes):
+        streams.next(0.0)
+    parts = [streams.next(0.25) for streams in processes]
+    whole, truth = alone.next(0.25)
     for name in TENSORS:
         given = [getattr(batch, name) for batch, _ in parts]
         assert {len(part) for part in given} == {(6 if name in LABELLED else 12) // size}
         assert torch.equal(torch.cat(given), getattr(whole, name)), name
     assert torch.equal(torch.cat([part for _, part in parts]), truth)
     assert {batch.progress for batch, _ in parts} == {0.25}
-
-
-def test_a_process_that_is_alone_keeps_the_tensors_themselves() -> None:
-    batch, truth = Streams(training(pictures(8), pictures(16)), train_settings(), 0).next(0.0)
-    kept, kept_truth = own_part(batch, truth, ALONE)
-    assert all(getattr(kept, name) is getattr(batch, name) for name in TENSORS)
-    assert kept_truth is truth
 
 
 @pytest.mark.parametrize(
