@@ -28,11 +28,8 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from qgbench.base.errors import UserError, unknown_name
 from qgbench.base.logs import logger
-from qgbench.base.schema import first_fault
 
 Kind = Literal["method", "arch", "addon", "score", "metric", "executor"]
 BUILT_IN = "built-in"
@@ -432,6 +429,10 @@ def _imported(load: Callable[[], Any], what: str) -> Any:
 
 
 def _not_imported(what: str, error: BaseException) -> PluginImportError:
+    from pydantic import ValidationError  # late: a TAB of the shell does not wait for it
+
+    from qgbench.base.schema import first_fault
+
     told = traceback.TracebackException.from_exception(error)
     ours = (__file__, "<frozen importlib", str(Path(importlib.__file__).parent))
     told.stack = traceback.StackSummary.from_list([f for f in told.stack if not f.filename.startswith(ours)])
