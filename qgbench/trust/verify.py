@@ -608,6 +608,8 @@ def _shares(record: Record) -> Iterator[tuple[str, float | None]]:
 def _agreements(record: Record) -> Iterator[tuple[str, Agreement]]:
     if record.audit is not None:
         yield "audit.synthetic", record.audit.synthetic
+        if record.audit.synthetic_test is not None:
+            yield "audit.synthetic_test", record.audit.synthetic_test
         yield "audit.weak_models", record.audit.weak_models
     for checkpoint in record.pseudo_labels:
         yield from ((f"pseudo_labels, {name}", agreement) for name, agreement in checkpoint.scores.items())

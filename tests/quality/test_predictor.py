@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def card() -> PredictorCard:
         data="d",
         split="s",
         synthetic=some,
+        synthetic_test=some.model_copy(update={"mae": 0.2}),
         weak_models=some,
         weak_dice=[0.5],
         image_dependence=0.1,
@@ -49,6 +51,22 @@ def test_a_card_without_a_setting_that_came_later_says_what_was_done_before(tmp_
         stored = load_predictor(tmp_path)
         assert stored is not None
         assert stored[1].settings.model_dump() == {**SETTINGS.model_dump(), "later": 0.25}
+
+
+def test_a_card_of_version_2_is_read_as_what_was_done_then(tmp_path: Path) -> None:
+    save_predictor(tmp_path, QualityPredictor(SETTINGS, "none"), card())
+    stored = json.loads((tmp_path / CARD_NAME).read_text())
+    del stored["synthetic_test"]
+    for later in ("lr_end", "cycles", "grad_clip", "mask_scaled", "noise", "select", "mixture", "warp_floor"):
+        del stored["settings"][later]
+    (tmp_path / CARD_NAME).write_text(json.dumps(stored))
+    loaded = load_predictor(tmp_path)
+    assert loaded is not None
+    assert loaded[1].synthetic_test is None
+    assert loaded[1].synthetic == card().synthetic
+    done = loaded[1].settings
+    assert (done.mixture, done.noise, done.select, done.cycles) == ("harsh", "none", "correlation", 1)
+    assert (done.lr_end, done.grad_clip, done.mask_scaled, done.warp_floor) == (0, 0, True, False)
 
 
 def images_and_masks(count: int = 4) -> tuple[Tensor, Tensor]:
@@ -84,6 +102,16 @@ def test_the_first_convolution_keeps_its_rgb_weights_and_gives_the_mask_their_me
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_the_head_starts_with_variance_2_by_outputs_and_no_bias() -> None:
+    torch.manual_seed(0)
+    g = QualityPredictor(SETTINGS, "none")
+    for place, outputs in ((1, 256), (4, 1)):
+        layer = g.head[place]
+        assert layer.out_features == outputs
+        assert float(layer.weight.std()) == pytest.approx((2 / outputs) ** 0.5, rel=0.1)
+        assert not layer.bias.any()
+
+
 def test_a_fresh_predictor_can_be_trained_in_all_its_parts() -> None:
     g = QualityPredictor(SETTINGS, "none")
     assert g.training
@@ -95,12 +123,16 @@ def test_a_fresh_predictor_can_be_trained_in_all_its_parts() -> None:
 # What it computes
 
 
-def test_the_output_is_that_of_backbone_and_head_on_inputs_scaled_to_plus_minus_one(
-    predictor: QualityPredictor,
+@pytest.mark.parametrize("mask_scaled", [False, True])
+def test_the_output_is_that_of_backbone_and_head_on_an_image_scaled_to_plus_minus_one(
+    predictor: QualityPredictor, mask_scaled: bool
 ) -> None:
     image, mask = images_and_masks()
+    weights = predictor.state_dict()
+    predictor = QualityPredictor(SETTINGS.model_copy(update={"mask_scaled": mask_scaled}), "none").eval()
+    predictor.load_state_dict(weights)
     with torch.no_grad():
-        features = predictor.backbone(2 * torch.cat([image, mask], 1) - 1)
+        features = predictor.backbone(torch.cat([2 * image - 1, 2 * mask - 1 if mask_scaled else mask], 1))
         hidden = predictor.head[1](features).clamp_min(0)
         expected = 1 / (1 + torch.exp(-predictor.head[4](hidden)[:, 0]))
         torch.testing.assert_close(predictor(image, mask), expected)
