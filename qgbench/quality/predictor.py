@@ -22,9 +22,9 @@ from qgbench.spec.protocol import QualitySettings
 class QualityPredictor(nn.Module):
     """A scalar regressor: a timm backbone on RGB + mask, then dropout, a hidden layer, dropout, a sigmoid.
 
-    The first convolution is widened to four channels; the mask's weights start as the mean of the RGB weights. The two
-    linear layers start as in the paper's released code: normal with variance 2 / outputs, which is a standard deviation
-    of 1.41 for the last one, without bias.
+    The first convolution is widened to four channels; the mask's weights start as the mean of the RGB weights. With
+    `settings.head_init` 'kaiming' the last layer's weights have a standard deviation of 1.41, as in the paper's
+    released code, and q starts at 0 or 1 for most masks, where its gradient is next to nothing.
 
     Parameters
     ----------
@@ -50,9 +50,10 @@ class QualityPredictor(nn.Module):
             nn.Dropout(settings.dropout / 2),
             nn.Linear(settings.hidden, 1),
         )
-        for layer in (self.head[1], self.head[4]):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        if settings.head_init == "kaiming":
+            for layer in (self.head[1], self.head[4]):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
         mean, std = normalisation(settings.backbone)
         of_mask = (sum(mean) / 3, sum(std) / 3) if settings.mask_scaled else (0.0, 1.0)
         self.register_buffer("mean", torch.tensor((*mean, of_mask[0])).view(1, 4, 1, 1), persistent=False)

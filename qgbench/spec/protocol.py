@@ -54,6 +54,10 @@ class QualitySettings(Settings):
     grad_clip: Annotated[float, Before(0.0)] = Field(ge=0, description="largest norm of the gradient; 0: any")
     dropout: float = Field(ge=0, lt=1, description="before the hidden layer; half of it after")
     hidden: int = Field(ge=1, le=1 << 16, description="width of the hidden layer")
+    head_init: Annotated[Literal["kaiming", "torch"], Before("torch")] = Field(
+        description="weights of g's linear layers at first: normal with variance 2 / outputs and no bias, as in the "
+        "paper's released code, or torch's default, whose logits are near 0"
+    )
     mask_scaled: Annotated[bool, Before(True)] = Field(
         description="the mask enters g shifted and scaled as the mean colour is, not as 0 and 1"
     )

@@ -57,7 +57,17 @@ def test_a_card_of_version_2_is_read_as_what_was_done_then(tmp_path: Path) -> No
     save_predictor(tmp_path, QualityPredictor(SETTINGS, "none"), card())
     stored = json.loads((tmp_path / CARD_NAME).read_text())
     del stored["synthetic_test"]
-    for later in ("lr_end", "cycles", "grad_clip", "mask_scaled", "noise", "select", "mixture", "warp_floor"):
+    for later in (
+        "lr_end",
+        "cycles",
+        "grad_clip",
+        "head_init",
+        "mask_scaled",
+        "noise",
+        "select",
+        "mixture",
+        "warp_floor",
+    ):
         del stored["settings"][later]
     (tmp_path / CARD_NAME).write_text(json.dumps(stored))
     loaded = load_predictor(tmp_path)
@@ -67,6 +77,7 @@ def test_a_card_of_version_2_is_read_as_what_was_done_then(tmp_path: Path) -> No
     done = loaded[1].settings
     assert (done.mixture, done.noise, done.select, done.cycles) == ("harsh", "none", "correlation", 1)
     assert (done.lr_end, done.grad_clip, done.mask_scaled, done.warp_floor) == (0, 0, True, False)
+    assert done.head_init == "torch"
 
 
 def images_and_masks(count: int = 4) -> tuple[Tensor, Tensor]:
@@ -102,18 +113,24 @@ def test_the_first_convolution_keeps_its_rgb_weights_and_gives_the_mask_their_me
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_head_starts_with_variance_2_by_outputs_and_no_bias() -> None:
+def with_head(init: str) -> QualityPredictor:
     torch.manual_seed(0)
-    g = QualityPredictor(SETTINGS, "none")
-    for place, outputs in ((1, 256), (4, 1)):
-        layer = g.head[place]
-        assert layer.out_features == outputs
-        assert float(layer.weight.std()) == pytest.approx((2 / outputs) ** 0.5, rel=0.1)
+    return QualityPredictor(SETTINGS.model_copy(update={"head_init": init}), "none")
+
+
+def test_the_head_starts_with_variance_2_by_outputs_and_no_bias_or_as_torch_would() -> None:
+    kaiming, default = with_head("kaiming"), with_head("torch")
+    for place, outputs, inputs in ((1, 256, 1280), (4, 1, 256)):
+        layer, other = kaiming.head[place], default.head[place]
+        assert layer.weight.shape == (outputs, inputs)
+        assert float(layer.weight.detach().std()) == pytest.approx((2 / outputs) ** 0.5, rel=0.1)
         assert not layer.bias.any()
+        assert float(other.weight.detach().std()) == pytest.approx((3 * inputs) ** -0.5, rel=0.1)
+        assert other.bias.all()
 
 
 def test_a_fresh_predictor_can_be_trained_in_all_its_parts() -> None:
-    g = QualityPredictor(SETTINGS, "none")
+    g = with_head("torch")  # logits near 0: q has a gradient
     assert g.training
     g(*images_and_masks()).sum().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in g.parameters())

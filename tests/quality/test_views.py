@@ -47,8 +47,8 @@ def test_a_rotation_is_torchvisions_and_brings_in_nothing(monkeypatch: pytest.Mo
     angles = (2 * torch.rand(20, generator=again) - 1) * 20 * drawn
     assert float(angles.abs().max()) > 15
     for row, angle in enumerate(angles.tolist()):
-        expected = judge.rotate(image[row], angle, InterpolationMode.BILINEAR, fill=[0.0])
-        expected_mask = judge.rotate(mask[row], angle, InterpolationMode.NEAREST, fill=[0.0])
+        expected = judge.rotate(image[row], angle, InterpolationMode.BILINEAR)
+        expected_mask = judge.rotate(mask[row], angle, InterpolationMode.NEAREST)
         torch.testing.assert_close(found[row], expected, atol=1e-3, rtol=0)
         assert float((found_mask[row] != expected_mask).float().mean()) < 0.01  # pixels on the edge between two
 
