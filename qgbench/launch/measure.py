@@ -127,13 +127,14 @@ def _time_run(spec: RunSpec, protocol: Protocol, data: TrainingData) -> dict[str
 
 def _time_g(spec: RunSpec, protocol: Protocol, data: TrainingData) -> dict[str, float]:
     steps = 2 * (_WARM_UP + _STEPS)
-    changes = {"steps": steps, "validations": 1, "val_masks": 1, "weak_epochs": (1, steps)}
+    changes = {"steps": steps, "validations": 1, "val_masks": 1, "weak_epochs": (steps,)}
     settings = protocol.quality.model_copy(update=changes)
     accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
     every = np.arange(len(data.labelled))
     labelled = LabelledImages(data.labelled.images(every), data.labelled.masks(every))
     models = WeakModels(labelled.image, labelled.mask, settings, spec.seed, accelerator)
     weak_seconds = _seconds_per_step(models.run())
+    models.keep()
     weak = WeakMasks([models.networks()], torch.zeros(len(every), dtype=torch.long))
     fit = PredictorFit(labelled, labelled, weak, settings, spec.seed, accelerator)
     return {"seconds_per_weak_step": weak_seconds, "seconds_per_step": _seconds_per_step(fit.run())}

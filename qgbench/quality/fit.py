@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.seeds import salted
@@ -223,7 +223,8 @@ class PredictorFit:
         self._optimiser.zero_grad(set_to_none=True)
         self._accelerator.backward(loss)
         if settings.grad_clip:
-            self._accelerator.clip_grad_norm_(self._predictor.parameters(), settings.grad_clip)
+            self._accelerator.unscale_gradients(self._optimiser)
+            nn.utils.clip_grad_norm_(self._predictor.parameters(), settings.grad_clip)
         self._optimiser.step()
 
     def _validate(self, step: int) -> None:

@@ -51,7 +51,7 @@ class QualityPredictor(nn.Module):
             nn.Linear(settings.hidden, 1),
         )
         if settings.head_init == "kaiming":
-            for layer in (self.head[1], self.head[4]):
+            for layer in (part for part in self.head if isinstance(part, nn.Linear)):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
         mean, std = normalisation(settings.backbone)

@@ -74,9 +74,13 @@ class WeakModels:
             loss.backward()
             self._optimiser.step()
             if step in self._ends:
-                self._kept.append({name: v.detach().cpu().clone() for name, v in self._network.state_dict().items()})
+                self.keep()
             self.step = step
             yield step
+
+    def keep(self) -> None:
+        """Keep the network as it is now."""
+        self._kept.append({name: v.detach().cpu().clone() for name, v in self._network.state_dict().items()})
 
     def networks(self) -> list[Network]:
         """Return the networks that were kept so far, on the training's device, frozen, in evaluation mode."""
