@@ -68,8 +68,7 @@ class Measured(Settings):
         labelled, quality = _labelled_images(job.spec), protocol.quality
         if labelled is None or self.seconds_per_weak_step is None:
             return None
-        epoch = max(quality.weak_epoch_min_steps, labelled // quality.weak_batch)
-        weak_steps = quality.weak_folds * max(quality.weak_epochs) * epoch
+        weak_steps = quality.weak_folds * max(quality.weak_epochs) * quality.weak_epoch_steps(labelled)
         return quality.steps * self.seconds_per_step + weak_steps * self.seconds_per_weak_step
 
 

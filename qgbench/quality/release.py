@@ -93,7 +93,7 @@ def _outline(mask: np.ndarray) -> np.ndarray:
 def _filled(corners: np.ndarray, mask: np.ndarray) -> np.ndarray:
     out = np.zeros_like(mask)
     if len(corners):
-        out[polygon(*corners.T, mask.shape)] = True
+        out[polygon(corners[:, 0], corners[:, 1], mask.shape)] = True
     return out
 
 
@@ -104,7 +104,8 @@ def _ellipse(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     fitted = EllipseModel.from_estimate(outline) if len(outline) > _FEWEST else None
     if fitted:
         row, column = fitted.center
-        out[ellipse(row, column, *fitted.axis_lengths, mask.shape, rotation=fitted.theta)] = True
+        rows, columns = fitted.axis_lengths
+        out[ellipse(row, column, rows, columns, shape=mask.shape, rotation=fitted.theta)] = True
     return out
 
 
@@ -331,7 +332,6 @@ def _blobs() -> dict[str, Entry]:
 
 
 def _singles(floor: bool) -> dict[str, Entry]:
-    warp = {"floor": floor}
     return {
         "erosion_5": Entry(partial(_erosion, side=5), 1.0),
         "erosion_7": Entry(partial(_erosion, side=7), 1.0),
@@ -363,11 +363,11 @@ def _singles(floor: bool) -> dict[str, Entry]:
         "shift_small": Entry(partial(_shift, share=0.1), 1.0),
         "shift_medium": Entry(partial(_shift, share=0.2), 0.8),
         "shift_large": Entry(partial(_shift, share=0.3), 0.5),
-        "scale_down": Entry(partial(_scale, least=0.75, most=0.9, **warp), 1.0),
-        "scale_up": Entry(partial(_scale, least=1.1, most=1.25, **warp), 1.0),
-        "rotation_small": Entry(partial(_rotation, degrees=15, **warp), 1.0),
-        "rotation_large": Entry(partial(_rotation, degrees=30, **warp), 0.7),
-        "affine": Entry(partial(_affine, **warp), 0.8),
+        "scale_down": Entry(partial(_scale, least=0.75, most=0.9, floor=floor), 1.0),
+        "scale_up": Entry(partial(_scale, least=1.1, most=1.25, floor=floor), 1.0),
+        "rotation_small": Entry(partial(_rotation, degrees=15, floor=floor), 1.0),
+        "rotation_large": Entry(partial(_rotation, degrees=30, floor=floor), 0.7),
+        "affine": Entry(partial(_affine, floor=floor), 0.8),
         **_blobs(),
     }
 

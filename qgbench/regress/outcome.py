@@ -74,6 +74,8 @@ def _quality(record: Record) -> dict[str, Value]:
     found: dict[str, Value] = {}
     if record.audit is not None:
         found["g synthetic mae"] = record.audit.synthetic.mae
+        if record.audit.synthetic_test is not None:
+            found["g synthetic_test mae"] = record.audit.synthetic_test.mae
         found["g weak_models mae"] = record.audit.weak_models.mae
         found["g image_dependence"] = record.audit.image_dependence
     for audit in record.pseudo_labels:

@@ -101,8 +101,12 @@ def _predictors(runs: list[Run]) -> list[AuditRow]:
         return []
     averages = {
         **{
-            f"{kind}_{measure}": _mean(getattr(getattr(audit, masks), measure) for audit in audits)
-            for kind, masks in (("synthetic", "synthetic"), ("weak", "weak_models"))
+            f"{kind}_{measure}": _mean(getattr(getattr(audit, masks), measure, None) for audit in audits)
+            for kind, masks in (
+                ("synthetic", "synthetic"),
+                ("synthetic_test", "synthetic_test"),
+                ("weak", "weak_models"),
+            )
             for measure in ("pearson", "spearman", "mae")
         },
         "image_dependence": _mean(audit.image_dependence for audit in audits),

@@ -85,8 +85,10 @@ def _predictor(record: Record) -> Rows:
     verdict = "below 0.70: depends on" if audit.image_dependent else "not below 0.70: judges shapes more than"
     failed = not_predicted(record)
     note = f"yes if {PREDICTS_RULE} on all masks" + (f"; it does not on {' and '.join(failed)}" if failed else "")
+    of_test = audit.synthetic_test
     return [
         ("g, synthetic masks", _numbers(audit.synthetic), "validation images"),
+        *([("g, test mixture", _numbers(of_test), "validation images, as the release tests g")] if of_test else []),
         ("g, weak models' masks", _numbers(audit.weak_models), "validation images"),
         ("g, image dependence", f"{audit.image_dependence:.2f}", f"{verdict} the image"),
         ("g predicts quality", "no" if failed else "yes", note),

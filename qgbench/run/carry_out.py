@@ -554,6 +554,7 @@ def _make_record(
     if card is not None:
         audit = QualityAudit(
             synthetic=card.synthetic,
+            synthetic_test=card.synthetic_test,
             weak_models=card.weak_models,
             image_dependence=card.image_dependence,
             image_dependent=card.image_dependence < IMAGE_DEPENDENCE_LIMIT,
