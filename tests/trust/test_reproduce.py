@@ -484,7 +484,7 @@ def test_marks_travel_with_a_submitted_record_and_join_those_that_are_there(
         mark(path, found.model_copy(update={"record": reproduce.content_hash(path), "rerun": rerun}))
 
     marked(run / "record.json", "a")
-    target, _, marks = submit(run, results)
+    target, *_, marks = submit(run, results)
     assert marks == target.with_name("seed0.reproductions.json")
     marked(target, "b")
     marked(run / "record.json", "c")
