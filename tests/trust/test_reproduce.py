@@ -23,7 +23,7 @@ from qgbench.base.errors import QGBenchError, UserError
 from qgbench.cli.main import app
 from qgbench.run import provenance
 from qgbench.run.folder import RunFolder
-from qgbench.run.record import images_path, read_images, read_record, summarise, write_images, write_record
+from qgbench.run.record import images_path, labels_path, read_images, read_record, summarise, write_images, write_record
 from qgbench.trust import reproduce
 from qgbench.trust.reproduce import (
     compare_conditions,
@@ -491,8 +491,8 @@ def test_marks_travel_with_a_submitted_record_and_join_those_that_are_there(
     submit(run, results)
     assert {one.rerun for one in reproduce.read_reproductions(target)} == {"a", "b", "c"}
     assert {fault.rule for fault in verify_records([results])} == {"twin"}
-    images_path(target).unlink()
-    target.unlink()
+    for file in (images_path(target), labels_path(target), target):
+        file.unlink()
     write_result(results, *present(1))
     (fault,) = [fault for fault in verify_records([results]) if fault.severity == "fault"]
     assert (fault.path, fault.rule) == (marks, "pair")
