@@ -23,7 +23,7 @@ from qgbench.base.errors import QGBenchError, UserError
 from qgbench.cli.main import app
 from qgbench.run import provenance
 from qgbench.run.folder import RunFolder
-from qgbench.run.record import images_path, read_images, read_record, summarise, write_images, write_record
+from qgbench.run.record import images_path, labels_path, read_images, read_record, summarise, write_images, write_record
 from qgbench.trust import reproduce
 from qgbench.trust.reproduce import (
     compare_conditions,
@@ -481,18 +481,18 @@ def test_marks_travel_with_a_submitted_record_and_join_those_that_are_there(
     results = tmp_path / "results"
 
     def marked(path: Path, rerun: str) -> None:
-        mark(path, found.model_copy(update={"record": reproduce._digest(path), "rerun": rerun}))
+        mark(path, found.model_copy(update={"record": reproduce.content_hash(path), "rerun": rerun}))
 
     marked(run / "record.json", "a")
-    target, _, marks = submit(run, results)
+    target, *_, marks = submit(run, results)
     assert marks == target.with_name("seed0.reproductions.json")
     marked(target, "b")
     marked(run / "record.json", "c")
     submit(run, results)
     assert {one.rerun for one in reproduce.read_reproductions(target)} == {"a", "b", "c"}
     assert {fault.rule for fault in verify_records([results])} == {"twin"}
-    images_path(target).unlink()
-    target.unlink()
+    for file in (images_path(target), labels_path(target), target):
+        file.unlink()
     write_result(results, *present(1))
     (fault,) = [fault for fault in verify_records([results]) if fault.severity == "fault"]
     assert (fault.path, fault.rule) == (marks, "pair")
@@ -501,7 +501,7 @@ def test_marks_travel_with_a_submitted_record_and_join_those_that_are_there(
 def test_a_record_that_its_rerun_disagrees_with_is_not_submitted(tmp_path: Path, found: reproduce.Reproduction) -> None:
     run = write_run(tmp_path / "run", *present())
     path = run / "record.json"
-    mark(path, found.model_copy(update={"record": reproduce._digest(path), "verdict": "disagrees"}))
+    mark(path, found.model_copy(update={"record": reproduce.content_hash(path), "verdict": "disagrees"}))
     with pytest.raises(UserError, match="its rerun disagrees"):
         submit(run, tmp_path / "results")
 
@@ -510,7 +510,7 @@ def test_reports_take_no_mark_for_a_record(tmp_path: Path, found: reproduce.Repr
     from qgbench.report.collect import collect
 
     target = write_result(tmp_path / "results", *present())
-    mark(target, found.model_copy(update={"record": reproduce._digest(target)}))
+    mark(target, found.model_copy(update={"record": reproduce.content_hash(target)}))
     collection = collect([tmp_path / "results"])
     assert (len(collection.runs), collection.problems) == (1, [])
 
