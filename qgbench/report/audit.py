@@ -143,5 +143,11 @@ def _run(name: ArmName, runs: list[Run]) -> AuditRow:
         "evaluate_seconds": _median(time.evaluate for time in times),
         "kept_share": _mean(guide.kept_share for guide in guidance),
         "effective_sample_size": _mean(guide.effective_sample_size for guide in guidance),
+        "teacher_minus_student": _mean(_teacher_minus_student(run.record) for run in runs),
     }
     return AuditRow("run", name, None, len(runs), averages)
+
+
+def _teacher_minus_student(record: Record) -> float | None:
+    teacher = record.summaries.get("teacher")
+    return None if teacher is None else 100 * (teacher.means["dice"] - record.summary.means["dice"])

@@ -58,14 +58,14 @@ Rows = list[tuple[str, str, str]]
 def _scores(record: Record) -> Rows:
     summary, means = record.summary, record.summary.means
     others = ", ".join(
-        f"{network.replace('_', ' ')} {100 * other.means['dice']:.2f}"
-        for network, other in record.summaries.items()
+        f"{network.replace('_', ' ')} {100 * dice:.2f} ({100 * (dice - means['dice']):+.2f})"
+        for network, dice in ((name, other.means["dice"]) for name, other in record.summaries.items())
         if network != "student"
     )
     over = f"mean over {summary.images} test images, not over their {summary.groups} groups"
     return [
         ("Dice", f"{100 * means['dice']:.2f} %", over),
-        *([("Dice of other networks", others, "")] if others else []),
+        *([("Dice of other networks", others, "(difference from the student's)")] if others else []),
         ("HD95 (pooled)", f"{means['hd95']:.2f} px", "both directed sets together, as medpy"),
         ("HD95 (max)", f"{means['hd95_max']:.2f} px", "larger of the two directed, as MONAI"),
         ("HD95 of diagonal", f"{means['hd95_percent']:.2f} %", ""),

@@ -99,4 +99,5 @@ _RUNS: Columns[AuditRow] = {
     "Evaluation\n(s)": _average("evaluate_seconds", 1),
     "Kept\nshare": _average("kept_share", 3),
     "Effective\nsample size": _average("effective_sample_size", 3),
+    "Teacher minus student\n(Dice, points)": _average("teacher_minus_student", 2),
 }
