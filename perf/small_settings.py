@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import time
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy import stats
 
 from qgbench.data.run_data import open_run_data
 from qgbench.engine.device import make_accelerator
@@ -71,10 +73,30 @@ TUNED = {
     "unimatch": tuple(sorted(OF_HALF + LAMBDA_U)),  # the second three were tried first, by mistake
     **dict.fromkeys(("unimatch_v2", "corrmatch"), OF_HALF),
 }
-STEPS = {f"{number} steps": {"overrides": {"train.steps": number}} for number in (400, 800)}
+STEPS = {f"{number} steps": {"overrides": {"train.steps": number}} for number in (200, 400, 800)}
+RISING = ("supervised", "fixmatch", "unimatch", "cps", "bcp")
+THREE = {name: AT_FEW[name] for name in ("isic2017", "scd", "cvc_clinicdb")}
+
+
+def column(method: str, steps: int, **overrides: float) -> dict[str, dict[str, Any]]:
+    """Return a column of a method with a budget and other settings of training."""
+    settings = {"train.steps": steps, **{f"train.{name}": value for name, value in overrides.items()}}
+    name = " ".join([method, str(steps), *(f"{name} {value:g}" for name, value in overrides.items())])
+    return {name: {"method": method, "overrides": settings}}
+
+
+def columns(*each: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return several columns."""
+    return {name: changes for one in each for name, changes in one.items()}
+
+
 QUESTIONS = {
+    "doubling": trials(columns(*(column(m, steps) for steps in (200, 400, 800) for m in RISING)), THREE),
+    "rates": trials(
+        columns(*(column(m, 400, lr=lr) for m in ("fixmatch", "unimatch") for lr in (5e-4, 1e-3, 2e-3))), THREE
+    ),
     "budgets": trials({"supervised": {}}, BUDGETS),
-    "steps": trials({"200 steps": {}, **STEPS}, {**AT_FEW, "ph2": ("n4",)}, seeds=2),
+    "steps": trials(STEPS, {**AT_FEW, "ph2": ("n4",)}, seeds=2),
     "batch": trials(
         {
             "8 labelled": {},
@@ -114,14 +136,14 @@ def train(trial: Trial) -> dict[str, Any]:
     method = load("method", spec.method)
     settings = apply_settings(method.Settings(), spec.overrides_of("method"), "method.")
     data = open_run_data(spec.dataset, Regime.parse(spec.regime), spec.seed, protocol.size, protocol.fractions)
-    torch.manual_seed(spec.seed)  # as a run does, before its networks are built
+    torch.manual_seed(spec.seed_of("weights"))  # as a run does, before its networks are built
     trainer = Trainer(
         method(partial(build_student, protocol), settings),
         Guide([]),
         None,
         data.training,
         protocol,
-        spec.seed,
+        spec.seed_of("training"),
         accelerator,
     )
     begin = time.perf_counter()
@@ -141,6 +163,30 @@ def judged(result: dict[str, Any], question: str) -> float:
     return statistics.mean(result["validations"][-3:]) if question.startswith("tune_") else result["dice"]
 
 
+def changes(asked: list[Trial], known: dict[str, dict[str, Any]]) -> None:
+    """Print what doubling the steps changes of each method, in points, over sets and seeds: mean, 95 % interval by t."""
+    dice: dict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
+    for trial in asked:
+        method, steps = trial.column.split()
+        dice[method, int(steps)][trial.dataset, trial.seed] = 100 * known[key(asdict(trial))]["dice"]
+    for steps in sorted({steps for _, steps in dice})[:-1]:
+        means = []
+        print(f"\n{steps} -> {2 * steps} steps")
+        for method in dict.fromkeys(method for method, _ in dice):
+            before, after = dice[method, steps], dice[method, 2 * steps]
+            means.append(change := [after[place] - before[place] for place in before])
+            print(f"{method:12} {statistics.mean(after.values()):6.1f}  {interval(change)}")
+        print(f"{'all':12}         {interval([statistics.mean(each) for each in means])}")
+
+
+def interval(values: list[float]) -> str:
+    """Return a mean with its 95 % interval by Student's t."""
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return (
+        f"{statistics.mean(values):+.2f} [{statistics.mean(values) - half:+.2f}, {statistics.mean(values) + half:+.2f}]"
+    )
+
+
 def main() -> None:
     asked = QUESTIONS[sys.argv[1]]
     workers = int(sys.argv[2]) if len(sys.argv) > 2 else 2
@@ -154,18 +200,20 @@ def main() -> None:
             known[key(result["trial"])] = result
             kept.write(json.dumps(result) + "\n")
             kept.flush()
-    columns = list(dict.fromkeys(trial.column for trial in asked))
-    print("| set | budget | " + " | ".join(columns) + " |\n|---|---|" + "---:|" * len(columns))
+    names = list(dict.fromkeys(trial.column for trial in asked))
+    print("| set | budget | " + " | ".join(names) + " |\n|---|---|" + "---:|" * len(names))
     for dataset, budget in dict.fromkeys((trial.dataset, trial.budget) for trial in asked):
         row = [trial for trial in asked if (trial.dataset, trial.budget) == (dataset, budget)]
         cells = []
-        for column in columns:
-            here = [known[key(asdict(trial))] for trial in row if trial.column == column]
+        for name in names:
+            here = [known[key(asdict(trial))] for trial in row if trial.column == name]
             dice = [100 * judged(each, sys.argv[1]) for each in here]
             seconds = statistics.mean(each["seconds"] for each in here)
             spread = f" ({statistics.stdev(dice):.1f})" if len(dice) > 1 else ""
             cells.append(f"{statistics.mean(dice):.1f}{spread}, {seconds:.0f} s")
         print(f"| {dataset} | {budget} | " + " | ".join(cells) + " |")
+    if sys.argv[1] == "doubling":
+        changes(asked, known)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Losses and labels of regions, of methods that paste one image into another."""
+"""Patches, halves, labels and losses of methods that paste one image into another."""
 
 import numpy as np
 import torch
@@ -7,8 +7,6 @@ from torch import Tensor
 
 from qgbench.methods.losses import pixel_cross_entropy
 from qgbench.spec.task import Task
-
-_SMOOTH = 1e-10
 
 
 def largest_component(task: Task, prob: Tensor) -> Tensor:
@@ -37,26 +35,6 @@ def cross_entropy(task: Task, logits: Tensor, target: Tensor, region: Tensor) ->
     """
     pixels = (pixel_cross_entropy(task, logits, target) * region).sum((1, 2, 3)) / region.sum()
     return pixels, torch.ones_like(pixels)
-
-
-def dice(task: Task, logits: Tensor, target: Tensor, region: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return 1 - Dice of all images' regions together, for each class and the background, as two sums to be divided.
-
-    Of one class sum(p^2 + t^2 - 2 p t) / sum(p^2 + t^2): squared as BCP's and UniMatch's authors do. Both sums carry a
-    gradient, and rows can be weighed before they are summed.
-
-    Parameters
-    ----------
-    As of `cross_entropy`.
-
-    Returns
-    -------
-    list of ((N,), (N,)), of K + 1 classes
-    """
-    prob, truth = task.with_background(task.probabilities(logits)), task.with_background(target)
-    overlap = (prob * truth * region).sum((2, 3))
-    size = ((prob.square() + truth.square()) * region).sum((2, 3))
-    return list(zip((size - 2 * overlap).T, (size + _SMOOTH / len(size)).T, strict=True))
 
 
 def draw_patch(image: Tensor, share: float) -> Tensor:
