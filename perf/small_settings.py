@@ -164,11 +164,12 @@ def judged(result: dict[str, Any], question: str) -> float:
 
 
 def changes(asked: list[Trial], known: dict[str, dict[str, Any]]) -> None:
-    """Print what doubling the steps changes of each method, in points, over sets and seeds: mean, 95 % interval by t."""
+    """Print what doubled steps change of each method, in points, over sets and seeds: mean, 95 % interval by t."""
     dice: dict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
     for trial in asked:
-        method, steps = trial.column.split()
-        dice[method, int(steps)][trial.dataset, trial.seed] = 100 * known[key(asdict(trial))]["dice"]
+        dice[trial.method, trial.overrides["train.steps"]][trial.dataset, trial.seed] = (
+            100 * known[key(asdict(trial))]["dice"]
+        )
     for steps in sorted({steps for _, steps in dice})[:-1]:
         means = []
         print(f"\n{steps} -> {2 * steps} steps")
@@ -181,10 +182,8 @@ def changes(asked: list[Trial], known: dict[str, dict[str, Any]]) -> None:
 
 def interval(values: list[float]) -> str:
     """Return a mean with its 95 % interval by Student's t."""
-    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
-    return (
-        f"{statistics.mean(values):+.2f} [{statistics.mean(values) - half:+.2f}, {statistics.mean(values) + half:+.2f}]"
-    )
+    mean, half = statistics.mean(values), stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
 
 
 def main() -> None:
