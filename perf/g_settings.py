@@ -59,7 +59,7 @@ def fit(name: str, dataset: str, seed: int) -> dict[str, Any]:
 
 
 def cells(found: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield r and MAE on each kind of masks, averaged over sets and seeds, and the least r; the steps that were kept."""
+    """Yield r and MAE on each kind of masks, averaged over sets and seeds, and the least r; then the kept steps."""
     for masks in MASKS:
         r, mae = ([one[masks][what] for one in found] for what in ("pearson", "mae"))
         yield f"{statistics.mean(r):.3f} (least {min(r):.2f}) / {statistics.mean(mae):.3f}"
