@@ -95,6 +95,16 @@ QUESTIONS = {
     "rates": trials(
         columns(*(column(m, 400, lr=lr) for m in ("fixmatch", "unimatch") for lr in (5e-4, 1e-3, 2e-3))), THREE
     ),
+    "apart": trials(
+        {
+            f"unimatch {'apart' if apart else 'together'}": {
+                "method": "unimatch",
+                "overrides": {"train.steps": 400, "method.apart": apart},
+            }
+            for apart in (False, True)
+        },
+        THREE,
+    ),
     "budgets": trials({"supervised": {}}, BUDGETS),
     "steps": trials(STEPS, {**AT_FEW, "ph2": ("n4",)}, seeds=2),
     "batch": trials(
