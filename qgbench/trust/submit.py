@@ -91,7 +91,7 @@ def _refuse(run: Path, record: Record) -> None:
             raise UserError(
                 f"{run} is {what} version {version}, and the present is {present}; run it anew with this qgbench."
             )
-    if record.settings["protocol"].get("provisional"):
+    if _is_provisional(record):
         raise UserError(
             f"{run} is of version {cell.protocol_version} of the protocol '{cell.protocol}', which is provisional: "
             "it may still change, and its runs are not submitted before it is declared."
@@ -106,6 +106,10 @@ def _refuse(run: Path, record: Record) -> None:
             f"{run} names its data set by a path, '{cell.dataset}', which means nothing elsewhere. Put the folder "
             "below QGBENCH_DATA and run it by its name."
         )
+
+
+def _is_provisional(record: Record) -> bool:
+    return bool(record.settings["protocol"].get("provisional"))
 
 
 def _of_version(target: Path, record: Record) -> str:

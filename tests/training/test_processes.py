@@ -136,7 +136,7 @@ CASES: dict[str, tuple[type[Method], dict[str, Any], Modes, str]] = {
     "mean_teacher, uneven weights": (MeanTeacher, EAGER, weighed(UNEVEN), "weighted"),
     "pseudo_label, one process rejects all": (PseudoLabel, {"threshold": 0, **EAGER}, weighed(ONE_SIDED), "weighted"),
     "fixmatch, unnormalised": (FixMatch, {"threshold": 0.5, **ALONE}, weighed(UNEVEN), "none"),
-    "fixmatch, unnormalised, one process rejects all": (
+    "fixmatch, unnormalised, one rejects all": (
         FixMatch,
         {"threshold": 0.5, **ALONE},
         weighed(ONE_SIDED),

@@ -474,6 +474,12 @@ def test_where_nothing_can_be_written_the_verdict_is_still_given(
     assert "the record is not marked: cannot write beside" in caplog.text
 
 
+@pytest.fixture
+def declared_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qgbench.trust.submit._is_provisional", lambda record: False)
+
+
+@pytest.mark.usefixtures("declared_protocol")
 def test_marks_travel_with_a_submitted_record_and_join_those_that_are_there(
     tmp_path: Path, found: reproduce.Reproduction
 ) -> None:
@@ -498,6 +504,7 @@ def test_marks_travel_with_a_submitted_record_and_join_those_that_are_there(
     assert (fault.path, fault.rule) == (marks, "pair")
 
 
+@pytest.mark.usefixtures("declared_protocol")
 def test_a_record_that_its_rerun_disagrees_with_is_not_submitted(tmp_path: Path, found: reproduce.Reproduction) -> None:
     run = write_run(tmp_path / "run", *present())
     path = run / "record.json"

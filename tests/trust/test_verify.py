@@ -567,7 +567,7 @@ def test_a_former_g_is_noted_and_its_run_not_compared_with_today(tmp_path: Path)
     faults = changed(tmp_path, in_json("settings.protocol.g_version", 1))
     assert rules(faults) == set()
     assert [
-        "guided by the g of 'small' version 1, and the present is 2" in fault.text
+        "guided by the g of 'small' version 1, and the present is 3" in fault.text
         for fault in faults
         if fault.rule == "older"
     ] == [True]
