@@ -50,8 +50,7 @@ _GAIN = 12.0  # of the toy network's logits: an untrained network is certain of 
 class _Segmenter(nn.Module):
     """The toy network of `qgbench.trust.toys` in float64, on images pooled to 32 pixels and without dropout.
 
-    Images (B, 3, H, W) -> logits (B, 1, H, W); these and the features in between, which are those of the toy's decoder,
-    are float32, as a run's.
+    Images (B, 3, H, W) -> logits (B, 1, H, W); these and the features in between are float32, as a run's.
     """
 
     task = Task()
@@ -71,10 +70,10 @@ class _Segmenter(nn.Module):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         pooled = F.adaptive_avg_pool2d(image.double(), _TOY_SIDE)
-        return [self.network.decode(self.network.encode(pooled)).float()]
+        return [feature.float() for feature in self.network.encode(pooled)]
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        return features[-1]
+        return self.network.decode([feature.double() for feature in features]).float()
 
     def head(self, decoded: Tensor) -> Tensor:
         logits = _GAIN * self.network.head(decoded.double())
