@@ -228,7 +228,8 @@ class Method(nn.Module):
         image : (U, 3, H, W)
             What was labelled.
         prob : (U, C, H, W)
-            Probabilities in [0, 1].
+            Probabilities in [0, 1], of networks: `label_probabilities` gives them. Not those of another label, which an
+            add-on may have corrected, and would correct again.
         network : Network, optional
             Which network labelled; the student if not given.
         view : 'weak', 'labelled' or 'other'

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qgbench.methods import Batch, Method, MethodSettings, Step, Term, label_probabilities
+from qgbench.methods import Batch, Build, Method, MethodSettings, Step, Term, label_probabilities
 from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 from qgbench.training.streams import Streams
 from qgbench.trust.conformance_of_pixels import hidden_loss, misplaced_label, misplaced_target, with_pixels_apart
@@ -279,8 +279,8 @@ def test_a_misplaced_target_is_found(kind: type[Method]) -> None:
 class _Spreading(_Honest):
     """A layer of its own, which is to be learnt, spreads a label over the image."""
 
-    def __init__(self, build: object, settings: MethodSettings) -> None:
-        super().__init__(build, settings)  # type: ignore[arg-type]
+    def __init__(self, build: Build, settings: MethodSettings) -> None:
+        super().__init__(build, settings)
         self.spread = torch.nn.Conv2d(1, 1, 9, padding=4)
 
     def prob(self, image: Tensor) -> Tensor:
