@@ -3,7 +3,7 @@
 Run with qgbench installed and QGBENCH_DATA set: ``python perf/small_settings.py QUESTION [workers]``, where QUESTION is
 one of those in `QUESTIONS`. Every training is timed, validated after its last step, and forgotten; no test image is
 read. Results are kept in ``runs/small_settings.jsonl``, so that the same command continues, and changed code must begin
-without that file. Printed is a table: mean validation Dice in % over seeds (SD over seeds), and seconds of training.
+without that file. Printed is a table: mean validation Dice in % over seeds (SD over seeds), and seconds of a core.
 docs/PERFORMANCE.md holds what came out.
 """
 
@@ -130,7 +130,7 @@ QUESTIONS = {
 
 
 def train(trial: Trial) -> dict[str, Any]:
-    """Train once; give the trial, the last validation Dice in [0, 1], and seconds."""
+    """Train once; give the trial, the last validation Dice in [0, 1], and seconds of a core."""
     spec = make_spec(
         "small",
         trial.dataset,
@@ -156,11 +156,11 @@ def train(trial: Trial) -> dict[str, Any]:
         spec.seed_of("training"),
         accelerator,
     )
-    begin = time.perf_counter()
+    begin = time.process_time()
     for _ in trainer.run():
         pass
     dice = [dice for _, dice in trainer.history.val_dice]
-    return {"trial": asdict(trial), "dice": dice[-1], "validations": dice, "seconds": time.perf_counter() - begin}
+    return {"trial": asdict(trial), "dice": dice[-1], "validations": dice, "seconds": time.process_time() - begin}
 
 
 def key(trial: dict[str, Any]) -> str:
