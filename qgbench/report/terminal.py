@@ -112,7 +112,7 @@ def _guidance(record: Record) -> Rows:
     if guidance is None or guidance.kept_share is None:
         return []
     return [
-        ("kept share", _number(guidance.kept_share), "pseudo-labels with q >= tau"),
+        ("kept share", _number(guidance.kept_share), "pseudo-labels with a weight above 0"),
         ("effective sample size", _number(guidance.effective_sample_size), "near 1: QW changed little"),
     ]
 

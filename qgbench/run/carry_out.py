@@ -29,6 +29,7 @@ from qgbench.base.errors import (
 from qgbench.base.interruption import Interrupted, interruptible
 from qgbench.base.logs import logged_to, logger
 from qgbench.base.progress import track
+from qgbench.base.schema import finite_or_none
 from qgbench.data.near_copies import NearCopy, near_copies, warning
 from qgbench.data.readers import Source
 from qgbench.data.run_data import RunData, open_run_data, said_if
@@ -562,7 +563,7 @@ def _make_record(
     guidance = None
     if spec.addons:
         logged = pd.DataFrame(history.guidance, columns=["mean_q", "kept_share", "effective_sample_size"])
-        means = {str(name): None if column.empty else float(column.mean()) for name, column in logged.items()}
+        means = {str(name): finite_or_none(float(column.mean())) for name, column in logged.items()}
         guidance = Guidance(**means, val_q_minus_dice=history.val_gap)
     return Record(
         run_id=spec.id,

@@ -71,8 +71,10 @@ class Summary(Part):
 class Guidance(Part):
     """What the add-on did, averaged over the steps with a non-zero weight of the unlabelled loss."""
 
-    mean_q: Share | None
-    kept_share: Share | None = Field(description="share of pseudo-labels with q >= tau")
+    mean_q: Share | None = Field(description="None where no score was asked")
+    kept_share: Share | None = Field(
+        description="share of pseudo-labels with a weight above 0: those with q >= tau in QW"
+    )
     effective_sample_size: Share | None = Field(description="(sum w)^2 / (B sum w^2); near 1 means that QW did nothing")
     val_q_minus_dice: float | None = Field(
         ge=-1 - SLACK, le=1 + SLACK, description="mean q minus mean Dice on the validation images at the end"

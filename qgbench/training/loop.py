@@ -1,5 +1,6 @@
 """The only training loop: every method, with or without the add-on, goes through it."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -190,7 +191,7 @@ class Trainer:
         released = self._settings.ema == "release"
         self.method.update_teacher(decay_of_release(step) if released else self.method.teacher_decay(step))
         guidance = self._guide.take_log()
-        if "mean_q" in guidance and float(parts["lambda_u"]) > 0:
+        if "kept_share" in guidance and float(parts["lambda_u"]) > 0:
             self.history.guidance.append(guidance)
         if step % _LOG_EVERY == 0 or step + 1 == self.steps:
             lr = self._optimiser.param_groups[0]["lr"]
@@ -281,13 +282,18 @@ class Trainer:
         scores = {"confidence": foreground_confidence, "agreement": flip_agreement}
         if self._predictor is not None:
             scores["g"] = PredictedQuality(self._predictor)
+        plugged = self._guide.plugin_scores
+        scores |= plugged
+        states = {name: copy.deepcopy(score.state_dict()) for name, score in plugged.items()}
         values: dict[str, list[Tensor]] = {name: [] for name in ("dice", *scores)}
         for index, label in self._labels_of_audited():
-            with self._accelerator.autocast():
+            with self._accelerator.autocast(), torch.no_grad():
                 labelling = Labelling(label.image, label.prob, label.network, None)
                 for name, score in scores.items():
                     values[name].append(score(labelling).cpu().float())
             values["dice"].append(overlap(label.prob.cpu() > 0.5, self._audit_set.masks(index) > 0.5))
+        for name, score in plugged.items():
+            score.load_state_dict(states[name])
         for name, collected in values.items():
             # The last batch was filled up with the first images.
             self.history.audited.setdefault(name, []).append(torch.cat(collected)[: len(self._audit_index)].tolist())
@@ -326,7 +332,10 @@ class Trainer:
         audited = self.history.audited
         checkpoints = len(audited.get("dice", []))
         images = [self._audit_set.ids[index] for index in self._audit_index]
-        names = [name for name in ("dice", "g", "confidence", "agreement") if name in audited]
+        names = [
+            *(name for name in ("dice", "g", "confidence", "agreement") if name in audited),
+            *self._guide.plugin_scores,
+        ]
         when = np.repeat([(part + 1) / AUDIT_QUARTERS for part in range(checkpoints)], len(images))
         columns: dict[str, Any] = {"progress": when, "id": images * checkpoints, "class": CLASS}
         columns |= {name: np.concatenate([np.array(part) for part in audited[name]]) for name in names}

@@ -126,6 +126,7 @@ from qgbench.run.record import (
     result_path,
     summarise,
 )
+from qgbench.spec.arm import CONTROL_SCORES, short_name
 from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
 from qgbench.spec.regime import GIVEN, Regime
 from qgbench.spec.run_spec import RunSpec
@@ -551,6 +552,7 @@ def _audited(path: Path, record: Record, tested: Collection[str]) -> Iterator[Fa
     scores = [*([] if record.provenance.g is None else ["g"]), "confidence", "agreement"]
     try:
         labels = read_labels(file)
+        scores += sorted({short_name(record.spec.qg_score)}.intersection(labels) - {*CONTROL_SCORES, *scores})
         _refuse_form(file, labels, [*LABEL_COLUMNS, *scores], {"id", "class"})
     except QGBenchError as error:
         yield Fault(file, "audits", str(error))

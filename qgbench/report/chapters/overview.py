@@ -105,7 +105,7 @@ def _guided(section: Section) -> _Guided:
 
 def _weighed(record: Record) -> bool:
     """Whether an add-on weighed pseudo-labels, and no control did: its record would say that there were no weights."""
-    none = record.guidance is not None and record.guidance.mean_q is None
+    none = record.guidance is not None and record.guidance.kept_share is None
     return record.spec.addon != "" and not is_control(record.spec.addon) and not none
 
 
