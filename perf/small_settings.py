@@ -93,15 +93,13 @@ def columns(*each: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 QUESTIONS = {
     "doubling": trials(columns(*(column(m, steps) for steps in (200, 400, 800) for m in RISING)), THREE),
     "rates": trials(
-        columns(*(column(m, 400, lr=lr) for m in ("fixmatch", "unimatch") for lr in (5e-4, 1e-3, 2e-3))), THREE
+        columns(*(column(m, 400, **lr) for m in ("fixmatch", "unimatch") for lr in ({"lr": 5e-4}, {}, {"lr": 2e-3}))),
+        THREE,
     ),
     "apart": trials(
         {
-            f"unimatch {'apart' if apart else 'together'}": {
-                "method": "unimatch",
-                "overrides": {"train.steps": 400, "method.apart": apart},
-            }
-            for apart in (False, True)
+            "unimatch together": {"method": "unimatch", "overrides": {"train.steps": 400}},
+            "unimatch apart": {"method": "unimatch", "overrides": {"train.steps": 400, "method.apart": True}},
         },
         THREE,
     ),
