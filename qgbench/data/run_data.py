@@ -15,7 +15,7 @@ from qgbench.base.progress import Track, no_progress
 from qgbench.data.acquire.given import GivenSplit, read_given
 from qgbench.data.cache import Prepared, prepare
 from qgbench.data.experiment import Part, TrainingData, training_data, whole
-from qgbench.data.readers import Source, name_some, open_pool, open_source
+from qgbench.data.readers import PHANTOM_NAME, Source, name_some, open_pool, open_source
 from qgbench.data.splits import Fractions, draw_pool, load_split
 from qgbench.spec.regime import GIVEN, Regime
 
@@ -101,8 +101,17 @@ def open_run_data(
         split=split,
         training=training_data(prepared, parts, split, regime, seed, labelled),
         extra=[(name, images, rows) for name, (images, rows) in zip(names, parts, strict=True)],
-        fingerprint=hashlib.sha256("".join(fingerprints).encode()).hexdigest(),
+        fingerprint=_fingerprint(fingerprints),
     )
+
+
+def fingerprint_of_phantom(size: int) -> str:
+    """Return the fingerprint of a run's data where they are the phantom alone, at a size in pixels."""
+    return _fingerprint([prepare(open_source(PHANTOM_NAME), size).fingerprint])
+
+
+def _fingerprint(of_parts: Sequence[str]) -> str:
+    return hashlib.sha256("".join(of_parts).encode()).hexdigest()
 
 
 @contextmanager

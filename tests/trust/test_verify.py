@@ -79,7 +79,7 @@ def present(seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
     data["val_dice"] = [(step, 0.5 + step / 1e6) for step in range(every, protocol.train.steps + 1, every)]
     data["best_val_step"] = protocol.train.steps
     source = data["provenance"]
-    source["encoder"], source["g_weights"] = "e" * 64, f"{seed:064}"
+    source["encoder"], source["g_weights"] = "e" * 64, f"{seed + 1:064}"
     source["labelled_ids"] = labelled(seed) if seed else source["labelled_ids"]
     source["g"] = f"{spec.dataset}-n{len(source['labelled_ids'])}-{protocol.size}px-k{seed}-{'0' * 12}"
     if not spec.needs_g:
