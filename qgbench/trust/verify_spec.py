@@ -78,14 +78,15 @@ def outside_code(record: Record) -> Iterator[str]:
     for what, name, asked, recorded in parts:
         if recorded or what == "metric":
             here = _what_is_here(asked, recorded)
-            yield f"the {what} '{name}' does not ship with qgbench; its source is {recorded}{here and f', {here}'}"
+            its = f"its source is {recorded or 'not said'}"
+            yield f"the {what} '{name}' does not ship with qgbench; {its}{here and f', {here}'}"
 
 
 def _what_is_here(asked: list[tuple[Kind, str]], recorded: str) -> str:
     """Say why code of a recorded source is not asked about the record; '' where it is."""
     sources = [_source_here(kind, reference) for kind, reference in asked]
     if None in sources:
-        return "which is not here: it was not compared"
+        return "which is not among the names and files here: it was not compared"
     if (found := "+".join(dict.fromkeys(filter(None, sources)))) != recorded:
         return f"and what is here has another, {found or 'that of qgbench'}: it was not compared"
     if not all(_is_installed(kind, reference) for kind, reference in asked):
@@ -146,7 +147,7 @@ def _is_installed(kind: Kind, reference: str) -> bool:
 def _method_here(spec: RunSpec) -> "type[Method] | None":
     """Return the method's class; None where it, or the source that the record names, is not installed."""
     with suppress(UserError):  # an installed one that cannot be imported
-        if _is_installed("method", spec.method) and _source_here("method", spec.method) == spec.source:
+        if _is_installed("method", spec.method) and source("method", spec.method) == spec.source:
             return load("method", spec.method)
     return None
 

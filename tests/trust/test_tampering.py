@@ -221,14 +221,14 @@ def test_a_plugin_file_is_hashed_and_never_run(run: Path, monkeypatch: pytest.Mo
     assert note.endswith(f"{'0' * 64}, and what is here has another, {source}: it was not compared")
     (run / "lab.py").unlink()
     (note,) = of_a_plugin(run, monkeypatch, source)
-    assert note.endswith(f"{source}, which is not here: it was not compared")
+    assert note.endswith(f"{source}, which is not among the names and files here: it was not compared")
 
 
 def test_a_metric_is_compared_with_the_installed_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metric()(run)
     assert faults_of(run) == []
     (note,) = [fault.text for fault in verify_records([run]) if fault.rule == "outside code"]
-    told = f"its source is {'ab' * 32}, which is not here: it was not compared"
+    told = f"its source is {'ab' * 32}, which is not among the names and files here: it was not compared"
     assert note == f"the metric 'bias' does not ship with qgbench; {told}"
     installed = Metric(name="bias", label="Bias", measure=lambda pred, ref, spacing: 0.5)
     monkeypatch.setattr(verify_spec, "catalogue", lambda kind: Catalogue(kind, (Known("bias", "lab", "bias"),), {}))
