@@ -93,7 +93,7 @@ def present(seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
 
 
 def labels_of(spec: RunSpec) -> pd.DataFrame:
-    """The golden record's labels, with the scores that the run has, as if of 10 of PH2's training images that stay unlabelled."""
+    """The golden record's labels, with the scores that the run has, as if of 10 unlabelled images of PH2."""
     labels = read_labels(WITH_LABELS / "labels.csv").drop(columns=[] if spec.needs_g else ["g"])
     split = load_split("ph2")
     drawn = {id for seed in (0, 1, 2, spec.seed) for id in labelled(seed)}
