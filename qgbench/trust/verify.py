@@ -151,7 +151,6 @@ _WORTH_PROCESSES = 500  # records; a process takes a second to start
 _CHUNK = 10  # records; a judge takes seconds for each, and progress shows no less than a chunk
 
 _TOLD = 3  # of many numbers that differ
-_LEAST_WEIGHT = 1e-37  # single precision may take smaller ones to be 0
 _EXACT = 1e-9  # for what is recomputed from the same numbers in double precision
 _NUMBERS = [name for name in IMAGE_COLUMNS if name not in TEXT_COLUMNS]
 _COLOURS = {"fault": "red", "note": "dim"}
@@ -668,8 +667,8 @@ def _contradictions(record: Record) -> Found:
         ("guidance", record.guidance, bool(spec.addons), f"a run of {spec.arm.typed}"),
         ("audit", audit, source.g is not None, has_g),
     ]
+    gap = None if record.guidance is None else record.guidance.val_q_minus_dice
     if record.guidance is not None:
-        gap = record.guidance.val_q_minus_dice
         present.append(("guidance.val_q_minus_dice", gap, source.g is not None, has_g))
     if record.read_from > 1:
         present.append(("provenance.g_weights", source.g_weights, source.g is not None, has_g))
@@ -678,7 +677,9 @@ def _contradictions(record: Record) -> Found:
         if (value is not None) != expected:
             there, needed = ("null", "a value") if expected else ("given", "null")
             yield "contradiction", f"{field} is {there}; {run} has {needed}"
-    yield from _guidance(record)
+    if gap is not None and record.val_dice and not -SLACK <= gap + (dice := record.val_dice[-1][1]) <= 1 + SLACK:
+        text = f"guidance.val_q_minus_dice is {gap:g}; with the last val_dice = {dice:g} q is {gap + dice:g}"
+        yield "contradiction", text
     begin, end = f"{Path(spec.dataset).name}-n", f"px-k{spec.seed}-"
     if source.g is not None and not re.fullmatch(rf"{re.escape(begin)}\d+-\d+{end}[0-9a-f]{{12}}", source.g):
         expected_g = f"{begin}<labels>-<size>{end}<12 hexadecimal digits>"
@@ -688,30 +689,6 @@ def _contradictions(record: Record) -> Found:
         yield "contradiction", f"audit.image_dependent is {audit.image_dependent}; {says}"
 
 
-def _guidance(record: Record) -> Found:
-    """Find averages of weights w = q^T (q >= tau) that no labels have, and optimism that no q and Dice have."""
-    guidance, addons = record.guidance, record.spec.addons
-    if guidance is None:
-        return
-    q, kept, effective = guidance.mean_q, guidance.kept_share, guidance.effective_sample_size
-    ours = "qw" in addons and not record.spec.addon_source and {"tau", "temperature"} <= record.settings["qg"].keys()
-    if ours and q is not None and kept is not None:
-        qg = record.settings["qg"]
-        tau = max(qg["tau"], _LEAST_WEIGHT ** (1 / qg["temperature"]))
-        lowest, highest = qg["tau"] * kept, kept + (1 - kept) * tau
-        if not lowest - SLACK <= q <= highest + SLACK:
-            text = f"guidance.mean_q is {q:g}; kept_share = {kept:g} and tau = {qg['tau']:g} give one"
-            yield "contradiction", f"{text} from {lowest:g} to {highest:g}"
-        elif effective is not None and effective > kept + SLACK:
-            text = f"guidance.effective_sample_size is {effective:g}; expected no more than kept_share = {kept:g}"
-            yield "contradiction", text
-    if (gap := guidance.val_q_minus_dice) is not None and record.val_dice:
-        dice = record.val_dice[-1][1]
-        if not -SLACK <= gap + dice <= 1 + SLACK:
-            text = f"guidance.val_q_minus_dice is {gap:g}; with the last val_dice = {dice:g} q is {gap + dice:g}"
-            yield "contradiction", text
-
-
 def _logged(path: Path, record: Record) -> Found:
     """Compare with the run's log, which lies beside the record in its folder."""
     log: list[dict[str, Any]] = []
@@ -719,10 +696,10 @@ def _logged(path: Path, record: Record) -> Found:
         with suppress(ValueError):
             log = RunFolder(path.parent).log()
     for entry in log:
-        if entry.get("step") == record.steps and "val_q_minus_dice" in entry and record.guidance is not None:
-            said, logged = record.guidance.val_q_minus_dice, entry["val_q_minus_dice"]
-            if not _close(said, logged):
-                yield "contradiction", f"guidance.val_q_minus_dice is {_told(said)}; log.jsonl says {_told(logged)}"
+        match entry:
+            case {"step": record.steps, "val_q_minus_dice": float(logged)} if record.guidance is not None:
+                if not _close(said := record.guidance.val_q_minus_dice, logged):
+                    yield "contradiction", f"guidance.val_q_minus_dice is {_told(said)}; log.jsonl says {_told(logged)}"
 
 
 def _labels(record: Record, images: pd.DataFrame) -> Found:

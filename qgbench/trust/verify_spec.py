@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qgbench.base.errors import QGBenchError, UserError, unknown_name
+from qgbench.base.schema import SLACK
 from qgbench.metrics.table import require_own_label
 from qgbench.plugins.registry import Kind, catalogue, load, source
 from qgbench.run.record import Record, settings_as_used, settings_that_differ
-from qgbench.spec.arm import ADDON_SETTINGS, AddOnSettings, RegularisationSettings
+from qgbench.spec.arm import ADDON_SETTINGS, AddOnSettings, RegularisationSettings, WeightingSettings
 from qgbench.spec.protocol import Protocol, TrainSettings
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import Settings, apply_settings
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from qgbench.methods import Method, MethodSettings
 
 Found = Iterator[tuple[str, str]]  # rule and text
+_LEAST_WEIGHT = 1e-37  # single precision may take smaller ones to be 0
 
 
 def compare_with_spec(record: Record) -> Found:
@@ -53,6 +55,7 @@ def compare_with_spec(record: Record) -> Found:
     if ((g := record.provenance.g) is not None and not spec.needs_g) or (g is None and spec.needs_g):
         needed = "an id" if spec.needs_g else "null"
         yield "contradiction", f"provenance.g is {g or 'null'}; a run of {spec.arm.typed} has {needed}"
+    yield from _weights(record, addons)
     differing = _differing_settings(record, protocol, own, addons, addons_here)
     if differing:
         yield (
@@ -189,6 +192,24 @@ def _differing_settings(
     kinds: dict[str, list[type[Settings]]] = {"protocol": [Protocol], "method": [type(own or Settings())]}
     kinds["qg"] = [type(addon) for addon in addons]
     return settings_that_differ(record.model_copy(update={"settings": stored}), expected, kinds)
+
+
+def _weights(record: Record, addons: list[AddOnSettings]) -> Found:
+    """Find averages of q, of w = q^T (q >= tau) > 0 and of the effective sample size that no weights of QW have."""
+    own = next((own for own in addons if isinstance(own, WeightingSettings)), None)
+    if own is None or record.guidance is None or record.spec.addon_source:
+        return
+    q, kept, effective = record.guidance.mean_q, record.guidance.kept_share, record.guidance.effective_sample_size
+    if q is None or kept is None or effective is None:
+        return
+    rejected = max(own.tau, _LEAST_WEIGHT ** (1 / own.temperature))  # the highest q that has no weight
+    lowest, highest = own.tau * kept, kept + (1 - kept) * rejected
+    if not lowest - SLACK <= q <= highest + SLACK:
+        text = f"guidance.mean_q is {q:g}; kept_share = {kept:g} and tau = {own.tau:g} give one"
+        yield "contradiction", f"{text} from {lowest:g} to {highest:g}"
+    elif effective > kept + SLACK:
+        text = f"guidance.effective_sample_size is {effective:g}; expected no more than kept_share = {kept:g}"
+        yield "contradiction", text
 
 
 def _validated_after(train: TrainSettings) -> list[int]:
