@@ -7,12 +7,20 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 SLACK = 1e-5  # what was averaged in single precision may leave its range by as much
 Share = Annotated[float, Field(ge=-SLACK, le=1 + SLACK)]
 Correlation = Annotated[float, Field(ge=-1 - SLACK, le=1 + SLACK)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _not_zeros(digest: str) -> str:
+    if not digest.strip("0"):
+        raise ValueError("expected the SHA-256 of something, and not zeros")
+    return digest
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), AfterValidator(_not_zeros)]
 
 
 class Part(BaseModel):

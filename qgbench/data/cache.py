@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,11 @@ class _Decoded:
     mask: NDArray[np.uint8] | None  # (S, S)
     packed: NDArray[np.uint8]  # (ceil(H * W / 8),); empty without a mask
     size: tuple[int, int]  # H, W
+
+
+def joint_fingerprint(parts: Iterable[Prepared]) -> str:
+    """Return the fingerprint of what one run reads, a data set and its pools in order: 64 hexadecimal digits."""
+    return hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
 
 
 def _decode(source: Source, id: str, size: int) -> _Decoded:

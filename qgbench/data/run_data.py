@@ -1,6 +1,5 @@
 """Everything that one run reads of its data set and pools, in accordance with its regime."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.logs import logger
 from qgbench.base.progress import Track, no_progress
 from qgbench.data.acquire.given import GivenSplit, read_given
-from qgbench.data.cache import Prepared, prepare
+from qgbench.data.cache import Prepared, joint_fingerprint, prepare
 from qgbench.data.experiment import Part, TrainingData, training_data, whole
 from qgbench.data.readers import Source, name_some, open_pool, open_source
 from qgbench.data.splits import Fractions, draw_pool, load_split
@@ -92,7 +91,6 @@ def open_run_data(
         row_of = {id: row for row, id in enumerate(images.ids)}
         parts.append((images, np.array([row_of[id] for id in ids])))
     _refuse_leaks(prepared, split, parts, [pool.name for pool in pools])
-    fingerprints = [images.fingerprint for images in (prepared, *(images for images, _ in parts))]
     labelled = None if given is None else given.labelled
     names = [one.name for one in (source.extra, *pools) if one is not None]
     return RunData(
@@ -101,7 +99,7 @@ def open_run_data(
         split=split,
         training=training_data(prepared, parts, split, regime, seed, labelled),
         extra=[(name, images, rows) for name, (images, rows) in zip(names, parts, strict=True)],
-        fingerprint=hashlib.sha256("".join(fingerprints).encode()).hexdigest(),
+        fingerprint=joint_fingerprint([prepared, *(images for images, _ in parts)]),
     )
 
 

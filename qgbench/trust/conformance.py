@@ -26,6 +26,11 @@ from qgbench.trust.toys import CHANNELS, SIZE, FeaturelessSegmenter, ToyQuality,
 
 _STEP_RULE = "the step keeps the contract and its loss is finite"
 _RUNS_RULE = "the method runs to the end of this check"
+_OF_NETWORKS = (
+    "self.pseudo_label gets probabilities that were made of a label's prob, which an add-on that corrects labels would "
+    "correct twice; make them of networks' probabilities: label_probabilities(network, image) in the place of "
+    "self.label(network, image).prob"
+)
 _WARM_UP = 100  # steps after which the toy network is confident on the toy images, each as a whole too
 
 
@@ -128,9 +133,15 @@ def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Fin
     yield from _check_terms(method, batch)
     yield from _check_teacher(method)
     yield from _check_statistics(method, batch)
-    yield from _check_pixels(method_class, batch, trainer._streams.next(0.9)[0])
+    apart = with_pixels_apart(method_class)
+    yield from _check_pixels(apart, batch, trainer._streams.next(0.9)[0])
     if method_class.pseudo_labels:
-        yield from _check_rejection(method, batch)
+        made_of_labels = _is_made_of_labels(method, batch)
+        yield Finding("no label is made of another label", not made_of_labels, _OF_NETWORKS)
+        if not made_of_labels:  # what follows corrects labels, each once
+            detail = misplaced_target(apart, batch)
+            yield Finding("each term compares a label with what was predicted at its place", not detail, detail)
+            yield from _check_rejection(method, batch)
     # From here on trainers start warmed up: an untrained network's labels may pass no threshold, and all twins agree.
     bench = Bench(method_class, accelerator, copy.deepcopy(method.state_dict()))
     yield from _check_twins(bench)
@@ -190,15 +201,34 @@ def _stepped(method: Method, batch: Batch) -> Step:
     return method.train()(batch)
 
 
-def _check_pixels(method_class: type[Method], batch: Batch, other: Batch) -> Iterator[Finding]:
-    method = with_pixels_apart(method_class)
+def _check_pixels(method: Method, batch: Batch, other: Batch) -> Iterator[Finding]:
     detail = hidden_loss(method, batch, other)
     yield Finding("no unlabelled loss hides in supervised", not detail, detail)
     if method.pseudo_labels:
         detail = misplaced_label(method, batch)
         yield Finding("each label lies on its image", not detail, detail)
-        detail = misplaced_target(method, batch)
-        yield Finding("each term compares a label with what was predicted at its place", not detail, detail)
+
+
+def _is_made_of_labels(method: Method, batch: Batch) -> bool:
+    """Tell whether probabilities change with the correction of labels before them, and the image that they are of not.
+
+    Where the image changes too, as one mixed by a label's mask does, a network has seen another image.
+    """
+
+    def labelled(correct: Callable[[Tensor], Tensor]) -> list[tuple[Tensor, Tensor]]:
+        given: list[tuple[Tensor, Tensor]] = []
+
+        def corrector(image: Tensor, prob: Tensor) -> Tensor:
+            given.append((image, prob))
+            return correct(prob)
+
+        own = copy.deepcopy(method)
+        own.corrector = corrector
+        _stepped(own, batch)
+        return given
+
+    pairs = zip(labelled(lambda prob: prob), labelled(lambda prob: 1.0 - prob), strict=False)
+    return any(torch.equal(image, same) and not torch.equal(prob, other) for (image, prob), (same, other) in pairs)
 
 
 def _check_statistics(method: Method, batch: Batch) -> Iterator[Finding]:

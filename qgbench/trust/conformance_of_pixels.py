@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -17,7 +18,8 @@ from qgbench.trust.toys import PointwiseSegmenter, two_colours
 
 # A loss may begin and end within the budget, and a view may be turned by chance.
 _TIMES = ((0.1, 0), (0.3, 1), (0.5, 2), (0.7, 3), (0.9, 4))  # progress and seed of a step
-_TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
+_Turn = Callable[[Tensor], Tensor]
+_TURNS: tuple[_Turn, ...] = (
     lambda x: x.flip(3),
     lambda x: x.flip(2),
     lambda x: x.flip(2, 3),
@@ -25,11 +27,15 @@ _TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x.mT.flip(3),
     lambda x: x.mT.flip(2),
     lambda x: x.mT.flip(2, 3),
-    lambda x: x.roll(1, 3),
-    lambda x: x.roll(-1, 3),
-    lambda x: x.roll(1, 2),
-    lambda x: x.roll(-1, 2),
 )
+
+
+def _shifts(pixels: int) -> tuple[_Turn, ...]:
+    """Return shifts by so many pixels to the four sides."""
+    return tuple(partial(torch.roll, shifts=shift, dims=dim) for dim in (3, 2) for shift in (pixels, -pixels))
+
+
+_NEAR, _FAR = _shifts(1), _shifts(3)  # a smoothed label fits hardly worse one pixel aside, and much worse three
 
 
 class _PerImage(nn.Module):
@@ -164,7 +170,9 @@ def _agrees_best(label: PseudoLabel) -> bool:
         task.hard(prob).bool() for prob in (label.prob, label_probabilities(label.network, label.image))
     )
     agreement = overlap(given, prediction).mean()
-    return all(agreement >= overlap(given, turn(prediction)).mean() for turn in (*_TURNS, lambda x: x.roll(1, 0)))
+    return all(
+        agreement >= overlap(given, turn(prediction)).mean() for turn in (*_TURNS, *_NEAR, lambda x: x.roll(1, 0))
+    )
 
 
 def _with_own_layers_silent(method: Method) -> Method:
@@ -186,17 +194,17 @@ def misplaced_target(method: Method, batch: Batch) -> str:
         for scene, seed in islice(_scenes(batch, alike=True), 0, None, 2):
             right, *turned = (
                 [float(term.loss.detach().sum()) for term in _stepped(method, scene, seed, corrector).terms]
-                for corrector in (None, *map(_by, _TURNS))
+                for corrector in (None, *map(_by, (*_NEAR, *_TURNS, *_FAR)))
             )
             for index, (loss, losses) in enumerate(zip(right, zip(*turned, strict=True), strict=True)):
-                best, worst = min(losses), max(losses)
-                half = best < 1.1 * loss and 0.05 * worst < loss < 0.99 * worst  # a part of the loss fits a turned one
-                if best < 0.99 * loss or half:
+                best_turned, worst = min(losses[len(_NEAR) :]), max(losses)
+                half = best_turned < 1.1 * loss and 0.05 * worst < loss < 0.99 * worst  # a part fits a turned one
+                if min(losses) < 0.99 * loss or half:
                     return f"in terms[{index}] a turned or shifted label fits as well: turn the label as the view"
         return ""
 
     return misplaced(method) and misplaced(_with_own_layers_silent(method))
 
 
-def _by(turn: Callable[[Tensor], Tensor]) -> Corrector:
+def _by(turn: _Turn) -> Corrector:
     return lambda image, prob: turn(prob)

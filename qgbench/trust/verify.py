@@ -22,15 +22,19 @@ distances      fault    HD95 (either) or ASSD that is empty though both masks ha
 surface dice   fault    outside [0, 1], not 0 where one mask is empty, not 1 where the masks are equal, or higher at the
                         smaller of the two tolerances
 scores         fault    q or confidence outside [0, 1]; q without a predictor g, or none with one
-metrics        fault    of a metric that does not ship, a value outside its range, or another one for empty masks
-audits         fault    labels.csv that is missing, damaged, of other checkpoints or images than a run audits, or does
-                        not give the agreement of scores with true Dice; records of schema 1 have none
+metrics        fault    of a metric that does not ship, a value outside its range, another one for empty masks, the
+                        label of one that ships, or other facts than the installed one's
+audits         fault    labels.csv that is missing, damaged, of other checkpoints or images than a run audits or the
+                        committed split has, or does not give the agreement of scores with true Dice; records of schema
+                        1 have none
 summary        fault    an average that the CSV does not give, where its images are the right ones; another network's
                         too, where its CSV is there
 numbers        fault    in the JSON: NaN or infinity
 contradiction  fault    g, its weights, its audit or what the add-on did are there where the run has none, or the
                         reverse; an id of g that the run cannot have; other validations, best step or networks than
-                        the settings give
+                        the settings give; mean q, kept share and effective sample size that no weights of QW have; q
+                        above its true Dice by more than it can be, or than the run's log says
+data           fault    the phantom's fingerprint is not that of the phantom drawn here
 protocol       fault    no protocol of this qgbench, or a newer version of one or of its g
 spec           fault    a spec that does not resolve, names nothing known, or that run_id or settings contradict;
                         settings that came after the record are read as what was done before them
@@ -43,10 +47,10 @@ pair           fault    a submitted CSV, or what reruns found, without its JSON
 reproduction   fault    what reruns found cannot be read or is of another record, or the last rerun disagrees
 older          note     a former version of the protocol, or of the g that guides the run: run_id, settings, split,
                         labelled images and place are not compared with those of today
-split unknown  note     no split is committed for this data set, or someone else made it: split and test images are not
-                        checked
-outside code   note     method, architecture or add-on do not ship with qgbench; where they are not installed either,
-                        their settings and networks are not checked
+split unknown  note     no split is committed for this data set, or someone else made it: split, test images and audited
+                        images are not checked
+outside code   note     method, architecture, add-on or metric do not ship with qgbench; and whether what is here has
+                        another source, or is a file, which is not run: then what it decides is not checked
 uncommitted    note     trained by code with changes that no commit holds
 near copies    note     test images that are near copies of training images, as the run found
 judge          fault    the judge counts other pixels, Dice (to 1e-9), HD95 or ASSD (to 1e-6 pixels), or finds other
@@ -70,6 +74,11 @@ twin           note     a cell with an add-on whose twin without it is missing, 
 claim          fault    a file of ``claims/`` that cannot be read (`qgbench.trust.claims`)
 ============== ======== ===============================================================================================
 
+What nothing in a record can be compared with is believed: q and confidence of a row within [0, 1], scores of audited
+labels, true Dice of audited labels, the audit of g on synthetic masks, mean q, kept share and effective sample size
+within the bounds above, hashes of g, encoder and data, times, memory, machine. Distances are believed without
+predictions. A rerun (`qgbench reproduce`) is what tells.
+
 Left out because they do not always hold: HD95 (pooled) is not bounded by HD95 (max) (border distances 0, 1 and 0, 1:
 percentiles are interpolated, 1 against 0.95), nor ASSD by either. Of all rules, only those of `verify_spec` need torch.
 """
@@ -78,7 +87,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -96,8 +105,9 @@ from qgbench.base.errors import QGBenchError, UserError, unknown_name
 from qgbench.base.paths import no_folder
 from qgbench.base.progress import Track, no_progress
 from qgbench.base.schema import SLACK, not_finite
+from qgbench.data.cache import joint_fingerprint, prepare
 from qgbench.data.cards import card_names
-from qgbench.data.readers import name_some
+from qgbench.data.readers import PHANTOM_NAME, name_some, open_source
 from qgbench.data.splits import draw_labelled, load_split, split_fingerprint
 from qgbench.metrics.masks import NSD_DIAGONAL_FRACTION, NSD_PIXELS
 from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS, TEXT_COLUMNS, Metric
@@ -109,7 +119,7 @@ from qgbench.quality.audit import (
     audited_after,
     audits_of,
 )
-from qgbench.run.folder import PREDICTIONS_NAME
+from qgbench.run.folder import PREDICTIONS_NAME, RunFolder
 from qgbench.run.record import (
     IMAGES_NAME,
     RECORD_NAME,
@@ -133,7 +143,7 @@ from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.claims import CLAIMS_NAME, read_claims
 from qgbench.trust.judge import Judge
 from qgbench.trust.reproduce import compare_machines, is_of_reproductions, record_path_of, reproduction_of
-from qgbench.trust.verify_spec import Found, compare_with_spec, not_here
+from qgbench.trust.verify_spec import Found, compare_with_spec, metrics_that_differ, outside_code
 
 JUDGES = ("medpy",)
 Severity = Literal["fault", "note"]
@@ -188,6 +198,7 @@ class _CommittedSplit:
 
     fingerprint: str
     train: pd.DataFrame
+    val: frozenset[str]
     test: dict[str, str]  # group by id
 
 
@@ -299,6 +310,7 @@ class _Verifier:
         self._protocols = {name: load_protocol(name) for name in protocol_names()}
         self._splits: dict[tuple[str, str, str], _CommittedSplit | None] = {}
         self._draws: dict[tuple[str, str, str, int, int], list[str]] = {}
+        self._phantoms: dict[int, str] = {}  # fingerprint by size
 
     def verify(self, path: Path) -> tuple[list[Fault], _Seen | None]:
         """Check one record; None where it cannot be read or its numbers are no numbers."""
@@ -317,6 +329,7 @@ class _Verifier:
         faults = [Fault(table, *found) for found in in_table]
         faults += _audited(path, record, set(images["id"]))
         faults += [Fault(path, *found) for found in (*_contradictions(record), *_labels(record, images))]
+        faults += [Fault(path, *found) for found in (*metrics_that_differ(record), *_logged(path, record))]
         faults += [*self._protocol(path, record, images), *_notes(path, record), *_reproduced(path)]
         if not {fault.rule for fault in faults} & {"image ids", "test images"}:  # other rows have other averages
             averages = summarise(images, record.metrics.values())
@@ -350,7 +363,21 @@ class _Verifier:
                 return
         for rule, text in (*compare_with_spec(record), *_place(path, record)):
             yield Fault(path, rule, text)
+        if (cell.dataset, Regime.parse(cell.regime).pools) == (PHANTOM_NAME, ()):
+            yield from self._phantom(path, record.provenance.data, present.size)
         yield from self._split(path, record, images, present)
+
+    def _phantom(self, path: Path, data: str, size: int) -> Iterator[Fault]:
+        """Compare with the phantom, the one data set that is here wherever qgbench is."""
+        if size not in self._phantoms:
+            try:
+                self._phantoms[size] = joint_fingerprint([prepare(open_source(PHANTOM_NAME), size)])
+            except QGBenchError as error:
+                yield Fault(path, "data", f"the phantom was not compared: {error}", "note")
+                return
+        if data != (drawn := self._phantoms[size]):
+            text = f"the data's fingerprint is {data[:12]}..., that of the phantom drawn here {drawn[:12]}..."
+            yield Fault(path, "data", text)
 
     def _split(self, path: Path, record: Record, images: pd.DataFrame, protocol: Protocol) -> Iterator[Fault]:
         cell, regime = record.spec, Regime.parse(record.spec.regime)
@@ -359,7 +386,8 @@ class _Verifier:
             self._splits[key] = _committed_split(cell.dataset, regime, protocol)
         committed = self._splits[key]
         if regime.split.startswith(GIVEN) or committed is None:
-            text = f"no split of '{cell.dataset}' is committed that is '{regime.split}': test images are not checked"
+            text = f"no split of '{cell.dataset}' is committed that is '{regime.split}': test and audited images "
+            text += "are not checked"
             yield Fault(path, "split unknown", text, "note")
             return
         provenance = record.provenance
@@ -370,6 +398,10 @@ class _Verifier:
         if tested != committed.test:
             text = f"{len(tested)} images, and the committed split has {len(committed.test)} to test on; "
             yield Fault(images_path(path), "test images", text + _differences(tested, committed.test))
+        audited_of = committed.val if record.pseudo_labels_on.startswith("validation") else set(committed.train["id"])
+        if foreign := sorted(_audited_ids(path) - audited_of - committed.test.keys()):
+            text = f"{name_some(foreign, 'image')}, which the committed split has not among the "
+            yield Fault(labels_path(path), "audits", text + record.pseudo_labels_on)
         budget = regime.labelled(len(committed.train))
         draw = (*key, budget, cell.seed)
         if draw not in self._draws:
@@ -563,6 +595,12 @@ def _audited(path: Path, record: Record, tested: Collection[str]) -> Iterator[Fa
         yield Fault(file, "audits", text)
 
 
+def _audited_ids(path: Path) -> set[str]:
+    with suppress(QGBenchError):  # which `_audited` says
+        return set(read_labels(labels_path(path))["id"])
+    return set()
+
+
 def _label_rows(labels: pd.DataFrame, record: Record, tested: Collection[str]) -> Iterator[str]:
     """Find rows that no run writes."""
     if others := sorted(set(labels["class"]) - {CLASS}):
@@ -631,6 +669,9 @@ def _contradictions(record: Record) -> Found:
         ("guidance", record.guidance, bool(spec.addons), f"a run of {spec.arm.typed}"),
         ("audit", audit, source.g is not None, has_g),
     ]
+    gap = None if record.guidance is None else record.guidance.val_q_minus_dice
+    if record.guidance is not None:
+        present.append(("guidance.val_q_minus_dice", gap, source.g is not None, has_g))
     if record.read_from > 1:
         present.append(("provenance.g_weights", source.g_weights, source.g is not None, has_g))
         present.append(("provenance.encoder", source.encoder, True, "a run"))
@@ -638,6 +679,9 @@ def _contradictions(record: Record) -> Found:
         if (value is not None) != expected:
             there, needed = ("null", "a value") if expected else ("given", "null")
             yield "contradiction", f"{field} is {there}; {run} has {needed}"
+    if gap is not None and record.val_dice and not -SLACK <= gap + (dice := record.val_dice[-1][1]) <= 1 + SLACK:
+        text = f"guidance.val_q_minus_dice is {gap:g}; with the last val_dice = {dice:g} q is {gap + dice:g}"
+        yield "contradiction", text
     begin, end = f"{Path(spec.dataset).name}-n", f"px-k{spec.seed}-"
     if source.g is not None and not re.fullmatch(rf"{re.escape(begin)}\d+-\d+{end}[0-9a-f]{{12}}", source.g):
         expected_g = f"{begin}<labels>-<size>{end}<12 hexadecimal digits>"
@@ -645,6 +689,19 @@ def _contradictions(record: Record) -> Found:
     if audit is not None and audit.image_dependent != (audit.image_dependence < IMAGE_DEPENDENCE_LIMIT):
         says = f"image_dependence = {audit.image_dependence:g} says otherwise"
         yield "contradiction", f"audit.image_dependent is {audit.image_dependent}; {says}"
+
+
+def _logged(path: Path, record: Record) -> Found:
+    """Compare with the run's log, which lies beside the record in its folder."""
+    log: list[dict[str, Any]] = []
+    if path.name == RECORD_NAME:
+        with suppress(ValueError):
+            log = RunFolder(path.parent).log()
+    for entry in log:
+        match entry:
+            case {"step": record.steps, "val_q_minus_dice": float(logged)} if record.guidance is not None:
+                if not _close(said := record.guidance.val_q_minus_dice, logged):
+                    yield "contradiction", f"guidance.val_q_minus_dice is {_told(said)}; log.jsonl says {_told(logged)}"
 
 
 def _labels(record: Record, images: pd.DataFrame) -> Found:
@@ -668,16 +725,8 @@ def _place(path: Path, record: Record) -> Found:
 
 
 def _notes(path: Path, record: Record) -> Iterator[Fault]:
-    absent = not_here(record.spec) if record.spec.source or record.spec.addon_source else []
-    for kind, name, source in (
-        ("method", record.spec.method, record.spec.source),
-        ("architecture", record.spec.arch, record.spec.arch_source),
-        ("add-on", record.spec.addon, record.spec.addon_source),
-    ):
-        if source:
-            text = f"the {kind} '{name}' does not ship with qgbench; its source is {source}"
-            text += ", which is not installed here: its settings are not checked" if kind in absent else ""
-            yield Fault(path, "outside code", text, "note")
+    for text in outside_code(record):
+        yield Fault(path, "outside code", text, "note")
     if (record.provenance.git_commit or "").endswith("+dirty"):
         text = f"trained by code with changes that commit {record.provenance.git_commit} does not hold"
         yield Fault(path, "uncommitted", text, "note")
@@ -708,6 +757,7 @@ def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _Commi
     return _CommittedSplit(
         fingerprint=split_fingerprint(split),
         train=split[split["split"] == "train"],
+        val=frozenset(split["id"][split["split"] == "val"]),
         test=dict(zip(test["id"], test["group"], strict=True)),
     )
 

@@ -1,17 +1,20 @@
 """What the spec of a record says that the rest of it must hold: id, settings, validations, networks.
 
 A method's class knows its settings and networks: of the rules of `qgbench.trust.verify` these alone import torch. They
-load what ships or is installed, and never a file or module that a record names.
+load what ships or is installed, and never a file or module that a record names; a file is hashed, no more.
 """
 
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qgbench.base.errors import QGBenchError, UserError, unknown_name
+from qgbench.base.schema import SLACK
+from qgbench.metrics.table import require_own_label
 from qgbench.plugins.registry import Kind, catalogue, load, source
 from qgbench.run.record import Record, settings_as_used, settings_that_differ
-from qgbench.spec.arm import ADDON_SETTINGS, AddOnSettings, RegularisationSettings
+from qgbench.spec.arm import ADDON_SETTINGS, AddOnSettings, RegularisationSettings, WeightingSettings
 from qgbench.spec.protocol import Protocol, TrainSettings
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import Settings, apply_settings
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from qgbench.methods import Method, MethodSettings
 
 Found = Iterator[tuple[str, str]]  # rule and text
+_LEAST_WEIGHT = 1e-37  # single precision may take smaller ones to be 0
 
 
 def compare_with_spec(record: Record) -> Found:
@@ -51,6 +55,7 @@ def compare_with_spec(record: Record) -> Found:
     if ((g := record.provenance.g) is not None and not spec.needs_g) or (g is None and spec.needs_g):
         needed = "an id" if spec.needs_g else "null"
         yield "contradiction", f"provenance.g is {g or 'null'}; a run of {spec.arm.typed} has {needed}"
+    yield from _weights(record, addons)
     differing = _differing_settings(record, protocol, own, addons, addons_here)
     if differing:
         yield (
@@ -63,10 +68,62 @@ def compare_with_spec(record: Record) -> Found:
         yield from _best_and_networks(record, own, addons, _keeps_teacher(method, own))
 
 
-def not_here(spec: RunSpec) -> list[str]:
-    """Name what of a record's code does not ship and is not installed, or only in another form: 'method', 'add-on'."""
-    method = spec.source and _method_here(spec) is None
-    return [name for name, absent in (("method", method), ("add-on", not _addons_here(spec))) if absent]
+def outside_code(record: Record) -> Iterator[str]:
+    """Say of everything that does not ship with qgbench which source it has, and what of it is here."""
+    spec = record.spec
+    addons: list[tuple[Kind, str]] = [("addon", name) for name in spec.addons]
+    parts: list[tuple[str, str, list[tuple[Kind, str]], str]] = [
+        ("method", spec.method, [("method", spec.method)], spec.source),
+        ("architecture", spec.arch, [("arch", spec.arch)], spec.arch_source),
+        ("add-on", spec.addon, [*addons, ("score", spec.qg_score)], spec.addon_source),
+    ]
+    parts += [("metric", name, [("metric", name)], metric.source) for name, metric in record.metrics.items()]
+    for what, name, asked, recorded in parts:
+        if recorded or what == "metric":
+            here = _what_is_here(asked, recorded)
+            its = f"its source is {recorded or 'not said'}"
+            yield f"the {what} '{name}' does not ship with qgbench; {its}{here and f', {here}'}"
+
+
+def _what_is_here(asked: list[tuple[Kind, str]], recorded: str) -> str:
+    """Say why code of a recorded source is not asked about the record; '' where it is."""
+    sources = [_source_here(kind, reference) for kind, reference in asked]
+    if None in sources:
+        return "which is not among the names and files here: it was not compared"
+    if (found := "+".join(dict.fromkeys(filter(None, sources)))) != recorded:
+        return f"and what is here has another, {found or 'that of qgbench'}: it was not compared"
+    if not all(_is_installed(kind, reference) for kind, reference in asked):
+        return "and so has the file here, which is not run to verify: its settings are not checked"
+    return ""
+
+
+def _source_here(kind: Kind, reference: str) -> str | None:
+    """Return `registry.source` of what is installed or is a file; None where neither is, or it cannot be read."""
+    file = Path(reference.rpartition(":")[0] or reference)
+    with suppress(UserError):
+        if _is_installed(kind, reference) or (file.suffix == ".py" and file.is_file()):
+            return source(kind, reference)
+    return None
+
+
+def metrics_that_differ(record: Record) -> Found:
+    """Compare what a record says of metrics that do not ship with those that are installed, and with those that do."""
+    for name, metric in record.metrics.items():
+        try:
+            require_own_label(metric)
+        except UserError as error:
+            yield "metrics", str(error)
+            continue
+        if _what_is_here([("metric", name)], metric.source):
+            continue
+        with suppress(UserError):  # an installed one that cannot be imported
+            said, installed = (each.model_dump(exclude={"source"}) for each in (metric, load("metric", name)))
+            for field in said:
+                if said[field] != installed[field]:
+                    yield (
+                        "metrics",
+                        f"metrics.{name}.{field} is {said[field]!r}; the installed one's is {installed[field]!r}",
+                    )
 
 
 def _unknown(spec: RunSpec) -> UserError | None:
@@ -135,6 +192,24 @@ def _differing_settings(
     kinds: dict[str, list[type[Settings]]] = {"protocol": [Protocol], "method": [type(own or Settings())]}
     kinds["qg"] = [type(addon) for addon in addons]
     return settings_that_differ(record.model_copy(update={"settings": stored}), expected, kinds)
+
+
+def _weights(record: Record, addons: list[AddOnSettings]) -> Found:
+    """Find averages of q, of w = q^T (q >= tau) > 0 and of the effective sample size that no weights of QW have."""
+    own = next((own for own in addons if isinstance(own, WeightingSettings)), None)
+    if own is None or record.guidance is None or record.spec.addon_source:
+        return
+    q, kept, effective = record.guidance.mean_q, record.guidance.kept_share, record.guidance.effective_sample_size
+    if q is None or kept is None or effective is None:
+        return
+    rejected = max(own.tau, _LEAST_WEIGHT ** (1 / own.temperature))  # the highest q that has no weight
+    lowest, highest = own.tau * kept, kept + (1 - kept) * rejected
+    if not lowest - SLACK <= q <= highest + SLACK:
+        text = f"guidance.mean_q is {q:g}; kept_share = {kept:g} and tau = {own.tau:g} give one"
+        yield "contradiction", f"{text} from {lowest:g} to {highest:g}"
+    elif effective > kept + SLACK:
+        text = f"guidance.effective_sample_size is {effective:g}; expected no more than kept_share = {kept:g}"
+        yield "contradiction", text
 
 
 def _validated_after(train: TrainSettings) -> list[int]:

@@ -291,6 +291,60 @@ class _NotFlippedBack(_Consistency):
         return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
 
 
+class _Averaged(_Consistency):
+    """The label is the mean of those of a view and of its flip, which is flipped back."""
+
+    def prob(self, image: Tensor) -> Tensor:
+        return label_probabilities(self.student, image)
+
+    def step(self, batch: Batch) -> Step:
+        prob = (self.prob(batch.u_w) + self.prob(batch.u_w.flip(3)).flip(3)) / 2
+        label = self.pseudo_label(batch.u_w, prob)
+        loss = pixel_cross_entropy(self.task, self.student(batch.u_s1), self.task.hard(label.prob)).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
+
+
+class _MadeOfLabels(_Averaged):
+    """It is made of two labels, which an add-on may have corrected."""
+
+    def prob(self, image: Tensor) -> Tensor:
+        return self.label(self.student, image, view="other").prob
+
+
+class _SmoothedLabel(_Consistency):
+    """A label is smoothed, and passes for what a network gave."""
+
+    def step(self, batch: Batch) -> Step:
+        prob = torch.nn.functional.avg_pool2d(self.label(self.student, batch.u_w).prob, 3, 1, 1)
+        label = self.pseudo_label(batch.u_w, prob)
+        loss = pixel_cross_entropy(self.task, self.student(batch.u_s1), label.prob).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
+
+
+class _Relabelled(_Averaged):
+    """Its first label says where images are mixed, and the mixed images are labelled."""
+
+    def step(self, batch: Batch) -> Step:
+        first = self.label(self.student, batch.u_w)
+        mixed = torch.where(self.task.hard(first.prob).bool(), batch.u_w, batch.u_w.roll(1, 0))
+        label = self.label(self.student, mixed, view="other")
+        loss = pixel_cross_entropy(self.task, self.student(mixed), label.prob).mean((1, 2, 3))
+        step = super().step(batch)
+        return Step(step.supervised, [*step.terms, Term(loss, label)])
+
+
+@pytest.mark.parametrize("method", [_MadeOfLabels, _SmoothedLabel])
+def test_a_label_that_is_made_of_labels_is_the_one_thing_found(method: type[Method]) -> None:
+    (finding,) = [finding for finding in check_method(method) if not finding.passed]
+    assert finding.rule == "no label is made of another label"
+    assert "label_probabilities(network, image) in the place of self.label" in finding.detail
+
+
+@pytest.mark.parametrize("method", [_Averaged, _Relabelled])
+def test_labels_that_are_made_of_networks_probabilities_keep_the_contract(method: type[Method]) -> None:
+    assert "no label is made of another label" not in broken_rules(method)
+
+
 class _HiddenLoss(_Consistency):
     """Its consistency is a part of the supervised loss, too, where no quality weighs it."""
 

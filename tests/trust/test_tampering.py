@@ -4,13 +4,17 @@ import json
 import shutil
 from collections.abc import Callable
 from functools import reduce
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from qgbench.metrics.table import Metric
+from qgbench.plugins.registry import Catalogue, Known
 from qgbench.run.record import content_hash, read_record
+from qgbench.trust import verify_spec
 from qgbench.trust.verify import Fault, verify_records
 
 GOLDEN = (
@@ -68,6 +72,19 @@ def no_labels(run: Path) -> None:
     (run / "labels.csv").unlink()
 
 
+def log(val_q_minus_dice: float) -> Tamper:
+    """Put the run's log beside the record."""
+    entry = {"step": 24, "val_dice": 0.18, "val_q_minus_dice": val_q_minus_dice}
+    return lambda run: (run / "log.jsonl").write_text(json.dumps(entry) + "\n")
+
+
+def metric(**changes: Any) -> Tamper:
+    """Add a metric that does not ship, 0.5 of each image."""
+    own = Metric(name="bias", label="Bias", source="ab" * 32).model_copy(update=changes)
+    averaged = put("summaries.student.means", lambda means: {**means, "bias": 0.5})
+    return both(put("metrics", {"bias": own.model_dump()}), averaged, rows(T, lambda t: t.assign(bias="0.5")))
+
+
 SPEC = "spec: settings.{} is {!r}, expected {!r}".format
 
 
@@ -89,6 +106,8 @@ SPEC = "spec: settings.{} is {!r}, expected {!r}".format
         (cell(L, "g", "good"), L, "text where a number belongs: g is 'good' for g080_1"),
         (rows(L, lambda t: t.assign(foo="0.5")), L, "columns that are not expected: foo"),
         (rows(L, lambda t: t.drop(columns="g")), L, "lacks the columns: g"),
+        (rows(L, lambda t: t.replace("g080_1", "nobody")), L, "1 image (nobody), which the committed split has not"),
+        (put("pseudo_labels_on", "validation images"), L, "the committed split has not among the validation images"),
         (put("pseudo_labels_on", "the moon"), J, "pseudo_labels_on: String should match"),
         # Validation
         (put("best_val_step", None), J, "contradiction: best_val_step is None; val_dice gives 24"),
@@ -108,6 +127,16 @@ SPEC = "spec: settings.{} is {!r}, expected {!r}".format
         (put("provenance.g_weights", "hello"), J, "'^[0-9a-f]{64}$', not 'hello'"),
         (put("provenance.g", "zz"), J, "provenance.g is 'zz'; expected phantom-n<labels>-<size>px-k0-<12 hex"),
         (put("provenance.g", "phantom-n12-64px-k1-2ac20115d1cd"), J, "px-k1-2ac20115d1cd'; expected phantom-n<la"),
+        (put("provenance.g_weights", "0" * 64), J, "provenance.g_weights: Value error, expected the SHA-256 of someth"),
+        (put("provenance.data", "ab" * 32), J, "data: the data's fingerprint is abababababab..., that of the phantom"),
+        (put("guidance.mean_q", 0.4), J, "contradiction: guidance.mean_q is 0.4; kept_share = "),
+        (put("guidance.kept_share", 0.01), J, "contradiction: guidance.mean_q is 0.770544; kept_share = 0.01 "),
+        (put("guidance.kept_share", 0.9), J, "guidance.effective_sample_size is 0.925248; expected no more than"),
+        (put("guidance.val_q_minus_dice", 0.9), J, "guidance.val_q_minus_dice is 0.9; with the last val_dice = 0.183"),
+        (put("guidance.val_q_minus_dice", None), J, "guidance.val_q_minus_dice is null; a run with a g has a value"),
+        (both(log(0.5), put("guidance.val_q_minus_dice", 0.6)), J, "val_q_minus_dice is 0.6; log.jsonl says 0.5"),
+        # A metric that does not ship
+        (metric(label="Dice"), J, "metrics: the metric 'bias' has the label of 'dice', 'Dice'; give it another"),
         # Ranges
         (put("guidance.val_q_minus_dice", 50.0), J, "guidance.val_q_minus_dice: Input should be less than"),
         (put("guidance.mean_q", -0.5), J, "guidance.mean_q: Input should be greater"),
@@ -170,22 +199,53 @@ def test_the_record_as_it_is_has_no_fault(run: Path) -> None:
     assert faults_of(run) == []
 
 
-def test_what_is_not_installed_is_noted_and_its_settings_are_not_checked(run: Path) -> None:
-    put("spec.source", "ab" * 32)(run)
+def of_a_plugin(run: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> list[str]:
+    """Say that the method is of a file in the folder where verify runs; return what is noted of it."""
+    monkeypatch.chdir(run)
+    put("spec.source", source)(run)
     put("spec.method", "lab.py:Mine")(run)
     put("run_id", read_record(run).spec.id)(run)
     put("settings.method.threshold", 0.5)(run)
-    notes = [fault.text for fault in verify_records([run]) if fault.rule == "outside code"]
     assert faults_of(run) == []
-    assert len(notes) == 1
-    assert notes[0].endswith("which is not installed here: its settings are not checked")
+    return [fault.text for fault in verify_records([run]) if fault.rule == "outside code"]
+
+
+def test_a_plugin_file_is_hashed_and_never_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "lab.py").write_text("raise SystemExit('this file was run')\n")
+    source = sha256((run / "lab.py").read_bytes()).hexdigest()
+    (note,) = of_a_plugin(run, monkeypatch, source)
+    assert note.endswith(
+        f"{source}, and so has the file here, which is not run to verify: its settings are not checked"
+    )
+    (note,) = of_a_plugin(run, monkeypatch, "0" * 64)
+    assert note.endswith(f"{'0' * 64}, and what is here has another, {source}: it was not compared")
+    (run / "lab.py").unlink()
+    (note,) = of_a_plugin(run, monkeypatch, source)
+    assert note.endswith(f"{source}, which is not among the names and files here: it was not compared")
+
+
+def test_a_metric_is_compared_with_the_installed_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric()(run)
+    assert faults_of(run) == []
+    (note,) = [fault.text for fault in verify_records([run]) if fault.rule == "outside code"]
+    told = f"its source is {'ab' * 32}, which is not among the names and files here: it was not compared"
+    assert note == f"the metric 'bias' does not ship with qgbench; {told}"
+    installed = Metric(name="bias", label="Bias", measure=lambda pred, ref, spacing: 0.5)
+    monkeypatch.setattr(verify_spec, "catalogue", lambda kind: Catalogue(kind, (Known("bias", "lab", "bias"),), {}))
+    monkeypatch.setattr(verify_spec, "source", lambda kind, name: "ab" * 32)
+    monkeypatch.setattr(verify_spec, "load", lambda kind, name: installed)
+    found = dict(verify_spec.metrics_that_differ(read_record(run)))
+    assert found == {}
+    put("metrics.bias.higher_is_better", False)(run)
+    found = dict(verify_spec.metrics_that_differ(read_record(run)))
+    assert found == {"metrics": "metrics.bias.higher_is_better is False; the installed one's is True"}
 
 
 def test_one_g_with_two_kinds_of_weights(run: Path) -> None:
     other = shutil.copytree(run, run.with_name("twin"))
-    both(put("provenance.g_weights", "0" * 64), put("spec.overrides", {"method.threshold": 0.5}))(other)
+    both(put("provenance.g_weights", "ab" * 32), put("spec.overrides", {"method.threshold": 0.5}))(other)
     both(put("settings.method.threshold", 0.5), put("run_id", read_record(other).spec.id))(other)
-    text = "provenance.g_weights of phantom-n12-64px-k0-15fdcea376a9 is 000000000000..., and a26e2f6cb909... in "
+    text = "provenance.g_weights of phantom-n12-64px-k0-15fdcea376a9 is abababababab..., and a26e2f6cb909... in "
     assert [(fault.rule, fault.text) for fault in faults_of(run, other)] == [("g", f"{text}{run}/record.json")]
     put("provenance.hardware.processor", "another one")(other)  # where honest weights may differ
     assert faults_of(run, other) == []
