@@ -249,7 +249,7 @@ def run(
 
 
 def _arm(method: str, qg: bool, qg_mode: str | None, qg_score: str, qg_norm: str, plugins: list[str]) -> Arm:
-    """Put method and add-on together from the options."""
+    """Return method and add-on, put together from the options."""
     from qgbench.plugins.registry import load, resolve
 
     method = resolve("method", method, plugins)
@@ -281,7 +281,7 @@ def _regime(
     split: str | None,
     split_from: list[Path],
 ) -> str:
-    """Put the regime together from the options."""
+    """Return the regime, put together from the options."""
     if regime is not None and (labelled is not None or pools or split is not None):
         raise UserError("give either --regime or --labelled/--pool/--split, not both.")
     chosen = regime or "+".join((labelled or "all", *pools)) + (f"@{split}" if split else "")
@@ -772,7 +772,7 @@ def main() -> None:
 
 
 def _tell(error: Exception) -> int:
-    """Print an error, with its traceback if that is wanted, and give its exit code."""
+    """Print an error, with its traceback if that is wanted, and return its exit code."""
     told = _explained(error)
     if str(told):
         console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)

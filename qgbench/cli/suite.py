@@ -191,7 +191,7 @@ def _plan(name: str, output: Path, data_dir: Path | None, device: str, tracker: 
 
 
 def _chosen(whole: "Plan", only: list[str] | None) -> "Plan":
-    """Keep what was asked for; refuse runs that are done with other data."""
+    """Return what was asked for; refuse runs that are done with other data."""
     from qgbench.launch.plan import require_same_data
 
     chosen = whole.only(only or [])

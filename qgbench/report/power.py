@@ -57,7 +57,7 @@ class Case:
 
 
 def cases_of(analysis: Analysis) -> tuple[list[Case], list[str]]:
-    """Take the spread of every contrast's differences; say of which it is not known, and why."""
+    """Return the spread of every contrast's differences; and of which it is not known, and why."""
     cases, unknown = [], []
     for section in analysis.sections:
         for contrast in section.contrasts:
@@ -74,7 +74,7 @@ def cases_of(analysis: Analysis) -> tuple[list[Case], list[str]]:
 
 
 def power_rows(cases: Sequence[Case], gains: Sequence[float], seeds: Sequence[int]) -> pd.DataFrame:
-    """Compute what each gain needs.
+    """Return what each gain needs.
 
     Parameters
     ----------

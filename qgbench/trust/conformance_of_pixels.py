@@ -59,7 +59,7 @@ def _stepped(method: Method, batch: Batch, seed: int, corrector: Corrector | Non
 
 
 def hidden_loss(method: Method, batch: Batch, other: Batch) -> str:
-    """Say when `supervised` is a loss of unlabelled images, too; '' if it never is.
+    """Return when `supervised` is a loss of unlabelled images, too; '' if it never is.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def _supervised(method: Method, batch: Batch, seed: int) -> tuple[Tensor, list[t
 
 
 def misplaced_label(method: Method, batch: Batch) -> str:
-    """Say which label does not lie on its image; '' if all do.
+    """Return which label does not lie on its image; '' if all do.
 
     In an image of few colours whose pixels do not act on each other, a label has one value in each colour: beside other
     colours aside, where a label may be smoothed. A label that layers of the method's own, untrained here, spread over
@@ -177,7 +177,7 @@ def _with_own_layers_silent(method: Method) -> Method:
 
 
 def misplaced_target(method: Method, batch: Batch) -> str:
-    """Say which term compares a prediction with its label at another place; '' if none does.
+    """Return which term compares a prediction with its label at another place; '' if none does.
 
     All views are one image, and the networks agree on it: no turned or shifted label fits better than the label.
     """

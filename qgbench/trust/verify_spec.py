@@ -23,7 +23,7 @@ Found = Iterator[tuple[str, str]]  # rule and text
 
 
 def compare_with_spec(record: Record) -> Found:
-    """Compare a record of the present version of its protocol with what its spec gives.
+    """Yield how a record of the present version of its protocol differs from what its spec gives.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def compare_with_spec(record: Record) -> Found:
 
 
 def not_here(spec: RunSpec) -> list[str]:
-    """Name what of a record's code does not ship and is not installed, or only in another form: 'method', 'add-on'."""
+    """Return what of a record's code does not ship and is not installed, or in another form: 'method', 'add-on'."""
     method = spec.source and _method_here(spec) is None
     return [name for name, absent in (("method", method), ("add-on", not _addons_here(spec))) if absent]
 
@@ -86,7 +86,7 @@ def _names(kind: Kind) -> set[str]:
 
 
 def _is_installed(kind: Kind, reference: str) -> bool:
-    """Tell whether something ships or is installed: a reference to a file or module is neither."""
+    """Return whether something ships or is installed: a reference to a file or module is neither."""
     return reference in _names(kind)
 
 
@@ -99,7 +99,7 @@ def _method_here(spec: RunSpec) -> "type[Method] | None":
 
 
 def _addons_here(spec: RunSpec) -> bool:
-    """Tell whether the add-ons and the score, of the source that the record names, are installed."""
+    """Return whether the add-ons and the score, of the source that the record names, are installed."""
     from qgbench.run.request import addon_source
 
     installed = _is_installed("score", spec.qg_score) and all(_is_installed("addon", name) for name in spec.addons)
@@ -125,7 +125,7 @@ def _addon_settings(spec: RunSpec, here: bool) -> list[AddOnSettings]:
 def _differing_settings(
     record: Record, protocol: Protocol, own: "MethodSettings | None", addons: list[AddOnSettings], addons_here: bool
 ) -> dict[str, tuple[object, object]]:
-    """Compare all settings; of code that is not here, those that the spec overrides."""
+    """Return the settings that differ; of code that is not here, only those that the spec overrides are compared."""
     expected = settings_as_used(protocol, own or Settings(), addons)
     stored = dict(record.settings)
     for part, here in (("method", own is not None), ("qg", addons_here)):
@@ -144,7 +144,7 @@ def _validated_after(train: TrainSettings) -> list[int]:
 
 
 def _keeps_teacher(method: "type[Method]", settings: "MethodSettings") -> bool:
-    """Ask a method without building its networks."""
+    """Return whether a method keeps a teacher, without building its networks."""
     asked = method.__new__(method)
     asked.settings = settings
     return asked.uses_teacher()
@@ -153,7 +153,7 @@ def _keeps_teacher(method: "type[Method]", settings: "MethodSettings") -> bool:
 def _best_and_networks(
     record: Record, method: "MethodSettings", addons: list[AddOnSettings], keeps_teacher: bool
 ) -> Found:
-    """Compare the step chosen by validation and the networks evaluated with what `Trainer` and `run` do."""
+    """Yield how the step chosen and the networks evaluated differ from what `Trainer` and `run` give."""
     regularisations = [RegularisationSettings(), *(own for own in addons if isinstance(own, RegularisationSettings))]
     ramped = max(method.warmup + method.ramp, *(own.qar_warmup + own.qar_ramp for own in regularisations))
     eligible = [(step, dice) for step, dice in record.val_dice if step >= ramped * record.steps]
