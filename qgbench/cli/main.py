@@ -92,7 +92,9 @@ def run(
     ] = False,
     qg_mode: Annotated[
         str | None,
-        typer.Option(parser=name_or_path, help="Say outright: none, qw, qar, both, or one of your own, lab.py:Mine."),
+        typer.Option(
+            parser=name_or_path, help="Choose the add-on: none, qw, qar, both, or one of your own, lab.py:Mine."
+        ),
     ] = None,
     qg_score: Annotated[
         str,
@@ -235,7 +237,7 @@ def run(
     if not _is_main_process():
         return
     from qgbench.report.cases import draw_if_missing
-    from qgbench.report.terminal import print_outcome
+    from qgbench.report.outcome import print_outcome
     from qgbench.run.folder import RunFolder
 
     draw_if_missing(RunFolder(outcome.folder), outcome.source)
@@ -347,7 +349,7 @@ def check(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check that a method, an add-on, a score or a metric keeps its contract: of a method gradients, teacher, resume.
+    """Check that a method (gradients, teacher, resuming), an add-on, a score or a metric keeps its contract.
 
     Example: [bold]qgbench check fixmatch[/bold]
     """
@@ -420,7 +422,7 @@ def new_method(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write NAME.py, a commented method to begin with, which keeps the contract.
+    """Write NAME.py, a commented method that keeps the contract, to begin with.
 
     Example: [bold]qgbench new method mine && qgbench check mine.py[/bold]
     """
@@ -464,7 +466,7 @@ def report(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write tables and figures of all records: method, method + add-on, difference, how sure it is.
+    """Write tables and figures of all records: methods with and without the add-on, differences, how sure these are.
 
     Prints the comparisons and where the files are; with --quiet the name of each file, for scripts.
 
@@ -562,7 +564,7 @@ def power(
 def verify(
     folders: Annotated[list[Path], typer.Argument(parser=expanded, help="Folders that hold records: runs, results.")],
     judge: Annotated[
-        str | None, typer.Option(help="medpy: also measure kept predictions anew, with that library.")
+        str | None, typer.Option(help="medpy: also measure kept predictions again, with that library.")
     ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -654,9 +656,9 @@ def regress(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rerun a few minutes' worth and compare every number with the committed reference. Exits with 1 on a difference.
+    """Rerun a short suite and compare every number with the committed reference. Exits with 1 on a difference.
 
-    On the reference's processor and versions all must be the same, elsewhere within tolerances that were measured.
+    On the reference's processor and versions all must be equal, elsewhere equal within measured tolerances.
 
     Example: [bold]qgbench regress[/bold] or, where a change is meant, [bold]qgbench regress --update --why "the
     decoder is wider"[/bold]

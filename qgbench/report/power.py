@@ -16,9 +16,9 @@ from rich.table import Table
 from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
 from qgbench.report.analysis import Analysis
-from qgbench.report.drawing import drawing
 from qgbench.report.figures import render
 from qgbench.report.figures.style import COLORS, FONT_SIZE, GREY, WIDTH, blank, fitted
+from qgbench.report.picture_guard import guarded
 from qgbench.stats.crossed import MIN_GROUPS
 from qgbench.stats.power import Components, components, groups_needed, least_gain, power
 
@@ -179,7 +179,7 @@ def draw_power(cases: Sequence[Case], groups: Sequence[int], seeds: Sequence[int
             len(cases),
         )
     files = []
-    with drawing("curves"):
+    with guarded("curves"):
         for number, case in enumerate(cases[:_MOST_DRAWN], start=1):
             stem = "power" if len(cases) == 1 else f"power-{number}"
             for suffix, content in render(partial(_curves, case, groups, seeds), ("pdf", "png")).items():

@@ -15,7 +15,7 @@ from rich.text import Text
 from qgbench.base.console import print_table
 from qgbench.base.errors import UserError
 from qgbench.base.paths import is_path
-from qgbench.report.terminal import outcome_table
+from qgbench.report.outcome import outcome_table
 from qgbench.run.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
 from qgbench.run.record import RECORD_NAME, Record
 from qgbench.spec.protocol import load_protocol

@@ -130,8 +130,8 @@ def misplaced_label(method: Method, batch: Batch) -> str:
             lies = _agrees_best(label) if not torch.equal(label.prob, same.prob) else not _varies_in_a_colour(label)
             if not lies:
                 return (
-                    f"that of terms[{index}] has pixels of other places: undo what was done to a view before it was "
-                    "labelled"
+                    f"the label of terms[{index}] is turned or moved against its image: undo what was done to the view "
+                    "that was labelled"
                 )
     return ""
 
