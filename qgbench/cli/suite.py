@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Declared sets of runs: [bold]qgbench suite plan small[/bold] says what one takes, [bold]suite run[/bold] runs it.",
+    help="Declared sets of runs: [bold]qgbench suite plan small[/bold] says what one takes, [bold]run[/bold] does it.",
 )
 
 Name = Annotated[
