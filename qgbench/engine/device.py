@@ -75,7 +75,7 @@ class World:
         return value if self.size == 1 else reduce(value.detach(), "mean")
 
     def any(self, flag: bool) -> bool:
-        """Return whether any process says yes, to every process."""
+        """Return to every process whether any of them says yes."""
         return flag if self.size == 1 else bool(reduce(torch.tensor(float(flag), device=self._device), "max"))
 
     def of_main(self, value: float) -> float:

@@ -130,7 +130,7 @@ class Trainer:
         return "validation images" if self._audit_set is self._data.val else "unlabelled training images"
 
     def any_process(self, flag: bool) -> bool:
-        """Return whether any process says yes, to every process; the flag itself in a run of one process."""
+        """Return to every process whether any of them says yes; the flag itself in a run of one process."""
         return self._world.any(flag)
 
     def _choose_audit_images(self, seed: int) -> tuple[ImageSet, np.ndarray]:

@@ -300,7 +300,7 @@ class _Verifier:
         self._draws: dict[tuple[str, str, str, int, int], list[str]] = {}
 
     def verify(self, path: Path) -> tuple[list[Fault], _Seen | None]:
-        """Return one record's faults and what others are compared with, None where it cannot be read as numbers."""
+        """Return a record's faults, and what is compared with other records: None where it cannot be read as numbers."""
         try:
             record = read_record(path)
         except QGBenchError as error:
@@ -794,7 +794,7 @@ def _same_scores(seen: Sequence[_Seen]) -> Iterator[Fault]:
         return where, spec.method, spec.seed
 
     def without_pools(spec: RunSpec) -> tuple[Any, ...]:
-        """Return what decides a supervised training, which reads labelled images alone: a pool changes nothing."""
+        """Return what decides a training: not the pool of a supervised one, which reads labelled images alone."""
         setting = spec.setting
         if spec.method == "supervised" and not spec.addon:
             budget, at, split = spec.regime.partition("@")
