@@ -300,7 +300,7 @@ class _Verifier:
         self._draws: dict[tuple[str, str, str, int, int], list[str]] = {}
 
     def verify(self, path: Path) -> tuple[list[Fault], _Seen | None]:
-        """Return a record's faults, and what is compared with other records: None where it cannot be read as numbers."""
+        """Return a record's faults, and what is compared with other records: None where it cannot be read."""
         try:
             record = read_record(path)
         except QGBenchError as error:
