@@ -43,7 +43,7 @@ class BCP(Method):
         self.register_buffer("best", torch.tensor(-1.0))
 
     def uses_teacher(self) -> bool:
-        """Always: it labels."""
+        """Return True: the teacher labels."""
         return True
 
     def update_teacher(self, decay: float) -> None:

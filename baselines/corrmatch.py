@@ -59,13 +59,13 @@ class CorrMatch(Method):
 
     @torch.no_grad()
     def update_threshold(self, prob: Tensor) -> Tensor:
-        """Average in the highest certainty of each class, over the classes that are predicted."""
+        """Move the threshold towards the mean of each predicted class's highest certainty, and return it."""
         confidence = self.task.confidence(prob)
         highest = [confidence[pixels].max() for pixels in self.task.pixels(prob) if pixels.any()]
         return self.threshold.lerp_(torch.stack(highest).mean(), 1.0 - self.settings.momentum)
 
     def step(self, batch: Batch) -> Step:
-        """Five terms: strong view (hard, soft), perturbed features, spread predictions (strong, weak)."""
+        """Return five terms: strong view (hard, soft), perturbed features, spread predictions (strong, weak)."""
         student = self.student
         u_w, cut, labelled = batch.u_w, batch.cut1, len(batch.x_l)
         features, pred, pred_fp = decode_twice(student, torch.cat([batch.x_l, u_w]), self.settings.dropout)

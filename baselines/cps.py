@@ -36,7 +36,7 @@ class CrossPseudoSupervision(Method):
         return terms
 
     def step(self, batch: Batch) -> Step:
-        """Four terms: those of the unlabelled images, then those of the labelled ones."""
+        """Return four terms: two of the unlabelled images, then two of the labelled ones."""
         first, second = self.network(0), self.network(1)
         pred_l, pred_u = ((first(image), second(image)) for image in (batch.x_l, batch.u_w))
         loss_1, loss_2 = (segmentation_loss(self.task, pred, batch.y_l) for pred in pred_l)

@@ -36,7 +36,7 @@ class FixMatch(Method):
     settings: Settings
 
     def step(self, batch: Batch) -> Step:
-        """One term: BCE on the strong view against the weak view's hard label, averaged over all pixels."""
+        """Return one term: BCE on the strong view against the weak view's hard label, averaged over all pixels."""
         both = self.student(torch.cat([batch.x_l, batch.u_w]))
         pred_l, pred_u_w = both.split([len(batch.x_l), len(batch.u_w)])
         label = self.pseudo_label(batch.u_w, self.task.probabilities(pred_u_w))

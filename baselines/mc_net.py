@@ -61,7 +61,7 @@ class MCNet(Method):
         return terms
 
     def step(self, batch: Batch) -> Step:
-        """Four terms: those of the unlabelled images, then those of the labelled ones, by their share of the batch."""
+        """Return four terms: two of the unlabelled images, then two of the labelled ones, by their share of a batch."""
         sizes = [len(batch.x_l), len(batch.u_w)]
         features = self.student.encode(torch.cat([batch.x_l, batch.u_w]))
         logits = [decoder.head(decoder.decode(features)) for decoder in (self.student, self.second)]

@@ -48,7 +48,7 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
     settings: Settings
 
     def step(self, batch: Batch) -> Step:
-        """One term: squared error summed over certain pixels; their number is the denominator."""
+        """Return one term: squared error summed over certain pixels; their number is the denominator."""
         assert self.teacher is not None
         passes = self._noisy_passes(self.teacher, batch.u_w, self.settings.passes + 1)
         label = self.pseudo_label(batch.u_w, passes[0], self.teacher)
@@ -64,7 +64,7 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
 
     @torch.no_grad()
     def _noisy_passes(self, teacher: Network, image: Tensor, count: int) -> Tensor:
-        """Probabilities (count, U, C, H, W) with noise and dropout, normalised by statistics of the noisy images."""
+        """Return probabilities (count, U, C, H, W) with noise and dropout, by the statistics of the noisy images."""
         spread = image.std((1, 2, 3), keepdim=True)
         limit = self.settings.clip
         probs = []

@@ -50,7 +50,7 @@ class UniMatch(Method):
     settings: Settings
 
     def step(self, batch: Batch) -> Step:
-        """Three terms: a strong view each, then the perturbed features."""
+        """Return three terms: one for each strong view, then the perturbed features."""
         student = self.student
         threshold = self.settings.threshold
         pred_l, pred_u_fp, label = (self._apart if self.settings.apart else self._together)(batch)

@@ -45,11 +45,11 @@ class UniMatchV2(Method):
     settings: Settings
 
     def uses_teacher(self) -> bool:
-        """Always: it labels."""
+        """Return True: the teacher labels."""
         return True
 
     def drop(self, features: list[Tensor]) -> list[Tensor]:
-        """Drop complementary halves of the channels in the two views: (2U, C_i, H_i, W_i), first all first views.
+        """Return features (2U, C_i, H_i, W_i), all first views first; the two views lose complementary channels.
 
         All levels have one mask, as far as they have channels.
         """
@@ -60,7 +60,7 @@ class UniMatchV2(Method):
         return [feature * masks[:, : feature.shape[1]].to(feature) for feature in features]
 
     def step(self, batch: Batch) -> Step:
-        """Two terms, one for each strong view."""
+        """Return two terms, one for each strong view."""
         assert self.teacher is not None
         student = self.student
         label = self.label(self.teacher, batch.u_w)

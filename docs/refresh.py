@@ -35,7 +35,7 @@ _QUOTE = re.compile(
 
 
 def refreshed(document: str, report: str) -> str:
-    """Replace every quoted table by the report's.
+    """Return the document with every quoted table as it is in the report.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def refreshed(document: str, report: str) -> str:
 
 
 def with_deviations(document: str) -> str:
-    """Replace the table of what each method that ships does otherwise than its authors."""
+    """Return the document with the table of what each method that ships does otherwise than its authors."""
     rows = ["| method | deviation |", "|---|---|"]
     for name in method_names():
         rows += [f"| {name} | {text} |" for text in deviations(load("method", name))]
@@ -76,7 +76,7 @@ def with_deviations(document: str) -> str:
 
 
 def _tables(report: str) -> dict[str, list[list[str]]]:
-    """Rows of cells, for each table, by the headings above it."""
+    """Return each table's rows of cells, by the headings above it."""
     found: dict[str, list[list[str]]] = {}
     chapter = title = ""
     for line in report.splitlines():
@@ -100,7 +100,7 @@ def _chosen(items: list[T], places: str) -> list[T]:
 
 
 def _chosen_rows(rows: list[list[str]], wanted: str) -> list[list[str]]:
-    """Take rows by their place, or by a name: a cell in a code span. Each once, in the order of the table."""
+    """Return rows chosen by place, or by a name in a code span: each once, in the table's order."""
     places: set[int] = set()
     for part in _parts(wanted):
         if part[0].isdigit():

@@ -58,7 +58,7 @@ def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
 
 
 def synthetic(image: Tensor, truth: Tensor, seed: int, draws: int = DRAWS) -> Judged:
-    """Degrade every mask so many times, as g's training does."""
+    """Return `draws` degraded masks of each image, as g's training makes them."""
     rng = np.random.default_rng(seed)
     truths = truth.squeeze(1).numpy() > 0.5
     index = np.repeat(np.arange(len(truths)), draws)
@@ -77,7 +77,7 @@ def judge(g: QualityPredictor, masks: Judged, accelerator: Accelerator) -> Agree
 
 
 def with_statistics(g: QualityPredictor, masks: Judged, accelerator: Accelerator) -> QualityPredictor:
-    """Replace running statistics by the averages over batches; the weights stay."""
+    """Return a copy whose running statistics are averages over batches; the weights stay."""
     calibrated = copy.deepcopy(g)
     for layer in normalising_layers(calibrated):
         layer.reset_running_stats()
@@ -91,7 +91,7 @@ def with_statistics(g: QualityPredictor, masks: Judged, accelerator: Accelerator
 
 
 def measure(cards: list[tuple[str, Path]], dataset: str, few: Regime, seed: int) -> Iterator[tuple[str, list[float]]]:
-    """Judge with every predictor of a set and seed; yield its labels and the columns."""
+    """Yield labels and columns of every predictor of a set and seed."""
     protocol = load_protocol("small")
     accelerator = make_accelerator("cpu", "bf16", 1)
     data = open_run_data(dataset, few, seed, protocol.size, protocol.fractions)

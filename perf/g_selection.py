@@ -29,7 +29,7 @@ THREADS = 1
 
 
 def stages_of(val: LabelledImages, weak: Tensor) -> list[_Judged]:
-    """Masks (E, V, 1, H, W) of weak models, by the stage of their training."""
+    """Return masks (E, V, 1, H, W) of weak models, by the stage of their training."""
     index = torch.arange(len(val.image))
     return [_Judged(index, mask.float(), overlap(mask, val.mask > 0.5).numpy()) for mask in weak]
 

@@ -44,7 +44,7 @@ MASKS = ("synthetic", "synthetic_test", "weak_models")
 
 
 def fit(name: str, dataset: str, seed: int) -> dict[str, Any]:
-    """Train one g; give what it is worth."""
+    """Train one g and return what it is worth."""
     protocol = load_protocol("small")
     settings = apply_settings(protocol.quality, CHANGES[name], "quality.")
     data = open_run_data(dataset, Regime.parse(SETS[dataset]), seed, protocol.size, protocol.fractions).training

@@ -51,7 +51,7 @@ class Trial:
 
 
 def trials(columns: dict[str, dict[str, Any]], budgets: dict[str, tuple[str, ...]], seeds: int = 3) -> list[Trial]:
-    """Every column on every budget of every set; whole seeds first."""
+    """Return every column on every budget of every set; whole seeds first."""
     places = [(dataset, budget) for dataset, of_set in budgets.items() for budget in of_set]
     return [
         Trial(column=name, dataset=dataset, budget=budget, seed=seed, **changes)
@@ -128,7 +128,7 @@ QUESTIONS = {
 
 
 def train(trial: Trial) -> dict[str, Any]:
-    """Train once; give the trial, the last validation Dice in [0, 1], and seconds of a core."""
+    """Train once; return the trial, the last validation Dice in [0, 1], and seconds of a core."""
     spec = make_spec(
         "small",
         trial.dataset,
@@ -162,12 +162,12 @@ def train(trial: Trial) -> dict[str, Any]:
 
 
 def key(trial: dict[str, Any]) -> str:
-    """What was trained, whatever the column is called."""
+    """Return what was trained, whatever the column is called."""
     return json.dumps({name: value for name, value in trial.items() if name != "column"}, sort_keys=True)
 
 
 def judged(result: dict[str, Any], question: str) -> float:
-    """The last validation; for settings of methods, which one seed decides, the mean of the last three."""
+    """Return the last validation; for settings of methods, which one seed decides, the mean of the last three."""
     return statistics.mean(result["validations"][-3:]) if question.startswith("tune_") else result["dice"]
 
 

@@ -24,10 +24,10 @@ def expanded(path: str | Path) -> Path:
 
 
 def is_path(name: str) -> bool:
-    """Tell a path from a name: it has a separator (``./mine``, ``mine/``), or is ``.``, ``..`` or ``~``."""
+    """Return whether it is a path, not a name: with a separator (``./mine``, ``mine/``), or ``.``, ``..`` or ``~``."""
     return "/" in name or os.sep in name or name in (".", "..") or name.startswith("~")
 
 
 def no_folder(path: str | Path) -> str:
-    """Say, for a message, that a path leads to no folder."""
+    """Return words for a message: that a path leads to no folder."""
     return f"{path} is a file, and a folder is needed" if Path(path).exists() else f"there is no folder {path}"

@@ -92,7 +92,9 @@ def run(
     ] = False,
     qg_mode: Annotated[
         str | None,
-        typer.Option(parser=name_or_path, help="Say outright: none, qw, qar, both, or one of your own, lab.py:Mine."),
+        typer.Option(
+            parser=name_or_path, help="Choose the add-on: none, qw, qar, both, or one of your own, lab.py:Mine."
+        ),
     ] = None,
     qg_score: Annotated[
         str,
@@ -235,7 +237,7 @@ def run(
     if not _is_main_process():
         return
     from qgbench.report.cases import draw_if_missing
-    from qgbench.report.terminal import print_outcome
+    from qgbench.report.outcome import print_outcome
     from qgbench.run.folder import RunFolder
 
     draw_if_missing(RunFolder(outcome.folder), outcome.source)
@@ -249,7 +251,7 @@ def run(
 
 
 def _arm(method: str, qg: bool, qg_mode: str | None, qg_score: str, qg_norm: str, plugins: list[str]) -> Arm:
-    """Put method and add-on together from the options."""
+    """Return method and add-on, put together from the options."""
     from qgbench.plugins.registry import load, resolve
 
     method = resolve("method", method, plugins)
@@ -281,7 +283,7 @@ def _regime(
     split: str | None,
     split_from: list[Path],
 ) -> str:
-    """Put the regime together from the options."""
+    """Return the regime, put together from the options."""
     if regime is not None and (labelled is not None or pools or split is not None):
         raise UserError("give either --regime or --labelled/--pool/--split, not both.")
     chosen = regime or "+".join((labelled or "all", *pools)) + (f"@{split}" if split else "")
@@ -347,7 +349,7 @@ def check(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check that a method, an add-on, a score or a metric keeps its contract: of a method gradients, teacher, resume.
+    """Check that a method (gradients, teacher, resuming), an add-on, a score or a metric keeps its contract.
 
     Example: [bold]qgbench check fixmatch[/bold]
     """
@@ -420,7 +422,7 @@ def new_method(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write NAME.py, a commented method to begin with, which keeps the contract.
+    """Write NAME.py, a commented method that keeps the contract, to begin with.
 
     Example: [bold]qgbench new method mine && qgbench check mine.py[/bold]
     """
@@ -464,7 +466,7 @@ def report(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write tables and figures of all records: method, method + add-on, difference, how sure it is.
+    """Write tables and figures of all records: methods with and without the add-on, differences, how sure these are.
 
     Prints the comparisons and where the files are; with --quiet the name of each file, for scripts.
 
@@ -562,7 +564,7 @@ def power(
 def verify(
     folders: Annotated[list[Path], typer.Argument(parser=expanded, help="Folders that hold records: runs, results.")],
     judge: Annotated[
-        str | None, typer.Option(help="medpy: also measure kept predictions anew, with that library.")
+        str | None, typer.Option(help="medpy: also measure kept predictions again, with that library.")
     ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -654,9 +656,9 @@ def regress(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rerun a few minutes' worth and compare every number with the committed reference. Exits with 1 on a difference.
+    """Rerun a short suite and compare every number with the committed reference. Exits with 1 on a difference.
 
-    On the reference's processor and versions all must be the same, elsewhere within tolerances that were measured.
+    On the reference's processor and versions all must be equal, elsewhere equal within measured tolerances.
 
     Example: [bold]qgbench regress[/bold] or, where a change is meant, [bold]qgbench regress --update --why "the
     decoder is wider"[/bold]
@@ -772,7 +774,7 @@ def main() -> None:
 
 
 def _tell(error: Exception) -> int:
-    """Print an error, with its traceback if that is wanted, and give its exit code."""
+    """Print an error, with its traceback if that is wanted, and return its exit code."""
     told = _explained(error)
     if str(told):
         console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)

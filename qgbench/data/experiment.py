@@ -17,7 +17,7 @@ Part = tuple[Prepared, np.ndarray]  # a prepared data set and rows of it
 
 
 def whole(prepared: Prepared) -> Part:
-    """Take all images of a prepared data set."""
+    """Return all images of a prepared data set."""
     return prepared, np.arange(len(prepared.ids))
 
 
@@ -42,14 +42,14 @@ class ImageSet:
         return len(self.ids)
 
     def images(self, index: np.ndarray) -> Tensor:
-        """Images (B, 3, S, S), float in [0, 1]."""
+        """Return images (B, 3, S, S), float in [0, 1]."""
         stack = np.empty((len(index), self.size, self.size, 3), np.uint8)
         for place, i in enumerate(index):
             stack[place] = self._parts[self._part_of[i]].images[self._row_of[i]]
         return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous().float() / 255.0
 
     def masks(self, index: np.ndarray) -> Tensor:
-        """Masks (B, 1, S, S), float, 0 or 1; zeros for images without one (see `masked`)."""
+        """Return masks (B, 1, S, S), float, 0 or 1; zeros for images without one (see `masked`)."""
         stack = np.zeros((len(index), 1, self.size, self.size), np.uint8)
         for place, i in enumerate(index):
             masks = self._parts[self._part_of[i]].masks
@@ -81,7 +81,7 @@ def training_data(
     k: int,
     labelled_ids: list[str] | None = None,
 ) -> TrainingData:
-    """Draw the labelled images of seed index k and gather the rest.
+    """Return the labelled images of seed index k, and the rest.
 
     Parameters
     ----------

@@ -113,7 +113,7 @@ def said_if(*causes: type[QGBenchError]) -> Iterator[None]:
 
 
 def _drawn(pool: Source, given: GivenSplit | None, draw: int | None, seed: int) -> list[str]:
-    """List the images of a pool that a run uses."""
+    """Return the images of a pool that a run uses."""
     ids = pool.ids if given is None or given.pool is None else sorted(set(pool.ids) & set(given.pool))
     return ids if draw is None else draw_pool(ids, pool.name, draw, seed)
 

@@ -59,7 +59,7 @@ def split_of(
     draws: int = 5,
     track: Track = no_progress,
 ) -> ShownSplit:
-    """Draw or read a split.
+    """Return a split, drawn or read.
 
     Parameters
     ----------

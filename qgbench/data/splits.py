@@ -47,7 +47,7 @@ def make_split(
     seed: int = 0,
     areas: Sequence[float] | None = None,
 ) -> pd.DataFrame:
-    """Split a data set at random, balanced in numbers of images and in lesion area.
+    """Return a random split of a data set, balanced in numbers of images and in lesion area.
 
     The units that are dealt out are groups or, for the kind ``image``, images. Their numbers follow the fractions (by
     largest remainder; at least 2 in each part, but 1 will do for validation where groups hold several images). Of 1024
@@ -104,7 +104,7 @@ def make_split(
 
 
 def _distance_of_areas(part_of_image: np.ndarray, images: np.ndarray, last_of_area: np.ndarray) -> np.ndarray:
-    """Kolmogorov's distance of each part's areas from the whole's, beyond the median of random samples: (3,).
+    """Return Kolmogorov's distance of each part's areas from the whole's, beyond the median of random samples: (3,).
 
     Images are in the order of their areas; `last_of_area` marks the last one of those with equal areas.
     """
@@ -162,7 +162,7 @@ def load_split(
 
 
 def keeps_groups(dataset: str) -> bool:
-    """Tell whether other groups need another data set: the split is committed, or the folder named by its path."""
+    """Return whether other groups need another data set: the split is committed, or the folder named by its path."""
     return is_path(dataset) or _has_committed_split(dataset)
 
 
@@ -175,12 +175,12 @@ def _committed(name: str) -> Traversable:
 
 
 def split_name(kind: SplitKind, fractions: Fractions) -> str:
-    """Name a split after its kind and its percentages: ``grouped-40-10-50``."""
+    """Return a split's name, after its kind and its percentages: ``grouped-40-10-50``."""
     return "-".join([kind, *(str(percent) for percent in _percents(fractions))])
 
 
 def draw_labelled(train: pd.DataFrame, budget: int, k: int) -> list[str]:
-    """Draw the labelled images of seed index k.
+    """Return the labelled images of seed index k.
 
     Groups are shuffled, then the images of each; one image is taken from each group in turn until the budget is full.
     So the draw of a smaller budget is the beginning of the draw of a larger one.
@@ -218,7 +218,7 @@ def draw_labelled(train: pd.DataFrame, budget: int, k: int) -> list[str]:
 
 
 def draw_pool(ids: Sequence[str], pool: str, number: int, k: int) -> list[str]:
-    """Draw unlabelled images of seed index k from a pool; a smaller draw is part of a larger one.
+    """Return unlabelled images of seed index k from a pool; a smaller draw is part of a larger one.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ def _too_few(kind: SplitKind, units: int, images: int, least: np.ndarray) -> Use
 
 
 def _deal(count: int, percents: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """Numbers of units (train, val, test) by largest remainder; the test part wins a tie, then the validation part."""
+    """Return numbers of units (train, val, test) by largest remainder; test wins a tie, then validation."""
     numbers, remainders = np.divmod(count * percents, 100)
     by_need = np.argsort(-remainders[::-1], kind="stable")
     numbers[::-1][by_need[: count - numbers.sum()]] += 1

@@ -211,7 +211,7 @@ def _labelled_images(spec: RunSpec) -> int | None:
 
 
 def _finished(folders: Sequence[Path]) -> Iterator[_Finished]:
-    """Read runs off their records, and each g, which several runs share, off the first record that names it."""
+    """Yield the runs that have a record, and each g, which several runs share, by the first record that names it."""
     known: set[str] = set()
     for record in (record for folder in folders for record in _records(folder)):
         spec = record.spec

@@ -194,7 +194,7 @@ class Method(nn.Module):
             raise
 
     def train(self, mode: bool = True) -> "Method":
-        """Set training mode; the teacher always stays in evaluation mode."""
+        """Set training mode, the teacher always in evaluation mode; return the method."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()

@@ -55,10 +55,10 @@ class Network(Protocol):
         """Set evaluation mode."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Iterate over what is trained."""
+        """Return an iterator over what is trained."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Iterate over names and what is trained."""
+        """Return an iterator over names and what is trained."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters and buffers by name."""

@@ -38,7 +38,7 @@ def cross_entropy(task: Task, logits: Tensor, target: Tensor, region: Tensor) ->
 
 
 def draw_patch(image: Tensor, share: float) -> Tensor:
-    """Draw one square patch for all images, its sides a share of theirs: (1, 1, H, W) bool, True inside."""
+    """Return one random square patch for all images, its sides a share of theirs: (1, 1, H, W) bool, True inside."""
     inside = torch.zeros_like(image[:1, :1], dtype=torch.bool)
     sides = [int(side * share) for side in image.shape[2:]]
     top, left = (int(torch.randint(n - side + 1, ())) for n, side in zip(image.shape[2:], sides, strict=True))

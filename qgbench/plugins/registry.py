@@ -63,20 +63,20 @@ class _Kind:
         return _found(self.built_in) if ":" in self.built_in else {}
 
     def names(self) -> list[str]:
-        """List the built-ins, without importing them where each has a module."""
+        """Return the names of the built-ins, without importing them where each has a module."""
         if ":" in self.built_in:
             return sorted(self.known())
         return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(self.built_in).__path__))
 
     def has(self, value: Any) -> bool:
-        """Tell whether something is of this kind."""
+        """Return whether something is of this kind."""
         base = _found(self.base)
         if self.instances:
             return isinstance(value, base)
         return inspect.isclass(value) and issubclass(value, base) and value is not base
 
     def words(self, number: int = 1) -> str:
-        """Say what a reference should name: 'a subclass of qgbench.methods.Method'."""
+        """Return what a reference should name, in words: 'a subclass of qgbench.methods.Method'."""
         base = self.base.replace(":", ".")
         if number == 1:
             return f"a {base}" if self.instances else f"a subclass of {base}"
@@ -287,7 +287,7 @@ def kinds_of(name: str, plugins: Iterable[str] = ()) -> list[tuple[Kind, str]]:
 
 
 def _place(reference: str) -> tuple[str, str]:
-    """Split a reference into file or module ('' for a name) and the name in it ('' for a whole file)."""
+    """Return the two parts of a reference: file or module ('' for a name), and the name in it ('' for a whole file)."""
     if reference.endswith(".py"):
         return reference, ""
     where, _, name = reference.rpartition(":")
@@ -300,7 +300,7 @@ def _origin(point: EntryPoint) -> str:
 
 
 def _entry_points(kind: Kind) -> Sequence[EntryPoint]:
-    """Ask all installed packages, once as long as nothing is installed or removed: there may be a hundred of them."""
+    """Return what installed packages name; they are asked again only after an installation: there may be a hundred."""
     times = tuple((path, Path(path).stat().st_mtime_ns) for path in sys.path if Path(path).is_dir())
     return _read_entry_points(kind, times)
 
@@ -342,7 +342,7 @@ def _only(kind: Kind, where: str, module: ModuleType) -> Any:
 
 
 def _defined(kind: Kind, module: ModuleType) -> dict[str, Any]:
-    """What of a kind a module itself defines, or a package's own modules; by name, sorted."""
+    """Return what of a kind a module itself defines, or a package's own modules; by name, sorted."""
     known = _KINDS[kind]
     found = {name: value for name, value in vars(module).items() if not name.startswith("_") and known.has(value)}
     if not known.instances:

@@ -113,7 +113,7 @@ def _train_weak_models(
     folder: Path,
     belongs_to: dict[str, str],
 ) -> tuple[WeakMasks, float]:
-    """Train weak models; return them and the seconds that it took.
+    """Train weak models; return their masks and the seconds that it took.
 
     One fold: they are trained on all labelled images and asked about the same. K folds: K times, on the images outside
     a fold and asked about those in it.
@@ -373,7 +373,7 @@ class _TrainingMasks:
         return torch.from_numpy(np.stack(masks)).unsqueeze(1).to(truths.device) if masks else truths
 
     def state_dict(self) -> dict[str, Any]:
-        """Generators and what is left of the order."""
+        """Return generators and what is left of the order."""
         return {
             "order": self._order.bit_generator.state,
             "rng": self._rng.bit_generator.state,
@@ -394,7 +394,7 @@ def _mixture(settings: QualitySettings) -> Degrade:
 
 
 def _synthetic(images: LabelledImages, count: int, degrade: Degrade, seed: int) -> _Judged:
-    """Degrade every mask `count` times."""
+    """Return `count` degraded masks of every image."""
     rng = np.random.default_rng(seed)
     truths = list(images.mask.squeeze(1).numpy() > 0.5)
     index = np.repeat(np.arange(len(truths)), count)
@@ -407,7 +407,7 @@ def _synthetic(images: LabelledImages, count: int, degrade: Degrade, seed: int) 
 def _judge(
     predictor: QualityPredictor, images: LabelledImages, judged: _Judged, accelerator: Accelerator
 ) -> np.ndarray:
-    """Predict the quality of masks in evaluation mode: (M,)."""
+    """Return the predicted quality of masks, in evaluation mode: (M,)."""
     training = predictor.training
     predictor.eval()
     parts = []

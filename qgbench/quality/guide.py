@@ -364,12 +364,22 @@ def addon_settings(arm: Arm) -> list[tuple[type[AddOn], AddOnSettings]]:
     changes = arm.overrides_of("qg")
     for name in changes:
         if name not in counted:
-            raise unknown_name("setting", f"qg.{name}", [f"qg.{field}" for field in counted])
+            raise _unknown_setting(name, arm.addons, list(counted))
     found = []
     for kind in classes:
         own = {name: value for name, value in changes.items() if name in kind.Settings.model_fields}
         found.append((kind, apply_settings(kind.Settings(), own, "qg.")))
     return found
+
+
+def _unknown_setting(name: str, addons: Sequence[str], known: Sequence[str]) -> UserError:
+    """Return the error for a setting that no chosen add-on has: it is another's, or misspelt."""
+    settings = [f"qg.{field}" for field in known]
+    owner = next((other for other, kind in ADDONS.items() if name in kind.Settings.model_fields), None)
+    if owner is None or not addons:
+        return unknown_name("setting", f"qg.{name}", settings)
+    chosen = " and ".join(addons)
+    return UserError(f"qg.{name} is a setting of {owner}, not of {chosen}, which has: {', '.join(settings) or 'none'}.")
 
 
 def make_guide(arm: Arm, predictor: nn.Module | None, seed: int) -> Guide:

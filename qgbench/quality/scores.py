@@ -205,7 +205,7 @@ class PredictedQuality(Score):
     needs_g = True
 
     def __call__(self, labelling: Labelling) -> Tensor:
-        """Q = g(image, label > 0.5), without gradient (arXiv 2606.01753, Eqn 7)."""
+        """Return q = g(image, label > 0.5), without gradient (arXiv 2606.01753, Eqn 7)."""
         assert self.predictor is not None
         with torch.no_grad():
             return self.predictor(labelling.image, (labelling.prob > 0.5).float())

@@ -15,7 +15,7 @@ Noise = Literal["none", "written", "library"]
 
 
 def geometric_view(image: Tensor, mask: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Flip along each axis with probability 0.5, then rotate by up to 20 degrees with probability 0.5.
+    """Return image and mask, each axis flipped with probability 0.5, then turned by up to 20 degrees with 0.5.
 
     What a rotation brings in from outside is black, and no lesion.
 
@@ -30,7 +30,7 @@ def geometric_view(image: Tensor, mask: Tensor, generator: Generator) -> tuple[T
 
 
 def colour_view(image: Tensor, noise: Noise, generator: Generator) -> Tensor:
-    """Change brightness and contrast with probability 0.5, then jitter with 0.3, then add noise with 0.2.
+    """Return images with other brightness and contrast (probability 0.5), then jitter (0.3), then noise (0.2).
 
     Parameters
     ----------

@@ -105,7 +105,7 @@ class _DarkerThanTheImage(nn.Module):
 
 
 def fixed_numbers(specs: Sequence[RunSpec], data_dir: Path | None = None) -> Numbers:
-    """Compute them all, on the data of a suite's runs; steps and evaluation on those of the first run.
+    """Return all numbers of fixed inputs, on the data of a suite's runs; steps and evaluation on the first run's.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def _of_data(data: RunData) -> dict[str, Value]:
 
 
 def _pixels(images: ImageSet) -> str:
-    """SHA-256 of images and masks, as 8-bit numbers."""
+    """Return the SHA-256 of images and masks, as 8-bit numbers."""
     seen = hashlib.sha256()
     for image, mask in images.batches():
         for part in (image * 255, mask):
@@ -171,7 +171,7 @@ def _of_evaluation(data: RunData, accelerator: Accelerator) -> dict[str, Value]:
 
 
 def _few(data: RunData) -> TrainingData:
-    """Take few images of each part, so that steps, validation and audits are quick."""
+    """Return few images of each part, so that steps, validation and audits are quick."""
     training = data.training
     chosen = {name: getattr(training, name).ids[:most] for name, most in _IMAGES.items()}
     rows = data.split[data.split["id"].isin([id for ids in chosen.values() for id in ids])]
@@ -182,7 +182,7 @@ def _few(data: RunData) -> TrainingData:
 def _of_steps(
     method_class: type[Method], guided: bool, data: TrainingData, protocol: Protocol, accelerator: Accelerator
 ) -> dict[str, Value]:
-    """Train; with every mode of the add-on that suits the method, if `guided`."""
+    """Train, with every mode of the add-on that suits the method if `guided`, and return numbers of the steps."""
     quality = _Contrast()
     torch.manual_seed(0)
     method = method_class(lambda arch="": _Segmenter(data.labelled.size), method_class.Settings())
@@ -205,7 +205,7 @@ def _of_steps(
 
 
 def _flat(network: Network) -> Tensor:
-    """Parameters and running statistics in one vector."""
+    """Return parameters and running statistics in one vector."""
     values = network.state_dict().values()
     return torch.cat([value.detach().double().flatten().clone() for value in values if value.is_floating_point()])
 

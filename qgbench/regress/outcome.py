@@ -50,12 +50,12 @@ def _numbers(folder: RunFolder) -> dict[str, Value]:
 
 
 def averages(summary: Summary) -> dict[str, Value]:
-    """Averages over the test images, by their names in the record."""
+    """Return averages over the test images, by their names in the record."""
     return {name: value for name, value in summary.numbers().items() if name not in _COUNTED}
 
 
 def logged(log: Iterable[Mapping[str, float | None]]) -> dict[str, Value]:
-    """Numbers of a run's log, each under its step: 'step 11 supervised'; correlations, which few images make, left out.
+    """Return a run's log, each number under its step: 'step 11 supervised'; correlations, of few images, left out.
 
     Parameters
     ----------
@@ -88,6 +88,6 @@ def _quality(record: Record) -> dict[str, Value]:
 
 
 def digest(ids: Iterable[str]) -> str:
-    """Number and fingerprint of names: '12: 1a2b3c4d5e6f'."""
+    """Return number and fingerprint of names: '12: 1a2b3c4d5e6f'."""
     names = list(ids)
     return f"{len(names)}: {hashlib.sha256(repr(names).encode()).hexdigest()[:12]}"

@@ -88,7 +88,7 @@ def _mean(values: Iterable[float | None]) -> Average:
 
 
 def _median(seconds: Iterable[float]) -> Average:
-    """Average times: a machine that slept for half an hour must not count."""
+    """Return the median of times: a machine that slept for half an hour must not count."""
     defined = list(seconds)
     return Average(median(defined), len(defined))
 

@@ -197,7 +197,7 @@ def rehearse(
     force: bool = False,
     tracker: str | None = None,
 ) -> dict[str, Any]:
-    """Do what a run does before it trains, weights aside, and describe it; data that are not here are not checked.
+    """Do what a run does before it trains, weights aside, and return a description; absent data are not checked.
 
     Parameters and what is raised are those of `run`, the result is that of `describe`.
     """
@@ -396,7 +396,7 @@ def _refuse_small_batches(arch: str, spec: RunSpec, protocol: Protocol) -> None:
 def _make_method(
     spec: RunSpec, protocol: Protocol, method_class: type[Method], settings: MethodSettings
 ) -> tuple[Method, str]:
-    """Make the method with its networks, and the hash of the encoder that training starts from; of all, if they differ.
+    """Return the method with its networks, and the hash of the encoder that it starts from; of all, if they differ.
 
     They come before data and g: an unknown architecture shall not be found out after minutes spent on those.
     """
@@ -409,7 +409,7 @@ def _make_method(
 
 
 def _with_weights_in_truth(spec: RunSpec, protocol: Protocol) -> Protocol:
-    """Say of the encoder's weights what is so: an architecture that does not ship may ignore what it is asked for."""
+    """Return the protocol with the weights that the encoder has: an arch that does not ship may ignore those asked."""
     if not spec.arch_source or protocol.encoder_weights == "none":
         return protocol
     truth = weights_in_truth(protocol.arch, protocol.encoder, protocol.decoder_channels, protocol.size)

@@ -371,7 +371,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Turn a record of schema 1, which said many things twice, into one of schema 2.
+    """Return a record of schema 1, which said many things twice, as one of schema 2.
 
     Raises
     ------
@@ -529,12 +529,12 @@ def result_path(record: Record) -> PurePosixPath:
 
 @cache
 def _encoder(protocol: str) -> str | None:
-    """Name the encoder of a protocol; None where there is no such protocol."""
+    """Return the encoder of a protocol; None where there is no such protocol."""
     return load_protocol(protocol).encoder if protocol in protocol_names() else None
 
 
 def _marked(reference: str, source: str) -> str:
-    """Shorten the reference of what does not ship to a name, and mark it by a hash over reference and source."""
+    """Return the reference of what does not ship as a short name, marked by a hash over reference and source."""
     if not source:
         return reference
     name = re.sub(r"\W+", "_", reference.replace(".py", "").rpartition("/")[2])

@@ -127,11 +127,11 @@ class Trainer:
 
     @property
     def audited_on(self) -> str:
-        """Name the images that pseudo-labels are audited on."""
+        """What pseudo-labels are audited on: 'validation images' or 'unlabelled training images'."""
         return "validation images" if self._audit_set is self._data.val else "unlabelled training images"
 
     def any_process(self, flag: bool) -> bool:
-        """Tell every process whether any of them says yes; the flag itself in a run of one process."""
+        """Return to every process whether any of them says yes; the flag itself in a run of one process."""
         return self._world.any(flag)
 
     def _choose_audit_images(self, seed: int) -> tuple[ImageSet, np.ndarray]:
@@ -235,7 +235,7 @@ class Trainer:
             self.history.best_state = {k: v.detach().cpu().clone() for k, v in self.method.student.state_dict().items()}
 
     def _judge_validation(self) -> dict[str, np.ndarray]:
-        """True Dice of the evaluated network's validation predictions, at training resolution, and their scores: (V,).
+        """Return true Dice of the evaluated network's validation predictions, at training size, and their scores: (V,).
 
         'dice' and 'confidence', and 'q' where there is a g.
         """
@@ -342,7 +342,7 @@ class Trainer:
         return pd.DataFrame(columns)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on; every process calls this and gets the same."""
+        """Return everything that the rest of the run depends on; every process calls this and gets the same."""
         return {
             "history": vars(self.history),
             "method": self.method.state_dict(),
@@ -376,7 +376,7 @@ class Trainer:
 
 
 def learning_rate(progress: float, highest: float, lowest: float) -> float:
-    """Cosine from `highest` at progress 0 to `lowest` at 1."""
+    """Return the learning rate, a cosine from `highest` at progress 0 to `lowest` at 1."""
     return lowest + 0.5 * (highest - lowest) * (1.0 + math.cos(math.pi * progress))
 
 

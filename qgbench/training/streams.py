@@ -32,7 +32,7 @@ class ShuffledOrder:
         self._left = torch.empty(0, dtype=torch.long)
 
     def take(self, number: int) -> np.ndarray:
-        """Take the next indices: (number,) int."""
+        """Return the next indices: (number,) int."""
         while len(self._left) < number:
             self._left = torch.cat([self._left, torch.randperm(self._count, generator=self._generator)])
         taken, self._left = self._left[:number], self._left[number:]
@@ -72,7 +72,7 @@ def check_batches(settings: TrainSettings, size: int) -> None:
 
 
 def own_part(batch: Batch, truth: Tensor, world: World) -> tuple[Batch, Tensor]:
-    """Take the share of one process from a batch that every process drew alike: rows r*B/P to (r+1)*B/P.
+    """Return the share of one process from a batch that every process drew alike: rows r*B/P to (r+1)*B/P.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Streams:
         self._orders = {name: ShuffledOrder(len(images), self._generators[name]) for name, images in sets.items()}
 
     def next(self, progress: float) -> tuple[Batch, Tensor]:
-        """Draw a batch, and the held-back masks (U, 1, H, W) of its unlabelled images in the weak view's geometry.
+        """Return a batch, and the held-back masks (U, 1, H, W) of its unlabelled images in the weak view's geometry.
 
         Masks are NaN for images whose mask is not known (those of a pool).
 
@@ -141,7 +141,7 @@ class Streams:
         return batch, truth
 
     def state_dict(self) -> dict[str, Any]:
-        """Generators and what is left of each order."""
+        """Return generators and what is left of each order."""
         generators = {name: generator.get_state() for name, generator in self._generators.items()}
         return {"generators": generators, "left": {name: order.left.clone() for name, order in self._orders.items()}}
 

@@ -91,7 +91,7 @@ def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
 
 
 def check_method(method_class: type[Method]) -> Iterator[Finding]:
-    """Check every rule of the contract in turn; whatever the method raises is the last finding.
+    """Yield what each rule of the contract finds, in turn; whatever the method raises is the last finding.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def check_method(method_class: type[Method]) -> Iterator[Finding]:
 
 
 def _where_it_failed(error: BaseException, method_class: type[Method]) -> str:
-    """Say what somebody's code raised, in which line of it, and what networks it was given."""
+    """Return what somebody's code raised, in which line of it, and what networks it was given."""
     last = own_line(error, method_class) or traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"{in_one_line(error)} ({Path(last.filename).name}, line {last.lineno}). The networks of the check "
@@ -306,7 +306,7 @@ def _check_twins(bench: Bench) -> Iterator[Finding]:
 
 
 def check_resume(bench: Bench, modes: Callable[[nn.Module], list[AddOn]]) -> Finding:
-    """Compare a run that was interrupted after 5 steps with one that was not."""
+    """Return whether a run that was interrupted after 5 steps ends as one that was not."""
     steps = 12
     whole, _ = bench.trainer(modes, steps)
     expected = finish(whole)

@@ -65,7 +65,7 @@ def _stepped(method: Method, batch: Batch, seed: int, corrector: Corrector | Non
 
 
 def hidden_loss(method: Method, batch: Batch, other: Batch) -> str:
-    """Say when `supervised` is a loss of unlabelled images, too; '' if it never is.
+    """Return when `supervised` is a loss of unlabelled images, too; '' if it never is.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def _supervised(method: Method, batch: Batch, seed: int) -> tuple[Tensor, list[t
 
 
 def misplaced_label(method: Method, batch: Batch) -> str:
-    """Say which label does not lie on its image; '' if all do.
+    """Return which label does not lie on its image; '' if all do.
 
     In an image of few colours whose pixels do not act on each other, a label has one value in each colour: beside other
     colours aside, where a label may be smoothed. A label that layers of the method's own, untrained here, spread over
@@ -136,8 +136,8 @@ def misplaced_label(method: Method, batch: Batch) -> str:
             lies = _agrees_best(label) if not torch.equal(label.prob, same.prob) else not _varies_in_a_colour(label)
             if not lies:
                 return (
-                    f"that of terms[{index}] has pixels of other places: undo what was done to a view before it was "
-                    "labelled"
+                    f"the label of terms[{index}] is turned or moved against its image: undo what was done to the view "
+                    "that was labelled"
                 )
     return ""
 
@@ -185,7 +185,7 @@ def _with_own_layers_silent(method: Method) -> Method:
 
 
 def misplaced_target(method: Method, batch: Batch) -> str:
-    """Say which term compares a prediction with its label at another place; '' if none does.
+    """Return which term compares a prediction with its label at another place; '' if none does.
 
     All views are one image, and the networks agree on it: no turned or shifted label fits better than the label.
     """

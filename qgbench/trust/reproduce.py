@@ -373,7 +373,7 @@ def _refuse_other_settings(file: Path, record: Record) -> None:
 
 
 def compare_conditions(record: Record, now: Provenance) -> list[Condition]:
-    """Compare where a record's numbers come from with where a rerun's do.
+    """Return what is the same where a record's numbers come from and where a rerun's do, and what is not.
 
     Parameters
     ----------
@@ -407,7 +407,7 @@ def compare_conditions(record: Record, now: Provenance) -> list[Condition]:
 
 
 def compare_machines(then: Machine, now: Machine) -> list[Condition]:
-    """Compare the packages and the hardware that two sets of numbers come from."""
+    """Return which packages and hardware are the same for two sets of numbers, and which are not."""
 
     def condition(name: str, was: Any, is_: Any, role: Role) -> Condition:
         return Condition(name, _shown(was), _shown(is_), was == is_, role)
@@ -505,7 +505,7 @@ def sibling_dice(original: Original) -> list[float]:
 
 
 def judge(original: Original, rerun_path: Path) -> Reproduction:
-    """Compare a rerun with its record.
+    """Return how a rerun compares with its record.
 
     Parameters
     ----------
@@ -553,7 +553,7 @@ def judge(original: Original, rerun_path: Path) -> Reproduction:
 
 
 def _verdict(first: pd.DataFrame, second: pd.DataFrame, dice: float, noise: Noise | None) -> tuple[Verdict, str]:
-    """Decide over two tables of rows, sorted by id; noise is None where exactness is expected."""
+    """Return the verdict over two tables of rows, sorted by id; noise is None where exactness is expected."""
     if first.equals(second):
         return "identical", "every number of every image is the same."
     if not first[_NOT_TRAINED].equals(second[_NOT_TRAINED]):

@@ -113,7 +113,7 @@ def _is_provisional(record: Record) -> bool:
 
 
 def _of_version(target: Path, record: Record) -> str:
-    """Say of which version of the protocol or of g a record is, where it is of another one."""
+    """Return of which version of the protocol or of g a record is, where it is of another one."""
     there = read_record(target)
     if there.spec.protocol_version != record.spec.protocol_version:
         return f", of version {there.spec.protocol_version} of the protocol"

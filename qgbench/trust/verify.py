@@ -216,7 +216,7 @@ def record_files(folders: Sequence[Path]) -> list[Path]:
 
 
 def verify_records(folders: Sequence[Path], judge: str | None = None, track: Track = no_progress) -> list[Fault]:
-    """Check every record under some folders, by itself and beside the others.
+    """Return the faults of every record under some folders, by itself and beside the others.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ def print_faults(faults: Sequence[Fault], checked: int, console: Console) -> Non
 
 
 def _verify_each(paths: Sequence[Path], judge: str | None) -> Generator[tuple[list[Fault], _Seen | None], None, None]:
-    """Check records by themselves, in the order of their paths; many of them on all cores."""
+    """Yield what is found in each record by itself, in the order of their paths; all cores look at many of them."""
     if len(paths) < _WORTH_PROCESSES or usable_cores() == 1:
         yield from map(_Verifier(judge).verify, paths)
     else:
@@ -313,7 +313,7 @@ class _Verifier:
         self._phantoms: dict[int, str] = {}  # fingerprint by size
 
     def verify(self, path: Path) -> tuple[list[Fault], _Seen | None]:
-        """Check one record; None where it cannot be read or its numbers are no numbers."""
+        """Return a record's faults, and what is compared with other records: None where it cannot be read."""
         try:
             record = read_record(path)
         except QGBenchError as error:
@@ -340,7 +340,7 @@ class _Verifier:
         return faults, _seen(path, record, images, numbers["dice"])
 
     def _protocol(self, path: Path, record: Record, images: pd.DataFrame) -> Iterator[Fault]:
-        """Compare with the protocol, the split and the draw of today, where the record is of today."""
+        """Yield how a record of today differs from the protocol, the split and the draw of today."""
         cell = record.spec
         present = self._protocols.get(cell.protocol)
         if present is None:
@@ -474,7 +474,7 @@ def _image_ids(images: pd.DataFrame) -> Found:
 
 
 def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], has_g: bool) -> Found:
-    """Apply the rules for a row's numbers to all rows."""
+    """Yield where a row's numbers break the rules."""
 
     def faulty(rule: str, text: str, right: NDArray[np.bool_]) -> Found:
         if not right.all():
@@ -532,7 +532,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], has_g: bool) -> F
 
 
 def _further(images: pd.DataFrame, metric: Metric) -> Found:
-    """Compare the column of a metric that does not ship with its range, and with what it says of empty masks."""
+    """Yield where a metric that does not ship leaves its range, or what it says of empty masks."""
     value, status = images[metric.name].to_numpy(float), images["status"]
     one_empty = status.isin(["missed", "spurious"]).to_numpy()
     right = (value >= 0) & (value <= _highest(metric))
@@ -559,7 +559,7 @@ def _compared(who: str, recomputed: Summary, stored: Summary) -> Found:
 
 
 def _other(table: Path, network: str, record: Record) -> Iterator[Fault]:
-    """Recompute the averages of another network of the run, where its rows are kept."""
+    """Yield where averages of another network of the run differ from its rows, where these are kept."""
     path = table.with_name(f"images.{network}.csv")
     if table.name != IMAGES_NAME or not path.is_file():
         return
@@ -574,7 +574,7 @@ def _other(table: Path, network: str, record: Record) -> Iterator[Fault]:
 
 
 def _audited(path: Path, record: Record, tested: Collection[str]) -> Iterator[Fault]:
-    """Recompute how well scores predict true Dice from the labels, which records of schema 1 did not keep."""
+    """Yield where audits differ from those of the labels, which records of schema 1 did not keep."""
     if record.read_from == 1:
         return
     file = labels_path(path)
@@ -602,7 +602,7 @@ def _audited_ids(path: Path) -> set[str]:
 
 
 def _label_rows(labels: pd.DataFrame, record: Record, tested: Collection[str]) -> Iterator[str]:
-    """Find rows that no run writes."""
+    """Yield what is in rows that no run writes."""
     if others := sorted(set(labels["class"]) - {CLASS}):
         yield f"it has rows of another class than {CLASS}: {', '.join(map(repr, others))}"
     if (twice := labels.duplicated(["progress", "id", "class"])).any():
@@ -622,7 +622,7 @@ def _label_rows(labels: pd.DataFrame, record: Record, tested: Collection[str]) -
 
 
 def _differing_audits(found: Sequence[CheckpointAudit], record: Record) -> str:
-    """Say which numbers of the record's audits its labels do not give, by checkpoint and score; '' if all are given."""
+    """Return which numbers of the record's audits its labels do not give, by checkpoint and score; '' if none."""
     stored, given = (_audit_numbers(audits) for audits in (record.pseudo_labels, found))
     differing = [
         f"{where} is {_told(stored.get(where))}, the rows give {_told(given.get(where))}"
@@ -650,7 +650,7 @@ def _audit_numbers(audits: Iterable[CheckpointAudit]) -> dict[str, float | None]
 
 
 def _close(one: float | None, other: float | None) -> bool:
-    """Compare numbers to a part in 10^9: other processors sum in another order."""
+    """Return whether numbers agree to a part in 10^9: other processors sum in another order."""
     if one is None or other is None:
         return one is other
     return math.isclose(one, other, rel_tol=_EXACT, abs_tol=_EXACT)
@@ -660,7 +660,7 @@ def _close(one: float | None, other: float | None) -> bool:
 
 
 def _contradictions(record: Record) -> Found:
-    """Find numbers that are not finite, and what of g and the add-on is there and should not be, or the reverse."""
+    """Yield numbers that are not finite, and what of g and the add-on is there and should not be, or the reverse."""
     for where in not_finite(record.model_dump()):
         yield "numbers", f"{where} is not finite"
     spec, source, audit = record.spec, record.provenance, record.audit
@@ -716,7 +716,7 @@ def _labels(record: Record, images: pd.DataFrame) -> Found:
 
 
 def _place(path: Path, record: Record) -> Found:
-    """Compare where a submitted record lies with where it belongs."""
+    """Yield where a submitted record should lie, if it lies elsewhere."""
     if path.name == RECORD_NAME:
         return
     expected = result_path(record)
@@ -811,7 +811,7 @@ def _data_differ(seen: Sequence[_Seen]) -> Iterator[Fault]:
 
 
 def _g_differs(seen: Sequence[_Seen]) -> Iterator[Fault]:
-    """Compare the weights of one g; trained anew elsewhere they may honestly differ, as all numbers may."""
+    """Yield differing weights of one g; trained anew elsewhere they may honestly differ, as all numbers may."""
     for g, group in _by((one for one in seen if one.provenance.g_weights), lambda one: one.provenance.g).items():
         first = group[0]
         for other in group[1:]:
@@ -822,7 +822,7 @@ def _g_differs(seen: Sequence[_Seen]) -> Iterator[Fault]:
 
 
 def _on_one_machine(one: _Seen, other: _Seen) -> bool:
-    """Tell whether both were trained by the same code on the same processor, where g is expected to be the same."""
+    """Return whether both were trained by the same code on the same processor, where g is expected to be the same."""
     first, second = one.provenance, other.provenance
     same_code = first.git_commit == second.git_commit and not (first.git_commit or "").endswith("+dirty")
     same = all(found.same for found in compare_machines(first, second) if found.role == "numbers")
@@ -846,7 +846,7 @@ def _same_scores(seen: Sequence[_Seen]) -> Iterator[Fault]:
         return where, spec.method, spec.seed
 
     def without_pools(spec: RunSpec) -> tuple[Any, ...]:
-        """Supervised training reads labelled images alone: with a pool and without it is one training."""
+        """Return what decides a training: not the pool of a supervised one, which reads labelled images alone."""
         setting = spec.setting
         if spec.method == "supervised" and not spec.addon:
             budget, at, split = spec.regime.partition("@")
@@ -906,7 +906,7 @@ def _claims(folders: Sequence[Path]) -> Iterator[Fault]:
 
 
 def _gathered(notes: Iterable[Fault]) -> Iterator[Fault]:
-    """Say once what is to be noted of many records."""
+    """Yield once what is to be noted of many records."""
     same: dict[tuple[str, str], list[Fault]] = defaultdict(list)
     for note in notes:
         same[note.rule, note.text].append(note)

@@ -27,7 +27,7 @@ _LEAST_WEIGHT = 1e-37  # single precision may take smaller ones to be 0
 
 
 def compare_with_spec(record: Record) -> Found:
-    """Compare a record of the present version of its protocol with what its spec gives.
+    """Yield how a record of the present version of its protocol differs from what its spec gives.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def compare_with_spec(record: Record) -> Found:
 
 
 def outside_code(record: Record) -> Iterator[str]:
-    """Say of everything that does not ship with qgbench which source it has, and what of it is here."""
+    """Yield, of everything that does not ship with qgbench which source it has, and what of it is here."""
     spec = record.spec
     addons: list[tuple[Kind, str]] = [("addon", name) for name in spec.addons]
     parts: list[tuple[str, str, list[tuple[Kind, str]], str]] = [
@@ -86,7 +86,7 @@ def outside_code(record: Record) -> Iterator[str]:
 
 
 def _what_is_here(asked: list[tuple[Kind, str]], recorded: str) -> str:
-    """Say why code of a recorded source is not asked about the record; '' where it is."""
+    """Return why code of a recorded source is not asked about the record; '' where it is."""
     sources = [_source_here(kind, reference) for kind, reference in asked]
     if None in sources:
         return "which is not among the names and files here: it was not compared"
@@ -143,7 +143,7 @@ def _names(kind: Kind) -> set[str]:
 
 
 def _is_installed(kind: Kind, reference: str) -> bool:
-    """Tell whether something ships or is installed: a reference to a file or module is neither."""
+    """Return whether something ships or is installed: a reference to a file or module is neither."""
     return reference in _names(kind)
 
 
@@ -156,7 +156,7 @@ def _method_here(spec: RunSpec) -> "type[Method] | None":
 
 
 def _addons_here(spec: RunSpec) -> bool:
-    """Tell whether the add-ons and the score, of the source that the record names, are installed."""
+    """Return whether the add-ons and the score, of the source that the record names, are installed."""
     from qgbench.run.request import addon_source
 
     installed = _is_installed("score", spec.qg_score) and all(_is_installed("addon", name) for name in spec.addons)
@@ -182,7 +182,7 @@ def _addon_settings(spec: RunSpec, here: bool) -> list[AddOnSettings]:
 def _differing_settings(
     record: Record, protocol: Protocol, own: "MethodSettings | None", addons: list[AddOnSettings], addons_here: bool
 ) -> dict[str, tuple[object, object]]:
-    """Compare all settings; of code that is not here, those that the spec overrides."""
+    """Return the settings that differ; of code that is not here, only those that the spec overrides are compared."""
     expected = settings_as_used(protocol, own or Settings(), addons)
     stored = dict(record.settings)
     for part, here in (("method", own is not None), ("qg", addons_here)):
@@ -219,7 +219,7 @@ def _validated_after(train: TrainSettings) -> list[int]:
 
 
 def _keeps_teacher(method: "type[Method]", settings: "MethodSettings") -> bool:
-    """Ask a method without building its networks."""
+    """Return whether a method keeps a teacher, without building its networks."""
     asked = method.__new__(method)
     asked.settings = settings
     return asked.uses_teacher()
@@ -228,7 +228,7 @@ def _keeps_teacher(method: "type[Method]", settings: "MethodSettings") -> bool:
 def _best_and_networks(
     record: Record, method: "MethodSettings", addons: list[AddOnSettings], keeps_teacher: bool
 ) -> Found:
-    """Compare the step chosen by validation and the networks evaluated with what `Trainer` and `run` do."""
+    """Yield how the step chosen and the networks evaluated differ from what `Trainer` and `run` give."""
     regularisations = [RegularisationSettings(), *(own for own in addons if isinstance(own, RegularisationSettings))]
     ramped = max(method.warmup + method.ramp, *(own.qar_warmup + own.qar_ramp for own in regularisations))
     eligible = [(step, dice) for step, dice in record.val_dice if step >= ramped * record.steps]

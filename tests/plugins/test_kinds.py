@@ -124,8 +124,22 @@ def test_several_add_ons_are_joined_and_each_setting_reaches_its_own(parts: str)
     assert [own.model_dump() for _, own in addon_settings(arm)] == [{"tau": 0.2, "temperature": 2.0}, {"cap": 0.3}]
     with pytest.raises(UserError, match=r"unknown setting 'qg.capp'. Did you mean 'qg.cap'"):
         addon_settings(arm.model_copy(update={"overrides": {"qg.capp": 1}}))
-    with pytest.raises(UserError, match=r"unknown setting 'qg.lambda_qar'"):
-        addon_settings(Arm(method="fixmatch", qg_mode="qw", overrides={"qg.lambda_qar": 1}))
+
+
+@pytest.mark.parametrize(
+    ("mode", "setting", "said"),
+    [
+        (
+            "qar",
+            "qg.tau",
+            "qg.tau is a setting of qw, not of qar, which has: qg.lambda_qar, qg.qar_warmup, qg.qar_ramp.",
+        ),
+        ("qw", "qg.qar_ramp", "qg.qar_ramp is a setting of qar, not of qw, which has: qg.tau, qg.temperature."),
+    ],
+)
+def test_a_setting_of_another_add_on_is_refused_with_its_owner(mode: str, setting: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        addon_settings(Arm(method="fixmatch", qg_mode=mode, overrides={setting: 0.5}))
 
 
 OWN_TAU = """

@@ -219,7 +219,7 @@ def test_a_label_that_lies_on_its_image_is_no_defect(kind: type[Method]) -> None
     "kind", [_UpsideDown, _OneNotTurnedBack, _HalfNotTurnedBack, _TurnedWrongly, _Shifted, _TurnedByChance, _OfAnother]
 )
 def test_a_misplaced_label_is_found(kind: type[Method]) -> None:
-    assert "terms[0] has pixels of other places" in misplaced_label(with_pixels_apart(kind), batches()[0])
+    assert "the label of terms[0] is turned or moved" in misplaced_label(with_pixels_apart(kind), batches()[0])
 
 
 class _TurnedTarget(_Honest):

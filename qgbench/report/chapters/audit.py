@@ -35,7 +35,7 @@ def audit_tables(audits: list[AuditRow]) -> list[Table]:
 
 
 def _average(quantity: str, digits: int, scale: float = 1) -> Cell:
-    """Write an average, and in how many of the records it is defined if not in all."""
+    """Return a cell of an average, and of in how many of the records it is defined if not in all."""
 
     def cell(row: AuditRow) -> str:
         found = row.averages[quantity]
@@ -48,7 +48,7 @@ def _average(quantity: str, digits: int, scale: float = 1) -> Cell:
 
 
 def _count(quantity: str) -> Cell:
-    """Write in how many records something holds."""
+    """Return a cell of in how many records something holds."""
 
     def cell(row: AuditRow) -> str:
         found = row.averages[quantity]

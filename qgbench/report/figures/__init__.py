@@ -100,7 +100,7 @@ def render(draw: "Callable[[], Figure]", formats: Sequence[str]) -> dict[str, by
 
 
 def _with_palette(png: io.BytesIO) -> bytes:
-    """The same picture in 256 colours: a third of the bytes, which counts where figures are under version control."""
+    """Return the picture in 256 colours: a third of the bytes, which counts where figures are under version control."""
     from PIL import Image
 
     file = io.BytesIO()

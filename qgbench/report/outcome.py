@@ -1,4 +1,4 @@
-"""What a finished run prints."""
+"""The results of one run as a table, and what ``qgbench run`` prints at its end."""
 
 from pathlib import Path
 
