@@ -74,13 +74,17 @@ TUNED = {
     **dict.fromkeys(("unimatch_v2", "corrmatch"), OF_HALF),
 }
 STEPS = {f"{number} steps": {"overrides": {"train.steps": number}} for number in (200, 400, 800)}
-RISING = ("supervised", "fixmatch", "unimatch", "cps", "bcp")
+APART = {"apart": True}  # labelled images in batches of their own
+RISING: dict[str, dict[str, Any]] = {"supervised": {}, "fixmatch": APART, "unimatch": APART, "cps": {}, "bcp": {}}
+RATES: list[dict[str, Any]] = [{"lr": 5e-4}, {}, {"lr": 2e-3}]
 THREE = {name: AT_FEW[name] for name in ("isic2017", "scd", "cvc_clinicdb")}
 
 
 def column(method: str, steps: int, **overrides: float) -> dict[str, dict[str, Any]]:
     """Return a column of a method with a budget and other settings of training."""
-    settings = {"train.steps": steps, **{f"train.{name}": value for name, value in overrides.items()}}
+    settings: dict[str, Any] = {"train.steps": steps}
+    for name, value in overrides.items():
+        settings[f"{'method' if name == 'apart' else 'train'}.{name}"] = value
     name = " ".join([method, str(steps), *(f"{name} {value:g}" for name, value in overrides.items())])
     return {name: {"method": method, "overrides": settings}}
 
@@ -91,18 +95,13 @@ def columns(*each: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 QUESTIONS = {
-    "doubling": trials(columns(*(column(m, steps) for steps in (200, 400, 800) for m in RISING)), THREE),
+    "doubling": trials(
+        columns(*(column(m, steps, **how) for steps in (200, 400, 800) for m, how in RISING.items())), THREE
+    ),
     "rates": trials(
-        columns(*(column(m, 400, **lr) for m in ("fixmatch", "unimatch") for lr in ({"lr": 5e-4}, {}, {"lr": 2e-3}))),
-        THREE,
+        columns(*(column(m, 400, **APART, **rate) for m in ("fixmatch", "unimatch") for rate in RATES)), THREE
     ),
-    "apart": trials(
-        {
-            "unimatch together": {"method": "unimatch", "overrides": {"train.steps": 400}},
-            "unimatch apart": {"method": "unimatch", "overrides": {"train.steps": 400, "method.apart": True}},
-        },
-        THREE,
-    ),
+    "apart": trials(columns(*(column(m, 400, **how) for m in ("fixmatch", "unimatch") for how in ({}, APART))), THREE),
     "budgets": trials({"supervised": {}}, BUDGETS),
     "steps": trials(STEPS, {**AT_FEW, "ph2": ("n4",)}, seeds=2),
     "batch": trials(

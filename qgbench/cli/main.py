@@ -206,7 +206,7 @@ def run(
     from qgbench.plugins.registry import resolve
     from qgbench.run.carry_out import rehearse
     from qgbench.run.carry_out import run as carry_out
-    from qgbench.run.request import make_spec, metrics_of
+    from qgbench.run.request import make_spec
 
     arm = _arm(method, qg, qg_mode, qg_score, qg_norm, plugin or [])
     arch = resolve("arch", arch, plugin or []) if arch is not None else known.arch
@@ -230,7 +230,7 @@ def run(
     if dry_run:
         print(json.dumps(rehearse(spec, output, data_dir, split_from or [], force, track), indent=1))
         return
-    metrics = metrics_of([resolve("metric", name, plugin or []) for name in metric or []])
+    metrics = [resolve("metric", name, plugin or []) for name in metric or []]
     outcome = carry_out(
         spec, output, data_dir, force=force, tracker=track, split_from=split_from or [], metrics=metrics
     )

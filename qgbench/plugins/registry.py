@@ -216,7 +216,7 @@ def load(kind: Kind, reference: str) -> Any:
     ------
     UserError
         Nothing has that name, or several sources have it; a file is missing, cannot be imported, or does not define
-        exactly one of the kind; what was found is of another kind.
+        exactly one of the kind; what was found is of another kind, or a metric of another name.
     """
     where, name = _place(reference)
     if where:
@@ -228,6 +228,8 @@ def load(kind: Kind, reference: str) -> Any:
         value = _imported(point.load, f"{kind} '{name}' of {_origin(point)}")
     if not _KINDS[kind].has(value):
         raise UserError(f"{reference} is no {kind}: {_KINDS[kind].words()} is expected, not {value!r}.")
+    if kind == "metric" and name not in ("", value.name):  # one name, for those who ask for it and for its column
+        raise UserError(f"{reference} is named '{value.name}' within; give it one name.")
     return value
 
 

@@ -62,7 +62,7 @@ from qgbench.run.record import (
     write_labels,
     write_record,
 )
-from qgbench.run.request import addon_source
+from qgbench.run.request import addon_source, metrics_of
 from qgbench.spec.arm import OF_ADDON
 from qgbench.spec.protocol import Protocol
 from qgbench.spec.regime import Regime
@@ -92,7 +92,7 @@ def run(
     tracker: str | None = None,
     split_from: Sequence[Path] = (),
     wait: bool = True,
-    metrics: Sequence[Metric] = (),
+    metrics: Sequence[str] = (),
 ) -> Outcome:
     """Carry out a run, continue an interrupted one, or give the record of one that is done already.
 
@@ -116,8 +116,8 @@ def run(
         Files of the split, where someone else made it (`qgbench.data.acquire.given`).
     wait : bool
         Wait for another process that is at this run.
-    metrics : sequence of Metric
-        What to measure beside the metrics that ship (`qgbench.run.request.metrics_of`).
+    metrics : sequence of str
+        References of what to measure beside the metrics that ship and those of installed packages.
 
     Raises
     ------
@@ -133,6 +133,7 @@ def run(
     if tracker is not None:
         require_tracker(tracker)
     protocol, method_class, settings = _resolve(spec)
+    further = metrics_of(metrics)
     folder = place_for(output, spec, force)
     record: Record | None = None
     with suppress(QGBenchError):  # of a damaged record it is said below, once, that the run is measured again
@@ -142,7 +143,7 @@ def run(
             here: RunData | None = None
             with said_if(AbsentDataError, UnknownDataError, UnwritableError):
                 here = _open_data(spec, protocol, data_dir, split_from)
-            return _give_finished(folder, record, spec, protocol, here, metrics)
+            return _give_finished(folder, record, spec, protocol, here, further)
     with interruptible():
         accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
         if what_differs := what_cannot_repeat(spec.device):
@@ -154,8 +155,8 @@ def run(
         with alone:
             accelerator.wait_for_everyone()
             if (record := _finished(folder)) is not None:  # by the process that this one waited for
-                return _give_finished(folder, record, spec, protocol, data, metrics)
-            job = _Job(spec, protocol, method, encoder_hash, data, folder, output, accelerator, tracker, metrics)
+                return _give_finished(folder, record, spec, protocol, data, further)
+            job = _Job(spec, protocol, method, encoder_hash, data, folder, output, accelerator, tracker, further)
             if accelerator.is_main_process:
                 _with_status(job)
             else:

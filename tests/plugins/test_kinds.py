@@ -201,7 +201,7 @@ def test_metrics_have_names_of_their_own(parts: str, wrong: str) -> None:
 TAKEN = """
 from qgbench.metrics.table import Metric
 
-ratio = Metric(name="{name}", label="Ratio"{more})
+globals()["{name}"] = Metric(name="{name}", label="Ratio"{more})
 """
 MEASURED = ", measure=lambda pred, ref, spacing: 1.0"
 
@@ -259,12 +259,15 @@ def test_a_broken_metric_of_a_package_stops_only_who_asks_for_it(
     info = tmp_path / "lab-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text("[qgbench.metrics]\nbroken = brokenlab:ratio\nsound = soundlab:ratio\n")
+    (info / "entry_points.txt").write_text(
+        "[qgbench.metrics]\nbroken = brokenlab:ratio\nratio = soundlab:ratio\nother = soundlab:ratio\n"
+    )
     (tmp_path / "brokenlab.py").write_text("import nosuchthing\n")
     (tmp_path / "soundlab.py").write_text(TAKEN.format(name="ratio", more=MEASURED))
     monkeypatch.syspath_prepend(str(tmp_path))
     assert [metric.name for metric in metrics_of([])] == ["ratio"]
-    (warning,) = caplog.messages
+    warning, misnamed = caplog.messages
+    assert misnamed.endswith("is left out: other is named 'ratio' within; give it one name.")
     assert warning.startswith("the metric 'broken' of package lab 1.2 (brokenlab:ratio) is left out: ")
     assert "No module named 'nosuchthing'" in warning
     with pytest.raises(UserError, match="nosuchthing"):
