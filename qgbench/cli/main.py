@@ -766,7 +766,7 @@ def main() -> None:
         with interruptible(), written_out():
             code = app(prog_name="qgbench", standalone_mode=False) or 0
     except Interrupted as interruption:
-        print("interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
+        print("interrupted; the same command continues where this one was.", file=sys.stderr)
         code = 128 + interruption.number
     except Exception as error:
         code = _tell(error)
@@ -795,6 +795,6 @@ def _explained(error: Any) -> QGBenchError:
         where = "standard output" if error.errno in DISK_FULL else type(error).__name__
         return QGBenchError(f"{error.filename or where}: {error.strerror or error}.")
     return QGBenchError(
-        f"{in_one_line(error)} (not foreseen: --verbose, and the run.log of a run, have the traceback; "
+        f"{in_one_line(error)} (an error of qgbench: --verbose and the run.log have the traceback; "
         "please report it unless it ends in code of your own)."
     )

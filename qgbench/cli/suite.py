@@ -52,7 +52,7 @@ SlurmOptions = Annotated[
     typer.Option("--slurm", help="slurm: a setting of sbatch, partition=gpu, time=120 (minutes), ...; repeatable."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="ray: an existing cluster, HOST:PORT or auto. (default: a Ray of one's own)")
+    str | None, typer.Option(help="ray: an existing cluster, HOST:PORT or auto. (default: one is started here)")
 ]
 Gpus = Annotated[float, typer.Option(min=0, help="slurm, ray: GPUs of one job; 0.5 lets two share one with ray.")]
 MaxHours = Annotated[

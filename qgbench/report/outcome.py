@@ -113,7 +113,7 @@ def _guidance(record: Record) -> Rows:
         return []
     return [
         ("kept share", _number(guidance.kept_share), "pseudo-labels with a weight above 0"),
-        ("effective sample size", _number(guidance.effective_sample_size), "near 1: QW changed little"),
+        ("effective sample size", _number(guidance.effective_sample_size), "near 1: the weights changed little"),
     ]
 
 

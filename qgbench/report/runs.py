@@ -187,7 +187,7 @@ def _facts(spec: RunSpec) -> dict[str, str]:
         "arch": f"{spec.arch}, encoder {spec.encoder}",
         "seed": str(spec.seed),
         "protocol": protocol,
-        "computed in": f"{spec.precision} on {spec.device}, {spec.threads} threads",
+        "computed in": f"{spec.precision} on {spec.device}, {spec.threads} thread{'s' * (spec.threads > 1)}",
     }
     return facts | ({"settings": spec.variant} if spec.variant else {})
 

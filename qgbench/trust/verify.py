@@ -875,12 +875,15 @@ def _gaps(seen: Sequence[_Seen]) -> Iterator[Fault]:
     for cell, group in cells.items():
         if gaps := max(seeds[cell]) + 1 - len(seeds[cell]):
             first = next(seed for seed in count() if seed not in seeds[cell])
-            yield Fault(group[0].path, "gap", f"{gaps} seeds of the cell are missing, the first is {first}", "note")
+            yield Fault(
+                group[0].path, "gap", f"{gaps} seed{'s' * (gaps > 1)} of the cell missing, the first is {first}", "note"
+            )
         if not cell.arm.addon:
             continue
         lacking = sorted(seeds[cell] - seeds.get(cell.twin, set()))
         if lacking:
-            text = f"the twin without '{cell.arm.addon}' lacks seeds {', '.join(map(str, lacking))}"
+            numbers = f"seed{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))}"
+            text = f"the twin without '{cell.arm.addon}' lacks {numbers}"
             yield Fault(group[0].path, "twin", text, "note")
 
 
@@ -911,7 +914,7 @@ def _gathered(notes: Iterable[Fault]) -> Iterator[Fault]:
     for note in notes:
         same[note.rule, note.text].append(note)
     for (rule, text), group in same.items():
-        more = f" (and in {len(group) - 1} more records)" if len(group) > 1 else ""
+        more = f" (and in {len(group) - 1} more record{'s' * (len(group) > 2)})" if len(group) > 1 else ""
         yield Fault(group[0].path, rule, text + more, "note")
 
 

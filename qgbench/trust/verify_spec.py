@@ -93,7 +93,7 @@ def _what_is_here(asked: list[tuple[Kind, str]], recorded: str) -> str:
     if (found := "+".join(dict.fromkeys(filter(None, sources)))) != recorded:
         return f"and what is here has another, {found or 'that of qgbench'}: it was not compared"
     if not all(_is_installed(kind, reference) for kind, reference in asked):
-        return "and so has the file here, which is not run to verify: its settings are not checked"
+        return "which the file here has, too; it is not run to verify: its settings are not checked"
     return ""
 
 

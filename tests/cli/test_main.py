@@ -148,7 +148,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("raised", "message"),
     [
-        (KeyError("step"), "error: KeyError: 'step' (not foreseen: --verbose"),
+        (KeyError("step"), "error: KeyError: 'step' (an error of qgbench: --verbose"),
         (PermissionError(13, "Permission denied", "a.json"), "error: a.json: Permission denied."),
         (OSError(28, "No space left on device"), "error: standard output: No space left on device."),
     ],

@@ -641,8 +641,8 @@ def test_gaps_and_missing_twins_are_noted(tmp_path: Path) -> None:
     faults = verify_records([tmp_path])
     assert rules(faults) == set()
     assert [fault.text for fault in faults] == [
-        "2 seeds of the cell are missing, the first is 0",
-        "the twin without 'qw' lacks seeds 2",
+        "2 seeds of the cell missing, the first is 0",
+        "the twin without 'qw' lacks seed 2",
     ]
 
 
