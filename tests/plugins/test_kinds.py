@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from qgbench.base.errors import UserError
+from qgbench.launch.job import Job, carry_out
 from qgbench.plugins.registry import BUILT_IN, KINDS, Kind, catalogue, kinds_of, load, resolve, source
 from qgbench.quality.guide import QualityWeighting, addon_settings, make_guide
 from qgbench.quality.scores import SCORES
+from qgbench.run.record import read_images
 from qgbench.run.request import make_spec, metrics_of
 from qgbench.spec.arm import CONTROL_SCORES, AddOnName, Arm, short_name
 from qgbench.spec.run_spec import RunSpec
@@ -272,6 +274,25 @@ def test_a_broken_metric_of_a_package_stops_only_who_asks_for_it(
     assert "No module named 'nosuchthing'" in warning
     with pytest.raises(UserError, match="nosuchthing"):
         metrics_of(["broken"])
+
+
+@pytest.mark.slow
+def test_a_job_of_a_suite_measures_the_metrics_of_installed_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_dir: Path
+) -> None:
+    info = tmp_path / "lab-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[qgbench.metrics]\nratio = ratiolab:ratio\n")
+    (tmp_path / "ratiolab.py").write_text(TAKEN.format(name="ratio", more=MEASURED))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = spec_of(Arm(method="supervised", overrides={"train.steps": 2}))
+    job = Job(kind="run", name=spec.id, spec=spec, output=tmp_path / "runs")
+    carry_out(job)
+    record = job.folder.record()
+    assert record is not None
+    assert record.summary.means["ratio"] == 1.0
+    assert (read_images(job.folder.path / "images.csv", ["ratio"])["ratio"] == 1).all()
 
 
 @pytest.mark.parametrize("name", ["Capped", "Sharpness", "area_error"])

@@ -232,6 +232,22 @@ def test_a_metric_that_does_not_ship_is_compared_too(tmp_path: Path) -> None:
     assert re.search(r"depth .* \+0\.01 ", console.export_text())
 
 
+def test_a_metric_that_a_rerun_does_not_measure_is_named_and_not_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        with_metrics(tmp_path / name)
+    record, images = read_record(tmp_path / "b"), read_images(tmp_path / "b/images.csv")
+    write_images(tmp_path / "b/images.csv", images)
+    student = summarise(images)
+    write_record(tmp_path / "b", record.model_copy(update={"metrics": {}, "summaries": {"student": student}}))
+    found = judge(open_original(tmp_path / "a"), tmp_path / "b/record.json")
+    assert found.verdict == "identical"
+    assert "dice" in found.differences
+    assert "depth" not in found.differences
+    assert caplog.messages == ["not compared, because no installed package measures it: boundary, depth"]
+
+
 def test_noise_is_students_quantile_over_the_other_seeds(run: Path) -> None:
     # Tables: t(0.995) with 2 degrees of freedom is 9.925, with 3 it is 5.841; the normal quantile is 2.576.
     assert noise_of([0.80, 0.82, 0.84]).limit == pytest.approx(9.925 * math.sqrt(2) * 0.02, rel=1e-4)
