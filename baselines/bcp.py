@@ -46,6 +46,10 @@ class BCP(Method):
         """Return True: the teacher labels."""
         return True
 
+    def teacher_decay(self, step: int) -> float:
+        """Return 0.99, from the first update of the second phase on."""
+        return self.ema_decay
+
     def update_teacher(self, decay: float) -> None:
         """Average, in the second phase; in the first the teacher is the best student so far."""
         if self.best > 1:

@@ -41,7 +41,7 @@ def write_results(results: Path, records: int) -> None:
     golden, rows = read_record(GOLDEN / "v2"), read_images(GOLDEN / "v1/images.csv")
     of_ph2, labels = read_record(GOLDEN / "v1"), read_labels(GOLDEN / "v2/labels.csv")
     split = load_split("ph2")
-    labelled = [draw_labelled(split[split["split"] == "train"], 28, seed) for seed in range(SEEDS)]
+    labelled = [draw_labelled(split[split["split"] == "train"], 28, "ph2", seed) for seed in range(SEEDS)]
     stream = np.random.default_rng(0)
     for number in range(records):
         cell, seed = divmod(number, SEEDS)

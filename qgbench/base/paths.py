@@ -1,6 +1,7 @@
 """Paths: told from names, and with the home folder in its place."""
 
 import os
+import re
 from pathlib import Path
 
 from qgbench.base.errors import UserError
@@ -26,6 +27,11 @@ def expanded(path: str | Path) -> Path:
 def is_path(name: str) -> bool:
     """Return whether it is a path, not a name: with a separator (``./mine``, ``mine/``), or ``.``, ``..`` or ``~``."""
     return "/" in name or os.sep in name or name in (".", "..") or name.startswith("~")
+
+
+def base_name(dataset: str) -> str:
+    """Return a data set's name in ids, seeds and draws: as given; of a folder its last part, wherever it lies."""
+    return re.sub(r"\W+", "_", dataset.rstrip("/").rpartition("/")[2])
 
 
 def no_folder(path: str | Path) -> str:

@@ -78,6 +78,7 @@ def training_data(
     extra: list[Part],
     split: pd.DataFrame,
     regime: Regime,
+    dataset: str,
     k: int,
     labelled_ids: list[str] | None = None,
 ) -> TrainingData:
@@ -92,6 +93,8 @@ def training_data(
     split : DataFrame
         Columns id, group, split.
     regime : Regime
+    dataset : str
+        Its name or path, of which the draw depends.
     k : int
         Seed index.
     labelled_ids : list of str, optional
@@ -106,7 +109,7 @@ def training_data(
     row_of = {name: row for row, name in enumerate(prepared.ids)}
     part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
     budget = regime.labelled(len(part["train"]))
-    drawn = draw_labelled(part["train"], budget, k) if labelled_ids is None else labelled_ids
+    drawn = draw_labelled(part["train"], budget, dataset, k) if labelled_ids is None else labelled_ids
     if len(drawn) != budget:
         raise UserError(
             f"the split names {len(drawn)} labelled images, and the budget is {budget}; leave --labelled out."

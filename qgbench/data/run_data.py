@@ -82,7 +82,7 @@ def open_run_data(
     source = open_source(dataset, data_dir)
     pools = [open_pool(name, data_dir) for name in regime.pool_names]
     given = _given(regime, split_from, source, pools)
-    chosen = [_drawn(pool, given, draw, seed) for pool, draw in zip(pools, regime.pool_draws, strict=True)]
+    chosen = [_drawn(pool, given, draw, dataset, seed) for pool, draw in zip(pools, regime.pool_draws, strict=True)]
     prepared = prepare(source, size, track=track)
     split = load_split(source, regime.split_kind, fractions, prepared) if given is None else given.table
     parts = [] if source.extra is None else [whole(prepare(source.extra, size, track=track))]
@@ -97,7 +97,7 @@ def open_run_data(
         source=source,
         prepared=prepared,
         split=split,
-        training=training_data(prepared, parts, split, regime, seed, labelled),
+        training=training_data(prepared, parts, split, regime, dataset, seed, labelled),
         extra=[(name, images, rows) for name, (images, rows) in zip(names, parts, strict=True)],
         fingerprint=joint_fingerprint([prepared, *(images for images, _ in parts)]),
     )
@@ -112,10 +112,10 @@ def said_if(*causes: type[QGBenchError]) -> Iterator[None]:
         logger.warning("the data were not looked at, so nothing was compared with them: %s", error)
 
 
-def _drawn(pool: Source, given: GivenSplit | None, draw: int | None, seed: int) -> list[str]:
+def _drawn(pool: Source, given: GivenSplit | None, draw: int | None, dataset: str, seed: int) -> list[str]:
     """Return the images of a pool that a run uses."""
     ids = pool.ids if given is None or given.pool is None else sorted(set(pool.ids) & set(given.pool))
-    return ids if draw is None else draw_pool(ids, pool.name, draw, seed)
+    return ids if draw is None else draw_pool(ids, pool.name, draw, dataset, seed)
 
 
 def _given(regime: Regime, split_from: Sequence[Path], source: Source, pools: Sequence[Source]) -> GivenSplit | None:

@@ -176,7 +176,7 @@ def _few(data: RunData) -> TrainingData:
     chosen = {name: getattr(training, name).ids[:most] for name, most in _IMAGES.items()}
     rows = data.split[data.split["id"].isin([id for ids in chosen.values() for id in ids])]
     labelled = chosen["labelled"]
-    return training_data(data.prepared, [], rows, Regime(budget=len(labelled), pools=()), 0, labelled)
+    return training_data(data.prepared, [], rows, Regime(budget=len(labelled), pools=()), data.source.name, 0, labelled)
 
 
 def _of_steps(

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
+from qgbench.base.paths import base_name
 from qgbench.base.seeds import salted
 from qgbench.spec.arm import ADDON_SETTINGS, Arm, ArmName, addons_of, short_name
 from qgbench.spec.protocol import MOST_THREADS, Precision, Protocol, load_protocol, protocol_names
@@ -119,7 +120,7 @@ class RunSpec(Machine, Arm, Setting):
     @property
     def dataset_name(self) -> str:
         """The data set's name in ids and seeds; of a folder its last part, wherever it lies."""
-        return re.sub(r"\W+", "_", self.dataset.rstrip("/").rpartition("/")[2])
+        return base_name(self.dataset)
 
     def seed_of(self, purpose: str) -> int:
         """Return the seed of a stream of random numbers.

@@ -135,11 +135,12 @@ class Trainer:
         return self._world.any(flag)
 
     def _choose_audit_images(self, seed: int) -> tuple[ImageSet, np.ndarray]:
-        held_back = np.flatnonzero(self._data.unlabelled.masked)
-        if self._data.unlabelled_are_labelled or len(held_back) < 3:
-            return self._data.val, np.arange(len(self._data.val))[:AUDIT_IMAGES]
-        shuffled = np.random.default_rng(salted("audited images", seed)).permutation(held_back)
-        return self._data.unlabelled, shuffled[:AUDIT_IMAGES]
+        images, rows = self._data.unlabelled, np.flatnonzero(self._data.unlabelled.masked)  # held-back masks
+        if self._data.unlabelled_are_labelled or len(rows) < 3:
+            images, rows = self._data.val, np.arange(len(self._data.val))
+        # Shuffled: neighbours by name are often frames of one video, and a batch is normalised as a whole.
+        shuffled = np.random.default_rng(salted("audited images", seed)).permutation(rows)
+        return images, shuffled[:AUDIT_IMAGES]
 
     def run(self) -> Iterator[int]:
         """Train to the end of the budget, yielding the number of finished steps after each.

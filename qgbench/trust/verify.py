@@ -406,7 +406,8 @@ class _Verifier:
         draw = (*key, budget, cell.seed)
         if draw not in self._draws:
             drawable = 1 <= budget <= len(committed.train)
-            self._draws[draw] = draw_labelled(committed.train, budget, cell.seed) if drawable else []
+            drawn = draw_labelled(committed.train, budget, cell.dataset, cell.seed) if drawable else []
+            self._draws[draw] = drawn
         if provenance.labelled_ids != self._draws[draw]:
             text = f"{len(provenance.labelled_ids)} labelled images, and seed {cell.seed} draws {budget}; "
             yield Fault(path, "labels", text + _differences(provenance.labelled_ids, self._draws[draw]))

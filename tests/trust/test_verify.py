@@ -80,7 +80,7 @@ def present(seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
     data["best_val_step"] = protocol.train.steps
     source = data["provenance"]
     source["encoder"], source["g_weights"] = "e" * 64, f"{seed + 1:064}"
-    source["labelled_ids"] = labelled(seed) if seed else source["labelled_ids"]
+    source["labelled_ids"] = labelled(seed)
     source["g"] = f"{spec.dataset}-n{len(source['labelled_ids'])}-{protocol.size}px-k{seed}-{'0' * 12}"
     if not spec.needs_g:
         source["g"] = source["g_weights"] = data["audit"] = None
@@ -109,7 +109,7 @@ def averaged(record: Record, images: pd.DataFrame, **changes: Any) -> Record:
 
 def labelled(seed: int) -> list[str]:
     split = load_split("ph2")
-    return draw_labelled(split[split["split"] == "train"], 28, seed)
+    return draw_labelled(split[split["split"] == "train"], 28, "ph2", seed)
 
 
 def write_run(folder: Path, record: Record, images: pd.DataFrame) -> Path:
