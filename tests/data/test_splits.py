@@ -247,11 +247,12 @@ def test_groups_are_taken_in_turn(sizes: list[int], k: int, data: st.DataObject)
         assert drawn[f"g{n}"] >= min(size, fullest - 1)
 
 
-def test_draws_of_other_seed_indices_differ() -> None:
+def test_draws_of_other_seed_indices_and_data_sets_differ() -> None:
     ids, groups = images_of([4] * 20)
     train = pd.DataFrame({"id": ids, "group": groups})
     draws = [draw_labelled(train, 12, "own", k) for k in range(8)]
     assert len({frozenset(draw) for draw in draws}) == 8
+    assert draw_labelled(train, 12, "/elsewhere/own/", 0) == draws[0] != draw_labelled(train, 12, "other", 0)
     # Each image is as likely as any other: with 400 draws of 20 of 80, 100 hits each, standard deviation 8.7.
     hits = Counter(id for k in range(400) for id in draw_labelled(train, 20, "own", k))
     assert len(hits) == 80

@@ -1,6 +1,7 @@
 """The audit of pseudo-labels asks for those that training makes, and changes nothing."""
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,9 +88,17 @@ def test_audited_labels_are_those_of_whole_training_batches(name: str) -> None:
     assert sorted(table[table["progress"] == 1.0]["id"]) == sorted(held_back.ids)
 
 
-def test_audited_images_are_not_in_the_order_of_their_names() -> None:
+@pytest.mark.parametrize("all_labelled", [False, True])
+def test_audited_images_are_not_in_the_order_of_their_names(
+    all_labelled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames of one video would share a batch: also among validation images, where no mask is held back."""
+    data = dataclasses.replace(toy_data(), val=toy_data().unlabelled, unlabelled_are_labelled=all_labelled)
+    monkeypatch.setattr(f"{__name__}.toy_data", lambda: data)
     trainer, _ = trainer_of("fixmatch")
-    assert trainer._audit_index.tolist() != sorted(trainer._audit_index.tolist())
+    audited = trainer._audit_index.tolist()
+    assert trainer.audited_on == ("validation images" if all_labelled else "unlabelled training images")
+    assert sorted(audited) == list(range(16)) != audited
 
 
 @pytest.mark.parametrize("kind", [Capped, QualityWeighting])
