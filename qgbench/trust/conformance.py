@@ -279,7 +279,7 @@ def _check_dropped_features(method: Method, batch: Batch) -> Finding:
             module.decoder.register_forward_pre_hook(compare)
     _stepped(method, batch)
     advice = "decode their clean ones in that batch too, as [x, u ; x_dropped, u_dropped], or the dropped ones apart"
-    detail = f"labelled images are decoded in one batch with dropped features of {len(alone)} others: {advice}"
+    detail = f"labelled images are decoded in one batch with dropped features of {len(alone)} images: {advice}"
     return Finding("no labelled image is decoded with dropped features in the place of clean ones", not alone, detail)
 
 
