@@ -34,6 +34,8 @@ class CorrMatch(Method):
     - Their compared vectors have an entry for each class, 21 on Pascal; here always 21: with two classes, correlations
       would have rank 2.
     - They drop channels of the finest and the coarsest features, all that their DeepLab decodes; here of all.
+    - Their supervised losses are cross-entropy alone.
+    - Their decoder learns at 10 times the encoder's rate; here both have one rate.
     """
 
     class Settings(MethodSettings):

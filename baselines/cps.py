@@ -19,6 +19,7 @@ class CrossPseudoSupervision(Method):
     ----------
     - The authors' code takes one mean over labelled and unlabelled images together, which is half of the sum here where
       both batches are equal; here each has its own mean, and they are added, as in the paper.
+    - The authors' supervised loss is cross-entropy alone.
     - The authors' best results add CutMix; here, as in their plain method, there is none.
     - The authors' weight is constant from the start; here it rises linearly to 0.25, as in the release of the row.
     """

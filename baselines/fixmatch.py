@@ -22,7 +22,10 @@ class FixMatch(Method):
     Deviations
     ----------
     - Losses are added; the authors halve their sum.
-    - What a CutMix box is pasted from is labelled in that one batch too; the authors label it in evaluation mode.
+    - The authors take a CutMix box from a second batch, and label it in evaluation mode; here it comes from the image
+      before in the same batch, and is labelled in that one batch too.
+    - The authors' supervised loss is cross-entropy alone.
+    - Their decoder learns at 10 times the encoder's rate; here both have one rate.
     """
 
     class Settings(MethodSettings):

@@ -31,6 +31,8 @@ class UniMatch(Method):
       before in the same batch, with the label that this has: each image has one label, which can be judged.
     - They drop channels of the finest and the coarsest features, all that their DeepLab decodes (in their U-Net for
       ACDC of all features); here of all, because any network's decoder may use them.
+    - Their supervised loss is cross-entropy alone (for ACDC half is Dice).
+    - Their decoder learns at 10 times the encoder's rate (not for ACDC); here both have one rate.
     """
 
     class Settings(MethodSettings):

@@ -27,6 +27,8 @@ class UniMatchV2(Method):
       convolutional encoders do, each takes the mask's first channels.
     - Their decoder has no batch normalisation; most networks here have some, which sees the two strong views together,
       as they are decoded, and the labelled images alone.
+    - Their supervised loss is cross-entropy alone.
+    - Their decoder learns at 40 times the encoder's rate; here both have one rate.
     """
 
     ema_decay = 0.996

@@ -8,7 +8,8 @@ A document quotes a table of docs/results/report.md between two comments, and ev
 The title follows that of its chapter. ``; rows 1-5, qar, qw-*`` after it quotes the first five
 rows and those with such names only, ``; columns 1, 4-6`` some columns.
 
-docs/METHODS.md has the deviations of all methods between ``<!-- deviations -->`` and ``<!-- end -->``.
+docs/METHODS.md has what all methods do otherwise than their authors after ``<!-- shared -->``, and what each does after
+``<!-- deviations -->``, up to the next ``<!-- end -->``.
 """
 
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qgbench.cli.listing import deviations
+from qgbench.methods import Method
 from qgbench.plugins.registry import load, method_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,13 +68,15 @@ def refreshed(document: str, report: str) -> str:
 
 
 def with_deviations(document: str) -> str:
-    """Return the document with the table of what each method that ships does otherwise than its authors."""
+    """Return the document with what all methods do otherwise than their authors, and each that ships."""
     rows = ["| method | deviation |", "|---|---|"]
     for name in method_names():
         rows += [f"| {name} | {text} |" for text in deviations(load("method", name))]
-    begin, end = "<!-- deviations -->\n", "<!-- end -->"
-    before, _, rest = document.partition(begin)
-    return before + begin + "\n".join(rows) + "\n" + end + rest.partition(end)[2]
+    for name, lines in (("shared", [f"- {text}" for text in deviations(Method)]), ("deviations", rows)):
+        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+        before, _, rest = document.partition(begin)
+        document = before + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+    return document
 
 
 def _tables(report: str) -> dict[str, list[list[str]]]:

@@ -51,6 +51,8 @@ def print_method(name: str, console: Console, plugins: Iterable[str] = ()) -> No
     UserError
         As `qgbench.plugins.registry.resolve` and `qgbench.plugins.registry.load`.
     """
+    from qgbench.methods import Method
+
     reference = resolve("method", name, plugins)
     kind = load("method", reference)
     settings = kind.Settings()
@@ -61,7 +63,8 @@ def print_method(name: str, console: Console, plugins: Iterable[str] = ()) -> No
     facts += ["needs features of its networks"] if kind.needs_features else []
     console.print(f"By default it {', '.join(facts)}.\n", highlight=False)
     if deviations(kind):
-        console.print("Deviations that all methods share are listed in docs/METHODS.md.\n", highlight=False)
+        shared = "".join(f"- {text}\n" for text in deviations(Method))
+        console.print(f"Deviations that all methods share:\n\n{shared}", markup=False, highlight=False)
     table = Table("setting", "default", "allowed", "meaning", title="--set method.SETTING=VALUE", title_justify="left")
     for setting, field in type(settings).model_fields.items():
         values = (setting, str(getattr(settings, setting)), allowed(field), field.description or "")

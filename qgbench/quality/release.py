@@ -78,7 +78,7 @@ def _smoothed(mask: np.ndarray, rng: np.random.Generator, side: int) -> np.ndarr
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    """Return the outer border (N, 2) of the component with the longest way round; empty for an empty mask."""
+    """Return the border (N, 2) that encloses the largest area, holes counted in; empty for an empty mask."""
     lines = find_contours(np.pad(mask, 1).astype(float), 0.5)
     if not lines:
         return np.empty((0, 2))

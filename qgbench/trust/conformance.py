@@ -133,6 +133,8 @@ def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Fin
     yield from _check_terms(method, batch)
     yield from _check_teacher(method)
     yield from _check_statistics(method, batch)
+    if method_class.needs_features:
+        yield _check_dropped_features(method, batch)
     apart = with_pixels_apart(method_class)
     yield from _check_pixels(apart, batch, trainer._streams.next(0.9)[0])
     if method_class.pseudo_labels:
@@ -248,6 +250,49 @@ def _check_statistics(method: Method, batch: Batch) -> Iterator[Finding]:
     advice = "with the running statistics, which are stale; use self.label or label_probabilities"
     detail = f"{stale[0]} changes {advice}" if stale else ""
     yield Finding("a student labels with the statistics of the images, not with stale ones", not stale, detail)
+
+
+def _check_dropped_features(method: Method, batch: Batch) -> Finding:
+    """Follow features from the encoders to the decoders of whatever is trained: which images are decoded in one batch.
+
+    An architecture's batch normalisation takes one mean of them all. Dropped features may be half of what it is taken
+    of, as where all images are decoded twice; they may not stand in for the clean ones of their images.
+    """
+    method = copy.deepcopy(method)
+    encoded: dict[bytes, tuple[bytes, Tensor]] = {}  # of features: their image, and they themselves
+    labelled = {_bytes(image) for image in batch.x_l}
+    alone: set[bytes] = set()
+
+    def remember(_: nn.Module, images: tuple[Tensor], features: Tensor) -> None:
+        encoded.update((_bytes(own), (_bytes(image), own)) for image, own in zip(images[0], features, strict=True))
+
+    def compare(_: nn.Module, features: tuple[Tensor]) -> None:
+        clean = {encoded[_bytes(own)][0] for own in features[0] if _bytes(own) in encoded}
+        changed = [own for own in features[0] if _bytes(own) not in encoded]
+        dropped = {image for image, whole in encoded.values() if any(_is_dropped(own, whole) for own in changed)}
+        if clean & labelled:
+            alone.update(dropped - clean)
+
+    for name, module in method.named_modules():
+        if isinstance(module, ToySegmenter) and name != "teacher":
+            module.encoder.register_forward_hook(remember)
+            module.decoder.register_forward_pre_hook(compare)
+    _stepped(method, batch)
+    advice = "decode their clean ones in that batch too, as [x, u ; x_dropped, u_dropped], or the dropped ones apart"
+    detail = f"labelled images are decoded in one batch with dropped features of {len(alone)} images: {advice}"
+    return Finding("no labelled image is decoded with dropped features in the place of clean ones", not alone, detail)
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.detach().numpy().tobytes()
+
+
+def _is_dropped(features: Tensor, whole: Tensor) -> bool:
+    """Return whether features are 0 at some places where whole ones are not, and elsewhere one multiple of these."""
+    kept = features != 0
+    scale = features[kept] / whole[kept]
+    is_multiple = bool(scale.isfinite().all()) and torch.allclose(scale, scale[:1])
+    return len(scale) > 0 and is_multiple and bool(whole[~kept].any())
 
 
 def _gradient(method: Method, batch: Batch, modes: list[AddOn], corrector: Any) -> list[Tensor]:
