@@ -5,6 +5,7 @@ from pydantic import Field
 from torch import Tensor
 
 from qgbench.methods import Batch, Build, Method, MethodSettings, Step, Term, regions, training_probabilities
+from qgbench.methods.losses import batch_dice_loss
 
 
 class BCP(Method):
@@ -42,8 +43,12 @@ class BCP(Method):
         self.register_buffer("best", torch.tensor(-1.0))
 
     def uses_teacher(self) -> bool:
-        """Always: it labels."""
+        """Return True: the teacher labels."""
         return True
+
+    def teacher_decay(self, step: int) -> float:
+        """Return 0.99, from the first update of the second phase on."""
+        return self.ema_decay
 
     def update_teacher(self, decay: float) -> None:
         """Average, in the second phase; in the first the teacher is the best student so far."""
@@ -59,7 +64,7 @@ class BCP(Method):
 
     def losses(self, logits: Tensor, target: Tensor, region: Tensor) -> list[tuple[Tensor, Tensor, float]]:
         """Return rows, divisors and weights of the losses of a region: half is cross-entropy, half the mean of Dice."""
-        dice = regions.dice(self.task, logits, target, region)
+        dice = batch_dice_loss(self.task, self.task.probabilities(logits), target, region)
         entropy = regions.cross_entropy(self.task, logits, target, region)
         return [(*entropy, 0.5), *((*one, 0.5 / len(dice)) for one in dice)]
 

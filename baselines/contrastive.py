@@ -57,11 +57,11 @@ class Contrastive(Method):
         self.head = nn.Sequential(hidden, nn.ReLU(), nn.Conv2d(_CHANNELS, _CHANNELS, 1))
 
     def uses_teacher(self) -> bool:
-        """A teacher is kept only if it labels."""
+        """Return whether the teacher labels."""
         return self.settings.labels_from == "teacher"
 
     def step(self, batch: Batch) -> Step:
-        """Two terms: the pseudo-label loss, and InfoNCE summed over anchors; their number is the denominator."""
+        """Return two terms: the pseudo-label loss, and InfoNCE summed over anchors; their number is the denominator."""
         student, labelled = self.student, len(batch.x_l)
         label = self.label(self.teacher or student, batch.u_w)
         features = student.encode(torch.cat([batch.x_l, batch.u_w]))
@@ -72,7 +72,7 @@ class Contrastive(Method):
         return Step(segmentation_loss(self.task, pred_l, batch.y_l), terms)
 
     def _contrast(self, feature: Tensor, prob: Tensor) -> tuple[Tensor, Tensor]:
-        """InfoNCE summed over each image's anchors (U,), and their numbers (U,)."""
+        """Return InfoNCE summed over each image's anchors (U,), and the numbers of these (U,)."""
         pixels = F.normalize(self.head(feature).float().flatten(2).transpose(1, 2), dim=2)
         cells = F.interpolate(prob, feature.shape[2:], mode="area")
         certain = (self.task.confidence(cells) >= self.settings.threshold).flatten(1)
@@ -92,7 +92,7 @@ class Contrastive(Method):
         return loss, anchors
 
     def _draw(self, pixels: Tensor, chance: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
-        """At most `negatives` candidates of each image (U, K, C), and which of the K places are taken."""
+        """Return up to `negatives` candidates of each image (U, K, C), and which of the K places are taken."""
         count = min(self.settings.negatives, pixels.shape[1])
         drawn, index = torch.where(candidate, chance, -1.0).topk(count, dim=1)
         return pixels.gather(1, index.unsqueeze(2).expand(-1, -1, pixels.shape[2])), drawn >= 0

@@ -34,6 +34,8 @@ class CorrMatch(Method):
     - Their compared vectors have an entry for each class, 21 on Pascal; here always 21: with two classes, correlations
       would have rank 2.
     - They drop channels of the finest and the coarsest features, all that their DeepLab decodes; here of all.
+    - Their supervised losses are cross-entropy alone.
+    - Their decoder learns at 10 times the encoder's rate; here both have one rate.
     """
 
     class Settings(MethodSettings):
@@ -59,13 +61,13 @@ class CorrMatch(Method):
 
     @torch.no_grad()
     def update_threshold(self, prob: Tensor) -> Tensor:
-        """Average in the highest certainty of each class, over the classes that are predicted."""
+        """Move the threshold towards the mean of each predicted class's highest certainty, and return it."""
         confidence = self.task.confidence(prob)
         highest = [confidence[pixels].max() for pixels in self.task.pixels(prob) if pixels.any()]
         return self.threshold.lerp_(torch.stack(highest).mean(), 1.0 - self.settings.momentum)
 
     def step(self, batch: Batch) -> Step:
-        """Five terms: strong view (hard, soft), perturbed features, spread predictions (strong, weak)."""
+        """Return five terms: strong view (hard, soft), perturbed features, spread predictions (strong, weak)."""
         student = self.student
         u_w, cut, labelled = batch.u_w, batch.cut1, len(batch.x_l)
         features, pred, pred_fp = decode_twice(student, torch.cat([batch.x_l, u_w]), self.settings.dropout)

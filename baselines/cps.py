@@ -19,6 +19,7 @@ class CrossPseudoSupervision(Method):
     ----------
     - The authors' code takes one mean over labelled and unlabelled images together, which is half of the sum here where
       both batches are equal; here each has its own mean, and they are added, as in the paper.
+    - The authors' supervised loss is cross-entropy alone.
     - The authors' best results add CutMix; here, as in their plain method, there is none.
     - The authors' weight is constant from the start; here it rises linearly to 0.25, as in the release of the row.
     """
@@ -36,7 +37,7 @@ class CrossPseudoSupervision(Method):
         return terms
 
     def step(self, batch: Batch) -> Step:
-        """Four terms: those of the unlabelled images, then those of the labelled ones."""
+        """Return four terms: two of the unlabelled images, then two of the labelled ones."""
         first, second = self.network(0), self.network(1)
         pred_l, pred_u = ((first(image), second(image)) for image in (batch.x_l, batch.u_w))
         loss_1, loss_2 = (segmentation_loss(self.task, pred, batch.y_l) for pred in pred_l)

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 
 from qgbench.methods import Batch, Method, MethodSettings, Step, Term
-from qgbench.methods.losses import segmentation_loss, soft_dice_loss
+from qgbench.methods.losses import batch_dice_loss, segmentation_loss
 
 
 class CrossTeaching(Method):
-    """Each of two networks of different architectures learns by a Dice loss from the other's hard label.
+    """Each of two networks of different architectures learns by the batch's Dice loss from the other's hard label.
 
     Source: Luo et al., arXiv 2112.04894, and its code (SSL4MIS): U-Net and Swin-Unet, one view for both, labelled and
     unlabelled images in one batch of each network, whose predictions are the labels; weight 0.1 exp(-5 (1 - t)^2), t
@@ -20,8 +20,6 @@ class CrossTeaching(Method):
 
     Deviations
     ----------
-    - The authors' Dice loss is the batch's, with squares in its divisor, averaged over lesion and background; here it
-      is each image's, so that each label has a loss, with a linear divisor, and the lesion's.
     - The authors' transformer alone is pretrained; here both networks have the protocol's kind of weights, ImageNet's
       or none.
     """
@@ -43,7 +41,7 @@ class CrossTeaching(Method):
         return ("", settings.second_arch)
 
     def step(self, batch: Batch) -> Step:
-        """Two terms: each network's Dice loss against the other's hard label."""
+        """Return terms of each network's Dice loss against the other's hard label: of the lesion, of the background."""
         first, second = self.network(0), self.network(1)
         images, sizes = torch.cat([batch.x_l, batch.u_w]), [len(batch.x_l), len(batch.u_w)]
         (pred_l_1, pred_u_1), (pred_l_2, pred_u_2) = (network(images).split(sizes) for network in (first, second))
@@ -51,7 +49,7 @@ class CrossTeaching(Method):
         terms = []
         for pred, other, labeller in ((pred_u_1, pred_u_2, second), (pred_u_2, pred_u_1, first)):
             label = self.pseudo_label(batch.u_w, self.task.probabilities(other), labeller)
-            loss = soft_dice_loss(self.task, self.task.probabilities(pred), self.task.hard(label.prob))
-            terms.append(Term(loss, label, coef=coef))
+            dice = batch_dice_loss(self.task, self.task.probabilities(pred), self.task.hard(label.prob))
+            terms += [Term(rows, label, divisor, coef=coef / len(dice)) for rows, divisor in dice]
         loss_1, loss_2 = (segmentation_loss(self.task, pred, batch.y_l) for pred in (pred_l_1, pred_l_2))
         return Step(loss_1 + loss_2, terms)

@@ -37,11 +37,11 @@ class InterpolationConsistency(Method):
     settings: Settings
 
     def uses_teacher(self) -> bool:
-        """Always: the teacher makes the labels that are mixed."""
+        """Return True: the teacher makes the labels that are mixed."""
         return True
 
     def step(self, batch: Batch) -> Step:
-        """One term: mean squared error of probabilities per mixed image, a row of two labels."""
+        """Return one term: mean squared error of probabilities per mixed image, a row of two labels."""
         assert self.teacher is not None
         label = self.label(self.teacher, batch.u_w)
         share = Beta(self.settings.alpha, self.settings.alpha).sample().to(label.prob)

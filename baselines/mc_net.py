@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from qgbench.methods import Batch, Build, Method, MethodSettings, Network, Step, Term, View
-from qgbench.methods.losses import soft_dice_loss
+from qgbench.methods.losses import batch_dice_loss, mean_quotient
 
 
 def interpolate_linearly(block: Any) -> None:
@@ -20,15 +20,14 @@ def interpolate_linearly(block: Any) -> None:
 class MCNet(Method):
     """Each of two slightly different decoders on one encoder is drawn to the other's sharpened probabilities.
 
-    Source: Wu et al., arXiv 2103.02911, and its code for pictures (mcnet2d_v1): Dice alone on the labelled images;
+    Source: Wu et al., arXiv 2103.02911, and its code for pictures (mcnet2d_v1): Dice of the batch alone on the labelled
+    images, averaged over lesion and background;
     squared error on labelled and unlabelled images, which are one batch; weight 0.1 exp(-5 (1 - t)^2), t the done share
     of the budget; the first decoder is evaluated.
 
     Deviations
     ----------
     - The authors' sharpened labels pass a gradient; here labels are constants, as every label of the contract.
-    - The authors' Dice loss is the batch's, with squares in its divisor, averaged over lesion and background; here it
-      is each image's, with a linear divisor, and the lesion's.
     - The authors' decoders upsample by linear interpolation and by transposed convolutions; here the first decoder is
       the architecture's, the second one interpolates linearly where that one repeats pixels, as U-Net's does, and
       elsewhere differs by its weights alone.
@@ -62,12 +61,12 @@ class MCNet(Method):
         return terms
 
     def step(self, batch: Batch) -> Step:
-        """Four terms: those of the unlabelled images, then those of the labelled ones, by their share of the batch."""
+        """Return four terms: two of the unlabelled images, then two of the labelled ones, by their share of a batch."""
         sizes = [len(batch.x_l), len(batch.u_w)]
         features = self.student.encode(torch.cat([batch.x_l, batch.u_w]))
         logits = [decoder.head(decoder.decode(features)) for decoder in (self.student, self.second)]
         probs_l, probs_u = zip(*(self.task.probabilities(each).split(sizes) for each in logits), strict=True)
-        loss_1, loss_2 = (soft_dice_loss(self.task, prob, batch.y_l).mean() for prob in probs_l)
+        loss_1, loss_2 = (mean_quotient(batch_dice_loss(self.task, prob, batch.y_l)) for prob in probs_l)
         labelled, unlabelled = (math.exp(-5 * (1 - batch.progress) ** 2) * size / sum(sizes) for size in sizes)
         terms = self.mutual(batch.u_w, probs_u, "weak", unlabelled)
         return Step(loss_1 + loss_2, terms + self.mutual(batch.x_l, probs_l, "labelled", labelled))

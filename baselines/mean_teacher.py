@@ -42,7 +42,7 @@ class MeanTeacher(Method):
     settings: Settings
 
     def uses_teacher(self) -> bool:
-        """Always: the teacher is the method."""
+        """Return True: the teacher is the method."""
         return True
 
     def predict_together(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ class MeanTeacher(Method):
         return pred_l, pred_u
 
     def step(self, batch: Batch) -> Step:
-        """One term: mean squared error of probabilities per image."""
+        """Return one term: mean squared error of probabilities per image."""
         assert self.teacher is not None
         label = self.label(self.teacher, batch.u_w)
         pred_l, pred_u = self.predict_together(batch)

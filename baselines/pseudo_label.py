@@ -33,11 +33,11 @@ class PseudoLabel(Method):
     settings: Settings
 
     def uses_teacher(self) -> bool:
-        """A teacher is kept only if it labels."""
+        """Return whether the teacher labels."""
         return self.settings.labels_from == "teacher"
 
     def step(self, batch: Batch) -> Step:
-        """One term: BCE against the hard label, averaged over all pixels of the image; Dice over the certain ones."""
+        """Return one term: BCE against the hard label, averaged over all pixels; Dice over the certain ones."""
         task, threshold = self.task, self.settings.threshold
         label = self.label(self.teacher or self.student, batch.u_w)
         pred_l, pred_u_w = self.student(batch.x_l), self.student(batch.u_w)

@@ -30,7 +30,7 @@ class PseudoLabelConfidence(Method):
     settings: Settings
 
     def step(self, batch: Batch) -> Step:
-        """One term: BCE against the hard label, averaged over the image, times the image's weight."""
+        """Return one term: BCE against the hard label, averaged over the image, times the image's weight."""
         label = self.label(self.student, batch.u_w)
         pred_l, pred_u_w = self.student(batch.x_l), self.student(batch.u_w)
         confidence = self.task.confidence(label.prob).mean((1, 2, 3))

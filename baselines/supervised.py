@@ -11,7 +11,7 @@ class Supervised(Method):
 
     Deviations
     ----------
-    - None known.
+    - None known beside those that all methods share.
     """
 
     pseudo_labels = False

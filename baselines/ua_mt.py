@@ -27,7 +27,8 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
     - The authors' passes move the teacher's running statistics, which nothing in training uses; here the teacher has
       the student's, so that it can be evaluated.
     - The authors' weight is 0.1 exp(-5 (1 - t)^2); here it rises linearly to 0.25, as in the release of the row.
-    - The release averages the teacher at 0.999 in this row; here at 0.99, as the authors do.
+    - The release averages the teacher at up to 0.999 in this row; here at up to 0.99, as the authors do, except in the
+      protocol paper, where every method has the release's average.
     - The release passes labelled and unlabelled images apart in the methods that it ships, of which this is none; here
       they are one batch, as with the authors.
     """
@@ -48,7 +49,7 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
     settings: Settings
 
     def step(self, batch: Batch) -> Step:
-        """One term: squared error summed over certain pixels; their number is the denominator."""
+        """Return one term: squared error summed over certain pixels; their number is the denominator."""
         assert self.teacher is not None
         passes = self._noisy_passes(self.teacher, batch.u_w, self.settings.passes + 1)
         label = self.pseudo_label(batch.u_w, passes[0], self.teacher)
@@ -64,7 +65,7 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
 
     @torch.no_grad()
     def _noisy_passes(self, teacher: Network, image: Tensor, count: int) -> Tensor:
-        """Probabilities (count, U, C, H, W) with noise and dropout, normalised by statistics of the noisy images."""
+        """Return probabilities (count, U, C, H, W) with noise and dropout, by the statistics of the noisy images."""
         spread = image.std((1, 2, 3), keepdim=True)
         limit = self.settings.clip
         probs = []

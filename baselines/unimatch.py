@@ -31,6 +31,8 @@ class UniMatch(Method):
       before in the same batch, with the label that this has: each image has one label, which can be judged.
     - They drop channels of the finest and the coarsest features, all that their DeepLab decodes (in their U-Net for
       ACDC of all features); here of all, because any network's decoder may use them.
+    - Their supervised loss is cross-entropy alone (for ACDC half is Dice).
+    - Their decoder learns at 10 times the encoder's rate (not for ACDC); here both have one rate.
     """
 
     class Settings(MethodSettings):
@@ -50,7 +52,7 @@ class UniMatch(Method):
     settings: Settings
 
     def step(self, batch: Batch) -> Step:
-        """Three terms: a strong view each, then the perturbed features."""
+        """Return three terms: one for each strong view, then the perturbed features."""
         student = self.student
         threshold = self.settings.threshold
         pred_l, pred_u_fp, label = (self._apart if self.settings.apart else self._together)(batch)

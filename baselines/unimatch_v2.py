@@ -27,6 +27,8 @@ class UniMatchV2(Method):
       convolutional encoders do, each takes the mask's first channels.
     - Their decoder has no batch normalisation; most networks here have some, which sees the two strong views together,
       as they are decoded, and the labelled images alone.
+    - Their supervised loss is cross-entropy alone.
+    - Their decoder learns at 40 times the encoder's rate; here both have one rate.
     """
 
     ema_decay = 0.996
@@ -45,11 +47,11 @@ class UniMatchV2(Method):
     settings: Settings
 
     def uses_teacher(self) -> bool:
-        """Always: it labels."""
+        """Return True: the teacher labels."""
         return True
 
     def drop(self, features: list[Tensor]) -> list[Tensor]:
-        """Drop complementary halves of the channels in the two views: (2U, C_i, H_i, W_i), first all first views.
+        """Return features (2U, C_i, H_i, W_i), all first views first; the two views lose complementary channels.
 
         All levels have one mask, as far as they have channels.
         """
@@ -60,7 +62,7 @@ class UniMatchV2(Method):
         return [feature * masks[:, : feature.shape[1]].to(feature) for feature in features]
 
     def step(self, batch: Batch) -> Step:
-        """Two terms, one for each strong view."""
+        """Return two terms, one for each strong view."""
         assert self.teacher is not None
         student = self.student
         label = self.label(self.teacher, batch.u_w)

@@ -8,7 +8,8 @@ A document quotes a table of docs/results/report.md between two comments, and ev
 The title follows that of its chapter. ``; rows 1-5, qar, qw-*`` after it quotes the first five
 rows and those with such names only, ``; columns 1, 4-6`` some columns.
 
-docs/METHODS.md has the deviations of all methods between ``<!-- deviations -->`` and ``<!-- end -->``.
+docs/METHODS.md has what all methods do otherwise than their authors after ``<!-- shared -->``, and what each does after
+``<!-- deviations -->``, up to the next ``<!-- end -->``.
 """
 
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qgbench.cli.listing import deviations
+from qgbench.methods import Method
 from qgbench.plugins.registry import load, method_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +37,7 @@ _QUOTE = re.compile(
 
 
 def refreshed(document: str, report: str) -> str:
-    """Replace every quoted table by the report's.
+    """Return the document with every quoted table as it is in the report.
 
     Parameters
     ----------
@@ -66,17 +68,19 @@ def refreshed(document: str, report: str) -> str:
 
 
 def with_deviations(document: str) -> str:
-    """Replace the table of what each method that ships does otherwise than its authors."""
+    """Return the document with what all methods do otherwise than their authors, and each that ships."""
     rows = ["| method | deviation |", "|---|---|"]
     for name in method_names():
         rows += [f"| {name} | {text} |" for text in deviations(load("method", name))]
-    begin, end = "<!-- deviations -->\n", "<!-- end -->"
-    before, _, rest = document.partition(begin)
-    return before + begin + "\n".join(rows) + "\n" + end + rest.partition(end)[2]
+    for name, lines in (("shared", [f"- {text}" for text in deviations(Method)]), ("deviations", rows)):
+        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+        before, _, rest = document.partition(begin)
+        document = before + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+    return document
 
 
 def _tables(report: str) -> dict[str, list[list[str]]]:
-    """Rows of cells, for each table, by the headings above it."""
+    """Return each table's rows of cells, by the headings above it."""
     found: dict[str, list[list[str]]] = {}
     chapter = title = ""
     for line in report.splitlines():
@@ -100,7 +104,7 @@ def _chosen(items: list[T], places: str) -> list[T]:
 
 
 def _chosen_rows(rows: list[list[str]], wanted: str) -> list[list[str]]:
-    """Take rows by their place, or by a name: a cell in a code span. Each once, in the order of the table."""
+    """Return rows chosen by place, or by a name in a code span: each once, in the table's order."""
     places: set[int] = set()
     for part in _parts(wanted):
         if part[0].isdigit():

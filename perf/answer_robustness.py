@@ -42,7 +42,7 @@ def images_of(results: Path, dataset: str, cell: str, seed: int) -> pd.DataFrame
 
 
 def by_group(results: Path, dataset: str, cell: str, seed: int) -> pd.Series:
-    """Dice in % of each test group."""
+    """Return Dice in % of each test group."""
     return 100 * images_of(results, dataset, cell, seed).groupby("group")["dice"].mean()
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     torch.manual_seed(0)
     source = open_source("phantom")
     prepared = prepare(source, protocol.size)
-    data = training_data(prepared, [], load_split(source), Regime.parse("n12"), 0)
+    data = training_data(prepared, [], load_split(source), Regime.parse("n12"), "phantom", 0)
     method_class = load("method", "fixmatch")
     method = method_class(partial(build_student, protocol), method_class.Settings())
     trainer = Trainer(method, Guide([]), None, data, protocol, 0, accelerator)

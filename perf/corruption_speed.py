@@ -17,7 +17,7 @@ MASKS = 28  # as many as the least labelled budget
 
 
 def lesion(side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a lesion with a wavy border, its radius 0.1 to 0.35 of the side; (side, side) bool."""
+    """Return a lesion with a wavy border, its radius 0.1 to 0.35 of the side; (side, side) bool."""
     y, x = np.mgrid[:side, :side] - side * rng.uniform(0.35, 0.65, (2, 1, 1))
     angle = np.arctan2(y, x)
     waves = sum(rng.normal(0, 0.1) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(2, 6))

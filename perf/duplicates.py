@@ -76,7 +76,7 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def eye(seed: int, side: int = 300) -> np.ndarray:
-    """Draw the back of an eye: a disc with a bright spot, laid out as all others, and vessels of its own."""
+    """Return a drawn back of an eye: a disc with a bright spot, laid out as all others, and vessels of its own."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side - 0.5
     spot_y, spot_x = rng.normal(0, 0.012), -0.22 + rng.normal(0, 0.012)

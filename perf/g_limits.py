@@ -28,10 +28,10 @@ from qgbench.data.run_data import open_run_data
 from qgbench.engine.device import make_accelerator
 from qgbench.methods.normalisation import normalising_layers
 from qgbench.quality.audit import Agreement, agreement
-from qgbench.quality.corruptions import degrade
 from qgbench.quality.predictor import CARD_NAME, PredictorCard, QualityPredictor, load_predictor
+from qgbench.quality.release import ReleaseMixture
 from qgbench.quality.scores import overlap
-from qgbench.quality.weak import WeakModels
+from qgbench.quality.weak import WeakMasks, WeakModels
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.suite import load_suite
@@ -58,10 +58,11 @@ def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
 
 
 def synthetic(image: Tensor, truth: Tensor, seed: int, draws: int = DRAWS) -> Judged:
-    """Degrade every mask so many times, as g's training does."""
+    """Return `draws` degraded masks of each image, as g's training makes them."""
     rng = np.random.default_rng(seed)
     truths = truth.squeeze(1).numpy() > 0.5
     index = np.repeat(np.arange(len(truths)), draws)
+    degrade = ReleaseMixture().degrade
     masks = [degrade(truths[i], rng, [truths[j] for j in range(len(truths)) if j != i])[0] for i in index]
     mask = torch.from_numpy(np.stack(masks)).unsqueeze(1)
     return Judged(image[index], mask.float(), overlap(mask, truth[index] > 0.5).numpy())
@@ -76,7 +77,7 @@ def judge(g: QualityPredictor, masks: Judged, accelerator: Accelerator) -> Agree
 
 
 def with_statistics(g: QualityPredictor, masks: Judged, accelerator: Accelerator) -> QualityPredictor:
-    """Replace running statistics by the averages over batches; the weights stay."""
+    """Return a copy whose running statistics are averages over batches; the weights stay."""
     calibrated = copy.deepcopy(g)
     for layer in normalising_layers(calibrated):
         layer.reset_running_stats()
@@ -90,17 +91,19 @@ def with_statistics(g: QualityPredictor, masks: Judged, accelerator: Accelerator
 
 
 def measure(cards: list[tuple[str, Path]], dataset: str, few: Regime, seed: int) -> Iterator[tuple[str, list[float]]]:
-    """Judge with every predictor of a set and seed; yield its labels and the columns."""
+    """Yield labels and columns of every predictor of a set and seed."""
     protocol = load_protocol("small")
     accelerator = make_accelerator("cpu", "bf16", 1)
     data = open_run_data(dataset, few, seed, protocol.size, protocol.fractions)
     held_out = set(data.split.loc[data.split["split"] == "test", "id"])
     rows = np.array([row for row, id in enumerate(data.prepared.ids) if id in held_out])
     own, test = tensors(data.training.labelled), tensors(ImageSet([(data.prepared, rows)]))
-    weak = WeakModels(*own, [test[0]], protocol.quality, seed, accelerator)
-    for _ in weak.run():
+    models = WeakModels(*own, protocol.quality, seed, accelerator)
+    for _ in models.run():
         pass
-    stages = [Judged(test[0], mask.float(), overlap(mask, test[1] > 0.5).numpy()) for mask in weak.masks()[0]]
+    weak = WeakMasks([models.networks()], torch.zeros(len(own[0]), dtype=torch.long))
+    masks = weak.of_others(test[0], accelerator.device)
+    stages = [Judged(test[0], mask.float(), overlap(mask, test[1] > 0.5).numpy()) for mask in masks]
     of_own, of_test = synthetic(*own, seed + 1000), synthetic(*test, seed + 2000)
     clean = synthetic(*own, seed + 3000, CALIBRATION // len(own[0]) + 1)
     for labels, folder in cards:

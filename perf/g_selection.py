@@ -18,7 +18,7 @@ from torch import Tensor
 from qgbench.data.run_data import open_run_data
 from qgbench.engine.device import make_accelerator
 from qgbench.quality.audit import agreement
-from qgbench.quality.fit import LabelledImages, PredictorFit, _judge, _Judged, _weak_masks
+from qgbench.quality.fit import LabelledImages, PredictorFit, _judge, _Judged, _train_weak_models
 from qgbench.quality.scores import overlap
 from qgbench.quality.store import _as_labelled
 from qgbench.spec.protocol import load_protocol
@@ -29,7 +29,7 @@ THREADS = 1
 
 
 def stages_of(val: LabelledImages, weak: Tensor) -> list[_Judged]:
-    """Masks (E, V, 1, H, W) of weak models, by the stage of their training."""
+    """Return masks (E, V, 1, H, W) of weak models, by the stage of their training."""
     index = torch.arange(len(val.image))
     return [_Judged(index, mask.float(), overlap(mask, val.mask > 0.5).numpy()) for mask in weak]
 
@@ -41,8 +41,8 @@ def follow(dataset: str, regime: Regime, seed: int) -> None:
     data = open_run_data(dataset, regime, seed, protocol.size, protocol.fractions)
     own, val = _as_labelled(data.training.labelled), _as_labelled(data.training.val)
     with tempfile.TemporaryDirectory() as folder:
-        weak, weak_val, _ = _weak_masks(own, val, settings, seed, accelerator, Path(folder), {})
-    stages = stages_of(val, weak_val)
+        weak, _ = _train_weak_models(own, settings, seed, accelerator, Path(folder), {})
+    stages = stages_of(val, weak.of_others(val.image, accelerator.device))
     fit = PredictorFit(own, val, weak, settings, seed, accelerator)
     for step in fit.run():
         if step % (settings.steps // settings.validations) == 0:

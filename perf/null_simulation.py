@@ -103,7 +103,7 @@ def worst_case() -> None:
 
 
 def narrowest() -> None:
-    """Bound what any interval that is nowhere wider than ours, and holds its level, could cover less.
+    """Print how much less any interval that is nowhere wider than ours, and holds its level, could cover at best.
 
     In the limit of many groups MS_group and MS_res = 1 are known, and an interval is a set of (mean**2, MS_seed) that
     it excludes. Linear program: exclude most, on average over E MS_seed in 1..6, subject to at most 5 % at each E
@@ -151,13 +151,13 @@ def narrowest() -> None:
 
 
 def rejected(differences: np.ndarray, alpha: float = 0.05) -> np.ndarray:
-    """Whether each table (..., G, S) has p < alpha."""
+    """Return whether each table (..., G, S) has p < alpha."""
     squares = mean_squares(differences)
     return np.abs(squares.mean) > half_width(squares, alpha)
 
 
 def wilcoxon_rate(differences: np.ndarray) -> float:
-    """Share of rows (R, n) with Wilcoxon's p < 0.05."""
+    """Return the share of rows (R, n) with Wilcoxon's p < 0.05."""
     method = "exact" if differences.shape[1] <= 50 else "asymptotic"
     found = stats.wilcoxon(differences, axis=1, zero_method="pratt", method=method)  # type: ignore[call-overload]
     return float(np.mean(found.pvalue < 0.05))
@@ -234,7 +234,7 @@ def skewed() -> None:
 
 
 def remedied(squares: MeanSquares, skewness: np.ndarray) -> dict[str, np.ndarray]:
-    """Which tables (...) have p < 0.05 by the interval and by remedies for skewed differences of few groups.
+    """Return which tables (...) have p < 0.05 by the interval, and by remedies for skewed differences of few groups.
 
     `skewness` is that of the groups' means over seeds. "fewer": the groups' t quantile from 0.6 (G - 1) degrees of
     freedom; "growing": from down to 0.6 (G - 1) as MS_group grows over MS_res; "late": down to 0.5 (G - 1), beginning
@@ -260,7 +260,7 @@ def remedied(squares: MeanSquares, skewness: np.ndarray) -> dict[str, np.ndarray
 
 
 def remedied_rates(scenario: Scenario, gains: tuple[float, ...], tested: tuple[float, ...]) -> np.ndarray:
-    """Percentages (remedies, gains) of tables whose mean differs from what is `tested`."""
+    """Return percentages (remedies, gains) of tables whose mean differs from what is `tested`."""
     twins = simulate(scenario, RECORDS, gains, seed=scenario.groups).by_group()
     tables = twins[1:] - twins[0] - np.array(tested)[:, None, None, None]
     found = remedied(mean_squares(tables), stats.skew(tables.mean(axis=3), axis=2))
@@ -290,7 +290,7 @@ def remedies() -> None:
 
 
 def holm_rejects(differences: np.ndarray) -> np.ndarray:
-    """Which of m contrasts have a Holm-adjusted p < 0.05: (m, R) bool from tables (m, R, G, S)."""
+    """Return which of m contrasts have a Holm-adjusted p < 0.05: (m, R) bool from tables (m, R, G, S)."""
     family = len(differences)
     squares = mean_squares(differences)
     below = np.stack([np.abs(squares.mean) > half_width(squares, 0.05 / (family - i)) for i in range(family)])
@@ -327,7 +327,7 @@ def families() -> None:
 
 
 def over_sets() -> None:
-    """Rates of both rules of `qgbench.stats.combined`, on unequal data sets, for true means that differ or do not."""
+    """Print rates of both rules of `qgbench.stats.combined` on unequal data sets, whose true means differ or do not."""
     print("mean over the first D of eight unequal data sets; their true means spread about their own mean with some SD")
     print("rejected % under the null, and power % at +0.5, +1, +2, +4 points; * marks the rule that is taken")
     print("D seeds SD of true means | combined                      | t over sets")
@@ -374,7 +374,7 @@ def over_sets() -> None:
 
 
 def rate_over_sets(errors: np.ndarray, truth: np.ndarray, noise: np.ndarray, alpha: float) -> float:
-    """Percentage of draws of D means, of standard errors and true means (D,), that t over sets rejects."""
+    """Return in how many percent of draws of D means, of standard errors and true means (D,), t over sets rejects."""
     means = (truth + errors * noise).T
     return float(100 * np.mean(np.abs(means.mean(axis=0)) > combined.half_width_over_sets(means, alpha)))
 

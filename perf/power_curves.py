@@ -23,7 +23,7 @@ SEEDS = (2, 3, 5, 10)
 
 
 def true_components(differences: np.ndarray) -> Components:
-    """Components from the mean squares of many tables (R, G, S) of one experiment."""
+    """Return components from the mean squares of many tables (R, G, S) of one experiment."""
     squares = mean_squares(differences)
     group, seed, residual = (float(part.mean()) for part in (squares.group, squares.seed, squares.residual))
     return Components(

@@ -30,7 +30,7 @@ START_OF_IMAGE, COMMENT = b"\xff\xd8", b"\xff\xfe"  # JPEG markers
 
 
 def draw(width: int, height: int, rng: np.random.Generator) -> bytes:
-    """Draw blobs under camera noise; about as many bytes a pixel as a photograph of skin."""
+    """Return a picture of blobs under camera noise; about as many bytes a pixel as a photograph of skin."""
     coarse = gaussian_filter(rng.standard_normal((height // 8, width // 8, 3)), (8, 8, 0))
     picture = Image.fromarray((128 + 60 * coarse / coarse.std()).clip(0, 255).astype(np.uint8))
     pixels = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32)
@@ -41,7 +41,7 @@ def draw(width: int, height: int, rng: np.random.Generator) -> bytes:
 
 
 def write_pool(folder: Path, images: int, pixels: list[str]) -> int:
-    """Write the pool; return its bytes."""
+    """Write the pool and return its size in bytes."""
     rng = np.random.default_rng(0)
     sizes = [tuple(map(int, size.split("x"))) for size in pixels]
     drawn = [draw(width, height, rng) for width, height in sizes]

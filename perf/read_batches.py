@@ -51,7 +51,7 @@ def read(
 
 
 def compare(size: int, labelled: int, unlabelled: int, repetitions: int, threads: int, folder: Path) -> str:
-    """Time reading and the supervised step in turn; the medians after one step to warm up."""
+    """Time reading and the supervised step in turn; return the medians after one step to warm up, as a line."""
     protocol = load_protocol("small")
     accelerator = make_accelerator("cpu", protocol.precision, threads)
     network = build_student(protocol).train()

@@ -37,7 +37,7 @@ WAYS: dict[str, tuple[dict[str, str], int | None]] = {
 
 
 def plan_of(suite: str, folder: Path, threads: int | None) -> Plan:
-    """Plan the runs of a suite with so many threads; the suite's if None."""
+    """Return the plan of a suite's runs with so many threads; with the suite's if None."""
     declared = load_suite(suite)
     if threads is not None:
         declared = declared.model_copy(update={"threads": threads})
@@ -45,7 +45,7 @@ def plan_of(suite: str, folder: Path, threads: int | None) -> Plan:
 
 
 def enough(plan: Plan) -> list[str]:
-    """Name the runs that have an add-on."""
+    """Return the names of the runs that have an add-on."""
     return [job.name for job in plan.runs if job.spec.addon]
 
 

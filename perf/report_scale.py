@@ -29,7 +29,7 @@ PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
 def images_of(dice: np.ndarray, areas: np.ndarray) -> pd.DataFrame:
-    """Per-image rows whose counts agree with their Dice as nearly as whole pixels can."""
+    """Return per-image rows whose counts agree with their Dice as nearly as whole pixels can."""
     both = np.rint(dice * areas)
     dice = both / areas
     table = pd.DataFrame(
@@ -132,7 +132,7 @@ def measure(folder: Path, html: bool, figures: bool) -> None:
 
 
 def clocks() -> tuple[float, float]:
-    """Seconds on the clock, and of processors: of this process and of its helpers that have ended."""
+    """Return seconds on the clock, and of processors: of this process and of its helpers that have ended."""
     usages = [resource.getrusage(who) for who in PROCESSES]
     return time.perf_counter(), sum(usage.ru_utime + usage.ru_stime for usage in usages)
 

@@ -3,7 +3,7 @@
 Run with qgbench installed and QGBENCH_DATA set: ``python perf/small_settings.py QUESTION [workers]``, where QUESTION is
 one of those in `QUESTIONS`. Every training is timed, validated after its last step, and forgotten; no test image is
 read. Results are kept in ``runs/small_settings.jsonl``, so that the same command continues, and changed code must begin
-without that file. Printed is a table: mean validation Dice in % over seeds (SD over seeds), and seconds of training.
+without that file. Printed is a table: mean validation Dice in % over seeds (SD over seeds), and seconds of a core.
 docs/PERFORMANCE.md holds what came out.
 """
 
@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import time
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy import stats
 
 from qgbench.data.run_data import open_run_data
 from qgbench.engine.device import make_accelerator
@@ -49,7 +51,7 @@ class Trial:
 
 
 def trials(columns: dict[str, dict[str, Any]], budgets: dict[str, tuple[str, ...]], seeds: int = 3) -> list[Trial]:
-    """Every column on every budget of every set; whole seeds first."""
+    """Return every column on every budget of every set; whole seeds first."""
     places = [(dataset, budget) for dataset, of_set in budgets.items() for budget in of_set]
     return [
         Trial(column=name, dataset=dataset, budget=budget, seed=seed, **changes)
@@ -71,10 +73,37 @@ TUNED = {
     "unimatch": tuple(sorted(OF_HALF + LAMBDA_U)),  # the second three were tried first, by mistake
     **dict.fromkeys(("unimatch_v2", "corrmatch"), OF_HALF),
 }
-STEPS = {f"{number} steps": {"overrides": {"train.steps": number}} for number in (400, 800)}
+STEPS = {f"{number} steps": {"overrides": {"train.steps": number}} for number in (200, 400, 800)}
+APART = {"apart": True}  # labelled images in batches of their own
+RISING: dict[str, dict[str, Any]] = {"supervised": {}, "fixmatch": APART, "unimatch": APART, "cps": {}, "bcp": {}}
+RATES: list[dict[str, Any]] = [{"lr": 5e-4}, {}, {"lr": 2e-3}]
+THREE = {name: AT_FEW[name] for name in ("isic2017", "scd", "cvc_clinicdb")}
+
+
+def column(method: str, steps: int, **overrides: float) -> dict[str, dict[str, Any]]:
+    """Return a column of a method with a budget and other settings of training."""
+    settings: dict[str, Any] = {"train.steps": steps}
+    for name, value in overrides.items():
+        settings[f"{'method' if name == 'apart' else 'train'}.{name}"] = value
+    name = " ".join([method, str(steps), *(f"{name} {value:g}" for name, value in overrides.items())])
+    return {name: {"method": method, "overrides": settings}}
+
+
+def columns(*each: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return several columns."""
+    return {name: changes for one in each for name, changes in one.items()}
+
+
 QUESTIONS = {
+    "doubling": trials(
+        columns(*(column(m, steps, **how) for steps in (200, 400, 800) for m, how in RISING.items())), THREE
+    ),
+    "rates": trials(
+        columns(*(column(m, 400, **APART, **rate) for m in ("fixmatch", "unimatch") for rate in RATES)), THREE
+    ),
+    "apart": trials(columns(*(column(m, 400, **how) for m in ("fixmatch", "unimatch") for how in ({}, APART))), THREE),
     "budgets": trials({"supervised": {}}, BUDGETS),
-    "steps": trials({"200 steps": {}, **STEPS}, {**AT_FEW, "ph2": ("n4",)}, seeds=2),
+    "steps": trials(STEPS, {**AT_FEW, "ph2": ("n4",)}, seeds=2),
     "batch": trials(
         {
             "8 labelled": {},
@@ -98,7 +127,7 @@ QUESTIONS = {
 
 
 def train(trial: Trial) -> dict[str, Any]:
-    """Train once; give the trial, the last validation Dice in [0, 1], and seconds."""
+    """Train once; return the trial, the last validation Dice in [0, 1], and seconds of a core."""
     spec = make_spec(
         "small",
         trial.dataset,
@@ -114,31 +143,54 @@ def train(trial: Trial) -> dict[str, Any]:
     method = load("method", spec.method)
     settings = apply_settings(method.Settings(), spec.overrides_of("method"), "method.")
     data = open_run_data(spec.dataset, Regime.parse(spec.regime), spec.seed, protocol.size, protocol.fractions)
-    torch.manual_seed(spec.seed)  # as a run does, before its networks are built
+    torch.manual_seed(spec.seed_of("weights"))  # as a run does, before its networks are built
     trainer = Trainer(
         method(partial(build_student, protocol), settings),
         Guide([]),
         None,
         data.training,
         protocol,
-        spec.seed,
+        spec.seed_of("training"),
         accelerator,
     )
-    begin = time.perf_counter()
+    begin = time.process_time()
     for _ in trainer.run():
         pass
     dice = [dice for _, dice in trainer.history.val_dice]
-    return {"trial": asdict(trial), "dice": dice[-1], "validations": dice, "seconds": time.perf_counter() - begin}
+    return {"trial": asdict(trial), "dice": dice[-1], "validations": dice, "seconds": time.process_time() - begin}
 
 
 def key(trial: dict[str, Any]) -> str:
-    """What was trained, whatever the column is called."""
+    """Return what was trained, whatever the column is called."""
     return json.dumps({name: value for name, value in trial.items() if name != "column"}, sort_keys=True)
 
 
 def judged(result: dict[str, Any], question: str) -> float:
-    """The last validation; for settings of methods, which one seed decides, the mean of the last three."""
+    """Return the last validation; for settings of methods, which one seed decides, the mean of the last three."""
     return statistics.mean(result["validations"][-3:]) if question.startswith("tune_") else result["dice"]
+
+
+def changes(asked: list[Trial], known: dict[str, dict[str, Any]]) -> None:
+    """Print what doubled steps change of each method, in points, over sets and seeds: mean, 95 % interval by t."""
+    dice: dict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
+    for trial in asked:
+        dice[trial.method, trial.overrides["train.steps"]][trial.dataset, trial.seed] = (
+            100 * known[key(asdict(trial))]["dice"]
+        )
+    for steps in sorted({steps for _, steps in dice})[:-1]:
+        means = []
+        print(f"\n{steps} -> {2 * steps} steps")
+        for method in dict.fromkeys(method for method, _ in dice):
+            before, after = dice[method, steps], dice[method, 2 * steps]
+            means.append(change := [after[place] - before[place] for place in before])
+            print(f"{method:12} {statistics.mean(after.values()):6.1f}  {interval(change)}")
+        print(f"{'all':12}         {interval([statistics.mean(each) for each in means])}")
+
+
+def interval(values: list[float]) -> str:
+    """Return a mean with its 95 % interval by Student's t."""
+    mean, half = statistics.mean(values), stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
 
 
 def main() -> None:
@@ -154,18 +206,20 @@ def main() -> None:
             known[key(result["trial"])] = result
             kept.write(json.dumps(result) + "\n")
             kept.flush()
-    columns = list(dict.fromkeys(trial.column for trial in asked))
-    print("| set | budget | " + " | ".join(columns) + " |\n|---|---|" + "---:|" * len(columns))
+    names = list(dict.fromkeys(trial.column for trial in asked))
+    print("| set | budget | " + " | ".join(names) + " |\n|---|---|" + "---:|" * len(names))
     for dataset, budget in dict.fromkeys((trial.dataset, trial.budget) for trial in asked):
         row = [trial for trial in asked if (trial.dataset, trial.budget) == (dataset, budget)]
         cells = []
-        for column in columns:
-            here = [known[key(asdict(trial))] for trial in row if trial.column == column]
+        for name in names:
+            here = [known[key(asdict(trial))] for trial in row if trial.column == name]
             dice = [100 * judged(each, sys.argv[1]) for each in here]
             seconds = statistics.mean(each["seconds"] for each in here)
             spread = f" ({statistics.stdev(dice):.1f})" if len(dice) > 1 else ""
             cells.append(f"{statistics.mean(dice):.1f}{spread}, {seconds:.0f} s")
         print(f"| {dataset} | {budget} | " + " | ".join(cells) + " |")
+    if sys.argv[1] == "doubling":
+        changes(asked, known)
 
 
 if __name__ == "__main__":

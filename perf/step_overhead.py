@@ -34,7 +34,9 @@ def main() -> None:
     threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     accelerator = make_accelerator("cpu", protocol.precision, threads)
     source = open_source("phantom")
-    data = training_data(prepare(source, protocol.size), [], load_split(source), Regime.parse("n12@grouped"), 0)
+    data = training_data(
+        prepare(source, protocol.size), [], load_split(source), Regime.parse("n12@grouped"), "phantom", 0
+    )
     fixmatch = load("method", "fixmatch")
     trainer = Trainer(
         fixmatch(partial(build_student, protocol), fixmatch.Settings()), Guide([]), None, data, protocol, 0, accelerator

@@ -20,7 +20,7 @@ _DECODER = (128, 64, 32, 16, 16)
 
 
 def network(decoder: tuple[int, ...] = _DECODER, channels_last: bool = True, depthwise_fp32: bool = True) -> nn.Module:
-    """The network of `small`, with random weights."""
+    """Return the network of `small`, with random weights."""
     built = build_network("unet", "tf_efficientnet_lite0", "none", decoder, 96).train()
     if not depthwise_fp32:
         for module in built.modules():
@@ -35,7 +35,7 @@ def network(decoder: tuple[int, ...] = _DECODER, channels_last: bool = True, dep
 
 
 def step(net: nn.Module, bf16: bool = True, threads: int = 1) -> Callable[[torch.Tensor], None]:
-    """One forward and backward pass."""
+    """Return a function that does one forward and backward pass."""
 
     def run(image: torch.Tensor) -> None:
         torch.set_num_threads(threads)
@@ -47,7 +47,7 @@ def step(net: nn.Module, bf16: bool = True, threads: int = 1) -> Callable[[torch
 
 
 def alternate(ways: dict[str, Callable[[torch.Tensor], None]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median seconds of the clock and of the processor of each way."""
+    """Return median seconds of the clock and of the processor of each way."""
     image = torch.rand(24, 3, 96, 96)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for count in range(rounds + 2):

@@ -41,7 +41,7 @@ def write_results(results: Path, records: int) -> None:
     golden, rows = read_record(GOLDEN / "v2"), read_images(GOLDEN / "v1/images.csv")
     of_ph2, labels = read_record(GOLDEN / "v1"), read_labels(GOLDEN / "v2/labels.csv")
     split = load_split("ph2")
-    labelled = [draw_labelled(split[split["split"] == "train"], 28, seed) for seed in range(SEEDS)]
+    labelled = [draw_labelled(split[split["split"] == "train"], 28, "ph2", seed) for seed in range(SEEDS)]
     stream = np.random.default_rng(0)
     for number in range(records):
         cell, seed = divmod(number, SEEDS)
@@ -70,7 +70,7 @@ def write_results(results: Path, records: int) -> None:
             "best_val_step": steps,
             "val_dice": [(step, 0.5 + step / 1e6) for step in range(every, steps + 1, every)],
             "pseudo_labels": audits_of(labels if spec.needs_g else labels.drop(columns="g")),
-            "provenance": golden.provenance.model_copy(update=source),
+            "provenance": of_ph2.provenance.model_copy(update=source | {"encoder": golden.provenance.encoder}),
         }
         record = golden.model_copy(update=changes if spec.needs_g else changes | {"audit": None, "guidance": None})
         target = results / result_path(record)

@@ -50,7 +50,7 @@ def test_a_signal_saves_and_the_same_command_continues(number: signal.Signals, w
     assert command.finish() == 128 + number
     folder = only_run(tmp_path / "runs")
     assert folder.status() == "interrupted"
-    assert command.said().splitlines()[-1] == "interrupted; the same command continues from the last checkpoint."
+    assert command.said().splitlines()[-1] == "interrupted; the same command continues where this one was."
     assert "Traceback" not in command.said()
     reached = folder.log()[-1]["step"]
     command = start(whole, tmp_path, "--steps", "200", "--verbose", seconds=0.0)

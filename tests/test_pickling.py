@@ -183,7 +183,7 @@ def test_training_data_hold_the_same_pixels_there(elsewhere: Elsewhere, cache_di
     source = open_source("phantom")
     mapped = prepare(source, load_protocol("smoke").size, cache_dir)
     assert isinstance(mapped.images, np.memmap)
-    for data in (toy_data(), training_data(mapped, [], load_split(source), Regime.parse("n12"), 0)):
+    for data in (toy_data(), training_data(mapped, [], load_split(source), Regime.parse("n12"), "phantom", 0)):
         assert len(data.labelled) < len(data.unlabelled)
         assert elsewhere(look_at_data, data) == look_at_data(data)
 

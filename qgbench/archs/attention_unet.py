@@ -35,7 +35,7 @@ class AttentionGate(nn.Module):
         self.psi = nn.Conv2d(inner, 1, kernel_size=1)
 
     def forward(self, x: Tensor, g: Tensor) -> Tensor:
-        """Features (B, C, 2H, 2W) and the coarser signal (B, G, H, W) -> gated features (B, C, 2H, 2W)."""
+        """Return gated features (B, C, 2H, 2W), of features of that shape and the coarser signal (B, G, H, W)."""
         alpha = torch.sigmoid(self.psi(F.relu(self.wx(x) + self.wg(g))))
         return x * F.interpolate(alpha, size=x.shape[2:], mode="bilinear")
 
@@ -57,14 +57,14 @@ class GatedBlock(nn.Module):
         self.gate = gate
 
     def forward(self, coarser: Tensor, *sizes: Any, skip_connection: Tensor) -> Tensor:
-        """Coarser features (B, G, H, W) and a skip connection (B, C, 2H, 2W) -> finer features."""
+        """Return finer features, of coarser ones (B, G, H, W) and a skip connection (B, C, 2H, 2W)."""
         return self.block(coarser, *sizes, skip_connection=self.gate(skip_connection, coarser))
 
 
 def build_attention_unet(
     encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int
 ) -> SegmentationModel:
-    """Build a U-Net as `qgbench.archs.library.build_unet` does, and put a gate on each skip connection that it has."""
+    """Return the U-Net of `qgbench.archs.library.build_unet` with a gate on each skip connection that it has."""
     network = build_unet(encoder, weights, decoder_channels, size)
     skips = network.encoder.out_channels[-2:0:-1]
     gating = (network.encoder.out_channels[-1], *decoder_channels)

@@ -110,7 +110,7 @@ def _for_training(network: N) -> N:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of RGB in [0, 1] that a backbone's ImageNet weights expect.
+    """Return mean and standard deviation of RGB in [0, 1] that a backbone's ImageNet weights expect.
 
     They are those of the same weights in timm; ImageNet's own where timm does not have them.
     """
@@ -132,9 +132,9 @@ def require_buildable(
 
 
 def weights_in_truth(arch: str, encoder: str, decoder_channels: tuple[int, ...], size: int) -> Weights | None:
-    """Tell which weights an encoder has that was asked for ImageNet's: 'none' where these are ignored.
+    """Return the weights of an encoder that was asked for ImageNet's: 'none' where it ignores that.
 
-    They are where the encoder's tensors are those that it has without weights. None where these do not change with the
+    It does where the encoder's tensors are those that it has without weights. None where these do not change with the
     random seed either: the architecture loads weights of its own choice, which cannot be told from outside.
     """
 
@@ -152,7 +152,7 @@ def weights_in_truth(arch: str, encoder: str, decoder_channels: tuple[int, ...],
 def build_network(
     arch: str, encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int
 ) -> SegmentationNetwork:
-    """Build a segmentation network: images (B, 3, size, size) in [0, 1] -> logits (B, 1, size, size).
+    """Return a segmentation network: images (B, 3, size, size) in [0, 1] -> logits (B, 1, size, size).
 
     Parameters
     ----------

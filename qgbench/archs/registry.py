@@ -122,7 +122,7 @@ ARCHS: Mapping[str, Arch] = MappingProxyType(
 
 
 def nearest_sizes(arch: Arch, size: int) -> list[int]:
-    """List the largest side below `size` pixels that fits, if there is one, and the smallest above."""
+    """Return the largest side below `size` pixels that fits, if there is one, and the smallest above."""
     below = next((side for side in range(size - 1, 31, -1) if arch.fits(side)), None)
     above = next(side for side in count(size + 1) if arch.fits(side))
     return [side for side in (below, above) if side is not None]

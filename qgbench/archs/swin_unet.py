@@ -35,7 +35,7 @@ def windows(size: int) -> tuple[int, ...]:
 
 
 def fits(size: int) -> bool:
-    """Tell whether images of `size` pixels can be tiled: a multiple of 32, all windows at least 2 x 2 patches."""
+    """Return whether images of `size` pixels can be tiled: a multiple of 32, all windows at least 2 x 2 patches."""
     return size % STRIDES[-1] == 0 and min(windows(size)) > 1
 
 
@@ -75,7 +75,7 @@ class SwinEncoder(nn.Module):
 
 
 def expand_pixels(x: Tensor, scale: int) -> Tensor:
-    """Turn channels into pixels, (B, H, W, scale**2 * C) -> (B, scale * H, scale * W, C): undo patch merging.
+    """Return channels as pixels, (B, H, W, scale**2 * C) -> (B, scale * H, scale * W, C): patch merging undone.
 
     The order is that of timm's `PatchMerging`: of the channels of one patch, those of its first column come first.
     """
@@ -102,7 +102,7 @@ class PatchExpand(nn.Module):
         self.norm = nn.LayerNorm(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, channels) -> (B, scale * H, scale * W, out)."""
+        """Return features (B, scale * H, scale * W, out), of features (B, H, W, channels)."""
         return self.norm(expand_pixels(self.expand(x), self.scale))
 
 
@@ -136,7 +136,7 @@ class UpStage(nn.Module):
         )
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """(B, H, W, C) and the skip connection (B, 2H, 2W, C / 2) -> (B, 2H, 2W, C / 2)."""
+        """Return features (B, 2H, 2W, C / 2) of coarser (B, H, W, C) and the skip connection (B, 2H, 2W, C / 2)."""
         return self.stage(self.join(torch.cat([self.up(x), skip], dim=-1)))
 
 
@@ -159,7 +159,7 @@ class SwinDecoder(nn.Module):
         self.apply(_initialise)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Features of the encoder, fine to coarse -> (B, C, H, W)."""
+        """Return features (B, C, H, W), of the encoder's, fine to coarse."""
         x, *skips = (feature.permute(0, 2, 3, 1) for feature in reversed(features))
         for stage, skip in zip(self.stages, skips, strict=True):
             x = stage(x, skip)
@@ -190,12 +190,12 @@ class SwinUnet(nn.Module):
         self.segmentation_head = nn.Conv2d(_blocks(_stages(model)[0])[0].dim, 1, kernel_size=1, bias=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised -> logits (B, 1, H, W)."""
+        """Return logits (B, 1, H, W), of normalised images (B, 3, H, W)."""
         return self.segmentation_head(self.decoder(self.encoder(image)))
 
 
 def build_swin_unet(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SwinUnet:
-    """Build a Swin-Unet: normalised images (B, 3, size, size) -> logits (B, 1, size, size).
+    """Return a Swin-Unet: normalised images (B, 3, size, size) -> logits (B, 1, size, size).
 
     With ImageNet weights each stage of the decoder starts from the blocks of the encoder's stage that it mirrors, as in
     the authors' code.

@@ -57,7 +57,7 @@ def timm_names() -> set[str]:
 
 
 def timm_backbone(name: str, weights: Weights, **options: Any) -> nn.Module:
-    """Build a timm backbone that returns pooled features (B, C).
+    """Return a timm backbone that gives pooled features (B, C).
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def timm_backbone(name: str, weights: Weights, **options: Any) -> nn.Module:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """Fingerprint the tensors of a module: SHA-256 over names, types, shapes and values, 64 hexadecimal digits.
+    """Return the SHA-256 over names, types, shapes and values of a module's tensors, 64 hexadecimal digits.
 
     The memory format and the device do not matter. Of an encoder that was just built, it says which weights training
     starts from, whatever decoder is put on it.
@@ -108,7 +108,7 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def hub_error(name: str, error: Exception) -> QGBenchError:
-    """Explain that ImageNet weights could not be fetched, and what can be done."""
+    """Return the error for ImageNet weights that could not be fetched, with what can be done."""
     return QGBenchError(
         f"the ImageNet weights of '{name}' cannot be fetched "
         f"({type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:160]}). "
@@ -117,5 +117,5 @@ def hub_error(name: str, error: Exception) -> QGBenchError:
 
 
 def unpublished(name: str) -> UserError:
-    """Explain that there are no ImageNet weights of a backbone, and what can be done."""
+    """Return the error for a backbone that has no ImageNet weights, with what can be done."""
     return UserError(f"there are no published ImageNet weights of '{name}': {_WITHOUT_HUB}.")

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 def on_all_cores(function: Callable[[T], R], items: Sequence[T], worth: int, chunk: int = 1) -> Iterator[R]:
-    """Apply a function to each item in processes; yield what it returns, in the order of the items.
+    """Yield what a function returns for each item, in the order of the items; processes on all cores do the work.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def on_all_cores(function: Callable[[T], R], items: Sequence[T], worth: int, chu
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
-    """Apply a function to each item in threads; yield what it returns, in the order of the items.
+    """Yield what a function returns for each item, in the order of the items; threads do the work.
 
     It is only so far ahead of the caller that no core waits for it; whoever may stop before the end closes it.
     """
@@ -71,5 +71,5 @@ def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -67,7 +67,7 @@ def in_one_line(error: BaseException) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> NotFoundError:
-    """Build the error for a name that nothing is registered under.
+    """Return the error for a name that nothing is registered under.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> NotFoundError:
 
 
 def unwritable(what: Path | str, error: OSError, elsewhere: str = "choose another folder") -> UnwritableError:
-    """Build the error for what cannot be written: a mistake of whoever named it, unless the disk is full.
+    """Return the error for what cannot be written: a mistake of whoever named it, unless the disk is full.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 def unreadable(path: Path | Traversable, error: OSError) -> UserError:
-    """Build the error for a file or folder that was there and that the operating system does not hand out."""
+    """Return the error for a file or folder that was there and that the operating system does not hand out."""
     if isinstance(error, FileNotFoundError):
         return UserError(
             f"{path} is gone. Put it back (is the disk or network folder still there?) and give the same command again."

@@ -60,7 +60,7 @@ def locked(folder: Path, what: str, wait: bool = True) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Tell whether a process is in a folder now; True where that cannot be seen, as in a folder of somebody else."""
+    """Return whether a process is in a folder now; True where that cannot be seen, as in somebody else's folder."""
     try:
         with FileLock(folder / _LOCK_NAME).acquire(timeout=0):
             return False

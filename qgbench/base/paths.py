@@ -1,6 +1,7 @@
 """Paths: told from names, and with the home folder in its place."""
 
 import os
+import re
 from pathlib import Path
 
 from qgbench.base.errors import UserError, unreadable
@@ -24,17 +25,22 @@ def expanded(path: str | Path) -> Path:
 
 
 def is_path(name: str) -> bool:
-    """Tell a path from a name: it has a separator (``./mine``, ``mine/``), or is ``.``, ``..`` or ``~``."""
+    """Return whether it is a path, not a name: with a separator (``./mine``, ``mine/``), or ``.``, ``..`` or ``~``."""
     return "/" in name or os.sep in name or name in (".", "..") or name.startswith("~")
 
 
+def base_name(dataset: str) -> str:
+    """Return a data set's name in ids, seeds and draws: as given; of a folder its last part, wherever it lies."""
+    return re.sub(r"\W+", "_", dataset.rstrip("/").rpartition("/")[2])
+
+
 def no_folder(path: str | Path) -> str:
-    """Say, for a message, that a path leads to no folder."""
+    """Return words for a message: that a path leads to no folder."""
     return f"{path} is a file, and a folder is needed" if Path(path).exists() else f"there is no folder {path}"
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """List a folder, sorted; raises UserError if it cannot be read."""
+    """Return what a folder holds, sorted; raises UserError if it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:

@@ -25,14 +25,14 @@ class _Speed(ProgressColumn):
 
 
 def _speed_words(speed: float, unit: str) -> str:
-    """Write items per second, or seconds per item where an item takes longer than one."""
+    """Return items per second, or seconds per item where an item takes longer than one, as text."""
     if not speed:
         return f"- {unit}/s"
     return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit.removesuffix('s')}"
 
 
 def track(iterable: Iterable[T], description: str, total: int, unit: str = "steps", start: int = 0) -> Iterator[T]:
-    """Pass items through while showing how far the stage is, on standard error, unless told to be quiet.
+    """Yield the items while showing how far the stage is, on standard error, unless told to be quiet.
 
     Parameters
     ----------
@@ -90,5 +90,5 @@ class Track(Protocol):
 
 
 def no_progress(iterable: Iterable[T], description: str, total: int, unit: str, start: int = 0) -> Iterator[T]:
-    """Show nothing."""
+    """Yield the items, and show nothing."""
     yield from iterable

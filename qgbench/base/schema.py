@@ -7,12 +7,20 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 SLACK = 1e-5  # what was averaged in single precision may leave its range by as much
 Share = Annotated[float, Field(ge=-SLACK, le=1 + SLACK)]
 Correlation = Annotated[float, Field(ge=-1 - SLACK, le=1 + SLACK)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _not_zeros(digest: str) -> str:
+    if not digest.strip("0"):
+        raise ValueError("expected the SHA-256 of something, and not zeros")
+    return digest
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), AfterValidator(_not_zeros)]
 
 
 class Part(BaseModel):
@@ -23,7 +31,7 @@ class Part(BaseModel):
 
 
 def first_fault(error: ValidationError) -> str:
-    """Say where a file's first fault of form is, and which: ``times.g: Input should be a valid number, not 'x'``."""
+    """Return a file's first fault of form, and where it is: ``times.g: Input should be a valid number, not 'x'``."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "the file"
     told = isinstance(first["input"], str | int | float | None)
@@ -31,7 +39,7 @@ def first_fault(error: ValidationError) -> str:
 
 
 def not_finite(value: Any, where: str = "") -> Iterator[str]:
-    """Name the numbers within dicts and lists that are NaN or infinite: ``times.train``."""
+    """Yield the names of numbers within dicts and lists that are NaN or infinite: ``times.train``."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield from not_finite(part, f"{where}.{key}" if where else str(key))
@@ -43,5 +51,5 @@ def not_finite(value: Any, where: str = "") -> Iterator[str]:
 
 
 def finite_or_none(value: float) -> float | None:
-    """Turn NaN and infinity into None, as the schema writes what is unknown."""
+    """Return the number, or None for NaN and infinity, as the schema writes what is unknown."""
     return float(value) if math.isfinite(value) else None

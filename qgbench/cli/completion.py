@@ -44,7 +44,7 @@ def _begun(incomplete: str, names: Iterable[str]) -> list[str]:
 
 
 def _data(incomplete: str, kind: "Kind | None") -> list[str]:
-    """Complete the name of data that ship with qgbench or were added to the folder that QGBENCH_DATA names."""
+    """Return fitting names of data that ship with qgbench or were added to the folder that QGBENCH_DATA names."""
     from qgbench.data.cards import card_names, own_names
 
     try:
@@ -54,53 +54,53 @@ def _data(incomplete: str, kind: "Kind | None") -> list[str]:
 
 
 def methods(incomplete: str) -> list[str]:
-    """Complete the name of a method that ships with qgbench."""
+    """Return fitting names of methods that ship with qgbench."""
     from qgbench.plugins.registry import method_names
 
     return _begun(incomplete, method_names())
 
 
 def suites(incomplete: str) -> list[str]:
-    """Complete the name of a suite that ships with qgbench."""
+    """Return fitting names of suites that ship with qgbench."""
     from qgbench.spec.suite import suite_names
 
     return _begun(incomplete, suite_names())
 
 
 def protocols(incomplete: str) -> list[str]:
-    """Complete the name of a protocol."""
+    """Return fitting names of protocols."""
     from qgbench.spec.protocol import protocol_names
 
     return _begun(incomplete, protocol_names())
 
 
 def datasets(incomplete: str) -> list[str]:
-    """Complete the name of a data set that has labels."""
+    """Return fitting names of data sets that have labels."""
     return _data(incomplete, "labelled")
 
 
 def data_names(incomplete: str) -> list[str]:
-    """Complete the name of a data set or a pool."""
+    """Return fitting names of data sets and pools."""
     return _data(incomplete, None)
 
 
 def pools(incomplete: str) -> list[str]:
-    """Complete the name of a pool of unlabelled images."""
+    """Return fitting names of pools of unlabelled images."""
     return _data(incomplete, "pool")
 
 
 def archs(incomplete: str) -> list[str]:
-    """Complete the name of a segmentation network."""
+    """Return fitting names of segmentation networks."""
     return _begun(incomplete, ARCHS)
 
 
 def encoders(incomplete: str) -> list[str]:
-    """Complete the name of a common encoder; others are accepted as well."""
+    """Return fitting names of common encoders; others are accepted as well."""
     return _begun(incomplete, ENCODERS)
 
 
 def runs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete the name of a run in the folder that ``--output`` names, else in ``./runs``."""
+    """Return fitting names of runs in the folder that ``--output`` names, else in ``./runs``."""
     from qgbench.run.folder import find_runs
 
     try:

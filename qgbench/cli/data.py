@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qgbench.spec.regime import SplitKind
 
 app = typer.Typer(
-    no_args_is_help=True, help="Get, check, split and look at data: [bold]qgbench data list[/bold] to begin with."
+    no_args_is_help=True, help="Get, check, split and look at data; begin with [bold]qgbench data list[/bold]."
 )
 
 Name = Annotated[str, typer.Argument(help="A name that qgbench data list shows.", autocompletion=completion.data_names)]
@@ -34,7 +34,8 @@ AnyData = Annotated[
 ]
 SplitOption = Annotated[str, typer.Option("--split", help="grouped or image.")]
 ProtocolOption = Annotated[
-    str, typer.Option(help="Whose image size, or shares of a split, is meant.", autocompletion=completion.protocols)
+    str,
+    typer.Option(help="Protocol whose image size and shares of a split count.", autocompletion=completion.protocols),
 ]
 
 
@@ -77,7 +78,7 @@ def prepare(
         Path | None,
         typer.Option(
             parser=expanded,
-            help="CSV with the columns stem and group: from now on its groups, from which a new split follows.",
+            help="CSV with the columns stem and group: the data set's groups from now on, so that it is split anew.",
         ),
     ] = None,
     protocol: ProtocolOption = "small",
@@ -168,11 +169,11 @@ def verify(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check files, masks, groups and splits, and look for images that are twice there. Exits with 1 on an error.
+    """Check files, masks, groups and splits, and look for images that are there twice. Exits with 1 on an error.
 
-    Found are copies of equal pixels, and ones compressed, resized, brightened, mirrored or turned by quarters.
+    It finds copies of equal pixels, and those compressed, resized, brightened, mirrored or turned by quarters.
 
-    Of copies turned by 3 degrees or cropped by 5 % most are found, but none cropped of a picture in a dark frame.
+    It finds most copies turned by 3 degrees or cropped by 5 %, but no cropped one of a picture in a dark frame.
 
     Example: [bold]qgbench data verify cvc_colondb kvasir_pool[/bold]
     """
@@ -329,7 +330,7 @@ def add(
 ) -> None:
     """Add images of one's own to the data folder, to be used by name as the others are.
 
-    With other groups, from qgbench data verify --write-groups, a data set that is there takes another name: --from.
+    --from adds a data set once more, under another name and in other groups (qgbench data verify --write-groups).
 
     Example: [bold]qgbench data add mine --images photos --masks outlines --groups patients.csv --data-dir ~/data[/bold]
     """

@@ -90,7 +90,7 @@ def examine(data_dir: Path | None, output: Path, measure: bool = False) -> Itera
 
 
 def print_findings(findings: Iterable[Finding], console: Console) -> bool:
-    """Print findings as they come, then how many errors and warnings there were; True if there was no error."""
+    """Print findings as they come, then how many errors and warnings there were; return whether there was no error."""
     counts: dict[Level, int] = {"ok": 0, "warning": 0, "error": 0}
     for finding in findings:
         counts[finding.level] += 1
@@ -256,7 +256,7 @@ def bf16_unit(cpuinfo: str) -> str | None:
 
 
 def _computes(device: str, precision: str) -> bool:
-    """Tell whether a convolution can be computed and differentiated under autocast."""
+    """Return whether a convolution can be computed and differentiated under autocast."""
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -342,7 +342,7 @@ def available_memory(free: int, root: Path = Path("/")) -> int:
 
 
 def _cgroups(controller: str, root: Path) -> Iterator[Path]:
-    """List the folders of this process's cgroup and of all above it, for cgroup v2 and v1."""
+    """Yield the folders of this process's cgroup and of all above it, for cgroup v2 and v1."""
     mounted = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -358,7 +358,7 @@ def _cgroups(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _numbers(file: Path) -> list[int]:
-    """Whole numbers in a file, other words left out; [] without the file."""
+    """Return the whole numbers in a file, other words left out; [] without the file."""
     try:
         return [int(word) for word in file.read_text().split() if word.lstrip("-").isdigit()]
     except OSError:
@@ -366,7 +366,7 @@ def _numbers(file: Path) -> list[int]:
 
 
 def _entry(file: Path, name: str) -> int:
-    """Number behind a name in a file of lines 'name number'; 0 without it."""
+    """Return the number behind a name in a file of lines 'name number'; 0 without it."""
     try:
         lines = [line.split() for line in file.read_text().splitlines()]
     except OSError:
@@ -391,7 +391,7 @@ def _cache() -> Remarks:
 
 
 def _folder(folder: Path, remedy: str) -> Remarks:
-    """Write a file into a folder and measure its disk."""
+    """Yield whether a file can be written into a folder, and what its disk has free."""
     folder = expanded(folder).absolute()
     try:
         free = _free_after_writing(folder)
@@ -405,7 +405,7 @@ def _folder(folder: Path, remedy: str) -> Remarks:
 
 
 def _free_after_writing(folder: Path) -> int:
-    """Write a file, remove it again with every folder made for it, and give the free bytes of the disk."""
+    """Write a file, remove it again with every folder made for it, and return the free bytes of the disk."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     with ExitStack() as undo:
         for place in reversed(made):

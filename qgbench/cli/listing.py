@@ -51,6 +51,8 @@ def print_method(name: str, console: Console, plugins: Iterable[str] = ()) -> No
     UserError
         As `qgbench.plugins.registry.resolve` and `qgbench.plugins.registry.load`.
     """
+    from qgbench.methods import Method
+
     reference = resolve("method", name, plugins)
     kind = load("method", reference)
     settings = kind.Settings()
@@ -61,7 +63,8 @@ def print_method(name: str, console: Console, plugins: Iterable[str] = ()) -> No
     facts += ["needs features of its networks"] if kind.needs_features else []
     console.print(f"By default it {', '.join(facts)}.\n", highlight=False)
     if deviations(kind):
-        console.print("Deviations that all methods share are listed in docs/METHODS.md.\n", highlight=False)
+        shared = "".join(f"- {text}\n" for text in deviations(Method))
+        console.print(f"Deviations that all methods share:\n\n{shared}", markup=False, highlight=False)
     table = Table("setting", "default", "allowed", "meaning", title="--set method.SETTING=VALUE", title_justify="left")
     for setting, field in type(settings).model_fields.items():
         values = (setting, str(getattr(settings, setting)), allowed(field), field.description or "")
@@ -154,7 +157,7 @@ def _print_all(
 
 
 def _group(entry: Known) -> str:
-    """Where an entry comes from, without the object that an entry point names."""
+    """Return where an entry comes from, without the object that an entry point names."""
     return entry.origin.partition(" (")[0]
 
 
@@ -183,7 +186,7 @@ def _arch_row(arch: "Arch") -> tuple[str, ...]:
 
 
 def _parameters(reference: str, arch: "Arch") -> str:
-    """Count the trainable parameters of the network that the paper's protocol would train."""
+    """Return in words how many trainable parameters the network has that the paper's protocol would train."""
     from qgbench.archs.build import build_network
 
     paper = load_protocol("paper")
@@ -197,7 +200,7 @@ def _parameters(reference: str, arch: "Arch") -> str:
 
 
 def _has_teacher(kind: type["Method"]) -> bool:
-    """Tell whether a method keeps a teacher at its default settings, without building its networks.
+    """Return whether a method keeps a teacher at its default settings, without building its networks.
 
     Only the base class's part is made, on networks without weights: a method's own heads would need real ones.
     """
@@ -211,12 +214,12 @@ def _has_teacher(kind: type["Method"]) -> bool:
 
 
 def _text(code: Any) -> str:
-    """The docstring of a class or function: its own, not its parent's."""
+    """Return the docstring of a class or function: its own, not its parent's."""
     return inspect.cleandoc(code.__doc__ or "(it has no docstring)")
 
 
 def _reflowed(text: str) -> str:
-    """Join the lines of each paragraph of prose, and of each bullet, which the terminal then breaks; others stay."""
+    """Return the text with each paragraph of prose, and each bullet, in one line, which the terminal breaks."""
     paragraphs = []
     for paragraph in text.split("\n\n"):
         if re.search(r"^- ", paragraph, re.MULTILINE):
@@ -233,7 +236,7 @@ def _first_paragraph(text: str) -> str:
 
 
 def _source(text: str) -> str:
-    """Name the source that a text gives: the arXiv number after 'Source:', else the words there up to a clause."""
+    """Return the source that a text gives: the arXiv number after 'Source:', else the words there up to a clause."""
     _, named, after = text.partition("Source:")
     words = re.split(r"[;:(]", " ".join(after.split()))[0] if named else text
     found = _ARXIV.search(words)

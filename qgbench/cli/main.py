@@ -92,7 +92,9 @@ def run(
     ] = False,
     qg_mode: Annotated[
         str | None,
-        typer.Option(parser=name_or_path, help="Say outright: none, qw, qar, both, or one of your own, lab.py:Mine."),
+        typer.Option(
+            parser=name_or_path, help="Choose the add-on: none, qw, qar, both, or one of your own, lab.py:Mine."
+        ),
     ] = None,
     qg_score: Annotated[
         str,
@@ -206,7 +208,7 @@ def run(
     from qgbench.plugins.registry import resolve
     from qgbench.run.carry_out import rehearse
     from qgbench.run.carry_out import run as carry_out
-    from qgbench.run.request import make_spec, metrics_of
+    from qgbench.run.request import make_spec
     from qgbench.spec.settings import parse_assignments
 
     arm = _arm(method, qg, qg_mode, qg_score, qg_norm, plugin or [])
@@ -231,14 +233,14 @@ def run(
     if dry_run:
         print(json.dumps(rehearse(spec, output, data_dir, split_from or [], force, track), indent=1))
         return
-    metrics = metrics_of([resolve("metric", name, plugin or []) for name in metric or []])
+    metrics = [resolve("metric", name, plugin or []) for name in metric or []]
     outcome = carry_out(
         spec, output, data_dir, force=force, tracker=track, split_from=split_from or [], metrics=metrics
     )
     if not _is_main_process():
         return
     from qgbench.report.cases import draw_if_missing
-    from qgbench.report.terminal import print_outcome
+    from qgbench.report.outcome import print_outcome
     from qgbench.run.folder import RunFolder
 
     draw_if_missing(RunFolder(outcome.folder), outcome.source)
@@ -252,7 +254,7 @@ def run(
 
 
 def _arm(method: str, qg: bool, qg_mode: str | None, qg_score: str, qg_norm: str, plugins: list[str]) -> "Arm":
-    """Put method and add-on together from the options."""
+    """Return method and add-on, put together from the options."""
     from qgbench.plugins.registry import load, resolve
     from qgbench.spec.arm import Arm
 
@@ -285,7 +287,7 @@ def _regime(
     split: str | None,
     split_from: list[Path],
 ) -> str:
-    """Put the regime together from the options."""
+    """Return the regime, put together from the options."""
     from qgbench.spec.regime import Regime
 
     if regime is not None and (labelled is not None or pools or split is not None):
@@ -355,7 +357,7 @@ def check(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check that a method, an add-on, a score or a metric keeps its contract: of a method gradients, teacher, resume.
+    """Check that a method (gradients, teacher, resuming), an add-on, a score or a metric keeps its contract.
 
     Example: [bold]qgbench check fixmatch[/bold]
     """
@@ -428,7 +430,7 @@ def new_method(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write NAME.py, a commented method to begin with, which keeps the contract.
+    """Write NAME.py, a commented method that keeps the contract, to begin with.
 
     Example: [bold]qgbench new method mine && qgbench check mine.py[/bold]
     """
@@ -472,7 +474,7 @@ def report(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write tables and figures of all records: method, method + add-on, difference, how sure it is.
+    """Write tables and figures of all records: methods with and without the add-on, differences, how sure these are.
 
     Prints the comparisons and where the files are; with --quiet the name of each file, for scripts.
 
@@ -570,7 +572,7 @@ def power(
 def verify(
     folders: Annotated[list[Path], typer.Argument(parser=expanded, help="Folders that hold records: runs, results.")],
     judge: Annotated[
-        str | None, typer.Option(help="medpy: also measure kept predictions anew, with that library.")
+        str | None, typer.Option(help="medpy: also measure kept predictions again, with that library.")
     ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -662,9 +664,9 @@ def regress(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rerun a few minutes' worth and compare every number with the committed reference. Exits with 1 on a difference.
+    """Rerun a short suite and compare every number with the committed reference. Exits with 1 on a difference.
 
-    On the reference's processor and versions all must be the same, elsewhere within tolerances that were measured.
+    On the reference's processor and versions all must be equal, elsewhere equal within measured tolerances.
 
     Example: [bold]qgbench regress[/bold] or, where a change is meant, [bold]qgbench regress --update --why "the
     decoder is wider"[/bold]
@@ -775,7 +777,7 @@ def main() -> None:
         with interruptible(), written_out():
             code = app(prog_name="qgbench", standalone_mode=False) or 0
     except Interrupted as interruption:
-        print("interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
+        print("interrupted; the same command continues where this one was.", file=sys.stderr)
         code = 128 + interruption.number
     except Exception as error:
         code = _tell(error)
@@ -783,7 +785,7 @@ def main() -> None:
 
 
 def _tell(error: Exception) -> int:
-    """Print an error, with its traceback if that is wanted, and give its exit code."""
+    """Print an error, with its traceback if that is wanted, and return its exit code."""
     told = _explained(error)
     if str(told):
         console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -804,6 +806,6 @@ def _explained(error: Any) -> QGBenchError:
         where = "standard output" if error.errno in DISK_FULL else type(error).__name__
         return QGBenchError(f"{error.filename or where}: {error.strerror or error}.")
     return QGBenchError(
-        f"{in_one_line(error)} (not foreseen: --verbose, and the run.log of a run, have the traceback; "
+        f"{in_one_line(error)} (an error of qgbench: --verbose and the run.log have the traceback; "
         "please report it unless it ends in code of your own)."
     )

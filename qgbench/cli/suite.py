@@ -52,7 +52,7 @@ SlurmOptions = Annotated[
     typer.Option("--slurm", help="slurm: a setting of sbatch, partition=gpu, time=120 (minutes), ...; repeatable."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="ray: an existing cluster, HOST:PORT or auto. (default: a Ray of one's own)")
+    str | None, typer.Option(help="ray: an existing cluster, HOST:PORT or auto. (default: one is started here)")
 ]
 Gpus = Annotated[float, typer.Option(min=0, help="slurm, ray: GPUs of one job; 0.5 lets two share one with ray.")]
 MaxHours = Annotated[
@@ -112,7 +112,7 @@ def run(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Carry out what is missing of a suite. The same command continues it; jobs that failed are left alone (retry).
+    """Run what is missing of a suite. The same command continues it; what failed is left to qgbench suite retry.
 
     Exits with 1 if a job failed or time or disk ran out.
 
@@ -146,7 +146,7 @@ def retry(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Carry out what is missing of a suite, and again what failed.
+    """Run what is missing of a suite, and what failed once more.
 
     Example: [bold]qgbench suite retry small[/bold]
     """
@@ -165,7 +165,7 @@ def status(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show how far a suite is: running, done, failed and why, time left. Live in a terminal; from any terminal.
+    """Show how far a suite is: running, done, failed and why, time left. Works from any terminal, live.
 
     Example: [bold]qgbench suite status small[/bold]
     """
@@ -191,7 +191,7 @@ def _plan(name: str, output: Path, data_dir: Path | None, device: str, tracker: 
 
 
 def _chosen(whole: "Plan", only: list[str] | None) -> "Plan":
-    """Keep what was asked for; refuse runs that are done with other data."""
+    """Return what was asked for; refuse runs that are done with other data."""
     from qgbench.launch.plan import require_same_data
 
     chosen = whole.only(only or [])

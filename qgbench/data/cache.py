@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ class Prepared:
 
 
 def prepare(source: Source, size: int, cache_dir: Path | None = None, track: Track = no_progress) -> Prepared:
-    """Decode and resize every image of a source, or open the arrays of an earlier call with the same content.
+    """Return every image of a source, decoded and resized now or by an earlier call with the same content.
 
     Parameters
     ----------
@@ -153,6 +154,11 @@ class _Decoded:
     size: tuple[int, int]  # H, W
 
 
+def joint_fingerprint(parts: Iterable[Prepared]) -> str:
+    """Return the fingerprint of what one run reads, a data set and its pools in order: 64 hexadecimal digits."""
+    return hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
+
+
 def _decode(source: Source, id: str, size: int) -> _Decoded:
     original = source.image(id)
     image = np.asarray(Image.fromarray(original).resize((size, size), Image.Resampling.BILINEAR))
@@ -164,7 +170,7 @@ def _decode(source: Source, id: str, size: int) -> _Decoded:
 
 
 def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
-    """Resize a mask by area: 1 where foreground covers at least half of the new pixel.
+    """Return a mask resized by area: 1 where foreground covers at least half of the new pixel.
 
     Parameters
     ----------
@@ -184,7 +190,10 @@ def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
 
 
 def _overlaps(length: int, size: int) -> NDArray[np.float32]:
-    """Share of each of `size` equal cells that each of `length` pixels covers: (size, length), rows add up to 1."""
+    """Return the share of each of `size` equal cells that each of `length` pixels covers.
+
+    Its shape is (size, length), and rows add up to 1.
+    """
     edges = np.arange(size + 1) * length / size
     pixel = np.arange(length)
     overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
@@ -208,7 +217,7 @@ class _GrowingFile:
         self._hash = hashlib.sha256()
 
     def go_on(self, length: int, digest: str) -> bool:
-        """Cut off what follows `length` bytes; False where those are not the ones that hash to `digest`."""
+        """Cut off what follows `length` bytes; return whether those are the ones that hash to `digest`."""
         with self._path.open("rb") as stream:
             while block := stream.read(min(length - self._length, _BLOCK)):
                 self._hash.update(block)
@@ -398,7 +407,7 @@ def _array_names(labelled: bool) -> list[str]:
 
 
 def _fingerprint(ids: list[str], sizes: list[tuple[int, int]], hashes: list[bytes]) -> str:
-    """Hash ids, original sizes and the SHA-256 of each array's file."""
+    """Return the SHA-256 of ids, original sizes and the SHA-256 of each array's file."""
     return hashlib.sha256(json.dumps([ids, sizes]).encode() + b"".join(hashes)).hexdigest()
 
 
@@ -426,5 +435,5 @@ def _load(folder: Path, source: Source) -> Prepared | None:
 
 
 def _packed_bytes(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bytes that masks of these sizes (..., 2) take at one bit a pixel."""
+    """Return the bytes that masks of these sizes (..., 2) take at one bit a pixel."""
     return -(-sizes.prod(axis=-1) // 8)

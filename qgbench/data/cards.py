@@ -61,12 +61,12 @@ class Card(BaseModel):
 
 
 def card_folder(name: str) -> Traversable:
-    """Name the folder of a shipped data set (card and splits), in a checkout as in an installed package."""
+    """Return the folder of a shipped data set (card and splits), in a checkout as in an installed package."""
     return files("qgbench.datasets").joinpath(name)
 
 
 def card_names(kind: Kind | None = None) -> list[str]:
-    """List the shipped cards, sorted by name.
+    """Return the names of the shipped cards, sorted.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def folder_of_data(data_dir: Path | None) -> Path | None:
 
 
 def own_names(data_dir: Path | None = None, kind: Kind | None = None) -> list[str]:
-    """List what was added to the data folder, sorted by name; nothing where no folder is given or there.
+    """Return what was added to the data folder, sorted by name; nothing where no folder is given or there.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def own_names(data_dir: Path | None = None, kind: Kind | None = None) -> list[st
 
 
 def load_card(name: str) -> Card:
-    """Load a shipped card.
+    """Return a shipped card.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def load_card(name: str) -> Card:
 
 
 def listed_ids(card: Card) -> list[str] | None:
-    """List the images of a shipped data set that is a part of its distribution, sorted; None where it is the whole.
+    """Return the images of a shipped data set that is a part of its distribution, sorted; None where it is the whole.
 
     Raises
     ------

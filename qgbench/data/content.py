@@ -33,7 +33,7 @@ _Stamp = list[int]  # size, mtime, ctime, inode
 
 
 def default_cache_dir() -> Path:
-    """Name the folder of the cache: ``$QGBENCH_CACHE``, else ``~/.cache/qgbench``."""
+    """Return the folder of the cache: ``$QGBENCH_CACHE``, else ``~/.cache/qgbench``."""
     return expanded(os.environ.get(CACHE_VARIABLE) or "~/.cache/qgbench")
 
 
@@ -89,7 +89,7 @@ def hash_files(files: Sequence[Path], table: Path | None = None) -> list[bytes]:
 
 
 def checked(value: Any) -> bytes:
-    """Write a value as JSON, with a checksum in front that `read_checked` looks at."""
+    """Return a value as JSON, with a checksum in front that `read_checked` looks at."""
     text = json.dumps(value).encode()
     return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
 

@@ -85,7 +85,7 @@ _STEPS = 3  # of the alignment, within each band
 
 
 def _window(side: int) -> NDArray[np.float64]:
-    """Fade out toward the border: (side, side), 0 to 1."""
+    """Return a window that fades out toward the border: (side, side), 0 to 1."""
     fade = np.sqrt(np.sin(np.pi * (np.arange(side) + 0.5) / side))
     return np.outer(fade, fade)
 
@@ -115,7 +115,7 @@ class Fingerprint:
 
 
 def fingerprint(image: NDArray[np.uint8]) -> Fingerprint:
-    """Take the fingerprint of an image: (H, W, 3) uint8, RGB."""
+    """Return the fingerprint of an image: (H, W, 3) uint8, RGB."""
     pixels = hashlib.sha256(repr(image.shape).encode())
     pixels.update(np.ascontiguousarray(image).data)
     detail = detail_of(image)
@@ -142,7 +142,7 @@ def waves_of(detail: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def similarity(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Compare pairs of images.
+    """Return how alike the images of each pair are at a glance.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def similarity(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.flo
 
 
 def agreement(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Compare the detail of two images, laid on each other as well as can be.
+    """Return how far the details of two images agree when they are laid on each other as well as can be.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def agreement(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 
 def _moved(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Say where in the other image each pixel lies: (2, 96, 96), in pixels."""
+    """Return where in the other image each pixel lies: (2, 96, 96), in pixels."""
     return np.tensordot(affine[:, :2], _GRID, 1) + affine[:, 2, None, None] + (_DETAIL - 1) / 2
 
 
@@ -208,7 +208,7 @@ def _sampled(image: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray
 
 
 def _band(grey: NDArray[np.uint8], sigma: float) -> NDArray[np.float64]:
-    """Keep the detail of one size, at an even contrast: a strong edge counts no more than a faint one."""
+    """Return the detail of one size, at an even contrast: a strong edge counts no more than a faint one."""
     values = grey.astype(np.float64)
     detail = _blurred(values, sigma) - _blurred(values, _WIDER * sigma)
     return detail / np.sqrt(_blurred(detail**2, _WIDER * sigma) + _NOISE**2)
@@ -219,7 +219,7 @@ def _blurred(values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
 
 
 def _correlation(a: NDArray[Any], b: NDArray[Any], weights: NDArray[np.float64] = _DETAIL_WINDOW) -> float:
-    """Correlate two images under weights; 0 where one is flat."""
+    """Return the correlation of two images under weights; 0 where one is flat."""
     a, b = a - np.average(a, weights=weights), b - np.average(b, weights=weights)
     scale = np.sqrt((weights * a**2).sum() * (weights * b**2).sum())
     return float((weights * a * b).sum() / scale) if scale > 0 else 0.0
@@ -228,7 +228,7 @@ def _correlation(a: NDArray[Any], b: NDArray[Any], weights: NDArray[np.float64] 
 def near_pairs(
     waves: NDArray[np.float32], detail: Callable[[int], NDArray[np.uint8]], first: int | None = None
 ) -> Iterator[tuple[int, int, float]]:
-    """Find all pairs of images that are one picture.
+    """Yield all pairs of images that are one picture.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def near_pairs(
 def similar_pairs(
     waves: NDArray[np.float32], limit: float, first: int | None = None
 ) -> Iterator[tuple[int, int, float]]:
-    """Find all pairs of images that are alike at a glance.
+    """Yield all pairs of images that are alike at a glance.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ def similar_pairs(
 
 
 def _bounds(waves: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Make vectors whose inner products are never below the images' similarity: (N, 65) float32.
+    """Return vectors whose inner products are never below the images' similarity: (N, 65) float32.
 
     Signs and axes, which mirroring and turning change, are forgotten: each two coefficients that turning exchanges
     stand in order of size. High frequencies count by their common length (Cauchy-Schwarz).

@@ -17,7 +17,7 @@ Part = tuple[Prepared, np.ndarray]  # a prepared data set and rows of it
 
 
 def whole(prepared: Prepared) -> Part:
-    """Take all images of a prepared data set."""
+    """Return all images of a prepared data set."""
     return prepared, np.arange(len(prepared.ids))
 
 
@@ -42,14 +42,14 @@ class ImageSet:
         return len(self.ids)
 
     def images(self, index: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-        """Images (B, 3, S, S), float in [0, 1]: bytes go to the device, and are numbers only there."""
+        """Return images (B, 3, S, S), float in [0, 1]: bytes go to the device, and are numbers only there."""
         stack = np.empty((len(index), self.size, self.size, 3), np.uint8)
         for place, i in enumerate(index):
             stack[place] = self._parts[self._part_of[i]].images[self._row_of[i]]
         return torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).contiguous().float() / 255.0
 
     def masks(self, index: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-        """Masks (B, 1, S, S), float, 0 or 1; zeros for images without one (see `masked`)."""
+        """Return masks (B, 1, S, S), float, 0 or 1; zeros for images without one (see `masked`)."""
         stack = np.zeros((len(index), 1, self.size, self.size), np.uint8)
         for place, i in enumerate(index):
             masks = self._parts[self._part_of[i]].masks
@@ -78,10 +78,11 @@ def training_data(
     extra: list[Part],
     split: pd.DataFrame,
     regime: Regime,
+    dataset: str,
     k: int,
     labelled_ids: list[str] | None = None,
 ) -> TrainingData:
-    """Draw the labelled images of seed index k and gather the rest.
+    """Return the labelled images of seed index k, and the rest.
 
     Parameters
     ----------
@@ -92,6 +93,8 @@ def training_data(
     split : DataFrame
         Columns id, group, split.
     regime : Regime
+    dataset : str
+        Its name or path, of which the draw depends.
     k : int
         Seed index.
     labelled_ids : list of str, optional
@@ -106,7 +109,7 @@ def training_data(
     row_of = {name: row for row, name in enumerate(prepared.ids)}
     part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
     budget = regime.labelled(len(part["train"]))
-    drawn = draw_labelled(part["train"], budget, k) if labelled_ids is None else labelled_ids
+    drawn = draw_labelled(part["train"], budget, dataset, k) if labelled_ids is None else labelled_ids
     if len(drawn) != budget:
         raise UserError(
             f"the split names {len(drawn)} labelled images, and the budget is {budget}; leave --labelled out."

@@ -171,7 +171,7 @@ def read_mask(file: Path, image_file: Path, rule: MaskRule | float = "binary") -
 
 
 def _above(file: Path, pixels: NDArray[Any], level: float | None) -> NDArray[np.bool_]:
-    """Cut grey values, or the mean of three colours, at a level; at half of what their type can hold where None."""
+    """Return where grey, or the mean of three colours, is above a level; above half of what its type holds if None."""
     if pixels.dtype == np.bool_:
         return pixels
     most = np.iinfo(pixels.dtype).max if pixels.dtype in (np.uint8, np.uint16) else None
@@ -190,7 +190,7 @@ def _above(file: Path, pixels: NDArray[Any], level: float | None) -> NDArray[np.
 
 
 def palette_misleads(file: Path) -> bool:
-    """Tell whether a mask has a palette that shows its number 0 in a colour, or another of its numbers in black.
+    """Return whether a mask's palette shows its number 0 in a colour, or another of its numbers in black.
 
     Who looks at the numbers, as numpy and ImageJ do, then sees another background than who looks at the colours.
 
@@ -241,7 +241,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
 
 
 def _colours_labelled(stream: IO[bytes]) -> IO[bytes]:
-    """Label a TIFF of three samples as RGB that is labelled grey, which Pillow refuses; hand out others as they are."""
+    """Return the file; a TIFF of three samples labelled grey, which Pillow refuses, is labelled RGB in it."""
     entries: dict[
         int, tuple[int, int]
     ] = {}  # tag -> where its entry is in the file, and its value if that is one short
@@ -284,7 +284,7 @@ def _damage_named(file: Path) -> Iterator[None]:
 
 
 def _misread(image: Image.Image) -> str | None:
-    """Say what Pillow would read wrongly without a word; None if there is nothing."""
+    """Return what Pillow would read wrongly without a word; None if there is nothing."""
     if _is_16_bit(image) and "transparency" in image.info:
         return "has a transparent colour of 16 bits"
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -298,13 +298,13 @@ def _misread(image: Image.Image) -> str | None:
 
 
 def _is_16_bit(image: Image.Image) -> bool:
-    """Tell whether an image that is not decoded yet has 16 bits per channel, though Pillow hands out 8 of colours."""
+    """Return whether an image that is not decoded yet has 16 bits per channel, though Pillow hands out 8 of colours."""
     layouts = (tile[3][0] if isinstance(tile[3], tuple) else tile[3] for tile in getattr(image, "tile", []))
     return image.mode.startswith("I;16") or any(";16" in layout for layout in layouts if isinstance(layout, str))
 
 
 def _decoded(file: Path, image: Image.Image) -> Image.Image:
-    """Decode the pixels and turn them as the EXIF orientation says."""
+    """Return the decoded picture, turned as the EXIF orientation says."""
     turn = None if image.format == "TIFF" else _TURNS.get(_orientation(image))  # Pillow turns TIFF while decoding it
     with _damage_named(file):
         image.load()
@@ -325,7 +325,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after turning, from the header."""
+    """Return width and height after turning, by the header."""
     if image.format != "TIFF" and _orientation(image) >= _SWAPS_SIDES:
         return image.height, image.width
     return image.size

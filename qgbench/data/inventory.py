@@ -42,7 +42,7 @@ class Entry:
 
 
 def inventory(data_dir: Path | None = None) -> list[Entry]:
-    """List the shipped data sets and one's own in the data folder, sorted by kind and name. Nothing is decoded.
+    """Return the shipped data sets and one's own in the data folder, sorted by kind and name. Nothing is decoded.
 
     Parameters
     ----------

@@ -117,7 +117,7 @@ class _File(NamedTuple):
 
 
 def match_layouts(layouts: Iterable[Layout], grouping: Grouping | None, folders: Sequence[Path]) -> Match | None:
-    """Find the first layout that folders hold images of.
+    """Return the first layout that folders hold images of.
 
     An image's masks are looked for in its own place (the same folders above the pattern) and, if none is there, in the
     one other place that has some: archives may be unpacked side by side.
@@ -151,7 +151,7 @@ def match_layouts(layouts: Iterable[Layout], grouping: Grouping | None, folders:
 
 
 def id_of(layout: Layout, path: str) -> str | None:
-    """Tell the id of the image that a path with '/' names, whether or not the file is there; None if it names none."""
+    """Return the id of the image that a path with '/' names, whether the file is there or not; None if none."""
     if layout.masks is not None and layout.masks != layout.images and _compiled(layout.masks).fullmatch(path):
         return None
     found = _compiled(layout.images).fullmatch(path)
@@ -159,7 +159,7 @@ def id_of(layout: Layout, path: str) -> str | None:
 
 
 def _files(folders: Sequence[Path]) -> list[_File]:
-    """List the files below all folders, each once, sorted."""
+    """Return the files below all folders, each once, sorted."""
     found: dict[Path, _File] = {}
     for folder in folders:
         top = folder.resolve()
@@ -215,7 +215,7 @@ def _match(layout: Layout, grouping: Grouping | None, files: list[_File], where:
 def _masks(
     layout: Layout, pattern: str, files: list[_File]
 ) -> dict[tuple[str, ...], dict[tuple[Path, str], list[Path]]]:
-    """Collect masks by the fields that they share with their image, then by place."""
+    """Return masks by the fields that they share with their image, then by place."""
     masks: dict[tuple[str, ...], dict[tuple[Path, str], list[Path]]] = {}
     compiled = _compiled(pattern)
     for file in files:
@@ -234,7 +234,7 @@ def _fields(pattern: str) -> list[str]:
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Turn a pattern into a regular expression for a path; ``root`` is what lies above it."""
+    """Return a pattern as a regular expression for a path; ``root`` is what lies above it."""
     seen: set[str] = set()
     parts, end = [], 0
     for token in _TOKEN.finditer(pattern):

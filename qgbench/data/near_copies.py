@@ -52,7 +52,7 @@ class NearCopy:
 
 
 def near_copies(data: RunData, track: Track = no_progress) -> list[NearCopy]:
-    """Find the near copies of a run's validation and test images among all images that it trains on.
+    """Return the near copies of a run's validation and test images among all images that it trains on.
 
     Memory: 2 KB an image, whatever its size. The first search in a data set or pool reads all its prepared images.
 
@@ -84,7 +84,7 @@ def near_copies(data: RunData, track: Track = no_progress) -> list[NearCopy]:
 
 
 def warning(found: Sequence[NearCopy], dataset: str, pools: Sequence[str]) -> str:
-    """Say how many near copies there are, of which kind, and what to do about them."""
+    """Return in words how many near copies there are, of which kind, and what to do about them."""
     held_out = Counter(part for _, part in {(copy.id, copy.part) for copy in found})
     trained = Counter(copy.labelled for copy in {(copy.pool, copy.trained): copy for copy in found}.values())
     named = [f"{copy.id} ({copy.part}) and {'/'.join(filter(None, (copy.pool, copy.trained)))}" for copy in found]

@@ -52,7 +52,7 @@ class PackedMasks(Mapping[str, NDArray[np.bool_]]):
 
     @classmethod
     def from_arrays(cls, ids: NDArray, shapes: NDArray, counts: NDArray, runs: NDArray) -> "PackedMasks":
-        """Take what `to_arrays` gave; raises ValueError where the members do not fit together."""
+        """Return the masks that `to_arrays` was taken of; raises ValueError where the members do not fit together."""
         if counts.sum() != len(runs):
             raise ValueError("the number of runs is not what it should be")
         masks = cls()

@@ -153,7 +153,7 @@ class _Scene:
 def generate_phantom(
     *, groups: int = 120, images_per_group: int = 2, size: int = 128, seed: int = 2606
 ) -> list[PhantomImage]:
-    """Draw the phantom.
+    """Return the phantom's pictures.
 
     Each picture depends on `seed`, `size`, its group's index and its own index only: fewer groups are a prefix.
 
@@ -190,7 +190,7 @@ def generate_phantom(
 
 
 def draw_group(group: int, images: int, size: int, seed: int) -> list[PhantomImage]:
-    """Draw the pictures of one patient: as many as `images`, sides of `size` pixels; see `generate_phantom`."""
+    """Return the pictures of one patient: as many as `images`, sides of `size` pixels; see `generate_phantom`."""
     patient = _draw_patient(_generator(seed, group, 0))
     pictures = []
     for i in range(images):
@@ -229,7 +229,7 @@ def _draw_patient(rng: np.random.Generator) -> _Patient:
 
 
 def _draw_lesion(rng: np.random.Generator, mucosa: bool, melanin: float, blood: float) -> _Lesion:
-    """Draw a lesion whose colour can be told from that of its tissue."""
+    """Return a lesion whose colour can be told from that of its tissue."""
     kinds = _MUCOSA_KINDS if mucosa else _SKIN_KINDS
     weights = np.array([kind.weight for kind in kinds])
     tissue = _tissue_colour(mucosa, np.array(melanin), np.array(blood))
@@ -263,13 +263,13 @@ def _draw_lesion(rng: np.random.Generator, mucosa: bool, melanin: float, blood: 
 
 
 def _tissue_colour(mucosa: bool, melanin: Field, blood: Field) -> Field:
-    """RGB (..., 3) of tissue with the given pigments (...)."""
+    """Return RGB (..., 3) of tissue with the given pigments (...)."""
     bare = _BARE_MUCOSA if mucosa else _BARE_SKIN
     return bare * np.exp(-(melanin[..., None] * _MELANIN + blood[..., None] * _BLOOD))
 
 
 def _tint(kind: _Kind, melanin: float) -> Field:
-    """RGB (3,) of a lesion's own substance; the skin's melanin dims it too."""
+    """Return RGB (3,) of a lesion's own substance; the skin's melanin dims it too."""
     return np.array(kind.tint) * np.exp(-0.35 * melanin)
 
 
@@ -280,7 +280,7 @@ def _draw_satellite(rng: np.random.Generator) -> tuple[float, float, float]:
 
 
 def _band_noise(rng: np.random.Generator, wavelength: float, *, narrow: bool = False) -> Field:
-    """Draw periodic Gaussian noise (T, T) of zero mean and unit deviation; wavelength in the tile's units."""
+    """Return periodic Gaussian noise (T, T) of zero mean and unit deviation; wavelength in the tile's units."""
     frequency = np.hypot(np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None]) * _TILE / _TILE_SPAN
     relative = frequency * wavelength
     gain = np.exp(-0.5 * ((relative - 1) / 0.25) ** 2) if narrow else np.exp(-0.5 * relative**2)
@@ -290,7 +290,7 @@ def _band_noise(rng: np.random.Generator, wavelength: float, *, narrow: bool = F
 
 
 def _sample(tile: Field, x: Field, y: Field) -> Field:
-    """Read a periodic tile at coordinates of its own unit."""
+    """Return a periodic tile's values at coordinates of its own unit."""
     step = _TILE / _TILE_SPAN
     values: Field = ndimage.map_coordinates(tile, [y * step, x * step], np.float64, order=1, mode="grid-wrap")
     return values
@@ -302,7 +302,7 @@ def _logistic(x: Field) -> Field:
 
 
 def _shape_level(lesion: _Lesion, u: Field, v: Field) -> Field:
-    """Signed level of a star-shaped border at lesion coordinates, in radii, positive inside."""
+    """Return the signed level of a star-shaped border at lesion coordinates, in radii, positive inside."""
     rho = np.hypot(u, v)
     turn = (u + 1j * v) / np.maximum(rho, 1e-9)
     wave: Field = np.real(np.polynomial.polynomial.polyval(turn, lesion.harmonics) * turn**2)
@@ -310,7 +310,7 @@ def _shape_level(lesion: _Lesion, u: Field, v: Field) -> Field:
 
 
 def _lesion_level(lesion: _Lesion, u: Field, v: Field) -> tuple[Field, Mask]:
-    """Level of the border (radii, positive inside) and the mask: few components, no holes."""
+    """Return the border's level (radii, positive inside) and the mask: few components, no holes."""
     level = _shape_level(lesion, u * lesion.stretch, v / lesion.stretch)
     if lesion.satellite is not None:
         x, y, size = lesion.satellite
@@ -325,7 +325,7 @@ def _lesion_level(lesion: _Lesion, u: Field, v: Field) -> tuple[Field, Mask]:
 
 
 def _texture(lesion: _Lesion, x: Field, y: Field) -> Field:
-    """Draw the lesion's inner pattern, 0 to 1, at coordinates in half image sides."""
+    """Return the lesion's inner pattern, 0 to 1, at coordinates in half image sides."""
     scale = 0.25 / lesion.texture_scale
     along, across = (0.45, 1.8) if lesion.kind.texture == "streaks" else (1.0, 1.0)
     noise = _sample(lesion.tiles[1], x * scale * along, y * scale * across)
@@ -341,7 +341,7 @@ def _texture(lesion: _Lesion, x: Field, y: Field) -> Field:
 
 
 def _blob(x: Field, y: Field, centre: Field, radius: float, softness: float, rng: np.random.Generator) -> Field:
-    """Coverage (H, W) in [0, 1] of a smooth, nearly elliptic spot."""
+    """Return the coverage (H, W) in [0, 1] of a smooth, nearly elliptic spot."""
     dx, dy = x - centre[0], y - centre[1]
     angle = np.arctan2(dy, dx)
     a, b, turn2, turn3 = rng.uniform(0, 0.22), rng.uniform(0, 0.1), *rng.uniform(0, 2 * np.pi, size=2)
@@ -350,7 +350,7 @@ def _blob(x: Field, y: Field, centre: Field, radius: float, softness: float, rng
 
 
 def _strands(size: int, paths: Field, width: float) -> Field:
-    """Coverage (H, W) in [0, 1] of curves.
+    """Return the coverage (H, W) in [0, 1] of curves.
 
     Parameters
     ----------
@@ -370,7 +370,7 @@ def _strands(size: int, paths: Field, width: float) -> Field:
 
 
 def _curves(rng: np.random.Generator, count: int, bend: float, length: tuple[float, float]) -> Field:
-    """Draw (N, 400, 2) points of curves with constant curvature through random points of the picture."""
+    """Return points (N, 400, 2) of curves with constant curvature through random points of the picture."""
     t = np.linspace(-0.5, 0.5, 400)[None, :]
     start = rng.uniform(-0.9, 0.9, size=(count, 2))
     direction = rng.uniform(0, np.pi, size=(count, 1))
@@ -382,7 +382,7 @@ def _curves(rng: np.random.Generator, count: int, bend: float, length: tuple[flo
 
 
 def _free_spot(rng: np.random.Generator, scene: _Scene, reach: float) -> Field:
-    """Choose, of ten random places, the first that is `reach` away from the lesion, else the farthest."""
+    """Return the first of ten random places that is `reach` away from the lesion, else the farthest."""
     places = rng.uniform(-0.85, 0.85, size=(10, 2))
     column, row = ((places + 1) * scene.size / 2).astype(int).T
     distance = -scene.level[row, column] * scene.radius
@@ -391,7 +391,7 @@ def _free_spot(rng: np.random.Generator, scene: _Scene, reach: float) -> Field:
 
 
 def _draw_view(patient: _Patient, size: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Mask]:
-    """Draw one picture (size, size, 3) uint8 and its mask (size, size)."""
+    """Return one picture (size, size, 3) uint8 and its mask (size, size)."""
     # Distractors draw from a generator of their own: the rest of the picture is the same without them.
     (distractor_rng,) = rng.spawn(1)
     scene = _place_lesion(patient.lesion, size, rng)
@@ -402,7 +402,7 @@ def _draw_view(patient: _Patient, size: int, rng: np.random.Generator) -> tuple[
 
 
 def _place_lesion(lesion: _Lesion, size: int, rng: np.random.Generator) -> _Scene:
-    """Choose a view: where the lesion lies, how large and how turned it is."""
+    """Return a view: where the lesion lies, how large and how turned it is."""
     axis = (np.arange(size) + 0.5) * 2 / size - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
     radius = float(np.clip(2 * np.sqrt(lesion.share / np.pi) * rng.uniform(0.8, 1.25), 0.17, 0.8))
@@ -483,7 +483,7 @@ def _paint_distractor(scene: _Scene, name: str, rng: np.random.Generator) -> Non
 
 
 def _paint_lesion(scene: _Scene, patient: _Patient, rng: np.random.Generator) -> Field:
-    """Add the lesion and return the picture's RGB (H, W, 3) before light and camera."""
+    """Return the picture's RGB (H, W, 3) with the lesion, before light and camera."""
     lesion, alpha = patient.lesion, scene.alpha
     u, v = scene.along / scene.radius, scene.across / scene.radius
     patchy = alpha * (1 + 0.25 * np.clip(_sample(lesion.tiles[2], u, v), -1.5, 1.5))
@@ -506,7 +506,7 @@ def _paint_lesion(scene: _Scene, patient: _Patient, rng: np.random.Generator) ->
 def _photograph(
     scene: _Scene, patient: _Patient, colour: Field, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], Mask]:
-    """Light the scene from one side and take the picture; what the aperture hides leaves the mask."""
+    """Return the picture, lit from one side, and its mask without what the aperture hides."""
     x, y, size = scene.x, scene.y, scene.size
     turn = rng.uniform(0, 2 * np.pi)
     light = scene.shade * (1 + rng.uniform(0, 0.28) * (np.cos(turn) * x + np.sin(turn) * y))

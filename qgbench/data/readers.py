@@ -146,7 +146,7 @@ class FolderSource(Source):
         self._rule: MaskRule | float = rule
 
     def files(self, id: str) -> tuple[Path, list[Path]]:
-        """Name the file of an image and those of its mask, whose foregrounds are joined; none for a pool."""
+        """Return the file of an image and those of its mask, whose foregrounds are joined; none for a pool."""
         return self._images[id], list(self._masks.get(id, []))
 
     def in_groups(self, file: Path) -> "FolderSource":
@@ -172,7 +172,7 @@ class FolderSource(Source):
         return np.logical_or.reduce([read_mask(file, self._images[id], self._rule) for file in files])
 
     def content_key(self) -> str:
-        """Hash the name and the bytes of every image and mask file; only files that changed are read again."""
+        """Return a hash of every image's and mask's name and bytes; only files that changed are read again."""
         masks = [(id, file) for id in sorted(self._masks) for file in self._masks[id]]
         parts = [sorted(self._images.items()), masks]
         hashes = iter(hash_files([file for part in parts for _, file in part]))
@@ -223,7 +223,7 @@ class PhantomSource(Source):
         return self._picture(id).mask
 
     def content_key(self) -> str:
-        """Hash the generator's source text, its arguments and the libraries that it computes with: nothing is drawn."""
+        """Return a hash of the generator's source, its arguments and the libraries it computes with; draw nothing."""
         parts = (inspect.getsource(phantom), self._arguments, np.__version__, scipy.__version__)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -423,7 +423,7 @@ def _open_unlabelled(folder: Path, card: Card) -> FolderSource:
 
 
 def _locate(dataset: str, data_dir: Path | None, kind: Kind) -> tuple[Path, Card]:
-    """Find the folder and the card of a data set given by name or by path."""
+    """Return the folder and the card of a data set given by name or by path."""
     card = find_card(dataset, data_dir, kind)
     folder = _named_folder(dataset, data_dir, kind) if dataset in card_names() else _own_folder(dataset, data_dir, kind)
     if not is_path(dataset):
@@ -432,7 +432,7 @@ def _locate(dataset: str, data_dir: Path | None, kind: Kind) -> tuple[Path, Card
 
 
 def _own_folder(dataset: str, data_dir: Path | None, kind: Kind | None) -> Path:
-    """Find a folder given by its path, or by its name in the data folder if it has a card there."""
+    """Return a folder given by its path, or by its name in the data folder if it has a card there."""
     if is_path(dataset):
         folder = expanded(dataset)
         if not folder.is_dir():
@@ -450,7 +450,7 @@ def _own_folder(dataset: str, data_dir: Path | None, kind: Kind | None) -> Path:
 
 
 def _here(name: str) -> str:
-    """Spell the path of a folder of the working directory so that it is no name."""
+    """Return the path of a folder of the working directory, so spelled that it is no name."""
     return f"{os.curdir}{os.sep}{name}"
 
 
@@ -478,7 +478,7 @@ def _named_folder(name: str, data_dir: Path | None, kind: Kind) -> Path:
 
 
 def _own_card(folder: Path, kind: Kind) -> Card:
-    """Read the folder's card, else take the shipped one of that name, else write down that nothing is known."""
+    """Return the folder's card, else the shipped one of that name, else one that says that nothing is known."""
     if os.path.lexists(folder / CARD_NAME):
         card = read_card(folder / CARD_NAME)
         if card.kind != kind:
@@ -507,7 +507,7 @@ def _own_card(folder: Path, kind: Kind) -> Card:
 
 
 def _image_files(folder: Path, suffixes: tuple[str, ...], kind: Kind = "labelled") -> dict[str, Path]:
-    """List the image files of a folder by stem; warn of files that are passed over."""
+    """Return the image files of a folder by stem; warn of files that are passed over."""
     if not folder.is_dir():
         raise UserError(f"{no_folder(folder)}; expected {_LAYOUT[kind]}.")
     files: dict[str, Path] = {}
@@ -585,7 +585,7 @@ def _match_masks(images: dict[str, Path], folder: Path, masks: Path, without_mas
 
 
 def _groups_file(folder: Path) -> Path | None:
-    """Name the ``groups.csv`` of a folder; None where it has none."""
+    """Return the ``groups.csv`` of a folder; None where it has none."""
     file = folder / "groups.csv"
     for other in list_folder(folder):
         if other.name != file.name and other.name.lower() == file.name:
@@ -618,7 +618,7 @@ def _read_groups(file: Path, images: Iterable[str]) -> dict[str, str]:
 
 
 def _plain(name: str) -> str:
-    """Leave out of a name what spreadsheets and lists of files lose or add: zeros in front, a suffix."""
+    """Return a name without what spreadsheets and lists of files lose or add: zeros in front, a suffix."""
     stem = next((name[: -len(suffix)] for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)), name)
     return stem.lstrip("0")
 
@@ -640,6 +640,6 @@ def _warn_of_alike(groups: Iterable[str], where: str) -> None:
 
 
 def name_some(names: list[str], noun: str) -> str:
-    """Count names and show the first five: ``7 images (a, b, c, d, e, ...)``."""
+    """Return how many names there are, and the first five: ``7 images (a, b, c, d, e, ...)``."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({shown})"

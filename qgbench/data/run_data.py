@@ -1,6 +1,5 @@
 """Everything that one run reads of its data set and pools, in accordance with its regime."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.logs import logger
 from qgbench.base.progress import Track, no_progress
 from qgbench.data.acquire.given import GivenSplit, read_given
-from qgbench.data.cache import Prepared, prepare
+from qgbench.data.cache import Prepared, joint_fingerprint, prepare
 from qgbench.data.experiment import Part, TrainingData, training_data, whole
 from qgbench.data.readers import Source, name_some, open_pool, open_source
 from qgbench.data.splits import Fractions, draw_pool, load_split
@@ -83,7 +82,7 @@ def open_run_data(
     source = open_source(dataset, data_dir)
     pools = [open_pool(name, data_dir) for name in regime.pool_names]
     given = _given(regime, split_from, source, pools)
-    chosen = [_drawn(pool, given, draw, seed) for pool, draw in zip(pools, regime.pool_draws, strict=True)]
+    chosen = [_drawn(pool, given, draw, dataset, seed) for pool, draw in zip(pools, regime.pool_draws, strict=True)]
     prepared = prepare(source, size, track=track)
     split = load_split(source, regime.split_kind, fractions, prepared) if given is None else given.table
     parts = [] if source.extra is None else [whole(prepare(source.extra, size, track=track))]
@@ -92,16 +91,15 @@ def open_run_data(
         row_of = {id: row for row, id in enumerate(images.ids)}
         parts.append((images, np.array([row_of[id] for id in ids])))
     _refuse_leaks(prepared, split, parts, [pool.name for pool in pools])
-    fingerprints = [images.fingerprint for images in (prepared, *(images for images, _ in parts))]
     labelled = None if given is None else given.labelled
     names = [one.name for one in (source.extra, *pools) if one is not None]
     return RunData(
         source=source,
         prepared=prepared,
         split=split,
-        training=training_data(prepared, parts, split, regime, seed, labelled),
+        training=training_data(prepared, parts, split, regime, dataset, seed, labelled),
         extra=[(name, images, rows) for name, (images, rows) in zip(names, parts, strict=True)],
-        fingerprint=hashlib.sha256("".join(fingerprints).encode()).hexdigest(),
+        fingerprint=joint_fingerprint([prepared, *(images for images, _ in parts)]),
     )
 
 
@@ -114,10 +112,10 @@ def said_if(*causes: type[QGBenchError]) -> Iterator[None]:
         logger.warning("the data were not looked at, so nothing was compared with them: %s", error)
 
 
-def _drawn(pool: Source, given: GivenSplit | None, draw: int | None, seed: int) -> list[str]:
-    """List the images of a pool that a run uses."""
+def _drawn(pool: Source, given: GivenSplit | None, draw: int | None, dataset: str, seed: int) -> list[str]:
+    """Return the images of a pool that a run uses."""
     ids = pool.ids if given is None or given.pool is None else sorted(set(pool.ids) & set(given.pool))
-    return ids if draw is None else draw_pool(ids, pool.name, draw, seed)
+    return ids if draw is None else draw_pool(ids, pool.name, draw, dataset, seed)
 
 
 def _given(regime: Regime, split_from: Sequence[Path], source: Source, pools: Sequence[Source]) -> GivenSplit | None:

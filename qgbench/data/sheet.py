@@ -20,7 +20,7 @@ _FONT = ImageFont.load_default(11)
 
 
 def choose_images(source: Source, count: int) -> list[str]:
-    """Choose images evenly over the ids, so that a sheet shows every part of a data set; in their order."""
+    """Return images chosen evenly over the ids, so that a sheet shows every part of a data set; in their order."""
     places = np.unique(np.linspace(0, len(source.ids) - 1, min(count, len(source.ids))).round().astype(int))
     return [source.ids[place] for place in places]
 

@@ -59,7 +59,7 @@ def split_of(
     draws: int = 5,
     track: Track = no_progress,
 ) -> ShownSplit:
-    """Draw or read a split.
+    """Return a split, drawn or read.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def split_of(
     elif regime is not None:
         train = table.loc[table["split"] == "train"]
         number = regime.labelled(len(train))
-        columns = {f"labelled_{k}": _marks(table, draw_labelled(train, number, k)) for k in range(draws)}
+        columns = {f"labelled_{k}": _marks(table, draw_labelled(train, number, name, k)) for k in range(draws)}
         table = table.assign(**columns)
     return ShownSplit(source.name, table, dict(zip(source.ids, areas, strict=True)))
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from qgbench.base.errors import UserError
 from qgbench.base.files import write_atomically
-from qgbench.base.paths import is_path
+from qgbench.base.paths import base_name, is_path
 from qgbench.base.text import read_table
 from qgbench.data.cache import Prepared, prepare
 from qgbench.data.cards import card_folder, card_names
@@ -47,7 +47,7 @@ def make_split(
     seed: int = 0,
     areas: Sequence[float] | None = None,
 ) -> pd.DataFrame:
-    """Split a data set at random, balanced in numbers of images and in lesion area.
+    """Return a random split of a data set, balanced in numbers of images and in lesion area.
 
     The units that are dealt out are groups or, for the kind ``image``, images. Their numbers follow the fractions (by
     largest remainder; at least 2 in each part, but 1 will do for validation where groups hold several images). Of 1024
@@ -104,7 +104,7 @@ def make_split(
 
 
 def _distance_of_areas(part_of_image: np.ndarray, images: np.ndarray, last_of_area: np.ndarray) -> np.ndarray:
-    """Kolmogorov's distance of each part's areas from the whole's, beyond the median of random samples: (3,).
+    """Return Kolmogorov's distance of each part's areas from the whole's, beyond the median of random samples: (3,).
 
     Images are in the order of their areas; `last_of_area` marks the last one of those with equal areas.
     """
@@ -162,7 +162,7 @@ def load_split(
 
 
 def keeps_groups(dataset: str) -> bool:
-    """Tell whether other groups need another data set: the split is committed, or the folder named by its path."""
+    """Return whether other groups need another data set: the split is committed, or the folder named by its path."""
     return is_path(dataset) or _has_committed_split(dataset)
 
 
@@ -175,12 +175,12 @@ def _committed(name: str) -> Traversable:
 
 
 def split_name(kind: SplitKind, fractions: Fractions) -> str:
-    """Name a split after its kind and its percentages: ``grouped-40-10-50``."""
+    """Return a split's name, after its kind and its percentages: ``grouped-40-10-50``."""
     return "-".join([kind, *(str(percent) for percent in _percents(fractions))])
 
 
-def draw_labelled(train: pd.DataFrame, budget: int, k: int) -> list[str]:
-    """Draw the labelled images of seed index k.
+def draw_labelled(train: pd.DataFrame, budget: int, dataset: str, k: int) -> list[str]:
+    """Return the labelled images of a data set at seed index k.
 
     Groups are shuffled, then the images of each; one image is taken from each group in turn until the budget is full.
     So the draw of a smaller budget is the beginning of the draw of a larger one.
@@ -191,6 +191,8 @@ def draw_labelled(train: pd.DataFrame, budget: int, k: int) -> list[str]:
         Training rows, with the columns id and group. Their order does not matter.
     budget : int
         Number of labelled images, at least 1.
+    dataset : str
+        As in `qgbench.data.readers.open_source`: two data sets are drawn from independently.
     k : int
         Seed index.
 
@@ -209,7 +211,7 @@ def draw_labelled(train: pd.DataFrame, budget: int, k: int) -> list[str]:
             f"the labelled budget is {budget}; expected 1 to {len(train)}, the number of training images (--labelled "
             "all takes every one)."
         )
-    stream = _stream("labelled", str(k))
+    stream = _stream("labelled", base_name(dataset), str(k))
     members = {str(group): sorted(rows["id"]) for group, rows in train.groupby("group")}
     order = [sorted(members)[i] for i in _permutation(stream, len(members))]
     queues = [[members[group][i] for i in _permutation(stream, len(members[group]))] for group in order]
@@ -217,8 +219,8 @@ def draw_labelled(train: pd.DataFrame, budget: int, k: int) -> list[str]:
     return [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)][:budget]
 
 
-def draw_pool(ids: Sequence[str], pool: str, number: int, k: int) -> list[str]:
-    """Draw unlabelled images of seed index k from a pool; a smaller draw is part of a larger one.
+def draw_pool(ids: Sequence[str], pool: str, number: int, dataset: str, k: int) -> list[str]:
+    """Return unlabelled images from a pool, for a data set at seed index k; a smaller draw is part of a larger one.
 
     Parameters
     ----------
@@ -228,6 +230,8 @@ def draw_pool(ids: Sequence[str], pool: str, number: int, k: int) -> list[str]:
         Its name: two pools are drawn from independently.
     number : int
         At least 1.
+    dataset : str
+        As in `draw_labelled`: two data sets draw from a pool independently.
     k : int
         Seed index.
 
@@ -243,7 +247,7 @@ def draw_pool(ids: Sequence[str], pool: str, number: int, k: int) -> list[str]:
     """
     if number > len(ids):
         raise UserError(f"{number} images are to be drawn from the pool '{pool}', which has {len(ids)}; take fewer.")
-    order = _permutation(_stream("pool", pool, str(k)), len(ids))
+    order = _permutation(_stream("pool", pool, base_name(dataset), str(k)), len(ids))
     by_id = sorted(ids)
     return [by_id[i] for i in order[:number]]
 
@@ -289,7 +293,7 @@ def _too_few(kind: SplitKind, units: int, images: int, least: np.ndarray) -> Use
 
 
 def _deal(count: int, percents: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """Numbers of units (train, val, test) by largest remainder; the test part wins a tie, then the validation part."""
+    """Return numbers of units (train, val, test) by largest remainder; test wins a tie, then validation."""
     numbers, remainders = np.divmod(count * percents, 100)
     by_need = np.argsort(-remainders[::-1], kind="stable")
     numbers[::-1][by_need[: count - numbers.sum()]] += 1

@@ -44,14 +44,14 @@ def _chosen(count: int, probability: float, shared: Shared, like: Tensor) -> Ten
 
 
 def flip(stack: Tensor, shared: Shared) -> Tensor:
-    """Flip every image left-right and up-down, each with probability 0.5; all channels alike."""
+    """Return images flipped left-right and up-down, each with probability 0.5; all channels alike."""
     count = len(stack)
     stack = torch.where(_chosen(count, 0.5, shared, stack), stack.flip(3), stack)
     return torch.where(_chosen(count, 0.5, shared, stack), stack.flip(2), stack)
 
 
 def rotate(image: Tensor, mask: Tensor, degrees: float, probability: float, shared: Shared) -> tuple[Tensor, Tensor]:
-    """Rotate image (bilinear) and mask (nearest), both with an empty border, by an angle in [-degrees, degrees].
+    """Return image (bilinear) and mask (nearest), rotated by an angle in [-degrees, degrees]; the border is empty.
 
     Parameters
     ----------
@@ -92,24 +92,24 @@ def grey(image: Tensor) -> Tensor:
 
 
 def scale_brightness(image: Tensor, factor: Tensor) -> Tensor:
-    """Multiply images (B, 3, H, W) by factors (B, 1, 1, 1)."""
+    """Return images (B, 3, H, W) times factors (B, 1, 1, 1)."""
     return (image * factor).clamp(0, 1)
 
 
 def scale_contrast(image: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the distance from the image's mean grey by a factor."""
+    """Return images whose distance from their mean grey is multiplied by a factor."""
     mean = grey(image).mean((1, 2, 3), keepdim=True)
     return (mean + (image - mean) * factor).clamp(0, 1)
 
 
 def scale_saturation(image: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the distance from the pixel's grey by a factor."""
+    """Return images whose pixels' distance from their grey is multiplied by a factor."""
     luma = grey(image)
     return (luma + (image - luma) * factor).clamp(0, 1)
 
 
 def turn_hue(image: Tensor, turn: Tensor) -> Tensor:
-    """Turn the hue of HSV by a share of the circle; saturation and value stay."""
+    """Return images whose hue of HSV is turned by a share of the circle; saturation and value stay."""
     value, low = image.amax(1, keepdim=True), image.amin(1, keepdim=True)
     span = value - low
     red, green, blue = image.split(1, 1)
@@ -135,7 +135,7 @@ _CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 def colour_jitter(
     image: Tensor, amounts: tuple[float, float, float, float], probability: float, shared: Shared
 ) -> Tensor:
-    """Change brightness, contrast, saturation and hue of a share of the images, each image in an order of its own.
+    """Return images, a share of them with other brightness, contrast, saturation, hue, each in an order of its own.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def colour_jitter(
 
 
 def blur(image: Tensor, sigma: tuple[float, float], probability: float, shared: Shared) -> Tensor:
-    """Blur a share of the images with a Gaussian whose standard deviation, in pixels, is drawn from a range."""
+    """Return images, a share of them blurred by a Gaussian whose standard deviation in pixels is drawn from a range."""
     count, channels, height, width = image.shape
     width_of = _uniform(count, *sigma, shared, image)
     chosen = _chosen(count, probability, shared, image)
@@ -189,7 +189,7 @@ def strong_view(image: Tensor, settings: TrainSettings, shared: Shared) -> Tenso
 
 
 def cutmix_region(count: int, size: int, shared: Shared) -> Tensor:
-    """Draw CutMix boxes: (count, 1, size, size) bool, True inside; empty with probability 0.5.
+    """Return CutMix boxes: (count, 1, size, size) bool, True inside; empty with probability 0.5.
 
     A box has 2 to 40 % of the image's area and a ratio of height to width of 0.3 to 3.33, both uniform; ratio and place
     are drawn anew until it lies inside (UniMatch, arXiv 2208.09910, and its code).

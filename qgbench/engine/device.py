@@ -56,26 +56,26 @@ class World:
         self._device = None if accelerator is None else accelerator.device
 
     def part(self, rows: Tensor) -> Tensor:
-        """Take the own equal share of rows that every process has: (B, ...) -> (B / size, ...)."""
+        """Return the own equal share of rows that every process has: (B, ...) -> (B / size, ...)."""
         if self.size == 1:
             return rows
         share = len(rows) // self.size
         return rows[self.rank * share : (self.rank + 1) * share]
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Join every process's rows, in order of rank, without gradient: (B, ...) -> (size * B, ...)."""
+        """Return every process's rows, in order of rank, without gradient: (B, ...) -> (size * B, ...)."""
         return rows if self.size == 1 else gather(rows.detach())
 
     def gather_object(self, value: T) -> list[T]:
-        """List every process's value, in order of rank."""
+        """Return every process's value, in order of rank."""
         return [value] if self.size == 1 else gather_object([value])
 
     def mean(self, value: Tensor) -> Tensor:
-        """Average a tensor over the processes, without gradient."""
+        """Return the average of a tensor over the processes, without gradient."""
         return value if self.size == 1 else reduce(value.detach(), "mean")
 
     def any(self, flag: bool) -> bool:
-        """Tell every process whether any of them says yes."""
+        """Return to every process whether any of them says yes."""
         return flag if self.size == 1 else bool(reduce(torch.tensor(float(flag), device=self._device), "max"))
 
     def of_main(self, value: float) -> float:
@@ -85,7 +85,7 @@ class World:
         return float(broadcast(torch.tensor(value, dtype=torch.float64, device=self._device)))
 
     def seed(self, seed: int) -> int:
-        """Derive this process's own seed from a common one; the main process keeps it as it is."""
+        """Return this process's own seed, derived from a common one; the main process keeps it as it is."""
         return seed if self.rank == 0 else int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0])
 
 
@@ -93,7 +93,7 @@ ALONE = World()
 
 
 def processes() -> int:
-    """How many processes this run has, by the environment that `torchrun` and `accelerate launch` set.
+    """Return the number of this run's processes, by the environment that `torchrun` and `accelerate launch` set.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def processes() -> int:
 
 
 def _number(variable: str, otherwise: int, least: int = 0, most: int = 2**31) -> int:
-    """Read a whole number that a launcher set."""
+    """Return a whole number that a launcher set."""
     text = os.environ.get(variable, str(otherwise))
     fault = ""
     try:
@@ -120,14 +120,14 @@ def _number(variable: str, otherwise: int, least: int = 0, most: int = 2**31) ->
 
 
 def best_device() -> str:
-    """Name the device class that a run takes unless told otherwise: 'cuda', 'mps' or 'cpu'."""
+    """Return the device class that a run takes unless told otherwise: 'cuda', 'mps' or 'cpu'."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def what_cannot_repeat(device: str) -> str:
-    """Say in one sentence which computations give other last bits when a run is repeated on a device; '' if none do.
+    """Return in a sentence which computations give other last bits when a run is repeated on a device; '' if none.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ class Resumable(Protocol):
         """Do the steps that are left, yielding the number of finished steps after each; may end early."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the stage depends on."""
+        """Return everything that the rest of the stage depends on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""

@@ -33,7 +33,7 @@ def new_scaler(accelerator: Accelerator) -> None:
 
 
 def scaler_state(accelerator: Accelerator) -> dict[str, Any]:
-    """State of the loss scaler; {} where there is none."""
+    """Return the state of the loss scaler; {} where there is none."""
     return accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
 
 

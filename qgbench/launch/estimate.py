@@ -68,8 +68,7 @@ class Measured(Settings):
         labelled, quality = _labelled_images(job.spec), protocol.quality
         if labelled is None or self.seconds_per_weak_step is None:
             return None
-        epoch = max(quality.weak_epoch_min_steps, labelled // quality.weak_batch)
-        weak_steps = quality.weak_folds * max(quality.weak_epochs) * epoch
+        weak_steps = quality.weak_folds * max(quality.weak_epochs) * quality.weak_epoch_steps(labelled)
         return quality.steps * self.seconds_per_step + weak_steps * self.seconds_per_weak_step
 
 
@@ -212,7 +211,7 @@ def _labelled_images(spec: RunSpec) -> int | None:
 
 
 def _finished(folders: Sequence[Path]) -> Iterator[_Finished]:
-    """Read runs off their records, and each g, which several runs share, off the first record that names it."""
+    """Yield the runs that have a record, and each g, which several runs share, by the first record that names it."""
     known: set[str] = set()
     for record in (record for folder in folders for record in _records(folder)):
         spec = record.spec

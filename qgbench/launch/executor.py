@@ -88,7 +88,7 @@ class Executor(ABC):
 
     @abstractmethod
     def alive(self) -> set[str]:
-        """Names of submitted jobs that are queued or running.
+        """Return the names of submitted jobs that are queued or running.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class Executor(ABC):
 
     @abstractmethod
     def endings(self) -> dict[str, Ending]:
-        """How jobs ended since the last call, by name; a job of which nothing is known may be missing."""
+        """Return how jobs ended since the last call, by name; a job of which nothing is known may be missing."""
 
     @abstractmethod
     def stop(self) -> None:

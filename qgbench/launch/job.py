@@ -165,7 +165,7 @@ def _fit(job: Job) -> None:
 
 
 def main(job: str) -> int:
-    """Carry out a job that is given as JSON, say on standard error why it ended, and give the exit code."""
+    """Carry out a job that is given as JSON, say on standard error why it ended, and return the exit code."""
     try:
         carry_out(Job.model_validate_json(job))
     except (BusyError, NotReadyError) as error:

@@ -69,14 +69,14 @@ class LocalExecutor(Executor):
             self._start(job, free[0])
 
     def alive(self) -> set[str]:
-        """Names of jobs whose process has not ended."""
+        """Return the names of jobs whose process has not ended."""
         for ended in [each for each in self._running if not each.process.is_alive()]:
             self._running.remove(ended)
             self._endings[ended.job.name] = _ending(ended)
         return {each.job.name for each in self._running}
 
     def endings(self) -> dict[str, Ending]:
-        """How processes ended since the last call."""
+        """Return how processes ended since the last call."""
         ended, self._endings = self._endings, {}
         return ended
 
@@ -125,7 +125,7 @@ def _ending(ended: _Process) -> Ending:
 
 
 def processor_slots(threads: int, memory_mib: float | None, cores: int, available_mib: float) -> int:
-    """Say how many runs go side by side on a processor: as many as its cores and its memory carry, at least 1.
+    """Return how many runs go side by side on a processor: as many as its cores and memory carry, at least 1.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ from qgbench.plugins.registry import load
 from qgbench.quality.fit import LabelledImages, PredictorFit
 from qgbench.quality.guide import make_guide
 from qgbench.quality.predictor import QualityPredictor
-from qgbench.quality.weak import WeakModels
+from qgbench.quality.weak import WeakMasks, WeakModels
 from qgbench.run.carry_out import build_student
 from qgbench.run.provenance import hardware, peak_memory_mib
 from qgbench.spec.protocol import Protocol
@@ -132,9 +132,11 @@ def _time_g(spec: RunSpec, protocol: Protocol, data: TrainingData) -> dict[str, 
     accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
     every = np.arange(len(data.labelled))
     labelled = LabelledImages(data.labelled.images(every), data.labelled.masks(every))
-    weak = WeakModels(labelled.image, labelled.mask, [labelled.image[:2]], settings, spec.seed, accelerator)
-    weak_seconds = _seconds_per_step(weak.run())
-    fit = PredictorFit(labelled, labelled, (labelled.mask > 0.5).unsqueeze(0), settings, spec.seed, accelerator)
+    models = WeakModels(labelled.image, labelled.mask, settings, spec.seed, accelerator)
+    weak_seconds = _seconds_per_step(models.run())
+    models.keep()
+    weak = WeakMasks([models.networks()], torch.zeros(len(every), dtype=torch.long))
+    fit = PredictorFit(labelled, labelled, weak, settings, spec.seed, accelerator)
     return {"seconds_per_weak_step": weak_seconds, "seconds_per_step": _seconds_per_step(fit.run())}
 
 

@@ -47,7 +47,7 @@ class Plan(Settings):
         return self.blocks.get(job.name, "shared: data, g")
 
     def only(self, words: Sequence[str]) -> "Plan":
-        """Keep the runs that one of the words occurs in (their id, or what `Job.words` says), and what they need."""
+        """Return the runs that one of the words occurs in (their id, or what `Job.words` says), and what they need."""
         if not words:
             return self
         kept = [
@@ -101,7 +101,7 @@ def load_plan(name: str, output: Path) -> Plan:
 
 
 def make_plan(suite: Suite, output: Path, data_dir: Path | None, device: str, tracker: str | None = None) -> Plan:
-    """Resolve every run of a suite and find what runs share.
+    """Return a plan of a suite's runs and of what they share.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
 
 
 def _causes(entry: Entry) -> list[str]:
-    """Say everything that is unknown or out of range in an entry by itself, where the first of it hides the others."""
+    """Return all that is unknown or out of range in an entry by itself, where the first fault hides the others."""
     from qgbench.plugins.registry import load
     from qgbench.quality.guide import addon_settings
 
@@ -247,7 +247,7 @@ def _causes(entry: Entry) -> list[str]:
 
 
 def _unknown_sources(entries: Sequence[Entry], data_dir: Path | None) -> list[str]:
-    """Say which data sets and pools are unknown. That their images are here is not asked: jobs may run elsewhere."""
+    """Return which data sets and pools are unknown. Their images need not be here: jobs may run elsewhere."""
     kinds: tuple[Kind, ...] = ("labelled", "pool")
     asked = [(entry.dataset, kinds[0]) for entry in entries]
     asked += [(pool, kinds[1]) for entry in entries for pool in Regime.parse(entry.regime).pool_names]
@@ -261,7 +261,7 @@ def _unknown_sources(entries: Sequence[Entry], data_dir: Path | None) -> list[st
 
 
 def _predictor_name(spec: RunSpec) -> str:
-    """Name what decides a predictor, as far as it is known before the data are opened: equal names, equal g."""
+    """Return what decides a predictor, as far as it is known before the data are opened: equal names, equal g."""
     protocol = spec.resolve()
     budget = Regime.parse(spec.regime).model_copy(update={"pools": ()})
     what = {

@@ -114,7 +114,7 @@ class RayExecutor(Executor):
                 self._jobs[job.name] = job
 
     def alive(self) -> set[str]:
-        """Names of jobs that Ray holds: queued, running, or begun again.
+        """Return the names of jobs that Ray holds: queued, running, or begun again.
 
         Raises
         ------
@@ -128,7 +128,7 @@ class RayExecutor(Executor):
         return set(self._refs)
 
     def endings(self) -> dict[str, Ending]:
-        """What tasks gave back since the last call, or how Ray lost them."""
+        """Return what tasks gave back since the last call, or how Ray lost them."""
         ended, self._endings = self._endings, {}
         return ended
 
@@ -235,7 +235,7 @@ class RayExecutor(Executor):
 
 
 def task_options(job: Job, gpus: float) -> dict[str, Any]:
-    """Say what Ray is to give a job, as ``ray.remote`` takes it.
+    """Return what Ray is to give a job, as ``ray.remote`` takes it.
 
     Parameters
     ----------

@@ -142,7 +142,7 @@ class SlurmExecutor(Executor):
                     self._submit_array(part, f"qgbench-{kind}", threads, gpus, awaited)
 
     def alive(self) -> set[str]:
-        """Names of jobs that Slurm holds: queued, running, or queued again. While it is silent, its former answer.
+        """Return the names of jobs that Slurm holds: queued, running, or queued again; while it is silent, as before.
 
         Raises
         ------
@@ -153,7 +153,7 @@ class SlurmExecutor(Executor):
         return set(self._held)
 
     def endings(self) -> dict[str, Ending]:
-        """What jobs that left Slurm since the last call gave back, or the end of what they wrote to stderr."""
+        """Return what jobs that left Slurm since the last call gave back, or the end of what they wrote to stderr."""
         ended, self._endings = self._endings, {}
         return ended
 
@@ -169,7 +169,7 @@ class SlurmExecutor(Executor):
         return [str(paths.job_id) for paths in self._held.values()]
 
     def _look(self) -> bool:
-        """Ask which jobs Slurm holds and note those that left it. False: no answer this time."""
+        """Ask which jobs Slurm holds and note those that left it; return whether it answered."""
         try:
             answer = _ask("squeue", "--noheader", "--array", "--format=%i|%r", f"--user={os.getuid()}")
         except _NoAnswerError as error:
@@ -230,7 +230,7 @@ class SlurmExecutor(Executor):
         self._held |= {job.name: each.paths for job, each in zip(jobs, submitted, strict=True)}
 
     def _end_jobs(self, seconds: float, kill: bool) -> bool:
-        """Tell all jobs to end, wait for it, and say whether any is left."""
+        """Tell all jobs to end, wait for it, and return whether any is left."""
         begin = time.monotonic()
         due = begin
         while self.alive() and time.monotonic() < begin + seconds:
@@ -275,7 +275,7 @@ def carry_out_json(text: str) -> tuple[int, str]:
 
 
 def _requeue() -> tuple[int, str]:
-    """Put the job that this process is back into the queue and end, or say why it cannot be."""
+    """Put the job that this process is back into the queue and end, or return why it cannot be."""
     limits = int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1
     if limits > _REQUEUES:
         return 128 + _WARNING, f"reached its time limit {limits} times; give it more time or threads"
@@ -287,7 +287,7 @@ def _requeue() -> tuple[int, str]:
 
 
 def _largest_array() -> int:
-    """Jobs that an array may have, asked of the controller, which shows that it answers."""
+    """Return how many jobs an array may have; the controller is asked, which shows that it answers."""
     if missing := [name for name in _COMMANDS if shutil.which(name) is None]:
         raise QGBenchError(
             f"Slurm's {', '.join(missing)} not found on the PATH: give the command on a login node of the cluster, or "
@@ -340,7 +340,7 @@ def _ending(paths: "JobPaths") -> Ending:
 
 
 def _last_words(file: Path) -> str:
-    """What Slurm said of a job at last ('srun: error: node7: task 0: Killed'), or else the job itself."""
+    """Return what Slurm said of a job at last ('srun: error: node7: task 0: Killed'), or else the job itself."""
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:

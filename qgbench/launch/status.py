@@ -38,7 +38,7 @@ class Standing:
     """Jobs left whose time is not known."""
 
     def count(self, status: Status | None) -> int:
-        """Number of jobs with a status."""
+        """Return the number of jobs with a status."""
         return sum(state == status for state in self.states.values())
 
     @property
@@ -164,7 +164,7 @@ def summary(now: Standing) -> str:
 
 
 def _steps(job: Job) -> tuple[int, int] | None:
-    """Steps that a run has logged, and all its steps."""
+    """Return the steps that a run has logged, and all its steps."""
     if job.kind != "run":
         return None
     try:

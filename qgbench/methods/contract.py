@@ -108,6 +108,24 @@ class Method(nn.Module):
         method's own finds its number of channels by `feature_shapes`.
     settings : MethodSettings
         An instance of the class's `Settings`.
+
+    Deviations
+    ----------
+    - Optimiser: AdamW at one rate for the whole network, with the protocol's schedule and gradient clipping. Most
+      authors use SGD with momentum and a polynomial schedule.
+    - Networks and batches: encoder, decoder, image size and batch sizes are the protocol's.
+    - Equal steps: all methods have one budget of steps, and schedules that are stated in steps or epochs are fractions
+      of it. The student after the last step counts; most authors take the best on validation images.
+    - Supervised loss: 0.5 cross-entropy + 0.5 Dice of each image, as in arXiv 2606.01753, except in MC-Net and BCP,
+      which have their authors'. Dice adds 1 above and below, the release 1e-6.
+    - Logits: one class has one, and a sigmoid, where most authors have two and a softmax. The loss of a pixel is the
+      same, a squared error that of either channel.
+    - Views are the protocol's, without the random scale and crop of natural images.
+    - Teachers are averaged at min(1 - 1/(t + 1), decay), with the decay of their authors; BCP's, as theirs, at its
+      decay throughout. The release of arXiv 2606.01753 raises it linearly from 0.5 to 0.999 over 1,000 steps; the
+      protocol paper (train.ema = "release") does so in every method.
+    - Unlabelled images pass from the first step on, also while their loss has no weight, except in BCP's first phase;
+      in the release they do not.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -194,7 +212,7 @@ class Method(nn.Module):
             raise
 
     def train(self, mode: bool = True) -> "Method":
-        """Set training mode; the teacher always stays in evaluation mode."""
+        """Set training mode, the teacher always in evaluation mode; return the method."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
@@ -228,7 +246,8 @@ class Method(nn.Module):
         image : (U, 3, H, W)
             What was labelled.
         prob : (U, C, H, W)
-            Probabilities in [0, 1].
+            Probabilities in [0, 1], of networks: `label_probabilities` gives them. Not those of another label, which an
+            add-on may have corrected, and would correct again.
         network : Network, optional
             Which network labelled; the student if not given.
         view : 'weak', 'labelled' or 'other'

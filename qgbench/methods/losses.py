@@ -3,11 +3,15 @@
 C is the task's number of channels: 1 for one class, K + 1 for K > 1.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from qgbench.spec.task import Task
+
+_SMOOTH = 1e-10  # of the whole batch
 
 
 def segmentation_loss(task: Task, logits: Tensor, target: Tensor) -> Tensor:
@@ -41,6 +45,36 @@ def soft_dice_loss(task: Task, prob: Tensor, target: Tensor, smooth: float = 1.0
     prob, target = prob[:, task.lesions].flatten(2), target[:, task.lesions].flatten(2)
     overlap, total = (prob * target).sum(2), prob.sum(2) + target.sum(2)
     return (1.0 - (2.0 * overlap + smooth) / (total + smooth)).mean(1)
+
+
+def batch_dice_loss(
+    task: Task, prob: Tensor, target: Tensor, region: Tensor | float = 1.0
+) -> list[tuple[Tensor, Tensor]]:
+    """Return 1 - Dice of a whole batch, for each class and the background, each as two sums to be divided.
+
+    Of one class sum(p^2 + t^2 - 2 p t) / sum(p^2 + t^2), as the code of UniMatch (ACDC), SSL4MIS and BCP has it. Both
+    sums carry a gradient; as loss and denominator of a term, rows can be weighed before they are summed.
+
+    Parameters
+    ----------
+    task : Task
+    prob, target : (N, C, H, W)
+    region : (1, 1, H, W), optional
+        1 inside, the same for all images; everywhere if not given.
+
+    Returns
+    -------
+    list of ((N,), (N,)), of K + 1 classes
+    """
+    both, truth = task.with_background(prob), task.with_background(target)
+    overlap = (both * truth * region).sum((2, 3))
+    size = ((both.square() + truth.square()) * region).sum((2, 3))
+    return list(zip((size - 2 * overlap).T, (size + _SMOOTH / len(size)).T, strict=True))
+
+
+def mean_quotient(sums: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the mean of quotients of sums, as of `batch_dice_loss`: a scalar."""
+    return torch.stack([rows.sum() / divisor.sum() for rows, divisor in sums]).mean()
 
 
 def pixel_cross_entropy(task: Task, logits: Tensor, target: Tensor) -> Tensor:

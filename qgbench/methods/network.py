@@ -55,10 +55,10 @@ class Network(Protocol):
         """Set evaluation mode."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Iterate over what is trained."""
+        """Return an iterator over what is trained."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Iterate over names and what is trained."""
+        """Return an iterator over names and what is trained."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters and buffers by name."""
@@ -102,8 +102,8 @@ def label_probabilities(network: Network, image: Tensor) -> Tensor:
 
     A network in training mode, a student, normalises with the statistics of these very images and leaves its running
     ones alone. Those lag behind a student and mix labelled and strong views: labels made with them lose foreground, the
-    student learns to lose it, and the next labels lose more. A teacher, in evaluation mode, has averaged statistics
-    that belong to its averaged weights, and uses them.
+    student learns to lose it, and the next labels lose more. A teacher, in evaluation mode, uses its running
+    statistics, copied from the student or averaged as its weights are.
     """
     if not network.training:
         return probabilities(network, image)

@@ -1,4 +1,4 @@
-"""Losses and labels of regions, of methods that paste one image into another."""
+"""Patches, halves, labels and losses of methods that paste one image into another."""
 
 import numpy as np
 import torch
@@ -7,8 +7,6 @@ from torch import Tensor
 
 from qgbench.methods.losses import pixel_cross_entropy
 from qgbench.spec.task import Task
-
-_SMOOTH = 1e-10
 
 
 def largest_component(task: Task, prob: Tensor) -> Tensor:
@@ -39,28 +37,8 @@ def cross_entropy(task: Task, logits: Tensor, target: Tensor, region: Tensor) ->
     return pixels, torch.ones_like(pixels)
 
 
-def dice(task: Task, logits: Tensor, target: Tensor, region: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return 1 - Dice of all images' regions together, for each class and the background, as two sums to be divided.
-
-    Of one class sum(p^2 + t^2 - 2 p t) / sum(p^2 + t^2): squared as BCP's and UniMatch's authors do. Both sums carry a
-    gradient, and rows can be weighed before they are summed.
-
-    Parameters
-    ----------
-    As of `cross_entropy`.
-
-    Returns
-    -------
-    list of ((N,), (N,)), of K + 1 classes
-    """
-    prob, truth = task.with_background(task.probabilities(logits)), task.with_background(target)
-    overlap = (prob * truth * region).sum((2, 3))
-    size = ((prob.square() + truth.square()) * region).sum((2, 3))
-    return list(zip((size - 2 * overlap).T, (size + _SMOOTH / len(size)).T, strict=True))
-
-
 def draw_patch(image: Tensor, share: float) -> Tensor:
-    """Draw one square patch for all images, its sides a share of theirs: (1, 1, H, W) bool, True inside."""
+    """Return one random square patch for all images, its sides a share of theirs: (1, 1, H, W) bool, True inside."""
     inside = torch.zeros_like(image[:1, :1], dtype=torch.bool)
     sides = [int(side * share) for side in image.shape[2:]]
     top, left = (int(torch.randint(n - side + 1, ())) for n, side in zip(image.shape[2:], sides, strict=True))

@@ -165,7 +165,7 @@ def _counts(pred: Mask, ref: Mask) -> tuple[int, int, int]:
 def _directed_distances(
     pred: Mask, ref: Mask, spacing: tuple[float, float]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Distance of each border pixel of the prediction to the reference's border, and of the reference's to its."""
+    """Return how far the prediction's border pixels are from the reference's border, and the reference's from its."""
     either = pred | ref
     rows, columns = np.flatnonzero(either.any(axis=1)), np.flatnonzero(either.any(axis=0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -180,7 +180,7 @@ def _nearest(points: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -
 
 
 def _border_points(mask: Mask) -> npt.NDArray[np.intp]:
-    """Row and column of each border pixel, (N, 2); around the array is background."""
+    """Return row and column of each border pixel, (N, 2); around the array is background."""
     padded = np.pad(mask, 1)
     eroded = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return np.argwhere(mask & ~eroded)

@@ -174,7 +174,8 @@ def require_further(metric: Metric, taken: Iterable[str] = ()) -> None:
     Raises
     ------
     UserError
-        The metric ships, says no way to measure it, or has the name of a column or of another metric.
+        The metric ships, says no way to measure it, or has the name of a column or of another metric, or the label of
+        one that ships.
     """
     if metric is METRICS.get(metric.name):
         raise UserError(f"the metric '{metric.name}' ships with qgbench and is measured already.")
@@ -182,6 +183,19 @@ def require_further(metric: Metric, taken: Iterable[str] = ()) -> None:
         raise UserError(f"the metric '{metric.name}' says no way to measure it: give it measure=.")
     if metric.name in (*IMAGE_COLUMNS, *METRICS, *taken):
         raise UserError(f"the metric '{metric.name}' is called as another column is; rename it.")
+    require_own_label(metric)
+
+
+def require_own_label(metric: Metric) -> None:
+    """Refuse a metric that people would take for one that ships.
+
+    Raises
+    ------
+    UserError
+        Names the one whose label it has.
+    """
+    if same := next((known.name for known in METRICS.values() if known.label == metric.label), None):
+        raise UserError(f"the metric '{metric.name}' has the label of '{same}', '{metric.label}'; give it another.")
 
 
 def filled(columns: Mapping[str, NDArray[np.float64]], metrics: Iterable[Metric]) -> dict[str, NDArray[np.float64]]:

@@ -61,20 +61,20 @@ class _Kind:
         return _found(self.built_in) if ":" in self.built_in else {}
 
     def names(self) -> list[str]:
-        """List the built-ins, without importing them where each has a module."""
+        """Return the names of the built-ins, without importing them where each has a module."""
         if ":" in self.built_in:
             return sorted(self.known())
         return list(_modules_of(self.built_in))
 
     def has(self, value: Any) -> bool:
-        """Tell whether something is of this kind."""
+        """Return whether something is of this kind."""
         base = _found(self.base)
         if self.instances:
             return isinstance(value, base)
         return inspect.isclass(value) and issubclass(value, base) and value is not base
 
     def words(self, number: int = 1) -> str:
-        """Say what a reference should name: 'a subclass of qgbench.methods.Method'."""
+        """Return what a reference should name, in words: 'a subclass of qgbench.methods.Method'."""
         base = self.base.replace(":", ".")
         if number == 1:
             return f"a {base}" if self.instances else f"a subclass of {base}"
@@ -219,7 +219,7 @@ def load(kind: Kind, reference: str) -> Any:
     ------
     UserError
         Nothing has that name, or several sources have it; a file is missing, cannot be imported, or does not define
-        exactly one of the kind; what was found is of another kind.
+        exactly one of the kind; what was found is of another kind, or a metric of another name.
     """
     where, name = _place(reference)
     if where:
@@ -231,6 +231,8 @@ def load(kind: Kind, reference: str) -> Any:
         value = _imported(point.load, f"{kind} '{name}' of {_origin(point)}")
     if not _KINDS[kind].has(value):
         raise UserError(f"{reference} is no {kind}: {_KINDS[kind].words()} is expected, not {value!r}.")
+    if kind == "metric" and name not in ("", value.name):  # one name, for those who ask for it and for its column
+        raise UserError(f"{reference} is named '{value.name}' within; give it one name.")
     return value
 
 
@@ -290,7 +292,7 @@ def kinds_of(name: str, plugins: Iterable[str] = ()) -> list[tuple[Kind, str]]:
 
 
 def _place(reference: str) -> tuple[str, str]:
-    """Split a reference into file or module ('' for a name) and the name in it ('' for a whole file)."""
+    """Return the two parts of a reference: file or module ('' for a name), and the name in it ('' for a whole file)."""
     if reference.endswith(".py"):
         return reference, ""
     where, _, name = reference.rpartition(":")
@@ -303,7 +305,7 @@ def _origin(point: EntryPoint) -> str:
 
 
 def _entry_points(kind: Kind) -> Sequence[EntryPoint]:
-    """Ask all installed packages, once as long as nothing is installed or removed: there may be a hundred of them."""
+    """Return what installed packages name; they are asked again only after an installation: there may be a hundred."""
     # A suite's plan asks thousands of times, and a Path each takes most of that time.
     folders = [path for path in sys.path if os.path.isdir(path)]  # noqa: PTH112
     times = tuple((path, os.stat(path).st_mtime_ns) for path in folders)  # noqa: PTH116
@@ -347,7 +349,7 @@ def _only(kind: Kind, where: str, module: ModuleType) -> Any:
 
 
 def _defined(kind: Kind, module: ModuleType) -> dict[str, Any]:
-    """What of a kind a module itself defines, or a package's own modules; by name, sorted."""
+    """Return what of a kind a module itself defines, or a package's own modules; by name, sorted."""
     known = _KINDS[kind]
     found = {name: value for name, value in vars(module).items() if not name.startswith("_") and known.has(value)}
     if not known.instances:

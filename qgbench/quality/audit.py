@@ -33,7 +33,12 @@ class CheckpointAudit(Part):
 class QualityAudit(Part):
     """What g is worth: on synthetic masks of the validation images, and on this run's own pseudo-labels."""
 
-    synthetic: Agreement
+    synthetic: Agreement = Field(description="on masks drawn as those of g's training")
+    synthetic_test: Agreement | None = Field(
+        None,
+        description="on the mixture of the release's test script (12 % unchanged, 18 % of other images), on which the "
+        "paper's r and error were measured; None for g of version 2 and before",
+    )
     weak_models: Agreement = Field(description="on the outputs of all weak models for the validation images, pooled")
     image_dependence: Correlation = Field(
         description="largest correlation of q with q of a blacked-out or swapped image; < 0.7: it depends on the image"

@@ -38,12 +38,12 @@ Range = tuple[float, float]
 
 
 def _pixels(size: Range, shape: tuple[int, ...], rng: np.random.Generator) -> float:
-    """Draw a size given at 224 px, in pixels of this image."""
+    """Return a drawn size, given at 224 px, in pixels of this image."""
     return float(rng.uniform(*size)) * min(shape) / PAPER_SIDE
 
 
 def _box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
-    """Bounding box of a mask that is not empty, widened by a margin and clipped to the image."""
+    """Return the bounding box of a mask that is not empty, widened by a margin and clipped to the image."""
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return (
         slice(max(int(rows[0]) - margin, 0), int(rows[-1]) + 1 + margin),
@@ -52,20 +52,20 @@ def _box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
 
 
 def _centroid(mask: np.ndarray) -> np.ndarray:
-    """Centroid (row, column) of a mask that is not empty."""
+    """Return the centroid (row, column) of a mask that is not empty."""
     rows, cols = mask.sum(axis=1), mask.sum(axis=0)
     return np.array([rows @ np.arange(len(rows)), cols @ np.arange(len(cols))]) / rows.sum()
 
 
 def _anchor(mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Centroid and radius of the disk of equal area; for an empty mask a random place and a tenth of the side."""
+    """Return centroid and radius of the disk of equal area; of an empty mask a random place and a tenth of the side."""
     if not mask.any():
         return rng.uniform(0, mask.shape), min(mask.shape) / 10
     return _centroid(mask), float(np.sqrt(np.count_nonzero(mask) / np.pi))
 
 
 def _random_pixel(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Position (row, column) of a random foreground pixel."""
+    """Return the position (row, column) of a random foreground pixel."""
     pixels = np.flatnonzero(mask)
     return np.array(np.unravel_index(pixels[rng.integers(len(pixels))], mask.shape))
 
@@ -81,7 +81,7 @@ def _rotation_matrix(degrees: float) -> np.ndarray:
 
 
 def _filled_ellipse(shape: tuple[int, ...], centre: np.ndarray, form: np.ndarray) -> np.ndarray:
-    """Pixels x with (x - centre)' inv(form) (x - centre) <= 1."""
+    """Return the pixels x with (x - centre)' inv(form) (x - centre) <= 1."""
     a, b, c = np.linalg.inv(form)[[0, 0, 1], [0, 1, 1]]
     y = np.arange(shape[0])[:, None] - centre[0]
     x = np.arange(shape[1])[None, :] - centre[1]
@@ -89,14 +89,14 @@ def _filled_ellipse(shape: tuple[int, ...], centre: np.ndarray, form: np.ndarray
 
 
 def _random_spot(shape: tuple[int, ...], centre: np.ndarray, radius: float, rng: np.random.Generator) -> np.ndarray:
-    """Ellipse of random orientation, its axes in a ratio of 1 to 2 at most."""
+    """Return an ellipse of random orientation, its axes in a ratio of 1 to 2 at most."""
     turn = _rotation_matrix(rng.uniform(0, 180))
     axes = np.diag([radius**2, (radius * rng.uniform(0.5, 1)) ** 2])
     return _filled_ellipse(shape, centre, turn @ axes @ turn.T)
 
 
 def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of unit variance, smoothed to the length sigma: bells on nodes that lie sigma apart."""
+    """Return Gaussian noise of unit variance, smoothed to the length sigma: bells on nodes that lie sigma apart."""
 
     def weights(length: int) -> np.ndarray:
         nodes = np.arange(-2 * sigma, length + 2 * sigma, sigma)
@@ -108,7 +108,7 @@ def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator
 
 
 def _eroded(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Remove all pixels within `radius` of the background."""
+    """Return the mask without all pixels within `radius` of the background."""
     out = mask.copy()
     if mask.any():
         box = _box(mask, margin=1)
@@ -118,7 +118,7 @@ def _eroded(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _dilated(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Add all pixels within `radius` of the foreground."""
+    """Return the mask with all pixels within `radius` of the foreground."""
     out = mask.copy()
     if mask.any():
         box = _box(mask, margin=int(np.ceil(radius)))
@@ -127,7 +127,7 @@ def _dilated(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _transformed(mask: np.ndarray, matrix: np.ndarray, shift: np.ndarray | float = 0.0) -> np.ndarray:
-    """Map the lesion by x -> centroid + matrix (x - centroid) + shift."""
+    """Return the lesion mapped by x -> centroid + matrix (x - centroid) + shift."""
     if not mask.any():
         return mask.copy()
     centre, inverse = _centroid(mask), np.linalg.inv(matrix)
@@ -139,7 +139,7 @@ def _transformed(mask: np.ndarray, matrix: np.ndarray, shift: np.ndarray | float
 
 
 def _kernel_radius(radius: Range, shape: tuple[int, ...], rng: np.random.Generator) -> int:
-    """Radius of a disk-shaped kernel of 2 radius + 1 pixels (odd), at least 1 px; given at 224 px."""
+    """Return the radius of a disk-shaped kernel of 2 radius + 1 pixels (odd), at least 1 px; given at 224 px."""
     return max(1, round(_pixels(radius, shape, rng)))
 
 
@@ -162,7 +162,7 @@ def _closing(mask: np.ndarray, rng: np.random.Generator, radius: Range = (2, 5))
 
 
 def _ellipse(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Replace the lesion by the ellipse of the same centroid and second moments."""
+    """Return the ellipse of the lesion's centroid and second moments."""
     if not mask.any():
         return mask.copy()
     # A pixel has a variance of 1/12 along each side, which keeps the moments of a line of pixels regular.
@@ -171,7 +171,7 @@ def _ellipse(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _polygon(mask: np.ndarray, rng: np.random.Generator, sides: int) -> np.ndarray:
-    """Join the lesion pixels that lie farthest out in `sides` directions, evenly spaced up to a jitter."""
+    """Return the polygon of the lesion pixels farthest out in `sides` directions, evenly spaced up to a jitter."""
     out = np.zeros_like(mask)
     if mask.any():
         angles = 2 * np.pi / sides * (np.arange(sides) + rng.uniform(0, sides) + rng.uniform(-0.25, 0.25, sides))
@@ -197,7 +197,7 @@ def _bounding_box(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _jagged(mask: np.ndarray, rng: np.random.Generator, width: Range = (7, 21), grain: Range = (2, 6)) -> np.ndarray:
-    """Flip random squares of side `grain` within a band of `width` along the border (both at 224 px)."""
+    """Return the mask, random squares of side `grain` flipped within a band of `width` at the border (at 224 px)."""
     side = max(1, round(_pixels(grain, mask.shape, rng)))
     band = max(3, round(_pixels(width, mask.shape, rng)))
     coarse = rng.uniform(-0.5, 0.5, [-(-length // side) for length in mask.shape])
@@ -208,7 +208,7 @@ def _jagged(mask: np.ndarray, rng: np.random.Generator, width: Range = (7, 21), 
 
 
 def _smoothed(mask: np.ndarray, rng: np.random.Generator, sigma: Range = (4, 12)) -> np.ndarray:
-    """Blur and cut at one half; sigma at 224 px, at most half the lesion's radius, lest a small lesion vanish."""
+    """Return the mask blurred, cut at one half; sigma at 224 px, at most half the radius lest a small lesion vanish."""
     if not mask.any():
         return mask.copy()
     _, radius = _anchor(mask, rng)
@@ -219,7 +219,7 @@ def _smoothed(mask: np.ndarray, rng: np.random.Generator, sigma: Range = (4, 12)
 def _elastic(
     mask: np.ndarray, rng: np.random.Generator, sigma: Range = (12, 30), strength: Range = (4, 14)
 ) -> np.ndarray:
-    """Move every pixel by a smooth random field: correlation length and standard deviation at 224 px."""
+    """Return the mask moved by a smooth random field: correlation length and standard deviation at 224 px."""
     length = max(2.0, _pixels(sigma, mask.shape, rng))
     size = _pixels(strength, mask.shape, rng)
     rows = np.arange(mask.shape[0])[:, None] + size * _smooth_noise(mask.shape, length, rng)
@@ -231,7 +231,7 @@ def _elastic(
 
 
 def _grid_distortion(mask: np.ndarray, rng: np.random.Generator, cells: int = 5, strength: float = 0.7) -> np.ndarray:
-    """Stretch and squeeze the rows and columns of a grid by factors within 1 +- strength; the image's edges stay."""
+    """Return the mask with a grid's rows and columns stretched by factors within 1 +- strength; the edges stay."""
 
     def source(length: int) -> np.ndarray:
         widths = rng.uniform(1 - strength, 1 + strength, cells)
@@ -244,7 +244,7 @@ def _grid_distortion(mask: np.ndarray, rng: np.random.Generator, cells: int = 5,
 def _holes(
     mask: np.ndarray, rng: np.random.Generator, count: tuple[int, int] = (1, 5), size: Range = (0.1, 0.45)
 ) -> np.ndarray:
-    """Cut spots out of the lesion; size = their radius in radii of the lesion."""
+    """Return the mask with spots cut out of the lesion; size = their radius in radii of the lesion."""
     out = mask.copy()
     if mask.any():
         _, radius = _anchor(mask, rng)
@@ -256,7 +256,7 @@ def _holes(
 def _islands(
     mask: np.ndarray, rng: np.random.Generator, count: tuple[int, int] = (1, 5), size: Range = (0.1, 0.45)
 ) -> np.ndarray:
-    """Add spots centred on the background; size = their radius in radii of the lesion."""
+    """Return the mask with spots centred on the background; size = their radius in radii of the lesion."""
     out = mask.copy()
     if not mask.all():
         _, radius = _anchor(mask, rng)
@@ -272,13 +272,13 @@ def _holes_and_islands(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def _largest_component(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Keep the largest of the 4-connected components; a mask of one component stays as it is."""
+    """Return the largest of the 4-connected components; a mask of one component stays as it is."""
     labels, count = ndimage.label(mask)
     return labels == 1 + np.bincount(labels.ravel())[1:].argmax() if count else mask.copy()
 
 
 def _cut(mask: np.ndarray, rng: np.random.Generator, share: Range = (0.1, 0.5)) -> np.ndarray:
-    """Drop a share of the lesion's pixels: those on one side of a line of random direction."""
+    """Return the lesion without a share of its pixels: those on one side of a line of random direction."""
     out = mask.copy()
     rows, cols = np.nonzero(mask)
     dropped = int(len(rows) * rng.uniform(*share))
@@ -290,13 +290,13 @@ def _cut(mask: np.ndarray, rng: np.random.Generator, share: Range = (0.1, 0.5)) 
 
 
 def _dropped_component(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Drop one of several 4-connected components; a single one is cut in two by a line and loses the smaller part."""
+    """Return the mask without one of several 4-connected components; a single one is cut and loses the smaller part."""
     labels, count = ndimage.label(mask)
     return mask & (labels != rng.integers(1, count, endpoint=True)) if count > 1 else _cut(mask, rng)
 
 
 def _dropped_rectangle(mask: np.ndarray, rng: np.random.Generator, size: Range = (0.25, 0.8)) -> np.ndarray:
-    """Clear a rectangle centred on a random lesion pixel; size = its sides in sides of the bounding box."""
+    """Return the mask without a rectangle round a random lesion pixel; size = its sides in the bounding box's."""
     out = mask.copy()
     if mask.any():
         sides = np.array([s.stop - s.start for s in _box(mask)]) * rng.uniform(*size, 2)
@@ -307,7 +307,7 @@ def _dropped_rectangle(mask: np.ndarray, rng: np.random.Generator, size: Range =
 
 
 def _shift(mask: np.ndarray, rng: np.random.Generator, limit: Range = (0.1, 0.4), least: float = 0.0) -> np.ndarray:
-    """Move by whole pixels; each axis by `least` to 1 times a limit, which is drawn once, in sides of the image."""
+    """Return the mask moved by whole pixels: each axis by `least` to 1 times a limit drawn once, in image sides."""
     reach = rng.uniform(*limit) * np.array(mask.shape)
     move = np.rint(reach * rng.uniform(least, 1, 2) * rng.choice([-1, 1], 2)).astype(int)
     out = np.zeros_like(mask)
@@ -326,7 +326,11 @@ def _rotation(mask: np.ndarray, rng: np.random.Generator, degrees: Range = (0, 3
 
 
 def _affine(mask: np.ndarray, rng: np.random.Generator, amount: float = 1.0) -> np.ndarray:
-    """Scale each axis by 0.7 to 1.43, shear by up to 0.3, rotate by up to 30 degrees, move by up to 0.1 of the side."""
+    """Return the lesion scaled, sheared, turned and moved.
+
+    With an `amount` of 1, an axis is scaled by 0.7 to 1.43, the shear is up to 0.3, the turn up to 30 degrees, the
+    move up to 0.1 of the side.
+    """
     stretch = np.diag(np.exp(amount * rng.uniform(-0.36, 0.36, 2)))
     shear = np.array([[1.0, amount * rng.uniform(-0.3, 0.3)], [0.0, 1.0]])
     turn = _rotation_matrix(amount * rng.uniform(-30, 30))
@@ -334,19 +338,19 @@ def _affine(mask: np.ndarray, rng: np.random.Generator, amount: float = 1.0) -> 
 
 
 def _blob_place(mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Centre and radius of a blob: up to 1.6 radii off the lesion's centroid, 0.4 to 2.5 times its area."""
+    """Return centre and radius of a blob: up to 1.6 radii off the lesion's centroid, 0.4 to 2.5 times its area."""
     centre, radius = _anchor(mask, rng)
     return centre + _direction(rng) * radius * rng.uniform(0, 1.6), radius * float(np.sqrt(rng.uniform(0.4, 2.5)))
 
 
 def _circular_blob(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Replace the lesion by a disk near it."""
+    """Return a disk near the lesion."""
     centre, radius = _blob_place(mask, rng)
     return _filled_ellipse(mask.shape, centre, np.eye(2) * radius**2)
 
 
 def _gaussian_blob(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Replace the lesion by the half-maximum set of a sum of 2 to 4 Gaussian bells near it."""
+    """Return the half-maximum set of a sum of 2 to 4 Gaussian bells near the lesion."""
     centre, radius = _blob_place(mask, rng)
     bells = np.zeros(mask.shape)
     for _ in range(rng.integers(2, 4, endpoint=True)):
@@ -427,7 +431,7 @@ def _full(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _random(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Independent pixels, their density drawn from 0.05 to 0.95."""
+    """Return independent pixels, their density drawn from 0.05 to 0.95."""
     return rng.random(mask.shape) < rng.uniform(0.05, 0.95)
 
 
@@ -440,7 +444,7 @@ CATASTROPHES: Mapping[str, Corruption] = MappingProxyType(
 
 
 def _similar_donor(mask: np.ndarray, rng: np.random.Generator, donors: Sequence[np.ndarray]) -> np.ndarray:
-    """One of the `SIMILAR_DONORS` donors whose areas are nearest to the mask's."""
+    """Return one of the `SIMILAR_DONORS` donors whose areas are nearest to the mask's."""
     areas = np.array([np.count_nonzero(donor) for donor in donors])
     nearest = np.argsort(np.abs(areas - np.count_nonzero(mask)), kind="stable")[:SIMILAR_DONORS]
     return donors[rng.choice(nearest)].copy()
@@ -453,7 +457,7 @@ def _chained(
     names: Sequence[str],
     length: int,
 ) -> np.ndarray:
-    """Apply `length` different corruptions of those named, one after the other."""
+    """Return the mask after `length` different corruptions of those named, one after the other."""
     for place in rng.permutation(len(names))[:length]:
         mask = corruptions[names[place]](mask, rng)
     return mask

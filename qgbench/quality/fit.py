@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from qgbench.base.errors import QGBenchError, UserError
-from qgbench.data.views import Shared, flip, rotate
+from qgbench.base.seeds import salted
 from qgbench.engine.checkpoint import Checkpoints
 from qgbench.engine.stage import train
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.quality.audit import Agreement, agreement, correlation
 from qgbench.quality.corruptions import degrade
 from qgbench.quality.predictor import QualityPredictor
+from qgbench.quality.release import TEST_SHARES, ReleaseMixture
 from qgbench.quality.scores import overlap
-from qgbench.quality.weak import WeakModels, draw_folds
+from qgbench.quality.views import colour_view, geometric_view
+from qgbench.quality.weak import WeakMasks, WeakModels, draw_folds
 from qgbench.spec.protocol import QualitySettings
 
-_AUDIT_MASKS = (
-    20  # synthetic masks of each validation image in the audit, drawn apart from those that select the best step
-)
+Degrade = Callable[[np.ndarray, np.random.Generator, Sequence[np.ndarray]], tuple[np.ndarray, str]]
 
+_AUDIT_MASKS = 20  # synthetic masks of each validation image, drawn apart from those that select the best step
 _WEAK_STAGE, _PREDICTOR_STAGE = "weak", "g"  # folders of their checkpoints
 
 
@@ -47,6 +48,7 @@ class FittedPredictor:
 
     predictor: QualityPredictor
     synthetic: Agreement
+    synthetic_test: Agreement
     weak_models: Agreement
     weak_dice: list[float]
     image_dependence: float
@@ -96,30 +98,25 @@ def fit_predictor(
     QGBenchError
         The loss is not finite, or the folder cannot be written.
     """
-    weak, weak_val, seconds = _weak_masks(labelled, val, settings, seed, accelerator, folder, belongs_to)
+    weak, seconds = _train_weak_models(labelled, settings, seed, accelerator, folder, belongs_to)
     fit = PredictorFit(labelled, val, weak, settings, seed, accelerator)
     seconds += train(fit, Checkpoints(folder / _PREDICTOR_STAGE, belongs_to), "quality predictor g")
-    return _audit(fit.best(), val, weak_val, fit.best_step, seed, accelerator, time.monotonic() - seconds)
+    begin = time.monotonic() - seconds
+    return _audit(fit.best(), fit.best_step, val, weak, settings, seed, accelerator, begin)
 
 
-def _weak_masks(
+def _train_weak_models(
     labelled: LabelledImages,
-    val: LabelledImages,
     settings: QualitySettings,
     seed: int,
     accelerator: Accelerator,
     folder: Path,
     belongs_to: dict[str, str],
-) -> tuple[Tensor, Tensor, float]:
-    """Train weak models and ask them about images.
+) -> tuple[WeakMasks, float]:
+    """Train weak models; return their masks and the seconds that it took.
 
     One fold: they are trained on all labelled images and asked about the same. K folds: K times, on the images outside
-    a fold and asked about those in it. Those of the first fold judge the validation images, which none of them was
-    trained on, so that the audit has equally many masks whatever the number of folds.
-
-    Returns
-    -------
-    (E, N, 1, H, W) bool for the labelled, (E, V, 1, H, W) bool for the validation images, seconds of training.
+    a fold and asked about those in it.
     """
     count, folds = len(labelled.image), settings.weak_folds
     if folds > count:
@@ -128,20 +125,16 @@ def _weak_masks(
             f"--set quality.weak_folds={count} or less."
         )
     fold_of = draw_folds(count, folds, seed)
-    weak = torch.empty(len(settings.weak_epochs), *labelled.mask.shape, dtype=torch.bool)
-    seconds = 0.0
+    networks, seconds = [], 0.0
     for fold in range(folds):
-        inside = fold_of == fold
-        outside = inside if folds == 1 else ~inside
-        asked = [labelled.image[inside], *([val.image] if fold == 0 else [])]
-        models = WeakModels(labelled.image[outside], labelled.mask[outside], asked, settings, seed, accelerator)
+        trained_on = fold_of >= 0 if folds == 1 else fold_of != fold
+        models = WeakModels(labelled.image[trained_on], labelled.mask[trained_on], settings, seed, accelerator)
         what = "weak models" if folds == 1 else f"weak models, fold {fold + 1} of {folds}"
-        seconds += train(models, Checkpoints(folder / _WEAK_STAGE / str(fold), belongs_to), what)
-        masks = models.masks()
-        weak[:, inside] = masks[0]
-        if fold == 0:
-            weak_val = masks[1]
-    return weak, weak_val, seconds
+        checkpoints = Checkpoints(folder / _WEAK_STAGE / str(fold), belongs_to)
+        seconds += train(models, checkpoints, what)
+        checkpoints.discard_previous()
+        networks.append(models.networks())
+    return WeakMasks(networks, fold_of), seconds
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -151,16 +144,18 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 class PredictorFit:
-    """Trains g: smooth L1 between q and the true Dice of degraded masks, the best validation step is kept.
+    """Trains g: smooth L1 between q and the true Dice of variable-quality masks; the best validation step is kept.
 
-    Best is the highest correlation with the true Dice of degraded masks of the validation images. Their mean absolute
-    error may be least at the first validation, when g misjudges a model's masks most.
+    Validations judge the same synthetic masks each time, so that two of them differ by g alone; in the release of arXiv
+    2606.01753 they are drawn anew. The best, by `settings.select`, has the least loss, as there, or the highest
+    correlation with true Dice. On polyps the loss may be least at the first validation, when g misjudges a model's
+    masks most; the correlation is blind to that error (BENCHMARK.md, "Why version 2 of g" and "Version 3 of g").
 
     Parameters
     ----------
     labelled, val : LabelledImages
-    weak : (E, N, 1, H, W) bool
-        Masks of weak models for the labelled images.
+    weak : WeakMasks
+        Weak models that are asked about the labelled images.
     settings : QualitySettings
     seed : int
     accelerator : Accelerator
@@ -170,15 +165,15 @@ class PredictorFit:
         self,
         labelled: LabelledImages,
         val: LabelledImages,
-        weak: Tensor,
+        weak: WeakMasks,
         settings: QualitySettings,
         seed: int,
         accelerator: Accelerator,
     ) -> None:
         new_scaler(accelerator)
         self._val = val
-        self._select = _synthetic(val, settings.val_masks, seed + 1)
-        torch.manual_seed(seed)
+        self._select = _synthetic(val, settings.val_masks, _mixture(settings), salted("masks that select g", seed))
+        torch.manual_seed(salted("weights of g", seed))
         self._predictor = QualityPredictor(settings, settings.backbone_weights).to(accelerator.device)
         self._optimiser = accelerator.prepare_optimizer(
             torch.optim.AdamW(
@@ -187,8 +182,8 @@ class PredictorFit:
         )
         self._accelerator = accelerator
         self._settings = settings
-        self._masks = _TrainingMasks(labelled, weak, settings, seed)
-        self._best_r = -math.inf
+        self._masks = _TrainingMasks(labelled, weak, settings, seed, accelerator.device)
+        self._best_score = -math.inf
         self._best_state: dict[str, Tensor] = {}
         self._stale = 0  # validations since the best one
         self.best_step = 0
@@ -218,25 +213,34 @@ class PredictorFit:
             yield step
 
     def _train_step(self, step: int) -> None:
-        settings, device = self._settings, self._accelerator.device
+        settings = self._settings
         image, mask, dice = self._masks.next()
         for group in self._optimiser.param_groups:
-            group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / settings.steps))
+            group["lr"] = learning_rate(settings, step - 1)
         with self._accelerator.autocast():
-            quality = self._predictor(image.to(device), mask.to(device))
-        loss = F.smooth_l1_loss(quality, dice.to(device))
+            quality = self._predictor(image, mask)
+        loss = F.smooth_l1_loss(quality, dice)
         if not math.isfinite(value := float(loss.detach())):
             raise QGBenchError(f"the loss of the quality predictor is {value} at step {step}; try a lower quality.lr.")
         self._optimiser.zero_grad(set_to_none=True)
         self._accelerator.backward(loss)
+        if settings.grad_clip:
+            self._accelerator.unscale_gradients(self._optimiser)
+            nn.utils.clip_grad_norm_(self._predictor.parameters(), settings.grad_clip)
         self._optimiser.step()
 
     def _validate(self, step: int) -> None:
-        r = correlation(_judge(self._predictor, self._val, self._select, self._accelerator), self._select.dice)
+        score = self._score()
         self._stale += 1
-        if r > self._best_r:
-            self._best_r, self.best_step, self._stale = r, step, 0
+        if score > self._best_score:
+            self._best_score, self.best_step, self._stale = score, step, 0
             self._best_state = {name: v.detach().clone() for name, v in self._predictor.state_dict().items()}
+
+    def _score(self) -> float:
+        quality, dice = _judge(self._predictor, self._val, self._select, self._accelerator), self._select.dice
+        if self._settings.select == "correlation":
+            return correlation(quality, dice)
+        return -float(F.smooth_l1_loss(torch.from_numpy(quality), torch.from_numpy(dice)))
 
     def best(self) -> QualityPredictor:
         """Return g as it was at the best validation step, frozen, in evaluation mode."""
@@ -252,7 +256,7 @@ class PredictorFit:
             "optimiser": self._optimiser.state_dict(),
             "scaler": scaler_state(self._accelerator),
             "masks": self._masks.state_dict(),
-            "best_r": self._best_r,
+            "best_score": self._best_score,
             "best_step": self.best_step,
             "best_state": self._best_state,
             "stale": self._stale,
@@ -266,36 +270,59 @@ class PredictorFit:
         self._optimiser.load_state_dict(state["optimiser"])
         load_scaler_state(self._accelerator, state["scaler"])
         self._masks.load_state_dict(state["masks"])
-        self._best_r = state["best_r"]
+        self._best_score = state["best_score"]
         self.best_step = state["best_step"]
         self._best_state = state["best_state"]
         self._stale = state["stale"]
         set_random_states(state["random"])
 
 
+def learning_rate(settings: QualitySettings, done: int) -> float:
+    """Return the learning rate of g's next step: cosines from `lr` to `lr_end`, each twice as long as the one before.
+
+    The release of arXiv 2606.01753 restarts after 10, 30 and 70 of 150 epochs: four cycles. It changes the rate after
+    each epoch, one epoch late; here it changes with every step.
+
+    Parameters
+    ----------
+    settings : QualitySettings
+    done : int
+        Steps before, from 0 to `settings.steps` - 1.
+    """
+    first = settings.steps / (2**settings.cycles - 1)
+    cycle = int(math.log2(done / first + 1))
+    begin, length = first * (2**cycle - 1), first * 2**cycle
+    share = 0.5 * (1 + math.cos(math.pi * (done - begin) / length))
+    return settings.lr_end + (settings.lr - settings.lr_end) * share
+
+
 def _audit(
     predictor: QualityPredictor,
-    val: LabelledImages,
-    weak_val: Tensor,
     best_step: int,
+    val: LabelledImages,
+    weak: WeakMasks,
+    settings: QualitySettings,
     seed: int,
     accelerator: Accelerator,
     begin: float,
 ) -> FittedPredictor:
-    drawn = _synthetic(val, _AUDIT_MASKS, seed + 2)
+    drawn = _synthetic(val, _AUDIT_MASKS, _mixture(settings), salted("masks that audit g", seed))
+    of_test = ReleaseMixture(TEST_SHARES, settings.warp_floor).degrade
+    drawn_test = _synthetic(val, _AUDIT_MASKS, of_test, salted("masks that audit g, test shares", seed))
     quality = _judge(predictor, val, drawn, accelerator)
     black = LabelledImages(torch.zeros_like(val.image), val.mask)
     swapped = LabelledImages(val.image.roll(1, 0), val.mask)
     dependence = max(correlation(quality, _judge(predictor, other, drawn, accelerator)) for other in (black, swapped))
-    truth = val.mask > 0.5
+    truth, weak_val = val.mask > 0.5, weak.of_others(val.image, accelerator.device)
     weak_dice = torch.stack([overlap(masks, truth) for masks in weak_val])
-    weak = _Judged(
+    of_weak = _Judged(
         torch.arange(len(truth)).repeat(len(weak_val)), weak_val.flatten(0, 1).float(), weak_dice.flatten().numpy()
     )
     return FittedPredictor(
         predictor=predictor,
         synthetic=agreement(quality, drawn.dice),
-        weak_models=agreement(_judge(predictor, val, weak, accelerator), weak.dice),
+        synthetic_test=agreement(_judge(predictor, val, drawn_test, accelerator), drawn_test.dice),
+        weak_models=agreement(_judge(predictor, val, of_weak, accelerator), of_weak.dice),
         weak_dice=weak_dice.mean(1).tolist(),
         image_dependence=dependence,
         best_step=best_step,
@@ -304,73 +331,85 @@ def _audit(
 
 
 class _TrainingMasks:
-    """Endless batches of degraded masks of the labelled images, by degradation or by weak models.
+    """Endless batches of variable-quality masks of the labelled images: degraded, or made by weak models.
 
-    The images are flipped, rotated and change in colour, as in arXiv 2606.01753, but get none of its noise: running
-    statistics of noisy images misjudge those that g is asked about.
+    Images are flipped and rotated with their masks; then a mask is degraded, or a weak model is asked about the image;
+    then the image changes in colour. The true Dice is that with the mask as it is flipped and rotated.
     """
 
-    def __init__(self, labelled: LabelledImages, weak: Tensor, settings: QualitySettings, seed: int) -> None:
-        self._image = labelled.image
-        self._truths = labelled.mask.squeeze(1).numpy() > 0.5
+    def __init__(
+        self, labelled: LabelledImages, weak: WeakMasks, settings: QualitySettings, seed: int, device: torch.device
+    ) -> None:
+        self._labelled = labelled
+        self._donors = list(labelled.mask.squeeze(1).numpy() > 0.5)
         self._weak = weak
         self._settings = settings
-        self._rng = np.random.default_rng(seed)
-        self._generator = torch.Generator().manual_seed(seed)
-        self._order = np.empty(0, int)
+        self._degrade = _mixture(settings)
+        self._device = device
+        self._order = np.random.default_rng(salted("order of g", seed))
+        self._rng = np.random.default_rng(salted("masks of g", seed))
+        self._views = torch.Generator().manual_seed(salted("views of g", seed))
+        self._left = np.empty(0, int)
 
     def next(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images (B, 3, H, W), masks (B, 1, H, W) and true Dice (B,)."""
-        truths, rng, generator, settings = self._truths, self._rng, self._generator, self._settings
-        while len(self._order) < settings.batch:
-            self._order = np.concatenate([self._order, rng.permutation(len(truths))])
-        chosen, self._order = self._order[: settings.batch], self._order[settings.batch :]
-        masks = []
-        for index in chosen:
-            if rng.random() < settings.weak_share:
-                masks.append(self._weak[rng.integers(len(self._weak)), index, 0].numpy())
-            else:
-                donors = [truths[other] for other in range(len(truths)) if other != index]
-                masks.append(degrade(truths[index], rng, donors)[0])
-        image = self._image[chosen]
-        stack = torch.from_numpy(np.stack([np.stack(masks), truths[chosen]], 1)).float()
-        both = flip(torch.cat([image, stack], 1), Shared(generator))
-        image, stack = rotate(both[:, :3], both[:, 3:], 20.0, 1.0, Shared(generator))
-        return image, stack[:, :1], overlap(stack[:, :1] > 0.5, stack[:, 1:] > 0.5)
+        """Return images (B, 3, H, W), masks (B, 1, H, W) and true Dice (B,), on the training's device."""
+        size, rng = self._settings.batch, self._rng
+        while len(self._left) < size:
+            self._left = np.concatenate([self._left, self._order.permutation(len(self._donors))])
+        chosen, self._left = torch.from_numpy(self._left[:size]), self._left[size:]
+        image, truth = geometric_view(
+            self._labelled.image[chosen].to(self._device), self._labelled.mask[chosen].to(self._device), self._views
+        )
+        by_weak = torch.from_numpy(rng.random(size) < self._settings.weak_share)
+        stage = torch.from_numpy(rng.integers(self._weak.stages, size=size))
+        mask = truth > 0.5
+        mask[~by_weak] = self._degraded(mask[~by_weak], chosen[~by_weak])
+        mask[by_weak] = self._weak.of_labelled(image[by_weak], chosen[by_weak], stage[by_weak])
+        return colour_view(image, self._settings.noise, self._views), mask.float(), overlap(mask, truth > 0.5)
+
+    def _degraded(self, truths: Tensor, index: Tensor) -> Tensor:
+        masks = [
+            self._degrade(truth, self._rng, self._donors[:own] + self._donors[own + 1 :])[0]
+            for truth, own in zip(truths.squeeze(1).cpu().numpy(), index.tolist(), strict=True)
+        ]
+        return torch.from_numpy(np.stack(masks)).unsqueeze(1).to(truths.device) if masks else truths
 
     def state_dict(self) -> dict[str, Any]:
-        """Generators and what is left of the order."""
+        """Return generators and what is left of the order."""
         return {
+            "order": self._order.bit_generator.state,
             "rng": self._rng.bit_generator.state,
-            "generator": self._generator.get_state(),
-            "order": self._order.tolist(),
+            "views": self._views.get_state(),
+            "left": self._left.tolist(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
+        self._order.bit_generator.state = state["order"]
         self._rng.bit_generator.state = state["rng"]
-        self._generator.set_state(state["generator"])
-        self._order = np.array(state["order"], int)
+        self._views.set_state(state["views"])
+        self._left = np.array(state["left"], int)
 
 
-def _synthetic(images: LabelledImages, count: int, seed: int) -> _Judged:
-    """Degrade every mask `count` times."""
+def _mixture(settings: QualitySettings) -> Degrade:
+    return ReleaseMixture(floor=settings.warp_floor).degrade if settings.mixture == "release" else degrade
+
+
+def _synthetic(images: LabelledImages, count: int, degrade: Degrade, seed: int) -> _Judged:
+    """Return `count` degraded masks of every image."""
     rng = np.random.default_rng(seed)
-    truths = images.mask.squeeze(1).numpy() > 0.5
+    truths = list(images.mask.squeeze(1).numpy() > 0.5)
     index = np.repeat(np.arange(len(truths)), count)
-    masks = []
-    for i in index:
-        donors = [truths[other] for other in range(len(truths)) if other != i]
-        masks.append(degrade(truths[i], rng, donors)[0])
+    masks = [degrade(truths[i], rng, truths[:i] + truths[i + 1 :])[0] for i in index]
     mask = torch.from_numpy(np.stack(masks)).unsqueeze(1)
-    dice = overlap(mask, torch.from_numpy(truths[index]).unsqueeze(1))
+    dice = overlap(mask, images.mask[index] > 0.5)
     return _Judged(torch.from_numpy(index), mask.float(), dice.numpy())
 
 
 def _judge(
     predictor: QualityPredictor, images: LabelledImages, judged: _Judged, accelerator: Accelerator
 ) -> np.ndarray:
-    """Predict the quality of masks in evaluation mode: (M,)."""
+    """Return the predicted quality of masks, in evaluation mode: (M,)."""
     training = predictor.training
     predictor.eval()
     parts = []

@@ -3,6 +3,7 @@
 A mode may weigh pseudo-labels, add a loss, or correct a label. It knows nothing of methods, and methods nothing of it.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -19,8 +20,8 @@ from qgbench.methods.normalisation import frozen_statistics
 from qgbench.plugins.hooks import call, told
 from qgbench.plugins.registry import load
 from qgbench.quality.audit import correlations
-from qgbench.quality.scores import Labelling, Score, Watched, foreground_confidence, in_unit_range, overlap
-from qgbench.spec.arm import AddOnSettings, Arm, RegularisationSettings, WeightingSettings
+from qgbench.quality.scores import SCORES, Labelling, Score, Watched, foreground_confidence, in_unit_range, overlap
+from qgbench.spec.arm import AddOnSettings, Arm, RegularisationSettings, WeightingSettings, short_name
 from qgbench.spec.settings import apply_settings
 
 
@@ -79,7 +80,7 @@ class AddOn:
         seed: int = 0,
     ) -> None:
         self.settings = self.Settings() if settings is None else settings
-        self.score = score
+        self.score = score if score is None or isinstance(score, Watched) else Watched(score, type(score).__name__)
         self.predictor = predictor
         self.seed = seed
 
@@ -101,10 +102,6 @@ class AddOn:
         """Return what the mode did in the last step, by the names of log.jsonl."""
         return {}
 
-    def take_window(self) -> dict[str, float | None]:
-        """Return what the mode saw since the last call, by the names of log.jsonl."""
-        return {}
-
     def loss(self, batch: Batch, method: Method, step: int) -> Tensor | None:
         """Return a loss to add, a scalar that already holds its weight; None adds nothing."""
         return None
@@ -114,7 +111,7 @@ class AddOn:
         return prob
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that a resumed run needs."""
+        """Return everything that a resumed run needs, but for the score's state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -128,61 +125,10 @@ class QualityWeighting(AddOn):
     needs_score = True
     settings: WeightingSettings
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._log: list[dict[str, Tensor]] = []
-        self._window: list[Tensor] = []  # (3, M) each: true Dice, quality and confidence of pseudo-labels
-
     def weigh(self, labelling: Labelling) -> Tensor:
-        """Return w = q**T (q >= tau); what it did to the unlabelled images of all processes is kept for the log."""
+        """Return w = q**T (q >= tau)."""
         assert self.score is not None
-        quality = self.score(labelling).float()
-        weight = quality_weight(quality, self.settings.tau, self.settings.temperature)
-        if not labelling.unlabelled:
-            return weight
-        joined, qualities = self.world.gather(weight), self.world.gather(quality)
-        self._log.append(
-            {
-                "mean_q": qualities.mean(),
-                "kept_share": (joined > 0).float().mean(),
-                "effective_sample_size": effective_sample_size(joined),
-            }
-        )
-        if labelling.truth is not None:
-            dice = overlap(labelling.prob > 0.5, labelling.truth > 0.5)
-            dice[labelling.truth[:, 0, 0, 0].isnan()] = torch.nan
-            seen = (self.world.gather(dice), qualities, self.world.gather(foreground_confidence(labelling)))
-            self._window.append(torch.stack(seen)[:, ~seen[0].isnan()].cpu())
-        return weight
-
-    def take_log(self) -> dict[str, float]:
-        """Return mean q, kept share and effective sample size, averaged over the pseudo-labels of the step."""
-        entries, self._log = self._log, []
-        return (
-            {key: float(torch.stack([entry[key] for entry in entries]).mean()) for key in entries[0]} if entries else {}
-        )
-
-    def take_window(self) -> dict[str, float | None]:
-        """Return the true Dice of the pseudo-labels since the last call, and how well q and confidence predict it.
-
-        Held-back masks of unlabelled training images are the judge; {} where there are none.
-        """
-        seen, self._window = self._window, []
-        if not seen or (values := torch.cat(seen, 1)).shape[1] == 0:
-            return {}
-        dice, quality, confidence = values.numpy()
-        return {"pseudo_dice": float(dice.mean()), **correlations(dice, q=quality, confidence=confidence)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was seen since the last entry of the log, and the score's state, if it has one."""
-        assert self.score is not None
-        return {"window": list(self._window), **self.score.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        assert self.score is not None
-        self._window = state["window"]
-        self.score.load_state_dict(state)
+        return quality_weight(self.score(labelling).float(), self.settings.tau, self.settings.temperature)
 
 
 class QualityRegularisation(AddOn):
@@ -272,6 +218,10 @@ class Guide:
     def __init__(self, modes: Sequence[AddOn]) -> None:
         self.modes = modes
         self._world = ALONE
+        self._log: list[
+            dict[str, Tensor]
+        ] = []  # what weighing did to the unlabelled images, for each label of the step
+        self._window: list[Tensor] = []  # (3, M) each: true Dice, quality and confidence of pseudo-labels
 
     def join(self, world: World) -> None:
         """Tell every mode which processes share the run."""
@@ -289,6 +239,12 @@ class Guide:
     def pleases_g_from(self) -> float | None:
         """Fraction of the step budget from which on an add-on trains the student to please g; None if none does."""
         return min((begin for mode in self.modes if (begin := mode.pleases_g_from) is not None), default=None)
+
+    @property
+    def plugin_scores(self) -> dict[str, Score]:
+        """Scores that do not ship with qgbench and do not look at true masks, as a column is called."""
+        scores = [mode.score for mode in self.modes if mode.score is not None]
+        return {short_name(score.name): score for score in scores if score.name not in SCORES and not score.sees_truth}
 
     def attach(self, method: Method) -> None:
         """Let the modes correct the method's pseudo-labels, if any mode does."""
@@ -322,12 +278,26 @@ class Guide:
             if label not in known:
                 truth, unlabelled = masks.get(label.view), label.view != "labelled"
                 labelling = Labelling(label.image, label.prob, label.network, truth, self._world, unlabelled)
-                weight = label.prob.new_ones(len(label), dtype=torch.float32)
-                for mode in self.modes:
-                    given = weights_of(mode, labelling)
-                    weight = weight if given is None else weight * given.detach()
-                known[label] = weight
+                given = [weight.detach() for mode in self.modes if (weight := weights_of(mode, labelling)) is not None]
+                known[label] = math.prod(given, start=label.prob.new_ones(len(label), dtype=torch.float32))
+                qualities = [score.take() for mode in self.modes if (score := mode.score) is not None]
+                if given and unlabelled:
+                    self._note(labelling, known[label], next((q for q in qualities if q is not None), None))
         return [known[term.label] for term in terms]
+
+    def _note(self, labelling: Labelling, weight: Tensor, quality: Tensor | None) -> None:
+        """Keep for the log what weighing did to the unlabelled images of all processes."""
+        joined = self._world.gather(weight)
+        noted = {"kept_share": (joined > 0).float().mean(), "effective_sample_size": effective_sample_size(joined)}
+        if quality is not None:
+            qualities = self._world.gather(quality)
+            noted["mean_q"] = qualities.mean()
+            if labelling.truth is not None:
+                dice = overlap(labelling.prob > 0.5, labelling.truth > 0.5)
+                dice[labelling.truth[:, 0, 0, 0].isnan()] = torch.nan
+                seen = (self._world.gather(dice), qualities, self._world.gather(foreground_confidence(labelling)))
+                self._window.append(torch.stack(seen)[:, ~seen[0].isnan()].cpu())
+        self._log.append(noted)
 
     def losses(self, batch: Batch, method: Method, step: int) -> Tensor | None:
         """Return the sum of the losses that modes add; None if none does."""
@@ -335,21 +305,41 @@ class Guide:
         return torch.stack(given).sum() if given else None
 
     def take_log(self) -> dict[str, float]:
-        """Return what the modes did in the last step."""
-        return {key: value for mode in self.modes for key, value in mode.take_log().items()}
+        """Return what the modes did in the last step, by the names of log.jsonl.
+
+        Where any weighs: the mean over the step's labels of the share of weights above 0, their effective sample size
+        and, where a score was asked, the mean quality.
+        """
+        entries, self._log = self._log, []
+        means = {name: float(torch.stack([each[name] for each in entries]).mean()) for name in (entries or [{}])[0]}
+        return means | {key: value for mode in self.modes for key, value in mode.take_log().items()}
 
     def take_window(self) -> dict[str, float | None]:
-        """Return what the modes saw since the last call."""
-        return {key: value for mode in self.modes for key, value in mode.take_window().items()}
+        """Return the true Dice of the pseudo-labels since the last call, and how well q and confidence predict it.
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """Return the state of every mode."""
-        return [mode.state_dict() for mode in self.modes]
+        Held-back masks of unlabelled training images are the judge; {} where there are none, or no score was asked.
+        """
+        seen, self._window = self._window, []
+        if not seen or (values := torch.cat(seen, 1)).shape[1] == 0:
+            return {}
+        dice, quality, confidence = values.numpy()
+        return {"pseudo_dice": float(dice.mean()), **correlations(dice, q=quality, confidence=confidence)}
 
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Restore every mode."""
-        for mode, state in zip(self.modes, states, strict=True):
-            mode.load_state_dict(state)
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was seen since the last entry of the log, and the state of every mode and score."""
+        return {
+            "window": list(self._window),
+            "modes": [mode.state_dict() for mode in self.modes],
+            "scores": [{} if mode.score is None else mode.score.state_dict() for mode in self.modes],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self._window = state["window"]
+        for mode, of_mode, of_score in zip(self.modes, state["modes"], state["scores"], strict=True):
+            mode.load_state_dict(of_mode)
+            if mode.score is not None:
+                mode.score.load_state_dict(of_score)
 
 
 ADDONS: Mapping[str, type[AddOn]] = MappingProxyType({"qw": QualityWeighting, "qar": QualityRegularisation})
@@ -374,12 +364,22 @@ def addon_settings(arm: Arm) -> list[tuple[type[AddOn], AddOnSettings]]:
     changes = arm.overrides_of("qg")
     for name in changes:
         if name not in counted:
-            raise unknown_name("setting", f"qg.{name}", [f"qg.{field}" for field in counted])
+            raise _unknown_setting(name, arm.addons, list(counted))
     found = []
     for kind in classes:
         own = {name: value for name, value in changes.items() if name in kind.Settings.model_fields}
         found.append((kind, apply_settings(kind.Settings(), own, "qg.")))
     return found
+
+
+def _unknown_setting(name: str, addons: Sequence[str], known: Sequence[str]) -> UserError:
+    """Return the error for a setting that no chosen add-on has: it is another's, or misspelt."""
+    settings = [f"qg.{field}" for field in known]
+    owner = next((other for other, kind in ADDONS.items() if name in kind.Settings.model_fields), None)
+    if owner is None or not addons:
+        return unknown_name("setting", f"qg.{name}", settings)
+    chosen = " and ".join(addons)
+    return UserError(f"qg.{name} is a setting of {owner}, not of {chosen}, which has: {', '.join(settings) or 'none'}.")
 
 
 def make_guide(arm: Arm, predictor: nn.Module | None, seed: int) -> Guide:

@@ -22,7 +22,9 @@ from qgbench.spec.protocol import QualitySettings
 class QualityPredictor(nn.Module):
     """A scalar regressor: a timm backbone on RGB + mask, then dropout, a hidden layer, dropout, a sigmoid.
 
-    The first convolution is widened to four channels; the mask's weights start as the mean of the RGB weights.
+    The first convolution is widened to four channels; the mask's weights start as the mean of the RGB weights. With
+    `settings.head_init` 'kaiming' the last layer's weights have a standard deviation of 1.41, as in the paper's
+    released code, and q starts at 0 or 1 for most masks, where its gradient is next to nothing.
 
     Parameters
     ----------
@@ -48,9 +50,14 @@ class QualityPredictor(nn.Module):
             nn.Dropout(settings.dropout / 2),
             nn.Linear(settings.hidden, 1),
         )
+        if settings.head_init == "kaiming":
+            for layer in (part for part in self.head if isinstance(part, nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
         mean, std = normalisation(settings.backbone)
-        self.register_buffer("mean", torch.tensor((*mean, sum(mean) / 3)).view(1, 4, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor((*std, sum(std) / 3)).view(1, 4, 1, 1), persistent=False)
+        of_mask = (sum(mean) / 3, sum(std) / 3) if settings.mask_scaled else (0.0, 1.0)
+        self.register_buffer("mean", torch.tensor((*mean, of_mask[0])).view(1, 4, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor((*std, of_mask[1])).view(1, 4, 1, 1), persistent=False)
         self.train()
         self.to(memory_format=torch.channels_last)
 
@@ -98,7 +105,10 @@ class PredictorCard(BaseModel):
     labelled_ids: list[str]
     data: str = Field(description="fingerprint of the prepared images and masks")
     split: str = Field(description="fingerprint of the split")
-    synthetic: Agreement
+    synthetic: Agreement = Field(description="on synthetic masks of validation images, drawn as those of the training")
+    synthetic_test: Agreement | None = Field(
+        None, description="on the mixture of the release's test script; None where a former version did not ask"
+    )
     weak_models: Agreement
     weak_dice: list[float] = Field(description="mean validation Dice of the weak models, in order of their epochs")
     image_dependence: float

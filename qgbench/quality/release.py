@@ -63,13 +63,13 @@ def _closing(mask: np.ndarray, rng: np.random.Generator, side: int) -> np.ndarra
 
 
 def _jagged(mask: np.ndarray, rng: np.random.Generator, side: int) -> np.ndarray:
-    """Draw every pixel of the band between dilation and erosion anew, 1 or 0 with equal chance."""
+    """Return the mask, each pixel of the band between dilation and erosion drawn anew, 1 or 0 with equal chance."""
     band = _dilation(mask, rng, side) & ~_erosion(mask, rng, side)
     return np.where(band, rng.random(mask.shape) < 0.5, mask)
 
 
 def _smoothed(mask: np.ndarray, rng: np.random.Generator, side: int) -> np.ndarray:
-    """Blur with a Gaussian of `side` pixels and cut at one half; sigma as OpenCV derives it from the side."""
+    """Return the mask, blurred with a Gaussian of `side` pixels and cut at one half; sigma as OpenCV derives it."""
     sigma = _scaled(0.3 * (0.5 * (side - 1) - 1) + 0.8, mask)
     return ndimage.gaussian_filter(mask.astype(float), sigma, mode="mirror", radius=len(_kernel(side, mask)) // 2) > 0.5
 
@@ -78,7 +78,7 @@ def _smoothed(mask: np.ndarray, rng: np.random.Generator, side: int) -> np.ndarr
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    """Return the outer border (N, 2) of the component with the longest way round; empty for an empty mask."""
+    """Return the border (N, 2) that encloses the largest area, holes counted in; empty for an empty mask."""
     lines = find_contours(np.pad(mask, 1).astype(float), 0.5)
     if not lines:
         return np.empty((0, 2))
@@ -93,7 +93,7 @@ def _outline(mask: np.ndarray) -> np.ndarray:
 def _filled(corners: np.ndarray, mask: np.ndarray) -> np.ndarray:
     out = np.zeros_like(mask)
     if len(corners):
-        out[polygon(*corners.T, mask.shape)] = True
+        out[polygon(corners[:, 0], corners[:, 1], mask.shape)] = True
     return out
 
 
@@ -104,7 +104,8 @@ def _ellipse(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     fitted = EllipseModel.from_estimate(outline) if len(outline) > _FEWEST else None
     if fitted:
         row, column = fitted.center
-        out[ellipse(row, column, *fitted.axis_lengths, mask.shape, rotation=fitted.theta)] = True
+        rows, columns = fitted.axis_lengths
+        out[ellipse(row, column, rows, columns, shape=mask.shape, rotation=fitted.theta)] = True
     return out
 
 
@@ -172,7 +173,7 @@ def _circular_blob(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _elastic(mask: np.ndarray, rng: np.random.Generator, alpha: float, sigma: float) -> np.ndarray:
-    """Move every pixel by blurred normal noise times alpha (standard deviation alpha / (2 sqrt(pi) sigma) pixels)."""
+    """Return the mask moved by blurred normal noise times alpha (its deviation alpha / (2 sqrt(pi) sigma) pixels)."""
     share = min(mask.shape) / _SIDE
     moved = []
     for at, length in zip(np.indices(mask.shape), mask.shape, strict=True):
@@ -183,7 +184,7 @@ def _elastic(mask: np.ndarray, rng: np.random.Generator, alpha: float, sigma: fl
 
 
 def _grid(mask: np.ndarray, rng: np.random.Generator, cells: int, limit: float) -> np.ndarray:
-    """Stretch rows and columns of a grid by 1 + U(-limit, limit); the image's edges stay where they are."""
+    """Return the mask with a grid's rows and columns stretched by 1 + U(-limit, limit); the image's edges stay."""
 
     def source(length: int) -> np.ndarray:
         knots = np.concatenate([[0.0], np.cumsum(rng.uniform(1 - limit, 1 + limit, cells))])
@@ -194,7 +195,7 @@ def _grid(mask: np.ndarray, rng: np.random.Generator, cells: int, limit: float) 
 
 
 def _warped(mask: np.ndarray, matrix: np.ndarray, centre: np.ndarray, move: np.ndarray, floor: bool) -> np.ndarray:
-    """Map x -> centre + matrix (x - centre) + move, bilinearly, and round.
+    """Return the mask mapped by x -> centre + matrix (x - centre) + move, bilinearly, and rounded.
 
     With `floor`, as in the release, which cuts fractions off: a pixel stays only if all that it is made of is lesion,
     which takes about half a pixel off all round.
@@ -223,14 +224,14 @@ def _rotation(mask: np.ndarray, rng: np.random.Generator, degrees: float, floor:
 
 
 def _affine(mask: np.ndarray, rng: np.random.Generator, floor: bool) -> np.ndarray:
-    """Scale by 0.9 to 1.1, turn by up to 15 degrees about the image's centre, move by up to a tenth of each side."""
+    """Return the mask, scaled by 0.9 to 1.1, turned by up to 15 degrees about the centre, moved by up to a tenth."""
     sides = np.array(mask.shape)
     matrix = rng.uniform(0.9, 1.1) * _turn(rng.uniform(-15, 15))
     return _warped(mask, matrix, (sides - 1) / 2, rng.uniform(-0.1, 0.1, 2) * sides, floor)
 
 
 def _shift(mask: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
-    """Move by whole pixels, each axis by up to a share of the side, rounded towards 0; what comes in is empty."""
+    """Return the mask moved by up to a share of each side, in pixels rounded towards 0; what comes in is empty."""
     out = np.zeros_like(mask)
     moves = (np.array(mask.shape) * share * rng.uniform(-1, 1, 2)).astype(int)
     target = tuple(slice(max(m, 0), n + min(m, 0)) for m, n in zip(moves, mask.shape, strict=True))
@@ -275,7 +276,7 @@ def _dropped_component(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def _dropped_rectangle(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Clear a rectangle anywhere in the image, its sides a tenth to three tenths of the image's."""
+    """Return the mask without a rectangle that lies anywhere, its sides a tenth to three tenths of the image's."""
     out = mask.copy()
     sides = np.array(mask.shape)
     size = (rng.uniform(0.1, 0.3, 2) * sides).astype(int)
@@ -331,7 +332,6 @@ def _blobs() -> dict[str, Entry]:
 
 
 def _singles(floor: bool) -> dict[str, Entry]:
-    warp = {"floor": floor}
     return {
         "erosion_5": Entry(partial(_erosion, side=5), 1.0),
         "erosion_7": Entry(partial(_erosion, side=7), 1.0),
@@ -363,11 +363,11 @@ def _singles(floor: bool) -> dict[str, Entry]:
         "shift_small": Entry(partial(_shift, share=0.1), 1.0),
         "shift_medium": Entry(partial(_shift, share=0.2), 0.8),
         "shift_large": Entry(partial(_shift, share=0.3), 0.5),
-        "scale_down": Entry(partial(_scale, least=0.75, most=0.9, **warp), 1.0),
-        "scale_up": Entry(partial(_scale, least=1.1, most=1.25, **warp), 1.0),
-        "rotation_small": Entry(partial(_rotation, degrees=15, **warp), 1.0),
-        "rotation_large": Entry(partial(_rotation, degrees=30, **warp), 0.7),
-        "affine": Entry(partial(_affine, **warp), 0.8),
+        "scale_down": Entry(partial(_scale, least=0.75, most=0.9, floor=floor), 1.0),
+        "scale_up": Entry(partial(_scale, least=1.1, most=1.25, floor=floor), 1.0),
+        "rotation_small": Entry(partial(_rotation, degrees=15, floor=floor), 1.0),
+        "rotation_large": Entry(partial(_rotation, degrees=30, floor=floor), 0.7),
+        "affine": Entry(partial(_affine, floor=floor), 0.8),
         **_blobs(),
     }
 

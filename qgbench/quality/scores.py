@@ -104,6 +104,9 @@ class Watched(Score):
     def __init__(self, score: Score, name: str) -> None:
         super().__init__(score.predictor, score.seed)
         self._score = score
+        self.name = name
+        self.sees_truth = score.needs_truth
+        self._given: Tensor | None = None
         self._who = f"score {name}"
 
     def __call__(self, labelling: Labelling) -> Tensor:
@@ -115,7 +118,13 @@ class Watched(Score):
             The score fails, or gives something else than one number in [0, 1] for each pseudo-label.
         """
         quality = call(self._who, self._score.__call__, labelling)
-        return in_unit_range(self._who, quality, (len(labelling.prob),), labelling.prob)
+        self._given = in_unit_range(self._who, quality, (len(labelling.prob),), labelling.prob).detach().float()
+        return self._given
+
+    def take(self) -> Tensor | None:
+        """Return the qualities (U,) that it gave last, once; None if it was not asked since."""
+        given, self._given = self._given, None
+        return given
 
     def state_dict(self) -> dict[str, Any]:
         """Return the score's state."""
@@ -196,7 +205,7 @@ class PredictedQuality(Score):
     needs_g = True
 
     def __call__(self, labelling: Labelling) -> Tensor:
-        """Q = g(image, label > 0.5), without gradient (arXiv 2606.01753, Eqn 7)."""
+        """Return q = g(image, label > 0.5), without gradient (arXiv 2606.01753, Eqn 7)."""
         assert self.predictor is not None
         with torch.no_grad():
             return self.predictor(labelling.image, (labelling.prob > 0.5).float())

@@ -116,6 +116,7 @@ def _fit(folder: Path, run: str, spec: RunSpec, protocol: Protocol, data: RunDat
         data=data.prepared.fingerprint,
         split=split_fingerprint(data.split),
         synthetic=fitted.synthetic,
+        synthetic_test=fitted.synthetic_test,
         weak_models=fitted.weak_models,
         weak_dice=fitted.weak_dice,
         image_dependence=fitted.image_dependence,

@@ -1,6 +1,8 @@
 """Weak models: partially trained segmentation networks whose imperfect masks g learns from."""
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,17 +13,18 @@ from torch import Tensor
 
 from qgbench.archs.build import SegmentationNetwork
 from qgbench.base.errors import unknown_name
-from qgbench.data.views import Shared, rotate
-from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
-from qgbench.methods import probabilities
-from qgbench.methods.losses import soft_dice_loss
+from qgbench.base.seeds import salted
+from qgbench.engine.state import random_states, set_random_states
+from qgbench.methods import Network, probabilities
+from qgbench.quality.views import geometric_view
 from qgbench.spec.protocol import QualitySettings
 
 
 class WeakModels:
-    """Trains one U-Net from scratch and keeps what it predicts after each of `settings.weak_epochs`.
+    """Trains one U-Net from scratch and keeps it as it is after each of `settings.weak_epochs`.
 
-    Settings of arXiv 2606.01753: ResNet-18 encoder without pretraining, Adam, Dice loss.
+    As the released code of arXiv 2606.01753 does: ResNet-18 encoder without pretraining, Adam, the Dice loss of a batch
+    as a whole, flips and rotation, float32. Each epoch takes every image once.
 
     Parameters
     ----------
@@ -29,8 +32,6 @@ class WeakModels:
         Labelled images in [0, 1].
     mask : (N, 1, H, W)
         Their masks, 0 or 1.
-    asked : sequence of (N_i, 3, H, W)
-        Sets of images that are predicted, each by itself.
     settings : QualitySettings
     seed : int
         Of the weights, the order and the views.
@@ -38,83 +39,67 @@ class WeakModels:
     """
 
     def __init__(
-        self,
-        image: Tensor,
-        mask: Tensor,
-        asked: Sequence[Tensor],
-        settings: QualitySettings,
-        seed: int,
-        accelerator: Accelerator,
+        self, image: Tensor, mask: Tensor, settings: QualitySettings, seed: int, accelerator: Accelerator
     ) -> None:
-        new_scaler(accelerator)
-        torch.manual_seed(seed)
+        torch.manual_seed(salted("weights of weak models", seed))
         network = weak_network(settings.weak_encoder, image.shape[-1])
         self._network = network.to(memory_format=torch.channels_last).to(accelerator.device).train()
-        self._optimiser = accelerator.prepare_optimizer(
-            torch.optim.Adam(network.parameters(), lr=settings.weak_lr, fused=True)
-        )
-        self._accelerator = accelerator
-        self._image, self._mask, self._asked = image, mask, asked
-        self._generator = torch.Generator().manual_seed(seed)
-        self._batch = min(settings.weak_batch, max(2, len(image)))
-        steps = max(settings.weak_epoch_min_steps, len(image) // self._batch)
-        self._ends = {epoch * steps for epoch in settings.weak_epochs}
-        self._order = torch.empty(0, dtype=torch.long)
-        self._kept: list[list[Tensor]] = []
+        self._optimiser = torch.optim.Adam(network.parameters(), lr=settings.weak_lr, fused=True)
+        self._device = accelerator.device
+        self._image, self._mask = image, mask
+        self._order = torch.Generator().manual_seed(salted("order of weak models", seed))
+        self._views = torch.Generator().manual_seed(salted("views of weak models", seed))
+        self._batch = settings.weak_batch
+        self._ends = {epoch * settings.weak_epoch_steps(len(image)) for epoch in settings.weak_epochs}
+        self._left: list[list[int]] = []  # batches of the epoch that has begun
+        self._kept: list[dict[str, Tensor]] = []
         self.step = 0
 
     @property
     def steps(self) -> int:
-        """Number of steps until the last mask is kept."""
+        """Number of steps until the last network is kept."""
         return max(self._ends)
 
     def run(self) -> Iterator[int]:
         """Train to the end, yielding the number of finished steps after each."""
         for step in range(self.step + 1, self.steps + 1):
-            while len(self._order) < self._batch:
-                order = torch.randperm(len(self._image), generator=self._generator)
-                self._order = torch.cat([self._order, order])
-            chosen, self._order = self._order[: self._batch], self._order[self._batch :]
-            device = self._accelerator.device
-            shared = Shared(self._generator)
-            x, y = rotate(self._image[chosen].to(device), self._mask[chosen].to(device), 20.0, 1.0, shared)
-            task = self._network.task
-            with self._accelerator.autocast():
-                loss = soft_dice_loss(task, task.probabilities(self._network(x)), y).mean()
+            if not self._left:
+                self._left = epoch_batches(len(self._image), self._batch, self._order)
+            chosen = self._left.pop(0)
+            x, y = geometric_view(
+                self._image[chosen].to(self._device), self._mask[chosen].to(self._device), self._views
+            )
+            loss = batch_dice_loss(self._network.task.probabilities(self._network(x)), y)
             self._optimiser.zero_grad(set_to_none=True)
-            self._accelerator.backward(loss)
+            loss.backward()
             self._optimiser.step()
             if step in self._ends:
-                self._kept.append([self._predict(images) for images in self._asked])
+                self.keep()
             self.step = step
             yield step
 
-    def masks(self) -> list[Tensor]:
-        """Return what was kept, once `run` has ended.
+    def keep(self) -> None:
+        """Keep the network as it is now."""
+        self._kept.append({name: v.detach().cpu().clone() for name, v in self._network.state_dict().items()})
 
-        Returns
-        -------
-        (E, N_i, 1, H, W) bool for each set that was asked about, on the processor: E = number of
-        `settings.weak_epochs`.
-        """
-        return [torch.stack(masks) for masks in zip(*self._kept, strict=True)]
-
-    def _predict(self, image: Tensor) -> Tensor:
-        parts = image.split(64)
-        with self._accelerator.autocast():
-            return torch.cat(
-                [probabilities(self._network, part.to(self._accelerator.device)).cpu() > 0.5 for part in parts]
-            )
+    def networks(self) -> list[Network]:
+        """Return the networks that were kept so far, on the training's device, frozen, in evaluation mode."""
+        networks: list[Network] = []
+        for state in self._kept:
+            network = copy.deepcopy(self._network)
+            network.load_state_dict(state)
+            networks.append(network.requires_grad_(False).eval())
+        return networks
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the rest of the training depends on, and the masks so far."""
+        """Return everything that the rest of the training depends on, and the networks so far."""
         return {
             "step": self.step,
             "network": self._network.state_dict(),
             "optimiser": self._optimiser.state_dict(),
-            "scaler": scaler_state(self._accelerator),
-            "generator": self._generator.get_state(),
-            "order": self._order.clone(),
+            "order": self._order.get_state(),
+            "views": self._views.get_state(),
+            "left": [list(batch) for batch in self._left],
             "kept": self._kept,
             "random": random_states(),
         }
@@ -124,11 +109,77 @@ class WeakModels:
         self.step = state["step"]
         self._network.load_state_dict(state["network"])
         self._optimiser.load_state_dict(state["optimiser"])
-        load_scaler_state(self._accelerator, state["scaler"])
-        self._generator.set_state(state["generator"])
-        self._order = state["order"]
-        self._kept = state["kept"]
+        self._order.set_state(state["order"])
+        self._views.set_state(state["views"])
+        self._left = [list(batch) for batch in state["left"]]
+        self._kept = list(state["kept"])
         set_random_states(state["random"])
+
+
+@dataclass(frozen=True)
+class WeakMasks:
+    """Weak models, and which of them may be asked about which labelled image."""
+
+    networks: Sequence[Sequence[Network]]  # by fold, then by the epoch after which they were kept
+    fold_of: Tensor  # (N,) long: the fold whose networks are asked about a labelled image
+
+    @property
+    def stages(self) -> int:
+        """Number of epochs after which networks were kept."""
+        return len(self.networks[0])
+
+    def of_labelled(self, image: Tensor, index: Tensor, stage: Tensor) -> Tensor:
+        """Return the masks (B, 1, H, W) bool that networks of some stages give of views of labelled images.
+
+        What the same network is asked about, it is asked about in one batch.
+
+        Parameters
+        ----------
+        image : (B, 3, H, W)
+        index : (B,) long
+            Which of the labelled images they are.
+        stage : (B,) long
+            From 0 to `stages` - 1.
+        """
+        masks = torch.empty(len(image), 1, *image.shape[2:], dtype=torch.bool, device=image.device)
+        asked = self.fold_of[index] * self.stages + stage
+        for number in asked.unique().tolist():
+            rows = (asked == number).nonzero().flatten().to(image.device)
+            network = self.networks[number // self.stages][number % self.stages]
+            masks[rows] = probabilities(network, image[rows]) > 0.5
+        return masks
+
+    def of_others(self, image: Tensor, device: torch.device) -> Tensor:
+        """Return what the networks of the first fold give of other images: (V, 3, H, W) -> (E, V, 1, H, W) bool."""
+        return torch.stack(
+            [
+                torch.cat([probabilities(network, part.to(device)).cpu() > 0.5 for part in image.split(64)])
+                for network in self.networks[0]
+            ]
+        )
+
+
+def epoch_batches(images: int, batch: int, generator: torch.Generator) -> list[list[int]]:
+    """Return a shuffled epoch's batches, the last one smaller; a lone last image joins the others, or itself.
+
+    Batch normalisation cannot take a lone image at its coarsest level.
+    """
+    batches = [part.tolist() for part in torch.randperm(images, generator=generator).split(batch)]
+    if len(batches[-1]) == 1:
+        lone = batches.pop()
+        batches = [*batches[:-1], batches[-1] + lone] if batches else [lone * 2]
+    return batches
+
+
+def batch_dice_loss(prob: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - 2 sum p t / (sum p + sum t), summed over the batch as a whole; 0 where it has no lesion: a scalar.
+
+    Parameters
+    ----------
+    prob, target : (B, 1, H, W)
+    """
+    total = (prob.sum() + target.sum()).clamp_min(1e-7)
+    return (1 - 2 * (prob * target).sum() / total) * (target.sum() > 0)
 
 
 def weak_network(encoder: str, size: int) -> SegmentationNetwork:
@@ -159,6 +210,7 @@ def draw_folds(images: int, folds: int, seed: int) -> Tensor:
     -------
     (images,) long, from 0 to folds - 1.
     """
+    generator = torch.Generator().manual_seed(salted("folds of weak models", seed))
     fold = torch.empty(images, dtype=torch.long)
-    fold[torch.randperm(images, generator=torch.Generator().manual_seed(seed))] = torch.arange(images) % folds
+    fold[torch.randperm(images, generator=generator)] = torch.arange(images) % folds
     return fold

@@ -89,7 +89,7 @@ def regress(
 
 
 def _known(name: str, suite: Suite) -> Reference | None:
-    """The reference that is about to be replaced; None where it is missing or cannot be compared with."""
+    """Return the reference that is about to be replaced; None where it is missing or cannot be compared with."""
     try:
         return references.read(name, suite)
     except UserError as error:

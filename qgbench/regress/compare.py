@@ -66,17 +66,17 @@ def _difference(first: Value, second: Value) -> float | None:
 
 
 def stage_of(item: str) -> str:
-    """The stage of an item: 'data', 'evaluation', 'steps' or 'run'."""
+    """Return the stage of an item: 'data', 'evaluation', 'steps' or 'run'."""
     return item.partition(":")[0]
 
 
 def exact(conditions: Sequence[Condition]) -> bool:
-    """Tell whether every number must be the same: by packages and processors (`reproduce.compare_machines`)."""
+    """Return whether every number must be the same: by packages and processors (`reproduce.compare_machines`)."""
     return all(condition.same for condition in conditions if condition.role != "none")
 
 
 def compare(reference: Reference, here: Numbers, is_exact: bool, whole: bool = True) -> list[Finding]:
-    """Compare every number.
+    """Return how every number compares with the reference's.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def _compared(item: str, name: str, then: Value, now: Value, tolerances: Mapping
 
 
 def measured_noise(reference: Numbers, variants: Mapping[str, Numbers], origin: Origin) -> Noise:
-    """Derive tolerances from the same code computed in other ways.
+    """Return tolerances, derived from the same code computed in other ways.
 
     The numbers of one name and stage share a tolerance: `FACTOR` times the largest difference from the reference, over
     all items (methods, runs) and variants, but not less than `LEAST` of the largest number. What is a number in one way
@@ -184,7 +184,7 @@ def limit_of(largest: float, size: float) -> float:
 
 
 def _rounded_up(value: float) -> float:
-    """Round up to two digits, so that the file stays small and readable."""
+    """Return a number rounded up to two digits, so that the file stays small and readable."""
     if value == 0:
         return 0.0
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)

@@ -50,8 +50,7 @@ _GAIN = 12.0  # of the toy network's logits: an untrained network is certain of 
 class _Segmenter(nn.Module):
     """The toy network of `qgbench.trust.toys` in float64, on images pooled to 32 pixels and without dropout.
 
-    Images (B, 3, H, W) -> logits (B, 1, H, W); these and the features in between, which are those of the toy's decoder,
-    are float32, as a run's.
+    Images (B, 3, H, W) -> logits (B, 1, H, W); these and the features in between are float32, as a run's.
     """
 
     task = Task()
@@ -71,10 +70,10 @@ class _Segmenter(nn.Module):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         pooled = F.adaptive_avg_pool2d(image.double(), _TOY_SIDE)
-        return [self.network.decode(self.network.encode(pooled)).float()]
+        return [feature.float() for feature in self.network.encode(pooled)]
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        return features[-1]
+        return self.network.decode([feature.double() for feature in features]).float()
 
     def head(self, decoded: Tensor) -> Tensor:
         logits = _GAIN * self.network.head(decoded.double())
@@ -106,7 +105,7 @@ class _DarkerThanTheImage(nn.Module):
 
 
 def fixed_numbers(specs: Sequence[RunSpec], data_dir: Path | None = None) -> Numbers:
-    """Compute them all, on the data of a suite's runs; steps and evaluation on those of the first run.
+    """Return all numbers of fixed inputs, on the data of a suite's runs; steps and evaluation on the first run's.
 
     Parameters
     ----------
@@ -156,7 +155,7 @@ def _of_data(data: RunData) -> dict[str, Value]:
 
 
 def _pixels(images: ImageSet) -> str:
-    """SHA-256 of images and masks, as 8-bit numbers."""
+    """Return the SHA-256 of images and masks, as 8-bit numbers."""
     seen = hashlib.sha256()
     for image, mask in images.batches():
         for part in (image * 255, mask):
@@ -172,18 +171,18 @@ def _of_evaluation(data: RunData, accelerator: Accelerator) -> dict[str, Value]:
 
 
 def _few(data: RunData) -> TrainingData:
-    """Take few images of each part, so that steps, validation and audits are quick."""
+    """Return few images of each part, so that steps, validation and audits are quick."""
     training = data.training
     chosen = {name: getattr(training, name).ids[:most] for name, most in _IMAGES.items()}
     rows = data.split[data.split["id"].isin([id for ids in chosen.values() for id in ids])]
     labelled = chosen["labelled"]
-    return training_data(data.prepared, [], rows, Regime(budget=len(labelled), pools=()), 0, labelled)
+    return training_data(data.prepared, [], rows, Regime(budget=len(labelled), pools=()), data.source.name, 0, labelled)
 
 
 def _of_steps(
     method_class: type[Method], guided: bool, data: TrainingData, protocol: Protocol, accelerator: Accelerator
 ) -> dict[str, Value]:
-    """Train; with every mode of the add-on that suits the method, if `guided`."""
+    """Train, with every mode of the add-on that suits the method if `guided`, and return numbers of the steps."""
     quality = _Contrast()
     torch.manual_seed(0)
     method = method_class(lambda arch="": _Segmenter(data.labelled.size), method_class.Settings())
@@ -206,7 +205,7 @@ def _of_steps(
 
 
 def _flat(network: Network) -> Tensor:
-    """Parameters and running statistics in one vector."""
+    """Return parameters and running statistics in one vector."""
     values = network.state_dict().values()
     return torch.cat([value.detach().double().flatten().clone() for value in values if value.is_floating_point()])
 

@@ -50,12 +50,12 @@ def _numbers(folder: RunFolder) -> dict[str, Value]:
 
 
 def averages(summary: Summary) -> dict[str, Value]:
-    """Averages over the test images, by their names in the record."""
+    """Return averages over the test images, by their names in the record."""
     return {name: value for name, value in summary.numbers().items() if name not in _COUNTED}
 
 
 def logged(log: Iterable[Mapping[str, float | None]]) -> dict[str, Value]:
-    """Numbers of a run's log, each under its step: 'step 11 supervised'; correlations, which few images make, left out.
+    """Return a run's log, each number under its step: 'step 11 supervised'; correlations, of few images, left out.
 
     Parameters
     ----------
@@ -74,6 +74,8 @@ def _quality(record: Record) -> dict[str, Value]:
     found: dict[str, Value] = {}
     if record.audit is not None:
         found["g synthetic mae"] = record.audit.synthetic.mae
+        if record.audit.synthetic_test is not None:
+            found["g synthetic_test mae"] = record.audit.synthetic_test.mae
         found["g weak_models mae"] = record.audit.weak_models.mae
         found["g image_dependence"] = record.audit.image_dependence
     for audit in record.pseudo_labels:
@@ -86,6 +88,6 @@ def _quality(record: Record) -> dict[str, Value]:
 
 
 def digest(ids: Iterable[str]) -> str:
-    """Number and fingerprint of names: '12: 1a2b3c4d5e6f'."""
+    """Return number and fingerprint of names: '12: 1a2b3c4d5e6f'."""
     names = list(ids)
     return f"{len(names)}: {hashlib.sha256(repr(names).encode()).hexdigest()[:12]}"

@@ -83,13 +83,13 @@ class Reference(_Part):
 
 
 def fingerprint(suite: Suite) -> str:
-    """SHA-256 of the runs that a suite declares, 64 hexadecimal digits; its words and questions do not count."""
+    """Return the SHA-256 of the runs that a suite declares, 64 hexadecimal digits; words and questions do not count."""
     declared = suite.model_dump_json(include={"protocol", "threads", "rows", "block"}, exclude_defaults=True)
     return hashlib.sha256(declared.encode()).hexdigest()
 
 
 def locate(suite: str) -> Traversable:
-    """Name the file of a suite's reference, there or not.
+    """Return the file of a suite's reference, there or not.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def read(name: str, suite: Suite) -> Reference:
 
 
 def write(name: str, reference: Reference) -> Path:
-    """Write the reference of a suite and give the file.
+    """Write the reference of a suite and return the file.
 
     Raises
     ------

@@ -76,7 +76,7 @@ def _own_cache(folder: Path) -> Iterator[None]:
 
 
 def origin() -> Origin:
-    """Say where numbers that are computed here come from."""
+    """Return where numbers that are computed here come from."""
     packages = provenance.package_versions()
     packages.pop("qgbench", None)  # the very thing under test
     return Origin(

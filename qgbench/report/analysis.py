@@ -51,7 +51,7 @@ def analyse(
     asked: Sequence[str] = (),
     suite: DeclaredSuite | None = None,
 ) -> Analysis:
-    """Compare whatever can be compared.
+    """Return the comparisons of whatever can be compared.
 
     Parameters
     ----------

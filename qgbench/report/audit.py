@@ -88,7 +88,7 @@ def _mean(values: Iterable[float | None]) -> Average:
 
 
 def _median(seconds: Iterable[float]) -> Average:
-    """Average times: a machine that slept for half an hour must not count."""
+    """Return the median of times: a machine that slept for half an hour must not count."""
     defined = list(seconds)
     return Average(median(defined), len(defined))
 
@@ -101,8 +101,12 @@ def _predictors(runs: list[Run]) -> list[AuditRow]:
         return []
     averages = {
         **{
-            f"{kind}_{measure}": _mean(getattr(getattr(audit, masks), measure) for audit in audits)
-            for kind, masks in (("synthetic", "synthetic"), ("weak", "weak_models"))
+            f"{kind}_{measure}": _mean(getattr(getattr(audit, masks), measure, None) for audit in audits)
+            for kind, masks in (
+                ("synthetic", "synthetic"),
+                ("synthetic_test", "synthetic_test"),
+                ("weak", "weak_models"),
+            )
             for measure in ("pearson", "spearman", "mae")
         },
         "image_dependence": _mean(audit.image_dependence for audit in audits),
@@ -139,5 +143,11 @@ def _run(name: ArmName, runs: list[Run]) -> AuditRow:
         "evaluate_seconds": _median(time.evaluate for time in times),
         "kept_share": _mean(guide.kept_share for guide in guidance),
         "effective_sample_size": _mean(guide.effective_sample_size for guide in guidance),
+        "teacher_minus_student": _mean(_teacher_minus_student(run.record) for run in runs),
     }
     return AuditRow("run", name, None, len(runs), averages)
+
+
+def _teacher_minus_student(record: Record) -> float | None:
+    teacher = record.summaries.get("teacher")
+    return None if teacher is None else 100 * (teacher.means["dice"] - record.summary.means["dice"])

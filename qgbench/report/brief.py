@@ -1,4 +1,4 @@
-"""What a finished report prints: its first answers, and where the rest is."""
+"""What ``qgbench report`` prints of what it writes: the first answers, the twins, and where the files are."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -16,8 +16,8 @@ from qgbench.base.errors import QGBenchError
 from qgbench.base.files import write_atomically
 from qgbench.base.logs import logged_to, logger
 from qgbench.data.readers import Source
-from qgbench.report.drawing import drawing
 from qgbench.report.figures.cases import Picture, cases_png, reduced
+from qgbench.report.picture_guard import guarded
 from qgbench.run.folder import CASES_NAME, PREDICTIONS_NAME, TEXT_LOG_NAME, RunFolder, find_runs
 from qgbench.run.predictions import read_predictions
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, read_images, read_record
@@ -152,7 +152,7 @@ def draw_if_missing(run: RunFolder, source: Source | None) -> None:
     path = run.path
     if source is None or (path / CASES_NAME).exists() or not (path / PREDICTIONS_NAME).exists():
         return
-    with logged_to(path / TEXT_LOG_NAME), drawing(CASES_NAME):
+    with logged_to(path / TEXT_LOG_NAME), guarded(CASES_NAME):
         draw_run(run, read_record(path), source)
 
 

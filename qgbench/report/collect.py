@@ -71,7 +71,7 @@ class Units:
         return np.array([place[group] for group in self.groups])
 
     def by_group(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Average values (N,) over the images of each group: (G,), in the order of `group_names`."""
+        """Return averages of values (N,) over the images of each group: (G,), in the order of `group_names`."""
         count = len(self.group_names)
         return np.bincount(self._group_of, values, count) / np.bincount(self._group_of, minlength=count)
 
@@ -233,7 +233,7 @@ def _checked_numbers(images: pd.DataFrame, names: list[str], may_be_empty: list[
 
 
 def _without_former_g(runs: list[Run]) -> tuple[list[Run], list[Problem]]:
-    """Keep the runs that no g guides, or one of the newest version that the records of their protocol know."""
+    """Return the runs that no g guides, or one of the newest version that the records of their protocol know."""
     newest: dict[tuple[str, int], int] = defaultdict(int)
     for run in runs:
         newest[_protocol(run)] = max(newest[_protocol(run)], run.record.g_version or 0)
@@ -254,7 +254,7 @@ def _protocol(run: Run) -> tuple[str, int]:
 
 
 def _without_repeats(runs: list[Run]) -> tuple[list[Run], list[Problem]]:
-    """Keep one of equal records of a cell and seed, none of unequal ones."""
+    """Return one of equal records of a cell and seed, none of unequal ones."""
     by_cell: dict[tuple[Cell, int], list[Run]] = defaultdict(list)
     for run in runs:
         by_cell[run.record.spec.cell, run.seed].append(run)

@@ -151,7 +151,7 @@ def _audit_rows(section: Section, audits: list[AuditRow]) -> list[dict[str, Any]
 
 
 def _json(analysis: Analysis) -> str:
-    """Everything in one file, for programs: the rows of results.csv, what holds across settings, and all problems."""
+    """Return everything as JSON, for programs: the rows of results.csv, what holds across settings, all problems."""
     whole = {
         "measure": analysis.measure,
         "suite": None if analysis.answers is None else _suite(analysis.answers, analysis.measure),

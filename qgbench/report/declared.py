@@ -80,7 +80,7 @@ class DeclaredSuite:
 
 
 def declared(suite: Suite) -> DeclaredSuite:
-    """Take out of a suite what a report needs."""
+    """Return what a report needs of a suite."""
     primary, protocol = suite.primary, load_protocol(suite.protocol)
     typed: dict[str, str] = {}
     for entry in suite.entries():
@@ -168,7 +168,7 @@ class Answers:
 
 
 def runs_of_suite(suite: DeclaredSuite, runs: Sequence[Run]) -> tuple[DeclaredSuite, list[Run], frozenset[Place]]:
-    """Keep the runs that belong to a suite, and give the places that none of them takes.
+    """Return the runs that belong to a suite, and the places that none of them takes.
 
     Versions of a protocol, or of g, are never mixed: the newest counts that any record has. The suite is returned with
     that version.
@@ -188,7 +188,7 @@ def _place(run: Run) -> Place:
 
 
 def in_words(places: Iterable[Place]) -> list[str]:
-    """Name runs by cell and seeds; of many cells the first, and the number of the others."""
+    """Return runs by cell and seeds, in words; of many cells the first, and the number of the others."""
     seeds: dict[Place, list[str]] = {}
     for place in sorted(places):
         seeds.setdefault(place._replace(seed=0), []).append(str(place.seed))
@@ -201,7 +201,7 @@ def in_words(places: Iterable[Place]) -> list[str]:
 
 
 def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Metric, absent: frozenset[Place]) -> Answers:
-    """Answer a suite's questions, each if all that it needs is there.
+    """Return the answers to a suite's questions, each if all that it needs is there.
 
     Parameters
     ----------
@@ -239,7 +239,7 @@ class _Cells:
         self.datasets = {dataset for dataset, *_ in self._found}
 
     def of(self, dataset: str, regime: str, arch: str) -> list[dict[str, dict[int, Run]]]:
-        """Runs by cell and seed, for each encoder."""
+        """Return runs by cell and seed, for each encoder."""
         return [cells for where, cells in self._found.items() if where[:3] == (dataset, regime, arch)]
 
 
@@ -271,7 +271,7 @@ _Pair = tuple[str, dict[int, Run], dict[int, Run]]
 def _pairs(
     question: DeclaredQuestion, cells: _Cells, dataset: str, regimes: tuple[str, str]
 ) -> tuple[list[str], list[_Pair]]:
-    """Find the pairs of a question on a data set; first what is lacking of them."""
+    """Return the pairs of a question on a data set; first what is lacking of them."""
     if dataset not in cells.datasets:
         return [f"{dataset}: no record"], []
     faults: list[str] = []
@@ -305,7 +305,7 @@ def _refused(own: dict[int, Run], other: dict[int, Run]) -> str:
 
 
 def _difference(own: dict[int, Run], other: dict[int, Run], what: Metric) -> tuple[list[str], np.ndarray]:
-    """Test groups, and the difference by group and seed."""
+    """Return the test groups, and the difference by group and seed."""
     units = own[min(own)].units
     columns = [units.by_group(own[seed].values[what.name] - other[seed].values[what.name]) for seed in sorted(own)]
     return units.group_names, np.column_stack(columns)

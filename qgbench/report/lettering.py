@@ -5,20 +5,20 @@ from functools import cache
 
 @cache
 def _characters() -> frozenset[int]:
-    """Codes of the characters that the font has."""
+    """Return the codes of the characters that the font has."""
     from matplotlib.font_manager import findfont, get_font
 
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
 def printable(text: str) -> str:
-    r"""Replace characters that the font lacks by their code, ``\u65e5``; line breaks are among them."""
+    r"""Return a text whose characters that the font lacks are codes, ``\u65e5``; line breaks are among them."""
     known = _characters()
     return "".join(letter if ord(letter) in known else f"\\u{ord(letter):04x}" for letter in text)
 
 
 def shortened(text: str, length: int) -> str:
-    """Leave out the middle of a text that is longer than `length` characters; an ellipsis stands in its place."""
+    """Return a text; if it is longer than `length` characters, an ellipsis stands in the place of its middle."""
     if len(text) <= length:
         return text
     tail = (length - 1) // 2

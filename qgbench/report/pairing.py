@@ -10,12 +10,12 @@ SIDE_WORDS = ("of the first", "of the second")
 
 
 def units_differ(runs: Sequence[Run]) -> bool:
-    """Whether runs were tested on different images."""
+    """Return whether runs were tested on different images."""
     return any(run.units.key != runs[0].units.key for run in runs[1:])
 
 
 def refusal(pairs: Sequence[tuple[Run, Run]], words: tuple[str, str] = SIDE_WORDS) -> str:
-    """Say why pairs of runs, one a seed, may not be compared.
+    """Return why pairs of runs, one a seed, may not be compared.
 
     Parameters
     ----------

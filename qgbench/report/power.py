@@ -16,9 +16,9 @@ from rich.table import Table
 from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
 from qgbench.report.analysis import Analysis
-from qgbench.report.drawing import drawing
 from qgbench.report.figures import render
 from qgbench.report.figures.style import COLORS, FONT_SIZE, GREY, WIDTH, blank, fitted
+from qgbench.report.picture_guard import guarded
 from qgbench.stats.crossed import MIN_GROUPS
 from qgbench.stats.power import Components, components, groups_needed, least_gain, power
 
@@ -57,7 +57,7 @@ class Case:
 
 
 def cases_of(analysis: Analysis) -> tuple[list[Case], list[str]]:
-    """Take the spread of every contrast's differences; say of which it is not known, and why."""
+    """Return the spread of every contrast's differences; and of which it is not known, and why."""
     cases, unknown = [], []
     for section in analysis.sections:
         for contrast in section.contrasts:
@@ -74,7 +74,7 @@ def cases_of(analysis: Analysis) -> tuple[list[Case], list[str]]:
 
 
 def power_rows(cases: Sequence[Case], gains: Sequence[float], seeds: Sequence[int]) -> pd.DataFrame:
-    """Compute what each gain needs.
+    """Return what each gain needs.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def draw_power(cases: Sequence[Case], groups: Sequence[int], seeds: Sequence[int
             len(cases),
         )
     files = []
-    with drawing("curves"):
+    with guarded("curves"):
         for number, case in enumerate(cases[:_MOST_DRAWN], start=1):
             stem = "power" if len(cases) == 1 else f"power-{number}"
             for suffix, content in render(partial(_curves, case, groups, seeds), ("pdf", "png")).items():

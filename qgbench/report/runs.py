@@ -15,7 +15,7 @@ from rich.text import Text
 from qgbench.base.console import print_table
 from qgbench.base.errors import UserError
 from qgbench.base.paths import is_path
-from qgbench.report.terminal import outcome_table
+from qgbench.report.outcome import outcome_table
 from qgbench.run.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
 from qgbench.run.record import RECORD_NAME, Record
 from qgbench.spec.protocol import load_protocol
@@ -50,7 +50,7 @@ class _State:
         return "" if self.changed is None else _human(time.time() - self.changed)
 
     def describe(self) -> Text:
-        """Status in its colour, with the steps done for a run that is not."""
+        """Return the status in its colour, with the steps done for a run that is not."""
         known = self.status != "done" and self.done is not None and self.total is not None
         steps = f" {self.done}/{self.total}" if known else ""
         return Text((self.status or "not started") + steps, style=_COLOURS.get(self.status, "dim"))
@@ -92,7 +92,7 @@ def _by_age(pair: tuple[RunFolder, _State]) -> tuple[float, str]:
 
 
 def find_run(output: Path, name: str) -> RunFolder:
-    """Find one run.
+    """Return the one run that a name means.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def find_run(output: Path, name: str) -> RunFolder:
 
 
 def _likeness(name: str, run: str) -> float:
-    """Share of a name's characters that a run's id has in the same order, long pieces counting more."""
+    """Return the share of a name's characters that a run's id has in the same order, long pieces counting more."""
     blocks = difflib.SequenceMatcher(None, run, name, autojunk=False).get_matching_blocks()
     return sum(block.size**2 for block in blocks) / len(name) ** 2
 
@@ -187,7 +187,7 @@ def _facts(spec: RunSpec) -> dict[str, str]:
         "arch": f"{spec.arch}, encoder {spec.encoder}",
         "seed": str(spec.seed),
         "protocol": protocol,
-        "computed in": f"{spec.precision} on {spec.device}, {spec.threads} threads",
+        "computed in": f"{spec.precision} on {spec.device}, {spec.threads} thread{'s' * (spec.threads > 1)}",
     }
     return facts | ({"settings": spec.variant} if spec.variant else {})
 

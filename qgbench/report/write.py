@@ -14,9 +14,9 @@ from qgbench.report.chapters.suite import suite_chapter
 from qgbench.report.chapters.table import Chapter
 from qgbench.report.collect import Problem
 from qgbench.report.data import data_files
-from qgbench.report.drawing import drawing
 from qgbench.report.figures import CAPTIONS, draw_figures, why_not
 from qgbench.report.page.build import write_page
+from qgbench.report.picture_guard import guarded
 from qgbench.report.render.document import Document
 from qgbench.report.render.latex import latex, single_tables
 from qgbench.report.render.markdown import markdown
@@ -86,7 +86,7 @@ Drawn = dict[str, dict[str, bytes]]
 
 def _drawn(analysis: Analysis, html: bool) -> tuple[Drawn, list[Problem]]:
     """Return the figures by kind and name, and which are absent and why."""
-    with drawing("figures"):
+    with guarded("figures"):
         drawn = draw_figures(analysis, ("pdf", "png", "svg") if html else ("pdf", "png"))
         return drawn, [Problem(kind, cause) for kind, cause in why_not(analysis).items()]
     return {}, [Problem("all", "drawing failed; qgbench report warns of the cause")]

@@ -29,6 +29,7 @@ from qgbench.base.errors import (
 from qgbench.base.interruption import Interrupted, interruptible
 from qgbench.base.logs import logged_to, logger
 from qgbench.base.progress import track
+from qgbench.base.schema import finite_or_none
 from qgbench.data.near_copies import NearCopy, near_copies, warning
 from qgbench.data.readers import Source
 from qgbench.data.run_data import RunData, open_run_data, said_if
@@ -61,7 +62,7 @@ from qgbench.run.record import (
     write_labels,
     write_record,
 )
-from qgbench.run.request import addon_source
+from qgbench.run.request import addon_source, metrics_of
 from qgbench.spec.arm import OF_ADDON
 from qgbench.spec.protocol import Protocol
 from qgbench.spec.regime import Regime
@@ -91,7 +92,7 @@ def run(
     tracker: str | None = None,
     split_from: Sequence[Path] = (),
     wait: bool = True,
-    metrics: Sequence[Metric] = (),
+    metrics: Sequence[str] = (),
 ) -> Outcome:
     """Carry out a run, continue an interrupted one, or give the record of one that is done already.
 
@@ -115,8 +116,8 @@ def run(
         Files of the split, where someone else made it (`qgbench.data.acquire.given`).
     wait : bool
         Wait for another process that is at this run.
-    metrics : sequence of Metric
-        What to measure beside the metrics that ship (`qgbench.run.request.metrics_of`).
+    metrics : sequence of str
+        References of what to measure beside the metrics that ship and those of installed packages.
 
     Raises
     ------
@@ -132,6 +133,7 @@ def run(
     if tracker is not None:
         require_tracker(tracker)
     protocol, method_class, settings = _resolve(spec)
+    further = metrics_of(metrics)
     folder = place_for(output, spec, force)
     record: Record | None = None
     with suppress(QGBenchError):  # of a damaged record it is said below, once, that the run is measured again
@@ -141,7 +143,7 @@ def run(
             here: RunData | None = None
             with said_if(AbsentDataError, UnknownDataError, UnwritableError):
                 here = _open_data(spec, protocol, data_dir, split_from)
-            return _give_finished(folder, record, spec, protocol, here, metrics)
+            return _give_finished(folder, record, spec, protocol, here, further)
     with interruptible():
         accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
         if what_differs := what_cannot_repeat(spec.device):
@@ -153,8 +155,8 @@ def run(
         with alone:
             accelerator.wait_for_everyone()
             if (record := _finished(folder)) is not None:  # by the process that this one waited for
-                return _give_finished(folder, record, spec, protocol, data, metrics)
-            job = _Job(spec, protocol, method, encoder_hash, data, folder, output, accelerator, tracker, metrics)
+                return _give_finished(folder, record, spec, protocol, data, further)
+            job = _Job(spec, protocol, method, encoder_hash, data, folder, output, accelerator, tracker, further)
             if accelerator.is_main_process:
                 _with_status(job)
             else:
@@ -196,7 +198,7 @@ def rehearse(
     force: bool = False,
     tracker: str | None = None,
 ) -> dict[str, Any]:
-    """Do what a run does before it trains, weights aside, and describe it; data that are not here are not checked.
+    """Do what a run does before it trains, weights aside, and return a description; absent data are not checked.
 
     Parameters and what is raised are those of `run`, the result is that of `describe`.
     """
@@ -395,7 +397,7 @@ def _refuse_small_batches(arch: str, spec: RunSpec, protocol: Protocol) -> None:
 def _make_method(
     spec: RunSpec, protocol: Protocol, method_class: type[Method], settings: MethodSettings
 ) -> tuple[Method, str]:
-    """Make the method with its networks, and the hash of the encoder that training starts from; of all, if they differ.
+    """Return the method with its networks, and the hash of the encoder that it starts from; of all, if they differ.
 
     They come before data and g: an unknown architecture shall not be found out after minutes spent on those.
     """
@@ -408,7 +410,7 @@ def _make_method(
 
 
 def _with_weights_in_truth(spec: RunSpec, protocol: Protocol) -> Protocol:
-    """Say of the encoder's weights what is so: an architecture that does not ship may ignore what it is asked for."""
+    """Return the protocol with the weights that the encoder has: an arch that does not ship may ignore those asked."""
     if not spec.arch_source or protocol.encoder_weights == "none":
         return protocol
     truth = weights_in_truth(protocol.arch, protocol.encoder, protocol.decoder_channels, protocol.size)
@@ -554,6 +556,7 @@ def _make_record(
     if card is not None:
         audit = QualityAudit(
             synthetic=card.synthetic,
+            synthetic_test=card.synthetic_test,
             weak_models=card.weak_models,
             image_dependence=card.image_dependence,
             image_dependent=card.image_dependence < IMAGE_DEPENDENCE_LIMIT,
@@ -561,7 +564,7 @@ def _make_record(
     guidance = None
     if spec.addons:
         logged = pd.DataFrame(history.guidance, columns=["mean_q", "kept_share", "effective_sample_size"])
-        means = {str(name): None if column.empty else float(column.mean()) for name, column in logged.items()}
+        means = {str(name): finite_or_none(float(column.mean())) for name, column in logged.items()}
         guidance = Guidance(**means, val_q_minus_dice=history.val_gap)
     return Record(
         run_id=spec.id,

@@ -71,7 +71,7 @@ def _processor() -> str:
 
 
 def _instructions() -> str:
-    """Say what decides which kernels compute: on rented machines, processors of several kinds have one name."""
+    """Return what decides which kernels compute: on rented machines, processors of several kinds have one name."""
     found = [torch.backends.cpu.get_cpu_capability()]
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

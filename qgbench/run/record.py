@@ -71,8 +71,10 @@ class Summary(Part):
 class Guidance(Part):
     """What the add-on did, averaged over the steps with a non-zero weight of the unlabelled loss."""
 
-    mean_q: Share | None
-    kept_share: Share | None = Field(description="share of pseudo-labels with q >= tau")
+    mean_q: Share | None = Field(description="None where no score was asked")
+    kept_share: Share | None = Field(
+        description="share of pseudo-labels with a weight above 0: those with q >= tau in QW"
+    )
     effective_sample_size: Share | None = Field(description="(sum w)^2 / (B sum w^2); near 1 means that QW did nothing")
     val_q_minus_dice: float | None = Field(
         ge=-1 - SLACK, le=1 + SLACK, description="mean q minus mean Dice on the validation images at the end"
@@ -371,7 +373,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Turn a record of schema 1, which said many things twice, into one of schema 2.
+    """Return a record of schema 1, which said many things twice, as one of schema 2.
 
     Raises
     ------
@@ -529,12 +531,12 @@ def result_path(record: Record) -> PurePosixPath:
 
 @cache
 def _encoder(protocol: str) -> str | None:
-    """Name the encoder of a protocol; None where there is no such protocol."""
+    """Return the encoder of a protocol; None where there is no such protocol."""
     return load_protocol(protocol).encoder if protocol in protocol_names() else None
 
 
 def _marked(reference: str, source: str) -> str:
-    """Shorten the reference of what does not ship to a name, and mark it by a hash over reference and source."""
+    """Return the reference of what does not ship as a short name, marked by a hash over reference and source."""
     if not source:
         return reference
     name = re.sub(r"\W+", "_", reference.replace(".py", "").rpartition("/")[2])

@@ -147,7 +147,7 @@ class Arm(Settings):
     @field_validator("qg_mode")
     @classmethod
     def _in_one_order(cls, mode: str) -> str:
-        """Write the same add-ons in one way: their arm has one id."""
+        """Return the same add-ons written in one way: their arm has one id."""
         addons = addons_of(mode)
         if len(set(addons)) < len(addons):
             raise UserError(f"add-on '{mode}' names one add-on twice.")

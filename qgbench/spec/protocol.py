@@ -62,13 +62,38 @@ class QualitySettings(Settings):
     backbone_weights: Literal["imagenet", "none"]
     steps: int = Field(ge=1, description="optimiser steps at most")
     batch: int = Field(ge=2, le=_MOST_IMAGES, description="masks a step")
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, description="largest learning rate of AdamW")
+    lr_end: Annotated[float, Before(0.0)] = Field(ge=0, description="least learning rate, at the end of each cycle")
+    cycles: Annotated[int, Before(1)] = Field(
+        ge=1, le=16, description="cosines from lr to lr_end, each twice as long as the one before, that fill the budget"
+    )
     weight_decay: float = Field(ge=0)
+    grad_clip: Annotated[float, Before(0.0)] = Field(ge=0, description="largest norm of the gradient; 0: any")
     dropout: float = Field(ge=0, lt=1, description="before the hidden layer; half of it after")
     hidden: int = Field(ge=1, le=1 << 16, description="width of the hidden layer")
+    head_init: Annotated[Literal["kaiming", "torch"], Before("torch")] = Field(
+        description="weights of g's linear layers at first: normal with variance 2 / outputs and no bias, as in the "
+        "paper's released code, or torch's default, whose logits are near 0"
+    )
+    mask_scaled: Annotated[bool, Before(True)] = Field(
+        description="the mask enters g shifted and scaled as the mean colour is, not as 0 and 1"
+    )
+    noise: Annotated[Literal["none", "written", "library"], Before("none")] = Field(
+        description="in a fifth of g's images: variance 5 to 25 of 0 to 255, as the release's code has it, or standard "
+        "deviation 0.2 to 0.44 of the range, as the library that it pins draws instead"
+    )
     validations: int = Field(ge=1, description="validations, evenly spaced; the best is kept")
+    select: Annotated[Literal["loss", "correlation"], Before("correlation")] = Field(
+        description="which validation is the best: least loss, or highest correlation with true Dice"
+    )
     patience: int = Field(ge=1, description="validations without improvement after which training ends")
     val_masks: int = Field(ge=1, le=_MOST_IMAGES, description="synthetic masks for each validation image")
+    mixture: Annotated[Literal["release", "harsh"], Before("harsh")] = Field(
+        description="synthetic masks: as the paper's released code draws them, or degraded more"
+    )
+    warp_floor: Annotated[bool, Before(False)] = Field(
+        description="masks of the mixture 'release' lose half a pixel all round when scaled or turned, as there"
+    )
     weak_share: float = Field(ge=0, le=1, description="share of g's training masks that weak models made")
     weak_folds: int = Field(
         ge=1,
@@ -76,12 +101,14 @@ class QualitySettings(Settings):
         "they are not trained on",
     )
     weak_encoder: str = Field(description="encoder of the weak U-Net, trained from scratch")
-    weak_epochs: tuple[int, ...] = Field(
-        min_length=1, description="epochs after which the weak U-Net's outputs are kept"
-    )
+    weak_epochs: tuple[int, ...] = Field(min_length=1, description="epochs after which the weak U-Net is kept")
     weak_epoch_min_steps: int = Field(ge=1, description="an epoch has at least so many steps, for small labelled sets")
     weak_batch: int = Field(ge=2, le=_MOST_IMAGES)
     weak_lr: float = Field(gt=0)
+
+    def weak_epoch_steps(self, images: int) -> int:
+        """Return the steps of a weak epoch on so many images, the last of fewer; a lone last image joins the others."""
+        return max(self.weak_epoch_min_steps, -(-(images - 1) // self.weak_batch))
 
 
 class Protocol(Settings):

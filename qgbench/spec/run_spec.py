@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from qgbench.base.cores import MOST_THREADS
+from qgbench.base.paths import base_name
 from qgbench.base.seeds import LARGEST_SEED, salted
 from qgbench.spec.arm import ADDON_SETTINGS, Arm, ArmName, addons_of, short_name
 from qgbench.spec.protocol import Precision, Protocol, load_protocol, protocol_names
@@ -118,7 +119,7 @@ class RunSpec(Machine, Arm, Setting):
     @property
     def dataset_name(self) -> str:
         """The data set's name in ids and seeds; of a folder its last part, wherever it lies."""
-        return re.sub(r"\W+", "_", self.dataset.rstrip("/").rpartition("/")[2])
+        return base_name(self.dataset)
 
     def seed_of(self, purpose: str) -> int:
         """Return the seed of a stream of random numbers.

@@ -233,7 +233,7 @@ def load_suite(name: str) -> Suite:
 
 
 def _inconsistencies(suite: Suite) -> list[str]:
-    """What can be found wrong in a suite by itself."""
+    """Return what can be found wrong in a suite by itself."""
     faults = (
         [] if suite.protocol in protocol_names() else [str(unknown_name("protocol", suite.protocol, protocol_names()))]
     )
@@ -264,7 +264,7 @@ def _inconsistencies(suite: Suite) -> list[str]:
 
 
 def _ill_formed(suite: Suite) -> list[str]:
-    """What is wrong with the form of the further questions."""
+    """Return what is wrong with the form of the further questions."""
     blocks = {block.name: block for block in suite.block}
     names = ["primary", *(question.name for question in suite.questions())]
     faults = [f"question '{name}' is there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
@@ -291,7 +291,7 @@ def _ill_formed(suite: Suite) -> list[str]:
 
 
 def _unanswerable(suite: Suite) -> list[str]:
-    """Rows of the questions that no block runs."""
+    """Return rows of the questions that no block runs."""
     run = {(entry.row, entry.dataset, entry.regime, entry.arch) for entry in suite.entries()}
     primary = suite.primary
     asked = [

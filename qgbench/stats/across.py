@@ -80,7 +80,7 @@ def least_p(sets: int) -> float:
 
 
 def _wilcoxon(differences: np.ndarray) -> np.ndarray:
-    """Two-sided p, Pratt's zeros, of each column (D, P); never below what the non-zero differences can give at all."""
+    """Return two-sided p, Pratt's zeros, of each column (D, P); never below what the non-zero differences can give."""
     p = np.ones(differences.shape[1])
     some = differences.any(axis=0)
     if some.any():

@@ -162,14 +162,14 @@ def estimate_mean_of(tables: Mapping[str, np.ndarray]) -> Estimate:
 
 
 def _student(mean: float, error: float, degrees: int) -> float:
-    """Two-sided p of ``t = mean / error``, where an error of 0 leaves no doubt."""
+    """Return two-sided p of ``t = mean / error``, where an error of 0 leaves no doubt."""
     if error == 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * special.stdtr(degrees, -abs(mean) / error))
 
 
 def _p_value(squares: Sequence[MeanSquares], mean: float) -> float:
-    """Level at which the combined interval just touches 0."""
+    """Return the level at which the combined interval just touches 0."""
     if mean == 0:
         return 1.0
 

@@ -161,12 +161,12 @@ def half_width(squares: MeanSquares, alpha: float = 0.05) -> np.ndarray:
 
 
 def _t_test(squared_sum: float, mean_square: float, degrees: int) -> float:
-    """Two-sided p of ``t**2 = squared_sum / mean_square``, where a mean square of 0 leaves no doubt."""
+    """Return two-sided p of ``t**2 = squared_sum / mean_square``, where a mean square of 0 leaves no doubt."""
     return float(2 * special.stdtr(degrees, -math.sqrt(squared_sum / mean_square))) if mean_square > 0 else 0.0
 
 
 def _p_value(squares: MeanSquares) -> float:
-    """Level at which the interval of one table just touches 0."""
+    """Return the level at which the interval of one table just touches 0."""
     target = float(squares.mean**2) * squares.groups * squares.seeds
     if target == 0:
         return 1.0
@@ -275,7 +275,7 @@ def estimate(values: np.ndarray, tested: bool = True) -> Estimate:
 
 
 def _wilcoxon(group_means: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; zeros ranked, then dropped (Pratt, JASA 54, 1959, 655-667)."""
+    """Return two-sided p of Wilcoxon's signed-rank test; zeros ranked, then dropped (Pratt, JASA 54, 1959, 655-667)."""
     return float(stats.wilcoxon(group_means, zero_method="pratt").pvalue) if group_means.any() else 1.0
 
 

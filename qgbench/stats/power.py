@@ -219,7 +219,7 @@ class _Experiment:
         self.error = math.sqrt(group / groups + seed / seeds + residual / (groups * seeds))
 
     def power(self, gain: float) -> float:
-        """Probability that a mean with this expectation lies outside its half-width on either side."""
+        """Return the probability that a mean with this expectation lies outside its half-width on either side."""
         gain = abs(gain)
         if self.error == 0:
             return float(gain > 0)

@@ -79,13 +79,13 @@ _WEIGHTS = np.exp(-(_NODES**2) / 2) / np.exp(-(_NODES**2) / 2).sum()
 
 
 def _mean_dice(centre: float, sd: float, cut: float) -> float:
-    """Expected Dice of logits N(centre, sd**2) with a miss below `cut`."""
+    """Return the expected Dice of logits N(centre, sd**2) with a miss below `cut`."""
     logits = centre + sd * _NODES
     return float((_WEIGHTS * expit(logits) * (logits >= cut)).sum())
 
 
 def _logit_for(mean: float, sd: float, cut: float) -> float:
-    """Centre of the logits that has some mean Dice."""
+    """Return the centre of the logits that has some mean Dice."""
     return float(optimize.brentq(lambda centre: _mean_dice(centre, sd, cut) - mean, -20, 20, xtol=1e-9))
 
 
@@ -129,7 +129,7 @@ def simulate(scenario: Scenario, replicates: int, gains: Sequence[float] = (0.0,
     draw, run = (sd * 0.02 / rise for sd in (scenario.draw_sd, scenario.run_sd))
 
     def clustered(sd: float, *shape: int) -> np.ndarray:
-        """Normal (..., N, k) with a part for each group: last two axes images and seeds (or 1)."""
+        """Return normal draws (..., N, k) with a part for each group: last two axes images and seeds (or 1)."""
         *lead, last = shape
         groups = generator.standard_normal((*lead, g, last))[..., group_of, :] * np.sqrt(scenario.icc)
         return sd * (groups + np.sqrt(1 - scenario.icc) * generator.standard_normal((*lead, n, last)))

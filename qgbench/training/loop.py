@@ -1,5 +1,6 @@
 """The only training loop: every method, with or without the add-on, goes through it."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -126,19 +127,20 @@ class Trainer:
 
     @property
     def audited_on(self) -> str:
-        """Name the images that pseudo-labels are audited on."""
+        """What pseudo-labels are audited on: 'validation images' or 'unlabelled training images'."""
         return "validation images" if self._audit_set is self._data.val else "unlabelled training images"
 
     def any_process(self, flag: bool) -> bool:
-        """Tell every process whether any of them says yes; the flag itself in a run of one process."""
+        """Return to every process whether any of them says yes; the flag itself in a run of one process."""
         return self._world.any(flag)
 
     def _choose_audit_images(self, seed: int) -> tuple[ImageSet, np.ndarray]:
-        held_back = np.flatnonzero(self._data.unlabelled.masked)
-        if self._data.unlabelled_are_labelled or len(held_back) < 3:
-            return self._data.val, np.arange(len(self._data.val))[:AUDIT_IMAGES]
-        shuffled = np.random.default_rng(salted("audited images", seed)).permutation(held_back)
-        return self._data.unlabelled, shuffled[:AUDIT_IMAGES]
+        images, rows = self._data.unlabelled, np.flatnonzero(self._data.unlabelled.masked)  # held-back masks
+        if self._data.unlabelled_are_labelled or len(rows) < 3:
+            images, rows = self._data.val, np.arange(len(self._data.val))
+        # Shuffled: neighbours by name are often frames of one video, and a batch is normalised as a whole.
+        shuffled = np.random.default_rng(salted("audited images", seed)).permutation(rows)
+        return images, shuffled[:AUDIT_IMAGES]
 
     def run(self) -> Iterator[int]:
         """Train to the end of the budget, yielding the number of finished steps after each.
@@ -190,7 +192,7 @@ class Trainer:
         released = self._settings.ema == "release"
         self.method.update_teacher(decay_of_release(step) if released else self.method.teacher_decay(step))
         guidance = self._guide.take_log()
-        if "mean_q" in guidance and float(parts["lambda_u"]) > 0:
+        if "kept_share" in guidance and float(parts["lambda_u"]) > 0:
             self.history.guidance.append(guidance)
         if step % _LOG_EVERY == 0 or step + 1 == self.steps:
             lr = self._optimiser.param_groups[0]["lr"]
@@ -234,7 +236,7 @@ class Trainer:
             self.history.best_state = {k: v.detach().cpu().clone() for k, v in self.method.student.state_dict().items()}
 
     def _judge_validation(self) -> dict[str, np.ndarray]:
-        """True Dice of the evaluated network's validation predictions, at training resolution, and their scores: (V,).
+        """Return true Dice of the evaluated network's validation predictions, at training size, and their scores: (V,).
 
         'dice' and 'confidence', and 'q' where there is a g.
         """
@@ -281,13 +283,18 @@ class Trainer:
         scores = {"confidence": foreground_confidence, "agreement": flip_agreement}
         if self._predictor is not None:
             scores["g"] = PredictedQuality(self._predictor)
+        plugged = self._guide.plugin_scores
+        scores |= plugged
+        states = {name: copy.deepcopy(score.state_dict()) for name, score in plugged.items()}
         values: dict[str, list[Tensor]] = {name: [] for name in ("dice", *scores)}
         for index, label in self._labels_of_audited():
-            with self._accelerator.autocast():
+            with self._accelerator.autocast(), torch.no_grad():
                 labelling = Labelling(label.image, label.prob, label.network, None)
                 for name, score in scores.items():
                     values[name].append(score(labelling).cpu().float())
             values["dice"].append(overlap(label.prob.cpu() > 0.5, self._audit_set.masks(index) > 0.5))
+        for name, score in plugged.items():
+            score.load_state_dict(states[name])
         for name, collected in values.items():
             # The last batch was filled up with the first images.
             self.history.audited.setdefault(name, []).append(torch.cat(collected)[: len(self._audit_index)].tolist())
@@ -326,7 +333,10 @@ class Trainer:
         audited = self.history.audited
         checkpoints = len(audited.get("dice", []))
         images = [self._audit_set.ids[index] for index in self._audit_index]
-        names = [name for name in ("dice", "g", "confidence", "agreement") if name in audited]
+        names = [
+            *(name for name in ("dice", "g", "confidence", "agreement") if name in audited),
+            *self._guide.plugin_scores,
+        ]
         moments = list(audited_after(self.steps, self.method.pseudo_labels).values())[:checkpoints]
         when = np.repeat(moments, len(images))
         columns: dict[str, Any] = {"progress": when, "id": images * checkpoints, "class": CLASS}
@@ -334,7 +344,7 @@ class Trainer:
         return pd.DataFrame(columns)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on; every process calls this and gets the same."""
+        """Return everything that the rest of the run depends on; every process calls this and gets the same."""
         return {
             "history": vars(self.history),
             "method": self.method.state_dict(),
@@ -368,7 +378,7 @@ class Trainer:
 
 
 def learning_rate(progress: float, highest: float, lowest: float) -> float:
-    """Cosine from `highest` at progress 0 to `lowest` at 1."""
+    """Return the learning rate, a cosine from `highest` at progress 0 to `lowest` at 1."""
     return lowest + 0.5 * (highest - lowest) * (1.0 + math.cos(math.pi * progress))
 
 

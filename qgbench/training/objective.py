@@ -47,7 +47,7 @@ class Objective(nn.Module):
             self.unused = nn.Parameter(torch.zeros(()))
 
     def forward(self, batch: Batch, truth: Tensor | None, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss on one batch.
+        """Return the loss on one batch, and its parts.
 
         Parameters
         ----------

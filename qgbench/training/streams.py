@@ -31,7 +31,7 @@ class ShuffledOrder:
         self._left = torch.empty(0, dtype=torch.long)
 
     def take(self, number: int) -> np.ndarray:
-        """Take the next indices: (number,) int."""
+        """Return the next indices: (number,) int."""
         while len(self._left) < number:
             self._left = torch.cat([self._left, torch.randperm(self._count, generator=self._generator)])
         taken, self._left = self._left[:number], self._left[number:]
@@ -107,7 +107,7 @@ class Streams:
         self._orders = {name: ShuffledOrder(len(images), self._generators[name]) for name, images in sets.items()}
 
     def next(self, progress: float) -> tuple[Batch, Tensor]:
-        """Draw a batch, and the held-back masks (U, 1, H, W) of its unlabelled images in the weak view's geometry.
+        """Return a batch, and the held-back masks (U, 1, H, W) of its unlabelled images in the weak view's geometry.
 
         Of this process's rows; CutMix regions stay on the processor.
 
@@ -147,7 +147,7 @@ class Streams:
         return self._world.part(torch.from_numpy(self._orders[name].take(batch))).numpy()
 
     def state_dict(self) -> dict[str, Any]:
-        """Generators and what is left of each order."""
+        """Return generators and what is left of each order."""
         generators = {name: generator.get_state() for name, generator in self._generators.items()}
         return {"generators": generators, "left": {name: order.left.clone() for name, order in self._orders.items()}}
 

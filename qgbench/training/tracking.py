@@ -119,7 +119,7 @@ def tracking(name: str | None, folder: Path, config: dict[str, Any]) -> Iterator
 
 
 def _start(name: str, folder: Path) -> GeneralTracker:
-    """Begin a run of a tracker, named as its class permits."""
+    """Begin a run of a tracker, named as its class permits; return the tracker."""
     if name in _IN_RUN_FOLDER:
         shutil.rmtree(folder / name, ignore_errors=True)
     run = folder.name
@@ -161,7 +161,7 @@ def _kept_signal_handlers() -> Iterator[None]:
 
 
 def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Flatten nested fields; what trackers do not take (lists, None) becomes text."""
+    """Return nested fields in one dict; what trackers do not take (lists, None) becomes text."""
     flat: dict[str, bool | int | float | str] = {}
     for key, value in fields.items():
         if isinstance(value, dict):

@@ -13,7 +13,7 @@ _IN_A_ROW = 2
 
 
 def optimism_has_grown(gaps: Sequence[ArrayLike]) -> float | None:
-    """Tell whether g's judgement of the validation predictions drifts away from their true Dice.
+    """Return how far g's judgement of the validation predictions has drifted from their true Dice; None if it has not.
 
     QAR trains the student to please g. If q rises while Dice does not, it pleases g by other means than better masks.
 

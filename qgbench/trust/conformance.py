@@ -26,6 +26,11 @@ from qgbench.trust.toys import CHANNELS, SIZE, FeaturelessSegmenter, ToyQuality,
 
 _STEP_RULE = "the step keeps the contract and its loss is finite"
 _RUNS_RULE = "the method runs to the end of this check"
+_OF_NETWORKS = (
+    "self.pseudo_label gets probabilities that were made of a label's prob, which an add-on that corrects labels would "
+    "correct twice; make them of networks' probabilities: label_probabilities(network, image) in the place of "
+    "self.label(network, image).prob"
+)
 _WARM_UP = 100  # steps after which the toy network is confident on the toy images, each as a whole too
 
 
@@ -86,7 +91,7 @@ def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
 
 
 def check_method(method_class: type[Method]) -> Iterator[Finding]:
-    """Check every rule of the contract in turn; whatever the method raises is the last finding.
+    """Yield what each rule of the contract finds, in turn; whatever the method raises is the last finding.
 
     Parameters
     ----------
@@ -110,7 +115,7 @@ def check_method(method_class: type[Method]) -> Iterator[Finding]:
 
 
 def _where_it_failed(error: BaseException, method_class: type[Method]) -> str:
-    """Say what somebody's code raised, in which line of it, and what networks it was given."""
+    """Return what somebody's code raised, in which line of it, and what networks it was given."""
     last = own_line(error, method_class) or traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"{in_one_line(error)} ({Path(last.filename).name}, line {last.lineno}). The networks of the check "
@@ -128,9 +133,17 @@ def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Fin
     yield from _check_terms(method, batch)
     yield from _check_teacher(method)
     yield from _check_statistics(method, batch)
-    yield from _check_pixels(method_class, batch, trainer._streams.next(0.9)[0])
+    if method_class.needs_features:
+        yield _check_dropped_features(method, batch)
+    apart = with_pixels_apart(method_class)
+    yield from _check_pixels(apart, batch, trainer._streams.next(0.9)[0])
     if method_class.pseudo_labels:
-        yield from _check_rejection(method, batch)
+        made_of_labels = _is_made_of_labels(method, batch)
+        yield Finding("no label is made of another label", not made_of_labels, _OF_NETWORKS)
+        if not made_of_labels:  # what follows corrects labels, each once
+            detail = misplaced_target(apart, batch)
+            yield Finding("each term compares a label with what was predicted at its place", not detail, detail)
+            yield from _check_rejection(method, batch)
     # From here on trainers start warmed up: an untrained network's labels may pass no threshold, and all twins agree.
     bench = Bench(method_class, accelerator, copy.deepcopy(method.state_dict()))
     yield from _check_twins(bench)
@@ -190,15 +203,34 @@ def _stepped(method: Method, batch: Batch) -> Step:
     return method.train()(batch)
 
 
-def _check_pixels(method_class: type[Method], batch: Batch, other: Batch) -> Iterator[Finding]:
-    method = with_pixels_apart(method_class)
+def _check_pixels(method: Method, batch: Batch, other: Batch) -> Iterator[Finding]:
     detail = hidden_loss(method, batch, other)
     yield Finding("no unlabelled loss hides in supervised", not detail, detail)
     if method.pseudo_labels:
         detail = misplaced_label(method, batch)
         yield Finding("each label lies on its image", not detail, detail)
-        detail = misplaced_target(method, batch)
-        yield Finding("each term compares a label with what was predicted at its place", not detail, detail)
+
+
+def _is_made_of_labels(method: Method, batch: Batch) -> bool:
+    """Tell whether probabilities change with the correction of labels before them, and the image that they are of not.
+
+    Where the image changes too, as one mixed by a label's mask does, a network has seen another image.
+    """
+
+    def labelled(correct: Callable[[Tensor], Tensor]) -> list[tuple[Tensor, Tensor]]:
+        given: list[tuple[Tensor, Tensor]] = []
+
+        def corrector(image: Tensor, prob: Tensor) -> Tensor:
+            given.append((image, prob))
+            return correct(prob)
+
+        own = copy.deepcopy(method)
+        own.corrector = corrector
+        _stepped(own, batch)
+        return given
+
+    pairs = zip(labelled(lambda prob: prob), labelled(lambda prob: 1.0 - prob), strict=False)
+    return any(torch.equal(image, same) and not torch.equal(prob, other) for (image, prob), (same, other) in pairs)
 
 
 def _check_statistics(method: Method, batch: Batch) -> Iterator[Finding]:
@@ -218,6 +250,49 @@ def _check_statistics(method: Method, batch: Batch) -> Iterator[Finding]:
     advice = "with the running statistics, which are stale; use self.label or label_probabilities"
     detail = f"{stale[0]} changes {advice}" if stale else ""
     yield Finding("a student labels with the statistics of the images, not with stale ones", not stale, detail)
+
+
+def _check_dropped_features(method: Method, batch: Batch) -> Finding:
+    """Follow features from the encoders to the decoders of whatever is trained: which images are decoded in one batch.
+
+    An architecture's batch normalisation takes one mean of them all. Dropped features may be half of what it is taken
+    of, as where all images are decoded twice; they may not stand in for the clean ones of their images.
+    """
+    method = copy.deepcopy(method)
+    encoded: dict[bytes, tuple[bytes, Tensor]] = {}  # of features: their image, and they themselves
+    labelled = {_bytes(image) for image in batch.x_l}
+    alone: set[bytes] = set()
+
+    def remember(_: nn.Module, images: tuple[Tensor], features: Tensor) -> None:
+        encoded.update((_bytes(own), (_bytes(image), own)) for image, own in zip(images[0], features, strict=True))
+
+    def compare(_: nn.Module, features: tuple[Tensor]) -> None:
+        clean = {encoded[_bytes(own)][0] for own in features[0] if _bytes(own) in encoded}
+        changed = [own for own in features[0] if _bytes(own) not in encoded]
+        dropped = {image for image, whole in encoded.values() if any(_is_dropped(own, whole) for own in changed)}
+        if clean & labelled:
+            alone.update(dropped - clean)
+
+    for name, module in method.named_modules():
+        if isinstance(module, ToySegmenter) and name != "teacher":
+            module.encoder.register_forward_hook(remember)
+            module.decoder.register_forward_pre_hook(compare)
+    _stepped(method, batch)
+    advice = "decode their clean ones in that batch too, as [x, u ; x_dropped, u_dropped], or the dropped ones apart"
+    detail = f"labelled images are decoded in one batch with dropped features of {len(alone)} images: {advice}"
+    return Finding("no labelled image is decoded with dropped features in the place of clean ones", not alone, detail)
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.detach().numpy().tobytes()
+
+
+def _is_dropped(features: Tensor, whole: Tensor) -> bool:
+    """Return whether features are 0 at some places where whole ones are not, and elsewhere one multiple of these."""
+    kept = features != 0
+    scale = features[kept] / whole[kept]
+    is_multiple = bool(scale.isfinite().all()) and torch.allclose(scale, scale[:1])
+    return len(scale) > 0 and is_multiple and bool(whole[~kept].any())
 
 
 def _gradient(method: Method, batch: Batch, modes: list[AddOn], corrector: Any) -> list[Tensor]:
@@ -276,7 +351,7 @@ def _check_twins(bench: Bench) -> Iterator[Finding]:
 
 
 def check_resume(bench: Bench, modes: Callable[[nn.Module], list[AddOn]]) -> Finding:
-    """Compare a run that was interrupted after 5 steps with one that was not."""
+    """Return whether a run that was interrupted after 5 steps ends as one that was not."""
     steps = 12
     whole, _ = bench.trainer(modes, steps)
     expected = finish(whole)

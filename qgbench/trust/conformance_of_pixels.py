@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -17,7 +18,8 @@ from qgbench.trust.toys import PointwiseSegmenter, two_colours
 
 # A loss may begin and end within the budget, and a view may be turned by chance.
 _TIMES = ((0.1, 0), (0.3, 1), (0.5, 2), (0.7, 3), (0.9, 4))  # progress and seed of a step
-_TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
+_Turn = Callable[[Tensor], Tensor]
+_TURNS: tuple[_Turn, ...] = (
     lambda x: x.flip(3),
     lambda x: x.flip(2),
     lambda x: x.flip(2, 3),
@@ -25,11 +27,15 @@ _TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x.mT.flip(3),
     lambda x: x.mT.flip(2),
     lambda x: x.mT.flip(2, 3),
-    lambda x: x.roll(1, 3),
-    lambda x: x.roll(-1, 3),
-    lambda x: x.roll(1, 2),
-    lambda x: x.roll(-1, 2),
 )
+
+
+def _shifts(pixels: int) -> tuple[_Turn, ...]:
+    """Return shifts by so many pixels to the four sides."""
+    return tuple(partial(torch.roll, shifts=shift, dims=dim) for dim in (3, 2) for shift in (pixels, -pixels))
+
+
+_NEAR, _FAR = _shifts(1), _shifts(3)  # a smoothed label fits hardly worse one pixel aside, and much worse three
 
 
 class _PerImage(nn.Module):
@@ -59,7 +65,7 @@ def _stepped(method: Method, batch: Batch, seed: int, corrector: Corrector | Non
 
 
 def hidden_loss(method: Method, batch: Batch, other: Batch) -> str:
-    """Say when `supervised` is a loss of unlabelled images, too; '' if it never is.
+    """Return when `supervised` is a loss of unlabelled images, too; '' if it never is.
 
     Parameters
     ----------
@@ -115,7 +121,7 @@ def _supervised(method: Method, batch: Batch, seed: int) -> tuple[Tensor, list[t
 
 
 def misplaced_label(method: Method, batch: Batch) -> str:
-    """Say which label does not lie on its image; '' if all do.
+    """Return which label does not lie on its image; '' if all do.
 
     In an image of few colours whose pixels do not act on each other, a label has one value in each colour: beside other
     colours aside, where a label may be smoothed. A label that layers of the method's own, untrained here, spread over
@@ -130,8 +136,8 @@ def misplaced_label(method: Method, batch: Batch) -> str:
             lies = _agrees_best(label) if not torch.equal(label.prob, same.prob) else not _varies_in_a_colour(label)
             if not lies:
                 return (
-                    f"that of terms[{index}] has pixels of other places: undo what was done to a view before it was "
-                    "labelled"
+                    f"the label of terms[{index}] is turned or moved against its image: undo what was done to the view "
+                    "that was labelled"
                 )
     return ""
 
@@ -164,7 +170,9 @@ def _agrees_best(label: PseudoLabel) -> bool:
         task.hard(prob).bool() for prob in (label.prob, label_probabilities(label.network, label.image))
     )
     agreement = overlap(given, prediction).mean()
-    return all(agreement >= overlap(given, turn(prediction)).mean() for turn in (*_TURNS, lambda x: x.roll(1, 0)))
+    return all(
+        agreement >= overlap(given, turn(prediction)).mean() for turn in (*_TURNS, *_NEAR, lambda x: x.roll(1, 0))
+    )
 
 
 def _with_own_layers_silent(method: Method) -> Method:
@@ -177,7 +185,7 @@ def _with_own_layers_silent(method: Method) -> Method:
 
 
 def misplaced_target(method: Method, batch: Batch) -> str:
-    """Say which term compares a prediction with its label at another place; '' if none does.
+    """Return which term compares a prediction with its label at another place; '' if none does.
 
     All views are one image, and the networks agree on it: no turned or shifted label fits better than the label.
     """
@@ -186,17 +194,17 @@ def misplaced_target(method: Method, batch: Batch) -> str:
         for scene, seed in islice(_scenes(batch, alike=True), 0, None, 2):
             right, *turned = (
                 [float(term.loss.detach().sum()) for term in _stepped(method, scene, seed, corrector).terms]
-                for corrector in (None, *map(_by, _TURNS))
+                for corrector in (None, *map(_by, (*_NEAR, *_TURNS, *_FAR)))
             )
             for index, (loss, losses) in enumerate(zip(right, zip(*turned, strict=True), strict=True)):
-                best, worst = min(losses), max(losses)
-                half = best < 1.1 * loss and 0.05 * worst < loss < 0.99 * worst  # a part of the loss fits a turned one
-                if best < 0.99 * loss or half:
+                best_turned, worst = min(losses[len(_NEAR) :]), max(losses)
+                half = best_turned < 1.1 * loss and 0.05 * worst < loss < 0.99 * worst  # a part fits a turned one
+                if min(losses) < 0.99 * loss or half:
                     return f"in terms[{index}] a turned or shifted label fits as well: turn the label as the view"
         return ""
 
     return misplaced(method) and misplaced(_with_own_layers_silent(method))
 
 
-def _by(turn: Callable[[Tensor], Tensor]) -> Corrector:
+def _by(turn: _Turn) -> Corrector:
     return lambda image, prob: turn(prob)

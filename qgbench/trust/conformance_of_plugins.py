@@ -25,7 +25,7 @@ _RUNS = "it runs to the end of this check"
 
 
 def findings(name: str, plugins: Iterable[str] = ()) -> Iterator[Finding]:
-    """Check whatever a name or reference means.
+    """Yield findings on whatever a name or reference means.
 
     Parameters
     ----------
@@ -73,11 +73,11 @@ def findings(name: str, plugins: Iterable[str] = ()) -> Iterator[Finding]:
 
 
 def check_addon(addon: type[AddOn]) -> Iterator[Finding]:
-    """Check that an add-on weighs as it should, trains, resumes, and leaves g alone; with Mean Teacher on toys."""
+    """Yield whether an add-on weighs as it should, trains, resumes, and leaves g alone; with Mean Teacher on toys."""
     bench = Bench(load("method", "mean_teacher"), make_accelerator("cpu", "fp32", 1))
 
     def added(quality: nn.Module) -> list[AddOn]:
-        """Hand over what the class says that it needs, as a run does, and no more."""
+        """Return the add-on with what its class says that it needs, as a run does, and no more."""
         score = PredictedQuality(quality) if addon.needs_score else None
         return [addon(addon.Settings(), score, quality if addon.needs_g else None, 0)]
 
@@ -105,7 +105,7 @@ def _of_weights(addons: list[AddOn]) -> Iterator[Finding]:
 
 
 def _kept(rule: str, give: Callable[[], Any]) -> Finding:
-    """Tell whether what is given is refused by a run."""
+    """Return whether a run takes what is given."""
     try:
         give()
     except QGBenchError as error:
@@ -114,7 +114,7 @@ def _kept(rule: str, give: Callable[[], Any]) -> Finding:
 
 
 def check_score(score: type[Score]) -> Iterator[Finding]:
-    """Check that a score gives one number in [0, 1] for each pseudo-label, and draws none of the training's numbers."""
+    """Yield whether a score gives a number in [0, 1] for each pseudo-label, and draws none of training's numbers."""
     labelling = _labelling()
     judge = Watched(score(ToyQuality() if score.needs_g else None, 0), score.__name__)
     before = torch.get_rng_state()
@@ -132,7 +132,7 @@ def check_score(score: type[Score]) -> Iterator[Finding]:
 
 
 def check_metric(metric: Metric) -> Iterator[Finding]:
-    """Check that a metric stays in its range, on masks that overlap, are equal, touch at nothing, or are empty."""
+    """Yield whether a metric stays in its range, on masks that overlap, are equal, touch at nothing, or are empty."""
     yield _kept("it can be measured, in a column of its own", partial(require_further, metric))
     if metric.measure is None:
         return

@@ -28,7 +28,7 @@ class Judge:
         self._sources: dict[str, Source] = {}
 
     def compare(self, predictions: Path, dataset: str, images: pd.DataFrame) -> Iterator[str]:
-        """Measure every image of a record.
+        """Yield the numbers of a record's images that the judge measures otherwise.
 
         Parameters
         ----------

@@ -138,7 +138,7 @@ class Condition:
     role: Role
 
 
-class Machine(Structural):
+class MadeWith(Structural):
     """What is known of where numbers come from: packages and hardware, as in `Provenance`."""
 
     @property
@@ -373,7 +373,7 @@ def _refuse_other_settings(file: Path, record: Record) -> None:
 
 
 def compare_conditions(record: Record, now: Provenance) -> list[Condition]:
-    """Compare where a record's numbers come from with where a rerun's do.
+    """Return what is the same where a record's numbers come from and where a rerun's do, and what is not.
 
     Parameters
     ----------
@@ -406,8 +406,8 @@ def compare_conditions(record: Record, now: Provenance) -> list[Condition]:
     return found + compare_machines(then, now)
 
 
-def compare_machines(then: Machine, now: Machine) -> list[Condition]:
-    """Compare the packages and the hardware that two sets of numbers come from."""
+def compare_machines(then: MadeWith, now: MadeWith) -> list[Condition]:
+    """Return which packages and hardware are the same for two sets of numbers, and which are not."""
 
     def condition(name: str, was: Any, is_: Any, role: Role) -> Condition:
         return Condition(name, _shown(was), _shown(is_), was == is_, role)
@@ -505,7 +505,7 @@ def sibling_dice(original: Original) -> list[float]:
 
 
 def judge(original: Original, rerun_path: Path) -> Reproduction:
-    """Compare a rerun with its record.
+    """Return how a rerun compares with its record.
 
     Parameters
     ----------
@@ -519,16 +519,19 @@ def judge(original: Original, rerun_path: Path) -> Reproduction:
         The rerun's record cannot be read.
     """
     rerun = read_record(rerun_path)
-    rows = read_images(images_path(rerun_path), original.record.metrics)
+    rows = read_images(images_path(rerun_path), rerun.metrics)
+    if absent := [name for name in original.record.metrics if name not in rerun.metrics]:
+        logger.warning("not compared, because no installed package measures it: %s", ", ".join(absent))
     conditions = compare_conditions(original.record, rerun.provenance)
     exact = exact_expected(original.record.spec.device, conditions)
     noise = None if exact else noise_of(sibling_dice(original))
     then = original.record.summary.numbers()
-    first, second = (images.sort_values("id", ignore_index=True) for images in (original.images, rows))
+    columns = [name for name in original.images if name in rows]
+    first, second = (images[columns].sort_values("id", ignore_index=True) for images in (original.images, rows))
     differences = {
         name: float(value - then[name])
         for name, value in rerun.summary.numbers().items()
-        if name not in ("images", "groups")
+        if name not in ("images", "groups") and name in then
     }
     verdict, reason = _verdict(first, second, differences["dice"], noise)
     both = first.merge(second, on="id", suffixes=("_record", "_rerun"))
@@ -553,7 +556,7 @@ def judge(original: Original, rerun_path: Path) -> Reproduction:
 
 
 def _verdict(first: pd.DataFrame, second: pd.DataFrame, dice: float, noise: Noise | None) -> tuple[Verdict, str]:
-    """Decide over two tables of rows, sorted by id; noise is None where exactness is expected."""
+    """Return the verdict over two tables of rows, sorted by id; noise is None where exactness is expected."""
     if first.equals(second):
         return "identical", "every number of every image is the same."
     if not first[_NOT_TRAINED].equals(second[_NOT_TRAINED]):

@@ -91,7 +91,7 @@ def _refuse(run: Path, record: Record) -> None:
             raise UserError(
                 f"{run} is {what} version {version}, and the present is {present}; run it anew with this qgbench."
             )
-    if record.settings["protocol"].get("provisional"):
+    if _is_provisional(record):
         raise UserError(
             f"{run} is of version {cell.protocol_version} of the protocol '{cell.protocol}', which is provisional: "
             "it may still change, and its runs are not submitted before it is declared."
@@ -108,8 +108,12 @@ def _refuse(run: Path, record: Record) -> None:
         )
 
 
+def _is_provisional(record: Record) -> bool:
+    return bool(record.settings["protocol"].get("provisional"))
+
+
 def _of_version(target: Path, record: Record) -> str:
-    """Say of which version of the protocol or of g a record is, where it is of another one."""
+    """Return of which version of the protocol or of g a record is, where it is of another one."""
     there = read_record(target)
     if there.spec.protocol_version != record.spec.protocol_version:
         return f", of version {there.spec.protocol_version} of the protocol"

@@ -61,15 +61,15 @@ class FeaturelessSegmenter(ToySegmenter):
     """The toy network of a method that does not state `needs_features`: it refuses to give any."""
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Refuse."""
+        """Raise UserError: `encode` was not asked for."""
         raise UserError("the method calls encode of a network; state needs_features = True.")
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Refuse."""
+        """Raise UserError: `decode` was not asked for."""
         raise UserError("the method calls decode of a network; state needs_features = True.")
 
     def new_decoder(self) -> ToySegmenter:
-        """Refuse."""
+        """Raise UserError: `new_decoder` was not asked for."""
         raise UserError("the method calls new_decoder of a network; state needs_features = True.")
 
 

@@ -22,15 +22,19 @@ distances      fault    HD95 (either) or ASSD that is empty though both masks ha
 surface dice   fault    outside [0, 1], not 0 where one mask is empty, not 1 where the masks are equal, or higher at the
                         smaller of the two tolerances
 scores         fault    q or confidence outside [0, 1]; q without a predictor g, or none with one
-metrics        fault    of a metric that does not ship, a value outside its range, or another one for empty masks
-audits         fault    labels.csv that is missing, damaged, of other checkpoints or images than a run audits, or does
-                        not give the agreement of scores with true Dice; records of schema 1 have none
+metrics        fault    of a metric that does not ship, a value outside its range, another one for empty masks, the
+                        label of one that ships, or other facts than the installed one's
+audits         fault    labels.csv that is missing, damaged, of other checkpoints or images than a run audits or the
+                        committed split has, or does not give the agreement of scores with true Dice; records of schema
+                        1 have none
 summary        fault    an average that the CSV does not give, where its images are the right ones; another network's
                         too, where its CSV is there
 numbers        fault    in the JSON: NaN or infinity
 contradiction  fault    g, its weights, its audit or what the add-on did are there where the run has none, or the
                         reverse; an id of g that the run cannot have; other validations, best step or networks than
-                        the settings give
+                        the settings give; mean q, kept share and effective sample size that no weights of QW have; q
+                        above its true Dice by more than it can be, or than the run's log says
+data           fault    the phantom's fingerprint is not that of the phantom drawn here
 protocol       fault    no protocol of this qgbench, or a newer version of one or of its g
 spec           fault    a spec that does not resolve, names nothing known, or that run_id or settings contradict;
                         settings that came after the record are read as what was done before them
@@ -43,10 +47,10 @@ pair           fault    a submitted CSV, or what reruns found, without its JSON
 reproduction   fault    what reruns found cannot be read or is of another record, or the last rerun disagrees
 older          note     a former version of the protocol, or of the g that guides the run: run_id, settings, split,
                         labelled images and place are not compared with those of today
-split unknown  note     no split is committed for this data set, or someone else made it: split and test images are not
-                        checked
-outside code   note     method, architecture or add-on do not ship with qgbench; where they are not installed either,
-                        their settings and networks are not checked
+split unknown  note     no split is committed for this data set, or someone else made it: split, test images and audited
+                        images are not checked
+outside code   note     method, architecture, add-on or metric do not ship with qgbench; and whether what is here has
+                        another source, or is a file, which is not run: then what it decides is not checked
 uncommitted    note     trained by code with changes that no commit holds
 near copies    note     test images that are near copies of training images, as the run found
 judge          fault    the judge counts other pixels, Dice (to 1e-9), HD95 or ASSD (to 1e-6 pixels), or finds other
@@ -70,6 +74,11 @@ twin           note     a cell with an add-on whose twin without it is missing, 
 claim          fault    a file of ``claims/`` that cannot be read (`qgbench.trust.claims`)
 ============== ======== ===============================================================================================
 
+What nothing in a record can be compared with is believed: q and confidence of a row within [0, 1], scores of audited
+labels, true Dice of audited labels, the audit of g on synthetic masks, mean q, kept share and effective sample size
+within the bounds above, hashes of g, encoder and data, times, memory, machine. Distances are believed without
+predictions. A rerun (`qgbench reproduce`) is what tells.
+
 Left out because they do not always hold: HD95 (pooled) is not bounded by HD95 (max) (border distances 0, 1 and 0, 1:
 percentiles are interpolated, 1 against 0.95), nor ASSD by either. Of all rules, only those of `verify_spec` need torch.
 """
@@ -78,7 +87,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -96,8 +105,9 @@ from qgbench.base.errors import QGBenchError, UserError, unknown_name
 from qgbench.base.paths import no_folder
 from qgbench.base.progress import Track, no_progress
 from qgbench.base.schema import SLACK, not_finite
+from qgbench.data.cache import joint_fingerprint, prepare
 from qgbench.data.cards import card_names
-from qgbench.data.readers import name_some
+from qgbench.data.readers import PHANTOM_NAME, name_some, open_source
 from qgbench.data.splits import draw_labelled, load_split, split_fingerprint
 from qgbench.metrics.masks import NSD_DIAGONAL_FRACTION, NSD_PIXELS
 from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS, TEXT_COLUMNS, Metric
@@ -108,7 +118,7 @@ from qgbench.quality.audit import (
     audited_after,
     audits_of,
 )
-from qgbench.run.folder import PREDICTIONS_NAME
+from qgbench.run.folder import PREDICTIONS_NAME, RunFolder
 from qgbench.run.record import (
     IMAGES_NAME,
     RECORD_NAME,
@@ -125,13 +135,14 @@ from qgbench.run.record import (
     result_path,
     summarise,
 )
+from qgbench.spec.arm import CONTROL_SCORES, short_name
 from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
 from qgbench.spec.regime import GIVEN, Regime
 from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.claims import CLAIMS_NAME, read_claims
 from qgbench.trust.judge import Judge
 from qgbench.trust.reproduce import compare_machines, is_of_reproductions, record_path_of, reproduction_of
-from qgbench.trust.verify_spec import Found, compare_with_spec, not_here
+from qgbench.trust.verify_spec import Found, compare_with_spec, metrics_that_differ, outside_code
 
 JUDGES = ("medpy",)
 Severity = Literal["fault", "note"]
@@ -186,6 +197,7 @@ class _CommittedSplit:
 
     fingerprint: str
     train: pd.DataFrame
+    val: frozenset[str]
     test: dict[str, str]  # group by id
 
 
@@ -203,7 +215,7 @@ def record_files(folders: Sequence[Path]) -> list[Path]:
 
 
 def verify_records(folders: Sequence[Path], judge: str | None = None, track: Track = no_progress) -> list[Fault]:
-    """Check every record under some folders, by itself and beside the others.
+    """Return the faults of every record under some folders, by itself and beside the others.
 
     Parameters
     ----------
@@ -267,7 +279,7 @@ def print_faults(faults: Sequence[Fault], checked: int, console: Console) -> Non
 
 
 def _verify_each(paths: Sequence[Path], judge: str | None) -> Generator[tuple[list[Fault], _Seen | None], None, None]:
-    """Check records by themselves, in the order of their paths; many of them on all cores."""
+    """Yield what is found in each record by itself, in the order of their paths; all cores look at many of them."""
     if len(paths) < _WORTH_PROCESSES or usable_cores() == 1:
         yield from map(_Verifier(judge).verify, paths)
     else:
@@ -297,9 +309,10 @@ class _Verifier:
         self._protocols = {name: load_protocol(name) for name in protocol_names()}
         self._splits: dict[tuple[str, str, str], _CommittedSplit | None] = {}
         self._draws: dict[tuple[str, str, str, int, int], list[str]] = {}
+        self._phantoms: dict[int, str] = {}  # fingerprint by size
 
     def verify(self, path: Path) -> tuple[list[Fault], _Seen | None]:
-        """Check one record; None where it cannot be read or its numbers are no numbers."""
+        """Return a record's faults, and what is compared with other records: None where it cannot be read."""
         try:
             record = read_record(path)
         except QGBenchError as error:
@@ -315,6 +328,7 @@ class _Verifier:
         faults = [Fault(table, *found) for found in in_table]
         faults += _audited(path, record, set(images["id"]))
         faults += [Fault(path, *found) for found in (*_contradictions(record), *_labels(record, images))]
+        faults += [Fault(path, *found) for found in (*metrics_that_differ(record), *_logged(path, record))]
         faults += [*self._protocol(path, record, images), *_notes(path, record), *_reproduced(path)]
         if not {fault.rule for fault in faults} & {"image ids", "test images"}:  # other rows have other averages
             averages = summarise(images, record.metrics.values())
@@ -325,7 +339,7 @@ class _Verifier:
         return faults, _seen(path, record, images, numbers["dice"])
 
     def _protocol(self, path: Path, record: Record, images: pd.DataFrame) -> Iterator[Fault]:
-        """Compare with the protocol, the split and the draw of today, where the record is of today."""
+        """Yield how a record of today differs from the protocol, the split and the draw of today."""
         cell = record.spec
         present = self._protocols.get(cell.protocol)
         if present is None:
@@ -348,7 +362,21 @@ class _Verifier:
                 return
         for rule, text in (*compare_with_spec(record), *_place(path, record)):
             yield Fault(path, rule, text)
+        if (cell.dataset, Regime.parse(cell.regime).pools) == (PHANTOM_NAME, ()):
+            yield from self._phantom(path, record.provenance.data, present.size)
         yield from self._split(path, record, images, present)
+
+    def _phantom(self, path: Path, data: str, size: int) -> Iterator[Fault]:
+        """Compare with the phantom, the one data set that is here wherever qgbench is."""
+        if size not in self._phantoms:
+            try:
+                self._phantoms[size] = joint_fingerprint([prepare(open_source(PHANTOM_NAME), size)])
+            except QGBenchError as error:
+                yield Fault(path, "data", f"the phantom was not compared: {error}", "note")
+                return
+        if data != (drawn := self._phantoms[size]):
+            text = f"the data's fingerprint is {data[:12]}..., that of the phantom drawn here {drawn[:12]}..."
+            yield Fault(path, "data", text)
 
     def _split(self, path: Path, record: Record, images: pd.DataFrame, protocol: Protocol) -> Iterator[Fault]:
         cell, regime = record.spec, Regime.parse(record.spec.regime)
@@ -357,7 +385,8 @@ class _Verifier:
             self._splits[key] = _committed_split(cell.dataset, regime, protocol)
         committed = self._splits[key]
         if regime.split.startswith(GIVEN) or committed is None:
-            text = f"no split of '{cell.dataset}' is committed that is '{regime.split}': test images are not checked"
+            text = f"no split of '{cell.dataset}' is committed that is '{regime.split}': test and audited images "
+            text += "are not checked"
             yield Fault(path, "split unknown", text, "note")
             return
         provenance = record.provenance
@@ -368,11 +397,16 @@ class _Verifier:
         if tested != committed.test:
             text = f"{len(tested)} images, and the committed split has {len(committed.test)} to test on; "
             yield Fault(images_path(path), "test images", text + _differences(tested, committed.test))
+        audited_of = committed.val if record.pseudo_labels_on.startswith("validation") else set(committed.train["id"])
+        if foreign := sorted(_audited_ids(path) - audited_of - committed.test.keys()):
+            text = f"{name_some(foreign, 'image')}, which the committed split has not among the "
+            yield Fault(labels_path(path), "audits", text + record.pseudo_labels_on)
         budget = regime.labelled(len(committed.train))
         draw = (*key, budget, cell.seed)
         if draw not in self._draws:
             drawable = 1 <= budget <= len(committed.train)
-            self._draws[draw] = draw_labelled(committed.train, budget, cell.seed) if drawable else []
+            drawn = draw_labelled(committed.train, budget, cell.dataset, cell.seed) if drawable else []
+            self._draws[draw] = drawn
         if provenance.labelled_ids != self._draws[draw]:
             text = f"{len(provenance.labelled_ids)} labelled images, and seed {cell.seed} draws {budget}; "
             yield Fault(path, "labels", text + _differences(provenance.labelled_ids, self._draws[draw]))
@@ -440,7 +474,7 @@ def _image_ids(images: pd.DataFrame) -> Found:
 
 
 def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], has_g: bool) -> Found:
-    """Apply the rules for a row's numbers to all rows."""
+    """Yield where a row's numbers break the rules."""
 
     def faulty(rule: str, text: str, right: NDArray[np.bool_]) -> Found:
         if not right.all():
@@ -498,7 +532,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], has_g: bool) -> F
 
 
 def _further(images: pd.DataFrame, metric: Metric) -> Found:
-    """Compare the column of a metric that does not ship with its range, and with what it says of empty masks."""
+    """Yield where a metric that does not ship leaves its range, or what it says of empty masks."""
     value, status = images[metric.name].to_numpy(float), images["status"]
     one_empty = status.isin(["missed", "spurious"]).to_numpy()
     right = (value >= 0) & (value <= _highest(metric))
@@ -525,7 +559,7 @@ def _compared(who: str, recomputed: Summary, stored: Summary) -> Found:
 
 
 def _other(table: Path, network: str, record: Record) -> Iterator[Fault]:
-    """Recompute the averages of another network of the run, where its rows are kept."""
+    """Yield where averages of another network of the run differ from its rows, where these are kept."""
     path = table.with_name(f"images.{network}.csv")
     if table.name != IMAGES_NAME or not path.is_file():
         return
@@ -540,7 +574,7 @@ def _other(table: Path, network: str, record: Record) -> Iterator[Fault]:
 
 
 def _audited(path: Path, record: Record, tested: Collection[str]) -> Iterator[Fault]:
-    """Recompute how well scores predict true Dice from the labels, which records of schema 1 did not keep."""
+    """Yield where audits differ from those of the labels, which records of schema 1 did not keep."""
     if record.read_from == 1:
         return
     file = labels_path(path)
@@ -550,6 +584,7 @@ def _audited(path: Path, record: Record, tested: Collection[str]) -> Iterator[Fa
     scores = [*([] if record.provenance.g is None else ["g"]), "confidence", "agreement"]
     try:
         labels = read_labels(file)
+        scores += sorted({short_name(record.spec.qg_score)}.intersection(labels) - {*CONTROL_SCORES, *scores})
         _refuse_form(file, labels, [*LABEL_COLUMNS, *scores], {"id", "class"})
     except QGBenchError as error:
         yield Fault(file, "audits", str(error))
@@ -560,8 +595,14 @@ def _audited(path: Path, record: Record, tested: Collection[str]) -> Iterator[Fa
         yield Fault(file, "audits", text)
 
 
+def _audited_ids(path: Path) -> set[str]:
+    with suppress(QGBenchError):  # which `_audited` says
+        return set(read_labels(labels_path(path))["id"])
+    return set()
+
+
 def _label_rows(labels: pd.DataFrame, record: Record, tested: Collection[str]) -> Iterator[str]:
-    """Find rows that no run writes."""
+    """Yield what is in rows that no run writes."""
     if others := sorted(set(labels["class"]) - {CLASS}):
         yield f"it has rows of another class than {CLASS}: {', '.join(map(repr, others))}"
     if (twice := labels.duplicated(["progress", "id", "class"])).any():
@@ -582,7 +623,7 @@ def _label_rows(labels: pd.DataFrame, record: Record, tested: Collection[str]) -
 
 
 def _differing_audits(found: Sequence[CheckpointAudit], record: Record) -> str:
-    """Say which numbers of the record's audits its labels do not give, by checkpoint and score; '' if all are given."""
+    """Return which numbers of the record's audits its labels do not give, by checkpoint and score; '' if none."""
     stored, given = (_audit_numbers(audits) for audits in (record.pseudo_labels, found))
     differing = [
         f"{where} is {_told(stored.get(where))}, the rows give {_told(given.get(where))}"
@@ -610,7 +651,7 @@ def _audit_numbers(audits: Iterable[CheckpointAudit]) -> dict[str, float | None]
 
 
 def _close(one: float | None, other: float | None) -> bool:
-    """Compare numbers to a part in 10^9: other processors sum in another order."""
+    """Return whether numbers agree to a part in 10^9: other processors sum in another order."""
     if one is None or other is None:
         return one is other
     return math.isclose(one, other, rel_tol=_EXACT, abs_tol=_EXACT)
@@ -620,7 +661,7 @@ def _close(one: float | None, other: float | None) -> bool:
 
 
 def _contradictions(record: Record) -> Found:
-    """Find numbers that are not finite, and what of g and the add-on is there and should not be, or the reverse."""
+    """Yield numbers that are not finite, and what of g and the add-on is there and should not be, or the reverse."""
     for where in not_finite(record.model_dump()):
         yield "numbers", f"{where} is not finite"
     spec, source, audit = record.spec, record.provenance, record.audit
@@ -629,6 +670,9 @@ def _contradictions(record: Record) -> Found:
         ("guidance", record.guidance, bool(spec.addons), f"a run of {spec.arm.typed}"),
         ("audit", audit, source.g is not None, has_g),
     ]
+    gap = None if record.guidance is None else record.guidance.val_q_minus_dice
+    if record.guidance is not None:
+        present.append(("guidance.val_q_minus_dice", gap, source.g is not None, has_g))
     if record.read_from > 1:
         present.append(("provenance.g_weights", source.g_weights, source.g is not None, has_g))
         present.append(("provenance.encoder", source.encoder, True, "a run"))
@@ -636,6 +680,9 @@ def _contradictions(record: Record) -> Found:
         if (value is not None) != expected:
             there, needed = ("null", "a value") if expected else ("given", "null")
             yield "contradiction", f"{field} is {there}; {run} has {needed}"
+    if gap is not None and record.val_dice and not -SLACK <= gap + (dice := record.val_dice[-1][1]) <= 1 + SLACK:
+        text = f"guidance.val_q_minus_dice is {gap:g}; with the last val_dice = {dice:g} q is {gap + dice:g}"
+        yield "contradiction", text
     begin, end = f"{Path(spec.dataset).name}-n", f"px-k{spec.seed}-"
     if source.g is not None and not re.fullmatch(rf"{re.escape(begin)}\d+-\d+{end}[0-9a-f]{{12}}", source.g):
         expected_g = f"{begin}<labels>-<size>{end}<12 hexadecimal digits>"
@@ -643,6 +690,19 @@ def _contradictions(record: Record) -> Found:
     if audit is not None and audit.image_dependent != (audit.image_dependence < IMAGE_DEPENDENCE_LIMIT):
         says = f"image_dependence = {audit.image_dependence:g} says otherwise"
         yield "contradiction", f"audit.image_dependent is {audit.image_dependent}; {says}"
+
+
+def _logged(path: Path, record: Record) -> Found:
+    """Compare with the run's log, which lies beside the record in its folder."""
+    log: list[dict[str, Any]] = []
+    if path.name == RECORD_NAME:
+        with suppress(ValueError):
+            log = RunFolder(path.parent).log()
+    for entry in log:
+        match entry:
+            case {"step": record.steps, "val_q_minus_dice": float(logged)} if record.guidance is not None:
+                if not _close(said := record.guidance.val_q_minus_dice, logged):
+                    yield "contradiction", f"guidance.val_q_minus_dice is {_told(said)}; log.jsonl says {_told(logged)}"
 
 
 def _labels(record: Record, images: pd.DataFrame) -> Found:
@@ -657,7 +717,7 @@ def _labels(record: Record, images: pd.DataFrame) -> Found:
 
 
 def _place(path: Path, record: Record) -> Found:
-    """Compare where a submitted record lies with where it belongs."""
+    """Yield where a submitted record should lie, if it lies elsewhere."""
     if path.name == RECORD_NAME:
         return
     expected = result_path(record)
@@ -666,16 +726,8 @@ def _place(path: Path, record: Record) -> Found:
 
 
 def _notes(path: Path, record: Record) -> Iterator[Fault]:
-    absent = not_here(record.spec) if record.spec.source or record.spec.addon_source else []
-    for kind, name, source in (
-        ("method", record.spec.method, record.spec.source),
-        ("architecture", record.spec.arch, record.spec.arch_source),
-        ("add-on", record.spec.addon, record.spec.addon_source),
-    ):
-        if source:
-            text = f"the {kind} '{name}' does not ship with qgbench; its source is {source}"
-            text += ", which is not installed here: its settings are not checked" if kind in absent else ""
-            yield Fault(path, "outside code", text, "note")
+    for text in outside_code(record):
+        yield Fault(path, "outside code", text, "note")
     if (record.provenance.git_commit or "").endswith("+dirty"):
         text = f"trained by code with changes that commit {record.provenance.git_commit} does not hold"
         yield Fault(path, "uncommitted", text, "note")
@@ -706,6 +758,7 @@ def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _Commi
     return _CommittedSplit(
         fingerprint=split_fingerprint(split),
         train=split[split["split"] == "train"],
+        val=frozenset(split["id"][split["split"] == "val"]),
         test=dict(zip(test["id"], test["group"], strict=True)),
     )
 
@@ -759,7 +812,7 @@ def _data_differ(seen: Sequence[_Seen]) -> Iterator[Fault]:
 
 
 def _g_differs(seen: Sequence[_Seen]) -> Iterator[Fault]:
-    """Compare the weights of one g; trained anew elsewhere they may honestly differ, as all numbers may."""
+    """Yield differing weights of one g; trained anew elsewhere they may honestly differ, as all numbers may."""
     for g, group in _by((one for one in seen if one.provenance.g_weights), lambda one: one.provenance.g).items():
         first = group[0]
         for other in group[1:]:
@@ -770,7 +823,7 @@ def _g_differs(seen: Sequence[_Seen]) -> Iterator[Fault]:
 
 
 def _on_one_machine(one: _Seen, other: _Seen) -> bool:
-    """Tell whether both were trained by the same code on the same processor, where g is expected to be the same."""
+    """Return whether both were trained by the same code on the same processor, where g is expected to be the same."""
     first, second = one.provenance, other.provenance
     same_code = first.git_commit == second.git_commit and not (first.git_commit or "").endswith("+dirty")
     same = all(found.same for found in compare_machines(first, second) if found.role == "numbers")
@@ -794,7 +847,7 @@ def _same_scores(seen: Sequence[_Seen]) -> Iterator[Fault]:
         return where, spec.method, spec.seed
 
     def without_pools(spec: RunSpec) -> tuple[Any, ...]:
-        """Supervised training reads labelled images alone: with a pool and without it is one training."""
+        """Return what decides a training: not the pool of a supervised one, which reads labelled images alone."""
         setting = spec.setting
         if spec.method == "supervised" and not spec.addon:
             budget, at, split = spec.regime.partition("@")
@@ -823,12 +876,15 @@ def _gaps(seen: Sequence[_Seen]) -> Iterator[Fault]:
     for cell, group in cells.items():
         if gaps := max(seeds[cell]) + 1 - len(seeds[cell]):
             first = next(seed for seed in count() if seed not in seeds[cell])
-            yield Fault(group[0].path, "gap", f"{gaps} seeds of the cell are missing, the first is {first}", "note")
+            yield Fault(
+                group[0].path, "gap", f"{gaps} seed{'s' * (gaps > 1)} of the cell missing, the first is {first}", "note"
+            )
         if not cell.arm.addon:
             continue
         lacking = sorted(seeds[cell] - seeds.get(cell.twin, set()))
         if lacking:
-            text = f"the twin without '{cell.arm.addon}' lacks seeds {', '.join(map(str, lacking))}"
+            numbers = f"seed{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))}"
+            text = f"the twin without '{cell.arm.addon}' lacks {numbers}"
             yield Fault(group[0].path, "twin", text, "note")
 
 
@@ -854,12 +910,12 @@ def _claims(folders: Sequence[Path]) -> Iterator[Fault]:
 
 
 def _gathered(notes: Iterable[Fault]) -> Iterator[Fault]:
-    """Say once what is to be noted of many records."""
+    """Yield once what is to be noted of many records."""
     same: dict[tuple[str, str], list[Fault]] = defaultdict(list)
     for note in notes:
         same[note.rule, note.text].append(note)
     for (rule, text), group in same.items():
-        more = f" (and in {len(group) - 1} more records)" if len(group) > 1 else ""
+        more = f" (and in {len(group) - 1} more record{'s' * (len(group) > 2)})" if len(group) > 1 else ""
         yield Fault(group[0].path, rule, text + more, "note")
 
 

@@ -19,23 +19,27 @@ from tests.baselines.test_unimatch import (
     masked,
     pasted,
     split,
+    student_label,
     supervised,
 )
 
 
-@pytest.mark.parametrize("cutmix", [True, False])
+@pytest.mark.parametrize(("cutmix", "apart"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize(("labelled", "unlabelled", "bias", "threshold"), CASES, ids=CASE_NAMES)
 def test_rows_total_and_gradient_are_the_papers(
-    labelled: int, unlabelled: int, bias: float, threshold: float, cutmix: bool
+    labelled: int, unlabelled: int, bias: float, threshold: float, cutmix: bool, apart: bool
 ) -> None:
-    """L = L_x + L_s of two passes, [x, u] and [s]; u, in training mode, is the label."""
-    method = make("fixmatch", bias, threshold=threshold, cutmix=cutmix)
+    """L = L_x + L_s of two passes, [x, u] and [s]; u, in training mode, is the label. Apart: of [x] and [s]."""
+    method = make("fixmatch", bias, threshold=threshold, cutmix=cutmix, apart=apart)
     batch = make_batch(labelled, unlabelled)
     network = copy.deepcopy(method.student).train()
     partner = [unlabelled - 1, *range(unlabelled - 1)]
     cut = batch.cut1 if cutmix else torch.zeros_like(batch.cut1)
-    pred_l, pred_u = network(torch.cat([batch.x_l, batch.u_w])).split([labelled, unlabelled])
-    label = torch.sigmoid(pred_u).detach()
+    if apart:
+        pred_l, label = network(batch.x_l), student_label(method.student, batch.u_w)
+    else:
+        pred_l, pred_u = network(torch.cat([batch.x_l, batch.u_w])).split([labelled, unlabelled])
+        label = torch.sigmoid(pred_u).detach()
     pixels = masked(network(pasted(batch.u_s1, cut, partner)), pasted(label, cut, partner), threshold)
     total = supervised(pred_l, batch.y_l) + pixels.mean()
     total.backward()
@@ -55,5 +59,5 @@ def test_rows_total_and_gradient_are_the_papers(
 def test_settings_are_the_papers() -> None:
     fixmatch = load("method", "fixmatch").Settings
     always = {"lambda_u": 1.0, "warmup": 0.0, "ramp": 0.0, "threshold": 0.95}
-    assert fixmatch().model_dump() == always | {"cutmix": True}
-    assert fixmatch.completed(always)["cutmix"] is False  # what records without it did
+    assert fixmatch().model_dump() == always | {"cutmix": True, "apart": False}
+    assert fixmatch.completed(always) == always | {"cutmix": False, "apart": True}  # what records without them did

@@ -31,8 +31,9 @@ def written(method: Any, batch: Batch) -> tuple[Tensor, Tensor, list[torch.nn.Mo
     probs = [torch.sigmoid(each.head(each.decode(features))) for each in (first, second)]
     supervised = torch.zeros(())
     for prob in probs:
-        for p, y in zip(prob, batch.y_l, strict=False):  # the labelled images come first
-            supervised = supervised + (1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)) / len(batch.y_l)
+        lesion = prob[: len(batch.y_l)]  # the labelled images come first
+        for p, y in ((lesion, batch.y_l), (1 - lesion, 1 - batch.y_l)):
+            supervised = supervised + (1 - 2 * (p * y).sum() / ((p * p).sum() + (y * y).sum())) / 2
     sharp = [(p**10 / (p**10 + (1 - p) ** 10)).detach() for p in probs]
     mutual = ((probs[0] - sharp[1]) ** 2).mean() + ((probs[1] - sharp[0]) ** 2).mean()
     return supervised, mutual, [first.encoder, first.decoder, first.head, second.decoder, second.head]

@@ -60,7 +60,7 @@ def test_no_image_is_in_two_sets_and_no_test_image_in_any(groups: list[int], k: 
     train = part_ids(split, "train")
     budget = data.draw(st.integers(2, len(train)))
     shuffled = split.sample(frac=1, random_state=k)
-    result = training_data(images, [], shuffled, regime(budget), k)
+    result = training_data(images, [], shuffled, regime(budget), "own", k)
     labelled, unlabelled, val = (set(part.ids) for part in (result.labelled, result.unlabelled, result.val))
     assert len(result.labelled) == len(labelled) == budget
     assert val == part_ids(split, "val")
@@ -80,13 +80,13 @@ def test_the_labelled_images_are_those_of_the_draw() -> None:
     images = prepared("i", [3, 2, 4, 1, 5])
     split = split_of(images, "t" * 12 + "vvx")
     for k in range(3):
-        result = training_data(images, [], split, regime(6), k)
-        assert result.labelled.ids == draw_labelled(split[split["split"] == "train"], 6, k)
+        result = training_data(images, [], split, regime(6), "own", k)
+        assert result.labelled.ids == draw_labelled(split[split["split"] == "train"], 6, "own", k)
 
 
 def test_all_labels_with_a_pool_leave_only_the_pool_unlabelled() -> None:
     images, pool = prepared("i", [1] * 10), prepared("p", [1] * 5, first=100, masked=False)
-    result = training_data(images, [whole(pool)], split_of(images, "ttttttvvxx"), regime(None, "p"), 0)
+    result = training_data(images, [whole(pool)], split_of(images, "ttttttvvxx"), regime(None, "p"), "own", 0)
     assert sorted(result.labelled.ids) == images.ids[:6]
     assert result.unlabelled.ids == pool.ids
     assert not result.unlabelled_are_labelled
@@ -94,7 +94,7 @@ def test_all_labels_with_a_pool_leave_only_the_pool_unlabelled() -> None:
 
 def test_a_budget_of_all_without_a_pool_trains_the_unlabelled_losses_on_the_labelled_images() -> None:
     images = prepared("i", [1] * 10)
-    result = training_data(images, [], split_of(images, "ttttttvvxx"), regime(None), 0)
+    result = training_data(images, [], split_of(images, "ttttttvvxx"), regime(None), "own", 0)
     assert result.unlabelled.ids == result.labelled.ids
     assert result.unlabelled_are_labelled
 
@@ -103,22 +103,22 @@ def test_labelled_images_without_any_lesion_are_refused_and_a_part_without_is_no
     images = prepared("i", [1] * 10)
     assert images.masks is not None
     split = split_of(images, "ttttttvvxx")
-    (lesion, *others) = training_data(images, [], split, regime(3), 0).labelled.ids
+    (lesion, *others) = training_data(images, [], split, regime(3), "own", 0).labelled.ids
     images.masks[[images.ids.index(id) for id in others]] = 0
-    assert training_data(images, [], split, regime(3), 0).labelled.ids == [lesion, *others]
+    assert training_data(images, [], split, regime(3), "own", 0).labelled.ids == [lesion, *others]
     images.masks[images.ids.index(lesion)] = 0
     with pytest.raises(UserError, match="3 of the 6 training images have one: take more labelled images, or another"):
-        training_data(images, [], split, regime(3), 0)
+        training_data(images, [], split, regime(3), "own", 0)
     images.masks[:] = 0
     with pytest.raises(UserError, match="nor has any of the 6 training images: see qgbench data verify"):
-        training_data(images, [], split, regime(3), 0)
+        training_data(images, [], split, regime(3), "own", 0)
 
 
 def test_pools_join_the_unlabelled_images_and_are_marked_as_having_no_mask() -> None:
     images = prepared("i", [1] * 10)
     pools = [prepared("p", [1] * 3, first=100, masked=False), prepared("q", [1] * 2, first=200, masked=False)]
     unlabelled = training_data(
-        images, [whole(pool) for pool in pools], split_of(images, "ttttttvvxx"), regime(2, "p", "q"), 0
+        images, [whole(pool) for pool in pools], split_of(images, "ttttttvvxx"), regime(2, "p", "q"), "own", 0
     ).unlabelled
     assert unlabelled.masked.tolist() == [True] * 4 + [False] * 5
     assert numbers(unlabelled)[4:] == [100, 101, 102, 200, 201]
@@ -132,26 +132,26 @@ def test_a_budget_of_one_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"budget is 1 image; give --labelled 2 or more \(there are 4 training images\)"
     ):
-        training_data(images, [], split_of(images, "ttttvvxx"), regime(1), 0)
+        training_data(images, [], split_of(images, "ttttvvxx"), regime(1), "own", 0)
 
 
 def test_a_single_validation_image_is_refused() -> None:
     images = prepared("i", [1] * 8)
     with pytest.raises(UserError, match="of 8 images 5 are to train on and 1 to validate on; at least 2 of each"):
-        training_data(images, [], split_of(images, "tttttvxx"), regime(4), 0)
+        training_data(images, [], split_of(images, "tttttvxx"), regime(4), "own", 0)
 
 
 @pytest.mark.parametrize("images", [6, 7, 11])
 def test_the_least_sets_that_can_be_split_can_be_trained_on(images: int) -> None:
     data = prepared("i", [1] * images)
-    result = training_data(data, [], make_split(data.ids, data.groups, "grouped"), regime(2), 0)
+    result = training_data(data, [], make_split(data.ids, data.groups, "grouped"), regime(2), "own", 0)
     assert (len(result.labelled), len(result.val)) == (2, 2)
 
 
 def test_a_budget_beyond_the_training_part_is_refused() -> None:
     images = prepared("i", [1] * 8)
     with pytest.raises(UserError, match="5; expected 1 to 4"):
-        training_data(images, [], split_of(images, "ttttvvxx"), regime(5), 0)
+        training_data(images, [], split_of(images, "ttttvvxx"), regime(5), "own", 0)
 
 
 # Images as tensors

@@ -64,7 +64,7 @@ def test_images_are_drawn_from_a_pool_by_the_seed_index(data_dir: Path) -> None:
     assert len({tuple(draw) for draw in draws}) == 3
     larger = opened(data_dir, f"all+{pool}~9@image", 1).training.unlabelled.ids
     assert set(draws[1]) < set(larger)
-    assert draws[1] == draw_pool([f"p{number:02d}" for number in range(11, -1, -1)], "pool", 5, 1)
+    assert draws[1] == draw_pool([f"p{number:02d}" for number in range(11, -1, -1)], "pool", 5, "own", 1)
 
 
 def test_a_pool_with_too_few_images_is_refused_before_anything_is_prepared(

@@ -79,7 +79,7 @@ def test_order_of_rows_does_not_matter(sizes: list[int], kind: SplitKind, order:
     shuffled_split = split.sample(frac=1, random_state=order.randrange(1000))
     assert split_fingerprint(shuffled_split) == split_fingerprint(split)
     train, shuffled_train = (s[s["split"] == "train"] for s in (split, shuffled_split))
-    assert draw_labelled(shuffled_train, len(train), 1) == draw_labelled(train, len(train), 1)
+    assert draw_labelled(shuffled_train, len(train), "own", 1) == draw_labelled(train, len(train), "own", 1)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +226,8 @@ def test_smaller_budget_is_inside_a_larger_one(sizes: list[int], k: int, data: s
     train = pd.DataFrame({"id": ids, "group": groups})
     larger = data.draw(st.integers(1, len(ids)))
     smaller = data.draw(st.integers(1, larger))
-    drawn = draw_labelled(train, larger, k)
-    assert draw_labelled(train, smaller, k) == drawn[:smaller]
+    drawn = draw_labelled(train, larger, "own", k)
+    assert draw_labelled(train, smaller, "own", k) == drawn[:smaller]
     assert len(set(drawn)) == larger
     assert set(drawn) <= set(ids)
 
@@ -239,7 +239,7 @@ def test_groups_are_taken_in_turn(sizes: list[int], k: int, data: st.DataObject)
     budget = data.draw(st.integers(1, len(ids)))
     drawn = Counter(
         dict(zip(ids, groups, strict=True))[id]
-        for id in draw_labelled(pd.DataFrame({"id": ids, "group": groups}), budget, k)
+        for id in draw_labelled(pd.DataFrame({"id": ids, "group": groups}), budget, "own", k)
     )
     # A group may lag behind the fullest by more than one image only if it has no image left.
     fullest = max(drawn.values())
@@ -247,13 +247,14 @@ def test_groups_are_taken_in_turn(sizes: list[int], k: int, data: st.DataObject)
         assert drawn[f"g{n}"] >= min(size, fullest - 1)
 
 
-def test_draws_of_other_seed_indices_differ() -> None:
+def test_draws_of_other_seed_indices_and_data_sets_differ() -> None:
     ids, groups = images_of([4] * 20)
     train = pd.DataFrame({"id": ids, "group": groups})
-    draws = [draw_labelled(train, 12, k) for k in range(8)]
+    draws = [draw_labelled(train, 12, "own", k) for k in range(8)]
     assert len({frozenset(draw) for draw in draws}) == 8
+    assert draw_labelled(train, 12, "/elsewhere/own/", 0) == draws[0] != draw_labelled(train, 12, "other", 0)
     # Each image is as likely as any other: with 400 draws of 20 of 80, 100 hits each, standard deviation 8.7.
-    hits = Counter(id for k in range(400) for id in draw_labelled(train, 20, k))
+    hits = Counter(id for k in range(400) for id in draw_labelled(train, 20, "own", k))
     assert len(hits) == 80
     assert 60 < min(hits.values()) <= max(hits.values()) < 140
 
@@ -262,14 +263,14 @@ def test_draws_of_other_seed_indices_differ() -> None:
 def test_budget_out_of_range(budget: int) -> None:
     ids, groups = images_of([3, 3, 3])
     with pytest.raises(UserError, match=f"labelled budget is {budget}; expected 1 to 9"):
-        draw_labelled(pd.DataFrame({"id": ids, "group": groups}), budget, 0)
+        draw_labelled(pd.DataFrame({"id": ids, "group": groups}), budget, "own", 0)
 
 
 def test_other_processes_agree() -> None:
     code = (
         "from tests.data.test_splits import *\n"
         "s = make_split(*images_of([3, 1, 4, 1, 5, 9, 2, 6]), 'grouped')\n"
-        "print(split_fingerprint(s), draw_labelled(s[s['split'] == 'train'], 4, 7))"
+        "print(split_fingerprint(s), draw_labelled(s[s['split'] == 'train'], 4, 'own', 7))"
     )
     answers = {
         subprocess.run(
@@ -283,7 +284,7 @@ def test_other_processes_agree() -> None:
         for seed in ("1", "2")
     }
     split = make_split(*images_of([3, 1, 4, 1, 5, 9, 2, 6]), "grouped")
-    expected = f"{split_fingerprint(split)} {draw_labelled(split[split['split'] == 'train'], 4, 7)}\n"
+    expected = f"{split_fingerprint(split)} {draw_labelled(split[split['split'] == 'train'], 4, 'own', 7)}\n"
     assert answers == {expected}
 
 

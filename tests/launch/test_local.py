@@ -73,6 +73,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder in which each job says what it sees, and works until a file named after it appears."""
 
     def main(text: str) -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork keeps the handler of this process, if it has one
         name = json.loads(text)["name"]
         (tmp_path / f"{name}.begun").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
         while not (tmp_path / name).exists():

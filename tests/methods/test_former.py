@@ -1,5 +1,6 @@
-"""Files as qgbench 0.1's CONTRIBUTING.md and `new method` gave them: they run, or are told the line to change."""
+"""Files as qgbench 0.1's CONTRIBUTING.md and `new method` gave them: they run, or are told the lines to change."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -65,6 +66,20 @@ def test_each_line_to_change_is_named_until_the_file_keeps_the_contract(name: st
         assert f"{file}, line {line}: " in finding.detail
         (tmp_path / file).write_text(text[:at] + text[at:].replace(old, new))
     assert [finding for finding in check_method(load("method", reference)) if not finding.passed] == []
+
+
+@pytest.mark.parametrize(("name", "class_line"), [("mine.py", ""), ("lab.py:Hard", "class Hard("), ("fresh.py", "")])
+def test_the_first_message_names_all_lines_to_change(name: str, class_line: str) -> None:
+    file = FILES / name.partition(":")[0]
+    text = file.read_text()
+    method = load("method", str(FILES / name))
+    with pytest.raises(UserError) as refused:
+        next(Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
+    at = text.index(class_line)
+    for advice, old, _ in CHANGES[name]:
+        number = text[: text.index(old, at)].count("\n") + 1
+        told = rf"line {number}(: `.*` is of qgbench 0\.1;| too, `[^`]*{re.escape(old)}[^`]*`:) {advice}"
+        assert re.search(told, str(refused.value))
 
 
 @pytest.mark.parametrize(

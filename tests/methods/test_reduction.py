@@ -282,6 +282,7 @@ BROKEN: dict[str, tuple[Callable[[Step, Batch, Conforming], Step], str]] = {
         lambda step, batch, method: replace(step, terms=[step.terms[0].label]),
         "terms must be a list",
     ),
+    # Each of these is a mistake that a type checker would find.
     "supervised None": (lambda step, batch, method: Step(None), "supervised must be a scalar, not None"),  # type: ignore[arg-type]
     "loss a number": (with_term(loss=0.3), r"terms\[0\]\.loss must hold one value per row, \(N,\), not 0\.3"),
     "loss a list": (with_term(loss=[0.3] * 6), r"terms\[0\]\.loss must hold .* not a list"),

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, METRICS, Metric, filled
+from qgbench.base.errors import UserError
+from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, METRICS, Metric, filled, require_further
 
 
 def test_every_metric_but_the_percentages_of_others_has_a_column() -> None:
@@ -30,3 +31,10 @@ def test_what_averages_are_taken_of_follows_the_table() -> None:
 @pytest.mark.parametrize(("unit", "said"), [("%", "points"), ("px", "px")])
 def test_differences_of_percentages_are_in_points(unit: str, said: str) -> None:
     assert Metric(name="m", label="M", unit=unit).difference_unit == said
+
+
+def test_a_metric_of_ones_own_is_not_labelled_as_one_that_ships() -> None:
+    own = Metric(name="overlap", label="Dice", measure=lambda pred, ref, spacing: 1.0)
+    with pytest.raises(UserError, match=r"the metric 'overlap' has the label of 'dice', 'Dice'; give it another"):
+        require_further(own)
+    require_further(own.model_copy(update={"label": "Overlap"}))

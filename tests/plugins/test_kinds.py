@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from qgbench.base.errors import UserError
+from qgbench.launch.job import Job, carry_out
 from qgbench.plugins.registry import BUILT_IN, KINDS, Kind, catalogue, kinds_of, load, resolve, source
 from qgbench.quality.guide import QualityWeighting, addon_settings, make_guide
 from qgbench.quality.scores import SCORES
+from qgbench.run.record import read_images
 from qgbench.run.request import make_spec, metrics_of
 from qgbench.spec.arm import CONTROL_SCORES, AddOnName, Arm, short_name
 from qgbench.spec.run_spec import RunSpec
@@ -124,8 +126,22 @@ def test_several_add_ons_are_joined_and_each_setting_reaches_its_own(parts: str)
     assert [own.model_dump() for _, own in addon_settings(arm)] == [{"tau": 0.2, "temperature": 2.0}, {"cap": 0.3}]
     with pytest.raises(UserError, match=r"unknown setting 'qg.capp'. Did you mean 'qg.cap'"):
         addon_settings(arm.model_copy(update={"overrides": {"qg.capp": 1}}))
-    with pytest.raises(UserError, match=r"unknown setting 'qg.lambda_qar'"):
-        addon_settings(Arm(method="fixmatch", qg_mode="qw", overrides={"qg.lambda_qar": 1}))
+
+
+@pytest.mark.parametrize(
+    ("mode", "setting", "said"),
+    [
+        (
+            "qar",
+            "qg.tau",
+            "qg.tau is a setting of qw, not of qar, which has: qg.lambda_qar, qg.qar_warmup, qg.qar_ramp.",
+        ),
+        ("qw", "qg.qar_ramp", "qg.qar_ramp is a setting of qar, not of qw, which has: qg.tau, qg.temperature."),
+    ],
+)
+def test_a_setting_of_another_add_on_is_refused_with_its_owner(mode: str, setting: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        addon_settings(Arm(method="fixmatch", qg_mode=mode, overrides={setting: 0.5}))
 
 
 OWN_TAU = """
@@ -187,7 +203,7 @@ def test_metrics_have_names_of_their_own(parts: str, wrong: str) -> None:
 TAKEN = """
 from qgbench.metrics.table import Metric
 
-ratio = Metric(name="{name}", label="Ratio"{more})
+globals()["{name}"] = Metric(name="{name}", label="Ratio"{more})
 """
 MEASURED = ", measure=lambda pred, ref, spacing: 1.0"
 
@@ -245,16 +261,38 @@ def test_a_broken_metric_of_a_package_stops_only_who_asks_for_it(
     info = tmp_path / "lab-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text("[qgbench.metrics]\nbroken = brokenlab:ratio\nsound = soundlab:ratio\n")
+    (info / "entry_points.txt").write_text(
+        "[qgbench.metrics]\nbroken = brokenlab:ratio\nratio = soundlab:ratio\nother = soundlab:ratio\n"
+    )
     (tmp_path / "brokenlab.py").write_text("import nosuchthing\n")
     (tmp_path / "soundlab.py").write_text(TAKEN.format(name="ratio", more=MEASURED))
     monkeypatch.syspath_prepend(str(tmp_path))
     assert [metric.name for metric in metrics_of([])] == ["ratio"]
-    (warning,) = caplog.messages
+    warning, misnamed = caplog.messages
+    assert misnamed.endswith("is left out: other is named 'ratio' within; give it one name.")
     assert warning.startswith("the metric 'broken' of package lab 1.2 (brokenlab:ratio) is left out: ")
     assert "No module named 'nosuchthing'" in warning
     with pytest.raises(UserError, match="nosuchthing"):
         metrics_of(["broken"])
+
+
+@pytest.mark.slow
+def test_a_job_of_a_suite_measures_the_metrics_of_installed_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_dir: Path
+) -> None:
+    info = tmp_path / "lab-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[qgbench.metrics]\nratio = ratiolab:ratio\n")
+    (tmp_path / "ratiolab.py").write_text(TAKEN.format(name="ratio", more=MEASURED))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = spec_of(Arm(method="supervised", overrides={"train.steps": 2}))
+    job = Job(kind="run", name=spec.id, spec=spec, output=tmp_path / "runs")
+    carry_out(job)
+    record = job.folder.record()
+    assert record is not None
+    assert record.summary.means["ratio"] == 1.0
+    assert (read_images(job.folder.path / "images.csv", ["ratio"])["ratio"] == 1).all()
 
 
 @pytest.mark.parametrize("name", ["Capped", "Sharpness", "area_error"])

@@ -565,7 +565,7 @@ def test_nan_of_a_score_is_the_trainings_where_the_labels_have_it() -> None:
 def test_an_add_on_that_fails_is_named_with_its_line() -> None:
     class Failing(AddOn):
         def weigh(self, labelling: Labelling) -> Tensor:
-            return labelling.probability  # type: ignore[attr-defined]
+            return labelling.probability  # type: ignore[attr-defined]  # the mistake
 
     label = handed()[1].label(method_of().student, batch_at(0.5).u_w)
     with pytest.raises(UserError, match=r"^add-on Failing: weigh failed: AttributeError: .* \(test_guide\.py, line \d"):

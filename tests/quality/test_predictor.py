@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def card() -> PredictorCard:
         data="d",
         split="s",
         synthetic=some,
+        synthetic_test=some.model_copy(update={"mae": 0.2}),
         weak_models=some,
         weak_dice=[0.5],
         image_dependence=0.1,
@@ -49,6 +51,33 @@ def test_a_card_without_a_setting_that_came_later_says_what_was_done_before(tmp_
         stored = load_predictor(tmp_path)
         assert stored is not None
         assert stored[1].settings.model_dump() == {**SETTINGS.model_dump(), "later": 0.25}
+
+
+def test_a_card_of_version_2_is_read_as_what_was_done_then(tmp_path: Path) -> None:
+    save_predictor(tmp_path, QualityPredictor(SETTINGS, "none"), card())
+    stored = json.loads((tmp_path / CARD_NAME).read_text())
+    del stored["synthetic_test"]
+    for later in (
+        "lr_end",
+        "cycles",
+        "grad_clip",
+        "head_init",
+        "mask_scaled",
+        "noise",
+        "select",
+        "mixture",
+        "warp_floor",
+    ):
+        del stored["settings"][later]
+    (tmp_path / CARD_NAME).write_text(json.dumps(stored))
+    loaded = load_predictor(tmp_path)
+    assert loaded is not None
+    assert loaded[1].synthetic_test is None
+    assert loaded[1].synthetic == card().synthetic
+    done = loaded[1].settings
+    assert (done.mixture, done.noise, done.select, done.cycles) == ("harsh", "none", "correlation", 1)
+    assert (done.lr_end, done.grad_clip, done.mask_scaled, done.warp_floor) == (0, 0, True, False)
+    assert done.head_init == "torch"
 
 
 def images_and_masks(count: int = 4) -> tuple[Tensor, Tensor]:
@@ -84,8 +113,24 @@ def test_the_first_convolution_keeps_its_rgb_weights_and_gives_the_mask_their_me
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def with_head(init: str) -> QualityPredictor:
+    torch.manual_seed(0)
+    return QualityPredictor(SETTINGS.model_copy(update={"head_init": init}), "none")
+
+
+def test_the_head_starts_with_variance_2_by_outputs_and_no_bias_or_as_torch_would() -> None:
+    kaiming, default = with_head("kaiming"), with_head("torch")
+    for place, outputs, inputs in ((1, 256, 1280), (4, 1, 256)):
+        layer, other = kaiming.head[place], default.head[place]
+        assert layer.weight.shape == (outputs, inputs)
+        assert float(layer.weight.detach().std()) == pytest.approx((2 / outputs) ** 0.5, rel=0.1)
+        assert not layer.bias.any()
+        assert float(other.weight.detach().std()) == pytest.approx((3 * inputs) ** -0.5, rel=0.1)
+        assert other.bias.all()
+
+
 def test_a_fresh_predictor_can_be_trained_in_all_its_parts() -> None:
-    g = QualityPredictor(SETTINGS, "none")
+    g = with_head("torch")  # logits near 0: q has a gradient
     assert g.training
     g(*images_and_masks()).sum().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in g.parameters())
@@ -95,12 +140,16 @@ def test_a_fresh_predictor_can_be_trained_in_all_its_parts() -> None:
 # What it computes
 
 
-def test_the_output_is_that_of_backbone_and_head_on_inputs_scaled_to_plus_minus_one(
-    predictor: QualityPredictor,
+@pytest.mark.parametrize("mask_scaled", [False, True])
+def test_the_output_is_that_of_backbone_and_head_on_an_image_scaled_to_plus_minus_one(
+    predictor: QualityPredictor, mask_scaled: bool
 ) -> None:
     image, mask = images_and_masks()
+    weights = predictor.state_dict()
+    predictor = QualityPredictor(SETTINGS.model_copy(update={"mask_scaled": mask_scaled}), "none").eval()
+    predictor.load_state_dict(weights)
     with torch.no_grad():
-        features = predictor.backbone(2 * torch.cat([image, mask], 1) - 1)
+        features = predictor.backbone(torch.cat([2 * image - 1, 2 * mask - 1 if mask_scaled else mask], 1))
         hidden = predictor.head[1](features).clamp_min(0)
         expected = 1 / (1 + torch.exp(-predictor.head[4](hidden)[:, 0]))
         torch.testing.assert_close(predictor(image, mask), expected)

@@ -210,7 +210,7 @@ def test_runs_that_a_former_g_guides_do_not_answer_beside_those_of_a_newer(
     records: Path, suite: DeclaredSuite, tmp_path: Path
 ) -> None:
     with_version(records, tmp_path / "all", {"g": 2})
-    former = next(path for path in (tmp_path / "all").rglob("record.json") if "+qw" in path.parent.name)
+    former = next(path for path in (tmp_path / "all").rglob("record.json") if read_record(path).spec.addon == "qw")
     data = json.loads(former.read_text())
     data["settings"]["protocol"]["g_version"] = 1
     former.write_text(json.dumps(data))
@@ -359,11 +359,11 @@ def test_a_shipped_suite_is_recognised_in_records_of_any_machine(tmp_path: Path)
     suite = declared(load_suite("small"))
     core = ("pseudo_label", "pseudo_label_confidence", "mean_teacher", "fixmatch", "unimatch")
     assert suite.primary.pairs == tuple((f"{method}+qw", method) for method in core)
-    teacher = "pseudo_label(method.labels_from=teacher,method.threshold=0.0)"
+    teacher = "pseudo_label(method.labels_from=teacher,method.loss=bce_dice,method.threshold=0.0)"
     assert declared(load_suite("paper")).primary.pairs[0] == (f"{teacher}+qw", teacher)
     headroom = next(question for question in suite.others if question.name == "headroom")
     assert headroom.regimes["isic2017"] == ("all@grouped", "n7@grouped")
-    cell = {"protocol": "small", "dataset": "ph2", "method": "fixmatch"}
+    cell = {"protocol": "small", "protocol_version": suite.version, "dataset": "ph2", "method": "fixmatch"}
     for seed in range(2):
         make_record(tmp_path, GROUP_DICE, regime="n7@grouped", seed=seed, device="cuda", **cell)
     make_record(tmp_path / "former", GROUP_DICE, regime="n7@grouped", seed=2, **cell | {"protocol_version": 1})

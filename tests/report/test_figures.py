@@ -163,7 +163,7 @@ def analysis_of(runs: list[Run], metric: str = "dice") -> Analysis:
     found = analyse(Collection(runs, []), metric=metric)
     if not asked:
         return found
-    suite = DeclaredSuite("some", frozenset(), 2, 1, asked[0], tuple(asked[1:]), metric)
+    suite = DeclaredSuite("some", frozenset(), 2, asked[0], tuple(asked[1:]), metric)
     return replace(found, answers=answers(suite, runs, metric_named(metric), frozenset()))
 
 

@@ -64,7 +64,6 @@ def declared_of(specs: list[RunSpec]) -> DeclaredSuite:
         name="golden",
         places=frozenset(spec.place for spec in specs) | {never},
         version=specs[0].protocol_version,
-        g_version=2,
         primary=question("primary", "Does QW change Dice, averaged over two methods and two data sets?", *qw[:2]),
         others=(
             question("qw-fixmatch", "Does QW change 100 % of FixMatch_?", qw[0]),

@@ -18,6 +18,7 @@ from qgbench.metrics.table import CLASS, EMPTY_MASK_RULE
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import analyse
 from qgbench.report.audit import audit
+from qgbench.report.chapters.audit import audit_tables
 from qgbench.report.collect import collect
 from qgbench.report.render.latex import escape_latex
 from qgbench.report.render.markdown import markdown_name
@@ -554,6 +555,26 @@ class TestAudit:
         assert guided["g_reused"] == (0.5, 2)
         assert guided["kept_share"] == pytest.approx((0.8, 2))
         assert runs[ArmName("mean_teacher", "", "")].averages["kept_share"] == (None, 0)
+
+    def test_the_releases_test_mixture_has_columns_of_its_own_where_a_record_has_it(self, tmp_path: Path) -> None:
+        make_twins(tmp_path, seeds=2)
+        runs = only_section(tmp_path).runs
+        (before,) = [
+            part for part in audit_tables(audit(runs)) if part.title.startswith("Quality predictor audit: masks")
+        ]
+        assert not any("test mixture" in column for column in before.columns)
+        place, run = next((place, run) for place, run in enumerate(runs) if run.record.audit is not None)
+        assert run.record.audit is not None
+        of_test = Agreement(masks=50, pearson=0.5, spearman=0.4, mae=0.3)
+        tested = run.record.audit.model_copy(update={"synthetic_test": of_test})
+        runs[place] = replace(run, record=run.record.model_copy(update={"audit": tested}))
+        rows = audit(runs)
+        (predictor,) = [row for row in rows if row.part == "predictor"]
+        assert predictor.averages["synthetic_test_pearson"] == (0.5, 1)
+        (shown,) = [part for part in audit_tables(rows) if part.title.startswith("Quality predictor audit: masks")]
+        cells = dict(zip(shown.columns, shown.rows[0], strict=True))
+        assert cells["Synthetic, test mixture\nMAE"] == "0.300 (1 of 2)"
+        assert cells["Synthetic\nMAE"] == "0.060"
 
     def test_a_run_during_which_the_machine_slept_does_not_move_the_seconds(self, tmp_path: Path) -> None:
         make_twins(tmp_path, seeds=3)

@@ -245,7 +245,7 @@ def test_a_finished_run_is_shown_in_full(tmp_path: Path) -> None:
         r"regime +n12@grouped",
         r"arch +unet, encoder tf_efficientnet_lite0",
         r"seed +3",
-        r"protocol +smoke v2",
+        r"protocol +smoke v3",
         r"settings +method.threshold=0.9",
     ):
         assert re.search(fact, text), fact

@@ -23,8 +23,8 @@ from qgbench.report.collect import Run, collect
 from qgbench.report.declared import DeclaredQuestion
 from qgbench.report.figures import forest, questions
 from qgbench.report.figures.style import BLACK, BLUE, GREY
+from qgbench.report.outcome import outcome_table
 from qgbench.report.page.words import headline
-from qgbench.report.terminal import outcome_table
 from qgbench.report.write import write_report
 from tests.report.test_golden import declared_of
 from tests.report.test_report import GROUP_DICE, make_record, make_twins

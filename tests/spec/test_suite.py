@@ -164,10 +164,10 @@ def test_the_paper_suite_is_five_sets_by_three_archs_by_the_papers_rows_and_two_
     sets = ("ph2", "scd", "dermofit", "cvc_colondb", "cvc_clinicdb")
     assert places == set(itertools.product(sets, ("unetpp", "attention_unet", "swin_unet"), range(3)))
     paper_labels = {"method.threshold": 0.0, "method.labels_from": "teacher"}
-    for method in ("pseudo_label", "contrastive"):
+    for method, loss in (("pseudo_label", {"method.loss": "bce_dice"}), ("contrastive", {})):
         weighed = [entry for entry in entries if entry.arm.method == method and entry.arm.qg_mode == "qw"]
         assert weighed
-        assert all(dict(entry.arm.overrides) == paper_labels for entry in weighed)
+        assert all(dict(entry.arm.overrides) == paper_labels | loss for entry in weighed)
 
 
 ASKING = """

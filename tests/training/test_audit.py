@@ -1,22 +1,51 @@
 """The audit of pseudo-labels asks for those that training makes, and changes nothing."""
 
+import copy
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import Batch, Step
 from qgbench.plugins.registry import load
-from qgbench.quality.guide import Guide
+from qgbench.quality.guide import AddOn, Guide, QualityWeighting
+from qgbench.quality.scores import Labelling, Score
 from qgbench.training.loop import Trainer
 from qgbench.trust.toys import ToySegmenter, toy_data, toy_protocol
 
 STEPS = 4
 
 
-def trainer_of(name: str, **settings: Any) -> tuple[Trainer, list[tuple[Batch, Step]]]:
+class Brightness(Score):
+    """A score of one's own, of another scale at each call."""
+
+    calls = 0
+
+    def __call__(self, labelling: Labelling) -> Tensor:
+        self.calls += 1
+        return labelling.image.mean((1, 2, 3)) / self.calls
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.calls = state["calls"]
+
+
+class Capped(AddOn):
+    needs_score = True
+
+    def weigh(self, labelling: Labelling) -> Tensor:
+        assert self.score is not None
+        return self.score(labelling).clamp(max=0.2)
+
+
+def trainer_of(name: str, modes: Sequence[AddOn] = (), **settings: Any) -> tuple[Trainer, list[tuple[Batch, Step]]]:
     """A trainer of a method that notes every batch it is asked about, and what it answers."""
     asked: list[tuple[Batch, Step]] = []
     kind = load("method", name)
@@ -29,7 +58,7 @@ def trainer_of(name: str, **settings: Any) -> tuple[Trainer, list[tuple[Batch, S
     torch.manual_seed(0)
     method = Noting(ToySegmenter, kind.Settings(**settings))
     return Trainer(
-        method, Guide([]), None, toy_data(), toy_protocol(STEPS), 5, make_accelerator("cpu", "fp32", 1)
+        method, Guide(modes), None, toy_data(), toy_protocol(STEPS), 5, make_accelerator("cpu", "fp32", 1)
     ), asked
 
 
@@ -59,16 +88,38 @@ def test_audited_labels_are_those_of_whole_training_batches(name: str) -> None:
     assert sorted(table[table["progress"] == 1.0]["id"]) == sorted(held_back.ids)
 
 
-def test_audited_images_are_not_in_the_order_of_their_names() -> None:
+@pytest.mark.parametrize("all_labelled", [False, True])
+def test_audited_images_are_not_in_the_order_of_their_names(
+    all_labelled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames of one video would share a batch: also among validation images, where no mask is held back."""
+    data = dataclasses.replace(toy_data(), val=toy_data().unlabelled, unlabelled_are_labelled=all_labelled)
+    monkeypatch.setattr(f"{__name__}.toy_data", lambda: data)
     trainer, _ = trainer_of("fixmatch")
-    assert trainer._audit_index.tolist() != sorted(trainer._audit_index.tolist())
+    audited = trainer._audit_index.tolist()
+    assert trainer.audited_on == ("validation images" if all_labelled else "unlabelled training images")
+    assert sorted(audited) == list(range(16)) != audited
 
 
+@pytest.mark.parametrize("kind", [Capped, QualityWeighting])
+def test_a_score_of_ones_own_is_audited_and_its_add_on_told_of(kind: type[AddOn]) -> None:
+    trainer, asked = trainer_of("fixmatch", [kind(score=Brightness())])
+    list(trainer.run())
+    table = trainer.audited_labels()
+    assert list(table) == ["progress", "id", "class", "dice", "confidence", "agreement", "Brightness"]
+    first = next(step.terms[0].label.image for _, step in asked if not step.supervised.requires_grad)
+    np.testing.assert_allclose(table["Brightness"][: len(first)], first.mean((1, 2, 3)) / 2, rtol=1e-6)
+    for noted in trainer.history.guidance:
+        assert 0 < noted["mean_q"] < 1
+        assert noted["kept_share"] == (1 if kind is Capped else 0)
+
+
+@pytest.mark.parametrize("modes", [(), (Capped(score=Brightness()),)])
 @pytest.mark.parametrize("name", ["fixmatch", "corrmatch", "bcp", "ua_mt"])
-def test_training_does_not_notice_the_audit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_audit, _ = trainer_of(name)
+def test_training_does_not_notice_the_audit(name: str, modes: Sequence[AddOn], monkeypatch: pytest.MonkeyPatch) -> None:
+    with_audit, _ = trainer_of(name, copy.deepcopy(modes))
     list(with_audit.run())
-    without, _ = trainer_of(name)
+    without, _ = trainer_of(name, copy.deepcopy(modes))
     monkeypatch.setattr(Trainer, "_audit_pseudo_labels", lambda self: None)
     list(without.run())
     ours, theirs = with_audit.method.state_dict(), without.method.state_dict()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from qgbench.archs.build import build_network
 from qgbench.base.errors import QGBenchError, UserError
+from qgbench.base.seeds import salted
 from qgbench.baselines.fixmatch import FixMatch
 from qgbench.baselines.mean_teacher import MeanTeacher
 from qgbench.baselines.pseudo_label import PseudoLabel
@@ -114,31 +115,43 @@ def plain(g: nn.Module) -> list[AddOn]:
 UNEVEN = QualityOfRows(0.9, 0.55, 1.0, 0.3, 0.6, 0.1)
 ONE_SIDED = QualityOfRows(0.9, 0.55, 1.0, 0.0, 0.0, 0.0)  # the second process rejects all it has
 EAGER = {"warmup": 0.0, "ramp": 0.0}
+NONE = QualityOfRows(*[0.0] * 6)
+ALONE = {"cutmix": False}  # images are mixed within a process
 
 # name: (method, its settings, modes, normalisation)
 CASES: dict[str, tuple[type[Method], dict[str, Any], Modes, str]] = {
     "supervised": (Supervised, {}, plain, "weighted"),
-    "fixmatch": (FixMatch, {"threshold": 0.52}, plain, "weighted"),
+    "fixmatch": (FixMatch, {"threshold": 0.52, **ALONE}, plain, "weighted"),
     "mean_teacher": (MeanTeacher, EAGER, plain, "weighted"),
     "pseudo_label": (PseudoLabel, {"threshold": 0.52, **EAGER}, plain, "weighted"),
     "pseudo_label of the teacher": (PseudoLabel, {"threshold": 0, "labels_from": "teacher"}, plain, "weighted"),
-    "fixmatch, uneven weights": (FixMatch, {"threshold": 0.5}, weighed(UNEVEN), "weighted"),
-    "fixmatch, one process rejects all": (FixMatch, {"threshold": 0.5}, weighed(ONE_SIDED), "weighted"),
-    "fixmatch, both reject all": (FixMatch, {"threshold": 0.5}, weighed(QualityOfRows(*[0.0] * 6)), "weighted"),
+    "fixmatch, uneven weights": (FixMatch, {"threshold": 0.5, **ALONE}, weighed(UNEVEN), "weighted"),
+    "fixmatch, one process rejects all": (FixMatch, {"threshold": 0.5, **ALONE}, weighed(ONE_SIDED), "weighted"),
+    "fixmatch, both reject all": (
+        FixMatch,
+        {"threshold": 0.5, **ALONE},
+        weighed(QualityOfRows(*[0.0] * 6)),
+        "weighted",
+    ),
     "mean_teacher, uneven weights": (MeanTeacher, EAGER, weighed(UNEVEN), "weighted"),
     "pseudo_label, one process rejects all": (PseudoLabel, {"threshold": 0, **EAGER}, weighed(ONE_SIDED), "weighted"),
-    "fixmatch, unnormalised": (FixMatch, {"threshold": 0.5}, weighed(UNEVEN), "none"),
-    "fixmatch, unnormalised, one process rejects all": (FixMatch, {"threshold": 0.5}, weighed(ONE_SIDED), "none"),
+    "fixmatch, unnormalised": (FixMatch, {"threshold": 0.5, **ALONE}, weighed(UNEVEN), "none"),
+    "fixmatch, unnormalised, one rejects all": (
+        FixMatch,
+        {"threshold": 0.5, **ALONE},
+        weighed(ONE_SIDED),
+        "none",
+    ),
     "denominators": (Pooled, EAGER, plain, "weighted"),
     "denominators, uneven weights": (Pooled, EAGER, weighed(UNEVEN), "weighted"),
     "denominators, unnormalised": (Pooled, EAGER, weighed(UNEVEN), "none"),
-    "score g": (FixMatch, {"threshold": 0.5}, weighed("g", 0.0), "weighted"),
-    "score shuffled": (FixMatch, {"threshold": 0.5}, weighed("shuffled", 0.0), "weighted"),
-    "score confidence": (FixMatch, {"threshold": 0.5}, weighed("confidence", 0.0), "weighted"),
+    "score g": (FixMatch, {"threshold": 0.5, **ALONE}, weighed("g", 0.0), "weighted"),
+    "score shuffled": (FixMatch, {"threshold": 0.5, **ALONE}, weighed("shuffled", 0.0), "weighted"),
+    "score confidence": (FixMatch, {"threshold": 0.5, **ALONE}, weighed("confidence", 0.0), "weighted"),
     "score agreement": (MeanTeacher, EAGER, weighed("agreement", 0.0), "weighted"),
-    "score oracle": (FixMatch, {"threshold": 0.5}, weighed("oracle", 0.0), "weighted"),
+    "score oracle": (FixMatch, {"threshold": 0.5, **ALONE}, weighed("oracle", 0.0), "weighted"),
     "QAR": (Supervised, {}, regularised, "weighted"),
-    "QW and QAR": (FixMatch, {"threshold": 0.5}, both, "weighted"),
+    "QW and QAR": (FixMatch, {"threshold": 0.5, **ALONE}, both, "weighted"),
 }
 
 
@@ -379,7 +392,7 @@ def test_a_checkpoint_holds_the_random_state_of_every_process(two: list[dict[str
 def test_one_process_has_a_list_of_one_random_state_and_the_seed_that_it_was_given() -> None:
     given = trainer(make_accelerator("cpu", "fp32", 1))
     (own,) = given.state_dict()["random"]
-    torch.manual_seed(SEED)
+    torch.manual_seed(salted("dropout", SEED))
     assert torch.equal(own["cpu"], torch.get_rng_state())
     assert given.any_process(True)
     assert not given.any_process(False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from qgbench.base.errors import UserError
@@ -25,6 +26,7 @@ from qgbench.methods import (
 from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 from qgbench.plugins.registry import load, method_names
 from qgbench.trust.conformance import Bench, Finding, check_method
+from tests.baselines.test_unimatch import WithoutCleanWeak
 
 
 def broken_rules(method: type[Method]) -> list[str]:
@@ -276,6 +278,64 @@ class _StaleTarget(_Consistency):
         return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
 
 
+class _DroppedBesideLabelled(Method):
+    """Labelled images are decoded in one batch with dropped features of weak views, and these do not come clean."""
+
+    needs_features = True
+
+    def decoded(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.in_one_batch([*self.student.encode(batch.x_l), self.dropped(batch.u_w)])
+
+    def dropped(self, images: Tensor) -> Tensor:
+        return F.dropout(self.student.encode(images)[0], 0.1)
+
+    def in_one_batch(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return logits of the first features and of the last."""
+        logits = self.student.head(self.student.decode([torch.cat(features)]))
+        return logits[: len(features[0])], logits[-len(features[-1]) :]
+
+    def step(self, batch: Batch) -> Step:
+        label = self.label(self.student, batch.u_w)
+        pred_l, pred_u = self.decoded(batch)
+        loss = pixel_cross_entropy(self.task, pred_u, label.prob).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, pred_l, batch.y_l), [Term(loss, label)])
+
+
+class _DroppedApart(_DroppedBesideLabelled):
+    """Right: dropped features are a batch of their own."""
+
+    def decoded(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.student(batch.x_l), self.in_one_batch([self.dropped(batch.u_w)])[1]
+
+
+class _CleanOnesToo(_DroppedBesideLabelled):
+    """Right: the clean features of the same images are in the batch."""
+
+    def decoded(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        clean = [self.student.encode(images)[0] for images in (batch.x_l, batch.u_w)]
+        return self.in_one_batch([*clean, self.dropped(batch.u_w)])
+
+
+class _AllDropped(_DroppedBesideLabelled):
+    """Right: labelled images lose features as the others do."""
+
+    def decoded(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.in_one_batch([self.dropped(batch.x_l), self.dropped(batch.u_w)])
+
+
+class _NoiseBesideLabelled(_DroppedBesideLabelled):
+    """Not judged: nothing is dropped."""
+
+    def dropped(self, images: Tensor) -> Tensor:
+        features = self.student.encode(images)[0]
+        return features + 0.1 * torch.randn(features.shape)
+
+
+@pytest.mark.parametrize("method", [_DroppedApart, _CleanOnesToo, _AllDropped, _NoiseBesideLabelled])
+def test_features_that_are_dropped_otherwise_than_beside_labelled_images_are_right(method: type[Method]) -> None:
+    assert broken_rules(method) == []
+
+
 class _NotFlippedBack(_Consistency):
     """The flipped view is labelled, and its label passes for that of the view."""
 
@@ -289,6 +349,60 @@ class _NotFlippedBack(_Consistency):
         label = self.pseudo_label(batch.u_w, prob)
         loss = pixel_cross_entropy(self.task, self.student(batch.u_s1), label.prob).mean((1, 2, 3))
         return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
+
+
+class _Averaged(_Consistency):
+    """The label is the mean of those of a view and of its flip, which is flipped back."""
+
+    def prob(self, image: Tensor) -> Tensor:
+        return label_probabilities(self.student, image)
+
+    def step(self, batch: Batch) -> Step:
+        prob = (self.prob(batch.u_w) + self.prob(batch.u_w.flip(3)).flip(3)) / 2
+        label = self.pseudo_label(batch.u_w, prob)
+        loss = pixel_cross_entropy(self.task, self.student(batch.u_s1), self.task.hard(label.prob)).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
+
+
+class _MadeOfLabels(_Averaged):
+    """It is made of two labels, which an add-on may have corrected."""
+
+    def prob(self, image: Tensor) -> Tensor:
+        return self.label(self.student, image, view="other").prob
+
+
+class _SmoothedLabel(_Consistency):
+    """A label is smoothed, and passes for what a network gave."""
+
+    def step(self, batch: Batch) -> Step:
+        prob = torch.nn.functional.avg_pool2d(self.label(self.student, batch.u_w).prob, 3, 1, 1)
+        label = self.pseudo_label(batch.u_w, prob)
+        loss = pixel_cross_entropy(self.task, self.student(batch.u_s1), label.prob).mean((1, 2, 3))
+        return Step(segmentation_loss(self.task, self.student(batch.x_l), batch.y_l), [Term(loss, label)])
+
+
+class _Relabelled(_Averaged):
+    """Its first label says where images are mixed, and the mixed images are labelled."""
+
+    def step(self, batch: Batch) -> Step:
+        first = self.label(self.student, batch.u_w)
+        mixed = torch.where(self.task.hard(first.prob).bool(), batch.u_w, batch.u_w.roll(1, 0))
+        label = self.label(self.student, mixed, view="other")
+        loss = pixel_cross_entropy(self.task, self.student(mixed), label.prob).mean((1, 2, 3))
+        step = super().step(batch)
+        return Step(step.supervised, [*step.terms, Term(loss, label)])
+
+
+@pytest.mark.parametrize("method", [_MadeOfLabels, _SmoothedLabel])
+def test_a_label_that_is_made_of_labels_is_the_one_thing_found(method: type[Method]) -> None:
+    (finding,) = [finding for finding in check_method(method) if not finding.passed]
+    assert finding.rule == "no label is made of another label"
+    assert "label_probabilities(network, image) in the place of self.label" in finding.detail
+
+
+@pytest.mark.parametrize("method", [_Averaged, _Relabelled])
+def test_labels_that_are_made_of_networks_probabilities_keep_the_contract(method: type[Method]) -> None:
+    assert "no label is made of another label" not in broken_rules(method)
 
 
 class _HiddenLoss(_Consistency):
@@ -325,6 +439,7 @@ class _HiddenInPastedPictures(_Consistency):
 _STATISTICS = "a student labels with the statistics of the images, not with stale ones"
 _LIES = "each label lies on its image"
 _HIDDEN = "no unlabelled loss hides in supervised"
+_DROPPED = "no labelled image is decoded with dropped features in the place of clean ones"
 
 
 @pytest.mark.parametrize(
@@ -337,6 +452,8 @@ _HIDDEN = "no unlabelled loss hides in supervised"
         (_HiddenLoss, _HIDDEN),
         (_HiddenAlone, _HIDDEN),
         (_HiddenInPastedPictures, _HIDDEN),
+        (_DroppedBesideLabelled, _DROPPED),
+        (WithoutCleanWeak, _DROPPED),
     ],
 )
 def test_a_plant_is_found_by_its_rule_and_by_no_other(method: type[Method], rule: str) -> None:
@@ -344,7 +461,7 @@ def test_a_plant_is_found_by_its_rule_and_by_no_other(method: type[Method], rule
     assert all(finding.detail for finding in findings)
     broken = [finding.rule for finding in findings]
     assert rule in broken
-    assert not {_STATISTICS, _LIES, _HIDDEN} & set(broken) - {rule}
+    assert not {_STATISTICS, _LIES, _HIDDEN, _DROPPED} & set(broken) - {rule}
 
 
 @pytest.mark.parametrize("error", [SystemExit("enough"), RecursionError("too deep"), MemoryError()])

@@ -23,7 +23,7 @@ from qgbench.base.errors import QGBenchError, UserError
 from qgbench.cli.main import app
 from qgbench.run import provenance
 from qgbench.run.folder import RunFolder
-from qgbench.run.record import images_path, read_images, read_record, summarise, write_images, write_record
+from qgbench.run.record import images_path, labels_path, read_images, read_record, summarise, write_images, write_record
 from qgbench.trust import reproduce
 from qgbench.trust.reproduce import (
     compare_conditions,
@@ -230,6 +230,22 @@ def test_a_metric_that_does_not_ship_is_compared_too(tmp_path: Path) -> None:
     assert found.differences["depth"] == pytest.approx(1 / len(images))
     print_reproduction(open_original(tmp_path / "a"), found, console := Console(record=True, width=120))
     assert re.search(r"depth .* \+0\.01 ", console.export_text())
+
+
+def test_a_metric_that_a_rerun_does_not_measure_is_named_and_not_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        with_metrics(tmp_path / name)
+    record, images = read_record(tmp_path / "b"), read_images(tmp_path / "b/images.csv")
+    write_images(tmp_path / "b/images.csv", images)
+    student = summarise(images)
+    write_record(tmp_path / "b", record.model_copy(update={"metrics": {}, "summaries": {"student": student}}))
+    found = judge(open_original(tmp_path / "a"), tmp_path / "b/record.json")
+    assert found.verdict == "identical"
+    assert "dice" in found.differences
+    assert "depth" not in found.differences
+    assert caplog.messages == ["not compared, because no installed package measures it: boundary, depth"]
 
 
 def test_noise_is_students_quantile_over_the_other_seeds(run: Path) -> None:
@@ -474,6 +490,12 @@ def test_where_nothing_can_be_written_the_verdict_is_still_given(
     assert "the record is not marked: cannot write beside" in caplog.text
 
 
+@pytest.fixture
+def declared_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qgbench.trust.submit._is_provisional", lambda record: False)
+
+
+@pytest.mark.usefixtures("declared_protocol")
 def test_marks_travel_with_a_submitted_record_and_join_those_that_are_there(
     tmp_path: Path, found: reproduce.Reproduction
 ) -> None:
@@ -481,27 +503,28 @@ def test_marks_travel_with_a_submitted_record_and_join_those_that_are_there(
     results = tmp_path / "results"
 
     def marked(path: Path, rerun: str) -> None:
-        mark(path, found.model_copy(update={"record": reproduce._digest(path), "rerun": rerun}))
+        mark(path, found.model_copy(update={"record": reproduce.content_hash(path), "rerun": rerun}))
 
     marked(run / "record.json", "a")
-    target, _, marks = submit(run, results)
+    target, *_, marks = submit(run, results)
     assert marks == target.with_name("seed0.reproductions.json")
     marked(target, "b")
     marked(run / "record.json", "c")
     submit(run, results)
     assert {one.rerun for one in reproduce.read_reproductions(target)} == {"a", "b", "c"}
     assert {fault.rule for fault in verify_records([results])} == {"twin"}
-    images_path(target).unlink()
-    target.unlink()
+    for file in (images_path(target), labels_path(target), target):
+        file.unlink()
     write_result(results, *present(1))
     (fault,) = [fault for fault in verify_records([results]) if fault.severity == "fault"]
     assert (fault.path, fault.rule) == (marks, "pair")
 
 
+@pytest.mark.usefixtures("declared_protocol")
 def test_a_record_that_its_rerun_disagrees_with_is_not_submitted(tmp_path: Path, found: reproduce.Reproduction) -> None:
     run = write_run(tmp_path / "run", *present())
     path = run / "record.json"
-    mark(path, found.model_copy(update={"record": reproduce._digest(path), "verdict": "disagrees"}))
+    mark(path, found.model_copy(update={"record": reproduce.content_hash(path), "verdict": "disagrees"}))
     with pytest.raises(UserError, match="its rerun disagrees"):
         submit(run, tmp_path / "results")
 
@@ -510,7 +533,7 @@ def test_reports_take_no_mark_for_a_record(tmp_path: Path, found: reproduce.Repr
     from qgbench.report.collect import collect
 
     target = write_result(tmp_path / "results", *present())
-    mark(target, found.model_copy(update={"record": reproduce._digest(target)}))
+    mark(target, found.model_copy(update={"record": reproduce.content_hash(target)}))
     collection = collect([tmp_path / "results"])
     assert (len(collection.runs), collection.problems) == (1, [])
 

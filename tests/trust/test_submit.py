@@ -2,7 +2,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,6 +10,7 @@ import pytest
 
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.run.record import Record, images_path, read_record, result_path
+from qgbench.spec.protocol import load_protocol
 from qgbench.trust import submit as submission
 from qgbench.trust.submit import submit
 from qgbench.trust.verify import verify_records
@@ -18,6 +19,16 @@ from tests.trust.test_verify import present, write_run
 GOLDEN = Path(__file__).parents[1] / "golden/records"
 RESULTS = Path(__file__).parents[2] / "results"
 PLACE = "v2/small/ph2/n28@grouped/unet/fixmatch+qw/seed0.json"
+
+
+SAID = submission._is_provisional
+
+
+@pytest.fixture(autouse=True)
+def declared_protocol() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submission, "_is_provisional", lambda record: False)
+        yield
 
 
 @pytest.fixture
@@ -45,10 +56,10 @@ def test_both_files_are_copied_as_they_are_to_their_place(run: Path, tmp_path: P
 
 def test_audited_labels_are_copied_with_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", *present())
-    (run / "labels.csv").unlink()
+    kept = (run / "labels.csv").rename(tmp_path / "kept.csv")
     with pytest.raises(UserError, match=r"(?s)does not pass.*labels\.csv: audits"):
         submit(run, tmp_path / "results")
-    shutil.copy(GOLDEN / "v2/labels.csv", run)
+    shutil.copy(kept, run / "labels.csv")
     written = submit(run, tmp_path / "results")
     copied = written[0].with_name("seed0.labels.csv")
     assert written[1:] == [written[0].with_name("seed0.csv"), copied]
@@ -149,6 +160,14 @@ def test_what_cannot_be_trusted_is_refused(
     assert not (tmp_path / "results").exists()
 
 
+def test_a_provisional_protocol_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "_is_provisional", SAID)
+    assert load_protocol("small").provisional, "when it is declared, this test and the fixture go"
+    with pytest.raises(UserError, match="'small', which is provisional: it may still change"):
+        submit(run, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
 def test_smoke_and_data_named_by_a_path_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="scores mean nothing"):
         submit(write_run(tmp_path / "smoke", *present(protocol="smoke")), tmp_path / "results")
@@ -177,16 +196,6 @@ def test_a_method_that_does_not_ship_is_marked(tmp_path: Path, caplog: pytest.Lo
     assert "outside code: the method 'here/lab.py:Mine' does not ship" in caplog.text
     other, _ = present(method="here/lab.py:Mine", source="cd" * 32)
     assert result_path(other).parent.name.partition(",")[0] != target.parent.name.partition(",")[0]
-
-
-def test_a_run_of_schema_1_goes_to_those_of_its_schema(tmp_path: Path) -> None:
-    """Of the present protocol, as those in results/ are: one that was interrupted between two versions of qgbench."""
-    (tmp_path / "run").mkdir()
-    place = "v1/small/ph2/n7@grouped/unet/fixmatch+qw/seed0.json"
-    shutil.copy(RESULTS / place, tmp_path / "run/record.json")
-    shutil.copy(images_path(RESULTS / place), tmp_path / "run/images.csv")
-    assert submit(tmp_path / "run", tmp_path / "results")[0] == tmp_path / "results" / place
-    assert {fault.rule for fault in verify_records([tmp_path / "results"])} == {"twin"}
 
 
 # Places

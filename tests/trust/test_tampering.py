@@ -1,21 +1,37 @@
-"""One contradiction at a time, in the golden record of schema 2: each is found, once, where it is."""
+"""One contradiction at a time, in a record of the present protocol: each is found, once, where it is."""
 
 import json
 import shutil
 from collections.abc import Callable
 from functools import reduce
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from qgbench.metrics.table import Metric
+from qgbench.plugins.registry import Catalogue, Known
 from qgbench.run.record import content_hash, read_record
+from qgbench.trust import verify_spec
 from qgbench.trust.verify import Fault, verify_records
 
-GOLDEN = Path(__file__).parents[1] / "golden/records/v2"
+GOLDEN = (
+    Path(__file__).parents[1] / "golden/records/present"
+)  # qgbench run --protocol smoke --method fixmatch --qg --threads 1
 Tamper = Callable[[Path], object]
 J, T, L = "record.json", "images.csv", "labels.csv"
+KEPT = json.loads((GOLDEN / J).read_text())
+SOURCE = read_record(GOLDEN).provenance
+FIRST = pd.read_csv(GOLDEN / L, dtype=str).iloc[0]  # row of an audited image
+AUDITED, LABELLED = FIRST["id"], SOURCE.labelled_ids[0]
+
+
+def kept(where: str, digits: int = 6) -> str:
+    """Return a number of the golden record as a fault prints it."""
+    value = reduce(lambda part, name: part[int(name) if name.lstrip("-").isdigit() else name], where.split("."), KEPT)
+    return f"{value:.{digits}g}"
 
 
 @pytest.fixture
@@ -62,7 +78,23 @@ def faults_of(*runs: Path) -> list[Fault]:
     return [fault for fault in verify_records(runs) if fault.severity == "fault"]
 
 
-no_labels: Tamper = lambda run: (run / "labels.csv").unlink()  # noqa: E731
+def no_labels(run: Path) -> None:
+    (run / "labels.csv").unlink()
+
+
+def log(val_q_minus_dice: float) -> Tamper:
+    """Put the run's log beside the record."""
+    entry = {"step": 24, "val_dice": 0.18, "val_q_minus_dice": val_q_minus_dice}
+    return lambda run: (run / "log.jsonl").write_text(json.dumps(entry) + "\n")
+
+
+def metric(**changes: Any) -> Tamper:
+    """Add a metric that does not ship, 0.5 of each image."""
+    own = Metric(name="bias", label="Bias", source="ab" * 32).model_copy(update=changes)
+    averaged = put("summaries.student.means", lambda means: {**means, "bias": 0.5})
+    return both(put("metrics", {"bias": own.model_dump()}), averaged, rows(T, lambda t: t.assign(bias="0.5")))
+
+
 SPEC = "spec: settings.{} is {!r}, expected {!r}".format
 
 
@@ -74,16 +106,18 @@ SPEC = "spec: settings.{} is {!r}, expected {!r}".format
         (no_labels, L, "audits: it is missing"),
         (put("pseudo_labels", []), L, "audits: pseudo_labels: mae of agreement at 100% is null, the rows give"),
         (put("pseudo_labels.1.scores.g.pearson", 0.5), L, "audits: pseudo_labels: pearson of g at 50% is 0.5, "),
-        (put("pseudo_labels.4.mean_dice", 0.5), L, "pseudo_labels: mean_dice, pooled is 0.5, the rows give 0.43"),
+        (put("pseudo_labels.4.mean_dice", 0.5), L, f"is 0.5, the rows give {kept('pseudo_labels.4.mean_dice', 8)}"),
         (rows(L, lambda t: t[84:]), L, "checkpoints [0.5, 0.75, 1.0]; a run of 24 steps has"),
         (rows(L, lambda t: t[:-1]), L, "its checkpoints are not of the same images"),
-        (rows(L, again), L, "1 image (g001_0) twice at one checkpoint"),
-        (cell(L, "id", "g032_1"), L, "1 labelled image (g032_1), which no audit looks at"),
+        (rows(L, again), L, f"1 image ({AUDITED}) twice at one checkpoint"),
+        (cell(L, "id", LABELLED), L, f"1 labelled image ({LABELLED}), which no audit looks at"),
         (cell(L, "id", "g000_0"), L, "1 test image (g000_0), which no audit looks at"),
-        (cell(L, "g", "1.5"), L, "g is missing or outside [0, 1]: 1 image (g001_0)"),
-        (cell(L, "g", "good"), L, "text where a number belongs: g is 'good' for g001_0"),
+        (cell(L, "g", "1.5"), L, f"g is missing or outside [0, 1]: 1 image ({AUDITED})"),
+        (cell(L, "g", "good"), L, f"text where a number belongs: g is 'good' for {AUDITED}"),
         (rows(L, lambda t: t.assign(foo="0.5")), L, "columns that are not expected: foo"),
         (rows(L, lambda t: t.drop(columns="g")), L, "lacks the columns: g"),
+        (rows(L, lambda t: t.replace(AUDITED, "nobody")), L, "1 image (nobody), which the committed split has not"),
+        (put("pseudo_labels_on", "validation images"), L, "the committed split has not among the validation images"),
         (put("pseudo_labels_on", "the moon"), J, "pseudo_labels_on: String should match"),
         # Validation
         (put("best_val_step", None), J, "contradiction: best_val_step is None; val_dice gives 24"),
@@ -98,11 +132,21 @@ SPEC = "spec: settings.{} is {!r}, expected {!r}".format
         (put("guidance", None), J, "contradiction: guidance is null; a run of fixmatch+qw has a value"),
         (put("provenance.g_weights", None), J, "contradiction: provenance.g_weights is null; a run with a g"),
         (put("provenance.encoder", None), J, "contradiction: provenance.encoder is null; a run has a value"),
-        (put("audit.image_dependent", False), J, "audit.image_dependent is False; image_dependence = 0.348"),
+        (put("audit.image_dependent", False), J, f"False; image_dependence = {kept('audit.image_dependence')}"),
         (put("provenance.encoder", "hello"), J, "provenance.encoder: String should match"),
         (put("provenance.g_weights", "hello"), J, "'^[0-9a-f]{64}$', not 'hello'"),
         (put("provenance.g", "zz"), J, "provenance.g is 'zz'; expected phantom-n<labels>-<size>px-k0-<12 hex"),
         (put("provenance.g", "phantom-n12-64px-k1-2ac20115d1cd"), J, "px-k1-2ac20115d1cd'; expected phantom-n<la"),
+        (put("provenance.g_weights", "0" * 64), J, "provenance.g_weights: Value error, expected the SHA-256 of someth"),
+        (put("provenance.data", "ab" * 32), J, "data: the data's fingerprint is abababababab..., that of the phantom"),
+        (put("guidance.mean_q", 0.4), J, "contradiction: guidance.mean_q is 0.4; kept_share = "),
+        (put("guidance.kept_share", 0.01), J, f"guidance.mean_q is {kept('guidance.mean_q')}; kept_share = 0.01 "),
+        (put("guidance.kept_share", 0.9), J, f"is {kept('guidance.effective_sample_size')}; expected no more than"),
+        (put("guidance.val_q_minus_dice", 0.9), J, f"is 0.9; with the last val_dice = {kept('val_dice.-1.1')}"),
+        (put("guidance.val_q_minus_dice", None), J, "guidance.val_q_minus_dice is null; a run with a g has a value"),
+        (both(log(0.5), put("guidance.val_q_minus_dice", 0.6)), J, "val_q_minus_dice is 0.6; log.jsonl says 0.5"),
+        # A metric that does not ship
+        (metric(label="Dice"), J, "metrics: the metric 'bias' has the label of 'dice', 'Dice'; give it another"),
         # Ranges
         (put("guidance.val_q_minus_dice", 50.0), J, "guidance.val_q_minus_dice: Input should be less than"),
         (put("guidance.mean_q", -0.5), J, "guidance.mean_q: Input should be greater"),
@@ -119,7 +163,7 @@ SPEC = "spec: settings.{} is {!r}, expected {!r}".format
         (put("summaries.student.means.dice", 1.5), J, "summaries.student.means.dice is 1.5; expected no more than 1"),
         # Settings
         (put("settings.method.threshold", 0.5), J, SPEC("method.threshold", 0.5, 0.95)),
-        (put("settings.method", {}), J, SPEC("method.lambda_u", "no setting", 1.0)),
+        (put("settings.method", {}), J, SPEC("method.cutmix", "no setting", True)),
         (put("settings.method.foo", 0.5), J, SPEC("method.foo", 0.5, "no setting")),
         (put("settings.qg.tau", 0.6), J, SPEC("qg.tau", 0.6, 0.5)),
         (put("settings.qg", {}), J, SPEC("qg.tau", "no setting", 0.5)),
@@ -165,22 +209,53 @@ def test_the_record_as_it_is_has_no_fault(run: Path) -> None:
     assert faults_of(run) == []
 
 
-def test_what_is_not_installed_is_noted_and_its_settings_are_not_checked(run: Path) -> None:
-    put("spec.source", "ab" * 32)(run)
+def of_a_plugin(run: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> list[str]:
+    """Say that the method is of a file in the folder where verify runs; return what is noted of it."""
+    monkeypatch.chdir(run)
+    put("spec.source", source)(run)
     put("spec.method", "lab.py:Mine")(run)
     put("run_id", read_record(run).spec.id)(run)
     put("settings.method.threshold", 0.5)(run)
-    notes = [fault.text for fault in verify_records([run]) if fault.rule == "outside code"]
     assert faults_of(run) == []
-    assert len(notes) == 1
-    assert notes[0].endswith("which is not installed here: its settings are not checked")
+    return [fault.text for fault in verify_records([run]) if fault.rule == "outside code"]
+
+
+def test_a_plugin_file_is_hashed_and_never_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "lab.py").write_text("raise SystemExit('this file was run')\n")
+    source = sha256((run / "lab.py").read_bytes()).hexdigest()
+    (note,) = of_a_plugin(run, monkeypatch, source)
+    assert note.endswith(
+        f"{source}, and so has the file here, which is not run to verify: its settings are not checked"
+    )
+    (note,) = of_a_plugin(run, monkeypatch, "0" * 64)
+    assert note.endswith(f"{'0' * 64}, and what is here has another, {source}: it was not compared")
+    (run / "lab.py").unlink()
+    (note,) = of_a_plugin(run, monkeypatch, source)
+    assert note.endswith(f"{source}, which is not among the names and files here: it was not compared")
+
+
+def test_a_metric_is_compared_with_the_installed_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric()(run)
+    assert faults_of(run) == []
+    (note,) = [fault.text for fault in verify_records([run]) if fault.rule == "outside code"]
+    told = f"its source is {'ab' * 32}, which is not among the names and files here: it was not compared"
+    assert note == f"the metric 'bias' does not ship with qgbench; {told}"
+    installed = Metric(name="bias", label="Bias", measure=lambda pred, ref, spacing: 0.5)
+    monkeypatch.setattr(verify_spec, "catalogue", lambda kind: Catalogue(kind, (Known("bias", "lab", "bias"),), {}))
+    monkeypatch.setattr(verify_spec, "source", lambda kind, name: "ab" * 32)
+    monkeypatch.setattr(verify_spec, "load", lambda kind, name: installed)
+    found = dict(verify_spec.metrics_that_differ(read_record(run)))
+    assert found == {}
+    put("metrics.bias.higher_is_better", False)(run)
+    found = dict(verify_spec.metrics_that_differ(read_record(run)))
+    assert found == {"metrics": "metrics.bias.higher_is_better is False; the installed one's is True"}
 
 
 def test_one_g_with_two_kinds_of_weights(run: Path) -> None:
     other = shutil.copytree(run, run.with_name("twin"))
-    both(put("provenance.g_weights", "0" * 64), put("spec.overrides", {"method.threshold": 0.5}))(other)
+    both(put("provenance.g_weights", "ab" * 32), put("spec.overrides", {"method.threshold": 0.5}))(other)
     both(put("settings.method.threshold", 0.5), put("run_id", read_record(other).spec.id))(other)
-    text = "provenance.g_weights of phantom-n12-64px-k0-2ac20115d1cd is 000000000000..., and fcf9237e3ad5... in "
+    text = f"provenance.g_weights of {SOURCE.g} is abababababab..., and {str(SOURCE.g_weights)[:12]}... in "
     assert [(fault.rule, fault.text) for fault in faults_of(run, other)] == [("g", f"{text}{run}/record.json")]
     put("provenance.hardware.processor", "another one")(other)  # where honest weights may differ
     assert faults_of(run, other) == []
@@ -190,6 +265,6 @@ def test_one_g_with_two_kinds_of_weights(run: Path) -> None:
 def test_a_copy_is_one_with_its_labels(run: Path) -> None:
     other = shutil.copytree(run, run.with_name("other"))
     assert {fault.rule for fault in verify_records([run, other])} == {"copy", "twin"}
-    (other / L).write_text((other / L).read_text().replace("0.32117810845375061", "0.3211781084537506"))
+    (other / L).write_text((other / L).read_text().replace(FIRST["dice"], FIRST["dice"][:-1], 1))
     assert {fault.rule for fault in faults_of(run, other)} == {"two records"}
     assert content_hash(run / J) != content_hash(other / J)

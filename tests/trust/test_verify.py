@@ -79,8 +79,8 @@ def present(seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
     data["val_dice"] = [(step, 0.5 + step / 1e6) for step in range(every, protocol.train.steps + 1, every)]
     data["best_val_step"] = protocol.train.steps
     source = data["provenance"]
-    source["encoder"], source["g_weights"] = "e" * 64, f"{seed:064}"
-    source["labelled_ids"] = labelled(seed) if seed else source["labelled_ids"]
+    source["encoder"], source["g_weights"] = "e" * 64, f"{seed + 1:064}"
+    source["labelled_ids"] = labelled(seed)
     source["g"] = f"{spec.dataset}-n{len(source['labelled_ids'])}-{protocol.size}px-k{seed}-{'0' * 12}"
     if not spec.needs_g:
         source["g"] = source["g_weights"] = data["audit"] = None
@@ -93,8 +93,13 @@ def present(seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
 
 
 def labels_of(spec: RunSpec) -> pd.DataFrame:
-    """The golden record's labels, with the scores that the run has."""
-    return read_labels(WITH_LABELS / "labels.csv").drop(columns=[] if spec.needs_g else ["g"])
+    """The golden record's labels, with the scores that the run has, as if of 10 unlabelled images of PH2."""
+    labels = read_labels(WITH_LABELS / "labels.csv").drop(columns=[] if spec.needs_g else ["g"])
+    split = load_split("ph2")
+    drawn = {id for seed in (0, 1, 2, spec.seed) for id in labelled(seed)}
+    unlabelled = sorted({*split["id"][split["split"] == "train"]} - drawn)[:10]
+    names = dict(zip(labels["id"].unique(), unlabelled, strict=False))
+    return labels[labels["id"].isin(names)].assign(id=labels["id"].map(names))
 
 
 def averaged(record: Record, images: pd.DataFrame, **changes: Any) -> Record:
@@ -104,7 +109,7 @@ def averaged(record: Record, images: pd.DataFrame, **changes: Any) -> Record:
 
 def labelled(seed: int) -> list[str]:
     split = load_split("ph2")
-    return draw_labelled(split[split["split"] == "train"], 28, seed)
+    return draw_labelled(split[split["split"] == "train"], 28, "ph2", seed)
 
 
 def write_run(folder: Path, record: Record, images: pd.DataFrame) -> Path:
@@ -581,7 +586,7 @@ def test_a_former_g_is_noted_and_its_run_not_compared_with_today(tmp_path: Path)
     faults = changed(tmp_path, in_json("settings.protocol.g_version", 1))
     assert rules(faults) == set()
     assert [
-        "guided by the g of 'small' version 1, and the present is 2" in fault.text
+        "guided by the g of 'small' version 1, and the present is 3" in fault.text
         for fault in faults
         if fault.rule == "older"
     ] == [True]
@@ -650,8 +655,8 @@ def test_gaps_and_missing_twins_are_noted(tmp_path: Path) -> None:
     faults = verify_records([tmp_path])
     assert rules(faults) == set()
     assert [fault.text for fault in faults] == [
-        "2 seeds of the cell are missing, the first is 0",
-        "the twin without 'qw' lacks seeds 2",
+        "2 seeds of the cell missing, the first is 0",
+        "the twin without 'qw' lacks seed 2",
     ]
 
 

@@ -92,7 +92,7 @@ def unpack(archive: Path, folder: Path, track: Track = no_progress) -> None:
 
 
 def is_web_page(head: bytes) -> bool:
-    """Tell whether a file is an HTML page, from its first bytes (a thousand are enough)."""
+    """Return whether a file is an HTML page, by its first bytes (a thousand are enough)."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return text.startswith(b"<") and any(tag in text for tag in (b"<!doctype html", b"<html", b"<head", b"<body"))
 
@@ -156,7 +156,7 @@ def _check_places(archive: Path, stream: BinaryIO, opened: zipfile.ZipFile) -> N
 
 
 def _members(archive: Path, opened: zipfile.ZipFile) -> dict[zipfile.ZipInfo, Path]:
-    """List the files to be written, each with its path inside the folder."""
+    """Return the files to be written, each with its path inside the folder."""
     files: dict[zipfile.ZipInfo, Path] = {}
     taken: dict[str, tuple[Path, bool]] = {}
     for info in opened.infolist():
@@ -194,7 +194,7 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 
 def _fault(info: zipfile.ZipInfo, name: str, parts: list[str]) -> str | None:
-    """Say why a member is refused; None if it is not."""
+    """Return why a member is refused; None if it is not."""
     kind = stat.S_IFMT(info.external_attr >> 16)
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
         return "has a name that cannot be shown"

@@ -129,7 +129,7 @@ def _alone(lock_file: Path, name: str) -> Iterator[None]:
 
 
 def _pinned(pin: Path) -> str | None:
-    """Read the SHA-256 of the first download; None before that."""
+    """Return the SHA-256 of the first download; None before that."""
     if not pin.exists():
         return None
     if (match := re.match(r"([0-9a-f]{64}) [ *]", read_text(pin))) is None:
@@ -208,7 +208,7 @@ def _attempt(card: Card, link: Download, arriving: Path, track: Track) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """Name the innermost cause: the libraries wrap it in several layers of their own names."""
+    """Return the name of the innermost cause: the libraries wrap it in several layers of their own names."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return str(error) or type(error).__name__

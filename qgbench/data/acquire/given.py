@@ -159,7 +159,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _rows(file: Path) -> list[tuple[str | None, list[str]]]:
-    """Read a file: pairs of a part (None where it says none) and images as they are written."""
+    """Return a file's pairs of a part (None where it says none) and images as they are written."""
     part = _part_of_name(file)
     if file.suffix.lower() == ".txt":
         return [(part, [line.strip() for line in read_text(file).splitlines() if line.strip()])]

@@ -42,7 +42,7 @@ _ARCHIVE = ".zip"
 
 
 def writable_data_dir(given: Path | None) -> Path:
-    """Name the data folder, which is made if it is not there: `given`, else the variable QGBENCH_DATA.
+    """Return the data folder, which is made if it is not there: `given`, else the variable QGBENCH_DATA.
 
     Raises
     ------
@@ -206,14 +206,14 @@ def regroup(name: str, groups: Path, data_dir: Path) -> Path:
 
 
 def groups_text(group_of: Mapping[str, str]) -> str:
-    """Write ``groups.csv``: the group of each image."""
+    """Return the text of ``groups.csv``: the group of each image."""
     return pd.DataFrame(group_of.items(), columns=["stem", "group"]).to_csv(index=False, lineterminator="\n")
 
 
 def own_card(
     name: str, title: str, groups: str, pool: bool, facts: Mapping[str, str], threshold: float | None = None
 ) -> Card:
-    """Make the card of one's own data set.
+    """Return the card of one's own data set.
 
     Parameters
     ----------
@@ -251,7 +251,7 @@ def own_card(
 
 
 def card_text(card: Card) -> str:
-    """Write the plain facts of a card as TOML."""
+    """Return the plain facts of a card as TOML."""
     facts = card.model_dump(mode="json", exclude_defaults=True, exclude={"grouping", "layout", "downloads", "defects"})
     return "".join(f"{name} = {_toml(value)}\n" for name, value in facts.items())
 
@@ -289,7 +289,7 @@ def _place(name: str, data_dir: Path) -> Iterator[Path]:
 
 @contextmanager
 def _archives_named(origins: Mapping[Path, Path]) -> Iterator[None]:
-    """Name archives in errors, where those are about the folders that they were unpacked to."""
+    """Put archives' names into errors that are about the folders that they were unpacked to."""
     try:
         yield
     except UserError as error:

@@ -188,7 +188,7 @@ def verify(
 
 
 def _open(name: str, data_dir: Path | None) -> Source | Finding:
-    """Open a data set that is there, or say why it cannot be opened."""
+    """Open a data set that is there, or return why it cannot be opened."""
     try:
         return open_any(name, data_dir)
     except NotFoundError:
@@ -263,7 +263,7 @@ def joined_groups(source: Source, findings: Sequence[Finding]) -> dict[str, str]
 
 
 def _look_at_all(source: Source, track: Track) -> list[_Looked]:
-    """Read everything, on all cores, in the order of the ids."""
+    """Read every image and mask, on all cores; return what was seen, in the order of the ids."""
     with closing(in_threads(partial(_look, source), source.ids)) as looked:
         return list(track(looked, f"Verifying {source.name}", len(source.ids), "images"))
 
@@ -314,7 +314,7 @@ def _split(
 
 
 def _listed(name: str, kind: SplitKind, fractions: Fractions) -> set[str] | None:
-    """List the images of a committed split; None where there is none."""
+    """Return the images of a committed split; None where there is none."""
     try:
         return set(load_split(name, kind, fractions)["id"])
     except UserError:
@@ -322,7 +322,7 @@ def _listed(name: str, kind: SplitKind, fractions: Fractions) -> set[str] | None
 
 
 def _counts(source: Source, listed: set[str] | None) -> Iterator[Finding]:
-    """Compare the number of images with the card's; a committed split knows their names."""
+    """Yield a finding if there are more or fewer images than the card says; a committed split knows their names."""
     expected, count = source.card.images, len(source.ids)
     if expected is None or count == expected:
         return
@@ -362,7 +362,7 @@ def _strange_mask(looked: _Looked) -> tuple[Severity, str, str] | None:
 
 
 def _copies(images: Sequence[_Image], prints: Sequence[Fingerprint]) -> Iterator[Finding]:
-    """Find pictures that several images show."""
+    """Yield pictures that several images show."""
     alike: dict[bytes, list[int]] = {}
     for index, each in enumerate(prints):
         alike.setdefault(each.pixels, []).append(index)
@@ -386,7 +386,7 @@ def _copies(images: Sequence[_Image], prints: Sequence[Fingerprint]) -> Iterator
 
 
 def _across(images: Sequence[_Image], left: list[int], right: list[int]) -> Iterable[tuple[int, int]]:
-    """Pair images of two lists so that those of any two places are linked, without pairing each with each: i < j."""
+    """Return pairs i < j of two lists that link images of any two places, without pairing each with each."""
     pairs: set[tuple[int, int]] = set()
     for place_left in _by_place(images, left):
         for place_right in _by_place(images, right):
@@ -403,7 +403,7 @@ def _by_place(images: Sequence[_Image], members: list[int]) -> list[list[int]]:
 
 
 def _judge(a: _Image, b: _Image, rule: str) -> _Verdict:
-    """Say what it means that two images are one picture."""
+    """Return what it means that two images are one picture."""
     if a.part == _POOL and b.part == _POOL:
         where = "in one pool" if a.dataset == b.dataset else f"in two pools, this one and {b.dataset}"
         return _Verdict("note", a.dataset, rule, where)
@@ -429,7 +429,7 @@ def _named(part: str) -> str:
 
 
 def _connected(pairs: Sequence[tuple[int, int, float]]) -> Iterator[tuple[list[int], float]]:
-    """Join pairs that share a member: the members of each set, and its least value."""
+    """Yield sets of pairs that share members: the members of each set, and its least value."""
     left, right, values = (np.array(column) for column in zip(*pairs, strict=True))
     members, nodes = np.unique([left, right], return_inverse=True)
     rows, columns = nodes.reshape(2, -1)

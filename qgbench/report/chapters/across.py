@@ -72,7 +72,7 @@ def _addons(across: Across, what: Metric) -> Table:
 
 
 def _ranks(across: Across, what: Metric) -> list[Table]:
-    """Ranks beside the means of the settings, as many of these in a table as a page is wide."""
+    """Return ranks beside the means of the settings, as many of these in a table as a page is wide."""
     first = next((clique for clique in across.cliques if across.names and across.names[0] in clique), across.names[:1])
     bold = frozenset((row, 1) for row, name in enumerate(across.names) if name in first)
     rows = range(len(across.names))
@@ -102,7 +102,7 @@ def _ranks(across: Across, what: Metric) -> list[Table]:
 
 
 def _abreast(across: Across) -> list[list[int]]:
-    """Cut the settings into parts that a page is wide enough for."""
+    """Return the settings in parts that a page is wide enough for."""
     parts: list[list[int]] = [[]]
     room = _ABREAST
     for index, setting in enumerate(across.settings):

@@ -17,10 +17,11 @@ Cell = Callable[[AuditRow], str]
 
 def audit_tables(audits: list[AuditRow]) -> list[Table]:
     """Return the tables of the audit; a table without rows is left out."""
+    with_test = any(row.averages["synthetic_test_mae"].defined for row in audits if row.part == "predictor")
     tables = (
         table(title, columns, [row for row in audits if row.part == part], names)
         for part, title, columns, names in (
-            ("predictor", "Quality predictor audit: masks of validation images", _PREDICTORS, 0),
+            ("predictor", "Quality predictor audit: masks of validation images", _predictors(with_test), 0),
             (
                 "pseudo_labels",
                 "Quality predictor audit: pseudo-labels, scores against their true Dice",
@@ -34,7 +35,7 @@ def audit_tables(audits: list[AuditRow]) -> list[Table]:
 
 
 def _average(quantity: str, digits: int, scale: float = 1) -> Cell:
-    """Write an average, and in how many of the records it is defined if not in all."""
+    """Return a cell of an average, and of in how many of the records it is defined if not in all."""
 
     def cell(row: AuditRow) -> str:
         found = row.averages[quantity]
@@ -47,7 +48,7 @@ def _average(quantity: str, digits: int, scale: float = 1) -> Cell:
 
 
 def _count(quantity: str) -> Cell:
-    """Write in how many records something holds."""
+    """Return a cell of in how many records something holds."""
 
     def cell(row: AuditRow) -> str:
         found = row.averages[quantity]
@@ -60,17 +61,23 @@ def _of_name(field: str) -> Cell:
     return lambda row: str(getattr(row.name, field)) if getattr(row.name, field) else MISSING
 
 
-_PREDICTORS: Columns[AuditRow] = {
-    "Predictors": lambda row: str(row.records),
-    **{
-        f"{masks}\n{measure}": _average(f"{kind}_{measure.lower()}", 3)
-        for kind, masks in (("synthetic", "Synthetic"), ("weak", "Weak models"))
-        for measure in ("Pearson", "Spearman", "MAE")
-    },
-    "Image dependence\n(largest correlation)": _average("image_dependence", 3),
-    "Depend on\nthe image": _count("image_dependent"),
-    "Predict\nquality": _count("predicts"),
-}
+def _predictors(with_test: bool) -> Columns[AuditRow]:
+    """Return the columns of the predictors, those of the release's test mixture only where a record has it."""
+    kinds = {"synthetic": "Synthetic", "synthetic_test": "Synthetic, test mixture", "weak": "Weak models"}
+    return {
+        "Predictors": lambda row: str(row.records),
+        **{
+            f"{masks}\n{measure}": _average(f"{kind}_{measure.lower()}", 3)
+            for kind, masks in kinds.items()
+            if with_test or kind != "synthetic_test"
+            for measure in ("Pearson", "Spearman", "MAE")
+        },
+        "Image dependence\n(largest correlation)": _average("image_dependence", 3),
+        "Depend on\nthe image": _count("image_dependent"),
+        "Predict\nquality": _count("predicts"),
+    }
+
+
 _CELL: Columns[AuditRow] = {
     "Method": _of_name("without_addon"),
     "Add-on": _of_name("addon"),
@@ -92,4 +99,5 @@ _RUNS: Columns[AuditRow] = {
     "Evaluation\n(s)": _average("evaluate_seconds", 1),
     "Kept\nshare": _average("kept_share", 3),
     "Effective\nsample size": _average("effective_sample_size", 3),
+    "Teacher minus student\n(Dice, points)": _average("teacher_minus_student", 2),
 }

@@ -31,10 +31,15 @@ def _subject(claim: Claim) -> str:
     return f"{about} {claim.dataset}".strip()
 
 
+def _of_predictor(row: AuditRow, metric: str) -> float | None:
+    """Return an average on the mixture of the release's test script, or where none was asked for, of the training."""
+    found = (row.averages.get(f"{kind}_{metric}") for kind in ("synthetic_test", "synthetic"))
+    return next((average.value for average in found if average is not None and average.defined), None)
+
+
 def _measured(claim: Claim, analysis: Analysis, predictors: list[AuditRow]) -> str:
     if claim.about == "predictor":
-        found = [row.averages.get(f"synthetic_{claim.metric}") for row in predictors]
-        known = [average.value for average in found if average is not None and average.value is not None]
+        known = [value for row in predictors if (value := _of_predictor(row, claim.metric)) is not None]
         return f"{min(known):.3f} to {max(known):.3f}" if known else MISSING
     means = [
         f"{scores.means[claim.metric]:.3f} ({section.setting.regime}, {section.setting.arch}, "

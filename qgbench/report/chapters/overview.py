@@ -104,13 +104,13 @@ def _guided(section: Section) -> _Guided:
 
 
 def _weighed(record: Record) -> bool:
-    """Whether an add-on weighed pseudo-labels, and no control did: its record would say that there were no weights."""
-    none = record.guidance is not None and record.guidance.mean_q is None
+    """Return whether an add-on weighed pseudo-labels and no control did; without weights the record would say so."""
+    none = record.guidance is not None and record.guidance.kept_share is None
     return record.spec.addon != "" and not is_control(record.spec.addon) and not none
 
 
 def _mean(rows: str, quantity: str, digits: int) -> Callable[[_Guided], str]:
-    """Average rows, each an average over seeds."""
+    """Return a cell that averages rows, each an average over seeds."""
 
     def cell(one: _Guided) -> str:
         values = [value for row in getattr(one, rows) if (value := row.averages[quantity].value) is not None]
@@ -120,7 +120,7 @@ def _mean(rows: str, quantity: str, digits: int) -> Callable[[_Guided], str]:
 
 
 def _where_g_fails(sections: Sequence[Section]) -> list[str]:
-    """Say in which settings, and in how many runs guided by g, g does not predict quality."""
+    """Return lines: in which settings, and in how many runs guided by g, g does not predict quality."""
     counts = []
     for section in sections:
         guided = [run.record for run in section.runs if _weighed(run.record)]

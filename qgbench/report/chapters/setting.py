@@ -78,7 +78,7 @@ def setting_chapter(section: Section, audits: list[AuditRow], what: Metric) -> C
 
 
 def _reruns(runs: Sequence[Run]) -> list[str]:
-    """Say what reruns of these records found, and name the records that a rerun disagrees with."""
+    """Return what reruns of these records found, and the records that a rerun disagrees with."""
     found = Counter(run.rerun.verdict for run in runs if run.rerun is not None)
     if not found:
         return []
@@ -117,7 +117,7 @@ def _side(scores: Scores | None, what: Metric) -> str:
 
 
 def _pairs(title: str, contrasts: list[Contrast], what: Metric) -> Table:
-    """Contrasts that are no twins."""
+    """Return contrasts that are no twins."""
     columns: Columns[Contrast] = {
         "Method": lambda c: pair_words(c)[0] or MISSING,
         "Contrast": lambda c: pair_words(c)[1],

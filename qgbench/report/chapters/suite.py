@@ -81,7 +81,7 @@ def suite_tables(answers: Answers, what: Metric) -> list[Table]:
 
 
 def _over_datasets(answers: Answers, what: Metric) -> Table:
-    """The answers, each one number; questions without one are left out."""
+    """Return the answers, each one number; questions without one are left out."""
     columns: Columns[Answer] = {
         "Question": lambda one: one.question.text,
         "Name": lambda one: one.question.name,
@@ -98,7 +98,7 @@ def _over_datasets(answers: Answers, what: Metric) -> Table:
 
 
 def _inside_datasets(answers: Answers, what: Metric) -> list[Table]:
-    """The answers inside each data set, as many of these in a table as a page is wide."""
+    """Return the answers inside each data set, as many of these in a table as a page is wide."""
     found = [one for one in answers.all if one.by_dataset]
     datasets = list(dict.fromkeys(dataset for one in found for dataset in one.by_dataset))
     parts = [datasets[start : start + _ABREAST] for start in range(0, len(datasets), _ABREAST)]

@@ -102,7 +102,7 @@ def _saved(figure: "Figure", suffix: str) -> bytes:
 
 
 def _as_png(figure: "Figure") -> bytes:
-    """Draw in 256 colours: a third of the bytes, which counts where figures are under version control."""
+    """Return the figure in 256 colours: a third of the bytes, which counts where figures are under version control."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 

@@ -42,7 +42,7 @@ class _Panel(NamedTuple):
 
 
 def plan(analysis: Analysis) -> style.Plan:
-    """Lay out a panel for each method with two budgets or more."""
+    """Return a plan of a panel for each method with two budgets or more."""
     families: dict[Setting, list[Section]] = defaultdict(list)
     for section in analysis.sections:
         families[_without_budget(section)].append(section)
@@ -58,7 +58,7 @@ def _without_budget(section: Section) -> Setting:
 
 
 def _rest(regime: str) -> str:
-    """Take the budget off a regime: pools and split are left."""
+    """Return a regime without its budget: pools and split are left."""
     return re.sub(r"^[^+@]*", "", regime)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def difference_axes(
     figure: "Figure", left: float, top: float, width: float, height: float, limit: float, what: Metric
 ) -> "Axes":
-    """Add axes from `-limit` to `limit`, both in the unit that people read, with 0 and for Dice the band marked."""
+    """Add and return axes from `-limit` to `limit`, in the unit that people read, with 0 and Dice's band marked."""
     axes = place(figure, left, top, width, height)
     axes.set_xlim(-limit, limit)
     axes.spines["left"].set_visible(False)
@@ -56,6 +56,6 @@ def beside(axes: "Axes", y: float, left: float, text: str, **style: Any) -> None
 
 
 def interval_words(found: Estimate, what: Metric) -> str:
-    """Write a difference and its interval."""
+    """Return a difference and its interval, as text."""
     ends = [number(end, what.scale) for end in found.interval or ()]
     return f"{signed(found.mean, what.scale)} [{', '.join(ends) or 'none'}]"

@@ -53,7 +53,7 @@ class _Row:
 
 
 def plan(analysis: Analysis) -> style.Plan:
-    """Lay out all contrasts, `_ROWS` lines a file; headings are repeated where a setting goes on in the next."""
+    """Return a plan of all contrasts, `_ROWS` lines a file; headings are repeated where a setting goes on."""
     blocks = [
         [
             _Row(setting_words(section.setting, analysis), "heading"),
@@ -75,7 +75,7 @@ def plan(analysis: Analysis) -> style.Plan:
 
 
 def contrast_words(contrast: Contrast) -> str:
-    """Name a contrast in a line."""
+    """Return a contrast in a line of words."""
     if contrast.kind == "twin":
         return str(contrast.name)
     return ", ".join(filter(None, pair_words(contrast)))
@@ -115,7 +115,7 @@ def _combined_row(addon: AddonAcross) -> _Row:
 
 
 def _limit(estimates: list[Estimate]) -> float:
-    """Choose how far the axis goes on either side: all means are inside, and all intervals but the widest few."""
+    """Return how far the axis goes on either side: all means are inside, and all intervals but the widest few."""
     reach = sorted(
         max(abs(end) for end in estimate.interval) if estimate.interval else abs(estimate.mean)
         for estimate in estimates

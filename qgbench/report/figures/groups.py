@@ -35,7 +35,7 @@ class _Panel(NamedTuple):
 
 
 def plan(analysis: Analysis) -> Plan:
-    """Lay out a panel for each twin contrast with a difference."""
+    """Return a plan of a panel for each twin contrast with a difference."""
     panels = [panel for section in analysis.sections for panel in _panels(section, analysis)]
     if not panels:
         return Plan([], ["no cell has a twin that it can be compared with"])

@@ -38,7 +38,7 @@ class _Curve(NamedTuple):
 
 
 def plan(analysis: Analysis) -> Plan:
-    """Lay out a panel or more for each setting with validation Dice at two steps or more."""
+    """Return a plan of a panel or more for each setting with validation Dice at two steps or more."""
     panels = []
     for section in analysis.sections:
         parts = _parts(_curves(section))
@@ -71,7 +71,7 @@ def _curves(section: Section) -> list[_Curve]:
 
 
 def _parts(curves: list[_Curve]) -> list[list[_Curve]]:
-    """Share curves out among panels, those of one method in the same as far as they fit."""
+    """Return the curves of each panel, those of one method in the same as far as they fit."""
     by_method: dict[ArmName, list[_Curve]] = defaultdict(list)
     for curve in curves:
         by_method[curve.name.without_addon].append(curve)

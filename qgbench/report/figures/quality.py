@@ -69,7 +69,7 @@ def _point(values: Iterable[float | None]) -> _Point | None:
 
 
 def _asked(runs: Iterable[Run]) -> list[CheckpointAudit]:
-    """Audits of the runs whose pseudo-labels were scored by g: there all scores judge the same masks."""
+    """Return the audits of runs whose pseudo-labels were scored by g: there all scores judge the same masks."""
     asked = [run for run in runs if any("g" in each.scores for each in run.record.pseudo_labels)]
     return [each for run in asked for each in run.record.pseudo_labels]
 
@@ -83,7 +83,7 @@ def _moments(audits: Iterable[CheckpointAudit]) -> list[float]:
 
 
 def plan_audit(analysis: Analysis) -> style.Plan:
-    """Lay out two panels (Pearson, MAE) for each setting with an audit."""
+    """Return a plan of two panels (Pearson, MAE) for each setting with an audit."""
     shown = [
         _Audit(
             setting_words(section.setting, analysis),
@@ -99,7 +99,7 @@ def plan_audit(analysis: Analysis) -> style.Plan:
 
 
 def plan_training(analysis: Analysis) -> style.Plan:
-    """Lay out a panel for each cell whose pseudo-labels were scored by g at two checkpoints or more."""
+    """Return a plan of a panel for each cell whose pseudo-labels were scored by g at two checkpoints or more."""
     panels = []
     for section in analysis.sections:
         runs = section.runs_of()

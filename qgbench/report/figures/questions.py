@@ -34,7 +34,7 @@ _LOOKS = tuple(zip(_COLORS, "os^vPX<", strict=True))
 
 
 def plan(analysis: Analysis) -> style.Plan:
-    """Lay out every question that has an answer, as many in a file as a page is high."""
+    """Return a plan of every question that has an answer, as many in a file as a page is high."""
     if analysis.answers is None:
         return style.Plan([], ["questions are asked by a suite: report --suite"])
     found = [analysis.answers.primary, *analysis.answers.others]
@@ -49,7 +49,7 @@ def plan(analysis: Analysis) -> style.Plan:
 
 
 def _lines(answer: Answer) -> list[str]:
-    """Break a question into one line or two."""
+    """Return a question in one line or two."""
     return style.wrapped(answer.question.text, _LABEL - 0.15, most=2)
 
 
@@ -58,7 +58,7 @@ def _row_height(answer: Answer) -> float:
 
 
 def _sheets(answers: list[Answer]) -> list[list[Answer]]:
-    """Divide them among as few files as hold them, evenly."""
+    """Return the answers in as few files as hold them, evenly."""
     heights = [_row_height(one) for one in answers]
     total = sum(heights)
     parts: list[list[Answer]] = [[] for _ in range(math.ceil(total / _HEIGHT))]
@@ -69,7 +69,7 @@ def _sheets(answers: list[Answer]) -> list[list[Answer]]:
 
 
 def _limit(answers: list[Answer]) -> float:
-    """Choose how far the axis goes on either side: all intervals over data sets are inside."""
+    """Return how far the axis goes on either side: all intervals over data sets are inside."""
     ends = [abs(end) for one in answers if one.estimate is not None for end in one.estimate.interval or ()]
     return 1.08 * max(*ends, 1e-6)
 
@@ -119,7 +119,7 @@ def _inside(
 
 
 def _p(answer: Answer) -> str:
-    """Write p adjusted; of the primary question, which needs no adjustment, as it is, with an asterisk."""
+    """Return the adjusted p; of the primary question, which needs no adjustment, p as it is, with an asterisk."""
     assert answer.estimate is not None
     if answer.holm_p is None and answer.estimate.p is not None:
         return f"{p_words(answer.estimate.p)}*"

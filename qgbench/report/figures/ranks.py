@@ -33,13 +33,13 @@ _SIDE = 1.95  # room for names beside the axis
 
 
 def plan_critical_difference(analysis: Analysis) -> style.Plan:
-    """Lay out a diagram for each protocol, architecture and encoder with at least two settings and two cells."""
+    """Return a plan of a diagram for each protocol, arch and encoder with at least two settings and two cells."""
     shown, left_out = _rankable(analysis)
     return style.Plan([partial(_draw_diagram, across, scope) for across, scope in shown], left_out)
 
 
 def plan_frequencies(analysis: Analysis) -> style.Plan:
-    """Lay out a heat map likewise, where the bootstrap could be made."""
+    """Return a plan of a heat map likewise, where the bootstrap could be made."""
     shown, left_out = _rankable(analysis)
     known = [(across, scope) for across, scope in shown if np.isfinite(across.frequencies).all()]
     left_out += [
@@ -123,7 +123,7 @@ def _rank_axis(axes: "Axes", count: int, at: Callable[[float], float], top: floa
 
 
 def _levels(cliques: list[list[int]]) -> list[list[tuple[int, int]]]:
-    """Stack bars so that none touches another on its level; each is (first, last) in order of rank."""
+    """Return bars in levels, so that none touches another on its level; each is (first, last) in order of rank."""
     levels: list[list[tuple[int, int]]] = []
     for first, last in sorted((clique[0], clique[-1]) for clique in cliques):
         free = next((level for level in levels if level[-1][1] < first), None)

@@ -116,7 +116,7 @@ class Looks:
 
     @classmethod
     def of(cls, analysis: Analysis) -> "Looks":
-        """Deal out colours and markers, supervised first, then alphabetical; no add-on is dashed and open."""
+        """Return colours and markers, dealt out supervised first, then alphabetically; no add-on is dashed and open."""
         names = {name for section in analysis.sections for name in section.cells}
         methods = sorted({name.without_addon for name in names}, key=lambda name: name.order)
         addons = sorted({name.addon for name in names} - {""}, key=lambda addon: (is_control(addon), addon))
@@ -134,12 +134,12 @@ class Looks:
 
 
 def measure_words(what: Metric) -> str:
-    """Name a measure and its unit, for an axis."""
+    """Return a measure and its unit, for an axis."""
     return f"{what.label} ({what.unit})"
 
 
 def fitted(text: str, width: float, size: float = FONT_SIZE, weight: str = "normal") -> str:
-    """Make a text printable in the figures' font and, if it is wider than `width` inches, leave out its middle."""
+    """Return a text of the figures' font alone; if it is wider than `width` inches, its middle is left out."""
     text = shortened(printable(text), 300)  # no page holds more; measuring a novel takes seconds
     length = len(text)
     shown = text
@@ -151,7 +151,7 @@ def fitted(text: str, width: float, size: float = FONT_SIZE, weight: str = "norm
 
 @lru_cache(maxsize=10_000)  # a name stands in many panels
 def text_width(text: str, size: float = FONT_SIZE, weight: str = "normal") -> float:
-    """Measure one line of text: inches, with a little to spare for what rounding to pixels adds."""
+    """Return the width of one line of text: inches, with a little to spare for what rounding to pixels adds."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties(family="DejaVu Sans", weight=weight)))
@@ -161,7 +161,7 @@ def text_width(text: str, size: float = FONT_SIZE, weight: str = "normal") -> fl
 
 
 def wrapped(text: str, width: float = WIDTH - 2 * _MARGIN, most: int = 6) -> list[str]:
-    """Break a text into lines of at most `width` inches; what `most` lines do not hold is cut with an ellipsis."""
+    """Return a text in lines of at most `width` inches; what `most` lines do not hold is cut with an ellipsis."""
     lines: list[str] = []
     for word in text.split():
         if lines and text_width(together := f"{lines[-1]} {printable(word)}") <= width:
@@ -184,7 +184,7 @@ def blank(height: float, width: float = WIDTH) -> "Figure":
 
 
 def place(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
-    """Add axes, in inches from the top left corner."""
+    """Add axes, in inches from the top left corner, and return them."""
     across, down = figure.get_size_inches()
     return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
 
@@ -237,7 +237,7 @@ class Layout:
         return self.columns * self.rows
 
     def draw(self, count: int, footer: float = 0.0) -> "tuple[Figure, list[Axes]]":
-        """Open a figure with `count` panels, row by row, and `footer` inches below all of them."""
+        """Return a new figure with `count` panels, row by row, and `footer` inches below all of them."""
         rows = -(-count // self.columns)
         pitch = 2 * LINE + 0.08 + self.height + self.below
         figure = blank(rows * pitch + LINE + footer + _MARGIN)
@@ -268,7 +268,7 @@ class Layout:
 
 
 def sheets(items: Sequence[T], size: int) -> list[list[T]]:
-    """Cut a list into parts of at most `size`."""
+    """Return a list's parts of at most `size`."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
@@ -286,12 +286,12 @@ def add_legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str], 
 
 
 def legend_height(count: int, columns: int) -> float:
-    """How high a legend of `count` entries is: inches."""
+    """Return how high a legend of `count` entries is: inches."""
     return -(-count // columns) * (LINE + 0.02) + 0.04
 
 
 def line_handle(color: str, marker: str, dashes: Dashes, fillstyle: Filling = "full") -> Any:
-    """Make a legend's sample of a line with its marker."""
+    """Return a legend's sample of a line with its marker."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=color, marker=marker, linestyle=dashes, fillstyle=fillstyle)

@@ -68,7 +68,7 @@ class Board:
 
 
 def board(analysis: Analysis, titles: dict[str, str]) -> Board:
-    """Lay out all cells and contrasts; `titles` gives the data sets' titles by name."""
+    """Return all cells and contrasts; `titles` gives the data sets' titles by name."""
     rows, comparisons = [], []
     for section in analysis.sections:
         own = [Comparison(section.setting, c, contrast_slug(section.setting, c)) for c in section.contrasts]
@@ -111,7 +111,7 @@ NONE = "none"
 
 
 def protocol_words(setting: Setting) -> str:
-    """Name the protocol, its version and the encoder."""
+    """Return the protocol, its version and the encoder, as text."""
     return f"{setting.protocol} v{setting.protocol_version}, {setting.encoder}"
 
 

@@ -187,7 +187,7 @@ class _Site:
         self._put(place, text.encode())
 
     def _facts(self, values: dict[str, Any]) -> Markup:
-        """Render nested facts as a table. Most runs share settings, packages and hardware: those are rendered once."""
+        """Return nested facts as a table. Most runs share settings, packages and hardware: those are rendered once."""
         key = json.dumps(values)
         if key not in self.rendered:
             self.rendered[key] = Markup(self.templates.get_template("pairs.html").render(items=_flat(values)))
@@ -278,7 +278,7 @@ def _environment() -> Environment:
 
 
 def _final(value: Any) -> Any:
-    """Prepare what a template puts out, before it is escaped: nothing invisible, a dash for what is unknown."""
+    """Return what a template puts out, before it is escaped: nothing invisible, a dash for what is unknown."""
     if value is None:
         return words.MISSING
     # Not of subclasses: Markup is already HTML.
@@ -286,7 +286,7 @@ def _final(value: Any) -> Any:
 
 
 def _pages_by_name(section: Section) -> dict[ArmName, list[tuple[Contrast, str]]]:
-    """List the contrasts that each cell is a side of, with their pages."""
+    """Return the contrasts that each cell is a side of, with their pages."""
     pages: dict[ArmName, list[tuple[Contrast, str]]] = {}
     for contrast in section.contrasts:
         page = contrast_slug(section.setting, contrast)
@@ -296,12 +296,12 @@ def _pages_by_name(section: Section) -> dict[ArmName, list[tuple[Contrast, str]]
 
 
 def _seed_means(scores: Scores | None) -> dict[int, float]:
-    """Average each seed's run over test groups."""
+    """Return the average of each seed's run over test groups."""
     return {} if scores is None else dict(zip(scores.seeds, scores.table.mean(axis=0).tolist(), strict=True))
 
 
 def _computed(record: Record) -> dict[str, Any]:
-    """Say how a run was computed, what it took (seconds, MiB), and how many near copies of training images it met."""
+    """Return how a run was computed, what it took (seconds, MiB), and its near copies of training images by part."""
     return {
         **record.model_dump(include={"steps", "precision", "device", "threads"}),
         "seconds": record.times.model_dump(),
@@ -311,7 +311,7 @@ def _computed(record: Record) -> dict[str, Any]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Write nested settings as pairs, ``protocol.train.steps`` and ``200``."""
+    """Yield nested settings as pairs, ``protocol.train.steps`` and ``200``."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")

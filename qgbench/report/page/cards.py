@@ -59,7 +59,7 @@ class DatasetCard:
 
 
 def method_cards(methods: Iterable[str]) -> list[MethodCard]:
-    """Describe methods, sorted by name, without importing them (which would import torch)."""
+    """Return descriptions of methods, sorted by name, without importing them (which would import torch)."""
     shipped = method_names()
     return [_described(name) if name in shipped else MethodCard(name, slug(name), "", []) for name in sorted(methods)]
 
@@ -76,7 +76,7 @@ def _is_method(node: ast.ClassDef) -> bool:
 
 
 def dataset_cards(runs: Sequence[Run]) -> list[DatasetCard]:
-    """Describe the data sets of some runs, sorted by name."""
+    """Return descriptions of the data sets of some runs, sorted by name."""
     by_name: dict[str, list[Run]] = {}
     for run in runs:
         by_name.setdefault(run.record.spec.dataset, []).append(run)
@@ -88,7 +88,7 @@ def dataset_cards(runs: Sequence[Run]) -> list[DatasetCard]:
 
 
 def _facts(runs: list[Run]) -> list[tuple[str, str]]:
-    """Say what the records of one data set tell about it."""
+    """Return what the records of one data set tell about it."""
     tested = {run.units.key: run.units for run in runs}
     diagonals = [float(end) for units in tested.values() for end in (units.diagonal.min(), units.diagonal.max())]
     data = sorted({run.record.provenance.data for run in runs})

@@ -40,7 +40,7 @@ def method_words(method: str) -> str:
 
 
 def addon_words(addon: str) -> str:
-    """Write ``qw-shuffled`` as 'QW (shuffled)', ``qw+qar`` as 'QW+QAR', no add-on as ''."""
+    """Return ``qw-shuffled`` as 'QW (shuffled)', ``qw+qar`` as 'QW+QAR', no add-on as ''."""
     mode, _, score = addon.partition("-")
     if mode not in ("qw", "qar", "qw+qar"):
         return addon
@@ -48,13 +48,13 @@ def addon_words(addon: str) -> str:
 
 
 def name_words(name: ArmName) -> str:
-    """Name a cell: 'FixMatch (method.threshold=0.9) + QW'."""
+    """Return a cell's name: 'FixMatch (method.threshold=0.9) + QW'."""
     variant = f" ({name.variant})" if name.variant else ""
     return method_words(name.method) + variant + (f" + {addon_words(name.addon)}" if name.addon else "")
 
 
 def regime_words(regime: str) -> str:
-    """Say what a regime is: '28 labels', '10 % of the labels + isic_pool, image split'; what is no regime stays."""
+    """Return what a regime is: '28 labels', '10 % of the labels + isic_pool, image split'; what is no regime stays."""
     try:
         parsed = Regime.parse(regime)
     except UserError:
@@ -68,19 +68,19 @@ def regime_words(regime: str) -> str:
 
 
 def kind_words(kind: str) -> str:
-    """Say what a kind of contrast compares."""
+    """Return what a kind of contrast compares."""
     return _KINDS[kind]
 
 
 def interval(found: Estimate, scale: float, digits: int = 1) -> str:
-    """Write a confidence interval, '0.4 to 2.2', with a mark if it allows no verdict; empty if there is none."""
+    """Return a confidence interval, '0.4 to 2.2', with a mark if it allows no verdict; empty if there is none."""
     if found.interval is None:
         return ""
     return " to ".join(number(end, scale, digits) for end in found.interval) + (MARK if found.p_withheld else "")
 
 
 def probability(value: float | None) -> str:
-    """Round a probability to two digits that count: '0.012'; 'below 0.001'; None is 'withheld'."""
+    """Return a probability rounded to two digits that count: '0.012'; 'below 0.001'; None is 'withheld'."""
     if value is None:
         return "withheld"
     if value < 0.001:
@@ -89,7 +89,7 @@ def probability(value: float | None) -> str:
 
 
 def headline(contrast: Contrast, where: str, what: Metric) -> str:
-    """Say a contrast in one sentence.
+    """Return a contrast in one sentence.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def _claim(scores: Scores, what: Metric) -> str:
 
 
 def _amount(found: Estimate, what: Metric) -> str:
-    """'+1.3 Dice points, CI 0.4 to 2.2'."""
+    """Return a difference as text: '+1.3 Dice points, CI 0.4 to 2.2'."""
     size = signed(found.mean, what.scale)
     text = f"{size} {what.label} points" if what.unit == "%" else f"{size} {what.unit} {what.label}"
     return text + (f", CI {interval(found, what.scale)}" if found.interval else ", no CI")
@@ -140,7 +140,7 @@ def _doubt(found: Estimate) -> str:
 
 
 def details(contrast: Contrast, what: Metric) -> list[str]:
-    """Say what else is known of a difference, a sentence each; nothing where there is no difference."""
+    """Return what else is known of a difference, a sentence each; nothing where there is no difference."""
     if contrast.difference is None:
         return []
     found = contrast.difference.estimate
@@ -179,7 +179,7 @@ def _test(found: Estimate, holm_p: float | None) -> list[str]:
 
 
 def _withheld(found: Estimate) -> list[str]:
-    """Say what of an estimate is withheld and why, a sentence each."""
+    """Return what of an estimate is withheld and why, a sentence each."""
     reasons = [part.replace("p withheld:", "p is withheld:") for part in found.reason.split("; ") if part]
     return [f"{part if part.startswith('p ') else part[0].upper() + part[1:]}." for part in reasons]
 

@@ -105,7 +105,7 @@ def _latex_header(column: str) -> str:
 
 
 def _latex_numbers(text: str) -> str:
-    """Escape a cell of numbers: true minus signs, "--" left as it is."""
+    """Return a cell of numbers for LaTeX: true minus signs, "--" left as it is."""
     return re.sub(r"(?<![-\w])-(?=\d)", r"$-$", escape_latex(text).replace("-{}-", "--"))
 
 

@@ -1,4 +1,4 @@
-"""What a finished run prints."""
+"""The results of one run as a table, and what ``qgbench run`` prints at its end."""
 
 from pathlib import Path
 
@@ -58,14 +58,14 @@ Rows = list[tuple[str, str, str]]
 def _scores(record: Record) -> Rows:
     summary, means = record.summary, record.summary.means
     others = ", ".join(
-        f"{network.replace('_', ' ')} {100 * other.means['dice']:.2f}"
-        for network, other in record.summaries.items()
+        f"{network.replace('_', ' ')} {100 * dice:.2f} ({100 * (dice - means['dice']):+.2f})"
+        for network, dice in ((name, other.means["dice"]) for name, other in record.summaries.items())
         if network != "student"
     )
     over = f"mean over {summary.images} test images, not over their {summary.groups} groups"
     return [
         ("Dice", f"{100 * means['dice']:.2f} %", over),
-        *([("Dice of other networks", others, "")] if others else []),
+        *([("Dice of other networks", others, "(difference from the student's)")] if others else []),
         ("HD95 (pooled)", f"{means['hd95']:.2f} px", "both directed sets together, as medpy"),
         ("HD95 (max)", f"{means['hd95_max']:.2f} px", "larger of the two directed, as MONAI"),
         ("HD95 of diagonal", f"{means['hd95_percent']:.2f} %", ""),
@@ -85,8 +85,10 @@ def _predictor(record: Record) -> Rows:
     verdict = "below 0.70: depends on" if audit.image_dependent else "not below 0.70: judges shapes more than"
     failed = not_predicted(record)
     note = f"yes if {PREDICTS_RULE} on all masks" + (f"; it does not on {' and '.join(failed)}" if failed else "")
+    of_test = audit.synthetic_test
     return [
         ("g, synthetic masks", _numbers(audit.synthetic), "validation images"),
+        *([("g, test mixture", _numbers(of_test), "validation images, as the release tests g")] if of_test else []),
         ("g, weak models' masks", _numbers(audit.weak_models), "validation images"),
         ("g, image dependence", f"{audit.image_dependence:.2f}", f"{verdict} the image"),
         ("g predicts quality", "no" if failed else "yes", note),
@@ -110,8 +112,8 @@ def _guidance(record: Record) -> Rows:
     if guidance is None or guidance.kept_share is None:
         return []
     return [
-        ("kept share", _number(guidance.kept_share), "pseudo-labels with q >= tau"),
-        ("effective sample size", _number(guidance.effective_sample_size), "near 1: QW changed little"),
+        ("kept share", _number(guidance.kept_share), "pseudo-labels with a weight above 0"),
+        ("effective sample size", _number(guidance.effective_sample_size), "near 1: the weights changed little"),
     ]
 
 

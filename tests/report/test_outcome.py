@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from qgbench.report.terminal import outcome_table
+from qgbench.report.outcome import outcome_table
 from qgbench.run.record import read_record
 
 RECORD = Path(__file__).parents[1] / "golden/records/v1/record.json"

@@ -12,7 +12,7 @@ import pytest
 from qgbench.base.errors import QGBenchError
 from qgbench.report.analysis import analyse
 from qgbench.report.collect import collect
-from qgbench.report.drawing import drawing
+from qgbench.report.picture_guard import guarded
 from qgbench.report.power import Case, draw_power
 from qgbench.report.select import Filters
 from qgbench.report.write import write_report
@@ -29,13 +29,13 @@ GOLDEN = Path(__file__).parents[1] / "golden/records/v1"
     ],
 )
 def test_an_exception_of_drawing_is_one_warning(error: Exception, said: str, caplog: pytest.LogCaptureFixture) -> None:
-    with drawing("cases.png"):
+    with guarded("cases.png"):
         raise error
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [said]
 
 
 def test_ctrl_c_is_no_exception_of_drawing() -> None:
-    with pytest.raises(KeyboardInterrupt), drawing("cases.png"):
+    with pytest.raises(KeyboardInterrupt), guarded("cases.png"):
         raise KeyboardInterrupt
 
 
@@ -45,8 +45,8 @@ def test_ctrl_c_is_no_exception_of_drawing() -> None:
 def test_a_backend_of_the_environment_that_is_not_here_does_not_matter(named: str, left: str) -> None:
     code = (
         "import os\n"
-        "from qgbench.report.drawing import drawing\n"
-        "with drawing('picture'):\n"
+        "from qgbench.report.picture_guard import guarded\n"
+        "with guarded('picture'):\n"
         "    from matplotlib.figure import Figure\n"
         "    Figure().savefig(os.devnull, format='png')\n"
         "    print('drawn', os.environ.get('MPLBACKEND'))"

@@ -1,4 +1,4 @@
-"""Pictures are extras: whatever goes wrong with one, what it shows is in records and tables."""
+"""A guard around drawing: a picture that fails is one warning, since what it shows is in records and tables."""
 
 import os
 import sys
@@ -10,8 +10,8 @@ from qgbench.base.logs import logger
 
 
 @contextmanager
-def drawing(what: str) -> Iterator[None]:
-    """Make any exception inside the block one warning: that `what` is not drawn, and why."""
+def guarded(what: str) -> Iterator[None]:
+    """Make any exception in the block, which draws, one warning: that `what` is not drawn, and why."""
     try:
         with suppress(Exception):  # the block imports it again
             _import_matplotlib()
