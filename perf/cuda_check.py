@@ -112,10 +112,10 @@ def time_arm(arm: Arm, options: argparse.Namespace, end: float) -> tuple[str, ..
             break
         steps.append(seconds(partial(trainer._train_step, budget - WARM_UP - options.steps - 1 + done), device)[0])
     if len(steps) <= WARM_UP:
-        return arm.typed, "no time left", "", ""
+        return arm.arm.typed, "no time left", "", ""
     step, wait = (statistics.median(found[WARM_UP:]) for found in (steps, waits))
     memory = f"{torch.cuda.max_memory_allocated() / 2**20:.0f}" if device == "cuda" else "-"
-    return arm.typed, f"{1000 * step:.0f}", f"{wait / step:.0%}", memory
+    return arm.arm.typed, f"{1000 * step:.0f}", f"{wait / step:.0%}", memory
 
 
 def main() -> None:

@@ -26,8 +26,9 @@ def main() -> None:
         torch.manual_seed(0)
         network = build_network(protocol.arch, protocol.encoder, "none", protocol.decoder_channels, protocol.size)
         weights[name] = list(network.parameters())
-        settings = {"lr": protocol.train.lr, "weight_decay": protocol.train.weight_decay}
-        optimisers[name] = torch.optim.AdamW(weights[name], **settings, fused=name == "fused")
+        optimisers[name] = torch.optim.AdamW(
+            weights[name], lr=protocol.train.lr, weight_decay=protocol.train.weight_decay, fused=name == "fused"
+        )
     times: dict[str, list[float]] = {name: [] for name in weights}
     for _ in range(STEPS):
         for pair in zip(*weights.values(), strict=True):
