@@ -109,9 +109,8 @@ class Streams:
     def next(self, progress: float) -> tuple[Batch, Tensor]:
         """Return a batch, and the held-back masks (U, 1, H, W) of its unlabelled images in the weak view's geometry.
 
-        Of this process's rows; CutMix regions stay on the processor.
-
-        Masks are NaN for images whose mask is not known (those of a pool).
+        Both have the rows of this process alone; CutMix regions stay on the processor. Masks are NaN for images
+        whose mask is not known (those of a pool).
 
         Parameters
         ----------
