@@ -55,7 +55,8 @@ def compare(size: int, labelled: int, unlabelled: int, repetitions: int, threads
     protocol = load_protocol("small")
     accelerator = make_accelerator("cpu", protocol.precision, threads)
     network = build_student(protocol).train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=protocol.train.lr, weight_decay=protocol.train.weight_decay)
+    train = protocol.train
+    optimiser = torch.optim.AdamW(network.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
     images = image_set(folder, size)
     rng = np.random.default_rng(1)
     reads, steps = [], []

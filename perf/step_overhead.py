@@ -43,7 +43,8 @@ def main() -> None:
     )
     trainer.method.train()
     network = build_student(protocol).train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=protocol.train.lr, weight_decay=protocol.train.weight_decay)
+    train = protocol.train
+    optimiser = torch.optim.AdamW(network.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
     batch, _ = trainer._streams.next(0.0)
 
     def bare() -> None:
