@@ -64,9 +64,8 @@ class BCP(Method):
 
     def losses(self, logits: Tensor, target: Tensor, region: Tensor) -> list[tuple[Tensor, Tensor, float]]:
         """Return rows, divisors and weights of the losses of a region: half is cross-entropy, half the mean of Dice."""
-        dice = batch_dice_loss(self.task, self.task.probabilities(logits), target, region)
-        entropy = regions.cross_entropy(self.task, logits, target, region)
-        return [(*entropy, 0.5), *((*one, 0.5 / len(dice)) for one in dice)]
+        dsc = batch_dice_loss(self.task, self.task.probabilities(logits), target, region)
+        return [(*regions.cross_entropy(self.task, logits, target, region), 0.5), *((*d, 0.5 / len(dsc)) for d in dsc)]
 
     def supervised(self, logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
         """Return the loss of a region whose truth is known: a scalar."""
@@ -91,10 +90,9 @@ class BCP(Method):
         pred_out = self.student(torch.where(inside, x_l[l_a], u_w[u_a]))
         pred_in = self.student(torch.where(inside, u_w[u_b], x_l[l_b]))
         supervised = loss(pred_out, y_l[l_a], inside) + loss(pred_in, y_l[l_b], ~inside)
-        parts = ((pred_out, u_a, ~inside), (pred_in, u_b, inside))
         terms = [
             Term(rows, label, divisor, owner, coef=self.settings.alpha * coef)
-            for pred, owner, region in parts
+            for pred, owner, region in ((pred_out, u_a, ~inside), (pred_in, u_b, inside))
             for rows, divisor, coef in self.losses(pred, target[owner], region)
         ]
         return Step(supervised, terms)

@@ -10,8 +10,9 @@ from qgbench.base.progress import Track, no_progress
 from qgbench.data import near_copies as module
 from qgbench.data.content import CACHE_VARIABLE
 from qgbench.data.near_copies import NearCopy, near_copies, warning
+from qgbench.data.readers import open_pool
 from qgbench.data.run_data import open_run_data
-from qgbench.data.splits import HALF_TEST
+from qgbench.data.splits import HALF_TEST, draw_pool
 from qgbench.spec.regime import Regime
 from tests.data.acquire.test_verify import parts_of, save, write_pool, write_set
 from tests.data.test_duplicates import encoded, smaller
@@ -72,7 +73,9 @@ def test_copies_within_what_is_trained_on_or_measured_on_are_no_leak(tree: Path,
 def test_images_that_are_not_drawn_from_a_pool_are_none_that_are_trained_on(tree: Path, tmp_path: Path) -> None:
     pool = write_pool(tmp_path / "pool", 200, 6)
     id = parts_of(tree)["test"][0]
-    save(pool / "unlabelled/p1.png", saved_anew(tree / f"images/{id}.png"))
+    ids = sorted(file.stem for file in (pool / "unlabelled").iterdir())
+    (first,) = draw_pool(ids, open_pool(str(pool)).name, 1, str(tree), 0)
+    save(pool / f"unlabelled/{next(name for name in ids if name != first)}.png", saved_anew(tree / f"images/{id}.png"))
     drawn = [bool(found(tree, f"n4+{pool}~{number}@grouped")) for number in range(1, 7)]
     assert drawn == sorted(drawn)
     assert (drawn[0], drawn[-1]) == (False, True)

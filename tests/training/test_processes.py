@@ -28,7 +28,7 @@ from qgbench.engine.device import World, make_accelerator, processes, what_canno
 from qgbench.methods import Batch, Method, Step, Term
 from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
-from qgbench.quality.scores import SCORES, Labelling, Score
+from qgbench.quality.scores import SCORES, Labelling, Score, Watched
 from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer, convert_sync_batchnorm
 from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
@@ -84,7 +84,9 @@ class Broken(Supervised):
 
 
 class QualityOfRows(Score):
-    """A score that gives the rows of the whole batch these values."""
+    """A score that gives the rows of the whole batch these values; it means nothing in an audit's batches."""
+
+    needs_truth = True  # so that no audit asks it
 
     def __init__(self, *values: float) -> None:
         super().__init__()
@@ -96,7 +98,9 @@ class QualityOfRows(Score):
 
 def weighed(score: Score | str, tau: float = 0.5) -> Modes:
     settings = QualityWeighting.Settings(tau=tau)
-    return lambda g: [QualityWeighting(settings, SCORES[score](g, SEED) if isinstance(score, str) else score)]
+    return lambda g: [
+        QualityWeighting(settings, Watched(SCORES[score](g, SEED), score) if isinstance(score, str) else score)
+    ]
 
 
 def regularised(g: nn.Module) -> list[AddOn]:

@@ -163,7 +163,7 @@ SPEC = "spec: settings.{} is {!r}, expected {!r}".format
         (put("summaries.student.means.dice", 1.5), J, "summaries.student.means.dice is 1.5; expected no more than 1"),
         # Settings
         (put("settings.method.threshold", 0.5), J, SPEC("method.threshold", 0.5, 0.95)),
-        (put("settings.method", {}), J, SPEC("method.cutmix", "no setting", True)),
+        (put("settings.method", {}), J, SPEC("method.apart", "no setting", False)),
         (put("settings.method.foo", 0.5), J, SPEC("method.foo", 0.5, "no setting")),
         (put("settings.qg.tau", 0.6), J, SPEC("qg.tau", 0.6, 0.5)),
         (put("settings.qg", {}), J, SPEC("qg.tau", "no setting", 0.5)),
@@ -225,7 +225,7 @@ def test_a_plugin_file_is_hashed_and_never_run(run: Path, monkeypatch: pytest.Mo
     source = sha256((run / "lab.py").read_bytes()).hexdigest()
     (note,) = of_a_plugin(run, monkeypatch, source)
     assert note.endswith(
-        f"{source}, and so has the file here, which is not run to verify: its settings are not checked"
+        f"{source}, which the file here has, too; it is not run to verify: its settings are not checked"
     )
     (note,) = of_a_plugin(run, monkeypatch, "0" * 64)
     assert note.endswith(f"{'0' * 64}, and what is here has another, {source}: it was not compared")
