@@ -212,7 +212,7 @@ def _check_pixels(method: Method, batch: Batch, other: Batch) -> Iterator[Findin
 
 
 def _is_made_of_labels(method: Method, batch: Batch) -> bool:
-    """Tell whether probabilities change with the correction of labels before them, and the image that they are of not.
+    """Return whether probabilities change with the correction of labels before them, and their image does not.
 
     Where the image changes too, as one mixed by a label's mask does, a network has seen another image.
     """
