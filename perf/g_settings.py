@@ -1,10 +1,11 @@
-"""How the settings of g in `small` were chosen: what each change is worth on validation images.
+"""How the settings of g in `small` were chosen: what each change is worth on validation images, and what it costs.
 
-Run with qgbench installed and QGBENCH_DATA set: ``python perf/g_settings.py [workers]``. Trains g of `small` on the few
-labels of two sets, two seeds, as it is and with one setting changed. Judged are synthetic masks, by the shares of
-training and of the release's test script, and the masks of weak models, which depend on data and seed alone and so are
-the same in a row. Results are kept in ``runs/g_settings.jsonl``, so that the same command continues. BENCHMARK.md says
-what came out.
+Run with qgbench installed and QGBENCH_DATA set: ``python perf/g_settings.py QUESTION [workers]``. Trains g of `small` on
+few labels, as it is and with settings changed: ``worth`` asks of one setting each on two sets, two seeds; ``cost`` asks
+of cheaper ones on five sets, three seeds. Judged are synthetic masks, by the shares of training and of the release's
+test script, and the masks of weak models, which depend on data and seed alone and so are the same in a row; r within
+one weak model is averaged over them. Results are kept in ``runs/g_settings.jsonl``, so that the same command continues.
+BENCHMARK.md and docs/PERFORMANCE.md say what came out.
 """
 
 import itertools

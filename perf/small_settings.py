@@ -95,9 +95,11 @@ def columns(*each: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 QUESTIONS = {
-    "doubling": trials(
-        columns(*(column(m, steps, **how) for steps in (200, 400, 800) for m, how in RISING.items())), THREE
-    ),
+    "doubling": [  # the first doubling first: it may settle the budget
+        trial
+        for budgets in ((200, 400), (800,))
+        for trial in trials(columns(*(column(m, n, **how) for n in budgets for m, how in RISING.items())), THREE)
+    ],
     "rates": trials(
         columns(*(column(m, 400, **APART, **rate) for m in ("fixmatch", "unimatch") for rate in RATES)), THREE
     ),
