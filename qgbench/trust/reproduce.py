@@ -28,11 +28,11 @@ from typing import Protocol as Structural
 
 import numpy as np
 import pandas as pd
+import scipy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from scipy.stats import t as student_t
 
 from qgbench.base.errors import QGBenchError, UserError, unwritable
 from qgbench.base.files import write_atomically
@@ -476,10 +476,10 @@ def noise_of(siblings: Sequence[float]) -> Noise:
     """
     number = len(siblings)
     if number < _LEAST_SIBLINGS:
-        limit = float(student_t.ppf(_QUANTILE, np.inf)) * math.sqrt(2) * _ASSUMED_RUN_SD
+        limit = float(scipy.stats.t.ppf(_QUANTILE, np.inf)) * math.sqrt(2) * _ASSUMED_RUN_SD
         return Noise(limit, f"a run's SD is taken to be {100 * _ASSUMED_RUN_SD:g} points")
     sd = float(np.std(siblings, ddof=1))
-    limit = float(student_t.ppf(_QUANTILE, number - 1)) * math.sqrt(2) * sd
+    limit = float(scipy.stats.t.ppf(_QUANTILE, number - 1)) * math.sqrt(2) * sd
     return Noise(limit, f"SD {100 * sd:.2f} points over {number} other seeds of the cell")
 
 
