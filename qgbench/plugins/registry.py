@@ -212,6 +212,18 @@ def resolve(kind: Kind, name: str, plugins: Iterable[str] = ()) -> str:
     return reference
 
 
+def is_built_in(kind: Kind, reference: str) -> bool:
+    """Return whether a reference names what ships with qgbench.
+
+    Raises
+    ------
+    UserError
+        It is a name that nothing has, or several sources.
+    """
+    where, name = _place(reference)
+    return not where and catalogue(kind).find(name).origin == BUILT_IN
+
+
 def load(kind: Kind, reference: str) -> Any:
     """Return what a reference names: a class of a method, an add-on, a score or an executor, an `Arch`, a `Metric`.
 
@@ -222,10 +234,10 @@ def load(kind: Kind, reference: str) -> Any:
         exactly one of the kind; what was found is of another kind, or a metric of another name.
     """
     where, name = _place(reference)
-    if where:
-        value = _load_from(kind, where, name)
-    elif catalogue(kind).find(name).origin == BUILT_IN:
+    if is_built_in(kind, reference):
         value = _load_built_in(kind, name)
+    elif where:
+        value = _load_from(kind, where, name)
     else:
         point = _entry_point(kind, name)
         value = _imported(point.load, f"{kind} '{name}' of {_origin(point)}")
@@ -251,11 +263,11 @@ def source(kind: Kind, reference: str) -> str:
     UserError
         The file cannot be read, or the reference cannot be found.
     """
+    if is_built_in(kind, reference):
+        return ""
     where, name = _place(reference)
     version = ""
     if not where:
-        if catalogue(kind).find(name).origin == BUILT_IN:
-            return ""
         point = _entry_point(kind, name)
         where = point.module
         version = "" if point.dist is None else f"{point.dist.name}=={point.dist.version}"

@@ -68,7 +68,7 @@ def compare_with_spec(record: Record) -> Found:
     elif method is not None and (text := _audits_too_few(record, method)):
         yield "audits", text
     elif method is not None and own is not None and not spec.addon_source:
-        yield from _best_and_networks(record, own, addons, _keeps_teacher(method, own))
+        yield from _best_and_networks(record, own, addons, method.keeps_teacher(own))
 
 
 def outside_code(record: Record) -> Iterator[str]:
@@ -228,13 +228,6 @@ def _audits_too_few(record: Record, method: "type[Method]") -> str:
     if record.read_from == 1 or found in ([], expected) or not method.pseudo_labels:
         return ""
     return f"pseudo_labels is of the checkpoints {found}; a run of {record.spec.method} has {expected}"
-
-
-def _keeps_teacher(method: "type[Method]", settings: "MethodSettings") -> bool:
-    """Return whether a method keeps a teacher, without building its networks."""
-    asked = method.__new__(method)
-    asked.settings = settings
-    return asked.uses_teacher()
 
 
 def _best_and_networks(

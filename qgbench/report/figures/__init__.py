@@ -116,6 +116,6 @@ def _as_png(figure: "Figure") -> bytes:
     numbers = np.full(ink.shape, 255, np.uint8)
     numbers[ink] = np.asarray(inked)[0]
     reduced = Image.fromarray(numbers)
-    reduced.putpalette(inked.palette.tobytes().ljust(768, b"\xff"))
+    reduced.putpalette(bytes(inked.getpalette() or ()).ljust(768, b"\xff"))
     reduced.save(file, format="png", dpi=(_DOTS_PER_INCH, _DOTS_PER_INCH))
     return file.getvalue()
