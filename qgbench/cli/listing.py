@@ -90,7 +90,7 @@ def print_arch(name: str, console: Console, plugins: Iterable[str] = ()) -> None
     """
     reference = resolve("arch", name, plugins)
     arch = load("arch", reference)
-    _print_head(name, reference, arch.build, console)
+    _print_head(name, reference, arch.builder, console)
     table = Table(show_header=False)
     for key, value in (
         ("what it is", arch.description),

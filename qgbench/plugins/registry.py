@@ -58,7 +58,7 @@ class _Kind:
 
     def known(self) -> Mapping[str, Any]:
         """Return the built-ins of a mapping by name; none where each has a module."""
-        return _found(self.built_in) if ":" in self.built_in else {}
+        return named(self.built_in) if ":" in self.built_in else {}
 
     def names(self) -> list[str]:
         """Return the names of the built-ins, without importing them where each has a module."""
@@ -68,7 +68,7 @@ class _Kind:
 
     def has(self, value: Any) -> bool:
         """Return whether something is of this kind."""
-        base = _found(self.base)
+        base = named(self.base)
         if self.instances:
             return isinstance(value, base)
         return inspect.isclass(value) and issubclass(value, base) and value is not base
@@ -85,8 +85,8 @@ _KINDS: Mapping[Kind, _Kind] = MappingProxyType(
     {
         "method": _Kind("qgbench.methods", "qgbench.methods:Method", "qgbench.baselines", False),
         "arch": _Kind("qgbench.archs", "qgbench.archs.registry:Arch", "qgbench.archs.registry:ARCHS", True),
-        "addon": _Kind("qgbench.addons", "qgbench.quality.guide:AddOn", "qgbench.quality.guide:ADDONS", False),
-        "score": _Kind("qgbench.scores", "qgbench.quality.scores:Score", "qgbench.quality.scores:SCORES", False),
+        "addon": _Kind("qgbench.addons", "qgbench.quality.guide:AddOn", "qgbench.spec.addons:ADDONS", False),
+        "score": _Kind("qgbench.scores", "qgbench.quality.scores:Score", "qgbench.spec.addons:SCORES", False),
         "metric": _Kind("qgbench.metrics", "qgbench.metrics.table:Metric", "qgbench.metrics.table:METRICS", True),
         "executor": _Kind(
             "qgbench.executors", "qgbench.launch.executor:Executor", "qgbench.launch.executor:EXECUTORS", False
@@ -101,7 +101,8 @@ def _modules_of(package: str) -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)))
 
 
-def _found(path: str) -> Any:
+def named(path: str) -> Any:
+    """Return what ``module:name`` says."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -338,7 +339,7 @@ def _load_built_in(kind: Kind, name: str) -> Any:
     known = _KINDS[kind]
     if ":" in known.built_in:
         value = known.known()[name]
-        return _found(value) if isinstance(value, str) else value  # a path, of what takes long to import
+        return named(value) if isinstance(value, str) else value  # a path, of what takes long to import
     where = f"{known.built_in}.{name}"
     return _only(kind, where, importlib.import_module(where))
 

@@ -336,7 +336,7 @@ def _code(provenance: Provenance) -> str:
 
 
 def _refuse_other_code(spec: RunSpec) -> None:
-    from qgbench.engine.device import processes
+    from qgbench.engine.here import processes
     from qgbench.plugins.registry import source
 
     for kind, name, here, expected in (
@@ -358,11 +358,11 @@ def _refuse_other_code(spec: RunSpec) -> None:
 
 def _refuse_other_settings(file: Path, record: Record) -> None:
     from qgbench.plugins.registry import load
-    from qgbench.quality.guide import addon_settings
     from qgbench.run.carry_out import describe
+    from qgbench.spec.addons import addon_settings
 
     spec = record.spec
-    method, addons = load("method", spec.method).Settings, [type(own) for _, own in addon_settings(spec)]
+    method, addons = load("method", spec.method).Settings, [type(own) for own in addon_settings(spec)]
     kinds = {"protocol": [Protocol], "method": [method], "qg": addons}
     if changed := settings_that_differ(record, describe(spec)["settings"], kinds):
         listed = ", ".join(f"{name} {was!r} (here {now!r})" for name, (was, now) in changed.items())

@@ -171,9 +171,9 @@ def _addons_here(spec: RunSpec) -> bool:
 def _addon_settings(spec: RunSpec, here: bool) -> list[AddOnSettings]:
     """Return the settings that a spec gives its add-ons; without those whose class is not here."""
     if here:
-        from qgbench.quality.guide import addon_settings
+        from qgbench.spec.addons import addon_settings
 
-        return [own for _, own in addon_settings(spec)]
+        return addon_settings(spec)
     kinds = [ADDON_SETTINGS[name] for name in spec.addons if name in ADDON_SETTINGS]
     changes = spec.overrides_of("qg")
     return [

@@ -255,5 +255,5 @@ def test_every_architecture_has_a_line_and_a_page(console: Console) -> None:
         print_arch(name, console)
         shown = " ".join(" ".join(lines_of(console)).replace("│", " ").split())
         assert arch.description in shown
-        assert " ".join((arch.build.__doc__ or "").split()) in shown
+        assert " ".join((arch.builder.__doc__ or "").split()) in shown
         assert float(re.search(r"([\d.]+) million", shown)[1]) > 5, shown  # type: ignore[index]  # None fails, too
