@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from qgbench.cli.listing import deviations
-from qgbench.methods import Method
-from qgbench.plugins.registry import load, method_names
+from qgbench.plugins.registry import method_names
+from qgbench.spec.method import Declared, declared
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "docs" / "results" / "report.md"
@@ -71,8 +71,8 @@ def with_deviations(document: str) -> str:
     """Return the document with what all methods do otherwise than their authors, and each that ships."""
     rows = ["| method | deviation |", "|---|---|"]
     for name in method_names():
-        rows += [f"| {name} | {text} |" for text in deviations(load("method", name))]
-    for name, lines in (("shared", [f"- {text}" for text in deviations(Method)]), ("deviations", rows)):
+        rows += [f"| {name} | {text} |" for text in deviations(declared(name))]
+    for name, lines in (("shared", [f"- {text}" for text in deviations(Declared)]), ("deviations", rows)):
         begin, end = f"<!-- {name} -->\n", "<!-- end -->"
         before, _, rest = document.partition(begin)
         document = before + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2]

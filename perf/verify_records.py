@@ -16,7 +16,6 @@ import numpy as np
 from qgbench.data.splits import draw_labelled, load_split
 from qgbench.plugins.registry import load
 from qgbench.quality.audit import audits_of
-from qgbench.quality.guide import addon_settings
 from qgbench.run.record import (
     images_path,
     labels_path,
@@ -29,6 +28,7 @@ from qgbench.run.record import (
     write_images,
     write_labels,
 )
+from qgbench.spec.addons import addon_settings
 from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.verify import verify_records
 
@@ -58,7 +58,7 @@ def write_results(results: Path, records: int) -> None:
         images["precision"], images["recall"] = tp / pred, tp / ref
         if mode == "none":
             images["q"] = np.nan
-        protocol, addons = spec.resolve(), [own for _, own in addon_settings(spec)]
+        protocol, addons = spec.resolve(), addon_settings(spec)
         every, steps = protocol.train.steps // protocol.train.validations, protocol.train.steps
         of_g = {"g": f"ph2-n28-{protocol.size}px-k{seed}-{'0' * 12}", "g_weights": f"{seed:064}"}
         source = {"labelled_ids": labelled[seed], **(of_g if spec.needs_g else dict.fromkeys(of_g))}

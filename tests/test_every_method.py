@@ -13,9 +13,9 @@ from qgbench.cli.main import app
 from qgbench.engine.device import make_accelerator
 from qgbench.plugins.registry import load, method_names
 from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
-from qgbench.quality.scores import SCORES
 from qgbench.run.folder import RunFolder
 from qgbench.run.record import read_record
+from qgbench.spec.addons import SCORES
 from qgbench.training.loop import Trainer
 from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
 from tests.commands import COARSE, small_data
@@ -38,7 +38,7 @@ def trained(name: str, add_on: str, **settings: object) -> list[dict[str, float 
     modes: list[AddOn] = []
     if add_on.startswith("qw"):
         score = add_on.removeprefix("qw-").removesuffix("+qar")
-        modes.append(QualityWeighting(QualityWeighting.Settings(tau=0.0), SCORES[score](g)))
+        modes.append(QualityWeighting(QualityWeighting.Settings(tau=0.0), load("score", score)(g)))
     if add_on.endswith("qar"):
         modes.append(QualityRegularisation(QualityRegularisation.Settings(qar_warmup=0.0, qar_ramp=0.0), predictor=g))
     trainer = Trainer(method, Guide(modes), g, toy_data(), protocol, 0, make_accelerator("cpu", "fp32", 1))

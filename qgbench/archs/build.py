@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.library import has_imagenet, unsuitable
-from qgbench.archs.registry import ARCHS, nearest_sizes
+from qgbench.archs.registry import ARCHS, require_fitting
 from qgbench.archs.weights import Weights, unpublished, weights_hash
 from qgbench.base.errors import QGBenchError, UserError, in_one_line
 from qgbench.plugins.registry import load
@@ -174,13 +174,9 @@ def build_network(
         ImageNet weights cannot be fetched.
     """
     entry = load("arch", arch)
-    if not entry.fits(size):
-        near = " and ".join(str(side) for side in nearest_sizes(entry, size))
-        raise UserError(
-            f"images of {size} pixels do not fit arch '{arch}': the side must be {entry.sizes}; the nearest: {near}."
-        )
+    require_fitting(arch, entry, size)
     try:
-        build = partial(entry.build, encoder, weights, decoder_channels, size)
+        build = partial(entry.builder, encoder, weights, decoder_channels, size)
         network = SegmentationNetwork(build, encoder, size, entry.min_batch)
     except QGBenchError:
         raise

@@ -1,17 +1,21 @@
-"""The segmentation networks that can be named, and what a user should know of each before choosing it."""
+"""The segmentation networks that can be named, and what is known of each before it is built. Imports no torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from torch import nn
+from qgbench.archs import swin_sizes
+from qgbench.base.errors import UserError
+from qgbench.plugins.registry import named
 
-from qgbench.archs import library, swin_unet
-from qgbench.archs.attention_unet import build_attention_unet
-from qgbench.archs.weights import Weights
+if TYPE_CHECKING:
+    from torch import nn
 
-Builder = Callable[[str, Weights, tuple[int, ...], int], nn.Module]
+    from qgbench.archs.weights import Weights
+
+Builder = Callable[[str, "Weights", tuple[int, ...], int], "nn.Module"]
 
 
 def _multiple_of_32(size: int) -> bool:
@@ -24,8 +28,9 @@ class Arch:
 
     Attributes
     ----------
-    build : callable
-        (encoder, weights, decoder_channels, size) -> a network with encoder, decoder and segmentation_head.
+    build : callable or str
+        (encoder, weights, decoder_channels, size) -> a network with encoder, decoder and segmentation_head; or where
+        that is, ``module:function``, which is imported when it is asked for (`builder`).
     description : str
         One line.
     source : str
@@ -45,7 +50,7 @@ class Arch:
         Least number of images of one process in a training step.
     """
 
-    build: Builder
+    build: Builder | str
     description: str
     source: str
     decoder: str
@@ -55,6 +60,11 @@ class Arch:
     fits: Callable[[int], bool] = _multiple_of_32
     min_batch: int = 1
 
+    @property
+    def builder(self) -> Builder:
+        """What builds it."""
+        return named(self.build) if isinstance(self.build, str) else self.build
+
 
 _STAGES = "one stage for each width"
 _WIDTH = "the first is the width of the decoder"
@@ -63,32 +73,35 @@ _SMP = "segmentation-models-pytorch"
 ARCHS: Mapping[str, Arch] = MappingProxyType(
     {
         "unet": Arch(
-            library.build_unet, "U-Net: encoder, decoder, skip connections", f"arXiv 1505.04597, {_SMP}", _STAGES
+            "qgbench.archs.library:build_unet",
+            "U-Net: encoder, decoder, skip connections",
+            f"arXiv 1505.04597, {_SMP}",
+            _STAGES,
         ),
         "unetpp": Arch(
-            library.build_unetpp,
+            "qgbench.archs.library:build_unetpp",
             "U-Net++: nested, densely connected skip connections",
             f"arXiv 1807.10165, {_SMP}",
             f"{_STAGES}; the nodes in between have the encoder's",
         ),
         "attention_unet": Arch(
-            build_attention_unet,
+            "qgbench.archs.attention_unet:build_attention_unet",
             "U-Net with additive attention gates on its skip connections",
             f"arXiv 1804.03999, U-Net of {_SMP}",
             _STAGES,
         ),
         "swin_unet": Arch(
-            swin_unet.build_swin_unet,
+            "qgbench.archs.swin_unet:build_swin_unet",
             "Swin-Unet: Swin Transformer blocks in encoder and decoder",
             "arXiv 2105.05537, blocks of timm",
             "nothing: the decoder has the encoder's widths",
-            strides=swin_unet.STRIDES,
-            own_encoder=swin_unet.ENCODER,
+            strides=swin_sizes.STRIDES,
+            own_encoder=swin_sizes.ENCODER,
             sizes="a multiple of 32 whose 32nd part can be divided by a window of 2 to 7 patches",
-            fits=swin_unet.fits,
+            fits=swin_sizes.fits,
         ),
         "deeplabv3plus": Arch(
-            library.build_deeplabv3plus,
+            "qgbench.archs.library:build_deeplabv3plus",
             "DeepLabV3+: dilated encoder, atrous spatial pyramid pooling",
             f"arXiv 1802.02611, {_SMP}",
             _WIDTH,
@@ -96,23 +109,26 @@ ARCHS: Mapping[str, Arch] = MappingProxyType(
             min_batch=2,
         ),
         "segformer": Arch(
-            library.build_segformer, "SegFormer's decoder of linear layers", f"arXiv 2105.15203, {_SMP}", _WIDTH
+            "qgbench.archs.library:build_segformer",
+            "SegFormer's decoder of linear layers",
+            f"arXiv 2105.15203, {_SMP}",
+            _WIDTH,
         ),
         "upernet": Arch(
-            library.build_upernet,
+            "qgbench.archs.library:build_upernet",
             "UPerNet: pyramid pooling and a feature pyramid",
             f"arXiv 1807.10221, {_SMP}",
             _WIDTH,
             min_batch=2,
         ),
         "manet": Arch(
-            library.build_manet,
+            "qgbench.archs.library:build_manet",
             "MA-Net: U-Net with attention over positions and channels",
             f"doi 10.1109/ACCESS.2020.3025372, {_SMP}",
             _STAGES,
         ),
         "fpn": Arch(
-            library.build_fpn,
+            "qgbench.archs.library:build_fpn",
             "Feature pyramid network",
             f"arXiv 1901.02446, {_SMP}",
             "the first is the width of its pyramid, the second, a multiple of 32, that of its last blocks",
@@ -126,3 +142,18 @@ def nearest_sizes(arch: Arch, size: int) -> list[int]:
     below = next((side for side in range(size - 1, 31, -1) if arch.fits(side)), None)
     above = next(side for side in count(size + 1) if arch.fits(side))
     return [side for side in (below, above) if side is not None]
+
+
+def require_fitting(name: str, arch: Arch, size: int) -> None:
+    """Refuse images of a side, in pixels, that an architecture cannot take.
+
+    Raises
+    ------
+    UserError
+        Says which sides fit.
+    """
+    if not arch.fits(size):
+        near = " and ".join(str(side) for side in nearest_sizes(arch, size))
+        raise UserError(
+            f"images of {size} pixels do not fit arch '{name}': the side must be {arch.sizes}; the nearest: {near}."
+        )

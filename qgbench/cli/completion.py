@@ -15,18 +15,6 @@ from qgbench.base.errors import QGBenchError
 if TYPE_CHECKING:
     from qgbench.data.cards import Kind
 
-# The names in `qgbench.archs.build.ARCHS`, which cannot be asked without importing torch.
-ARCHS = (
-    "attention_unet",
-    "deeplabv3plus",
-    "fpn",
-    "manet",
-    "segformer",
-    "swin_unet",
-    "unet",
-    "unetpp",
-    "upernet",
-)
 # Common ones; `--encoder` takes every name of segmentation-models-pytorch and of timm, which only torch can list.
 ENCODERS = (
     "efficientnet-b0",
@@ -91,7 +79,9 @@ def pools(incomplete: str) -> list[str]:
 
 def archs(incomplete: str) -> list[str]:
     """Return fitting names of segmentation networks."""
-    return _begun(incomplete, ARCHS)
+    from qgbench.archs.registry import ARCHS
+
+    return _begun(incomplete, sorted(ARCHS))
 
 
 def encoders(incomplete: str) -> list[str]:

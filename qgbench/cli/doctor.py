@@ -172,7 +172,7 @@ def _devices() -> Remarks:
 
 
 def _precision() -> Remarks:
-    from qgbench.engine.device import best_device
+    from qgbench.engine.here import best_device
 
     unit = bf16_unit(_processor_features())
     if unit:

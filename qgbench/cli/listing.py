@@ -4,7 +4,8 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,12 +14,12 @@ from rich.text import Text
 from qgbench.base.console import print_table
 from qgbench.base.errors import UserError, in_one_line
 from qgbench.plugins.registry import Kind, Known, PluginImportError, catalogue, load, resolve
+from qgbench.spec.method import Declared, declared
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.settings import allowed
 
 if TYPE_CHECKING:
     from qgbench.archs.registry import Arch
-    from qgbench.methods import Method
 
 _ARXIV = re.compile(r"arXiv[: ]\s*(\d{4}\.\d{4,5})")
 
@@ -34,13 +35,13 @@ def print_methods(console: Console, plugins: Iterable[str] = ()) -> None:
         Several sources have one name; raised when all has been printed.
     """
     legend = "needs: t averaged teacher, p makes pseudo-labels, f features of its networks"
-    _print_all("method", ("nets", "needs"), _method_row, plugins, console, legend)
+    _print_all("method", declared, ("nets", "needs"), _method_row, plugins, console, legend)
 
 
 def print_archs(console: Console, plugins: Iterable[str] = ()) -> None:
     """Print every architecture, one a line: name, what it is, source, encoder. As `print_methods` for the rest."""
     legend = "batch: least number of images in a training step"
-    _print_all("arch", ("encoder", "batch"), _arch_row, plugins, console, legend)
+    _print_all("arch", partial(load, "arch"), ("encoder", "batch"), _arch_row, plugins, console, legend)
 
 
 def print_method(name: str, console: Console, plugins: Iterable[str] = ()) -> None:
@@ -51,19 +52,17 @@ def print_method(name: str, console: Console, plugins: Iterable[str] = ()) -> No
     UserError
         As `qgbench.plugins.registry.resolve` and `qgbench.plugins.registry.load`.
     """
-    from qgbench.methods import Method
-
     reference = resolve("method", name, plugins)
-    kind = load("method", reference)
+    kind = declared(reference)
     settings = kind.Settings()
     _print_head(name, reference, kind, console)
     facts = ["trains 1 network" if kind.networks == 1 else f"trains {kind.networks} networks"]
-    facts += ["keeps an averaged teacher"] if _has_teacher(kind) else []
+    facts += ["keeps an averaged teacher"] if kind.keeps_teacher(settings) else []
     facts += ["makes pseudo-labels" if kind.pseudo_labels else "makes no pseudo-labels (--qg means QAR)"]
     facts += ["needs features of its networks"] if kind.needs_features else []
     console.print(f"By default it {', '.join(facts)}.\n", highlight=False)
     if deviations(kind):
-        shared = "".join(f"- {text}\n" for text in deviations(Method))
+        shared = "".join(f"- {text}\n" for text in deviations(Declared))
         console.print(f"Deviations that all methods share:\n\n{shared}", markup=False, highlight=False)
     table = Table("setting", "default", "allowed", "meaning", title="--set method.SETTING=VALUE", title_justify="left")
     for setting, field in type(settings).model_fields.items():
@@ -91,7 +90,7 @@ def print_arch(name: str, console: Console, plugins: Iterable[str] = ()) -> None
     """
     reference = resolve("arch", name, plugins)
     arch = load("arch", reference)
-    _print_head(name, reference, arch.build, console)
+    _print_head(name, reference, arch.builder, console)
     table = Table(show_header=False)
     for key, value in (
         ("what it is", arch.description),
@@ -116,6 +115,7 @@ def _print_head(name: str, reference: str, code: Any, console: Console) -> None:
 
 def _print_all(
     kind: Kind,
+    read: Callable[[str], Any],
     columns: tuple[str, ...],
     row: Callable[[Any], tuple[str, ...]],
     plugins: Iterable[str],
@@ -130,7 +130,7 @@ def _print_all(
         if count[entry.name] > 1:
             continue
         try:
-            described = row(load(kind, entry.reference))
+            described = row(read(entry.reference))
         except Exception as error:  # whatever somebody else's code raises must not hide the others
             failures.setdefault(_group(entry), []).append(_why(entry.name, error))
         else:
@@ -167,13 +167,11 @@ def _why(name: str, error: Exception) -> str:
     return f"{name}: cannot be used: {in_one_line(cause or error)}"
 
 
-def _method_row(kind: type["Method"]) -> tuple[str, ...]:
+def _method_row(kind: type[Declared]) -> tuple[str, ...]:
     text = _text(kind)
-    needs = "".join(
-        letter if needed else "-"
-        for letter, needed in (("t", _has_teacher(kind)), ("p", kind.pseudo_labels), ("f", kind.needs_features))
-    )
-    return _first_paragraph(text), _source(text), str(kind.networks), needs
+    needs = (kind.keeps_teacher(kind.Settings()), kind.pseudo_labels, kind.needs_features)
+    letters = "".join(letter if needed else "-" for letter, needed in zip("tpf", needs, strict=True))
+    return _first_paragraph(text), _source(text), str(kind.networks), letters
 
 
 def _arch_row(arch: "Arch") -> tuple[str, ...]:
@@ -197,20 +195,6 @@ def _parameters(reference: str, arch: "Arch") -> str:
         return str(error)
     millions = sum(p.numel() for p in network.parameters()) / 1e6
     return f"{millions:.2f} million ({encoder}, protocol paper)"
-
-
-def _has_teacher(kind: type["Method"]) -> bool:
-    """Return whether a method keeps a teacher at its default settings, without building its networks.
-
-    Only the base class's part is made, on networks without weights: a method's own heads would need real ones.
-    """
-    from torch import nn
-
-    from qgbench.methods import Build, Method
-
-    method = kind.__new__(kind)
-    Method.__init__(method, cast(Build, nn.Identity), kind.Settings())
-    return method.teacher is not None
 
 
 def _text(code: Any) -> str:

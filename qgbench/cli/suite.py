@@ -211,12 +211,13 @@ def _slots(planned: "Plan", estimates: "Estimates", asked: int | None) -> list[s
     A plan for GPUs that are elsewhere has one, or as many as are asked for.
     """
     import psutil
-    import torch
 
     from qgbench.launch.local import processor_slots
 
     first = planned.jobs[0].spec
     if first.device == "cuda":
+        import torch  # late: it takes seconds
+
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
         gpus = gpus or [""]
@@ -229,7 +230,7 @@ def _slots(planned: "Plan", estimates: "Estimates", asked: int | None) -> list[s
 
 def _require_device(planned: "Plan", executor: str) -> None:
     """Refuse what every run would fail for, before data are prepared for it."""
-    from qgbench.engine.device import best_device
+    from qgbench.engine.here import best_device
 
     spec = planned.runs[0].spec
     if executor == "local" and spec.device not in ("cpu", best_device()):

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from qgbench.base.errors import UserError
 from qgbench.data.cache import Prepared
 from qgbench.data.splits import draw_labelled
 from qgbench.spec.regime import Regime
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Part = tuple[Prepared, np.ndarray]  # a prepared data set and rows of it
 
@@ -41,15 +44,19 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def images(self, index: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    def images(self, index: np.ndarray, device: "torch.device | str" = "cpu") -> "Tensor":
         """Return images (B, 3, S, S), float in [0, 1]: bytes go to the device, and are numbers only there."""
+        import torch  # late: what only asks which images there are does not wait for it
+
         stack = np.empty((len(index), self.size, self.size, 3), np.uint8)
         for place, i in enumerate(index):
             stack[place] = self._parts[self._part_of[i]].images[self._row_of[i]]
         return torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).contiguous().float() / 255.0
 
-    def masks(self, index: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    def masks(self, index: np.ndarray, device: "torch.device | str" = "cpu") -> "Tensor":
         """Return masks (B, 1, S, S), float, 0 or 1; zeros for images without one (see `masked`)."""
+        import torch
+
         stack = np.zeros((len(index), 1, self.size, self.size), np.uint8)
         for place, i in enumerate(index):
             masks = self._parts[self._part_of[i]].masks
@@ -57,7 +64,7 @@ class ImageSet:
                 stack[place, 0] = masks[self._row_of[i]]
         return torch.from_numpy(stack).to(device).float()
 
-    def batches(self, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int = 64) -> "Iterator[tuple[Tensor, Tensor]]":
         """Yield images and masks in order."""
         for index in np.array_split(np.arange(len(self)), max(1, -(-len(self) // size))):
             yield self.images(index), self.masks(index)

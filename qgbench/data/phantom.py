@@ -11,8 +11,8 @@ exponential may differ between processors, and rounding to 8 bits then hides it.
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from qgbench.base.errors import UserError
 
@@ -292,7 +292,7 @@ def _band_noise(rng: np.random.Generator, wavelength: float, *, narrow: bool = F
 def _sample(tile: Field, x: Field, y: Field) -> Field:
     """Return a periodic tile's values at coordinates of its own unit."""
     step = _TILE / _TILE_SPAN
-    values: Field = ndimage.map_coordinates(tile, [y * step, x * step], np.float64, order=1, mode="grid-wrap")
+    values: Field = scipy.ndimage.map_coordinates(tile, [y * step, x * step], np.float64, order=1, mode="grid-wrap")
     return values
 
 
@@ -316,10 +316,10 @@ def _lesion_level(lesion: _Lesion, u: Field, v: Field) -> tuple[Field, Mask]:
         x, y, size = lesion.satellite
         level = np.maximum(level, _shape_level(lesion, (u - x) / size, (v - y) / size))
     level = level + lesion.ragged * 0.5 * np.clip(_sample(lesion.tiles[0], u, v), -2, 2)
-    labels, count = ndimage.label(level > 0)
+    labels, count = scipy.ndimage.label(level > 0)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
-    mask = ndimage.binary_fill_holes(np.isin(labels, np.flatnonzero(areas > 0.08 * areas.max())))
+    mask = scipy.ndimage.binary_fill_holes(np.isin(labels, np.flatnonzero(areas > 0.08 * areas.max())))
     # Specks that were dropped and holes that were filled change sides, so that what is seen is what is masked.
     return np.where(mask, np.abs(level), -np.abs(level)), mask
 
@@ -366,7 +366,7 @@ def _strands(size: int, paths: Field, width: float) -> Field:
     column, row = ((paths.reshape(-1, 2) + 1) * size / 2).T
     drawn, _, _ = np.histogram2d(row, column, bins=size, range=[[0, size], [0, size]], weights=weights)
     spread = width * size
-    return np.minimum(ndimage.gaussian_filter(drawn, spread) * np.sqrt(2 * np.pi) * spread, 1.0)
+    return np.minimum(scipy.ndimage.gaussian_filter(drawn, spread) * np.sqrt(2 * np.pi) * spread, 1.0)
 
 
 def _curves(rng: np.random.Generator, count: int, bend: float, length: tuple[float, float]) -> Field:
@@ -513,7 +513,7 @@ def _photograph(
     light *= 1 - 0.5 * patient.vignette * (x**2 + y**2)
     dome = patient.lesion.dome
     if dome:
-        height = ndimage.gaussian_filter(np.sqrt(np.maximum(scene.level, 0)), 0.06 * scene.radius * size)
+        height = scipy.ndimage.gaussian_filter(np.sqrt(np.maximum(scene.level, 0)), 0.06 * scene.radius * size)
         slope_y, slope_x = np.gradient(height, 2 / size)
         light *= 1 + 0.22 * dome * np.tanh((np.cos(turn) * slope_x + np.sin(turn) * slope_y) * scene.radius)
     shine = _sample(_band_noise(rng, 0.16), x, y) + 0.6 * scene.alpha * dome
@@ -526,6 +526,6 @@ def _photograph(
         colour = 0.03 + (colour - 0.03) * open_part[..., None]
         mask = mask & (open_part > 0.5)
     blur = patient.blur * size / 2
-    colour = ndimage.gaussian_filter(colour, (blur, blur, 0)).clip(0, 1) ** patient.gamma
+    colour = scipy.ndimage.gaussian_filter(colour, (blur, blur, 0)).clip(0, 1) ** patient.gamma
     colour += patient.grain * rng.standard_normal((size, size, 3))
     return np.rint(colour.clip(0, 1) * 255).astype(np.uint8), mask

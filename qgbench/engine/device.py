@@ -21,9 +21,9 @@ from torch import Tensor
 
 from qgbench.base.errors import QGBenchError, UserError, in_one_line
 from qgbench.base.logs import logger
+from qgbench.engine.here import LAUNCH, best_device, processes, whole_number
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-_LAUNCH = "for several processes: torchrun --nproc_per_node N -m qgbench run OPTIONS"
 _OF_A_LAUNCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # where accelerate looks for one
 _LONGEST_WAIT = timedelta(hours=6)  # the others wait while the main process prepares data and trains g
@@ -92,40 +92,6 @@ class World:
 ALONE = World()
 
 
-def processes() -> int:
-    """Return the number of this run's processes, by the environment that `torchrun` and `accelerate launch` set.
-
-    Raises
-    ------
-    UserError
-        The environment says no number.
-    """
-    return _number("WORLD_SIZE", 1, least=1)
-
-
-def _number(variable: str, otherwise: int, least: int = 0, most: int = 2**31) -> int:
-    """Return a whole number that a launcher set."""
-    text = os.environ.get(variable, str(otherwise))
-    fault = ""
-    try:
-        number = int(text)
-        fault = "" if least <= number <= most else f"not between {least} and {most}"
-    except ValueError:
-        fault = "no number"
-    if fault:
-        raise UserError(
-            f"the environment says {variable}={text}, which is {fault}: unset {variable} for one process; {_LAUNCH}."
-        )
-    return number
-
-
-def best_device() -> str:
-    """Return the device class that a run takes unless told otherwise: 'cuda', 'mps' or 'cpu'."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def what_cannot_repeat(device: str) -> str:
     """Return in a sentence which computations give other last bits when a run is repeated on a device; '' if none.
 
@@ -189,13 +155,13 @@ def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
     except Exception as error:  # whatever else an earlier launch left for accelerate to find
         raise QGBenchError(
             f"accelerate cannot start: {in_one_line(error).rstrip('.')}. Unset the variables of an earlier launch "
-            f"(ACCELERATE_..., MASTER_ADDR, ...) for one process; {_LAUNCH}."
+            f"(ACCELERATE_..., MASTER_ADDR, ...) for one process; {LAUNCH}."
         ) from error
     # Last, because accelerate chooses a number of threads itself when it finds several processes on a processor.
     torch.set_num_threads(threads)
     # `accelerate launch --cpu --num_processes N` prepares the environment for N processes and starts one.
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_PORT" in os.environ and processes() == 1:
-        logger.warning(f"accelerate launch starts one process on a processor, whatever it was asked for; {_LAUNCH}.")
+        logger.warning(f"accelerate launch starts one process on a processor, whatever it was asked for; {LAUNCH}.")
     return accelerator
 
 
@@ -207,22 +173,22 @@ def _repeat_where_cuda_can() -> None:
 
 def _check_launch(device: str) -> None:
     """Refuse an environment that claims several processes and lacks what they need: accelerate fails, or waits."""
-    claims = [name for name in _SIZES if _number(name, 1, least=1) > 1]
-    claims += ["LOCAL_RANK"] if _number("LOCAL_RANK", -1, least=-1) >= 0 else []
+    claims = [name for name in _SIZES if whole_number(name, 1, least=1) > 1]
+    claims += ["LOCAL_RANK"] if whole_number("LOCAL_RANK", -1, least=-1) >= 0 else []
     if not claims:
         return
     if missing := [name for name in _OF_A_LAUNCH if not os.environ.get(name)]:
         raise UserError(
             f"the environment says {claims[0]}={os.environ[claims[0]]}, but not {', '.join(missing)}: unset "
-            f"{claims[0]} for one process{f' (and {claims[1]})' if claims[1:] else ''}; {_LAUNCH}."
+            f"{claims[0]} for one process{f' (and {claims[1]})' if claims[1:] else ''}; {LAUNCH}."
         )
-    _number("RANK", 0)
-    _number("MASTER_PORT", 0, most=2**16 - 1)
+    whole_number("RANK", 0)
+    whole_number("MASTER_PORT", 0, most=2**16 - 1)
     if processes() == 1:
         return
     if device == "mps":
         raise UserError(f"{processes()} processes were started, but an MPS device takes one; start one process.")
-    here = _number("LOCAL_WORLD_SIZE", 1)
+    here = whole_number("LOCAL_WORLD_SIZE", 1)
     if device == "cuda" and here > torch.cuda.device_count():
         raise UserError(
             f"{here} processes were started on this machine, which has {torch.cuda.device_count()} CUDA device(s); "

@@ -6,7 +6,6 @@ What was seen on this kind of hardware goes before what was seen elsewhere, whic
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -17,7 +16,9 @@ from qgbench.base.errors import QGBenchError, in_one_line
 from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
 from qgbench.data.cards import card_names, load_card
+from qgbench.engine.here import best_device
 from qgbench.launch.job import Job
+from qgbench.run.provenance import accelerator, processor
 from qgbench.run.record import Record, find_records, read_record
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.regime import Regime
@@ -162,6 +163,7 @@ class Estimates:
         self._measured = [each for folder in folders for each in read_measured(folder)]
         self._given_hardware = hardware
         self._known: dict[str, Cost] = {}
+        self._kinds: dict[str, str] = {}
 
     def of(self, job: Job) -> Cost:
         """Return what a whole job takes."""
@@ -178,7 +180,7 @@ class Estimates:
         seen: list[_Finished | Measured] = [*finished, *measured]
         memory = max((each.memory_mib for each in seen if each.memory_mib is not None), default=None)
         places = dict.fromkeys(each.hardware for each in seen)
-        here = hardware_kind(job.spec.device, self._hardware) if places else UNKNOWN
+        here = self._here(job.spec.device) if places else UNKNOWN
         for place in dict.fromkeys((here, *places)):
             where = "" if place == here else f", on {place}"
             if times := [each.seconds for each in finished if each.hardware == place]:
@@ -194,13 +196,12 @@ class Estimates:
         failure = next((f"{UNKNOWN} ({each.failure})" for each in measured if each.failure), UNKNOWN)
         return Cost(None, memory, failure)
 
-    @cached_property
-    def _hardware(self) -> Mapping[str, Any]:
+    def _here(self, device: str) -> str:
         if self._given_hardware is not None:
-            return self._given_hardware
-        from qgbench.run.provenance import hardware  # it takes torch to tell, and is not always asked for
-
-        return hardware()
+            return hardware_kind(device, self._given_hardware)
+        if device not in self._kinds:
+            self._kinds[device] = accelerator() if device == best_device() == "cuda" else processor()
+        return self._kinds[device]
 
 
 def _labelled_images(spec: RunSpec) -> int | None:

@@ -17,7 +17,12 @@ from qgbench.data.cards import DATA_VARIABLE, Kind
 from qgbench.data.readers import find_card
 from qgbench.data.splits import split_fingerprint
 from qgbench.launch.job import Job
+from qgbench.plugins.registry import load
+from qgbench.run.check import checked
 from qgbench.run.record import read_record
+from qgbench.run.request import make_spec
+from qgbench.spec.addons import addon_settings, needs_truth, settings_of
+from qgbench.spec.method import declared
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
@@ -189,10 +194,6 @@ def require_same_data(plan: Plan) -> None:
 
 def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, device: str) -> list[RunSpec]:
     """Return the RunSpecs, or every cause why there are none."""
-    # The registry and the methods need torch, which reading a plan does not.
-    from qgbench.run.carry_out import describe
-    from qgbench.run.request import make_spec
-
     specs: list[RunSpec] = []
     faults = _unknown_sources(entries, data_dir)
     for entry in entries:
@@ -207,7 +208,7 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
                 device=device,
                 threads=suite.threads,
             )
-            describe(spec)
+            _refuse(spec)
         except QGBenchError as error:
             faults += _causes(entry) or [str(error)]
             continue
@@ -220,10 +221,18 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
     return specs
 
 
+def _refuse(spec: RunSpec) -> None:
+    """Refuse what a run would refuse before it trains; networks are built only of architectures that do not ship."""
+    if spec.arch_source:
+        from qgbench.run.carry_out import describe  # late: torch takes seconds
+
+        describe(spec)
+    else:
+        checked(spec, declared(spec.method))
+
+
 def _causes(entry: Entry) -> list[str]:
     """Return all that is unknown or out of range in an entry by itself, where the first fault hides the others."""
-    from qgbench.plugins.registry import load
-    from qgbench.quality.guide import addon_settings
 
     def setting(key: str, value: Any) -> None:
         part, dot, name = key.rpartition(".")
@@ -231,11 +240,11 @@ def _causes(entry: Entry) -> list[str]:
             addon_settings(entry.arm.model_copy(update={"overrides": {key: value}}))
             return
         protocol = load_protocol(entry.protocol)
-        whole = load("method", entry.arm.method).Settings() if part == "method" else getattr(protocol, part, protocol)
+        whole = declared(entry.arm.method).Settings() if part == "method" else getattr(protocol, part, protocol)
         apply_settings(whole, {name: value}, part + dot)
 
-    checks: list[Callable[[], object]] = [partial(load, "method", entry.arm.method), partial(load, "arch", entry.arch)]
-    checks += [partial(load, "addon", name) for name in entry.arm.addons] + [partial(load, "score", entry.arm.qg_score)]
+    checks: list[Callable[[], object]] = [partial(declared, entry.arm.method), partial(load, "arch", entry.arch)]
+    checks += [partial(settings_of, name) for name in entry.arm.addons] + [partial(needs_truth, entry.arm.qg_score)]
     checks += [partial(setting, key, value) for key, value in entry.arm.overrides.items()]
     causes = []
     for check in checks:

@@ -4,7 +4,6 @@ from qgbench.methods.contract import (
     Batch,
     Corrector,
     Method,
-    MethodSettings,
     PseudoLabel,
     Step,
     Term,
@@ -20,6 +19,7 @@ from qgbench.methods.network import (
     training_probabilities,
 )
 from qgbench.methods.reduction import reduce_term, row_weights
+from qgbench.spec.method import MethodSettings
 from qgbench.spec.task import Task
 
 __all__ = [

@@ -9,17 +9,16 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import Any, ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from qgbench.base.errors import UserError
 from qgbench.methods.former import refusal
 from qgbench.methods.network import Build, Network, label_probabilities, probabilities
 from qgbench.plugins.hooks import told
-from qgbench.spec.settings import Settings
+from qgbench.spec.method import Declared, MethodSettings
 from qgbench.spec.task import Task
 
 Corrector = Callable[[Tensor, Tensor], Tensor]
@@ -88,15 +87,7 @@ class Step:
     terms: list[Term] = field(default_factory=list)  # [] for a method without unlabelled losses
 
 
-class MethodSettings(Settings):
-    """Settings that every method has; the defaults are the paper's (lambda 0 -> 0.25)."""
-
-    lambda_u: float = Field(0.25, ge=0, description="weight of the unlabelled losses after the ramp")
-    warmup: float = Field(0.075, ge=0, le=1, description="fraction of the budget before the unlabelled losses start")
-    ramp: float = Field(0.15, ge=0, le=1, description="fraction of the budget over which their weight rises linearly")
-
-
-class Method(nn.Module):
+class Method(Declared, nn.Module):
     """Base class of all methods.
 
     A subclass states its `Settings`, whether it keeps an averaged teacher (`uses_teacher`), and `step`.
@@ -108,32 +99,7 @@ class Method(nn.Module):
         method's own finds its number of channels by `feature_shapes`.
     settings : MethodSettings
         An instance of the class's `Settings`.
-
-    Deviations
-    ----------
-    - Optimiser: AdamW at one rate for the whole network, with the protocol's schedule and gradient clipping. Most
-      authors use SGD with momentum and a polynomial schedule.
-    - Networks and batches: encoder, decoder, image size and batch sizes are the protocol's.
-    - Equal steps: all methods have one budget of steps, and schedules that are stated in steps or epochs are fractions
-      of it. The student after the last step counts; most authors take the best on validation images.
-    - Supervised loss: 0.5 cross-entropy + 0.5 Dice of each image, as in arXiv 2606.01753, except in MC-Net and BCP,
-      which have their authors'. Dice adds 1 above and below, the release 1e-6.
-    - Logits: one class has one, and a sigmoid, where most authors have two and a softmax. The loss of a pixel is the
-      same, a squared error that of either channel.
-    - Views are the protocol's, without the random scale and crop of natural images.
-    - Teachers are averaged at min(1 - 1/(t + 1), decay), with the decay of their authors; BCP's, as theirs, at its
-      decay throughout. The release of arXiv 2606.01753 raises it linearly from 0.5 to 0.999 over 1,000 steps; the
-      protocol paper (train.ema = "release") does so in every method.
-    - Unlabelled images pass from the first step on, also while their loss has no weight, except in BCP's first phase;
-      in the release they do not.
     """
-
-    Settings: ClassVar[type[MethodSettings]] = MethodSettings
-    networks: ClassVar[int] = 1  # number of students
-    pseudo_labels: ClassVar[bool] = True  # False: no Term is ever returned, QW has nothing to weigh
-    needs_features: ClassVar[bool] = False  # True: `step` calls ``encode``, ``decode`` or ``head`` of a network
-    ema_decay: ClassVar[float] = 0.999  # highest decay of the teacher's average
-    ema_buffers: ClassVar[Literal["averaged", "copied"]] = "copied"  # what the teacher's running statistics are
 
     def __init__(self, build: Build, settings: MethodSettings) -> None:
         super().__init__()
@@ -143,14 +109,6 @@ class Method(nn.Module):
         if self.uses_teacher():
             self.teacher = cast(Network, copy.deepcopy(self.students[0]).requires_grad_(False).eval())
         self.corrector: Corrector | None = None
-
-    @classmethod
-    def archs(cls, settings: Any) -> Sequence[str]:
-        """Return the architecture of each student, '' for the run's; the first is evaluated.
-
-        Only architectures that ship can be named here: a run's id holds the source of no second one.
-        """
-        return ("",) * cls.networks
 
     def optimiser(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
         """Return what moves `trainable`: AdamW, unless a method says otherwise.
@@ -184,10 +142,6 @@ class Method(nn.Module):
     def task(self) -> Task:
         """What is segmented; asked for probabilities, masks and losses."""
         return self.student.task
-
-    def uses_teacher(self) -> bool:
-        """Return whether an exponential moving average of the student is kept."""
-        return False
 
     def step(self, batch: Batch) -> Step:
         """Return the losses on one batch; networks are in training mode."""

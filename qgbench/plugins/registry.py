@@ -58,7 +58,7 @@ class _Kind:
 
     def known(self) -> Mapping[str, Any]:
         """Return the built-ins of a mapping by name; none where each has a module."""
-        return _found(self.built_in) if ":" in self.built_in else {}
+        return named(self.built_in) if ":" in self.built_in else {}
 
     def names(self) -> list[str]:
         """Return the names of the built-ins, without importing them where each has a module."""
@@ -68,7 +68,7 @@ class _Kind:
 
     def has(self, value: Any) -> bool:
         """Return whether something is of this kind."""
-        base = _found(self.base)
+        base = named(self.base)
         if self.instances:
             return isinstance(value, base)
         return inspect.isclass(value) and issubclass(value, base) and value is not base
@@ -85,8 +85,8 @@ _KINDS: Mapping[Kind, _Kind] = MappingProxyType(
     {
         "method": _Kind("qgbench.methods", "qgbench.methods:Method", "qgbench.baselines", False),
         "arch": _Kind("qgbench.archs", "qgbench.archs.registry:Arch", "qgbench.archs.registry:ARCHS", True),
-        "addon": _Kind("qgbench.addons", "qgbench.quality.guide:AddOn", "qgbench.quality.guide:ADDONS", False),
-        "score": _Kind("qgbench.scores", "qgbench.quality.scores:Score", "qgbench.quality.scores:SCORES", False),
+        "addon": _Kind("qgbench.addons", "qgbench.quality.guide:AddOn", "qgbench.spec.addons:ADDONS", False),
+        "score": _Kind("qgbench.scores", "qgbench.quality.scores:Score", "qgbench.spec.addons:SCORES", False),
         "metric": _Kind("qgbench.metrics", "qgbench.metrics.table:Metric", "qgbench.metrics.table:METRICS", True),
         "executor": _Kind(
             "qgbench.executors", "qgbench.launch.executor:Executor", "qgbench.launch.executor:EXECUTORS", False
@@ -101,7 +101,8 @@ def _modules_of(package: str) -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)))
 
 
-def _found(path: str) -> Any:
+def named(path: str) -> Any:
+    """Return what ``module:name`` says."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -212,6 +213,18 @@ def resolve(kind: Kind, name: str, plugins: Iterable[str] = ()) -> str:
     return reference
 
 
+def is_built_in(kind: Kind, reference: str) -> bool:
+    """Return whether a reference names what ships with qgbench.
+
+    Raises
+    ------
+    UserError
+        It is a name that nothing has, or several sources.
+    """
+    where, name = _place(reference)
+    return not where and catalogue(kind).find(name).origin == BUILT_IN
+
+
 def load(kind: Kind, reference: str) -> Any:
     """Return what a reference names: a class of a method, an add-on, a score or an executor, an `Arch`, a `Metric`.
 
@@ -222,10 +235,10 @@ def load(kind: Kind, reference: str) -> Any:
         exactly one of the kind; what was found is of another kind, or a metric of another name.
     """
     where, name = _place(reference)
-    if where:
-        value = _load_from(kind, where, name)
-    elif catalogue(kind).find(name).origin == BUILT_IN:
+    if is_built_in(kind, reference):
         value = _load_built_in(kind, name)
+    elif where:
+        value = _load_from(kind, where, name)
     else:
         point = _entry_point(kind, name)
         value = _imported(point.load, f"{kind} '{name}' of {_origin(point)}")
@@ -251,11 +264,11 @@ def source(kind: Kind, reference: str) -> str:
     UserError
         The file cannot be read, or the reference cannot be found.
     """
+    if is_built_in(kind, reference):
+        return ""
     where, name = _place(reference)
     version = ""
     if not where:
-        if catalogue(kind).find(name).origin == BUILT_IN:
-            return ""
         point = _entry_point(kind, name)
         where = point.module
         version = "" if point.dist is None else f"{point.dist.name}=={point.dist.version}"
@@ -326,7 +339,7 @@ def _load_built_in(kind: Kind, name: str) -> Any:
     known = _KINDS[kind]
     if ":" in known.built_in:
         value = known.known()[name]
-        return _found(value) if isinstance(value, str) else value  # a path, of what takes long to import
+        return named(value) if isinstance(value, str) else value  # a path, of what takes long to import
     where = f"{known.built_in}.{name}"
     return _only(kind, where, importlib.import_module(where))
 

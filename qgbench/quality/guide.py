@@ -4,15 +4,13 @@ A mode may weigh pseudo-labels, add a loss, or correct a label. It knows nothing
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from qgbench.base.errors import UserError, unknown_name
+from qgbench.base.errors import UserError
 from qgbench.base.seeds import salted
 from qgbench.engine.device import ALONE, World
 from qgbench.methods import Batch, Method, PseudoLabel, Term, View
@@ -20,9 +18,9 @@ from qgbench.methods.normalisation import frozen_statistics
 from qgbench.plugins.hooks import call, told
 from qgbench.plugins.registry import load
 from qgbench.quality.audit import correlations
-from qgbench.quality.scores import SCORES, Labelling, Score, Watched, foreground_confidence, in_unit_range, overlap
+from qgbench.quality.scores import Labelling, Score, Watched, foreground_confidence, in_unit_range, overlap
+from qgbench.spec.addons import SCORES, addon_settings
 from qgbench.spec.arm import AddOnSettings, Arm, RegularisationSettings, WeightingSettings, short_name
-from qgbench.spec.settings import apply_settings
 
 
 def ramp(progress: float, warmup: float, length: float, highest: float) -> float:
@@ -342,46 +340,6 @@ class Guide:
                 mode.score.load_state_dict(of_score)
 
 
-ADDONS: Mapping[str, type[AddOn]] = MappingProxyType({"qw": QualityWeighting, "qar": QualityRegularisation})
-
-
-def addon_settings(arm: Arm) -> list[tuple[type[AddOn], AddOnSettings]]:
-    """Return the add-ons of an arm, each with its settings after the arm's overrides.
-
-    Raises
-    ------
-    UserError
-        An add-on is unknown, or a setting: to all of them (the nearest is named), or out of range. Two add-ons have a
-        setting of one name.
-    """
-    classes: list[type[AddOn]] = [load("addon", name) for name in arm.addons]
-    counted = Counter(name for kind in classes for name in kind.Settings.model_fields)
-    if shared := [name for name, count in counted.items() if count > 1]:
-        raise UserError(
-            f"add-ons {' and '.join(arm.addons)} both have a setting qg.{shared[0]}, and a value would be "
-            "meant for either; rename it in one of them."
-        )
-    changes = arm.overrides_of("qg")
-    for name in changes:
-        if name not in counted:
-            raise _unknown_setting(name, arm.addons, list(counted))
-    found = []
-    for kind in classes:
-        own = {name: value for name, value in changes.items() if name in kind.Settings.model_fields}
-        found.append((kind, apply_settings(kind.Settings(), own, "qg.")))
-    return found
-
-
-def _unknown_setting(name: str, addons: Sequence[str], known: Sequence[str]) -> UserError:
-    """Return the error for a setting that no chosen add-on has: it is another's, or misspelt."""
-    settings = [f"qg.{field}" for field in known]
-    owner = next((other for other, kind in ADDONS.items() if name in kind.Settings.model_fields), None)
-    if owner is None or not addons:
-        return unknown_name("setting", f"qg.{name}", settings)
-    chosen = " and ".join(addons)
-    return UserError(f"qg.{name} is a setting of {owner}, not of {chosen}, which has: {', '.join(settings) or 'none'}.")
-
-
 def make_guide(arm: Arm, predictor: nn.Module | None, seed: int) -> Guide:
     """Return the guide of an arm; `predictor` is g, where it needs one (`Arm.needs_g`).
 
@@ -390,9 +348,9 @@ def make_guide(arm: Arm, predictor: nn.Module | None, seed: int) -> Guide:
     UserError
         As `addon_settings`; the score is unknown.
     """
-    found = addon_settings(arm)
     modes = []
-    for kind, own in found:
+    for name, own in zip(arm.addons, addon_settings(arm), strict=True):
+        kind: type[AddOn] = load("addon", name)
         score = None
         if kind.needs_score:
             who = f"score {arm.qg_score}"

@@ -4,9 +4,7 @@ A score maps weak views and their labels to one value per image in [0, 1], witho
 of the training's own streams.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -233,15 +231,3 @@ class ShuffledQuality(PredictedQuality):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the generator."""
         self.generator.set_state(state["generator"])
-
-
-SCORES: Mapping[str, type[Score]] = MappingProxyType(
-    {
-        "g": PredictedQuality,
-        "one": One,
-        "shuffled": ShuffledQuality,
-        "confidence": Confidence,
-        "agreement": Agreement,
-        "oracle": TrueDice,
-    }
-)

@@ -41,11 +41,12 @@ from qgbench.methods import Method, MethodSettings, Network
 from qgbench.metrics.table import Metric
 from qgbench.plugins.registry import load, source
 from qgbench.quality.audit import IMAGE_DEPENDENCE_LIMIT, QualityAudit, audits_of
-from qgbench.quality.guide import addon_settings, make_guide
+from qgbench.quality.guide import make_guide
 from qgbench.quality.predictor import PredictorCard, QualityPredictor
 from qgbench.quality.store import find_or_fit, predictor_id
 from qgbench.quality.weak import weak_network
 from qgbench.run import provenance
+from qgbench.run.check import checked
 from qgbench.run.folder import PREDICTIONS_NAME, SPEC_NAME, TEXT_LOG_NAME, RunFolder, place_for
 from qgbench.run.predictions import write_predictions
 from qgbench.run.record import (
@@ -62,15 +63,13 @@ from qgbench.run.record import (
     write_labels,
     write_record,
 )
-from qgbench.run.request import addon_source, metrics_of
-from qgbench.spec.arm import OF_ADDON
+from qgbench.run.request import metrics_of
+from qgbench.spec.addons import addon_settings, needs_truth
 from qgbench.spec.protocol import Protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
-from qgbench.spec.settings import apply_settings
 from qgbench.training.evaluation import evaluate
 from qgbench.training.loop import Trainer
-from qgbench.training.streams import check_batches
 from qgbench.training.tracking import require_tracker, tracking
 
 
@@ -132,7 +131,8 @@ def run(
     """
     if tracker is not None:
         require_tracker(tracker)
-    protocol, method_class, settings = _resolve(spec)
+    method_class = load("method", spec.method)
+    protocol, settings, _ = checked(spec, method_class)
     further = metrics_of(metrics)
     folder = place_for(output, spec, force)
     record: Record | None = None
@@ -173,8 +173,8 @@ def describe(spec: RunSpec) -> dict[str, Any]:
     UserError
         As `run`, for all that can be known without data and without fetching weights; the network is built.
     """
-    protocol, method_class, settings = _resolve(spec)
-    for arch in _architectures(spec, method_class, settings):
+    protocol, settings, archs = checked(spec, load("method", spec.method))
+    for arch in archs:
         require_buildable(
             arch,
             source("arch", arch),
@@ -186,7 +186,7 @@ def describe(spec: RunSpec) -> dict[str, Any]:
     return {
         "id": spec.id,
         "spec": spec.model_dump(mode="json"),
-        "settings": settings_as_used(protocol, settings, [own for _, own in addon_settings(spec)]),
+        "settings": settings_as_used(protocol, settings, addon_settings(spec)),
     }
 
 
@@ -206,7 +206,8 @@ def rehearse(
         require_tracker(tracker)
     refuse_unwritable(output)
     described = describe(spec)
-    protocol, method_class, settings = _resolve(spec)
+    method_class = load("method", spec.method)
+    protocol, settings, _ = checked(spec, method_class)
     folder = place_for(output, spec, force)
     with interruptible():
         make_accelerator(spec.device, spec.precision, spec.threads)
@@ -229,31 +230,13 @@ def foresee(spec: RunSpec, data_dir: Path | None = None, split_from: Sequence[Pa
     UserError
         As `run`, for all that can be known before anything is trained.
     """
-    protocol, method_class, settings = _resolve(spec)
+    method_class = load("method", spec.method)
+    protocol, settings, _ = checked(spec, method_class)
     with interruptible():
         make_accelerator(spec.device, spec.precision, spec.threads)
         _, encoder_hash = _make_method(spec, protocol, method_class, settings)
         data = _open_data(spec, protocol, data_dir, split_from)
     return _provenance(data, encoder_hash)
-
-
-def _resolve(spec: RunSpec) -> tuple[Protocol, type[Method], MethodSettings]:
-    """Return protocol, method and its settings, or refuse what can be known to be wrong without data."""
-    protocol = spec.resolve()
-    method_class = load("method", spec.method)
-    if source("method", spec.method) != spec.source:
-        raise UserError(f"{spec.method} is not the file that this run was started with; give the command anew.")
-    if addon_source(spec) != spec.addon_source:
-        raise UserError(f"{spec.addon} is not of the file that this run was started with; give the command anew.")
-    if source("arch", spec.arch) != spec.arch_source:
-        raise UserError(f"{spec.arch} is not the file that this run was started with; give the command anew.")
-    settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
-    archs = _architectures(spec, method_class, settings)
-    _refuse_contradictions(spec, method_class, archs, Regime.parse(spec.regime))
-    check_batches(protocol.train, spec.processes)
-    for arch in archs:
-        _refuse_small_batches(arch, spec, protocol)
-    return protocol, method_class, settings
 
 
 @dataclass(frozen=True)
@@ -340,60 +323,6 @@ def _with_status(job: _Job) -> None:
         logger.debug("done")
 
 
-def _architectures(spec: RunSpec, method_class: type[Method], settings: MethodSettings) -> list[str]:
-    """Return the architectures of a run's students, each once.
-
-    Raises
-    ------
-    UserError
-        A method names one that is unknown, or of whose source the run's id would hold nothing.
-    """
-    named = sorted({arch for arch in method_class.archs(settings) if arch})
-    for arch in named:
-        if source("arch", arch):
-            raise UserError(
-                f"method '{spec.method}' cannot have arch '{arch}' for a second network, because a run's id holds the "
-                "source of one architecture: name one that ships, see qgbench archs, or give it by --arch."
-            )
-    return [spec.arch, *(arch for arch in named if arch != spec.arch)]
-
-
-def _refuse_contradictions(spec: RunSpec, method_class: type[Method], archs: Sequence[str], regime: Regime) -> None:
-    addons = [kind for kind, _ in addon_settings(spec)] if spec.addons else []
-    score = load("score", spec.qg_score)
-    if any(addon.needs_score for addon in addons) and not method_class.pseudo_labels:
-        raise UserError(
-            f"method '{spec.method}' makes no pseudo-labels, so QW has nothing to weigh; use --qg-mode qar."
-        )
-    mute = next((arch for arch in archs if not load("arch", arch).strides), None)
-    if method_class.needs_features and mute is not None:
-        raise UserError(
-            f"method '{spec.method}' needs features of its networks, and arch '{mute}' gives none (strides is "
-            "empty); choose another --arch, see qgbench archs."
-        )
-    idle = [key for key in spec.overrides if key.startswith(OF_ADDON)]
-    if not addons and idle:
-        raise UserError(f"{idle[0]} changes nothing without the add-on; add --qg or leave the setting out.")
-    if addons and spec.qg_score != "g" and not any(addon.needs_score for addon in addons):
-        if spec.addons == ("qar",):
-            raise UserError("QAR needs a differentiable score: --qg-score is for QW; use --qg-mode qw or --qg-score g.")
-        raise UserError(f"add-on '{spec.qg_mode}' asks no score; leave --qg-score out.")
-    if score.needs_truth and regime.pools:
-        raise UserError("the oracle needs the masks of all unlabelled images, which a pool has not; leave --pool out.")
-
-
-def _refuse_small_batches(arch: str, spec: RunSpec, protocol: Protocol) -> None:
-    least = load("arch", arch).min_batch
-    for name in ("batch_labelled", "batch_unlabelled"):
-        share = getattr(protocol.train, name) // spec.processes
-        if share < least:
-            raise UserError(
-                f"arch '{arch}' needs {least} or more images in each process, because it pools features to one "
-                f"pixel and normalises them over the batch; train.{name} gives {share}. Set train.{name}="
-                f"{least * spec.processes} or more, or take another arch."
-            )
-
-
 def _make_method(
     spec: RunSpec, protocol: Protocol, method_class: type[Method], settings: MethodSettings
 ) -> tuple[Method, str]:
@@ -436,7 +365,7 @@ def _open_data(spec: RunSpec, protocol: Protocol, data_dir: Path | None, split_f
         split_from,
         track,
     )
-    if load("score", spec.qg_score).needs_truth and not data.training.unlabelled.masked.all():
+    if needs_truth(spec.qg_score) and not data.training.unlabelled.masked.all():
         raise UserError("the oracle needs the masks of all unlabelled images; this data set has images without one.")
     return data
 
@@ -569,7 +498,7 @@ def _make_record(
     return Record(
         run_id=spec.id,
         spec=spec,
-        settings=settings_as_used(protocol, trainer.method.settings, [own for _, own in addon_settings(spec)]),
+        settings=settings_as_used(protocol, trainer.method.settings, addon_settings(spec)),
         metrics={metric.name: metric for metric in job.metrics},
         summaries={name: summarise(table, job.metrics) for name, table in tables.items()},
         best_val_step=history.best_step,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
+
+from qgbench.engine.here import best_device
 
 _PACKAGES = (
     "qgbench",
@@ -50,18 +51,26 @@ def package_versions() -> dict[str, str]:
 def hardware() -> dict[str, Any]:
     """Return this machine's processor and what it can do, cores, memory in MiB, and accelerator."""
     found = {
-        "processor": _processor(),
+        "processor": processor(),
         "instructions": _instructions(),
         "cores": os.cpu_count(),
         "memory_mib": psutil.virtual_memory().total // 2**20,
         "system": f"{platform.system()} {platform.machine()}",
     }
-    if torch.cuda.is_available():
-        found["accelerator"] = torch.cuda.get_device_name()
+    if best_device() == "cuda":
+        found["accelerator"] = accelerator()
     return found
 
 
-def _processor() -> str:
+def accelerator() -> str:
+    """Return the name of this machine's GPU."""
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def processor() -> str:
+    """Return the name of this machine's processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():
@@ -72,6 +81,8 @@ def _processor() -> str:
 
 def _instructions() -> str:
     """Return what decides which kernels compute: on rented machines, processors of several kinds have one name."""
+    import torch
+
     found = [torch.backends.cpu.get_cpu_capability()]
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -103,7 +114,9 @@ def git_commit() -> str | None:
 
 def peak_memory_mib() -> float:
     """Return the largest resident memory of this process so far, or of the accelerator if there is one, in MiB."""
-    if torch.cuda.is_available():
+    if best_device() == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

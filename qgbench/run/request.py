@@ -4,10 +4,12 @@ from collections.abc import Iterable
 
 from qgbench.base.errors import UserError
 from qgbench.base.logs import logger
-from qgbench.engine.device import best_device, processes
+from qgbench.engine.here import best_device, processes
 from qgbench.metrics.table import Metric, require_further
 from qgbench.plugins.registry import BUILT_IN, Kind, catalogue, load, source
+from qgbench.spec.addons import settings_of
 from qgbench.spec.arm import Arm
+from qgbench.spec.method import declared
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import without_defaults
@@ -48,12 +50,10 @@ def make_spec(
     """
     known = load_protocol(protocol)
     arch = arch or known.arch
-    overrides = without_defaults(arm.overrides, load("method", arm.method).Settings(), "method.")
-    addons = [load("addon", name) for name in arm.addons]
-    score = load("score", arm.qg_score)
-    for addon in addons:
-        overrides = without_defaults(overrides, addon.Settings(), "qg.")
-    needs_g = any(addon.needs_g or (addon.needs_score and score.needs_g) for addon in addons)
+    overrides = without_defaults(arm.overrides, declared(arm.method).Settings(), "method.")
+    for name in arm.addons:
+        overrides = without_defaults(overrides, settings_of(name)(), "qg.")
+    outside = addon_source(arm)
     return RunSpec.model_validate(
         {
             **dict(arm),
@@ -69,11 +69,16 @@ def make_spec(
             "processes": processes(),
             "source": source("method", arm.method),
             "arch_source": source("arch", arch),
-            "addon_source": (outside := addon_source(arm)),
-            "plugin_needs_g": bool(outside) and needs_g,
+            "addon_source": outside,
+            "plugin_needs_g": bool(outside) and _needs_g(arm),
             "overrides": overrides,
         }
     )
+
+
+def _needs_g(arm: Arm) -> bool:
+    addons, score = [load("addon", name) for name in arm.addons], load("score", arm.qg_score)
+    return any(addon.needs_g or (addon.needs_score and score.needs_g) for addon in addons)
 
 
 def addon_source(arm: Arm) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from qgbench.base.cores import MOST_THREADS
-from qgbench.base.errors import unknown_name
+from qgbench.base.errors import UserError, unknown_name
 from qgbench.spec.settings import Before, Settings
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -53,6 +53,29 @@ class TrainSettings(Settings):
         (0.1, 2.0), description="least and largest standard deviation of their blur, pixels"
     )
     blur_p: float = Field(0.5, ge=0, le=1, description="share of them that is blurred")
+
+
+def check_batches(settings: TrainSettings, size: int) -> None:
+    """Refuse batches that processes cannot share equally: unequal shares would give some images more weight.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+    size : int
+        Number of processes.
+
+    Raises
+    ------
+    UserError
+        Names the batch, the number of processes and the nearest batch that fits.
+    """
+    for name in ("batch_labelled", "batch_unlabelled"):
+        batch = getattr(settings, name)
+        if batch % size != 0:
+            raise UserError(
+                f"train.{name} = {batch} cannot be shared equally by {size} processes; choose a multiple of {size} "
+                f"(--set train.{name}={size * -(-batch // size)}) or another number of processes."
+            )
 
 
 class QualitySettings(Settings):
@@ -137,10 +160,11 @@ class Protocol(Settings):
     quality: QualitySettings
 
 
-def protocol_names() -> list[str]:
+@cache
+def protocol_names() -> tuple[str, ...]:
     """Return the names of the protocols that ship with qgbench."""
     folder = resources.files("qgbench.spec.protocols")
-    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+    return tuple(sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")))
 
 
 @cache

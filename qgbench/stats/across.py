@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from qgbench.base.errors import QGBenchError
 from qgbench.stats.crossed import Estimate, holm
@@ -36,7 +36,7 @@ def average_ranks(matrix: np.ndarray) -> np.ndarray:
     QGBenchError
         The matrix is empty or not finite.
     """
-    return stats.rankdata(-_checked(matrix), axis=1).mean(axis=0)
+    return scipy.stats.rankdata(-_checked(matrix), axis=1).mean(axis=0)
 
 
 def friedman(matrix: np.ndarray) -> float | None:
@@ -67,7 +67,7 @@ def friedman(matrix: np.ndarray) -> float | None:
         return None
     if (np.ptp(matrix, axis=1) == 0).all():
         return 1.0
-    return float(stats.friedmanchisquare(*matrix.T).pvalue)
+    return float(scipy.stats.friedmanchisquare(*matrix.T).pvalue)
 
 
 def least_p(sets: int) -> float:
@@ -84,7 +84,7 @@ def _wilcoxon(differences: np.ndarray) -> np.ndarray:
     p = np.ones(differences.shape[1])
     some = differences.any(axis=0)
     if some.any():
-        found = stats.wilcoxon(differences[:, some], zero_method="pratt", axis=0).pvalue
+        found = scipy.stats.wilcoxon(differences[:, some], zero_method="pratt", axis=0).pvalue
         p[some] = np.maximum(found, 2.0 ** (1 - np.count_nonzero(differences[:, some], axis=0)))
     return np.minimum(p, 1.0)
 
@@ -263,7 +263,7 @@ def rank_frequencies(cells: Sequence[np.ndarray], draws: int = 2000, seed: int =
         of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
         # Rounded, so that equal methods tie whatever the order of summation.
         means = np.einsum("bg,mgs,bs->bm", of_groups, cell, of_seeds, optimize=True).round(12)
-        low, high = (stats.rankdata(-means, method=side, axis=1).astype(int) for side in ("min", "max"))
+        low, high = (scipy.stats.rankdata(-means, method=side, axis=1).astype(int) for side in ("min", "max"))
         share = 1 / ((high - low + 1) * draws)
         rows = np.broadcast_to(np.arange(methods) * (methods + 1), low.shape)
         for at, sign in ((low - 1, 1), (high, -1)):

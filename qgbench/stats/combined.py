@@ -42,7 +42,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import optimize, special, stats
+import scipy
 
 from qgbench.base.errors import QGBenchError
 from qgbench.stats import crossed
@@ -89,7 +89,7 @@ def half_width_over_sets(means: np.ndarray, alpha: float = 0.05) -> np.ndarray:
         In the units of the values.
     """
     sets = len(means)
-    return -special.stdtrit(sets - 1, alpha / 2) * means.std(axis=0, ddof=1) / math.sqrt(sets)
+    return -scipy.special.stdtrit(sets - 1, alpha / 2) * means.std(axis=0, ddof=1) / math.sqrt(sets)
 
 
 def estimate_mean_of(tables: Mapping[str, np.ndarray]) -> Estimate:
@@ -128,7 +128,7 @@ def estimate_mean_of(tables: Mapping[str, np.ndarray]) -> Estimate:
     width = error = p = None
     method = rule(seeds)
     if method == "t over sets":
-        width, error = float(half_width_over_sets(means)), float(stats.sem(means))
+        width, error = float(half_width_over_sets(means)), float(scipy.stats.sem(means))
         if not few:
             p = _student(mean, error, len(means) - 1)
     else:
@@ -165,7 +165,7 @@ def _student(mean: float, error: float, degrees: int) -> float:
     """Return two-sided p of ``t = mean / error``, where an error of 0 leaves no doubt."""
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * special.stdtr(degrees, -abs(mean) / error))
+    return float(2 * scipy.special.stdtr(degrees, -abs(mean) / error))
 
 
 def _p_value(squares: Sequence[MeanSquares], mean: float) -> float:
@@ -180,4 +180,4 @@ def _p_value(squares: Sequence[MeanSquares], mean: float) -> float:
         return 0.0
     if beyond(_LEAST_LOG_P) <= 0:
         return math.exp(_LEAST_LOG_P)
-    return math.exp(optimize.brentq(beyond, _LEAST_LOG_P, -1e-12, xtol=1e-13))
+    return math.exp(scipy.optimize.brentq(beyond, _LEAST_LOG_P, -1e-12, xtol=1e-13))

@@ -49,7 +49,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from scipy import optimize, special, stats
+import scipy
 
 from qgbench.base.errors import QGBenchError
 
@@ -155,14 +155,14 @@ def mean_squares(values: np.ndarray) -> MeanSquares:
 def half_width(squares: MeanSquares, alpha: float = 0.05) -> np.ndarray:
     """Return the half-width, shape (...), of the 1 - `alpha` interval of the grand mean (module docstring)."""
     tail = alpha / 2
-    group, seed = (special.stdtrit(degrees, tail) ** 2 * part for part, degrees in squares.parts)
-    floors = (special.stdtrit(degrees, tail) ** 2 * floor for floor, degrees in squares.floors)
+    group, seed = (scipy.special.stdtrit(degrees, tail) ** 2 * part for part, degrees in squares.parts)
+    floors = (scipy.special.stdtrit(degrees, tail) ** 2 * floor for floor, degrees in squares.floors)
     return np.sqrt(np.maximum.reduce([group + seed, *floors]) / (squares.groups * squares.seeds))
 
 
 def _t_test(squared_sum: float, mean_square: float, degrees: int) -> float:
     """Return two-sided p of ``t**2 = squared_sum / mean_square``, where a mean square of 0 leaves no doubt."""
-    return float(2 * special.stdtr(degrees, -math.sqrt(squared_sum / mean_square))) if mean_square > 0 else 0.0
+    return float(2 * scipy.special.stdtr(degrees, -math.sqrt(squared_sum / mean_square))) if mean_square > 0 else 0.0
 
 
 def _p_value(squares: MeanSquares) -> float:
@@ -176,13 +176,13 @@ def _p_value(squares: MeanSquares) -> float:
     def beyond(log_p: float) -> float:
         # scipy.special, not scipy.stats.t: the same numbers, and this is called for each of thousands of contrasts.
         tail = math.exp(log_p) / 2
-        by_group, by_seed = special.stdtrit(n_group, tail), special.stdtrit(n_seed, tail)
+        by_group, by_seed = scipy.special.stdtrit(n_group, tail), scipy.special.stdtrit(n_seed, tail)
         return float(by_group**2 * group + by_seed**2 * seed) - target
 
     # Either part alone gives a narrower interval than both, hence a lower bound of p.
     added = max(_t_test(target, group, n_group), _t_test(target, seed, n_seed))
     if added > 0 and group > 0 and seed > 0:
-        added = math.exp(optimize.brentq(beyond, math.log(added) - 1e-6, 0.0, xtol=1e-13))
+        added = math.exp(scipy.optimize.brentq(beyond, math.log(added) - 1e-6, 0.0, xtol=1e-13))
     return max([added, *(_t_test(target, float(floor), degrees) for floor, degrees in squares.floors)])
 
 
@@ -192,7 +192,7 @@ def rests_on_few_groups(squares: MeanSquares) -> np.ndarray:
     That is with fewer than 20 groups, 4 seeds or more, and a groups' part of at least 0.7 of the squared half-width;
     shape (...) bool.
     """
-    by_groups = special.stdtrit(squares.groups - 1, 0.025) ** 2 * squares.group
+    by_groups = scipy.special.stdtrit(squares.groups - 1, 0.025) ** 2 * squares.group
     large = by_groups > _GROUPS_SHARE * half_width(squares) ** 2 * squares.groups * squares.seeds
     return large & (squares.groups < _FEW_GROUPS) & (squares.seeds >= _LEAST_SEEDS)
 
@@ -247,7 +247,7 @@ def estimate(values: np.ndarray, tested: bool = True) -> Estimate:
     width = error = p = wilcoxon = None
     if groups > 1 and seeds == 1:
         error = float(values.std(ddof=1)) / math.sqrt(groups)
-        width = -float(special.stdtrit(groups - 1, 0.025)) * error
+        width = -float(scipy.special.stdtrit(groups - 1, 0.025)) * error
     elif groups > 1:
         squares = mean_squares(values)
         error = math.sqrt(float(squares.variance))
@@ -276,7 +276,7 @@ def estimate(values: np.ndarray, tested: bool = True) -> Estimate:
 
 def _wilcoxon(group_means: np.ndarray) -> float:
     """Return two-sided p of Wilcoxon's signed-rank test; zeros ranked, then dropped (Pratt, JASA 54, 1959, 655-667)."""
-    return float(stats.wilcoxon(group_means, zero_method="pratt").pvalue) if group_means.any() else 1.0
+    return float(scipy.stats.wilcoxon(group_means, zero_method="pratt").pvalue) if group_means.any() else 1.0
 
 
 def holm(p_values: list[float]) -> list[float]:

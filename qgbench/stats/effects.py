@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln
+import scipy
 
 from qgbench.base.errors import QGBenchError
 
@@ -122,7 +122,7 @@ def effect_size(differences: np.ndarray) -> float | None:
     m = len(groups) - 1
     if m < 2 or np.ptp(groups) == 0:
         return None
-    correction = math.exp(gammaln(m / 2) - gammaln((m - 1) / 2)) / math.sqrt(m / 2)
+    correction = math.exp(scipy.special.gammaln(m / 2) - scipy.special.gammaln((m - 1) / 2)) / math.sqrt(m / 2)
     return float(correction * groups.mean() / groups.std(ddof=1))
 
 

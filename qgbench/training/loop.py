@@ -26,9 +26,9 @@ from qgbench.metrics.table import CLASS
 from qgbench.quality.audit import audited_after, correlations
 from qgbench.quality.guide import Guide
 from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
-from qgbench.spec.protocol import Protocol
+from qgbench.spec.protocol import Protocol, check_batches
 from qgbench.training.objective import Objective
-from qgbench.training.streams import Streams, check_batches
+from qgbench.training.streams import Streams
 from qgbench.training.watch import optimism_has_grown
 
 AUDIT_IMAGES = 128  # at most so many images in one audit

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qgbench.base.errors import UserError
 from qgbench.base.seeds import salted
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.data.views import Shared, cutmix_region, flip, labelled_view, strong_view
@@ -45,29 +44,6 @@ class ShuffledOrder:
     @left.setter
     def left(self, value: Tensor) -> None:
         self._left = value
-
-
-def check_batches(settings: TrainSettings, size: int) -> None:
-    """Refuse batches that processes cannot share equally: unequal shares would give some images more weight.
-
-    Parameters
-    ----------
-    settings : TrainSettings
-    size : int
-        Number of processes.
-
-    Raises
-    ------
-    UserError
-        Names the batch, the number of processes and the nearest batch that fits.
-    """
-    for name in ("batch_labelled", "batch_unlabelled"):
-        batch = getattr(settings, name)
-        if batch % size != 0:
-            raise UserError(
-                f"train.{name} = {batch} cannot be shared equally by {size} processes; choose a multiple of {size} "
-                f"(--set train.{name}={size * -(-batch // size)}) or another number of processes."
-            )
 
 
 class Streams:

@@ -28,11 +28,11 @@ from typing import Protocol as Structural
 
 import numpy as np
 import pandas as pd
+import scipy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from scipy.stats import t as student_t
 
 from qgbench.base.errors import QGBenchError, UserError, unwritable
 from qgbench.base.files import write_atomically
@@ -336,7 +336,7 @@ def _code(provenance: Provenance) -> str:
 
 
 def _refuse_other_code(spec: RunSpec) -> None:
-    from qgbench.engine.device import processes
+    from qgbench.engine.here import processes
     from qgbench.plugins.registry import source
 
     for kind, name, here, expected in (
@@ -358,11 +358,11 @@ def _refuse_other_code(spec: RunSpec) -> None:
 
 def _refuse_other_settings(file: Path, record: Record) -> None:
     from qgbench.plugins.registry import load
-    from qgbench.quality.guide import addon_settings
     from qgbench.run.carry_out import describe
+    from qgbench.spec.addons import addon_settings
 
     spec = record.spec
-    method, addons = load("method", spec.method).Settings, [type(own) for _, own in addon_settings(spec)]
+    method, addons = load("method", spec.method).Settings, [type(own) for own in addon_settings(spec)]
     kinds = {"protocol": [Protocol], "method": [method], "qg": addons}
     if changed := settings_that_differ(record, describe(spec)["settings"], kinds):
         listed = ", ".join(f"{name} {was!r} (here {now!r})" for name, (was, now) in changed.items())
@@ -476,10 +476,10 @@ def noise_of(siblings: Sequence[float]) -> Noise:
     """
     number = len(siblings)
     if number < _LEAST_SIBLINGS:
-        limit = float(student_t.ppf(_QUANTILE, np.inf)) * math.sqrt(2) * _ASSUMED_RUN_SD
+        limit = float(scipy.stats.t.ppf(_QUANTILE, np.inf)) * math.sqrt(2) * _ASSUMED_RUN_SD
         return Noise(limit, f"a run's SD is taken to be {100 * _ASSUMED_RUN_SD:g} points")
     sd = float(np.std(siblings, ddof=1))
-    limit = float(student_t.ppf(_QUANTILE, number - 1)) * math.sqrt(2) * sd
+    limit = float(scipy.stats.t.ppf(_QUANTILE, number - 1)) * math.sqrt(2) * sd
     return Noise(limit, f"SD {100 * sd:.2f} points over {number} other seeds of the cell")
 
 

@@ -68,7 +68,7 @@ def compare_with_spec(record: Record) -> Found:
     elif method is not None and (text := _audits_too_few(record, method)):
         yield "audits", text
     elif method is not None and own is not None and not spec.addon_source:
-        yield from _best_and_networks(record, own, addons, _keeps_teacher(method, own))
+        yield from _best_and_networks(record, own, addons, method.keeps_teacher(own))
 
 
 def outside_code(record: Record) -> Iterator[str]:
@@ -171,9 +171,9 @@ def _addons_here(spec: RunSpec) -> bool:
 def _addon_settings(spec: RunSpec, here: bool) -> list[AddOnSettings]:
     """Return the settings that a spec gives its add-ons; without those whose class is not here."""
     if here:
-        from qgbench.quality.guide import addon_settings
+        from qgbench.spec.addons import addon_settings
 
-        return [own for _, own in addon_settings(spec)]
+        return addon_settings(spec)
     kinds = [ADDON_SETTINGS[name] for name in spec.addons if name in ADDON_SETTINGS]
     changes = spec.overrides_of("qg")
     return [
@@ -228,13 +228,6 @@ def _audits_too_few(record: Record, method: "type[Method]") -> str:
     if record.read_from == 1 or found in ([], expected) or not method.pseudo_labels:
         return ""
     return f"pseudo_labels is of the checkpoints {found}; a run of {record.spec.method} has {expected}"
-
-
-def _keeps_teacher(method: "type[Method]", settings: "MethodSettings") -> bool:
-    """Return whether a method keeps a teacher, without building its networks."""
-    asked = method.__new__(method)
-    asked.settings = settings
-    return asked.uses_teacher()
 
 
 def _best_and_networks(

@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity, interpolate
 
 from qgbench.archs.build import SegmentationNetwork, build_network
 from qgbench.archs.registry import ARCHS, nearest_sizes
-from qgbench.archs.swin_unet import ENCODER as SWIN
+from qgbench.archs.swin_sizes import ENCODER as SWIN
 from qgbench.archs.weights import Weights, packaged_state, weights_hash
 from qgbench.base.errors import UserError
 from qgbench.data.phantom import generate_phantom
@@ -100,7 +100,7 @@ def test_with_the_paper_s_widths_it_is_the_library_s_own_network(arch: str) -> N
     expected = IN_LIBRARY[arch]("resnet18", encoder_weights=None)
     torch.manual_seed(0)
     channels = load_protocol("paper").decoder_channels
-    found = ARCHS[arch].build("resnet18", "none", channels, 224)
+    found = ARCHS[arch].builder("resnet18", "none", channels, 224)
     ours, theirs = found.state_dict(), expected.state_dict()
     assert list(ours) == list(theirs)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
@@ -120,7 +120,7 @@ def test_with_the_paper_s_widths_it_is_the_library_s_own_network(arch: str) -> N
 )
 def test_other_widths_are_those_of_the_protocol(arch: str, widths: dict[str, int]) -> None:
     expected = IN_LIBRARY[arch]("resnet18", encoder_weights=None, **widths)
-    found = ARCHS[arch].build("resnet18", "none", (96, 64, 32, 16, 8), 64)
+    found = ARCHS[arch].builder("resnet18", "none", (96, 64, 32, 16, 8), 64)
     shapes, known = ({k: v.shape for k, v in network.state_dict().items()} for network in (found, expected))
     assert shapes == known
 

@@ -10,7 +10,8 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTran
 from torch import Tensor, nn
 
 from qgbench.archs.build import build_network
-from qgbench.archs.swin_unet import ENCODER, STRIDES, SwinUnet, build_swin_unet, expand_pixels, fits, windows
+from qgbench.archs.swin_sizes import ENCODER, STRIDES, fits, windows
+from qgbench.archs.swin_unet import SwinUnet, build_swin_unet, expand_pixels
 from qgbench.base.errors import UserError
 
 

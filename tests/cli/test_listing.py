@@ -14,8 +14,8 @@ from rich.console import Console
 from qgbench.archs.registry import ARCHS
 from qgbench.base.errors import UserError
 from qgbench.cli.listing import deviations, print_arch, print_archs, print_method, print_methods
-from qgbench.methods import Method
 from qgbench.plugins.registry import PluginImportError, load, method_names
+from qgbench.spec.method import Declared
 from qgbench.spec.settings import Settings, allowed
 
 PLUG_IN = """
@@ -239,8 +239,8 @@ def test_a_method_is_printed_with_the_deviations_that_all_methods_share(console:
     print_method("supervised", console)
     shown = " ".join(" ".join(lines_of(console)).split())
     assert "None known beside those that all methods share." in shown
-    assert all(f"- {text}" in shown for text in deviations(Method))
-    assert sum("Dice adds 1 above and below" in text for text in deviations(Method)) == 1
+    assert all(f"- {text}" in shown for text in deviations(Declared))
+    assert sum("Dice adds 1 above and below" in text for text in deviations(Declared)) == 1
 
 
 def test_every_architecture_has_a_line_and_a_page(console: Console) -> None:
@@ -255,5 +255,5 @@ def test_every_architecture_has_a_line_and_a_page(console: Console) -> None:
         print_arch(name, console)
         shown = " ".join(" ".join(lines_of(console)).replace("│", " ").split())
         assert arch.description in shown
-        assert " ".join((arch.build.__doc__ or "").split()) in shown
+        assert " ".join((arch.builder.__doc__ or "").split()) in shown
         assert float(re.search(r"([\d.]+) million", shown)[1]) > 5, shown  # type: ignore[index]  # None fails, too

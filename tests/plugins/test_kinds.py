@@ -8,10 +8,10 @@ import pytest
 from qgbench.base.errors import UserError
 from qgbench.launch.job import Job, carry_out
 from qgbench.plugins.registry import BUILT_IN, KINDS, Kind, catalogue, kinds_of, load, resolve, source
-from qgbench.quality.guide import QualityWeighting, addon_settings, make_guide
-from qgbench.quality.scores import SCORES
+from qgbench.quality.guide import QualityWeighting, make_guide
 from qgbench.run.record import read_images
 from qgbench.run.request import make_spec, metrics_of
+from qgbench.spec.addons import SCORES, addon_settings
 from qgbench.spec.arm import CONTROL_SCORES, AddOnName, Arm, short_name
 from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.conformance import Finding
@@ -123,7 +123,7 @@ def test_an_arm_of_ones_own_is_named_and_told_apart(parts: str, tmp_path: Path) 
 
 def test_several_add_ons_are_joined_and_each_setting_reaches_its_own(parts: str) -> None:
     arm = Arm(method="fixmatch", qg_mode=f"qw+{parts}:Capped", overrides={"qg.cap": 0.3, "qg.tau": 0.2})
-    assert [own.model_dump() for _, own in addon_settings(arm)] == [{"tau": 0.2, "temperature": 2.0}, {"cap": 0.3}]
+    assert [own.model_dump() for own in addon_settings(arm)] == [{"tau": 0.2, "temperature": 2.0}, {"cap": 0.3}]
     with pytest.raises(UserError, match=r"unknown setting 'qg.capp'. Did you mean 'qg.cap'"):
         addon_settings(arm.model_copy(update={"overrides": {"qg.capp": 1}}))
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from qgbench.base.errors import UserError
 from qgbench.metrics.masks import dice
+from qgbench.plugins.registry import load
 from qgbench.quality.audit import agreement, correlation
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.scores import (
-    SCORES,
     Labelling,
     One,
     PredictedQuality,
@@ -23,6 +23,7 @@ from qgbench.quality.scores import (
     foreground_confidence,
     overlap,
 )
+from qgbench.spec.addons import SCORES
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.task import Task
 from qgbench.trust.toys import ToyQuality, ToySegmenter
@@ -196,7 +197,7 @@ def test_every_score_gives_one_value_in_0_to_1_per_label_without_gradient(name: 
     network = ToySegmenter()
     found = labelled_by(network, torch.rand(6, 3, 32, 32))
     found.truth = (torch.rand(6, 1, 32, 32) > 0.5).float()
-    values = SCORES[name](ToyQuality())(found)
+    values = load("score", name)(ToyQuality())(found)
     assert values.shape == (6,)
     assert values.dtype == torch.float32
     assert not values.requires_grad
@@ -205,16 +206,16 @@ def test_every_score_gives_one_value_in_0_to_1_per_label_without_gradient(name: 
 
 def test_names_lead_to_their_scores() -> None:
     found = labelling([COLUMN, FULL], [FULL, FULL])
-    assert One()(found).tolist() == SCORES["one"]()(found).tolist() == [1.0, 1.0]
-    assert SCORES["confidence"]()(found).tolist() == foreground_confidence(found).tolist()
-    assert SCORES["oracle"]()(found).tolist() == TrueDice()(found).tolist()
-    assert (SCORES["g"], SCORES["shuffled"]) == (PredictedQuality, ShuffledQuality)
+    assert One()(found).tolist() == load("score", "one")()(found).tolist() == [1.0, 1.0]
+    assert load("score", "confidence")()(found).tolist() == foreground_confidence(found).tolist()
+    assert load("score", "oracle")()(found).tolist() == TrueDice()(found).tolist()
+    assert (load("score", "g"), load("score", "shuffled")) == (PredictedQuality, ShuffledQuality)
 
 
 @pytest.mark.parametrize("name", ["g", "shuffled"])
 def test_a_score_of_g_without_g_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="needs the quality predictor"):
-        SCORES[name]()
+        load("score", name)()
 
 
 # How well a score predicts Dice

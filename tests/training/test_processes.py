@@ -24,11 +24,13 @@ from qgbench.baselines.fixmatch import FixMatch
 from qgbench.baselines.mean_teacher import MeanTeacher
 from qgbench.baselines.pseudo_label import PseudoLabel
 from qgbench.baselines.supervised import Supervised
-from qgbench.engine.device import World, make_accelerator, processes, what_cannot_repeat
+from qgbench.engine.device import World, make_accelerator, what_cannot_repeat
+from qgbench.engine.here import processes
 from qgbench.methods import Batch, Method, Step, Term
 from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
+from qgbench.plugins.registry import load
 from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
-from qgbench.quality.scores import SCORES, Labelling, Score, Watched
+from qgbench.quality.scores import Labelling, Score, Watched
 from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer, convert_sync_batchnorm
 from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
@@ -99,7 +101,7 @@ class QualityOfRows(Score):
 def weighed(score: Score | str, tau: float = 0.5) -> Modes:
     settings = QualityWeighting.Settings(tau=tau)
     return lambda g: [
-        QualityWeighting(settings, Watched(SCORES[score](g, SEED), score) if isinstance(score, str) else score)
+        QualityWeighting(settings, Watched(load("score", score)(g, SEED), score) if isinstance(score, str) else score)
     ]
 
 

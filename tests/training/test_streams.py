@@ -12,8 +12,8 @@ from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import World
 from qgbench.methods import Batch
-from qgbench.spec.protocol import TrainSettings, load_protocol
-from qgbench.training.streams import ShuffledOrder, Streams, check_batches
+from qgbench.spec.protocol import TrainSettings, check_batches, load_protocol
+from qgbench.training.streams import ShuffledOrder, Streams
 
 SIZE = 32
 TENSORS = ("x_l", "y_l", "u_w", "u_s1", "u_s2", "cut1", "cut2")

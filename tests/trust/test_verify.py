@@ -22,7 +22,6 @@ from qgbench.metrics.masks import measure
 from qgbench.metrics.table import CLASS, Metric
 from qgbench.plugins.registry import load
 from qgbench.quality.audit import audits_of
-from qgbench.quality.guide import addon_settings
 from qgbench.run.predictions import write_predictions
 from qgbench.run.record import (
     Record,
@@ -38,6 +37,7 @@ from qgbench.run.record import (
     write_labels,
     write_record,
 )
+from qgbench.spec.addons import addon_settings
 from qgbench.spec.arm import WeightingSettings
 from qgbench.spec.protocol import Protocol, QualitySettings, TrainSettings
 from qgbench.spec.run_spec import RunSpec
@@ -72,7 +72,7 @@ def present(seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
     overlap_again(images)
     data, protocol = record.model_dump(mode="json"), spec.resolve()
     own = Settings() if spec.source else load("method", spec.method).Settings(**spec.overrides_of("method"))
-    settings = settings_as_used(protocol, own, [own for _, own in addon_settings(spec)])
+    settings = settings_as_used(protocol, own, addon_settings(spec))
     data |= {"run_id": spec.id, "spec": spec, "settings": settings}
     # As the run does: it validates in even intervals, the last time after the last step, which is the best here.
     every = protocol.train.steps // protocol.train.validations

@@ -110,7 +110,12 @@ def _as_png(figure: "Figure") -> bytes:
     figure.dpi = _DOTS_PER_INCH
     canvas.draw()
     figure.dpi = before
-    reduced = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    reduced = reduced.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    pixels = np.asarray(canvas.buffer_rgba())
+    ink = pixels.view(np.uint32)[..., 0] != 0xFFFFFFFF  # paper takes the last colour: nothing is chosen for most pixels
+    inked = Image.fromarray(pixels[None, ink, :3]).quantize(255, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    numbers = np.full(ink.shape, 255, np.uint8)
+    numbers[ink] = np.asarray(inked)[0]
+    reduced = Image.fromarray(numbers)
+    reduced.putpalette(bytes(inked.getpalette() or ()).ljust(768, b"\xff"))
     reduced.save(file, format="png", dpi=(_DOTS_PER_INCH, _DOTS_PER_INCH))
     return file.getvalue()

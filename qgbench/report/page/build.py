@@ -170,8 +170,9 @@ class _Site:
             for name, content in pictures.items():
                 self._put(f"figures/{name}", content)
         for section in self.analysis.sections:
+            of_cells = section.runs_of()
             for contrast in section.contrasts:
-                self._contrast(section, contrast)
+                self._contrast(section, of_cells, contrast)
             pages = _pages_by_name(section)
             for run in section.runs if self.run_pages else ():
                 self._run(run, section.setting, pages.get(run.record.spec.arm, []))
@@ -204,9 +205,8 @@ class _Site:
         self._page("comparisons.html", "comparisons.html", board=laid_out, protocol_lines=lines)
         self._put("results.csv", results_csv(self.analysis, guarded=True).encode())
 
-    def _contrast(self, section: Section, contrast: Contrast) -> None:
+    def _contrast(self, section: Section, of_cells: Mapping[ArmName, list[Run]], contrast: Contrast) -> None:
         both = (str(contrast.name), f"{contrast.name} : {contrast.reference}")
-        of_cells = section.runs_of()
         runs = {
             name: {run.seed: run_slug(run) for run in of_cells.get(name, [])}
             for name in (contrast.name, contrast.reference)
