@@ -1,7 +1,8 @@
 """Views of images: geometry for labelled and unlabelled images, photometric changes, CutMix regions.
 
 All random numbers come from a CPU generator that the caller owns, one value per image (`Shared`); the arithmetic runs
-on the images' device. Images are float RGB (B, 3, H, W) in [0, 1], masks (B, C, H, W) 0 or 1.
+on the images' device, and nothing here waits for what that device was asked before. Images are float RGB (B, 3, H, W)
+in [0, 1], masks (B, C, H, W) 0 or 1.
 """
 
 import math
@@ -36,11 +37,11 @@ class Shared:
 
 def _uniform(count: int, low: float, high: float, shared: Shared, like: Tensor) -> Tensor:
     values = shared.rand(count) * (high - low) + low
-    return values.to(like.device).view(-1, 1, 1, 1)
+    return values.to(like.device, non_blocking=True).view(-1, 1, 1, 1)
 
 
 def _chosen(count: int, probability: float, shared: Shared, like: Tensor) -> Tensor:
-    return (shared.rand(count) < probability).to(like.device).view(-1, 1, 1, 1)
+    return (shared.rand(count) < probability).to(like.device, non_blocking=True).view(-1, 1, 1, 1)
 
 
 def flip(stack: Tensor, shared: Shared) -> Tensor:
@@ -88,7 +89,7 @@ def brightness_contrast(image: Tensor, amount: float, probability: float, shared
 
 def grey(image: Tensor) -> Tensor:
     """Return the luma of images: (B, 3, H, W) -> (B, 1, H, W)."""
-    return (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (image * torch.tensor(_LUMA).view(1, 3, 1, 1).to(image, non_blocking=True)).sum(1, keepdim=True)
 
 
 def scale_brightness(image: Tensor, factor: Tensor) -> Tensor:
@@ -153,7 +154,7 @@ def colour_jitter(
     changed = image.clone()
     for turn in order.T:
         for which, change in enumerate(_CHANGES):
-            rows = (turn == which).nonzero().flatten().to(image.device)
+            rows = (turn == which).nonzero().flatten().to(image.device, non_blocking=True)
             if len(rows) and amounts[which] > 0:
                 changed[rows] = change(changed[rows], factors[which][rows])
     return changed
@@ -188,8 +189,8 @@ def strong_view(image: Tensor, settings: TrainSettings, shared: Shared) -> Tenso
     return blur(image, settings.blur_sigma, settings.blur_p, shared)
 
 
-def cutmix_region(count: int, size: int, shared: Shared) -> Tensor:
-    """Return CutMix boxes: (count, 1, size, size) bool, True inside; empty with probability 0.5.
+def cutmix_region(count: int, size: int, shared: Shared, device: torch.device | str = "cpu") -> Tensor:
+    """Return CutMix boxes: (count, 1, size, size) bool on a device, True inside; empty with probability 0.5.
 
     A box has 2 to 40 % of the image's area and a ratio of height to width of 0.3 to 3.33, both uniform; ratio and place
     are drawn anew until it lies inside (UniMatch, arXiv 2208.09910, and its code).
@@ -206,9 +207,9 @@ def cutmix_region(count: int, size: int, shared: Shared) -> Tensor:
         height, width = (area[rows] * ratio).sqrt().floor(), (area[rows] / ratio).sqrt().floor()
         box[:, rows] = torch.stack([(top * size).floor(), (left * size).floor(), height, width])
         out = (box[0] + box[2] > size) | (box[1] + box[3] > size)
-    top, left, height, width = box
-    axis = torch.arange(size)
-    rows = (axis >= top[:, None]) & (axis < (top + height)[:, None])
-    columns = (axis >= left[:, None]) & (axis < (left + width)[:, None])
-    rows, columns, used = rows[own], columns[own], used[own]
-    return (rows[:, :, None] & columns[:, None, :] & used[:, None, None]).unsqueeze(1)
+    box[2:, ~used] = 0
+    top, left, height, width = box[:, own, None].to(device, non_blocking=True)
+    axis = torch.arange(size, device=device)
+    rows = (axis >= top) & (axis < top + height)
+    columns = (axis >= left) & (axis < left + width)
+    return (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
