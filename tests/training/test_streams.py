@@ -13,6 +13,7 @@ from qgbench.data.experiment import ImageSet, TrainingData
 from qgbench.engine.device import World
 from qgbench.methods import Batch
 from qgbench.spec.protocol import TrainSettings, load_protocol
+from qgbench.training.ahead import Ahead
 from qgbench.training.streams import ShuffledOrder, Streams, check_batches
 
 SIZE = 32
@@ -49,7 +50,7 @@ def train_settings(**changes: Any) -> TrainSettings:
     return load_protocol("smoke").train.model_copy(update={"batch_labelled": 4, "batch_unlabelled": 6, **changes})
 
 
-def draw(streams: Streams, steps: int) -> list[tuple[Batch, Tensor]]:
+def draw(streams: Streams | Ahead, steps: int) -> list[tuple[Batch, Tensor]]:
     return [streams.next(step / 100) for step in range(steps)]
 
 
