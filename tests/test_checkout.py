@@ -63,3 +63,17 @@ def test_the_top_of_the_package_holds_rooms() -> None:
     """`losses` is the one door that methods written for 0.1 come through."""
     files = {path.name for path in (ROOT / "qgbench").iterdir() if path.is_file()}
     assert files == {"__init__.py", "__main__.py", "losses.py", "py.typed"}
+
+
+def test_the_check_for_a_gpu_runs_on_a_processor() -> None:
+    command = [sys.executable, "perf/cuda_check.py", "--device", "cpu", "--protocol", "smoke", "--steps", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    parity = re.findall(r"(\S+) (?:apart|at step)", done.stdout)
+    assert parity == ["0.0e+00"] * 4, "a processor agrees with itself"
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line[:1] == "|"]
+    assert [row[0] for row in rows[2:]] == ["fixmatch", "fixmatch+qw", "supervised", "supervised+qar"]
+    for _, step, waits, memory in rows[2:]:
+        assert int(step) > 0
+        assert 0 <= float(waits.removesuffix("%")) < 100
+        assert memory == "-"

@@ -162,17 +162,20 @@ def colour_jitter(
 
 def blur(image: Tensor, sigma: tuple[float, float], probability: float, shared: Shared) -> Tensor:
     """Return images, a share of them blurred by a Gaussian whose standard deviation in pixels is drawn from a range."""
-    count, channels, height, width = image.shape
-    width_of = _uniform(count, *sigma, shared, image)
-    chosen = _chosen(count, probability, shared, image)
+    width_of = _uniform(len(image), *sigma, shared, image)
+    rows = (shared.rand(len(image)) < probability).nonzero().flatten()
+    if not len(rows):
+        return image
+    rows = rows.to(image.device, non_blocking=True)
+    count, channels, height, width = image[rows].shape
     radius = max(1, math.ceil(3 * sigma[1]))
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype).view(1, 1, 1, -1)
-    kernel = torch.exp(-0.5 * (offsets / width_of) ** 2)
+    kernel = torch.exp(-0.5 * (offsets / width_of[rows]) ** 2)
     kernel = (kernel / kernel.sum(3, keepdim=True)).repeat_interleave(channels, 0)
-    flat = F.pad(image.reshape(1, -1, height, width), [radius] * 4, mode="reflect")
+    flat = F.pad(image[rows].reshape(1, -1, height, width), [radius] * 4, mode="reflect")
     flat = F.conv2d(flat, kernel, groups=count * channels)
     flat = F.conv2d(flat, kernel.transpose(2, 3), groups=count * channels)
-    return torch.where(chosen, flat.view_as(image), image)
+    return image.index_copy(0, rows, flat.view(count, channels, height, width))
 
 
 def labelled_view(image: Tensor, mask: Tensor, settings: TrainSettings, shared: Shared) -> tuple[Tensor, Tensor]:
