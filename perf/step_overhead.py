@@ -1,8 +1,8 @@
 """What the harness and the add-on cost: processor time of training steps, as ratios.
 
 Run with qgbench installed: ``python perf/step_overhead.py [blocks]``. The phantom, protocol `small`, one thread. The
-bare PyTorch loop makes the network passes of FixMatch on one ready-made batch: it labels, trains and clips; the harness
-also draws images, makes views, reduces, checks and logs. All take turns, step by step; printed are the medians, and the
+bare PyTorch loop is FixMatch on one ready-made batch: it labels, pastes, trains and clips; the harness also draws
+images, makes views, reduces, checks and logs. All take turns, step by step; printed are the medians, and the
 median of the ratios within a turn. Steps are those near the end of a run, where every loss is active.
 """
 
@@ -44,12 +44,11 @@ def bare_loop(protocol: Protocol, batch: Batch) -> Callable[[], None]:
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            network.eval()
-            with torch.no_grad():
-                label = torch.sigmoid(network(batch.u_w))
-            network.train()
-            loss = segmentation_loss(network.task, network(batch.x_l), batch.y_l)
-            pixel = F.binary_cross_entropy_with_logits(network(batch.u_s1), (label > 0.5).float(), reduction="none")
+            pred_l, pred_u_w = network(torch.cat([batch.x_l, batch.u_w])).split([len(batch.x_l), len(batch.u_w)])
+            label = torch.sigmoid(pred_u_w.detach().float())
+            label, strong = (torch.where(batch.cut1, whole.roll(1, 0), whole) for whole in (label, batch.u_s1))
+            loss = segmentation_loss(network.task, pred_l, batch.y_l)
+            pixel = F.binary_cross_entropy_with_logits(network(strong), (label > 0.5).float(), reduction="none")
             loss = loss + (pixel * (torch.maximum(label, 1 - label) >= 0.95)).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

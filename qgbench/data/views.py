@@ -83,7 +83,7 @@ def brightness_contrast(image: Tensor, amount: float, probability: float, shared
     """Return (1 + a) x + b for a share of the images, a and b in [-amount, amount] (arXiv 2606.01753, its release)."""
     count = len(image)
     contrast, brightness = (_uniform(count, -amount, amount, shared, image) for _ in range(2))
-    changed = (image * (1 + contrast) + brightness).clamp(0, 1)
+    changed = (image * (1 + contrast) + brightness).clamp_(0, 1)
     return torch.where(_chosen(count, probability, shared, image), changed, image)
 
 
@@ -94,19 +94,19 @@ def grey(image: Tensor) -> Tensor:
 
 def scale_brightness(image: Tensor, factor: Tensor) -> Tensor:
     """Return images (B, 3, H, W) times factors (B, 1, 1, 1)."""
-    return (image * factor).clamp(0, 1)
+    return (image * factor).clamp_(0, 1)
 
 
 def scale_contrast(image: Tensor, factor: Tensor) -> Tensor:
     """Return images whose distance from their mean grey is multiplied by a factor."""
     mean = grey(image).mean((1, 2, 3), keepdim=True)
-    return (mean + (image - mean) * factor).clamp(0, 1)
+    return (mean + (image - mean) * factor).clamp_(0, 1)
 
 
 def scale_saturation(image: Tensor, factor: Tensor) -> Tensor:
     """Return images whose pixels' distance from their grey is multiplied by a factor."""
     luma = grey(image)
-    return (luma + (image - luma) * factor).clamp(0, 1)
+    return (luma + (image - luma) * factor).clamp_(0, 1)
 
 
 def turn_hue(image: Tensor, turn: Tensor) -> Tensor:
@@ -121,8 +121,8 @@ def turn_hue(image: Tensor, turn: Tensor) -> Tensor:
     ) / torch.where(span > 0, span, 1.0)
     hue = sector + 6 * turn
     # How far each channel is below the value, in spans: 0 within a sixth of the circle of its own colour.
-    below = [((hue + offset) % 6.0 - 3.0).abs() - 1.0 for offset in (0.0, 4.0, 2.0)]
-    return torch.cat([low + span * share.clamp(0, 1) for share in below], 1)
+    below = [(hue + offset).remainder_(6.0).sub_(3.0).abs_().sub_(1.0).clamp_(0, 1) for offset in (0.0, 4.0, 2.0)]
+    return torch.cat([share.mul_(span).add_(low) for share in below], 1)
 
 
 _CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
