@@ -13,8 +13,8 @@ from qgbench.training.streams import Streams
 class Ahead:
     """The batches of streams, and their states: those that the streams give by themselves, one made in advance.
 
-    Whatever makes a batch fail is raised by the `next` that asks for it. A thread lives as long as it makes its batch:
-    there is nothing to close, and the last batch of a run is made in vain.
+    Whatever makes a batch fail is raised by the `next` that asks for it. The thread ends with this object, and the last
+    batch of a run is made in vain.
 
     Parameters
     ----------
@@ -24,6 +24,7 @@ class Ahead:
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
+        self._thread = ThreadPoolExecutor(1)  # started once: whoever starts a thread waits until it runs
         self._waiting: Future[tuple[Batch, Tensor]] | None = None
         self._before: dict[str, Any] = {}  # the streams' state without the batch that waits
 
@@ -35,10 +36,7 @@ class Ahead:
 
     def _begin(self) -> Future[tuple[Batch, Tensor]]:
         self._before = self._streams.state_dict()
-        thread = ThreadPoolExecutor(1)
-        made = thread.submit(self._streams.next, 0.0)
-        thread.shutdown(wait=False)
-        return made
+        return self._thread.submit(self._streams.next, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that continues with the batch that waits."""
