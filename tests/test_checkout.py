@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 import runpy
 import subprocess
@@ -11,6 +12,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+
+from qgbench.spec.protocol import load_protocol
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,3 +66,30 @@ def test_the_top_of_the_package_holds_rooms() -> None:
     """`losses` is the one door that methods written for 0.1 come through."""
     files = {path.name for path in (ROOT / "qgbench").iterdir() if path.is_file()}
     assert files == {"__init__.py", "__main__.py", "losses.py", "py.typed"}
+
+
+def test_the_check_for_a_gpu_runs_on_a_processor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("cuda_check", ROOT / "perf" / "cuda_check.py")
+    assert spec is not None
+    assert spec.loader is not None
+    check = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check)
+    smoke = load_protocol("smoke")
+    train = smoke.train.model_copy(update={"batch_labelled": 2, "batch_unlabelled": 2})
+    small = smoke.model_copy(update={"size": 32, "threads": 1, "train": train})
+    monkeypatch.setattr(check, "load_protocol", lambda name: small)
+    monkeypatch.setattr(check, "WARM_UP", 1)
+    monkeypatch.setattr(check, "TOY_STEPS", 3)
+    monkeypatch.setattr(sys, "argv", ["cuda_check.py", "--device", "cpu", "--steps", "1"])
+    check.main()
+    lines = capsys.readouterr().out.splitlines()
+    parity = re.findall(r"(\S+) (?:apart|at step)", "\n".join(lines))
+    assert parity == ["0.0e+00"] * 4, "a processor agrees with itself"
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"][2:]
+    assert [row[0] for row in rows] == ["fixmatch", "fixmatch+qw", "supervised", "supervised+qar"]
+    for _, step, waits, memory in rows:
+        assert int(step) > 0
+        assert 0 <= float(waits.removesuffix("%")) < 100
+        assert memory == "-"

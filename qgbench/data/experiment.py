@@ -46,28 +46,31 @@ class ImageSet:
 
     def images(self, index: np.ndarray, device: "torch.device | str" = "cpu") -> "Tensor":
         """Return images (B, 3, S, S), float in [0, 1]: bytes go to the device, and are numbers only there."""
-        import torch  # late: what only asks which images there are does not wait for it
-
-        stack = np.empty((len(index), self.size, self.size, 3), np.uint8)
-        for place, i in enumerate(index):
-            stack[place] = self._parts[self._part_of[i]].images[self._row_of[i]]
-        return torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).contiguous().float() / 255.0
+        stack = _zeros((len(index), self.size, self.size, 3), device)
+        for place, i in zip(stack.numpy(), index, strict=True):
+            place[:] = self._parts[self._part_of[i]].images[self._row_of[i]]
+        return stack.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().float() / 255.0
 
     def masks(self, index: np.ndarray, device: "torch.device | str" = "cpu") -> "Tensor":
         """Return masks (B, 1, S, S), float, 0 or 1; zeros for images without one (see `masked`)."""
-        import torch
-
-        stack = np.zeros((len(index), 1, self.size, self.size), np.uint8)
-        for place, i in enumerate(index):
+        stack = _zeros((len(index), 1, self.size, self.size), device)
+        for place, i in zip(stack.numpy(), index, strict=True):
             masks = self._parts[self._part_of[i]].masks
             if masks is not None:
-                stack[place, 0] = masks[self._row_of[i]]
-        return torch.from_numpy(stack).to(device).float()
+                place[0] = masks[self._row_of[i]]
+        return stack.to(device, non_blocking=True).float()
 
     def batches(self, size: int = 64) -> "Iterator[tuple[Tensor, Tensor]]":
         """Yield images and masks in order."""
         for index in np.array_split(np.arange(len(self)), max(1, -(-len(self) // size))):
             yield self.images(index), self.masks(index)
+
+
+def _zeros(shape: tuple[int, ...], device: "torch.device | str") -> "Tensor":
+    """Return bytes in the processor's memory; pinned where they go to a GPU, so that nobody waits for their copy."""
+    import torch  # late: what only asks which images there are does not wait for it
+
+    return torch.zeros(shape, dtype=torch.uint8, pin_memory=torch.device(device).type == "cuda")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Views of images: geometry for labelled and unlabelled images, photometric changes, CutMix regions.
 
 All random numbers come from a CPU generator that the caller owns, one value per image (`Shared`); the arithmetic runs
-on the images' device. Images are float RGB (B, 3, H, W) in [0, 1], masks (B, C, H, W) 0 or 1.
+on the images' device, and nothing here waits for what that device was asked before. Images are float RGB (B, 3, H, W)
+in [0, 1], masks (B, C, H, W) 0 or 1.
 """
 
 import math
@@ -36,11 +37,11 @@ class Shared:
 
 def _uniform(count: int, low: float, high: float, shared: Shared, like: Tensor) -> Tensor:
     values = shared.rand(count) * (high - low) + low
-    return values.to(like.device).view(-1, 1, 1, 1)
+    return values.to(like.device, non_blocking=True).view(-1, 1, 1, 1)
 
 
 def _chosen(count: int, probability: float, shared: Shared, like: Tensor) -> Tensor:
-    return (shared.rand(count) < probability).to(like.device).view(-1, 1, 1, 1)
+    return (shared.rand(count) < probability).to(like.device, non_blocking=True).view(-1, 1, 1, 1)
 
 
 def flip(stack: Tensor, shared: Shared) -> Tensor:
@@ -82,30 +83,30 @@ def brightness_contrast(image: Tensor, amount: float, probability: float, shared
     """Return (1 + a) x + b for a share of the images, a and b in [-amount, amount] (arXiv 2606.01753, its release)."""
     count = len(image)
     contrast, brightness = (_uniform(count, -amount, amount, shared, image) for _ in range(2))
-    changed = (image * (1 + contrast) + brightness).clamp(0, 1)
+    changed = (image * (1 + contrast) + brightness).clamp_(0, 1)
     return torch.where(_chosen(count, probability, shared, image), changed, image)
 
 
 def grey(image: Tensor) -> Tensor:
     """Return the luma of images: (B, 3, H, W) -> (B, 1, H, W)."""
-    return (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (image * torch.tensor(_LUMA).view(1, 3, 1, 1).to(image, non_blocking=True)).sum(1, keepdim=True)
 
 
 def scale_brightness(image: Tensor, factor: Tensor) -> Tensor:
     """Return images (B, 3, H, W) times factors (B, 1, 1, 1)."""
-    return (image * factor).clamp(0, 1)
+    return (image * factor).clamp_(0, 1)
 
 
 def scale_contrast(image: Tensor, factor: Tensor) -> Tensor:
     """Return images whose distance from their mean grey is multiplied by a factor."""
     mean = grey(image).mean((1, 2, 3), keepdim=True)
-    return (mean + (image - mean) * factor).clamp(0, 1)
+    return (mean + (image - mean) * factor).clamp_(0, 1)
 
 
 def scale_saturation(image: Tensor, factor: Tensor) -> Tensor:
     """Return images whose pixels' distance from their grey is multiplied by a factor."""
     luma = grey(image)
-    return (luma + (image - luma) * factor).clamp(0, 1)
+    return (luma + (image - luma) * factor).clamp_(0, 1)
 
 
 def turn_hue(image: Tensor, turn: Tensor) -> Tensor:
@@ -120,8 +121,8 @@ def turn_hue(image: Tensor, turn: Tensor) -> Tensor:
     ) / torch.where(span > 0, span, 1.0)
     hue = sector + 6 * turn
     # How far each channel is below the value, in spans: 0 within a sixth of the circle of its own colour.
-    below = [((hue + offset) % 6.0 - 3.0).abs() - 1.0 for offset in (0.0, 4.0, 2.0)]
-    return torch.cat([low + span * share.clamp(0, 1) for share in below], 1)
+    below = [(hue + offset).remainder_(6.0).sub_(3.0).abs_().sub_(1.0).clamp_(0, 1) for offset in (0.0, 4.0, 2.0)]
+    return torch.cat([share.mul_(span).add_(low) for share in below], 1)
 
 
 _CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
@@ -153,7 +154,7 @@ def colour_jitter(
     changed = image.clone()
     for turn in order.T:
         for which, change in enumerate(_CHANGES):
-            rows = (turn == which).nonzero().flatten().to(image.device)
+            rows = (turn == which).nonzero().flatten().to(image.device, non_blocking=True)
             if len(rows) and amounts[which] > 0:
                 changed[rows] = change(changed[rows], factors[which][rows])
     return changed
@@ -161,17 +162,20 @@ def colour_jitter(
 
 def blur(image: Tensor, sigma: tuple[float, float], probability: float, shared: Shared) -> Tensor:
     """Return images, a share of them blurred by a Gaussian whose standard deviation in pixels is drawn from a range."""
-    count, channels, height, width = image.shape
-    width_of = _uniform(count, *sigma, shared, image)
-    chosen = _chosen(count, probability, shared, image)
+    width_of = _uniform(len(image), *sigma, shared, image)
+    rows = (shared.rand(len(image)) < probability).nonzero().flatten()
+    if not len(rows):
+        return image
+    rows = rows.to(image.device, non_blocking=True)
+    count, channels, height, width = image[rows].shape
     radius = max(1, math.ceil(3 * sigma[1]))
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype).view(1, 1, 1, -1)
-    kernel = torch.exp(-0.5 * (offsets / width_of) ** 2)
+    kernel = torch.exp(-0.5 * (offsets / width_of[rows]) ** 2)
     kernel = (kernel / kernel.sum(3, keepdim=True)).repeat_interleave(channels, 0)
-    flat = F.pad(image.reshape(1, -1, height, width), [radius] * 4, mode="reflect")
+    flat = F.pad(image[rows].reshape(1, -1, height, width), [radius] * 4, mode="reflect")
     flat = F.conv2d(flat, kernel, groups=count * channels)
     flat = F.conv2d(flat, kernel.transpose(2, 3), groups=count * channels)
-    return torch.where(chosen, flat.view_as(image), image)
+    return image.index_copy(0, rows, flat.view(count, channels, height, width))
 
 
 def labelled_view(image: Tensor, mask: Tensor, settings: TrainSettings, shared: Shared) -> tuple[Tensor, Tensor]:
@@ -188,8 +192,8 @@ def strong_view(image: Tensor, settings: TrainSettings, shared: Shared) -> Tenso
     return blur(image, settings.blur_sigma, settings.blur_p, shared)
 
 
-def cutmix_region(count: int, size: int, shared: Shared) -> Tensor:
-    """Return CutMix boxes: (count, 1, size, size) bool, True inside; empty with probability 0.5.
+def cutmix_region(count: int, size: int, shared: Shared, device: torch.device | str = "cpu") -> Tensor:
+    """Return CutMix boxes: (count, 1, size, size) bool on a device, True inside; empty with probability 0.5.
 
     A box has 2 to 40 % of the image's area and a ratio of height to width of 0.3 to 3.33, both uniform; ratio and place
     are drawn anew until it lies inside (UniMatch, arXiv 2208.09910, and its code).
@@ -206,9 +210,9 @@ def cutmix_region(count: int, size: int, shared: Shared) -> Tensor:
         height, width = (area[rows] * ratio).sqrt().floor(), (area[rows] / ratio).sqrt().floor()
         box[:, rows] = torch.stack([(top * size).floor(), (left * size).floor(), height, width])
         out = (box[0] + box[2] > size) | (box[1] + box[3] > size)
-    top, left, height, width = box
-    axis = torch.arange(size)
-    rows = (axis >= top[:, None]) & (axis < (top + height)[:, None])
-    columns = (axis >= left[:, None]) & (axis < (left + width)[:, None])
-    rows, columns, used = rows[own], columns[own], used[own]
-    return (rows[:, :, None] & columns[:, None, :] & used[:, None, None]).unsqueeze(1)
+    box[2:, ~used] = 0
+    top, left, height, width = box[:, own, None].to(device, non_blocking=True)
+    axis = torch.arange(size, device=device)
+    rows = (axis >= top) & (axis < top + height)
+    columns = (axis >= left) & (axis < left + width)
+    return (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)

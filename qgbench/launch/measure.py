@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from accelerate import Accelerator
 
 from qgbench.base.logs import QUIET, logger, set_verbosity
 from qgbench.base.progress import track
@@ -36,6 +37,7 @@ from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.weak import WeakMasks, WeakModels
 from qgbench.run.carry_out import build_student
 from qgbench.run.provenance import hardware, peak_memory_mib
+from qgbench.spec.arm import Arm
 from qgbench.spec.protocol import Protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
@@ -107,27 +109,44 @@ def _in_own_process(job: Job) -> dict[str, Any]:
     return found
 
 
-def _time_run(spec: RunSpec, protocol: Protocol, data: TrainingData) -> dict[str, float]:
-    method_class = load("method", spec.method)
-    settings = apply_settings(method_class.Settings(), spec.overrides_of("method"), "method.")
+def late_trainer(arm: Arm, protocol: Protocol, data: TrainingData, accelerator: Accelerator, steps: int) -> Trainer:
+    """Return a trainer with untrained weights near the end of a long run, where every loss is active.
+
+    The ramps are over, and the next steps are away from validation and audits, which come at quarters.
+
+    Parameters
+    ----------
+    arm : Arm
+    protocol : Protocol
+        Its step budget does not count.
+    data : TrainingData
+    accelerator : Accelerator
+    steps : int
+        How many are to be taken.
+    """
+    budget = 1000 + 4 * steps
+    train = protocol.train.model_copy(update={"steps": budget, "validations": 1})
+    protocol = protocol.model_copy(update={"train": train, "encoder_weights": "none"})
+    method_class = load("method", arm.method)
+    settings = apply_settings(method_class.Settings(), arm.overrides_of("method"), "method.")
     method = method_class(partial(build_student, protocol), settings)
     predictor = None
-    accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
-    if spec.needs_g:
+    if arm.needs_g:
         predictor = QualityPredictor(protocol.quality, "none").requires_grad_(False).eval().to(accelerator.device)
-    guide = make_guide(spec, predictor, spec.seed)
-    # Near the end of a long run: after the ramps, and away from its validation and audits, which come at quarters.
-    budget = 1000
-    train = protocol.train.model_copy(update={"steps": budget, "validations": 1})
-    protocol = protocol.model_copy(update={"train": train})
-    trainer = Trainer(method, guide, predictor, data, protocol, spec.seed, accelerator, spec.qg_norm)
-    trainer.history.step = budget - _WARM_UP - _STEPS - 1
+    trainer = Trainer(method, make_guide(arm, predictor, 0), predictor, data, protocol, 0, accelerator, arm.qg_norm)
+    trainer.history.step = budget - steps - 1
+    return trainer
+
+
+def _time_run(spec: RunSpec, protocol: Protocol, data: TrainingData) -> dict[str, float]:
+    accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
+    trainer = late_trainer(spec, protocol, data, accelerator, _WARM_UP + _STEPS)
     return {"seconds_per_step": _seconds_per_step(trainer.run())}
 
 
 def _time_g(spec: RunSpec, protocol: Protocol, data: TrainingData) -> dict[str, float]:
     steps = 2 * (_WARM_UP + _STEPS)
-    changes = {"steps": steps, "validations": 1, "val_masks": 1, "weak_epochs": (steps,)}
+    changes = {"steps": steps, "validations": 1, "val_masks": 1, "weak_epochs": (steps,), "backbone_weights": "none"}
     settings = protocol.quality.model_copy(update=changes)
     accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
     every = np.arange(len(data.labelled))
@@ -165,8 +184,6 @@ def main() -> None:
         allowed = int(_SHARE_OF_MEMORY * psutil.virtual_memory().available)
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
     protocol = job.spec.resolve()
-    quality = protocol.quality.model_copy(update={"backbone_weights": "none"})
-    protocol = protocol.model_copy(update={"encoder_weights": "none", "quality": quality})
     data = open_run_data(PHANTOM_NAME, Regime.parse("n28"), 0, protocol.size, protocol.fractions).training
     times = (_time_g if job.kind == "g" else _time_run)(job.spec, protocol, data)
     print(json.dumps({**times, "memory_mib": peak_memory_mib()}))

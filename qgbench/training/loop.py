@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
+from qgbench.base.cores import usable_cores
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.logs import logger
 from qgbench.base.seeds import salted
@@ -27,6 +28,7 @@ from qgbench.quality.audit import audited_after, correlations
 from qgbench.quality.guide import Guide
 from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
 from qgbench.spec.protocol import Protocol, check_batches
+from qgbench.training.ahead import Ahead
 from qgbench.training.objective import Objective
 from qgbench.training.streams import Streams
 from qgbench.training.watch import optimism_has_grown
@@ -100,7 +102,8 @@ class Trainer:
         self._settings = protocol.train
         self._accelerator = accelerator
         new_scaler(accelerator)
-        self._streams = Streams(data, protocol.train, seed, self._world, accelerator.device)
+        streams = Streams(data, protocol.train, seed, self._world, accelerator.device)
+        self._streams = Ahead(streams) if core_to_spare(accelerator) else streams
         self._objective: nn.Module = Objective(self.method, guide, norm, self._world)
         new_scaler(accelerator)
         if self._world.size > 1:
@@ -167,7 +170,6 @@ class Trainer:
     def _train_step(self, step: int) -> None:
         progress = step / self.steps
         batch, truth = self._streams.next(progress)
-        batch = batch.to(self._accelerator.device)
         rate = learning_rate(progress, self._settings.lr, self._settings.lr_end)
         for group, multiple in zip(self._optimiser.param_groups, self._multiples, strict=True):
             group["lr"] = multiple * rate
@@ -375,6 +377,13 @@ class Trainer:
         self._streams.load_state_dict(state["streams"])
         self._guide.load_state_dict(state["guide"])
         set_random_states(state["random"][self._world.rank])
+
+
+def core_to_spare(accelerator: Accelerator) -> bool:
+    """Return whether another thread takes no core from a run, which computes on a GPU or on fewer cores than it has."""
+    if accelerator.device.type == "cpu":
+        return torch.get_num_threads() * accelerator.num_processes < usable_cores()
+    return accelerator.device.type == "cuda"  # MPS is not to be asked by two threads at once
 
 
 def learning_rate(progress: float, highest: float, lowest: float) -> float:

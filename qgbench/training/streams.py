@@ -85,8 +85,7 @@ class Streams:
     def next(self, progress: float) -> tuple[Batch, Tensor]:
         """Return a batch, and the held-back masks (U, 1, H, W) of its unlabelled images in the weak view's geometry.
 
-        Both have the rows of this process alone; CutMix regions stay on the processor. Masks are NaN for images
-        whose mask is not known (those of a pool).
+        Both have the rows of this process alone. Masks are NaN for images whose mask is not known (those of a pool).
 
         Parameters
         ----------
@@ -101,8 +100,8 @@ class Streams:
         x_l, y_l = data.labelled.images(index, device), data.labelled.masks(index, device)
         x_l, y_l = labelled_view(x_l, y_l, settings, labelled)
         index = self._own("unlabelled", settings.batch_unlabelled)
-        masks = data.unlabelled.masks(index, device)
-        masks[torch.from_numpy(~data.unlabelled.masked[index]).to(device)] = torch.nan
+        unknown = torch.from_numpy(~data.unlabelled.masked[index]).view(-1, 1, 1, 1).to(device, non_blocking=True)
+        masks = data.unlabelled.masks(index, device).masked_fill(unknown, torch.nan)
         both = flip(torch.cat([data.unlabelled.images(index, device), masks], 1), unlabelled)
         u_w, truth = both[:, :3].contiguous(), both[:, 3:].contiguous()
         batch = Batch(
@@ -111,8 +110,8 @@ class Streams:
             u_w=u_w,
             u_s1=strong_view(u_w, settings, unlabelled),
             u_s2=strong_view(u_w, settings, unlabelled),
-            cut1=cutmix_region(len(u_w), u_w.shape[-1], unlabelled),
-            cut2=cutmix_region(len(u_w), u_w.shape[-1], unlabelled),
+            cut1=cutmix_region(len(u_w), u_w.shape[-1], unlabelled, device),
+            cut2=cutmix_region(len(u_w), u_w.shape[-1], unlabelled, device),
             progress=progress,
         )
         return batch, truth
