@@ -167,15 +167,16 @@ def blur(image: Tensor, sigma: tuple[float, float], probability: float, shared: 
     if not len(rows):
         return image
     rows = rows.to(image.device, non_blocking=True)
-    count, channels, height, width = image[rows].shape
+    sharp = image[rows]
+    count, channels, height, width = sharp.shape
     radius = max(1, math.ceil(3 * sigma[1]))
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype).view(1, 1, 1, -1)
     kernel = torch.exp(-0.5 * (offsets / width_of[rows]) ** 2)
     kernel = (kernel / kernel.sum(3, keepdim=True)).repeat_interleave(channels, 0)
-    flat = F.pad(image[rows].reshape(1, -1, height, width), [radius] * 4, mode="reflect")
+    flat = F.pad(sharp.reshape(1, -1, height, width), [radius] * 4, mode="reflect")
     flat = F.conv2d(flat, kernel, groups=count * channels)
     flat = F.conv2d(flat, kernel.transpose(2, 3), groups=count * channels)
-    return image.index_copy(0, rows, flat.view(count, channels, height, width))
+    return image.index_copy(0, rows, flat.view_as(sharp))
 
 
 def labelled_view(image: Tensor, mask: Tensor, settings: TrainSettings, shared: Shared) -> tuple[Tensor, Tensor]:
