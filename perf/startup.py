@@ -24,6 +24,7 @@ COMMANDS = {
         "COMP_CWORD": "3",
     },
     "methods": {},
+    "methods fixmatch": {},
     "suite plan small": {},
 }
 HEAVY = ("numpy", "pandas", "scipy", "torch")

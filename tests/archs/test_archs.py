@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate
 
-from qgbench.archs.build import SegmentationNetwork, build_network
-from qgbench.archs.registry import ARCHS, nearest_sizes
+from qgbench.archs.build import SegmentationNetwork, build_network, require_buildable
+from qgbench.archs.registry import ARCHS, nearest_sizes, require_fitting
 from qgbench.archs.swin_sizes import ENCODER as SWIN
 from qgbench.archs.weights import Weights, packaged_state, weights_hash
 from qgbench.base.errors import UserError
 from qgbench.data.phantom import generate_phantom
 from qgbench.engine.device import make_accelerator
 from qgbench.methods.losses import segmentation_loss
-from qgbench.spec.protocol import load_protocol
+from qgbench.spec.protocol import load_protocol, protocol_names
 
 LITE = "tf_efficientnet_lite0"
 DECODER = (64, 32, 16, 16, 8)
@@ -384,3 +384,13 @@ def test_it_overfits_four_images(arch: str) -> None:
         if step % 10 == 0 and dice() >= 0.95:
             return
     pytest.fail(f"Dice {dice():.3f}")
+
+
+@every_arch
+@pytest.mark.parametrize("name", protocol_names())
+def test_each_protocol_can_build_it(arch: str, name: str) -> None:
+    """A plan of a suite relies on it: it builds no network of an architecture that ships."""
+    protocol, entry = load_protocol(name), ARCHS[arch]
+    require_fitting(arch, entry, protocol.size)
+    encoder, channels = entry.own_encoder or protocol.encoder, protocol.decoder_channels
+    require_buildable(arch, "", encoder, protocol.encoder_weights, channels, protocol.size)

@@ -510,9 +510,11 @@ def test_help_teaches_with_an_example(
         ("--help", "torch pandas numpy pydantic", "Usage: qgbench"),
         ("methods", "torch pandas", "unimatch_v2"),
         ("methods fixmatch", "torch pandas", "Deviations that all methods share"),
+        ("archs", "torch pandas", "deeplabv3plus"),
+        ("suite plan small", "torch", "489 runs"),
     ],
 )
-def test_what_needs_no_model_imports_none(words: str, absent: str, shown: str) -> None:
+def test_what_needs_no_model_imports_none(tmp_path: Path, words: str, absent: str, shown: str) -> None:
     import subprocess
 
     code = f"""
@@ -524,7 +526,9 @@ try:
 finally:
     print(set({absent.split()}) & set(sys.modules), file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
     assert shown in done.stdout
     assert done.stderr == "set()\n"
 

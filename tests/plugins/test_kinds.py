@@ -11,7 +11,7 @@ from qgbench.plugins.registry import BUILT_IN, KINDS, Kind, catalogue, kinds_of,
 from qgbench.quality.guide import QualityWeighting, make_guide
 from qgbench.run.record import read_images
 from qgbench.run.request import make_spec, metrics_of
-from qgbench.spec.addons import SCORES, addon_settings
+from qgbench.spec.addons import ADDONS, SCORES, addon_settings, needs_score, needs_truth, settings_of
 from qgbench.spec.arm import CONTROL_SCORES, AddOnName, Arm, short_name
 from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.conformance import Finding
@@ -187,6 +187,14 @@ def test_one_arm_has_one_id() -> None:
     assert {spec.qg_mode for spec in asked} == {"both"}
     with pytest.raises(UserError, match="names one add-on twice"):
         Arm(method="fixmatch", qg_mode="qw+qw")
+
+
+def test_of_what_ships_is_said_what_its_class_says() -> None:
+    for name in ADDONS:
+        assert needs_score(name) == load("addon", name).needs_score
+        assert settings_of(name) is load("addon", name).Settings
+    for name in SCORES:
+        assert needs_truth(name) == load("score", name).needs_truth
 
 
 def test_controls_are_the_scores_that_ship() -> None:
