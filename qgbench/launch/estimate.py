@@ -6,6 +6,7 @@ What was seen on this kind of hardware goes before what was seen elsewhere, whic
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -163,7 +164,6 @@ class Estimates:
         self._measured = [each for folder in folders for each in read_measured(folder)]
         self._given_hardware = hardware
         self._known: dict[str, Cost] = {}
-        self._kinds: dict[str, str] = {}
 
     def of(self, job: Job) -> Cost:
         """Return what a whole job takes."""
@@ -180,7 +180,8 @@ class Estimates:
         seen: list[_Finished | Measured] = [*finished, *measured]
         memory = max((each.memory_mib for each in seen if each.memory_mib is not None), default=None)
         places = dict.fromkeys(each.hardware for each in seen)
-        here = self._here(job.spec.device) if places else UNKNOWN
+        given, device = self._given_hardware, job.spec.device
+        here = _kind_here(device) if given is None else hardware_kind(device, given)
         for place in dict.fromkeys((here, *places)):
             where = "" if place == here else f", on {place}"
             if times := [each.seconds for each in finished if each.hardware == place]:
@@ -196,12 +197,13 @@ class Estimates:
         failure = next((f"{UNKNOWN} ({each.failure})" for each in measured if each.failure), UNKNOWN)
         return Cost(None, memory, failure)
 
-    def _here(self, device: str) -> str:
-        if self._given_hardware is not None:
-            return hardware_kind(device, self._given_hardware)
-        if device not in self._kinds:
-            self._kinds[device] = accelerator() if device == best_device() == "cuda" else processor()
-        return self._kinds[device]
+
+@cache
+def _kind_here(device: str) -> str:
+    """Return what `hardware_kind` says of this machine; torch is asked only where a GPU is."""
+    if device != "cuda":
+        return processor()
+    return accelerator() if best_device() == "cuda" else UNKNOWN
 
 
 def _labelled_images(spec: RunSpec) -> int | None:

@@ -48,7 +48,6 @@ def checked(spec: RunSpec, method: type[Declared]) -> Checked:
     settings = apply_settings(method.Settings(), spec.overrides_of("method"), "method.")
     archs = _architectures(spec, method, settings)
     _refuse_contradictions(spec, method, archs)
-    addon_settings(spec)
     check_batches(protocol.train, spec.processes)
     for arch in archs:
         _refuse_small_batches(arch, spec, protocol)
@@ -75,6 +74,8 @@ def _architectures(spec: RunSpec, method: type[Declared], settings: MethodSettin
 
 
 def _refuse_contradictions(spec: RunSpec, method: type[Declared], archs: Sequence[str]) -> None:
+    if spec.addons:
+        addon_settings(spec)
     weighs, sees_truth = any(needs_score(name) for name in spec.addons), needs_truth(spec.qg_score)
     if weighs and not method.pseudo_labels:
         raise UserError(
