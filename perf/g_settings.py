@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_settings import AT_FEW
 
 from qgbench.base.seeds import salted
 from qgbench.data.run_data import open_run_data
@@ -37,8 +36,10 @@ from qgbench.quality.store import _as_labelled
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.settings import apply_settings
+from qgbench.spec.suite import load_suite
 
 KEPT = Path("runs/g_settings.jsonl")
+FEW = load_suite("small").primary.regimes
 MASKS = ("synthetic", "synthetic_test", "weak_models")
 
 
@@ -65,15 +66,14 @@ QUESTIONS = {
         ("ph2", "cvc_clinicdb"),
         2,
     ),
-    "cost": Question({"as it is": {}, "300 steps": {"steps": 300}, "batch 16": {"batch": 16}}, tuple(AT_FEW), 3),
+    "cost": Question({"as it is": {}, "300 steps": {"steps": 300}, "batch 16": {"batch": 16}}, tuple(FEW), 3),
 }
 
 
 def fit(dataset: str, seed: int, changes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Train the weak models of a set and seed, then each g; return what each is worth and its seconds of a core."""
     protocol = load_protocol("small")
-    (budget,) = AT_FEW[dataset]
-    data = open_run_data(dataset, Regime.parse(f"{budget}@grouped"), seed, protocol.size, protocol.fractions).training
+    data = open_run_data(dataset, Regime.parse(FEW[dataset]), seed, protocol.size, protocol.fractions).training
     labelled, val = _as_labelled(data.labelled), _as_labelled(data.val)
     accelerator = make_accelerator("cpu", protocol.precision, 1)
     of_g = salted("g", dataset, len(data.labelled), seed)

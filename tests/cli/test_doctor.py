@@ -93,10 +93,10 @@ def test_a_broken_torch_is_found(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    for topic in ("torch", "precision", "weights"):
+    for topic in ("torch", "devices", "weights"):
         assert f"error {topic}" in lines
     assert "ok qgbench" in lines
-    for topic in ("python", "threads", "memory", "output", "cache", "data", "extras"):
+    for topic in ("python", "precision", "threads", "memory", "output", "cache", "data", "extras"):
         assert f"error {topic}" not in lines
         assert any(line.endswith(f" {topic}") for line in lines)
 

@@ -219,7 +219,7 @@ def dropped_weight(patch: pytest.MonkeyPatch) -> None:
 
 def training_mask_shifted(patch: pytest.MonkeyPatch) -> None:
     right = ImageSet.masks
-    patch.setattr(ImageSet, "masks", lambda self, index: right(self, index).roll(1, dims=3))
+    patch.setattr(ImageSet, "masks", lambda self, *where: right(self, *where).roll(1, dims=3))
 
 
 def predicted_mask_shifted(patch: pytest.MonkeyPatch) -> None:
