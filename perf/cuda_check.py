@@ -112,7 +112,7 @@ def time_arm(arm: Arm, options: argparse.Namespace, end: float) -> tuple[str, ..
         waits.append(time.perf_counter() - begin)
         return given
 
-    trainer._streams.next = timed  # type: ignore[method-assign]
+    trainer._streams.next = timed  # type: ignore[method-assign]  # to look at the loop from outside
     run = trainer.run()
     done = 0
     for step in range(WARM_UP + options.steps):

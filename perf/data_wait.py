@@ -78,7 +78,7 @@ def step_without_batch(protocol: Protocol, data: TrainingData, share: int) -> fl
     protocol = protocol.model_copy(update={"train": train.model_copy(update=less)})
     trainer = late_trainer(Arm(method="fixmatch"), protocol, data, make_accelerator("cpu", "bf16", 1), STEPS + WARM_UP)
     ready = trainer._streams.next(1.0)
-    trainer._streams.next = lambda progress: ready  # type: ignore[method-assign]
+    trainer._streams.next = lambda progress: ready  # type: ignore[method-assign]  # its making is timed apart
     return share * processor(trainer.run().__next__, STEPS)
 
 

@@ -68,6 +68,7 @@ def cost(jobs: list[Job]) -> dict[str, Any]:
 
 def work() -> None:
     """Answer each line of standard input with the cost of the next kind of jobs, and end with an empty answer."""
+    # In the place of the clock and the median; a tree of an earlier commit has no other way to be told.
     measure._seconds, measure.median = processor_seconds, min  # type: ignore[assignment]
     for jobs in kinds():
         sys.stdin.readline()

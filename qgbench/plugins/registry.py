@@ -102,7 +102,7 @@ def _modules_of(package: str) -> tuple[str, ...]:
 
 
 def named(path: str) -> Any:
-    """Return what ``module:name`` says."""
+    """Return what ``module:name`` says; raises what importing it does, and AttributeError if nothing has that name."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 

@@ -6,10 +6,11 @@ import threading
 import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from qgbench.engine.device import make_accelerator
 from qgbench.plugins.registry import load
@@ -90,6 +91,10 @@ class Source:
         return {}
 
 
+def ahead_of(source: Source) -> Ahead:
+    return Ahead(cast(Streams, source))
+
+
 def test_the_next_batch_is_begun_before_it_is_asked_for_by_a_thread() -> None:
     begun = threading.Event()
     makers = []
@@ -98,7 +103,7 @@ def test_the_next_batch_is_begun_before_it_is_asked_for_by_a_thread() -> None:
         makers.append(threading.current_thread())
         begun.set()
 
-    Ahead(Source(act)).next(0.0)  # type: ignore[arg-type]
+    ahead_of(Source(act)).next(0.0)
     assert begun.wait(10)
     assert makers[0] is not threading.current_thread()
 
@@ -107,7 +112,7 @@ def test_what_fails_in_the_thread_is_raised_where_the_batch_is_asked_for_with_it
     def disk_is_gone() -> None:
         raise OSError("the disk is gone")
 
-    ahead = Ahead(Source(disk_is_gone))  # type: ignore[arg-type]
+    ahead = ahead_of(Source(disk_is_gone))
     ahead.next(0.0)
     with pytest.raises(OSError, match="the disk is gone") as caught:
         ahead.next(0.5)
@@ -126,7 +131,7 @@ def test_ctrl_c_ends_the_wait_for_a_batch_and_no_thread_is_left() -> None:
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
-            Ahead(source).next(0.0)  # type: ignore[arg-type]
+            ahead_of(source).next(0.0)
     finally:
         signal.signal(signal.SIGINT, earlier)
     free.set()
@@ -153,4 +158,4 @@ def test_a_core_is_to_spare_where_the_run_computes_on_a_gpu_or_on_fewer_cores(
     monkeypatch.setattr(loop, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)
-    assert loop.core_to_spare(accelerator) is spare  # type: ignore[arg-type]
+    assert loop.core_to_spare(cast(Accelerator, accelerator)) is spare
