@@ -5,7 +5,7 @@ on few labels, as it is and with settings changed: ``worth`` asks of single sett
 cheaper ones on five sets, three seeds. Judged are synthetic masks, by the shares of training and of the release's test
 script, and the masks of weak models, all of them and within each (r averaged over the models). Weak models depend on
 data and seed alone: they are trained once, and their seconds stand before those of each g. No test image is read.
-Results are kept in ``runs/g_settings.jsonl``, so that the same command continues; changed code must begin without that
+Results are kept in ``perf/kept/g_settings.jsonl``, so that the same command continues; changed code must begin without that
 file. BENCHMARK.md and docs/PERFORMANCE.md say what came out.
 """
 
@@ -38,7 +38,7 @@ from qgbench.spec.regime import Regime
 from qgbench.spec.settings import apply_settings
 from qgbench.spec.suite import load_suite
 
-KEPT = Path("runs/g_settings.jsonl")
+KEPT = Path(__file__).parent / "kept" / "g_settings.jsonl"
 FEW = load_suite("small").primary.regimes
 MASKS = ("synthetic", "synthetic_test", "weak_models")
 

@@ -2,7 +2,7 @@
 
 Run with qgbench installed and QGBENCH_DATA set: ``python perf/small_settings.py QUESTION [workers]``, where QUESTION is
 one of those in `QUESTIONS`. Every training is timed, validated after its last step, and forgotten; no test image is
-read. Results are kept in ``runs/small_settings.jsonl``, so that the same command continues, and changed code must begin
+read. Results are kept in ``perf/kept/small_settings.jsonl``, so that the same command continues, and changed code must begin
 without that file. Printed is a table: mean validation Dice in % over seeds (SD over seeds), and seconds of a core.
 docs/PERFORMANCE.md holds what came out.
 """
@@ -34,7 +34,7 @@ from qgbench.spec.regime import Regime
 from qgbench.spec.settings import apply_settings
 from qgbench.training.loop import Trainer
 
-KEPT = Path("runs/small_settings.jsonl")
+KEPT = Path(__file__).parent / "kept" / "small_settings.jsonl"
 
 
 @dataclass(frozen=True)
