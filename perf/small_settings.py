@@ -2,9 +2,9 @@
 
 Run with qgbench installed and QGBENCH_DATA set: ``python perf/small_settings.py QUESTION [workers]``, where QUESTION is
 one of those in `QUESTIONS`. Every training is timed, validated after its last step, and forgotten; no test image is
-read. Results are kept in ``perf/kept/small_settings.jsonl``, so that the same command continues, and changed code must begin
-without that file. Printed is a table: mean validation Dice in % over seeds (SD over seeds), and seconds of a core.
-docs/PERFORMANCE.md holds what came out.
+read. Results are kept in ``perf/kept/small_settings.jsonl``, so that the same command continues, and changed code must
+begin without that file. Printed is a table: mean validation Dice in % over seeds (SD over seeds), and seconds of a
+core. docs/PERFORMANCE.md holds what came out.
 """
 
 import itertools

@@ -236,6 +236,22 @@ def _finished(folders: Sequence[Path]) -> Iterator[_Finished]:
 def _records(folder: Path) -> Iterator[Record]:
     for path in find_records(folder):
         try:
+            if _is_of_former_protocol(path):  # reading it whole, as a record, takes most of the time of all this
+                continue
             yield read_record(path)
         except QGBenchError as error:
             logger.debug("left aside for estimates: %s", error)
+
+
+def _is_of_former_protocol(file: Path) -> bool:
+    try:
+        match json.loads(file.read_bytes()):
+            case {"cell": {"protocol": str(name), "protocol_version": int(version)}}:  # schema 1
+                pass
+            case {"spec": {"protocol": str(name), "protocol_version": int(version)}}:
+                pass
+            case _:
+                return False
+    except (OSError, ValueError):
+        return False  # `read_record` says why
+    return version != load_protocol(name).version

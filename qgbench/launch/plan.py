@@ -15,7 +15,6 @@ from qgbench.base.files import write_atomically
 from qgbench.base.paths import no_folder
 from qgbench.data.cards import DATA_VARIABLE, Kind
 from qgbench.data.readers import find_card
-from qgbench.data.splits import split_fingerprint
 from qgbench.launch.job import Job
 from qgbench.plugins.registry import load
 from qgbench.run.check import checked
@@ -165,14 +164,17 @@ def require_same_data(plan: Plan) -> None:
     UserError
         Names one of the runs. Or what `qgbench.data.run_data.open_run_data` raises.
     """
+    done = [job for job in plan.runs if job.folder.status() == "done"]
+    if not done:
+        return  # and nothing is imported that reads data
+
     from qgbench.base.progress import track
     from qgbench.data.run_data import open_run_data, said_if
+    from qgbench.data.splits import split_fingerprint
 
     now: dict[tuple[Any, ...], tuple[str, str] | None] = {}
     other = []
-    for job in plan.runs:
-        if job.folder.status() != "done":
-            continue
+    for job in done:
         spec, protocol, was = job.spec, job.spec.resolve(), read_record(job.folder.path).provenance
         regime = Regime.parse(spec.regime)
         where = (spec.dataset, *regime.pool_names, regime.split, protocol.size, protocol.fractions)
@@ -196,6 +198,7 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
     """Return the RunSpecs, or every cause why there are none."""
     specs: list[RunSpec] = []
     faults = _unknown_sources(entries, data_dir)
+    fit: set[tuple[str, ...]] = set()  # what differs in data set and seed alone is refused, or not, alike
     for entry in entries:
         try:
             spec = make_spec(
@@ -208,7 +211,10 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
                 device=device,
                 threads=suite.threads,
             )
-            _refuse(spec)
+            what = (entry.protocol, entry.regime, entry.arch, entry.arm.model_dump_json())
+            if what not in fit:
+                _refuse(spec)
+                fit.add(what)
         except QGBenchError as error:
             faults += _causes(entry) or [str(error)]
             continue

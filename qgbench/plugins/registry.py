@@ -21,6 +21,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -320,9 +321,11 @@ def _origin(point: EntryPoint) -> str:
 def _entry_points(kind: Kind) -> Sequence[EntryPoint]:
     """Return what installed packages name; they are asked again only after an installation: there may be a hundred."""
     # A suite's plan asks thousands of times, and a Path each takes most of that time.
-    folders = [path for path in sys.path if os.path.isdir(path)]  # noqa: PTH112
-    times = tuple((path, os.stat(path).st_mtime_ns) for path in folders)  # noqa: PTH116
-    return _read_entry_points(kind, times)
+    times = []
+    for path in sys.path:
+        with suppress(OSError):
+            times.append((path, os.stat(path).st_mtime_ns))  # noqa: PTH116
+    return _read_entry_points(kind, tuple(times))
 
 
 @lru_cache(maxsize=8)

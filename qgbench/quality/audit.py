@@ -1,12 +1,15 @@
 """How well a score predicts true Dice. Imports no torch."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from pydantic import Field
 
 from qgbench.base.schema import Correlation, Part, Share, finite_or_none
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LABEL_COLUMNS = ["progress", "id", "class", "dice"]
 AUDIT_QUARTERS = 4  # pseudo-labels are audited at 25, 50, 75 and 100 % of the budget, where a method makes any
@@ -90,7 +93,7 @@ def _statistic(name: str, score: np.ndarray, dice: np.ndarray) -> float | None:
     return finite_or_none(getattr(stats, name)(score, dice).statistic) if varied else None
 
 
-def audits_of(labels: pd.DataFrame) -> list[CheckpointAudit]:
+def audits_of(labels: "pd.DataFrame") -> list[CheckpointAudit]:
     """Return how well every score predicts true Dice within each checkpoint, then pooled over all of them.
 
     Parameters
@@ -102,7 +105,7 @@ def audits_of(labels: pd.DataFrame) -> list[CheckpointAudit]:
     if labels.empty:
         return []
 
-    def audit(progress: float | None, rows: pd.DataFrame) -> CheckpointAudit:
+    def audit(progress: float | None, rows: "pd.DataFrame") -> CheckpointAudit:
         dice = rows["dice"].to_numpy(float)
         scores = {name: agreement(rows[name].to_numpy(float), dice) for name in rows if name not in LABEL_COLUMNS}
         return CheckpointAudit(progress=progress, mean_dice=float(dice.mean()), scores=scores)

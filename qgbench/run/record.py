@@ -18,9 +18,8 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pandas as pd
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from qgbench.base.errors import QGBenchError
@@ -32,6 +31,9 @@ from qgbench.spec.arm import ADDON_SETTINGS, Arm
 from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 2
 RECORD_NAME = "record.json"
@@ -225,7 +227,7 @@ class Record(Part):
         return found
 
 
-def summarise(images: pd.DataFrame, metrics: Iterable[Metric] = ()) -> Summary:
+def summarise(images: "pd.DataFrame", metrics: Iterable[Metric] = ()) -> Summary:
     """Return the averages of per-image rows under `EMPTY_MASK_RULE`.
 
     Parameters
@@ -249,13 +251,13 @@ def summarise(images: pd.DataFrame, metrics: Iterable[Metric] = ()) -> Summary:
     )
 
 
-def write_images(path: Path, images: pd.DataFrame, metrics: Iterable[str] = ()) -> None:
+def write_images(path: Path, images: "pd.DataFrame", metrics: Iterable[str] = ()) -> None:
     """Write per-image rows as CSV (columns `IMAGE_COLUMNS`, then those of further metrics; full precision)."""
     columns = [*IMAGE_COLUMNS, *metrics]
     write_atomically(path, images[columns].to_csv(index=False, float_format="%.17g").encode())
 
 
-def read_images(path: Path, metrics: Iterable[str] = ()) -> pd.DataFrame:
+def read_images(path: Path, metrics: Iterable[str] = ()) -> "pd.DataFrame":
     """Return per-image rows: columns `IMAGE_COLUMNS`, then those of further metrics.
 
     Rows of schema 1 have no class; theirs is `CLASS`.
@@ -275,7 +277,9 @@ def read_images(path: Path, metrics: Iterable[str] = ()) -> pd.DataFrame:
     return images if list(images.columns) == columns else images[columns]
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path) -> "pd.DataFrame":
+    import pandas as pd  # late: a plan asks records for what runs took, and reads no table
+
     try:
         content = path.read_bytes()
         header = content.partition(b"\n")[0].decode().strip().split(",")
@@ -292,12 +296,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return table
 
 
-def write_labels(path: Path, labels: pd.DataFrame) -> None:
+def write_labels(path: Path, labels: "pd.DataFrame") -> None:
     """Write audited pseudo-labels as CSV (columns of `qgbench.quality.audit.audits_of`; full precision)."""
     write_atomically(path, labels.to_csv(index=False, float_format="%.17g").encode())
 
 
-def read_labels(path: Path) -> pd.DataFrame:
+def read_labels(path: Path) -> "pd.DataFrame":
     """Return audited pseudo-labels, as `write_labels` wrote them.
 
     Raises
