@@ -31,7 +31,7 @@ class Analysis:
     problems : list of Problem
         Records that were not used.
     claims : list of Claim
-        Numbers that papers claim; nothing is computed from them.
+        Numbers that papers claim of these data sets, or of none; nothing is computed from them.
     answers : Answers or None
         To the questions of the suite that the analysis is confined to.
     """
@@ -92,7 +92,9 @@ def analyse(
         sections = _as_one_family(sections)
     found = None if suite is None else answers(suite, runs, what, absent)
     across = compare_settings(sections, what)
-    return Analysis(what, sections, across, [*collection.problems, *unmeasured, *unfinished], collection.claims, found)
+    datasets = {"", *(section.setting.dataset for section in sections)}
+    claims = [claim for claim in collection.claims if claim.dataset in datasets]
+    return Analysis(what, sections, across, [*collection.problems, *unmeasured, *unfinished], claims, found)
 
 
 def _measured(runs: Sequence[Run], what: Metric) -> tuple[list[Run], list[Problem]]:

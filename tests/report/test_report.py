@@ -261,6 +261,15 @@ class TestNumbers:
         with pytest.raises(UserError, match="no record passes all filters together"):
             analyse(collection, Filters(dataset=("other",), method=("mean_teacher",)))
 
+    def test_claims_are_those_about_the_data_sets_of_the_report(self, tmp_path: Path) -> None:
+        make_twins(tmp_path)
+        own = only_section(tmp_path).setting.dataset
+        (tmp_path / "claims").mkdir()
+        claim = '[[claim]]\nabout = "segmentation"\nmethod = "cps"\nmetric = "dice"\nleast = 0.5\nunit = "share"\n'
+        told = "".join(f'{claim}dataset = "{name}"\n' for name in (own, "another", ""))
+        (tmp_path / "claims/a.toml").write_text(f'source = "A paper"\nreference = "arXiv 2606.01753"\n{told}')
+        assert [claim.dataset for claim in analyse(collect([tmp_path])).claims] == [own, ""]
+
     def test_another_metric(self, tmp_path: Path) -> None:
         """Distances are better when they are smaller, and count with the diagonal where a lesion is missed."""
         for seed in range(3):

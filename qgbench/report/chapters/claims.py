@@ -8,9 +8,7 @@ from qgbench.trust.claims import Claim
 
 
 def claims_chapter(analysis: Analysis) -> Chapter:
-    """Return the claims of papers about the report's data sets, or about none; nothing is computed from them."""
-    here = {"", *(section.setting.dataset for section in analysis.sections)}
-    claims = [claim for claim in analysis.claims if claim.dataset in here]
+    """Return the claims of papers; nothing is computed from them."""
     predictors = [row for section in analysis.sections for row in audit(section.runs) if row.part == "predictor"]
     columns: Columns[Claim] = {
         "Source": lambda claim: f"{claim.source} ({_place(claim)})",
@@ -19,7 +17,7 @@ def claims_chapter(analysis: Analysis) -> Chapter:
         "Claimed": lambda claim: claim.text,
         "Measured here\n(Dice: mean over images)": lambda claim: _measured(claim, analysis, predictors),
     }
-    shown = table("Claimed by papers, not measured here", columns, claims, names=3)
+    shown = table("Claimed by papers, not measured here", columns, analysis.claims, names=3)
     below = ["Claimed numbers are copied from their sources, whose data, protocol and metrics may differ from these."]
     return Chapter("Claims of papers", [], [shown] if shown.rows else [], below, [])
 
