@@ -15,7 +15,8 @@ Masks hold only 0 and one other value, or grey levels that are cut at one of the
 bits; 16-bit colours are refused there. Of a palette the colours count, not their numbers.
 
 Label maps, masks of named classes, hold 0 or black and the values of classes, and nothing else. Where these are
-numbers, the numbers of a palette count; where they are colours, its colours.
+numbers, the numbers of a palette count, unless its colours are grey levels that all are classes, as programs that
+shrink files may have it; where they are colours, its colours.
 """
 
 import io
@@ -185,7 +186,8 @@ def read_labels(file: Path, image_file: Path, classes: Mapping[str, int | str]) 
         The image that it belongs to.
     classes : mapping of str to int, or to str
         Value of each class: a number, which is a grey level (white is 255 in a mask of 1 bit, or 1 where no class is
-        255) or an entry's number in a palette; or the colour '#rrggbb'. What is 0 or black is the background.
+        255) or an entry's number in a palette (top of this module); or the colour '#rrggbb'. What is 0 or black is the
+        background.
 
     Returns
     -------
@@ -216,7 +218,7 @@ def read_labels(file: Path, image_file: Path, classes: Mapping[str, int | str]) 
         pixels = _colour_numbers(np.asarray(picture.convert("RGB")))
         values = [int(str(value)[1:], 16) for value in values]
     else:
-        pixels = _numbers(file, picture, white=255 if 255 in values else 1)
+        pixels = _numbers(file, picture, values)
     labels = np.zeros(pixels.shape, np.uint8)
     known = pixels == 0
     for label, value in enumerate(values, start=1):
@@ -256,17 +258,18 @@ def _colour_numbers(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
 
 
-def _numbers(file: Path, picture: Image.Image, white: int) -> NDArray[Any]:
-    """Return grey levels, `white` for the white of 1 bit; or the numbers of a palette's entries: (H, W)."""
+def _numbers(file: Path, picture: Image.Image, values: list[int | str]) -> NDArray[Any]:
+    """Return the numbers that tell classes of these values apart, as `read_labels` describes them: (H, W)."""
     if picture.mode == "1":
-        return np.asarray(picture).astype(np.uint8) * white
-    if picture.mode in ("P", "PA"):
-        return np.asarray(picture).reshape(picture.height, picture.width, -1)[..., 0]  # without alpha
+        return np.asarray(picture).astype(np.uint8) * (255 if 255 in values else 1)
     pixels = np.asarray(picture if _is_grey(picture) else picture.convert("RGB"))
     _check_finite(file, pixels)
     if pixels.ndim == 2:
         return pixels
-    if (pixels != pixels[..., :1]).any():
+    is_grey = bool((pixels == pixels[..., :1]).all())
+    if picture.mode in ("P", "PA") and not (is_grey and np.isin(pixels, [0, *values]).all()):
+        return np.asarray(picture).reshape(picture.height, picture.width, -1)[..., 0]  # without alpha
+    if not is_grey:
         raise UserError(f"{file} has colours, and classes are told by numbers; give colours, such as NAME=#ff0000.")
     return pixels[..., 0]
 
