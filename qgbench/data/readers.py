@@ -3,7 +3,8 @@
 Layout of a labelled data set (the suffix of a file may be any of `IMAGE_SUFFIXES`, whatever its case)::
 
     images/ID.jpg         grey or colour
-    masks/ID.png          0 = background, one other value = lesion; ID_mask.png and ID_segmentation.png will do
+    masks/ID.png          0 = background, one other value = lesion, or the values of the classes that the card names;
+                          ID_mask.png and ID_segmentation.png will do
     groups.csv            optional; columns stem, group: images of one patient, lesion or video
     unlabelled/ID.jpg     optional; further images without a mask
     card.toml             optional; see `qgbench.data.cards`
@@ -27,9 +28,12 @@ import re
 import stat
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import scipy
@@ -53,7 +57,7 @@ from qgbench.data.cards import (
     read_card,
 )
 from qgbench.data.content import hash_files
-from qgbench.data.images import read_image, read_mask
+from qgbench.data.images import read_image, read_labels, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
 
 PHANTOM_NAME = "phantom"
@@ -66,6 +70,25 @@ _LAYOUT = {
     "labelled": "images/ID.jpg and masks/ID.png (and groups.csv with the columns stem, group, where groups are known)",
     "pool": "unlabelled/ID.jpg",
 }
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where an image lies in a volume.
+
+    Attributes
+    ----------
+    volume : str
+        Its id.
+    index : int
+        Place of the slice, from 0.
+    spacing : (depth, height, width), or None
+        Size of a voxel in mm; None where it is not known, and voxels are counted.
+    """
+
+    volume: str
+    index: int
+    spacing: tuple[float, float, float] | None
 
 
 class Source(ABC):
@@ -83,6 +106,8 @@ class Source(ABC):
         Whether every image has a mask; otherwise none has.
     extra : Source or None
         Further images of the same data set without a mask.
+    volumes : mapping of str to Slice
+        Of images that are slices of volumes, where each lies; empty for pictures.
     """
 
     card: Card
@@ -90,19 +115,33 @@ class Source(ABC):
     groups: list[str]
     labelled: bool
     extra: "Source | None" = None
+    volumes: Mapping[str, Slice] = MappingProxyType({})
 
     @property
     def name(self) -> str:
         """Name of the data set, as records show it."""
         return self.card.name
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes that masks show."""
+        return self.card.class_names
+
     @abstractmethod
     def image(self, id: str) -> NDArray[np.uint8]:
         """Read an image: (H, W, 3) uint8, RGB. Raises UserError if it cannot be read."""
 
     @abstractmethod
-    def mask(self, id: str) -> NDArray[np.bool_]:
-        """Read a mask: (H, W) bool, of its image's size. Raises UserError if it cannot be read or is not binary."""
+    def mask(self, id: str) -> NDArray[Any]:
+        """Read a mask: (H, W), of its image's size.
+
+        For one class it is bool; for K > 1 a label map, uint8: 0 is the background, k the k-th of `classes`.
+
+        Raises
+        ------
+        UserError
+            It cannot be read, or holds other values than the card names.
+        """
 
     @abstractmethod
     def content_key(self) -> str:
@@ -124,7 +163,7 @@ class FolderSource(Source):
     extra : Source, optional
         Further images without a mask.
     rule : {'binary', 'half', 'nonzero'} or float
-        What of a mask is the lesion, see `qgbench.data.images.read_mask`.
+        What of a mask is the lesion, see `qgbench.data.images.read_mask`; the card's classes go before it.
     """
 
     def __init__(
@@ -167,8 +206,18 @@ class FolderSource(Source):
     def image(self, id: str) -> NDArray[np.uint8]:  # noqa: D102 (described by Source)
         return read_image(self._images[id])
 
-    def mask(self, id: str) -> NDArray[np.bool_]:  # noqa: D102 (described by Source)
+    def mask(self, id: str) -> NDArray[Any]:  # noqa: D102 (described by Source)
         files = self._masks[id]
+        if self.card.classes:
+            maps = [read_labels(file, self._images[id], self.card.classes) for file in files]
+            labels = np.maximum.reduce(maps)
+            for file, own in zip(files, maps, strict=True):
+                if clash := np.count_nonzero((own != 0) & (own != labels)):
+                    raise UserError(
+                        f"{file} and other masks of '{id}' show two classes in {clash} pixels; classes exclude each "
+                        "other: mend the masks."
+                    )
+            return labels if len(self.classes) > 1 else labels.astype(np.bool_)
         return np.logical_or.reduce([read_mask(file, self._images[id], self._rule) for file in files])
 
     def content_key(self) -> str:
@@ -177,7 +226,9 @@ class FolderSource(Source):
         parts = [sorted(self._images.items()), masks]
         hashes = iter(hash_files([file for part in parts for _, file in part]))
         digest = hashlib.sha256()
-        if self._rule != "binary":
+        if self.card.classes:
+            digest.update(repr(list(self.card.classes.values())).encode())
+        elif self._rule != "binary":
             digest.update(str(self._rule).encode())
         for part in parts:
             for id, file in part:
