@@ -9,7 +9,6 @@ Spacing is in mm. Volumes of more than three dimensions, values that are no numb
 lie elsewhere than their image are refused.
 """
 
-import gzip
 import itertools
 import struct
 import zlib
@@ -267,18 +266,13 @@ def _named(file: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ImageFileError, HeaderDataError, gzip.BadGzipFile) as error:
-        raise UserError(f"{file} is no NIfTI file, or damaged ({_first_line(error)}); fetch it again.") from error
-    except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None and not file.is_file():
-            raise unreadable(file, error) from error
-        if isinstance(error, PermissionError):
-            raise unreadable(file, error) from error
-        raise UserError(f"{file} is damaged or cut off ({_first_line(error)}); fetch it again.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    except (FileNotFoundError, PermissionError) as error:
+        raise unreadable(file, error) from error
+    except (*_DAMAGE, ImageFileError, HeaderDataError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{file} is damaged, cut off, or not of the kind that its suffix says ({said}); fetch it again."
+        ) from error
 
 
 def _of_dimensions(file: Path, shape: tuple[int, ...], wanted: int) -> Any:
