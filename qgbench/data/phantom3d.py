@@ -63,6 +63,11 @@ class _Patient:
     vessels: Field  # (N, 3): place and radius of bright discs
 
 
+def draw_spacing(patient: int, seed: int = 2611) -> Spacing:
+    """Return the spacing of a patient's volumes (depth, height, width) in mm; see `draw_patient`."""
+    return _draw(_stream(seed, patient, 0)).spacing
+
+
 def draw_patient(patient: int, depth: int = 8, size: int = 64, seed: int = 2611) -> list[PhantomVolume]:
     """Return the two phases of a patient.
 
@@ -77,9 +82,12 @@ def draw_patient(patient: int, depth: int = 8, size: int = 64, seed: int = 2611)
     seed : int
         Non-negative.
     """
-    drawn = _draw(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(patient, 0))))
-    streams = [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(patient, 1 + n))) for n in range(PHASES)]
-    return [_phase(drawn, phase, depth, size, rng) for phase, rng in enumerate(streams)]
+    drawn = _draw(_stream(seed, patient, 0))
+    return [_phase(drawn, phase, depth, size, _stream(seed, patient, 1 + phase)) for phase in range(PHASES)]
+
+
+def _stream(seed: int, patient: int, part: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(patient, part)))
 
 
 def _draw(rng: np.random.Generator) -> _Patient:
@@ -159,7 +167,10 @@ def _tissue(
     picture[chest] = 0.8
     picture[(labels == RV) | (labels == LV)] = patient.blood
     picture[labels == MYO] = patient.muscle
-    angles, middle = rng.uniform(0, 2 * np.pi, size=2), 0.55 * np.sqrt((labels == LV).sum() / np.pi) * patient.spacing[1]
+    angles, middle = (
+        rng.uniform(0, 2 * np.pi, size=2),
+        0.55 * np.sqrt((labels == LV).sum() / np.pi) * patient.spacing[1],
+    )
     for angle in angles:  # muscles within the blood, which belong to the cavity
         spot = np.hypot(x - middle * np.cos(angle), y - middle * np.sin(angle)) < 2.5
         picture[spot & (labels == LV)] = patient.muscle

@@ -99,7 +99,7 @@ def read_volume(files: VolumeFiles) -> NDArray[np.uint8]:
 
 
 def scaled(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return a volume's intensities as bytes: the 0.5 percentile is 0, the 99.5 percentile 255, all zeros if constant."""
+    """Return a volume's intensities as bytes: its 0.5 percentile is 0 and its 99.5 percentile 255; a constant is 0."""
     low, high = np.percentile(values, _PERCENTILES)
     if high <= low:  # nearly all of the volume has one value
         low, high = values.min(), values.max()
@@ -129,8 +129,8 @@ def read_labels(files: VolumeFiles) -> NDArray[np.int64]:
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
         odd = values[~(np.isfinite(values) & (values == np.rint(values)))]
         raise MaskValuesError(
-            f"{label} holds {odd.size} values that are not integers, such as {odd[0]:g}: labels are numbers of classes. "
-            "Was it resampled with interpolation? Resample it by nearest neighbour."
+            f"{label} holds {odd.size} values that are not integers, such as {odd[0]:g}: labels are numbers of "
+            "classes. Was it resampled with interpolation? Resample it by nearest neighbour."
         )
     labels = values.astype(np.int64)
     if labels.min() < 0:
@@ -249,7 +249,9 @@ def _opened_hdf5(file: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError as error:
-        raise UserError(f"{file}: HDF5 is read by h5py, which is not installed: pip install 'qgbench[hdf5]'.") from error
+        raise UserError(
+            f"{file}: HDF5 is read by h5py, which is not installed: pip install 'qgbench[hdf5]'."
+        ) from error
     with _named(file), h5py.File(file, "r") as opened:
         yield opened
 

@@ -159,7 +159,9 @@ def test_labels_below_zero_are_refused(tmp_path: Path) -> None:
 
 def test_a_label_of_another_shape_is_refused(tmp_path: Path) -> None:
     image, label = arrays()
-    with pytest.raises(MaskSizeError, match=r"v_gt.nii.gz has 6 x 6 x 5 voxels .D x H x W., and its image .* 7 x 6 x 5"):
+    with pytest.raises(
+        MaskSizeError, match=r"v_gt.nii.gz has 6 x 6 x 5 voxels .D x H x W., and its image .* 7 x 6 x 5"
+    ):
         read_labels(pair(tmp_path, image, label[:, :, 1:]))
 
 
@@ -245,7 +247,10 @@ def test_slices_in_hdf5_make_the_volume_that_they_were_cut_from(tmp_path: Path) 
 
 def test_hdf5_without_a_label_or_with_another_shape_is_refused(tmp_path: Path) -> None:
     image, label = arrays()
-    bare, other = write_hdf5(tmp_path / "a.h5", image=image), write_hdf5(tmp_path / "b.h5", image=image, label=label[1:])
+    bare, other = (
+        write_hdf5(tmp_path / "a.h5", image=image),
+        write_hdf5(tmp_path / "b.h5", image=image, label=label[1:]),
+    )
     with pytest.raises(UserError, match=r"a\.h5 has no dataset 'label' \(it has: image\)"):
         read_labels(VolumeFiles((bare,), (bare,)))
     with pytest.raises(MaskSizeError, match=r"b\.h5 has 4 x 6 x 7 voxels"):
