@@ -34,11 +34,12 @@ from qgbench.data.near_copies import NearCopy, near_copies, warning
 from qgbench.data.readers import Source
 from qgbench.data.run_data import RunData, open_run_data, said_if
 from qgbench.data.splits import split_fingerprint
+from qgbench.data.units import distance_unit
 from qgbench.engine.checkpoint import Checkpoints
 from qgbench.engine.device import make_accelerator, what_cannot_repeat
 from qgbench.engine.stage import train
 from qgbench.methods import Method, MethodSettings, Network
-from qgbench.metrics.table import Metric
+from qgbench.metrics.table import CLASS, Metric
 from qgbench.plugins.registry import load, source
 from qgbench.quality.audit import IMAGE_DEPENDENCE_LIMIT, QualityAudit, audits_of
 from qgbench.quality.guide import make_guide
@@ -521,6 +522,7 @@ def _make_record(
 def _provenance(
     data: RunData, encoder_hash: str, card: PredictorCard | None = None, predictor: nn.Module | None = None
 ) -> Provenance:
+    prepared = data.prepared
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=provenance.git_commit(),
@@ -528,6 +530,8 @@ def _provenance(
         python=sys.version.split()[0],
         hardware=provenance.hardware(),
         data=data.fingerprint,
+        classes=None if prepared.classes == (CLASS,) else prepared.classes,
+        distance_unit=distance_unit(data.source.volumes),
         split=split_fingerprint(data.split),
         labelled_ids=data.training.labelled.ids,
         encoder=encoder_hash,
