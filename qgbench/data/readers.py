@@ -196,8 +196,8 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     Parameters
     ----------
     dataset : str
-        ``"phantom"`` or ``"phantom3d"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; the name of a folder in
-        `data_dir` that has a card of its own; or the path of a folder in the same layout, see
+        ``"phantom"`` or ``"phantom3d"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; the
+        name of a folder in `data_dir` that has a card of its own; or the path of a folder in the same layout, see
         `qgbench.base.paths.is_path`. A folder elsewhere that bears a shipped name is taken for that data set.
     data_dir : Path, optional
         Folder that holds a folder per data set; the environment variable QGBENCH_DATA where None.
