@@ -133,6 +133,12 @@ class Looks:
         return self.methods[name.method, name.variant]
 
 
+def on_axes(analysis: Analysis) -> Metric:
+    """Return the measure as axes call it: with the words that it is a mean over classes, where it is."""
+    what = analysis.measure
+    return what.model_copy(update={"label": f"{what.label}, mean over classes"}) if analysis.over_classes else what
+
+
 def measure_words(what: Metric) -> str:
     """Return a measure and its unit, for an axis."""
     return f"{what.label} ({what.unit})"
