@@ -109,7 +109,7 @@ def _further(runs: Sequence[Run]) -> dict[str, Metric]:
     """Return the metrics that the records have beside those that ship: others, and all of single classes."""
     others = {name: own for run in runs for name, own in run.record.metrics.items()}
     classes = dict.fromkeys(name for run in runs if len(run.record.classes) > 1 for name in run.record.classes)
-    single = (of_class(metric, name) for name in classes for metric in (METRICS | others).values())
+    single = (of_class(metric, name) for name in classes for metric in {**METRICS, **others}.values())
     return others | {metric.name: metric for metric in single}
 
 

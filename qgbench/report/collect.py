@@ -152,7 +152,8 @@ def of_class(metric: Metric, name: str) -> Metric:
     return metric.model_copy(update={"name": f"{metric.name}:{name}", "label": f"{metric.label} of {name}"})
 
 
-_UNIT_WORDS = {"px": "px", "mm": "mm", "voxel": "voxels"}
+DISTANCE_WORDS = {"px": "px", "mm": "mm", "voxel": "voxels"}
+"""Units of records' distances, as people read them."""
 
 
 def in_unit_of(what: Metric, runs: Iterable[Run]) -> Metric:
@@ -161,7 +162,7 @@ def in_unit_of(what: Metric, runs: Iterable[Run]) -> Metric:
     if units in ([], ["px"]):
         return what
     if what.unit == "px":
-        return what.model_copy(update={"unit": " / ".join(_UNIT_WORDS[unit] for unit in units)})
+        return what.model_copy(update={"unit": " / ".join(DISTANCE_WORDS[unit] for unit in units)})
     label = what.label.replace("2 px", "2 px / voxels" if "px" in units else "2 voxels")  # NSD's tolerance
     return what.model_copy(update={"label": label})
 
@@ -259,9 +260,7 @@ def _read(path: Path) -> Run:
     return Run(path, record, units, values, content, audits_by_class=_audits_by_class(path, record))
 
 
-def _by_unit(
-    values: dict[str, NDArray[np.float64]], classes: Sequence[str]
-) -> dict[str, NDArray[np.float64]]:
+def _by_unit(values: dict[str, NDArray[np.float64]], classes: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """Return values (N K,) as means over the classes of each unit (N,), and of several classes as those of each."""
     tables = {name: column.reshape(-1, len(classes)) for name, column in values.items()}
     found = {name: table.mean(axis=1) for name, table in tables.items()}
@@ -303,14 +302,18 @@ def _rows_by_unit(images: pd.DataFrame, classes: Sequence[str], file: str) -> ND
     rows = {each: row for row, each in enumerate(zip(ids, named, strict=True))}
     whole = [[(id, name) for name in classes] for id in sorted(set(ids))]
     if len(rows) < len(ids):
-        raise QGBenchError(f"{file} has two rows for image {images.loc[images.duplicated(['id', 'class']), 'id'].iloc[0]}")
+        raise QGBenchError(
+            f"{file} has two rows for image {images.loc[images.duplicated(['id', 'class']), 'id'].iloc[0]}"
+        )
     if odd := rows.keys() ^ {each for unit in whole for each in unit}:
         raise QGBenchError(f"{file}: image {min(odd)[0]} has not one row for each of {', '.join(classes)}")
     found = np.array([[rows[each] for each in unit] for unit in whole])
     for name in ("group", "height", "width"):
         values = images[name].to_numpy()[found]
         if (differs := (values != values[:, :1]).any(axis=1)).any():
-            raise QGBenchError(f"{file} gives classes of image {whole[int(differs.argmax())][0][0]} each its own {name}")
+            raise QGBenchError(
+                f"{file} gives classes of image {whole[int(differs.argmax())][0][0]} each its own {name}"
+            )
     return found
 
 

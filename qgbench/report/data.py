@@ -96,7 +96,9 @@ def results_csv(analysis: Analysis, guarded: bool = False) -> str:
 
 def _further_columns(analysis: Analysis) -> list[str]:
     """Return the columns of units other than pixels, and of single classes: ``image_dice:liver``."""
-    classes = dict.fromkeys(name for section in analysis.sections if len(section.classes) > 1 for name in section.classes)
+    classes = dict.fromkeys(
+        name for section in analysis.sections if len(section.classes) > 1 for name in section.classes
+    )
     units = {section.distance_unit for section in analysis.sections} - {"px"}
     return [*(["distance_unit"] if units else []), *(f"image_{m}:{name}" for name in classes for m in METRICS)]
 

@@ -123,7 +123,9 @@ def compare_cells(
         ]
     if _SUPERVISED in cells and not setting.regime.startswith(FULL_BUDGET):
         contrasts = _with_headroom(contrasts, cells[_SUPERVISED], full.get(_any_budget(setting)), what)
-    return Section(setting, in_unit_of(what, runs), list(runs), cells, contrasts, _best(usable, cells, what), sorted(problems))
+    return Section(
+        setting, in_unit_of(what, runs), list(runs), cells, contrasts, _best(usable, cells, what), sorted(problems)
+    )
 
 
 def _usable(by_name: Mapping[ArmName, dict[int, Run]]) -> tuple[dict[ArmName, dict[int, Run]], list[Problem]]:

@@ -28,9 +28,7 @@ TEST_RULE = (
     "seeds, zeros by Pratt's rule; it does not see the variance of seeds."
 )
 BOLD_RULE = "Bold: every cell that is not told apart from the best one (Holm-adjusted p of 0.05 or more, or withheld)."
-DISTANCE_RULE = (
-    "HD95 ({unit} diagonal) averages over {over} and seeds; missed: {missed}, for each seed."
-)
+DISTANCE_RULE = "HD95 ({unit} diagonal) averages over {over} and seeds; missed: {missed}, for each seed."
 MISSED = "{noun}s with a lesion of which nothing was predicted"
 MISSED_OF_CLASSES = "{noun}s and classes of which there is something and nothing was predicted"
 EFFECT_RULE = (

@@ -44,7 +44,6 @@ from qgbench.report.sections import Section
 from qgbench.report.wording import MARK, MARK_RULE, protocol_line, protocol_lines
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, images_path
 from qgbench.spec.arm import ArmName
-from qgbench.spec.run_spec import Setting
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""
