@@ -231,7 +231,7 @@ class _Shown(NamedTuple):
 
     @property
     def words(self) -> str:
-        return f"slice {self.place + 1} of {self.depth}: largest reference"
+        return f"slice {self.place + 1} of {self.depth}, largest reference area"
 
 
 def _shown_slices(source: Source, volumes: Iterable[str]) -> dict[str, _Shown]:

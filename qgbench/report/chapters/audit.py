@@ -11,6 +11,10 @@ AUDIT_RULE = (
     "'(1 of 3)': defined in so many records only. Pooled: the masks of all checkpoints together. Predicts quality: "
     f"{PREDICTS_RULE}; of a predictor, on synthetic masks and on those of weak models."
 )
+AUDIT_OF_CLASSES_RULE = (
+    "Of several classes each class of a pseudo-label counts as a mask, with the Dice that g gives it; confidence and "
+    "agreement are of the whole pseudo-label."
+)
 
 Cell = Callable[[AuditRow], str]
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from qgbench.metrics.table import EMPTY_MASK_RULE, METRICS, Metric
 from qgbench.report.audit import AuditRow
-from qgbench.report.chapters.audit import AUDIT_RULE, audit_tables
+from qgbench.report.chapters.audit import AUDIT_OF_CLASSES_RULE, AUDIT_RULE, audit_tables
 from qgbench.report.chapters.suite import CLASSES_RULE
 from qgbench.report.chapters.table import Chapter, Columns, Table, abreast, part_title, table
 from qgbench.report.collect import Run, in_unit_of, of_class
@@ -32,7 +32,7 @@ DISTANCE_RULE = "HD95 ({unit} diagonal) averages over {over} and seeds; missed: 
 MISSED = "{noun}s with a lesion of which nothing was predicted"
 MISSED_OF_CLASSES = "{noun}s and classes of which there is something and nothing was predicted"
 EFFECT_RULE = (
-    "Standard deviations: of images and of groups, averaged over seeds, and of the seeds' means. Improvement: "
+    "Standard deviations: of {noun}s and of groups, averaged over seeds, and of the seeds' means. Improvement: "
     "probability that a test group is better with the add-on. Effect: standardised mean difference over groups "
     "(Hedges). Headroom: share of the distance from supervised training with the budget to supervised training with "
     "all labels."
@@ -54,7 +54,7 @@ def setting_chapter(section: Section, audits: list[AuditRow]) -> Chapter:
         *class_tables(section),
         _pairs("Controls of the quality score", controls, what),
         _pairs("Contrasts asked for", asked, what),
-        _effects(compared, what),
+        _effects(compared, what, section.noun),
         *audit_tables(audits),
     ]
     audited_on = sorted({run.record.pseudo_labels_on for run in section.runs if run.record.pseudo_labels})
@@ -63,16 +63,17 @@ def setting_chapter(section: Section, audits: list[AuditRow]) -> Chapter:
         above=[protocol_line(setting.protocol, setting.protocol_version)],
         tables=[one for one in tables if one.rows],
         below=[
-            f"Empty-mask rule ({EMPTY_MASK_RULE}).",
+            f"Empty-mask rule ({EMPTY_MASK_RULE.replace('image', section.noun)}).",
             f"Statistical unit: test groups x seeds. {UNIT_RULE.format(label=what.label, unit=f', in {what.unit}')}",
             TEST_RULE.format(label=what.label, unit=what.difference_unit),
             BOLD_RULE,
             *([CLASSES_RULE.format(label=what.label)] if section.over_classes else []),
             _distance_rule(section),
             *([CONTROL_RULE] if controls else []),
-            *([EFFECT_RULE] if compared else []),
+            *([EFFECT_RULE.format(noun=section.noun)] if compared else []),
             *by_reason((str(c.name), scores.estimate) for c in section.contrasts if (scores := c.any_scores)),
             AUDIT_RULE,
+            *([AUDIT_OF_CLASSES_RULE] if any(row.of_class for row in audits) else []),
             *([f"Pseudo-labels audited on: {', '.join(audited_on)}."] if audited_on else []),
             *_reruns(section.runs),
         ],
@@ -152,12 +153,14 @@ def _reruns(runs: Sequence[Run]) -> list[str]:
 
 def _comparison(contrasts: list[Contrast], best: list[ArmName], what: Metric, unit: str) -> Table:
     told = "" if unit == "px" else f" {unit}"
+    break_before, break_after = (" ", "\n") if what.unit in ("%", "px") else ("\n", " ")  # a narrow column
+    over_groups = f"{what.label}{break_before}{what.unit},{break_after}mean over groups"
     columns: Columns[Contrast] = {
         "Method": lambda c: str(c.name.without_addon),
         "Add-on": lambda c: c.name.addon or MISSING,
         "Seeds": seeds_words,
-        f"Base: {what.label} {what.unit},\nmean over groups": lambda c: _side(c.reference_scores, what),
-        f"+ add-on: {what.label} {what.unit},\nmean over groups": lambda c: _side(c.scores, what),
+        f"Base: {over_groups}": lambda c: _side(c.reference_scores, what),
+        f"+ add-on: {over_groups}": lambda c: _side(c.scores, what),
         **_tests(what),
         f"HD95{told}\nbase / +": _both("hd95"),
         "HD95 % diag.\nbase / +": _both("hd95_percent"),
@@ -217,14 +220,14 @@ def _both(measure: str) -> Callable[[Contrast], str]:
     return cell
 
 
-def _effects(contrasts: list[Contrast], what: Metric) -> Table:
+def _effects(contrasts: list[Contrast], what: Metric, noun: str) -> Table:
     def sd(over: str) -> Callable[[Contrast], str]:
         return lambda c: _optional(getattr(c.difference.spread, over) if c.difference else None, what.scale)
 
     unit = what.difference_unit
     columns: Columns[Contrast] = {
         "Contrast": lambda c: f"{c.name} : {c.reference}",
-        f"SD images\n({unit})": sd("images"),
+        f"SD {noun}s\n({unit})": sd("images"),
         f"SD groups\n({unit})": sd("groups"),
         f"SD seeds\n({unit})": sd("seeds"),
         "Improvement": lambda c: _optional(c.improvement),

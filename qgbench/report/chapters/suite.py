@@ -23,8 +23,8 @@ OVER_SETS_RULE = (
 )
 
 CLASSES_RULE = (
-    "Where a data set has several classes, {label} is the mean over classes: of each image or volume its mean over all "
-    "of them, a class that it has not counted by the empty-mask rule."
+    "Of several classes, {label} of an image or volume is the mean over all of them; a class that is absent counts by "
+    "the empty-mask rule."
 )
 
 

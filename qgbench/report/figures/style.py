@@ -134,9 +134,11 @@ class Looks:
 
 
 def on_axes(analysis: Analysis) -> Metric:
-    """Return the measure as axes call it: with the words that it is a mean over classes, where it is."""
+    """Return the measure as axes call it: as a mean over classes where it is, and with a unit for all settings."""
     what = analysis.measure
-    return what.model_copy(update={"label": f"{what.label}, mean over classes"}) if analysis.over_classes else what
+    if analysis.over_classes:
+        what = what.model_copy(update={"label": f"mean class {what.label.removesuffix(' (pooled)')}"})
+    return what.model_copy(update={"unit": "own unit"}) if analysis.mixes_units else what
 
 
 def measure_words(what: Metric) -> str:

@@ -226,6 +226,7 @@ class _Site:
             what=section.measure,
             measures=_measures(section, ("dice", "hd95")),
             over_classes=section.over_classes,
+            several=len(section.classes) > 1,
             noun=section.noun,
             runs=runs,
             means={
