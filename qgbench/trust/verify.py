@@ -107,8 +107,8 @@ from qgbench.base.progress import Track, no_progress
 from qgbench.base.schema import SLACK, not_finite
 from qgbench.data.cache import joint_fingerprint, prepare
 from qgbench.data.cards import card_names
-from qgbench.data.readers import PHANTOM_NAME, name_some, open_source
-from qgbench.data.splits import draw_labelled, load_split, split_fingerprint
+from qgbench.data.readers import DRAWN, name_some, open_source
+from qgbench.data.splits import draw_budget, load_split, split_fingerprint
 from qgbench.metrics.masks import NSD_DIAGONAL_FRACTION, NSD_PIXELS
 from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS, TEXT_COLUMNS, Metric
 from qgbench.quality.audit import (
@@ -309,7 +309,7 @@ class _Verifier:
         self._protocols = {name: load_protocol(name) for name in protocol_names()}
         self._splits: dict[tuple[str, str, str], _CommittedSplit | None] = {}
         self._draws: dict[tuple[str, str, str, int, int], list[str]] = {}
-        self._phantoms: dict[int, str] = {}  # fingerprint by size
+        self._phantoms: dict[tuple[str, int], str] = {}  # fingerprint by name and size
 
     def verify(self, path: Path) -> tuple[list[Fault], _Seen | None]:
         """Return a record's faults, and what is compared with other records: None where it cannot be read."""
@@ -362,19 +362,19 @@ class _Verifier:
                 return
         for rule, text in (*compare_with_spec(record), *_place(path, record)):
             yield Fault(path, rule, text)
-        if (cell.dataset, Regime.parse(cell.regime).pools) == (PHANTOM_NAME, ()):
-            yield from self._phantom(path, record.provenance.data, present.size)
+        if cell.dataset in DRAWN and not Regime.parse(cell.regime).pools:
+            yield from self._phantom(path, cell.dataset, record.provenance.data, present.size)
         yield from self._split(path, record, images, present)
 
-    def _phantom(self, path: Path, data: str, size: int) -> Iterator[Fault]:
-        """Compare with the phantom, the one data set that is here wherever qgbench is."""
-        if size not in self._phantoms:
+    def _phantom(self, path: Path, name: str, data: str, size: int) -> Iterator[Fault]:
+        """Compare with a phantom: those data sets are here wherever qgbench is."""
+        if (name, size) not in self._phantoms:
             try:
-                self._phantoms[size] = joint_fingerprint([prepare(open_source(PHANTOM_NAME), size)])
+                self._phantoms[name, size] = joint_fingerprint([prepare(open_source(name), size)])
             except QGBenchError as error:
                 yield Fault(path, "data", f"the phantom was not compared: {error}", "note")
                 return
-        if data != (drawn := self._phantoms[size]):
+        if data != (drawn := self._phantoms[name, size]):
             text = f"the data's fingerprint is {data[:12]}..., that of the phantom drawn here {drawn[:12]}..."
             yield Fault(path, "data", text)
 
@@ -401,11 +401,11 @@ class _Verifier:
         if foreign := sorted(_audited_ids(path) - audited_of - committed.test.keys()):
             text = f"{name_some(foreign, 'image')}, which the committed split has not among the "
             yield Fault(labels_path(path), "audits", text + record.pseudo_labels_on)
-        budget = regime.labelled(len(committed.train))
+        units = committed.train["group"].nunique() if regime.patients else len(committed.train)
+        budget = regime.labelled(units)
         draw = (*key, budget, cell.seed)
         if draw not in self._draws:
-            drawable = 1 <= budget <= len(committed.train)
-            drawn = draw_labelled(committed.train, budget, cell.dataset, cell.seed) if drawable else []
+            drawn = draw_budget(committed.train, regime, cell.dataset, cell.seed) if 1 <= budget <= units else []
             self._draws[draw] = drawn
         if provenance.labelled_ids != self._draws[draw]:
             text = f"{len(provenance.labelled_ids)} labelled images, and seed {cell.seed} draws {budget}; "
@@ -711,8 +711,8 @@ def _labels(record: Record, images: pd.DataFrame) -> Found:
         yield "labels", "labelled images are there twice"
     if both := sorted(set(labelled) & set(images["id"])):
         yield "labels", f"{name_some(both, 'image')} labelled in training and tested on"
-    budget = Regime.parse(record.spec.regime).budget
-    if budget is not None and len(labelled) != budget:
+    regime = Regime.parse(record.spec.regime)
+    if regime.budget is not None and not regime.patients and len(labelled) != regime.budget:
         yield "labels", f"{len(labelled)} labelled images, and the regime is {record.spec.regime}"
 
 
