@@ -37,7 +37,7 @@ from qgbench.base.cores import in_threads
 from qgbench.base.errors import QGBenchError, UnwritableError, UserError, unwritable
 from qgbench.base.progress import Track, no_progress
 from qgbench.data.content import CACHE_VARIABLE, checked, default_cache_dir, hash_files, read_checked
-from qgbench.data.readers import Slice, Source
+from qgbench.data.source import Slice, Source
 from qgbench.spec.task import Task
 
 # Part of every key: raised whenever the same raw files would give other arrays.

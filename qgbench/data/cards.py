@@ -53,7 +53,15 @@ class Card(BaseModel):
     homepage: str
     groups: str = Field(description="what one group is, for example 'lesion', 'video sequence'; or 'none known'")
     images: int | None = Field(default=None, gt=0, description="expected number of images; None where it is not fixed")
-    budget: int | None = Field(default=None, gt=0, description="labelled images used by default; None for a pool")
+    budget: int | None = Field(
+        default=None, gt=0, description="labelled images, or patients of volumes, used by default; None for a pool"
+    )
+    volumes: int | None = Field(
+        None, gt=0, description="expected number of volumes, whose slices are the images; None for pictures"
+    )
+    voxels: bool = Field(
+        False, description="the spacing in the files of volumes is not the true one: distances are in voxels"
+    )
 
     spacing: str = Field("not stated", description="size of a pixel in mm, or why it is not known")
     defects: tuple[str, ...] = Field((), description="known defects of the distribution, a sentence each")
@@ -75,6 +83,14 @@ class Card(BaseModel):
     def _pool_has_no_budget(self) -> Self:
         if self.kind == "pool" and self.budget is not None:
             raise ValueError("a pool has no labelled budget")
+        return self
+
+    @model_validator(mode="after")
+    def _volumes_are_labelled(self) -> Self:
+        if self.volumes is not None and self.kind == "pool":
+            raise ValueError("a pool holds pictures, not volumes")
+        if self.voxels and self.volumes is None:
+            raise ValueError("voxels is said of volumes")
         return self
 
     @field_validator("classes")

@@ -27,12 +27,9 @@ import os
 import re
 import stat
 import unicodedata
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,8 +56,13 @@ from qgbench.data.cards import (
 from qgbench.data.content import hash_files
 from qgbench.data.images import read_image, read_labels, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
+from qgbench.data.source import Slice as Slice
+from qgbench.data.source import Source, name_some
+from qgbench.data.volume_layouts import find_volumes
+from qgbench.data.volumes import PHANTOM_3D, PhantomVolumes, open_volumes
 
 PHANTOM_NAME = "phantom"
+DRAWN = (PHANTOM_NAME, PHANTOM_3D)  # data sets that need no files
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 MASK_ENDINGS = ("", "_mask", "_segmentation")
@@ -70,82 +72,6 @@ _LAYOUT = {
     "labelled": "images/ID.jpg and masks/ID.png (and groups.csv with the columns stem, group, where groups are known)",
     "pool": "unlabelled/ID.jpg",
 }
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Where an image lies in a volume.
-
-    Attributes
-    ----------
-    volume : str
-        Its id.
-    index : int
-        Place of the slice, from 0.
-    spacing : (depth, height, width), or None
-        Size of a voxel in mm; None where it is not known, and voxels are counted.
-    """
-
-    volume: str
-    index: int
-    spacing: tuple[float, float, float] | None
-
-
-class Source(ABC):
-    """The images of one data set, read one at a time.
-
-    Attributes
-    ----------
-    card : Card
-        Its facts; `name` is the card's.
-    ids : list of str
-        Names of the images, sorted.
-    groups : list of str
-        Patient, lesion or video of each image, aligned with `ids`; the id itself where none is known.
-    labelled : bool
-        Whether every image has a mask; otherwise none has.
-    extra : Source or None
-        Further images of the same data set without a mask.
-    volumes : mapping of str to Slice
-        Of images that are slices of volumes, where each lies; empty for pictures.
-    """
-
-    card: Card
-    ids: list[str]
-    groups: list[str]
-    labelled: bool
-    extra: "Source | None" = None
-    volumes: Mapping[str, Slice] = MappingProxyType({})
-
-    @property
-    def name(self) -> str:
-        """Name of the data set, as records show it."""
-        return self.card.name
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the K classes that masks show."""
-        return self.card.class_names
-
-    @abstractmethod
-    def image(self, id: str) -> NDArray[np.uint8]:
-        """Read an image: (H, W, 3) uint8, RGB. Raises UserError if it cannot be read."""
-
-    @abstractmethod
-    def mask(self, id: str) -> NDArray[Any]:
-        """Read a mask: (H, W), of its image's size.
-
-        For one class it is bool; for K > 1 a label map, uint8: 0 is the background, k the k-th of `classes`.
-
-        Raises
-        ------
-        UserError
-            It cannot be read, or holds other values than the card names.
-        """
-
-    @abstractmethod
-    def content_key(self) -> str:
-        """Return a fingerprint (64 hexadecimal digits) that changes whenever an image or a mask does."""
 
 
 class FolderSource(Source):
@@ -285,8 +211,8 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     Parameters
     ----------
     dataset : str
-        ``"phantom"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; the name of a folder in
-        `data_dir` that has a card of its own; or the path of a folder in the same layout, see
+        ``"phantom"`` or ``"phantom3d"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; the
+        name of a folder in `data_dir` that has a card of its own; or the path of a folder in the same layout, see
         `qgbench.base.paths.is_path`. A folder elsewhere that bears a shipped name is taken for that data set.
     data_dir : Path, optional
         Folder that holds a folder per data set; the environment variable QGBENCH_DATA where None.
@@ -298,12 +224,16 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     UserError
         A folder that does not hold a labelled data set.
     """
-    if dataset == PHANTOM_NAME:
+    if dataset in DRAWN:
         _name_what_is_not_meant(dataset)
-        return PhantomSource()
+        return PhantomSource() if dataset == PHANTOM_NAME else PhantomVolumes()
     folder, card = _locate(dataset, data_dir, "labelled")
+    if card.volumes is not None:
+        return open_volumes(card, folder)
     if (distribution := _open_unless_common(card, folder)) is not None:
         return distribution
+    if not (folder / "images").is_dir() and find_volumes(folder) is not None:
+        raise UserError(f"{folder} holds volumes; bring them in: qgbench data add NAME --from {dataset}.")
     spare = f"move the images to {folder / 'unlabelled'}"
     source = open_files(card, folder / "images", folder / "masks", _groups_file(folder), without_mask=spare)
     if os.path.lexists(folder / "unlabelled"):
@@ -688,9 +618,3 @@ def _warn_of_alike(groups: Iterable[str], where: str) -> None:
             where,
             name_some(alike, "case"),
         )
-
-
-def name_some(names: list[str], noun: str) -> str:
-    """Return how many names there are, and the first five: ``7 images (a, b, c, d, e, ...)``."""
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({shown})"

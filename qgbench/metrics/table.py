@@ -7,6 +7,7 @@ an entry point of ``qgbench.metrics``, measure it beside those that ship.
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from qgbench.base.schema import Part
 from qgbench.plugins.hooks import call, told
 
 Measure = Callable[[NDArray[np.bool_], NDArray[np.bool_], tuple[float, ...]], float]
-"""Of a predicted and a reference mask (H, W), neither of them empty, and the pixel's height and width."""
+"""Of a predicted and a reference mask, neither of them empty, and the sides of a pixel: (H, W) masks of an image with
+height and width; (D, H, W) masks of a volume with depth, height and width, in the unit of the record's distances."""
 
 
 class Metric(Part):
@@ -61,8 +63,14 @@ class Metric(Part):
         """Unit of a difference."""
         return "points" if self.unit == "%" else self.unit
 
-    def of(self, pred: NDArray[np.bool_], ref: NDArray[np.bool_]) -> float:
-        """Return the value for a predicted and a reference mask (H, W), of a metric that has a `measure`.
+    def of(self, pred: NDArray[np.bool_], ref: NDArray[np.bool_], spacing: tuple[float, ...] = (1.0, 1.0)) -> float:
+        """Return the value for a predicted and a reference mask, of a metric that has a `measure`.
+
+        Parameters
+        ----------
+        pred, ref : (H, W) or (D, H, W) bool
+        spacing : tuple of float
+            Sides of a pixel or voxel, in the order of the masks' dimensions.
 
         Raises
         ------
@@ -74,7 +82,7 @@ class Metric(Part):
             both = pred.any() == ref.any()
             one_empty = np.nan if self.one_empty is None else self.one_empty
             return self.both_empty if both else one_empty
-        given = call(f"the metric '{self.name}'", self.measure, pred, ref, (1.0, 1.0))
+        given = call(f"the metric '{self.name}'", self.measure, pred, ref, spacing)
         if not isinstance(given, Real):
             raise QGBenchError(f"the metric '{self.name}' gives {told(given)}; expected a number.")
         if not 0 <= (value := float(given)) <= (np.inf if self.highest is None else self.highest):
@@ -145,21 +153,36 @@ EMPTY_MASK_RULE = (
 )
 
 CLASS = "lesion"
-"""The one class of a binary task."""
+"""The one class of a data set that names none."""
+DistanceUnit = Literal["px", "mm", "voxel"]
+"""Of distances in a record: of pictures pixels; of volumes mm, and voxels where their spacing is not known."""
 TEXT_COLUMNS = ["id", "class", "group", "status"]
 COUNT_COLUMNS = ["height", "width", "n_ref", "n_pred", "n_tp"]
 METRIC_COLUMNS = [metric.name for metric in METRICS.values() if not metric.percent_of]
 DISTANCE_COLUMNS = [metric.name for metric in METRICS.values() if metric.is_distance]
 IMAGE_COLUMNS = [
-    "id",  # the unit's name in its data set: of an image
+    "id",  # the unit's name in its data set: of an image, or of a volume
     "class",  # what is segmented; one row per unit and class
     "group",  # patient, lesion or video; the id itself where none is known
-    *COUNT_COLUMNS,  # pixels: sides at original resolution; foreground of reference, of prediction, of both
+    *COUNT_COLUMNS,  # pixels or voxels: sides at original resolution; foreground of reference, of prediction, of both
     *METRIC_COLUMNS,
     "status",  # ok | missed | spurious | both_empty
     "q",  # the quality that g predicts for the prediction; empty where no g was trained
     "confidence",  # mean probability of the predicted foreground
 ]
+VOLUME_COLUMNS = ["depth", "spacing_depth", "spacing_height", "spacing_width"]
+"""Beside a unit's height and width where it is a volume: its slices, and a voxel's sides (1 where not known)."""
+
+
+def image_columns(volumes: bool) -> list[str]:
+    """Return the columns of images.csv: `IMAGE_COLUMNS`, of volumes with `VOLUME_COLUMNS` after the width."""
+    place = IMAGE_COLUMNS.index("width") + 1
+    return [*IMAGE_COLUMNS[:place], *(VOLUME_COLUMNS if volumes else []), *IMAGE_COLUMNS[place:]]
+
+
+def are_volumes(columns: Iterable[str]) -> bool:
+    """Return whether rows with these columns are of volumes."""
+    return VOLUME_COLUMNS[-1] in columns
 
 
 def require_further(metric: Metric, taken: Iterable[str] = ()) -> None:
@@ -181,7 +204,7 @@ def require_further(metric: Metric, taken: Iterable[str] = ()) -> None:
         raise UserError(f"the metric '{metric.name}' ships with qgbench and is measured already.")
     if metric.measure is None:
         raise UserError(f"the metric '{metric.name}' says no way to measure it: give it measure=.")
-    if metric.name in (*IMAGE_COLUMNS, *METRICS, *taken):
+    if metric.name in (*image_columns(True), *METRICS, *taken):
         raise UserError(f"the metric '{metric.name}' is called as another column is; rename it.")
     require_own_label(metric)
 
@@ -199,12 +222,12 @@ def require_own_label(metric: Metric) -> None:
 
 
 def filled(columns: Mapping[str, NDArray[np.float64]], metrics: Iterable[Metric]) -> dict[str, NDArray[np.float64]]:
-    """Return the values that averages are taken of: what is empty in a distance's column is the image's diagonal.
+    """Return the values that averages are taken of: what is empty in a distance's column is the unit's diagonal.
 
     Parameters
     ----------
     columns : mapping of str to (N,) float
-        Sides of the images and metrics, by the names of `IMAGE_COLUMNS`.
+        Sides of the units and metrics, by the names of `image_columns`.
     metrics : iterable of Metric
 
     Returns
@@ -212,7 +235,7 @@ def filled(columns: Mapping[str, NDArray[np.float64]], metrics: Iterable[Metric]
     dict of str to (N,) float
         By the names of `metrics`.
     """
-    diagonal = np.hypot(columns["height"], columns["width"])
+    diagonal = diagonals(columns)
     found: dict[str, NDArray[np.float64]] = {}
     for metric in metrics:
         value = columns[metric.percent_of or metric.name]
@@ -220,3 +243,17 @@ def filled(columns: Mapping[str, NDArray[np.float64]], metrics: Iterable[Metric]
             value = np.where(np.isnan(value), diagonal, value)
         found[metric.name] = 100 * value / diagonal if metric.percent_of else value
     return found
+
+
+def diagonals(columns: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the diagonal of every unit in the units of its distances: (N,).
+
+    Parameters
+    ----------
+    columns : mapping of str to (N,) float
+        Sides by the names of `image_columns`; further ones are left alone.
+    """
+    if not are_volumes(columns):
+        return np.hypot(columns["height"], columns["width"])
+    sides = [columns[side] * columns[f"spacing_{side}"] for side in ("depth", "height", "width")]
+    return np.sqrt(np.square(sides).sum(axis=0))

@@ -77,6 +77,10 @@ class Across:
     least_p : float
         Least p that a signed-rank test over so many blocks can give.
     addons : list of AddonAcross
+    measure : Metric
+        What all of it is about, in the unit that all blocks have.
+    over_classes : bool
+        Whether that is a mean over several classes in some block.
     """
 
     protocol: str
@@ -93,6 +97,8 @@ class Across:
     frequencies: NDArray[np.float64]
     least_p: float
     addons: list[AddonAcross]
+    measure: Metric
+    over_classes: bool
 
     @property
     def regimes(self) -> str:
@@ -102,16 +108,30 @@ class Across:
     @property
     def scope(self) -> str:
         """What all blocks share, in words: no two of an analysis are alike."""
-        return f"{self.regimes}, {self.arch}, {self.encoder}, {self.protocol} v{self.protocol_version}"
+        return f"{self.title}, {self.protocol} v{self.protocol_version}"
+
+    @property
+    def title(self) -> str:
+        """The same without the protocol; a distance's unit is named where it is not pixels."""
+        unit = "" if self.measure.unit in ("%", "px") else f", {self.measure.unit}"
+        return f"{self.regimes}, {self.arch}, {self.encoder}{unit}"
 
 
 def compare_settings(sections: Sequence[Section], what: Metric) -> list[Across]:
-    """Return what holds over settings that share protocol, architecture, encoder and kind of regime, if two or more."""
-    by_scope: dict[Setting, list[Section]] = defaultdict(list)
+    """Return what holds over settings that share protocol, architecture, encoder and kind of regime, if two or more.
+
+    Distances in different units are kept apart.
+    """
+    by_scope: dict[tuple[Setting, str], list[Section]] = defaultdict(list)
     for section in sections:
         scope = {"dataset": "", "regime": regime_kind(section.setting.regime)}
-        by_scope[section.setting.model_copy(update=scope)].append(section)
+        by_scope[section.setting.model_copy(update=scope), section.measure.unit].append(section)
     return [_one_across(blocks, what) for blocks in by_scope.values() if len(blocks) > 1]
+
+
+def is_dice(what: Metric) -> bool:
+    """Return whether a measure is Dice, over all classes or of one."""
+    return what.name.partition(":")[0] == "dice"
 
 
 def regime_kind(regime: str) -> str:
@@ -151,6 +171,8 @@ def _one_across(blocks: Sequence[Section], what: Metric) -> Across:
         else np.full((len(names), len(names)), np.nan),
         least_p=least_p(len(blocks)),
         addons=[_addon_across(addon, blocks, what) for addon in _addons(blocks)],
+        measure=blocks[0].measure,
+        over_classes=any(block.over_classes for block in blocks),
     )
 
 
@@ -195,5 +217,5 @@ def _addon_across(addon: str, blocks: Sequence[Section], what: Metric) -> AddonA
         win_tie_loss=win_tie_loss(
             [replace(e, mean=what.sign * e.mean) for e in estimates], [c.holm_p for _, c in found]
         ),
-        rope=rope(differences, ROPE) if what.name == "dice" and len(differences) > 1 and tested else None,
+        rope=rope(differences, ROPE) if is_dice(what) and len(differences) > 1 and tested else None,
     )

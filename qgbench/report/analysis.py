@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from qgbench.base.errors import UserError
-from qgbench.metrics.table import Metric, metric_named
+from qgbench.metrics.table import METRICS, Metric, metric_named
 from qgbench.report.across import Across, compare_settings
-from qgbench.report.collect import Collection, Problem, Run
+from qgbench.report.collect import Collection, Problem, Run, in_unit_of, of_class
 from qgbench.report.contrasts import adjusted
 from qgbench.report.declared import Answers, DeclaredSuite, Place, answers, runs_of_suite
 from qgbench.report.sections import Pairs, Section, compare_cells, supervised_with_all_labels
@@ -23,7 +23,7 @@ class Analysis:
     Attributes
     ----------
     measure : Metric
-        What the statistics are about.
+        What the statistics are about; a distance in the units of all records, 'mm / px' where they differ.
     sections : list of Section
         Sorted by protocol, version, data set, regime, architecture, encoder.
     across : list of Across
@@ -43,6 +43,16 @@ class Analysis:
     claims: list[Claim] = field(default_factory=list)
     answers: Answers | None = None
 
+    @property
+    def over_classes(self) -> bool:
+        """Whether the measure is a mean over several classes in some setting."""
+        return any(section.over_classes for section in self.sections)
+
+    @property
+    def mixes_units(self) -> bool:
+        """Whether the measure is a distance, and settings have it in different units."""
+        return len({section.measure.unit for section in self.sections}) > 1
+
 
 def analyse(
     collection: Collection,
@@ -58,7 +68,7 @@ def analyse(
     collection : Collection
     filters : Filters, optional
     metric : str
-        One of `qgbench.metrics.table.METRICS`, or one that the records have beside.
+        One of `qgbench.metrics.table.METRICS`, or one that the records have beside; of one class ``dice:liver``.
     asked : sequence of str
         Further contrasts, ``A:B`` (A minus B), each side ``method`` or ``method+addon``.
     suite : DeclaredSuite, optional
@@ -70,8 +80,7 @@ def analyse(
     UserError
         An unknown metric, a filter or a contrast that names what no record has, no record of the suite.
     """
-    further = {name: own for run in collection.runs for name, own in run.record.metrics.items()}
-    what = metric_named(metric, further)
+    what = metric_named(metric, _further(collection.runs))
     runs, absent = collection.runs, frozenset[Place]()
     if suite is not None:
         suite, runs, absent = runs_of_suite(suite, runs)
@@ -94,12 +103,21 @@ def analyse(
     across = compare_settings(sections, what)
     datasets = {"", *(section.setting.dataset for section in sections)}
     claims = [claim for claim in collection.claims if claim.dataset in datasets]
-    return Analysis(what, sections, across, [*collection.problems, *unmeasured, *unfinished], claims, found)
+    shown = in_unit_of(what, runs)
+    return Analysis(shown, sections, across, [*collection.problems, *unmeasured, *unfinished], claims, found)
+
+
+def _further(runs: Sequence[Run]) -> dict[str, Metric]:
+    """Return the metrics that the records have beside those that ship: others, and all of single classes."""
+    others = {name: own for run in runs for name, own in run.record.metrics.items()}
+    classes = dict.fromkeys(name for run in runs if len(run.record.classes) > 1 for name in run.record.classes)
+    single = (of_class(metric, name) for name in classes for metric in {**METRICS, **others}.values())
+    return others | {metric.name: metric for metric in single}
 
 
 def _measured(runs: Sequence[Run], what: Metric) -> tuple[list[Run], list[Problem]]:
     """Return the runs that have a metric, and those that were finished without it."""
-    cause = f"finished without the metric '{what.name}'"
+    cause = f"finished without the metric '{what.name}'" if ":" not in what.name else f"has no {what.label}"
     lacking = [Problem(str(run.path), cause) for run in runs if what.name not in run.values]
     return [run for run in runs if what.name in run.values], lacking
 

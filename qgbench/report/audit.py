@@ -3,11 +3,11 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal, NamedTuple
 
-from qgbench.quality.audit import Agreement
+from qgbench.quality.audit import Agreement, CheckpointAudit
 from qgbench.report.collect import Run
 from qgbench.run.record import Record
 from qgbench.spec.arm import ArmName
@@ -36,6 +36,8 @@ class AuditRow:
     records: int
     """Predictors (part 'predictor') or runs, one a seed."""
     averages: dict[str, Average]
+    of_class: str = ""
+    """The class whose pseudo-labels these are; empty for all together, and where there is one."""
 
 
 def audit(runs: list[Run]) -> list[AuditRow]:
@@ -50,8 +52,8 @@ def audit(runs: list[Run]) -> list[AuditRow]:
     -------
     list of AuditRow
         At most one row of part ``predictor`` (each predictor counts once, however many runs used it); then for each
-        cell its ``pseudo_labels`` by progress, the pooled row last, and one row of part ``run``: seconds, kept share
-        in [0, 1], effective sample size in [0, 1].
+        cell its ``pseudo_labels`` by progress, the pooled row last (of several classes those of all together, then of
+        each), and one row of part ``run``: seconds, kept share in [0, 1], effective sample size in [0, 1].
     """
     by_name: dict[ArmName, list[Run]] = defaultdict(list)
     for run in runs:
@@ -117,7 +119,14 @@ def _predictors(runs: list[Run]) -> list[AuditRow]:
 
 
 def _pseudo_labels(name: ArmName, runs: list[Run]) -> list[AuditRow]:
-    audits = [audit for run in runs for audit in run.record.pseudo_labels]
+    rows = _by_progress(name, [audit for run in runs for audit in run.record.pseudo_labels])
+    for of_class in dict.fromkeys(one for run in runs for one in run.audits_by_class):
+        audits = [audit for run in runs for audit in run.audits_by_class.get(of_class, [])]
+        rows += [replace(row, of_class=of_class) for row in _by_progress(name, audits)]
+    return rows
+
+
+def _by_progress(name: ArmName, audits: list[CheckpointAudit]) -> list[AuditRow]:
     moments = sorted({audit.progress for audit in audits if audit.progress is not None})
     pooled: list[float | None] = [None] if any(audit.progress is None for audit in audits) else []
     rows = []

@@ -38,7 +38,8 @@ def print_report(analysis: Analysis, written: Sequence[Path]) -> None:
         if contrast.kind == "twin" and contrast.name != contrast.reference
     ]
     if twins:
-        _print_twins(twins, analysis.measure, console)
+        over = "classes, test groups" if analysis.over_classes else "test groups"
+        _print_twins(twins, analysis.measure, console, over)
     else:
         console.print("No method is there with and without an add-on: nothing to compare yet.", soft_wrap=True)
     if problems := analysis.problems:
@@ -50,8 +51,10 @@ def print_report(analysis: Analysis, written: Sequence[Path]) -> None:
         console.print(Text(f"page: {page}"), soft_wrap=True)
 
 
-def _print_twins(twins: Sequence[tuple[str, Contrast]], what: Metric, console: Console) -> None:
-    table = Table(title=f"{what.label} {what.unit}, mean over test groups and seeds", title_justify="left", box=None)
+def _print_twins(
+    twins: Sequence[tuple[str, Contrast]], what: Metric, console: Console, over: str = "test groups"
+) -> None:
+    table = Table(title=f"{what.label} {what.unit}, mean over {over} and seeds", title_justify="left", box=None)
     for heading in ("method", "setting"):
         table.add_column(heading, overflow="fold")
     for heading in ("seeds", "without", "with", "difference", "p (Holm)"):

@@ -7,7 +7,7 @@ per-image CSVs; the averages in the JSON only serve to check that both belong to
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,15 +21,34 @@ from qgbench.base.cores import on_all_cores
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.paths import no_folder
 from qgbench.base.schema import not_finite
-from qgbench.metrics.table import DISTANCE_COLUMNS, IMAGE_COLUMNS, METRICS, TEXT_COLUMNS, filled
-from qgbench.run.record import Record, find_records, images_path, read_images, read_record, summarise
+from qgbench.metrics.table import (
+    DISTANCE_COLUMNS,
+    METRICS,
+    TEXT_COLUMNS,
+    VOLUME_COLUMNS,
+    Metric,
+    are_volumes,
+    diagonals,
+    filled,
+    image_columns,
+)
+from qgbench.quality.audit import CheckpointAudit, audits_of
+from qgbench.run.record import (
+    Record,
+    find_records,
+    images_path,
+    labels_path,
+    read_images,
+    read_labels,
+    read_record,
+    summarise,
+)
 from qgbench.spec.run_spec import Cell
 from qgbench.trust.claims import CLAIMS_NAME, Claim, read_claims
 from qgbench.trust.reproduce import Reproduction, reproduction_of
 
 _WORTH_PROCESSES = 500  # records; a process takes a second to start
 _CHUNK = 50
-_NUMBERS = [name for name in IMAGE_COLUMNS if name not in TEXT_COLUMNS]
 _MAY_BE_EMPTY = [*DISTANCE_COLUMNS, "q", "confidence"]
 
 
@@ -42,17 +61,17 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """The test images of a run, sorted by id; one object for all runs that were tested on the same.
+    """The test images or volumes of a run, sorted by id; one object for all runs that were tested on the same.
 
     Attributes
     ----------
     ids : list of str
     groups : list of str
-        Group of each image.
+        Group of each.
     diagonal : (N,) float
-        Of the original image, pixels.
+        Of the original image or volume, in the unit of its distances.
     key : bytes
-        Equal exactly where ids, groups, sizes and reference masks' areas are.
+        Equal exactly where ids, groups, classes, sizes and the references' areas by class are.
     """
 
     ids: list[str]
@@ -71,14 +90,14 @@ class Units:
         return np.array([place[group] for group in self.groups])
 
     def by_group(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return averages of values (N,) over the images of each group: (G,), in the order of `group_names`."""
+        """Return averages of values (N,) over the units of each group: (G,), in the order of `group_names`."""
         count = len(self.group_names)
         return np.bincount(self._group_of, values, count) / np.bincount(self._group_of, minlength=count)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A record that was read and checked, with its per-image values.
+    """A record that was read and checked, with the values of its units.
 
     Attributes
     ----------
@@ -86,13 +105,16 @@ class Run:
     record : Record
     units : Units
     values : dict of str to (N,) float
-        Each of `METRICS` by image, in the order of `units`; distances of images with an empty mask are the diagonal.
+        Each of `METRICS` by unit, in the order of `units`; distances where a mask is empty are the diagonal. Of several
+        classes it is their mean, and those of each class stand under the names that `of_class` gives: ``dice:liver``.
     content : bytes
         Equal for records with the same rows.
     rerun : Reproduction or None
         What the last rerun of the record found; None where nobody repeated it.
     rerun_fault : str
         Why that is not known, where a file of reruns is there; else empty.
+    audits_by_class : dict of str to list of CheckpointAudit
+        As `Record.pseudo_labels`, of each class; empty where there is one, or no pseudo-label was kept.
     """
 
     path: Path
@@ -102,6 +124,7 @@ class Run:
     content: bytes
     rerun: Reproduction | None = None
     rerun_fault: str = ""
+    audits_by_class: dict[str, list[CheckpointAudit]] = field(default_factory=dict)
 
     @property
     def disputed(self) -> bool:
@@ -122,6 +145,26 @@ class Run:
     def device_class(self) -> str:
         """Kind of device, without its number: 'cpu', 'cuda'."""
         return self.record.spec.device
+
+
+def of_class(metric: Metric, name: str) -> Metric:
+    """Return a metric of one class, as reports call it: ``dice:liver``, 'Dice of liver'."""
+    return metric.model_copy(update={"name": f"{metric.name}:{name}", "label": f"{metric.label} of {name}"})
+
+
+DISTANCE_WORDS = {"px": "px", "mm": "mm", "voxel": "voxels"}
+"""Units of records' distances, as people read them."""
+
+
+def in_unit_of(what: Metric, runs: Iterable[Run]) -> Metric:
+    """Return a metric in the unit that distances have in some records, of a distance in 'mm / px' where they differ."""
+    units = sorted({run.record.distance_unit for run in runs})
+    if units in ([], ["px"]):
+        return what
+    if what.unit == "px":
+        return what.model_copy(update={"unit": " / ".join(DISTANCE_WORDS[unit] for unit in units)})
+    label = what.label.replace("2 px", "2 px / voxels" if "px" in units else "2 voxels")  # NSD's tolerance
+    return what.model_copy(update={"label": label})
 
 
 @dataclass(frozen=True)
@@ -194,33 +237,54 @@ def _read(path: Path) -> Run:
     file = images_path(path).name
     metrics = {**METRICS, **record.metrics}
     may_be_empty = [*_MAY_BE_EMPTY, *(name for name, metric in record.metrics.items() if metric.is_distance)]
-    numbers = _checked_numbers(images, [*_NUMBERS, *record.metrics], may_be_empty, file)
+    volumes = are_volumes(images.columns)
+    names = [name for name in (*image_columns(volumes), *record.metrics) if name not in TEXT_COLUMNS]
+    numbers = _checked_numbers(images, names, may_be_empty, file)
+    rows = _rows_by_unit(images, record.classes, file)
     recomputed, stored = (summary.numbers() for summary in (summarise(images, record.metrics.values()), record.summary))
     for name, value in recomputed.items():
-        if not math.isclose(value, stored[name], rel_tol=1e-9, abs_tol=1e-9):
+        if not math.isclose(value, stored.get(name, math.nan), rel_tol=1e-9, abs_tol=1e-9):
             raise QGBenchError(
-                f"{file} gives {name} = {value:.6g}, the record says {stored[name]:.6g}: one of the two was changed"
+                f"{file} gives {name} = {value:.6g}, the record says {stored.get(name, math.nan):.6g}: one of the two was changed"
             )
-    ids, group_of = images["id"].tolist(), images["group"].tolist()
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    names, groups = [ids[row] for row in order], [group_of[row] for row in order]
-    columns = dict(zip([*_NUMBERS, *record.metrics], numbers[order].T, strict=True))
-    sizes = np.array([columns[name] for name in ("height", "width", "n_ref")])
-    key = hashlib.sha256("\0".join([*names, *groups]).encode() + sizes.tobytes()).digest()
-    units = Units(names, groups, np.hypot(sizes[0], sizes[1]), key)
+    ids, groups = ([column[row] for row in rows[:, 0]] for column in (images["id"].tolist(), images["group"].tolist()))
+    columns = dict(zip(names, numbers[rows.ravel()].T, strict=True))
+    sides = ["height", "width", *(VOLUME_COLUMNS if volumes else [])]
+    sizes = np.array([columns[name] for name in (*sides, "n_ref")])
+    told = "\0".join([*ids, *groups, *record.classes, record.distance_unit])
+    key = hashlib.sha256(told.encode() + sizes.tobytes()).digest()
+    units = Units(ids, groups, diagonals(columns)[:: len(record.classes)], key)
     measured = [columns[name] for name in metrics if name in columns]
     content = hashlib.sha256(key + np.array(measured).tobytes()).digest()
-    values = filled(columns, metrics.values())
-    return Run(path, record, units, values, content)
+    values = _by_unit(filled(columns, metrics.values()), record.classes)
+    return Run(path, record, units, values, content, audits_by_class=_audits_by_class(path, record))
+
+
+def _by_unit(values: dict[str, NDArray[np.float64]], classes: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Return values (N K,) as means over the classes of each unit (N,), and of several classes as those of each."""
+    tables = {name: column.reshape(-1, len(classes)) for name, column in values.items()}
+    found = {name: table.mean(axis=1) for name, table in tables.items()}
+    if len(classes) > 1:
+        found |= {
+            f"{name}:{one}": table[:, place] for name, table in tables.items() for place, one in enumerate(classes)
+        }
+    return found
+
+
+def _audits_by_class(path: Path, record: Record) -> dict[str, list[CheckpointAudit]]:
+    if len(record.classes) == 1 or not (file := labels_path(path)).is_file():
+        return {}
+    labels = read_labels(file)
+    try:
+        return {name: audits_of(labels[labels["class"] == name]) for name in record.classes}
+    except ValueError as error:
+        raise QGBenchError(f"{file.name} has a value that no score or Dice can have: {error}") from error
 
 
 def _checked_numbers(images: pd.DataFrame, names: list[str], may_be_empty: list[str], file: str) -> NDArray[np.float64]:
     """Return the columns of numbers (N, names); refuse rows of which no average can be taken, by the image's name."""
     if images.empty or any(images[name].hasnans for name in TEXT_COLUMNS):
         raise QGBenchError(f"{file} has no rows, or a row without {', '.join(TEXT_COLUMNS)}")
-    ids = images["id"].tolist()
-    if len(set(ids)) < len(ids):
-        raise QGBenchError(f"{file} has two rows for image {images.loc[images['id'].duplicated(), 'id'].iloc[0]}")
     try:
         numbers = images[names].to_numpy(float)
     except (TypeError, ValueError) as error:
@@ -228,8 +292,29 @@ def _checked_numbers(images: pd.DataFrame, names: list[str], may_be_empty: list[
     lacking = ~np.isfinite(numbers) & ~(np.isnan(numbers) & np.isin(names, may_be_empty))
     if lacking.any():
         row, column = np.argwhere(lacking)[0]
-        raise QGBenchError(f"{file} has no finite {names[column]} for image {ids[row]}")
+        raise QGBenchError(f"{file} has no finite {names[column]} for image {images['id'].iloc[row]}")
     return numbers
+
+
+def _rows_by_unit(images: pd.DataFrame, classes: Sequence[str], file: str) -> NDArray[np.intp]:
+    """Return the rows of each unit, sorted by id, and class, in the record's order: (N, K); refuse what is not so."""
+    ids, named = images["id"].tolist(), images["class"].tolist()
+    rows = {each: row for row, each in enumerate(zip(ids, named, strict=True))}
+    whole = [[(id, name) for name in classes] for id in sorted(set(ids))]
+    if len(rows) < len(ids):
+        raise QGBenchError(
+            f"{file} has two rows for image {images.loc[images.duplicated(['id', 'class']), 'id'].iloc[0]}"
+        )
+    if odd := rows.keys() ^ {each for unit in whole for each in unit}:
+        raise QGBenchError(f"{file}: image {min(odd)[0]} has not one row for each of {', '.join(classes)}")
+    found = np.array([[rows[each] for each in unit] for unit in whole])
+    for name in ("group", "height", "width"):
+        values = images[name].to_numpy()[found]
+        if (differs := (values != values[:, :1]).any(axis=1)).any():
+            raise QGBenchError(
+                f"{file} gives classes of image {whole[int(differs.argmax())][0][0]} each its own {name}"
+            )
+    return found
 
 
 def _without_former_g(runs: list[Run]) -> tuple[list[Run], list[Problem]]:

@@ -34,7 +34,7 @@ RESULT_COLUMNS = [
     "seeds",  # seed indices, separated by blanks
     "images",
     "groups",
-    "mean",  # over groups and seeds, or its difference; Dice and its like in [0, 1], distances in pixels
+    "mean",  # over groups and seeds, or its difference; Dice and its like in [0, 1], distances in pixels of the image
     "ci_low",
     "ci_high",
     "p_withheld",  # one seed or few groups: the interval allows no verdict; of cells too
@@ -54,6 +54,7 @@ RESULT_COLUMNS = [
     "spurious",
     "reason",  # why something was withheld or refused
 ]
+"""Of every results.csv; after them stand `distance_unit` and the means by class, where records have such."""
 AUDIT_COLUMNS = [
     *_SETTING,
     *ArmName._fields,
@@ -64,14 +65,16 @@ AUDIT_COLUMNS = [
     "defined",  # records in which the quantity is defined
     "records",
 ]
+"""Of every audit.csv; after them stands the class, where records have several."""
 
 
 def data_files(analysis: Analysis, audits: Sequence[list[AuditRow]]) -> dict[str, str]:
     """Return the files by name; `audits` are those of the analysis' sections."""
     audit_rows = [row for pair in zip(analysis.sections, audits, strict=True) for row in _audit_rows(*pair)]
+    columns = [*AUDIT_COLUMNS, *(["class"] if any(row["class"] for row in audit_rows) else [])]
     return {
         "results.csv": results_csv(analysis),
-        "audit.csv": pd.DataFrame(audit_rows, columns=AUDIT_COLUMNS).to_csv(index=False, float_format="%.17g"),
+        "audit.csv": pd.DataFrame(audit_rows, columns=columns).to_csv(index=False, float_format="%.17g"),
         "report.json": _json(analysis),
     }
 
@@ -85,19 +88,30 @@ def results_csv(analysis: Analysis, guarded: bool = False) -> str:
     Spreadsheet programs run a text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break as a formula:
     `guarded` puts an apostrophe in front.
     """
-    table = pd.DataFrame(_result_rows(analysis), columns=RESULT_COLUMNS)
+    table = pd.DataFrame(_result_rows(analysis), columns=[*RESULT_COLUMNS, *_further_columns(analysis)])
     if guarded:
         table = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell)
     return table.to_csv(index=False, float_format="%.17g")
 
 
+def _further_columns(analysis: Analysis) -> list[str]:
+    """Return the columns of units other than pixels, and of single classes: ``image_dice:liver``."""
+    classes = dict.fromkeys(
+        name for section in analysis.sections if len(section.classes) > 1 for name in section.classes
+    )
+    units = {section.distance_unit for section in analysis.sections} - {"px"}
+    return [*(["distance_unit"] if units else []), *(f"image_{m}:{name}" for name in classes for m in METRICS)]
+
+
 def _result_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    return [row for section in analysis.sections for row in _rows_of(section, analysis.measure)]
+    further = _further_columns(analysis)
+    return [row for section in analysis.sections for row in _rows_of(section, further)]
 
 
-def _rows_of(section: Section, what: Metric) -> list[dict[str, Any]]:
-    common = {"measure": what.name, **_picked(section.setting, *_SETTING)}
-    rows = [{"kind": "cell", **common, **_scored(name, scores)} for name, scores in section.cells.items()]
+def _rows_of(section: Section, further: Sequence[str]) -> list[dict[str, Any]]:
+    common = {"measure": section.measure.name, **_picked(section.setting, *_SETTING)}
+    common |= {"distance_unit": section.distance_unit} if "distance_unit" in further else {}
+    rows = [{"kind": "cell", **common, **_scored(name, scores, further)} for name, scores in section.cells.items()]
     for contrast in section.contrasts:
         if contrast.name == contrast.reference:
             continue
@@ -109,11 +123,11 @@ def _rows_of(section: Section, what: Metric) -> list[dict[str, Any]]:
         found = contrast.difference.estimate
         tests = {"p": found.p, "p_holm": contrast.holm_p, "p_false": found.p_false, "p_wilcoxon": found.wilcoxon_p}
         tests |= _picked(contrast, "improvement", "effect", "headroom")
-        rows.append({"kind": contrast.kind, **named, **_scored(contrast.name, contrast.difference), **tests})
+        rows.append({"kind": contrast.kind, **named, **_scored(contrast.name, contrast.difference, further), **tests})
     return rows
 
 
-def _scored(name: ArmName, scores: Scores) -> dict[str, Any]:
+def _scored(name: ArmName, scores: Scores, further: Sequence[str]) -> dict[str, Any]:
     found = scores.estimate
     low, high = found.interval or (None, None)
     return {
@@ -129,6 +143,7 @@ def _scored(name: ArmName, scores: Scores) -> dict[str, Any]:
         **{f"sd_{over}": getattr(scores.spread, over) for over in ("images", "groups", "seeds")},
         **{f"image_{measure}": scores.means[measure] for measure in METRICS},
         **{key: scores.means[key] for key in ("missed", "spurious")},
+        **{key: scores.means.get(key.removeprefix("image_")) for key in further if ":" in key},
         "reason": found.reason,
     }
 
@@ -139,6 +154,7 @@ def _audit_rows(section: Section, audits: list[AuditRow]) -> list[dict[str, Any]
             **_picked(section.setting, *_SETTING),
             **(row.name._asdict() if row.name is not None else {}),
             "part": row.part,
+            "class": row.of_class,
             "progress": row.progress,
             "quantity": quantity,
             "value": average.value,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qgbench.metrics.table import Metric, metric_named
-from qgbench.report.collect import Run
+from qgbench.report.collect import Run, in_unit_of, of_class
 from qgbench.report.contrasts import holm_of
 from qgbench.report.pairing import refusal
 from qgbench.spec.arm import ArmName
@@ -60,7 +60,7 @@ class DeclaredSuite:
     primary : DeclaredQuestion
     others : tuple of DeclaredQuestion
     metric : str
-        What all questions are about: one of `qgbench.metrics.table.METRICS`.
+        What all questions are about: one of `qgbench.metrics.table.METRICS`, or one of a class, ``dice:liver``.
     contrasts : tuple of str
         ``A:B``: what else is compared in each setting, beside twins and controls.
     """
@@ -152,6 +152,10 @@ class Answers:
         Why no question at all can be answered; empty if they can.
     primary : Answer
     others : list of Answer
+    units : dict of str to str
+        What differences of the measure are in, by data set; of a distance it may differ.
+    over_classes : bool
+        Whether the measure is a mean over several classes in some data set.
     """
 
     suite: DeclaredSuite
@@ -160,6 +164,12 @@ class Answers:
     reason: str
     primary: Answer
     others: list[Answer]
+    units: dict[str, str]
+    over_classes: bool
+
+    def unit_of(self, question: DeclaredQuestion) -> str:
+        """Return what the differences of a question are in."""
+        return " / ".join(sorted({self.units[dataset] for dataset in question.regimes if dataset in self.units}))
 
     @property
     def all(self) -> list[Answer]:
@@ -213,19 +223,25 @@ def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Metric, absent: fro
     absent : frozenset of Place
         As `runs_of_suite` gives them.
     """
-    asked = metric_named(suite.metric)
+    metric, _, one_class = suite.metric.partition(":")
+    asked = of_class(metric_named(metric), one_class) if one_class else metric_named(metric)
     questions = (suite.primary, *suite.others)
     reason = ""
-    if asked != what:
+    by_dataset: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_dataset[run.record.spec.dataset].append(run)
+    units = {dataset: in_unit_of(what, own).difference_unit for dataset, own in by_dataset.items()}
+    if asked.name != what.name:
         reason = f"it is about {asked.label}, and this report about {what.label}: report with --metric {suite.metric}"
         found = [Answer(question, [], {}, None) for question in questions]
     else:
         cells = _Cells(runs)
-        found = [_answer(question, cells, what) for question in questions]
+        found = [_answer(question, cells, what, units) for question in questions]
     primary, *others = found
     p_values = holm_of([None if one.estimate is None else one.estimate.p for one in others])
     others = [replace(one, holm_p=p) for one, p in zip(others, p_values, strict=True)]
-    return Answers(suite, in_words(absent), len(absent), reason, primary, others)
+    over_classes = not one_class and any(len(run.record.classes) > 1 for run in runs)
+    return Answers(suite, in_words(absent), len(absent), reason, primary, others, units, over_classes)
 
 
 class _Cells:
@@ -243,7 +259,7 @@ class _Cells:
         return [cells for where, cells in self._found.items() if where[:3] == (dataset, regime, arch)]
 
 
-def _answer(question: DeclaredQuestion, cells: _Cells, what: Metric) -> Answer:
+def _answer(question: DeclaredQuestion, cells: _Cells, what: Metric, units: Mapping[str, str]) -> Answer:
     lacking: list[str] = []
     tables: dict[str, np.ndarray] = {}
     for dataset, regimes in question.regimes.items():
@@ -256,6 +272,8 @@ def _answer(question: DeclaredQuestion, cells: _Cells, what: Metric) -> Answer:
                 lacking.append(f"{dataset}: its cells were tested on different groups")
             else:
                 tables[dataset] = np.mean([table for _, table in differences], axis=0)
+    if len(found := sorted({units[dataset] for dataset in tables})) > 1:
+        lacking.append(f"no mean over data sets that are measured in {' and in '.join(found)}")
     return Answer(
         question=question,
         lacking=list(dict.fromkeys(lacking)),

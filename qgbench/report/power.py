@@ -64,6 +64,7 @@ def cases_of(analysis: Analysis) -> tuple[list[Case], list[str]]:
             if contrast.difference is None:
                 continue
             where = f"{contrast.name} : {contrast.reference}, {section.setting.dataset} {section.setting.regime}"
+            where += ", mean over classes" if section.over_classes else ""
             groups, seeds = contrast.difference.table.shape
             if groups < 2 or seeds < 2:
                 unknown.append(f"{where}: {groups} test groups x {seeds} seeds do not tell its spreads apart")

@@ -15,6 +15,7 @@ from rich.text import Text
 from qgbench.base.console import print_table
 from qgbench.base.errors import UserError
 from qgbench.base.paths import is_path
+from qgbench.report.collect import DISTANCE_WORDS
 from qgbench.report.outcome import outcome_table
 from qgbench.run.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
 from qgbench.run.record import RECORD_NAME, Record
@@ -57,9 +58,10 @@ class _State:
 
 
 def print_runs(folders: list[RunFolder], console: Console) -> None:
-    """Print a table of runs, one a row: id, status, Dice (%), HD95 (pixels), age; the one changed last comes last.
+    """Print a table of runs, one a row: id, status, Dice (%), HD95, age; the one changed last comes last.
 
-    Below it stands what is damaged of a run, and the cause.
+    Of several classes Dice and HD95 are means over them. HD95 is in pixels; where some runs have it in mm or voxels,
+    each names its unit. Below the table stands what is damaged of a run, and the cause.
 
     Parameters
     ----------
@@ -69,18 +71,22 @@ def print_runs(folders: list[RunFolder], console: Console) -> None:
     if not folders:
         console.print(Text("No runs yet. Start one, for example: qgbench run --method fixmatch --qg"))
         return
+    states = sorted(((folder, _read(folder)) for folder in folders), key=_by_age)
+    units = {state.record.distance_unit for _, state in states if state.record}
     table = Table()
     table.add_column("run")
     table.add_column("status", no_wrap=True)
     table.add_column("Dice %", justify="right", no_wrap=True)
-    table.add_column("HD95 px", justify="right", no_wrap=True)
+    table.add_column("HD95 px" if units <= {"px"} else "HD95", justify="right", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     notes: list[Text] = []
-    for folder, state in sorted(((folder, _read(folder)) for folder in folders), key=_by_age):
+    for folder, state in states:
         notes += [Text(f"note: {folder.name}: {fault}", style="red") for fault in state.faults]
-        summary = state.record.summary if state.record else None
-        scores = (f"{100 * summary.means['dice']:.2f}", f"{summary.means['hd95']:.2f}") if summary else ("--", "--")
-        table.add_row(Text(folder.name), state.describe(), *scores, state.age)
+        dice, hd95 = "--", "--"
+        if state.record is not None:
+            means, unit = state.record.summary.means, DISTANCE_WORDS[state.record.distance_unit]
+            dice, hd95 = f"{100 * means['dice']:.2f}", f"{means['hd95']:.2f}" + (f" {unit}" if units - {"px"} else "")
+        table.add_row(Text(folder.name), state.describe(), dice, hd95, state.age)
     print_table(table, console)
     for note in notes:
         console.print(note, soft_wrap=True)

@@ -20,16 +20,17 @@ class Scores:
     ----------
     seeds : list of int
     images : int
+        Units: images, or volumes.
     groups : list of str
         Names of the test groups, in the order of `table`.
     table : (G, S) float
-        Mean of the measure over the images of each group, for each seed.
+        Mean of the measure over the units of each group, for each seed.
     estimate : Estimate
         The mean over groups and seeds, from the crossed model.
     spread : Spread
         Standard deviations over images, groups and seeds.
     means : dict of str to float
-        Each of `qgbench.metrics.table.METRICS` averaged over images and seeds; ``missed`` and ``spurious``, images
+        Each of `Run.values` averaged over units and seeds; ``missed`` and ``spurious``, images (or units and classes)
         for each seed.
     """
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qgbench.metrics.table import Metric
-from qgbench.report.collect import Problem, Run
+from qgbench.metrics.table import METRICS, Metric
+from qgbench.report.collect import Problem, Run, in_unit_of
 from qgbench.report.contrasts import Contrast, Kind, adjusted, contrast, controls, holm_of, listed, twins
 from qgbench.report.pairing import refusal, units_differ
 from qgbench.report.scores import Scores, average
@@ -34,6 +34,8 @@ class Section:
     Attributes
     ----------
     setting : Setting
+    measure : Metric
+        What the statistics are about, in the unit of these records.
     runs : list of Run
     cells : dict of ArmName to Scores
         In the order of `ArmName.order`.
@@ -46,11 +48,32 @@ class Section:
     """
 
     setting: Setting
+    measure: Metric
     runs: list[Run]
     cells: dict[ArmName, Scores]
     contrasts: list[Contrast]
     best: list[ArmName]
     problems: list[Problem]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the records segment."""
+        return tuple(dict.fromkeys(name for run in self.runs for name in run.record.classes))
+
+    @property
+    def distance_unit(self) -> str:
+        """What distances are in: 'px', 'mm' or 'voxels'."""
+        return in_unit_of(METRICS["hd95"], self.runs).unit
+
+    @property
+    def noun(self) -> str:
+        """What is measured one by one: 'image' or 'volume'."""
+        return "volume" if any(run.record.of_volumes for run in self.runs) else "image"
+
+    @property
+    def over_classes(self) -> bool:
+        """Whether the measure is the mean over several classes."""
+        return len(self.classes) > 1 and ":" not in self.measure.name
 
     def runs_of(self) -> dict[ArmName, list[Run]]:
         """Return the runs of each cell, in the order of `runs`."""
@@ -100,7 +123,9 @@ def compare_cells(
         ]
     if _SUPERVISED in cells and not setting.regime.startswith(FULL_BUDGET):
         contrasts = _with_headroom(contrasts, cells[_SUPERVISED], full.get(_any_budget(setting)), what)
-    return Section(setting, list(runs), cells, contrasts, _best(usable, cells, what), sorted(problems))
+    return Section(
+        setting, in_unit_of(what, runs), list(runs), cells, contrasts, _best(usable, cells, what), sorted(problems)
+    )
 
 
 def _usable(by_name: Mapping[ArmName, dict[int, Run]]) -> tuple[dict[ArmName, dict[int, Run]], list[Problem]]:

@@ -80,7 +80,13 @@ def setting_words(setting: Setting, analysis: Analysis) -> str:
     ):
         if len({tuple(getattr(other, field) for field in part) for other in settings}) > 1:
             words.append(text)
-    return ", ".join(words)
+    return ", ".join([*words, *own_unit(setting.dataset, analysis)])
+
+
+def own_unit(dataset: str, analysis: Analysis) -> list[str]:
+    """Return the unit that a data set has the measure in, where it differs within the analysis; else nothing."""
+    units = {s.measure.unit: None for s in analysis.sections if s.setting.dataset == dataset}
+    return [*units] if analysis.mixes_units else []
 
 
 def protocol_line(protocol: str, version: int) -> str:

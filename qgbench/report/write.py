@@ -74,9 +74,9 @@ def _chapters(analysis: Analysis, audits: Sequence[list[AuditRow]]) -> list[Chap
     """Return what is read on paper, in its order; an audit belongs to each section."""
     what = analysis.measure
     chapters = [] if analysis.answers is None else [suite_chapter(analysis.answers, what)]
-    chapters += [across_chapter(across, what) for across in analysis.across]
+    chapters += [across_chapter(across) for across in analysis.across]
     chapters += overview(analysis)
-    chapters += [setting_chapter(*pair, what) for pair in zip(analysis.sections, audits, strict=True)]
+    chapters += [setting_chapter(*pair) for pair in zip(analysis.sections, audits, strict=True)]
     chapters += [claims_chapter(analysis)] if analysis.claims else []
     return chapters
 

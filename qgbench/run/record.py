@@ -1,12 +1,13 @@
 """The record of a finished run: its schema, and how it is written, read and summarised.
 
 A record is ``record.json`` (a `Record`, which says each thing once) in the run's folder, ``images.csv`` (one row per
-test image and class, columns `IMAGE_COLUMNS`) and ``labels.csv`` (one row per audited pseudo-label). Every mean in the
-JSON can be recomputed from the CSVs, by `summarise` and `qgbench.quality.audit.audits_of`. Nothing here imports torch.
+test unit, which is an image or a volume, and class, columns `image_columns`) and ``labels.csv`` (one row per audited
+pseudo-label and class). Every mean in the JSON can be recomputed from the CSVs, by `summarise` and
+`qgbench.quality.audit.audits_of`. Nothing here imports torch.
 
 A record says by which version of the schema it was written, and `migrate` brings it up to the present one. A field that
 records from before lack may come with a default and needs no new version; a field that is removed, renamed or comes to
-mean something else does, and so does a change of `IMAGE_COLUMNS`: `SCHEMA_VERSION` goes up, `migrate` gets a step, and
+mean something else does, and so does a change of `image_columns`: `SCHEMA_VERSION` goes up, `migrate` gets a step, and
 ``tests/golden/records/v<version>`` a record. A test compares the schema with the one that is kept there.
 """
 
@@ -25,7 +26,17 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 from qgbench.base.errors import QGBenchError
 from qgbench.base.files import write_atomically
 from qgbench.base.schema import SLACK, Part, Sha256, Share, first_fault
-from qgbench.metrics.table import CLASS, IMAGE_COLUMNS, METRICS, TEXT_COLUMNS, Metric, filled
+from qgbench.metrics.table import (
+    CLASS,
+    METRICS,
+    TEXT_COLUMNS,
+    VOLUME_COLUMNS,
+    DistanceUnit,
+    Metric,
+    are_volumes,
+    filled,
+    image_columns,
+)
 from qgbench.quality.audit import LABEL_COLUMNS, CheckpointAudit, QualityAudit
 from qgbench.spec.arm import ADDON_SETTINGS, Arm
 from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
@@ -50,24 +61,33 @@ _Count = Annotated[int, Field(ge=0)]
 
 
 class Summary(Part):
-    """Averages over the test images, under `EMPTY_MASK_RULE`. Distances in pixels of the original image."""
+    """Averages over the test units, images or volumes, under `EMPTY_MASK_RULE`. Distances as `Record.distance_unit`."""
 
-    images: int = Field(ge=1)
+    images: int = Field(ge=1, description="units: images, or volumes")
     groups: int = Field(ge=1)
-    means: dict[str, _Amount] = Field(description="by name of metric (`qgbench.metrics.table`)")
-    missed: _Count = Field(description="images with a lesion of which nothing was predicted")
-    spurious: _Count = Field(description="images without a lesion on which something was predicted")
+    means: dict[str, _Amount] = Field(
+        description="by name of metric (`qgbench.metrics.table`): over units of the mean over classes"
+    )
+    by_class: dict[str, dict[str, _Amount]] = Field(
+        default_factory=dict,
+        exclude_if=lambda means: not means,
+        description="by class, then by name of metric: over units; left out where there is one class",
+    )
+    missed: _Count = Field(description="units and classes of which there is something and nothing was predicted")
+    spurious: _Count = Field(description="units and classes of which there is nothing and something was predicted")
 
     @model_validator(mode="after")
     def _of_no_more_than_all(self) -> "Summary":
-        if max(self.groups, self.missed + self.spurious) > self.images:
+        rows = self.images * max(1, len(self.by_class))
+        if self.groups > self.images or self.missed + self.spurious > rows:
             raise ValueError(f"expected no more groups, and missed or spurious images, than {self.images} images")
         return self
 
     def numbers(self) -> dict[str, float]:
-        """Return all of it by name, the means under those of their metrics."""
+        """Return all of it by name, the means under those of their metrics, of a class as 'dice of liver'."""
         counts = {"images": self.images, "groups": self.groups}
-        return {**counts, **self.means, "missed": self.missed, "spurious": self.spurious}
+        of_classes = {f"{name} of {one}": mean for one, means in self.by_class.items() for name, mean in means.items()}
+        return {**counts, **self.means, "missed": self.missed, "spurious": self.spurious, **of_classes}
 
 
 class Guidance(Part):
@@ -105,6 +125,17 @@ class Provenance(Part):
         description="processor and its instructions, cores, memory in MiB, system, accelerator"
     )
     data: str = Field(description="fingerprint of the prepared images and masks")
+    classes: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        exclude_if=lambda classes: classes is None,
+        description=f"what is segmented, in order; left out where it is the one class '{CLASS}'",
+    )
+    distance_unit: DistanceUnit = Field(
+        "px",
+        exclude_if=lambda unit: unit == "px",
+        description="of distances; left out where it is pixels. Units are volumes where it is not",
+    )
     split: str = Field(description="fingerprint of the ids in each part")
     labelled_ids: list[str]
     encoder: Sha256 | None = Field(
@@ -172,11 +203,15 @@ class Record(Part):
         for network, summary in self.summaries.items():
             if network not in _NETWORKS:
                 raise ValueError(f"summaries.{network}: expected summaries of no other than {', '.join(_NETWORKS)}")
+            if any(means.keys() != metrics.keys() for means in summary.by_class.values()):
+                raise ValueError(f"summaries.{network}.by_class: expected the mean of every metric and of no other")
             if (summary.images, summary.groups) != (self.summary.images, self.summary.groups):
                 raise ValueError(f"summaries.{network}: expected as many images and groups as the student's")
-            for name, mean in summary.means.items():
-                if (highest := metrics[name].highest) is not None and mean > highest + SLACK:
-                    raise ValueError(f"summaries.{network}.means.{name} is {mean:g}; expected no more than {highest:g}")
+            for where, means in {"means": summary.means, **_by_place(summary)}.items():
+                for name, mean in means.items():
+                    if (highest := metrics[name].highest) is not None and mean > highest + SLACK:
+                        said = f"summaries.{network}.{where}.{name} is {mean:g}"
+                        raise ValueError(f"{said}; expected no more than {highest:g}")
         return self
 
     @model_validator(mode="after")
@@ -197,6 +232,21 @@ class Record(Part):
     def summary(self) -> Summary:
         """The primary result."""
         return self.summaries["student"]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What is segmented, in the order of the rows."""
+        return self.provenance.classes or (CLASS,)
+
+    @property
+    def distance_unit(self) -> DistanceUnit:
+        """Of the distances: pixels of the original image, mm, or voxels."""
+        return self.provenance.distance_unit
+
+    @property
+    def of_volumes(self) -> bool:
+        """Whether the units that were measured are volumes, and not images."""
+        return self.distance_unit != "px"
 
     @property
     def steps(self) -> int:
@@ -227,38 +277,49 @@ class Record(Part):
         return found
 
 
+def _by_place(summary: Summary) -> dict[str, dict[str, float]]:
+    return {f"by_class.{one}": means for one, means in summary.by_class.items()}
+
+
 def summarise(images: "pd.DataFrame", metrics: Iterable[Metric] = ()) -> Summary:
-    """Return the averages of per-image rows under `EMPTY_MASK_RULE`.
+    """Return the averages of rows of units and classes under `EMPTY_MASK_RULE`.
 
     Parameters
     ----------
     images : DataFrame
-        Columns `IMAGE_COLUMNS`, and those of `metrics`.
+        Columns `image_columns`, and those of `metrics`; as many rows of each class.
     metrics : iterable of Metric
         Those that do not ship.
     """
     every = [*METRICS.values(), *metrics]
-    columns = ["height", "width", *(metric.name for metric in every if not metric.percent_of)]
+    sides = ["height", "width", *(VOLUME_COLUMNS if are_volumes(images.columns) else [])]
+    columns = [*sides, *(metric.name for metric in every if not metric.percent_of)]
     values = filled(dict(zip(columns, images[columns].to_numpy(float).T, strict=True)), every)
     status = images["status"].tolist()
+    of_class = {name: (images["class"] == name).to_numpy() for name in images["class"].unique().tolist()}
+    several = len(of_class) > 1
     # Not checked: of damaged rows it is what a record is compared with.
     return Summary.model_construct(
-        images=len(images),
+        images=images["id"].nunique() if several else len(images),
         groups=images["group"].nunique(),
         means={name: float(column.mean()) for name, column in values.items()},
+        by_class={
+            one: {name: float(column[rows].mean()) for name, column in values.items()}
+            for one, rows in (of_class.items() if several else ())
+        },
         missed=status.count("missed"),
         spurious=status.count("spurious"),
     )
 
 
 def write_images(path: Path, images: "pd.DataFrame", metrics: Iterable[str] = ()) -> None:
-    """Write per-image rows as CSV (columns `IMAGE_COLUMNS`, then those of further metrics; full precision)."""
-    columns = [*IMAGE_COLUMNS, *metrics]
+    """Write rows of units and classes as CSV (`image_columns`, then those of further metrics; full precision)."""
+    columns = [*image_columns(are_volumes(images.columns)), *metrics]
     write_atomically(path, images[columns].to_csv(index=False, float_format="%.17g").encode())
 
 
 def read_images(path: Path, metrics: Iterable[str] = ()) -> "pd.DataFrame":
-    """Return per-image rows: columns `IMAGE_COLUMNS`, then those of further metrics.
+    """Return rows of units and classes: columns `image_columns`, then those of further metrics.
 
     Rows of schema 1 have no class; theirs is `CLASS`.
 
@@ -267,8 +328,8 @@ def read_images(path: Path, metrics: Iterable[str] = ()) -> "pd.DataFrame":
     QGBenchError
         The file is missing, cut off or lacks a column.
     """
-    columns = [*IMAGE_COLUMNS, *metrics]
     images = _read_csv(path)
+    columns = [*image_columns(are_volumes(images.columns)), *metrics]
     if "class" not in images.columns:
         images.insert(0, "class", CLASS)
     if lacking := [name for name in columns if name not in images.columns]:

@@ -174,7 +174,9 @@ def test_diagonal() -> None:
 
 
 @pytest.mark.parametrize("compare", [measure, dice])
-@pytest.mark.parametrize(("pred", "ref"), [((4, 5), (5, 4)), ((4,), (4,)), ((1, 4, 5), (1, 4, 5)), ((4, 5), (1, 4, 5))])
+@pytest.mark.parametrize(
+    ("pred", "ref"), [((4, 5), (5, 4)), ((4,), (4,)), ((1, 1, 4, 5), (1, 1, 4, 5)), ((4, 5), (1, 4, 5))]
+)
 def test_shapes_that_do_not_fit_are_both_named(
     compare: Callable[[Mask, Mask], object], pred: tuple[int, ...], ref: tuple[int, ...]
 ) -> None:
@@ -350,6 +352,97 @@ def test_nsd_is_exact_also_where_distances_equal_the_tolerance(sides: tuple[int,
             pred, ref = random_mask(rng, shape), random_mask(rng, shape)
             metrics = measure(pred, ref, spacing)
             assert (metrics.nsd_2px, metrics.nsd_2pct) == pytest.approx(exact_nsd(pred, ref, sides), abs=1e-12)
+
+
+# --------------------------------------------------------------------------------------------------------- volumes
+
+VOLUMES = [(1, 1, 1), (1, 7, 5), (4, 1, 6), (3, 9, 8), (10, 24, 24), (14, 12, 10)]
+VOXELS = [(1.0, 1.0, 1.0), (10.0, 1.4, 1.4), (0.7, 0.31, 2.2), (25.0, 1.0, 1.0)]
+
+
+def random_volume(rng: np.random.Generator, shape: tuple[int, ...]) -> Mask:
+    """Draw a mask that is not empty: noise, a blob, a box, a voxel, or full."""
+    kind = rng.integers(5)
+    if kind == 0:
+        mask = rng.random(shape) < rng.choice([0.02, 0.3, 0.9])
+    elif kind == 1:
+        field = gaussian_filter(rng.standard_normal(shape), [side / 6 for side in shape])
+        mask = field > np.quantile(field, rng.uniform(0.3, 0.98))
+    elif kind == 2:
+        mask = np.zeros(shape, bool)
+        mask[tuple(slice(*np.sort(rng.integers(0, side + 1, 2))) for side in shape)] = True
+    else:
+        mask = np.full(shape, kind == 4)
+    if not mask.any():
+        mask[tuple(rng.integers(side) for side in shape)] = True
+    return mask
+
+
+def volume_pairs(number: int, seed: int) -> Iterator[tuple[tuple[float, ...], Mask, Mask]]:
+    rng = np.random.default_rng(seed)
+    for spacing in VOXELS:
+        for shape in VOLUMES:
+            for _ in range(number):
+                yield spacing, random_volume(rng, shape), random_volume(rng, shape)
+
+
+def test_boxes_apart_in_a_volume_by_hand() -> None:
+    mask = np.zeros((6, 4, 4), bool)
+    pred, ref = mask.copy(), mask.copy()
+    pred[1, 1:3, 1:3], ref[3, 1:3, 1:3] = True, True
+    metrics = measure(pred, ref, (5.0, 2.0, 3.0))  # two slices of 5 mm apart, each voxel from its own
+    assert values(metrics, DISTANCES) == [10.0] * 3
+    assert (metrics.n_ref, metrics.n_pred, metrics.n_tp, metrics.nsd_2px) == (4, 4, 0, 0.0)
+    assert measure(pred, ref, (1.0, 2.0, 3.0)).nsd_2px == 1.0, "2 px are twice the smallest of the three sides"
+    assert measure(pred, ref).hd95 == 2.0, "without a spacing in voxels"
+    assert diagonal((6, 4, 4), (5.0, 2.0, 3.0)) == pytest.approx(math.sqrt(30**2 + 8**2 + 12**2))
+    # 2 % of the diagonal of 300 x 400 x 1200 mm, 1300 mm, are 26 mm.
+    for gap, share in ((26, 1.0), (27, 0.0)):
+        far = np.zeros((300, 4, 4), bool), np.zeros((300, 4, 4), bool)
+        far[0][100, 0, 0], far[1][100 + gap, 0, 0] = True, True
+        assert measure(*far, (1.0, 100.0, 300.0)).nsd_2pct == share
+
+
+def test_spacing_of_a_volume_is_three_positive_numbers() -> None:
+    mask = np.ones((2, 3, 3), bool)
+    for spacing in [(1.0, 1.0), (1.0, 1.0, 0.0)]:
+        with pytest.raises(ValueError, match="depth, height and width of a voxel, three positive numbers"):
+            measure(mask, mask, spacing)
+
+
+def test_empty_volumes_follow_the_rule_of_images() -> None:
+    empty, full = np.zeros((2, 3, 4), bool), np.ones((2, 3, 4), bool)
+    assert measure(empty, empty) == ImageMetrics(0, 0, 0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, "both_empty")
+    assert measure(full, empty).status == "spurious"
+    assert np.isnan(values(measure(empty, full), DISTANCES)).all()
+
+
+def test_volumes_equal_medpy() -> None:
+    for spacing, pred, ref in volume_pairs(6, seed=6):
+        metrics = measure(pred, ref, spacing)
+        theirs = [getattr(medpy_binary, name)(pred, ref, spacing) for name in ("hd95", "assd")]
+        assert [metrics.hd95, metrics.assd] == pytest.approx(theirs, abs=1e-9)
+        assert metrics.dice == pytest.approx(medpy_binary.dc(pred, ref), abs=1e-12)
+        assert metrics.jaccard == pytest.approx(medpy_binary.jc(pred, ref), abs=1e-12)
+
+
+def test_volumes_equal_monai() -> None:
+    for spacing, pred, ref in volume_pairs(2, seed=7):
+        metrics, sides = measure(pred, ref, spacing), list(spacing)
+        batches = as_batch([pred]), as_batch([ref])
+        hausdorff = compute_hausdorff_distance(*batches, include_background=True, percentile=95, spacing=sides)
+        assert metrics.hd95_max == pytest.approx(float(hausdorff[0, 0]), abs=1e-3)
+        length = math.hypot(*(side * unit for side, unit in zip(pred.shape, spacing, strict=True)))
+        for name, tolerance in {"nsd_2px": 2 * min(spacing), "nsd_2pct": 0.02 * length}.items():
+            theirs = compute_surface_dice(*batches, [tolerance * (1 + 1e-6)], include_background=True, spacing=sides)
+            assert getattr(metrics, name) == pytest.approx(float(theirs[0, 0]), abs=1e-6)
+
+
+def test_turning_a_volume_with_its_spacing_changes_nothing() -> None:
+    for spacing, pred, ref in volume_pairs(2, seed=8):
+        for axes in ((1, 2, 0), (2, 1, 0)):
+            turned = measure(pred.transpose(axes), ref.transpose(axes), tuple(spacing[axis] for axis in axes))
+            assert_same(measure(pred, ref, spacing), turned)
 
 
 # ------------------------------------------------------------------------------------------------------- properties

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from qgbench.base.errors import QGBenchError, UserError
-from qgbench.metrics.table import CLASS, EMPTY_MASK_RULE
+from qgbench.metrics.table import CLASS, EMPTY_MASK_RULE, DistanceUnit
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import analyse
 from qgbench.report.audit import audit
@@ -78,6 +78,7 @@ def make_record(
     missed: int = 0,
     images: pd.DataFrame | None = None,
     audited: bool = False,
+    unit: DistanceUnit = "px",
     fields: dict[str, Any] | None = None,
     **cell: Any,
 ) -> Path:
@@ -125,6 +126,8 @@ def make_record(
             split="s",
             labelled_ids=["a"],
             g=f"g-k{seed}" if audited else None,
+            classes=None if (classes := tuple(images["class"].unique())) == (CLASS,) else classes,
+            distance_unit=unit,
         ),
         **(fields or {}),
     }

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.base.files import write_atomically
 from qgbench.base.schema import finite_or_none
-from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS
+from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS, image_columns
 from qgbench.quality.audit import LABEL_COLUMNS, Agreement, CheckpointAudit, QualityAudit, audits_of
 from qgbench.run import record as records
 from qgbench.run.record import (
@@ -271,7 +271,11 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 def structure() -> dict[str, Any]:
     """What a record consists of: type and necessity of every field of every part, and the columns of the rows."""
-    parts: dict[str, Any] = {"images.csv": IMAGE_COLUMNS, "labels.csv": LABEL_COLUMNS}
+    parts: dict[str, Any] = {
+        "images.csv": IMAGE_COLUMNS,
+        "images.csv of volumes": image_columns(volumes=True),
+        "labels.csv": LABEL_COLUMNS,
+    }
     waiting: list[Any] = [Record]
     while waiting:
         part = waiting.pop()

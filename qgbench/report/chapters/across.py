@@ -5,11 +5,9 @@ from functools import partial
 
 from qgbench.metrics.table import Metric
 from qgbench.report.across import Across, AddonAcross
-from qgbench.report.chapters.suite import OVER_SETS_RULE, over_sets
-from qgbench.report.chapters.table import Chapter, Columns, Table, part_title, table
+from qgbench.report.chapters.suite import CLASSES_RULE, OVER_SETS_RULE, over_sets
+from qgbench.report.chapters.table import Chapter, Columns, Table, abreast, part_title, table
 from qgbench.report.wording import MISSING, in_points, p_words, protocol_line
-
-_ABREAST = 125  # characters of the columns of settings that a landscape page holds
 
 ACROSS_RULE = (
     "Ranks are over the cells that every setting has; 1 is best. Settings are taken as they are: a p-value or an "
@@ -22,9 +20,9 @@ COMBINED_RULE = (
 )
 
 
-def across_chapter(across: Across, what: Metric) -> Chapter:
+def across_chapter(across: Across) -> Chapter:
     """Return what holds over the data sets and regimes of one protocol, architecture and encoder."""
-    settings = len(across.settings)
+    what, settings = across.measure, len(across.settings)
     least = f"With {settings} settings no signed-rank test can give p below {p_words(across.least_p)}."
     friedman = "" if across.friedman_p is None else f"Friedman's test of equal ranks: p {p_words(across.friedman_p)}. "
     tied = "; ".join(", ".join(map(str, clique)) for clique in across.cliques if len(clique) > 1)
@@ -33,12 +31,13 @@ def across_chapter(across: Across, what: Metric) -> Chapter:
     absent = [f"{name}: missing in {count} of {settings}" for name, count in across.left_out.items()]
     partly = [f"{addon.addon}: {'; '.join(addon.left_out)}" for addon in across.addons if addon.left_out]
     return Chapter(
-        title=f"Across settings: {across.regimes}, {across.arch}, {across.encoder}",
+        title=f"Across settings: {across.title}",
         above=[protocol_line(across.protocol, across.protocol_version)],
         tables=[one for one in (_addons(across, what), *_ranks(across, what)) if one.rows],
         below=[
             friedman + ACROSS_RULE.format(least=least),
             *([f"Not told apart (Wilcoxon, Holm): {tied}."] if tied else []),
+            *([CLASSES_RULE.format(label=what.label)] if across.over_classes else []),
             "First: share of bootstrap draws over groups and seeds in which the cell has the best rank.",
             COMBINED_RULE,
             *([OVER_SETS_RULE.format(addons=", ".join(by_sets))] if by_sets else []),
@@ -76,7 +75,7 @@ def _ranks(across: Across, what: Metric) -> list[Table]:
     first = next((clique for clique in across.cliques if across.names and across.names[0] in clique), across.names[:1])
     bold = frozenset((row, 1) for row, name in enumerate(across.names) if name in first)
     rows = range(len(across.names))
-    parts = _abreast(across)
+    parts = abreast([max(len(setting.dataset), len(setting.regime)) for setting in across.settings])
     title = f"Average ranks over {len(across.settings)} settings"
 
     def share(row: int) -> str:
@@ -99,17 +98,3 @@ def _ranks(across: Across, what: Metric) -> list[Table]:
         }
         tables.append(table(part_title(title, number, len(parts)), columns, rows, names=1, bold=bold))
     return tables
-
-
-def _abreast(across: Across) -> list[list[int]]:
-    """Return the settings in parts that a page is wide enough for."""
-    parts: list[list[int]] = [[]]
-    room = _ABREAST
-    for index, setting in enumerate(across.settings):
-        wide = max(len(setting.dataset), len(setting.regime)) + 2
-        if parts[-1] and wide > room:
-            parts.append([])
-            room = _ABREAST
-        parts[-1].append(index)
-        room -= wide
-    return parts

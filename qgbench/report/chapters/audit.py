@@ -11,6 +11,10 @@ AUDIT_RULE = (
     "'(1 of 3)': defined in so many records only. Pooled: the masks of all checkpoints together. Predicts quality: "
     f"{PREDICTS_RULE}; of a predictor, on synthetic masks and on those of weak models."
 )
+AUDIT_OF_CLASSES_RULE = (
+    "Of several classes each class of a pseudo-label counts as a mask, with the Dice that g gives it; confidence and "
+    "agreement are of the whole pseudo-label."
+)
 
 Cell = Callable[[AuditRow], str]
 
@@ -18,8 +22,11 @@ Cell = Callable[[AuditRow], str]
 def audit_tables(audits: list[AuditRow]) -> list[Table]:
     """Return the tables of the audit; a table without rows is left out."""
     with_test = any(row.averages["synthetic_test_mae"].defined for row in audits if row.part == "predictor")
-    tables = (
-        table(title, columns, [row for row in audits if row.part == part], names)
+    by_class = [row for row in audits if row.of_class and row.progress in (None, 1.0)]
+    of_classes = table("Quality predictor audit: pseudo-labels by class", _BY_CLASS, by_class, names=3)
+    together = [row for row in audits if not row.of_class]
+    tables = [
+        table(title, columns, [row for row in together if row.part == part], names)
         for part, title, columns, names in (
             ("predictor", "Quality predictor audit: masks of validation images", _predictors(with_test), 0),
             (
@@ -30,7 +37,8 @@ def audit_tables(audits: list[AuditRow]) -> list[Table]:
             ),
             ("run", "Cost and guidance", _RUNS, 2),
         )
-    )
+    ]
+    tables.insert(2, of_classes)
     return [one for one in tables if one.rows]
 
 
@@ -90,6 +98,12 @@ _PSEUDO_LABELS: Columns[AuditRow] = {
     **{f"Pearson\n{score}": _average(f"{score}_pearson", 3) for score in SCORES},
     **{f"MAE\n{score}": _average(f"{score}_mae", 3) for score in SCORES},
     "g predicts\nquality": lambda row: MISSING if row.progress is None else _count("g_predicts")(row),
+}
+_BY_CLASS: Columns[AuditRow] = {
+    "Method": _CELL["Method"],
+    "Add-on": _CELL["Add-on"],
+    "Class": lambda row: row.of_class,
+    **{heading: cell for heading, cell in _PSEUDO_LABELS.items() if heading not in _CELL},
 }
 _RUNS: Columns[AuditRow] = {
     **_CELL,

@@ -3,6 +3,7 @@
 from qgbench.report.analysis import Analysis
 from qgbench.report.audit import AuditRow, audit
 from qgbench.report.chapters.table import Chapter, Columns, table
+from qgbench.report.sections import Section
 from qgbench.report.wording import MISSING
 from qgbench.trust.claims import Claim
 
@@ -43,7 +44,7 @@ def _measured(claim: Claim, analysis: Analysis, predictors: list[AuditRow]) -> s
         return f"{min(known):.3f} to {max(known):.3f}" if known else MISSING
     means = [
         f"{scores.means[claim.metric]:.3f} ({section.setting.regime}, {section.setting.arch}, "
-        f"{section.setting.protocol})"
+        f"{section.setting.protocol}{_over(section, claim)})"
         for section in analysis.sections
         for name, scores in section.cells.items()
         if (name.method, name.addon) == (claim.method, claim.addon)
@@ -51,3 +52,8 @@ def _measured(claim: Claim, analysis: Analysis, predictors: list[AuditRow]) -> s
         and claim.metric in scores.means
     ]
     return "; ".join(means) or MISSING
+
+
+def _over(section: Section, claim: Claim) -> str:
+    """Return that a measured number is a mean over classes, where it is; a metric of one class is ``dice:liver``."""
+    return "; mean over classes" if len(section.classes) > 1 and ":" not in claim.metric else ""

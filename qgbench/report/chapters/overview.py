@@ -8,7 +8,7 @@ from qgbench.report.audit import PREDICTS_RULE, SCORES, AuditRow, audit, not_pre
 from qgbench.report.chapters.table import Chapter, Columns, table
 from qgbench.report.contrasts import is_control
 from qgbench.report.sections import Section
-from qgbench.report.wording import MISSING, in_points, protocol_lines
+from qgbench.report.wording import MISSING, in_points, own_unit, protocol_lines
 from qgbench.run.record import Record
 from qgbench.spec.arm import ArmName
 from qgbench.stats.crossed import Estimate
@@ -96,8 +96,8 @@ def _guided(section: Section) -> _Guided:
     return _Guided(
         setting=f"{section.setting.dataset} {section.setting.regime}, {section.setting.arch}",
         predictor=[row for row in rows if row.part == "predictor"],
-        within=[row for row in guided if row.part == "pseudo_labels" and row.progress is not None],
-        pooled=[row for row in guided if row.part == "pseudo_labels" and row.progress is None],
+        within=[row for row in guided if row.part == "pseudo_labels" and row.progress is not None and not row.of_class],
+        pooled=[row for row in guided if row.part == "pseudo_labels" and row.progress is None and not row.of_class],
         runs=[row for row in guided if row.part == "run"],
         twins=[row for row in rows if row.part == "run" and row.name in methods],
     )
@@ -139,7 +139,7 @@ def _splits_chapter(analysis: Analysis) -> Chapter:
     what = analysis.measure
     columns: Columns[_Both] = {
         "Cell": lambda both: str(both.name),
-        "Data set": lambda both: both.dataset,
+        "Data set": lambda both: ", ".join([both.dataset, *own_unit(both.dataset, analysis)]),
         "Labels": lambda both: both.budget,
         f"By group: {what.label} {what.unit},\nmean over groups": lambda both: in_points(both.grouped, what),
         f"By image: {what.label} {what.unit},\nmean over groups": lambda both: in_points(both.by_image, what),

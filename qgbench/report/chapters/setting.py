@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from qgbench.metrics.table import EMPTY_MASK_RULE, Metric
+from qgbench.metrics.table import EMPTY_MASK_RULE, METRICS, Metric
 from qgbench.report.audit import AuditRow
-from qgbench.report.chapters.audit import AUDIT_RULE, audit_tables
-from qgbench.report.chapters.table import Chapter, Columns, Table, table
-from qgbench.report.collect import Run
+from qgbench.report.chapters.audit import AUDIT_OF_CLASSES_RULE, AUDIT_RULE, audit_tables
+from qgbench.report.chapters.suite import CLASSES_RULE
+from qgbench.report.chapters.table import Chapter, Columns, Table, abreast, part_title, table
+from qgbench.report.collect import Run, in_unit_of, of_class
 from qgbench.report.contrasts import Contrast
 from qgbench.report.scores import Scores
 from qgbench.report.sections import Section
@@ -26,12 +28,11 @@ TEST_RULE = (
     "seeds, zeros by Pratt's rule; it does not see the variance of seeds."
 )
 BOLD_RULE = "Bold: every cell that is not told apart from the best one (Holm-adjusted p of 0.05 or more, or withheld)."
-DISTANCE_RULE = (
-    "HD95 (pixels of the original image; % of its diagonal) averages over test images and seeds; missed: images with a "
-    "lesion of which nothing was predicted, for each seed."
-)
+DISTANCE_RULE = "HD95 ({unit} diagonal) averages over {over} and seeds; missed: {missed}, for each seed."
+MISSED = "{noun}s with a lesion of which nothing was predicted"
+MISSED_OF_CLASSES = "{noun}s and classes of which there is something and nothing was predicted"
 EFFECT_RULE = (
-    "Standard deviations: of images and of groups, averaged over seeds, and of the seeds' means. Improvement: "
+    "Standard deviations: of {noun}s and of groups, averaged over seeds, and of the seeds' means. Improvement: "
     "probability that a test group is better with the add-on. Effect: standardised mean difference over groups "
     "(Hedges). Headroom: share of the distance from supervised training with the budget to supervised training with "
     "all labels."
@@ -43,16 +44,17 @@ CONTROL_RULE = (
 )
 
 
-def setting_chapter(section: Section, audits: list[AuditRow], what: Metric) -> Chapter:
+def setting_chapter(section: Section, audits: list[AuditRow]) -> Chapter:
     """Return the chapter of one setting."""
-    setting = section.setting
+    setting, what = section.setting, section.measure
     twins, controls, asked = ([c for c in section.contrasts if c.kind == kind] for kind in ("twin", "control", "asked"))
     compared = [c for c in section.contrasts if c.difference is not None]
     tables = [
-        _comparison(twins, section.best, what),
+        _comparison(twins, section.best, what, section.distance_unit),
+        *class_tables(section),
         _pairs("Controls of the quality score", controls, what),
         _pairs("Contrasts asked for", asked, what),
-        _effects(compared, what),
+        _effects(compared, what, section.noun),
         *audit_tables(audits),
     ]
     audited_on = sorted({run.record.pseudo_labels_on for run in section.runs if run.record.pseudo_labels})
@@ -61,20 +63,78 @@ def setting_chapter(section: Section, audits: list[AuditRow], what: Metric) -> C
         above=[protocol_line(setting.protocol, setting.protocol_version)],
         tables=[one for one in tables if one.rows],
         below=[
-            f"Empty-mask rule ({EMPTY_MASK_RULE}).",
+            f"Empty-mask rule ({EMPTY_MASK_RULE.replace('image', section.noun)}).",
             f"Statistical unit: test groups x seeds. {UNIT_RULE.format(label=what.label, unit=f', in {what.unit}')}",
             TEST_RULE.format(label=what.label, unit=what.difference_unit),
             BOLD_RULE,
-            DISTANCE_RULE,
+            *([CLASSES_RULE.format(label=what.label)] if section.over_classes else []),
+            _distance_rule(section),
             *([CONTROL_RULE] if controls else []),
-            *([EFFECT_RULE] if compared else []),
+            *([EFFECT_RULE.format(noun=section.noun)] if compared else []),
             *by_reason((str(c.name), scores.estimate) for c in section.contrasts if (scores := c.any_scores)),
             AUDIT_RULE,
+            *([AUDIT_OF_CLASSES_RULE] if any(row.of_class for row in audits) else []),
             *([f"Pseudo-labels audited on: {', '.join(audited_on)}."] if audited_on else []),
             *_reruns(section.runs),
         ],
         problems=section.problems,
     )
+
+
+def _distance_rule(section: Section) -> str:
+    """Return in what HD95 is, what it averages over, and what counts as missed."""
+    noun, unit, several = section.noun, section.distance_unit, len(section.classes) > 1
+    return DISTANCE_RULE.format(
+        unit="pixels of the original image; % of its" if unit == "px" else f"{unit}; % of the {noun}'s",
+        over=f"classes, test {noun}s" if several else f"test {noun}s",
+        missed=MISSED_OF_CLASSES.format(noun=noun) if several else MISSED.format(noun=noun),
+    )
+
+
+def class_tables(section: Section) -> list[Table]:
+    """Return the scores of every cell by class and their mean, as many in a table as a page is wide; [] for one class.
+
+    Shown are Dice and HD95, and the measure where it is neither.
+    """
+    if len(section.classes) == 1:
+        return []
+    whole = section.measure.name.partition(":")[0]
+    metrics = [in_unit_of(metric, section.runs) for metric in _metrics_of(section, "dice", "hd95", whole)]
+    shown = [
+        (
+            metric if name == MEAN else of_class(metric, name),
+            f"{metric.label.removesuffix(' (pooled)')} {metric.unit}\n{name}",
+        )
+        for metric in metrics
+        for name in (*section.classes, MEAN)
+    ]
+    parts = abreast([max(map(len, heading.split("\n"))) for _, heading in shown])
+    title = f"Scores by class, mean over {section.noun}s and seeds"
+
+    def score(metric: Metric, name: ArmName) -> str:
+        found = section.cells[name].means.get(metric.name)
+        return MISSING if found is None else f"{metric.scale * found:.2f}"
+
+    tables = []
+    for number, part in enumerate(parts, start=1):
+        columns: Columns[ArmName] = {
+            "Method": lambda name: str(name.without_addon),
+            "Add-on": lambda name: name.addon or MISSING,
+            "Seeds": lambda name: str(len(section.cells[name].seeds)),
+            **{heading: partial(score, metric) for metric, heading in (shown[place] for place in part)},
+        }
+        tables.append(table(part_title(title, number, len(parts)), columns, section.cells, names=2))
+    return tables
+
+
+MEAN = "mean"
+"""How the mean over classes is called; no class may be."""
+
+
+def _metrics_of(section: Section, *names: str) -> list[Metric]:
+    """Return metrics by name, each once, in their own unit."""
+    known = {**METRICS, **{name: metric for run in section.runs for name, metric in run.record.metrics.items()}}
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 def _reruns(runs: Sequence[Run]) -> list[str]:
@@ -91,15 +151,18 @@ def _reruns(runs: Sequence[Run]) -> list[str]:
     return [f"Reruns of these {len(runs)} records: {counted}.", *(f"Its rerun disagrees: {one}" for one in disputed)]
 
 
-def _comparison(contrasts: list[Contrast], best: list[ArmName], what: Metric) -> Table:
+def _comparison(contrasts: list[Contrast], best: list[ArmName], what: Metric, unit: str) -> Table:
+    told = "" if unit == "px" else f" {unit}"
+    break_before, break_after = (" ", "\n") if what.unit in ("%", "px") else ("\n", " ")  # a narrow column
+    over_groups = f"{what.label}{break_before}{what.unit},{break_after}mean over groups"
     columns: Columns[Contrast] = {
         "Method": lambda c: str(c.name.without_addon),
         "Add-on": lambda c: c.name.addon or MISSING,
         "Seeds": seeds_words,
-        f"Base: {what.label} {what.unit},\nmean over groups": lambda c: _side(c.reference_scores, what),
-        f"+ add-on: {what.label} {what.unit},\nmean over groups": lambda c: _side(c.scores, what),
+        f"Base: {over_groups}": lambda c: _side(c.reference_scores, what),
+        f"+ add-on: {over_groups}": lambda c: _side(c.scores, what),
         **_tests(what),
-        "HD95\nbase / +": _both("hd95"),
+        f"HD95{told}\nbase / +": _both("hd95"),
         "HD95 % diag.\nbase / +": _both("hd95_percent"),
         "Missed\nbase / +": _both("missed"),
     }
@@ -157,14 +220,14 @@ def _both(measure: str) -> Callable[[Contrast], str]:
     return cell
 
 
-def _effects(contrasts: list[Contrast], what: Metric) -> Table:
+def _effects(contrasts: list[Contrast], what: Metric, noun: str) -> Table:
     def sd(over: str) -> Callable[[Contrast], str]:
         return lambda c: _optional(getattr(c.difference.spread, over) if c.difference else None, what.scale)
 
     unit = what.difference_unit
     columns: Columns[Contrast] = {
         "Contrast": lambda c: f"{c.name} : {c.reference}",
-        f"SD images\n({unit})": sd("images"),
+        f"SD {noun}s\n({unit})": sd("images"),
         f"SD groups\n({unit})": sd("groups"),
         f"SD seeds\n({unit})": sd("seeds"),
         "Improvement": lambda c: _optional(c.improvement),

@@ -22,6 +22,11 @@ OVER_SETS_RULE = (
     "too few seeds each for intervals of their own. Its claim is about data sets like these."
 )
 
+CLASSES_RULE = (
+    "Of several classes, {label} of an image or volume is the mean over all of them; a class that is absent counts by "
+    "the empty-mask rule."
+)
+
 
 def suite_chapter(answers: Answers, what: Metric) -> Chapter:
     """Return a suite's questions and their answers: what a report begins with."""
@@ -37,6 +42,7 @@ def suite_words(answers: Answers, what: Metric) -> list[str]:
     lines += _primary_words(answers, what)
     if answers.others:
         lines.append(QUESTIONS_RULE.format(unit=what.difference_unit))
+    lines += [CLASSES_RULE.format(label=what.label)] if answers.over_classes else []
     by_sets = [one.question.name for one in answers.all if over_sets(one.estimate)]
     lines += [OVER_SETS_RULE.format(addons=", ".join(by_sets))] if by_sets else []
     lines += by_reason((one.question.name, one.estimate) for one in answers.others)
@@ -61,9 +67,10 @@ def _primary_words(answers: Answers, what: Metric) -> list[str]:
     low, high = (f"{what.scale * end:.2f}" for end in found.interval or (math.nan, math.nan))
     mark = MARK if found.p_withheld else ""
     ends = f"95 % confidence interval {low} to {high}{mark}" if found.interval else "no interval"
-    change = f"{what.scale * found.mean:+.2f} ({what.difference_unit}; {ends})"
+    change = f"{what.scale * found.mean:+.2f} ({answers.unit_of(question)}; {ends})"
+    label = f"{what.label} (mean over classes)" if answers.over_classes else what.label
     said = (
-        f"Primary estimate: {what.label} differs by {change}, p {p_words(found.p)}, P(claim false) "
+        f"Primary estimate: {label} differs by {change}, p {p_words(found.p)}, P(claim false) "
         f"{p_words(found.p_false)}; averaged over {pairs} inside each of {', '.join(question.regimes)}, then over "
         "these."
     )
@@ -73,6 +80,11 @@ def _primary_words(answers: Answers, what: Metric) -> list[str]:
 def over_sets(found: Estimate | None) -> bool:
     """Return whether interval and p are Student's t over data sets."""
     return found is not None and found.method == "t over sets"
+
+
+def _mixed(answers: Answers) -> bool:
+    """Return whether data sets have distances in different units."""
+    return len(set(answers.units.values())) > 1
 
 
 def suite_tables(answers: Answers, what: Metric) -> list[Table]:
@@ -87,6 +99,7 @@ def _over_datasets(answers: Answers, what: Metric) -> Table:
         "Name": lambda one: one.question.name,
         "Pairs": lambda one: str(len(one.question.pairs) * len(one.question.archs)),
         "Sets": lambda one: str(len(one.question.regimes)),
+        **({"Unit": lambda one: answers.unit_of(one.question)} if _mixed(answers) else {}),
         f"Difference\n({what.difference_unit})": lambda one: in_points(one.estimate, what),
         "p": lambda one: p_words(one.estimate.p if one.estimate else None),
         "p\n(Holm)": lambda one: MISSING if one is answers.primary else p_words(one.holm_p),
@@ -103,6 +116,7 @@ def _inside_datasets(answers: Answers, what: Metric) -> list[Table]:
     datasets = list(dict.fromkeys(dataset for one in found for dataset in one.by_dataset))
     parts = [datasets[start : start + _ABREAST] for start in range(0, len(datasets), _ABREAST)]
     title = f"The same in each data set ({what.difference_unit})"
+    heads = {dataset: f"{dataset}\n({answers.units[dataset]})" if _mixed(answers) else dataset for dataset in datasets}
 
     def inside(dataset: str, one: Answer) -> str:
         return in_points(one.by_dataset.get(dataset), what)
@@ -110,7 +124,7 @@ def _inside_datasets(answers: Answers, what: Metric) -> list[Table]:
     return [
         table(
             part_title(title, number, len(parts)),
-            {"Name": lambda one: one.question.name, **{dataset: partial(inside, dataset) for dataset in part}},
+            {"Name": lambda one: one.question.name, **{heads[dataset]: partial(inside, dataset) for dataset in part}},
             found,
             names=1,
         )

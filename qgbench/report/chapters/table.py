@@ -52,6 +52,22 @@ def table(title: str, columns: Columns[T], subjects: Iterable[T], names: int, **
     return Table(title, list(columns), rows, names, **looks)
 
 
+_ABREAST = 125  # characters of the columns of numbers that a landscape page holds beside names
+
+
+def abreast(widths: Iterable[int], room: int = _ABREAST) -> list[list[int]]:
+    """Return columns, by their places and given their widths in characters, in parts that a page is wide enough for."""
+    parts: list[list[int]] = [[]]
+    left = room
+    for index, width in enumerate(widths):
+        if parts[-1] and width + 2 > left:
+            parts.append([])
+            left = room
+        parts[-1].append(index)
+        left -= width + 2
+    return parts
+
+
 def part_title(title: str, number: int, parts: int) -> str:
     """Return the title of a table that is cut in parts, where it is."""
     return f"{title}, part {number} of {parts}" if parts > 1 else title

@@ -50,7 +50,9 @@ def plan(analysis: Analysis) -> style.Plan:
     if not panels:
         return style.Plan([], ["no method was run with two numbers of labelled images or more, all else equal"])
     looks = style.Looks.of(analysis)
-    return style.Plan([partial(_draw, part, looks, analysis.measure) for part in style.sheets(panels, _LAYOUT.panels)])
+    return style.Plan(
+        [partial(_draw, part, looks, style.on_axes(analysis)) for part in style.sheets(panels, _LAYOUT.panels)]
+    )
 
 
 def _without_budget(section: Section) -> Setting:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qgbench.report.figures.style import blank, place, write
+from qgbench.report.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, blank, place, write
 from qgbench.report.lettering import printable, shortened
 
 if TYPE_CHECKING:
@@ -48,24 +48,33 @@ _PREDICTION = _Style("#2fa8ff", 1.2, (0, (3.2, 1.8)))
 _TWIN = _Style("#ffffff", 1.2, (0, (1.2, 2.2)))
 _HALO = _Style("#000000", 2.4)
 
+# Of several classes: the colour is the class's, and dashes tell reference, prediction and twin apart.
+_CLASS_COLORS = ("#f0e442", SKY, VERMILLION, GREEN, PURPLE, ORANGE, BLUE)  # of more classes they come round again
+_ANY_CLASS = "#ffffff"
+_CLASS_NAME_LENGTH = 18
+_LEGEND_ENTRY = 1.75  # inches, at least
+
 
 class Picture(NamedTuple):
-    """An image and its masks; `twin` is None where it is not drawn. Its name and the lines of `caption` stand below."""
+    """An image and its masks; `twin` is None where it is not drawn. Its name and the lines of `caption` stand below.
+
+    Masks are label maps: pixels of the k-th class have the value k, of one class True.
+    """
 
     image: NDArray[np.uint8]
-    reference: NDArray[np.bool_]
-    prediction: NDArray[np.bool_]
-    twin: NDArray[np.bool_] | None
+    reference: NDArray[Any]
+    prediction: NDArray[Any]
+    twin: NDArray[Any] | None
     name: str
     caption: list[str]
 
 
-def cases_png(title: str, rows: Mapping[str, Sequence[Picture]], twin_name: str) -> bytes:
-    """Return rows of pictures by their headings as a PNG file of at most 1.5 MB."""
+def cases_png(title: str, rows: Mapping[str, Sequence[Picture]], twin_name: str, classes: Sequence[str] = ()) -> bytes:
+    """Return rows of pictures by their headings as a PNG file of at most 1.5 MB; as `compose` takes them."""
     import matplotlib.style
 
     with matplotlib.style.context("default"):
-        figure = compose(title, rows, twin_name)
+        figure = compose(title, rows, twin_name, classes)
         resolution = _RESOLUTION
         while True:
             file = io.BytesIO()
@@ -75,8 +84,11 @@ def cases_png(title: str, rows: Mapping[str, Sequence[Picture]], twin_name: str)
             resolution *= 0.95 * math.sqrt(_LARGEST_FILE / size)  # a file grows with the number of its pixels
 
 
-def compose(title: str, rows: Mapping[str, Sequence[Picture]], twin_name: str) -> "Figure":
-    """Return the figure: from top to bottom a title, a legend, and the rows, each with its heading."""
+def compose(title: str, rows: Mapping[str, Sequence[Picture]], twin_name: str, classes: Sequence[str] = ()) -> "Figure":
+    """Return the figure: from top to bottom a title, a legend, and the rows, each with its heading.
+
+    Each of several `classes` has a colour of its own; of one none is named.
+    """
     columns = max([_LEAST_COLUMNS, *(len(row) for row in rows.values())])
     width = 2 * _MARGIN + columns * (_PICTURE_WIDTH + _GAP) - _GAP
     title_lines = textwrap.wrap(printable(title), int(width / 0.1))
@@ -85,27 +97,34 @@ def compose(title: str, rows: Mapping[str, Sequence[Picture]], twin_name: str) -
         name = shortened(printable(twin_name), _TWIN_NAME_LENGTH)
         named[f"prediction of the twin {name}".rstrip()] = _TWIN
     legend_columns = len(named) if columns > _LEAST_COLUMNS else 1
+    if len(classes) > 1:
+        named = {name: style._replace(color=_ANY_CLASS) for name, style in named.items()}
+        named |= {
+            shortened(printable(name), _CLASS_NAME_LENGTH): _Style(_class_color(place), 1.6)
+            for place, name in enumerate(classes)
+        }
+        legend_columns = min(len(named), int((width - 2 * _MARGIN) / _LEGEND_ENTRY))
     legend_top = _MARGIN + _TITLE_LINE * len(title_lines)
-    top = legend_top + _LEGEND_LINE * len(named) / legend_columns
+    top = legend_top + _LEGEND_LINE * math.ceil(len(named) / legend_columns)
     sizes = {heading: _row_size(row) for heading, row in rows.items()}
     height = top + sum(_HEADING + picture + caption for picture, caption in sizes.values()) + _MARGIN
     figure = blank(height, width)
     write(figure, _MARGIN, _MARGIN / 2, "\n".join(title_lines), fontsize=11, fontweight="bold", parse_math=False)
     _add_legend(figure, named, legend_columns, (_MARGIN / width, 1 - legend_top / height))
     for heading, row in rows.items():
-        _add_row(figure, top, heading, row, sizes[heading][0])
+        _add_row(figure, top, heading, row, sizes[heading][0], len(classes))
         top += _HEADING + sum(sizes[heading])
     return figure
 
 
-def _add_row(figure: "Figure", top: float, heading: str, row: Sequence[Picture], height: float) -> None:
+def _add_row(figure: "Figure", top: float, heading: str, row: Sequence[Picture], height: float, classes: int) -> None:
     write(figure, _MARGIN, top + 0.1, heading, fontsize=9.5, fontweight="bold")
     top += _HEADING
     for column, picture in enumerate(row):
         left = _MARGIN + column * (_PICTURE_WIDTH + _GAP)
         axes = place(figure, left, top, _PICTURE_WIDTH, height)
         axes.set_anchor("S")
-        _draw(axes, picture)
+        _draw(axes, picture, classes)
         lines = "\n".join([shortened(printable(picture.name), _NAME_LENGTH), *picture.caption])
         middle = left + _PICTURE_WIDTH / 2
         write(figure, middle, top + height + 0.05, lines, ha="center", fontsize=8, linespacing=1.2, parse_math=False)
@@ -142,12 +161,22 @@ def _add_legend(figure: "Figure", named: Mapping[str, _Style], columns: int, cor
         text.set_parse_math(False)
 
 
-def _draw(axes: "Axes", picture: Picture) -> None:
-    """Show an image and the outlines of its masks, in the pixels of the image."""
+def _class_color(place: int) -> str:
+    return _CLASS_COLORS[place % len(_CLASS_COLORS)]
+
+
+def _draw(axes: "Axes", picture: Picture, classes: int) -> None:
+    """Show an image and the outlines of its masks, of each class, in the pixels of the image."""
     height, width = picture.reference.shape
     masks = [(picture.reference, _REFERENCE), (picture.prediction, _PREDICTION)]
     if picture.twin is not None:
         masks.append((picture.twin, _TWIN))
+    if classes > 1:
+        masks = [
+            (labels == place + 1, style._replace(color=_class_color(place)))
+            for labels, style in masks
+            for place in range(classes)
+        ]
     axes.imshow(picture.image, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     # All halos lie below all lines: where outlines meet, each shows in the gaps of the next.
     for mask, _ in masks:

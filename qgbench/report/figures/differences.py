@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from qgbench.metrics.table import Metric
-from qgbench.report.across import ROPE
+from qgbench.report.across import ROPE, is_dice
 from qgbench.report.figures.style import BLACK, GREY, LIGHT_GREY, WIDTH, fitted, place
 from qgbench.report.wording import number, signed
 from qgbench.stats.crossed import Estimate
@@ -21,7 +21,7 @@ def difference_axes(
     axes.set_xlim(-limit, limit)
     axes.spines["left"].set_visible(False)
     axes.axvline(0, color=BLACK, linewidth=0.7, zorder=1)
-    if what.name == "dice":
+    if is_dice(what):
         band = min(ROPE * what.scale, limit)
         axes.axvspan(-band, band, color=LIGHT_GREY, linewidth=0, alpha=0.6, zorder=0, gid="rope")
     better = "right" if what.higher_is_better else "left"

@@ -71,7 +71,7 @@ def plan(analysis: Analysis) -> style.Plan:
     if not estimates:
         return style.Plan([], ["no contrast has a difference"])
     limit = _limit(estimates) * analysis.measure.scale
-    return style.Plan([partial(_draw, page, analysis.measure, limit) for page in _pages(blocks)])
+    return style.Plan([partial(_draw, page, style.on_axes(analysis), limit) for page in _pages(blocks)])
 
 
 def contrast_words(contrast: Contrast) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from qgbench.metrics.table import Metric
 from qgbench.report.analysis import Analysis
 from qgbench.report.contrasts import Contrast
-from qgbench.report.figures.style import BLUE, GREY, Layout, Plan, measure_words, sheets
+from qgbench.report.figures.style import BLUE, GREY, Layout, Plan, measure_words, on_axes, sheets
 from qgbench.report.sections import Section
 from qgbench.report.wording import setting_words
 
@@ -39,7 +39,7 @@ def plan(analysis: Analysis) -> Plan:
     panels = [panel for section in analysis.sections for panel in _panels(section, analysis)]
     if not panels:
         return Plan([], ["no cell has a twin that it can be compared with"])
-    return Plan([partial(_draw, part, analysis.measure) for part in sheets(panels, _LAYOUT.panels)])
+    return Plan([partial(_draw, part, on_axes(analysis)) for part in sheets(panels, _LAYOUT.panels)])
 
 
 def _panels(section: Section, analysis: Analysis) -> list[_Panel]:

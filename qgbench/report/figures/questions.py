@@ -45,7 +45,9 @@ def plan(analysis: Analysis) -> style.Plan:
     looks = {dataset: _LOOKS[index % len(_LOOKS)] for index, dataset in enumerate(datasets)}
     limit = analysis.measure.scale * _limit(shown)
     left_out = [f"questions without an answer: {len(found) - len(shown)}"] if len(shown) < len(found) else []
-    return style.Plan([partial(_draw, part, analysis.measure, limit, looks) for part in _sheets(shown)], left_out)
+    return style.Plan(
+        [partial(_draw, part, style.on_axes(analysis), limit, looks) for part in _sheets(shown)], left_out
+    )
 
 
 def _lines(answer: Answer) -> list[str]:

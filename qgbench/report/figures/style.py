@@ -133,6 +133,14 @@ class Looks:
         return self.methods[name.method, name.variant]
 
 
+def on_axes(analysis: Analysis) -> Metric:
+    """Return the measure as axes call it: as a mean over classes where it is, and with a unit for all settings."""
+    what = analysis.measure
+    if analysis.over_classes:
+        what = what.model_copy(update={"label": f"mean class {what.label.removesuffix(' (pooled)')}"})
+    return what.model_copy(update={"unit": "own unit"}) if analysis.mixes_units else what
+
+
 def measure_words(what: Metric) -> str:
     """Return a measure and its unit, for an axis."""
     return f"{what.label} ({what.unit})"

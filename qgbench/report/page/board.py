@@ -19,6 +19,8 @@ class Comparison:
     setting: Setting
     contrast: Contrast
     page: str
+    unit: str
+    """Of the measure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,9 @@ class Row:
     Attributes
     ----------
     setting : Setting
+    unit : str
+        Of the measure.
+    distance_unit : str
     name : ArmName
     scores : Scores
     best : bool
@@ -41,6 +46,8 @@ class Row:
     """
 
     setting: Setting
+    unit: str
+    distance_unit: str
     name: ArmName
     scores: Scores
     best: bool
@@ -71,7 +78,8 @@ def board(analysis: Analysis, titles: dict[str, str]) -> Board:
     """Return all cells and contrasts; `titles` gives the data sets' titles by name."""
     rows, comparisons = [], []
     for section in analysis.sections:
-        own = [Comparison(section.setting, c, contrast_slug(section.setting, c)) for c in section.contrasts]
+        unit = section.measure.unit
+        own = [Comparison(section.setting, c, contrast_slug(section.setting, c), unit) for c in section.contrasts]
         comparisons += own
         twins = {one.contrast.name: one for one in own if one.contrast.against_twin}
         runs = section.runs_of()
@@ -80,6 +88,8 @@ def board(analysis: Analysis, titles: dict[str, str]) -> Board:
             rows.append(
                 Row(
                     setting=section.setting,
+                    unit=unit,
+                    distance_unit=section.distance_unit,
                     name=name,
                     scores=scores,
                     best=name in section.best,

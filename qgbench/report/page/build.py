@@ -10,7 +10,7 @@ inline script to each page, which no such policy allows, and its rows could not 
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -22,14 +22,15 @@ from markupsafe import Markup
 
 from qgbench.base.errors import UserError, unreadable, unwritable
 from qgbench.base.locks import locked
-from qgbench.metrics.table import METRICS
+from qgbench.metrics.table import METRICS, Metric
 from qgbench.report import wording
 from qgbench.report.analysis import Analysis
 from qgbench.report.audit import PREDICTS_RULE, not_predicted
 from qgbench.report.chapters.across import across_chapter
 from qgbench.report.chapters.overview import overview
-from qgbench.report.chapters.suite import suite_tables, suite_words
-from qgbench.report.collect import Run
+from qgbench.report.chapters.setting import class_tables
+from qgbench.report.chapters.suite import CLASSES_RULE, suite_tables, suite_words
+from qgbench.report.collect import Run, in_unit_of, of_class
 from qgbench.report.contrasts import Contrast
 from qgbench.report.data import results_csv
 from qgbench.report.figures import CAPTIONS
@@ -43,7 +44,6 @@ from qgbench.report.sections import Section
 from qgbench.report.wording import MARK, MARK_RULE, protocol_line, protocol_lines
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, images_path
 from qgbench.spec.arm import ArmName
-from qgbench.spec.run_spec import Setting
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""
@@ -139,7 +139,11 @@ class _Site:
         self.templates = _environment()
         self.templates.globals.update(
             what=self.analysis.measure,
-            measures=METRICS,
+            distance_unit=in_unit_of(METRICS["hd95"], runs).unit,
+            mixes_units=self.analysis.mixes_units,
+            over_classes=self.analysis.over_classes,
+            several_classes=any(len(run.record.classes) > 1 for run in runs),
+            nouns=" or ".join(sorted({f"{section.noun}s" for section in self.analysis.sections})),
             titles=self.titles,
             method_anchors={each.name: each.anchor for each in self.method_cards},
             dataset_anchors={each.name: each.anchor for each in self.dataset_cards},
@@ -151,6 +155,7 @@ class _Site:
             MARK=MARK,
             MARK_RULE=MARK_RULE,
             PREDICTS_RULE=PREDICTS_RULE,
+            CLASSES_RULE=CLASSES_RULE.format(label=self.analysis.measure.label),
             words=words,
             protocol_words=protocol_words,
         )
@@ -164,8 +169,10 @@ class _Site:
         self._page("methods.html", "methods.html", cards=self.method_cards)
         self._page("datasets.html", "datasets.html", cards=self.dataset_cards)
         self._page("problems.html", "problems.html", analysis=self.analysis)
-        chapters = [across_chapter(across, self.analysis.measure) for across in self.analysis.across]
+        chapters = [across_chapter(across) for across in self.analysis.across]
         self._page("across.html", "across.html", chapters=[*chapters, *overview(self.analysis)])
+        if several := [section for section in self.analysis.sections if len(section.classes) > 1]:
+            self._page("classes.html", "classes.html", sections=[(each, class_tables(each)) for each in several])
         for pictures in self.figures.values():
             for name, content in pictures.items():
                 self._put(f"figures/{name}", content)
@@ -175,7 +182,7 @@ class _Site:
                 self._contrast(section, of_cells, contrast)
             pages = _pages_by_name(section)
             for run in section.runs if self.run_pages else ():
-                self._run(run, section.setting, pages.get(run.record.spec.arm, []))
+                self._run(run, section, pages.get(run.record.spec.arm, []))
         self._put(MARKER, b"A page of qgbench: `qgbench report --html` replaces this folder.\n")
 
     def _put(self, place: str, data: bytes) -> None:
@@ -216,6 +223,11 @@ class _Site:
             "contrast.html",
             setting=section.setting,
             contrast=contrast,
+            what=section.measure,
+            measures=_measures(section, ("dice", "hd95")),
+            over_classes=section.over_classes,
+            several=len(section.classes) > 1,
+            noun=section.noun,
             runs=runs,
             means={
                 contrast.reference: _seed_means(contrast.reference_scores),
@@ -227,9 +239,10 @@ class _Site:
             problems=[problem.cause for problem in section.problems if problem.where in both],
         )
 
-    def _run(self, run: Run, setting: Setting, contrasts: list[tuple[Contrast, str]]) -> None:
-        page = run_slug(run)
+    def _run(self, run: Run, section: Section, contrasts: list[tuple[Contrast, str]]) -> None:
+        page, setting = run_slug(run), section.setting
         record = run.record
+        several = len(record.classes) > 1
         self._put(f"data/{page}/{RECORD_NAME}", run.path.read_bytes())
         self._put(f"data/{page}/{IMAGES_NAME}", images_path(run.path).read_bytes())
         self._page(
@@ -237,6 +250,11 @@ class _Site:
             "run.html",
             page=page,
             record=record,
+            measures=_measures(section),
+            of_classes=[in_unit_of(METRICS[name], [run]) for name in ("dice", "hd95")] if several else [],
+            noun="volume" if record.of_volumes else "image",
+            distance_unit=in_unit_of(METRICS["hd95"], [run]).unit,
+            audits_by_class=run.audits_by_class,
             rerun=run.rerun,
             not_predicted=not_predicted(record),
             setting=setting,
@@ -248,10 +266,17 @@ class _Site:
                 ("Provenance", self._facts(record.provenance.model_dump(exclude={"packages", "hardware"}))),
                 ("Packages and hardware", self._facts(record.provenance.packages | record.provenance.hardware)),
             ],
-            head=images_head(),
+            head=images_head(run),
             body=images_body(run),
             protocol_line=protocol_line(setting.protocol, setting.protocol_version),
         )
+
+
+def _measures(section: Section, of_classes: Sequence[str] = ()) -> list[Metric]:
+    """Return the metrics that ship in the units of a section, then some of them of each of its classes."""
+    own = {name: in_unit_of(metric, section.runs) for name, metric in METRICS.items()}
+    classes = section.classes if len(section.classes) > 1 else ()
+    return [*own.values(), *(of_class(own[name], one) for name in of_classes for one in classes)]
 
 
 def _environment() -> Environment:

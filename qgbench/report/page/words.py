@@ -62,7 +62,11 @@ def regime_words(regime: str) -> str:
     if parsed.percent is not None:
         labels = f"{parsed.percent:g} % of the labels"
     else:
-        labels = "all labels" if parsed.budget is None else _counted(parsed.budget, "label")
+        labels = (
+            "all labels"
+            if parsed.budget is None
+            else _counted(parsed.budget, "patient" if parsed.patients else "label")
+        )
     split = "" if parsed.split == "grouped" else f", {parsed.split} split"
     return " + ".join((labels, *parsed.pools)) + split
 
@@ -88,7 +92,7 @@ def probability(value: float | None) -> str:
     return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 
-def headline(contrast: Contrast, where: str, what: Metric) -> str:
+def headline(contrast: Contrast, where: str, what: Metric, noun: str = "image", over_classes: bool = False) -> str:
     """Return a contrast in one sentence.
 
     Parameters
@@ -97,6 +101,10 @@ def headline(contrast: Contrast, where: str, what: Metric) -> str:
     where : str
         Data set and regime, 'PH2, 28 labels'.
     what : Metric
+    noun : str
+        What is tested one by one: 'image' or 'volume'.
+    over_classes : bool
+        Whether `what` is a mean over several classes.
 
     Returns
     -------
@@ -112,23 +120,24 @@ def headline(contrast: Contrast, where: str, what: Metric) -> str:
         return f"{subject}: refused, {contrast.refused}."
     if contrast.difference is None:
         return f"{subject}: {contrast.missing}."
-    return f"{subject}: {_claim(contrast.difference, what)}."
+    return f"{subject}: {_claim(contrast.difference, what, noun, over_classes)}."
 
 
-def _claim(scores: Scores, what: Metric) -> str:
+def _claim(scores: Scores, what: Metric, noun: str, over_classes: bool) -> str:
     found = scores.estimate
-    parts = [_amount(found, what)]
-    images = _counted(scores.images, "image")
+    parts = [_amount(found, what, over_classes)]
+    images = _counted(scores.images, noun)
     if found.groups != scores.images:
         images += f" in {_counted(found.groups, 'group')}"
     parts += [f"{images}, {_counted(found.seeds, 'seed')}", _doubt(found)]
     return "; ".join(parts)
 
 
-def _amount(found: Estimate, what: Metric) -> str:
+def _amount(found: Estimate, what: Metric, over_classes: bool) -> str:
     """Return a difference as text: '+1.3 Dice points, CI 0.4 to 2.2'."""
     size = signed(found.mean, what.scale)
     text = f"{size} {what.label} points" if what.unit == "%" else f"{size} {what.unit} {what.label}"
+    text += ", mean over classes" if over_classes else ""
     return text + (f", CI {interval(found, what.scale)}" if found.interval else ", no CI")
 
 

@@ -1,0 +1,295 @@
+"""Read volumes: NIfTI (``.nii``, ``.nii.gz``) and HDF5 as SSL4MIS writes it (datasets ``image`` and ``label``).
+
+Arrays are (D, H, W). Of NIfTI, slices lie along the file's third axis, whatever the anatomy: D runs towards the head,
+the left or the back of the patient. In a slice, rows run towards the feet or the back and columns towards the left or
+the back, so that image and label agree however each of them stores its axes. HDF5 says nothing of axes: as it is.
+
+Intensities are scaled by volume: its 0.5 percentile becomes 0 and its 99.5 percentile 255, what lies beyond is cut off.
+Spacing is in mm. Volumes of more than three dimensions, values that are no numbers, and labels that are no integers or
+lie elsewhere than their image are refused.
+"""
+
+import itertools
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qgbench.base.errors import UserError, unreadable
+from qgbench.data.images import MaskSizeError, MaskValuesError
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+HDF5_SUFFIXES = (".h5", ".hdf5")
+Spacing = tuple[float, float, float]
+
+_PERCENTILES = (0.5, 99.5)
+_MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
+_FAR = 0.1  # voxels: corners of an image and its label that are further apart do not agree
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, struct.error)
+
+
+@dataclass(frozen=True)
+class VolumeFiles:
+    """The files of one volume.
+
+    Attributes
+    ----------
+    images : tuple of Path
+        One file, or one a slice in the order of D.
+    labels : tuple of Path
+        The same for its label; in HDF5 these are the image's files. Empty where there is none.
+    """
+
+    images: tuple[Path, ...]
+    labels: tuple[Path, ...]
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every file once."""
+        return tuple(dict.fromkeys((*self.images, *self.labels)))
+
+
+def stem_of(file: Path) -> str | None:
+    """Return the name of a volume's file without its suffix; None where it is none of those that are read."""
+    name = file.name.lower()
+    suffix = next((suffix for suffix in (*NIFTI_SUFFIXES, *HDF5_SUFFIXES) if name.endswith(suffix)), None)
+    return None if suffix is None else file.name[: -len(suffix)]
+
+
+def read_shape(files: VolumeFiles) -> tuple[tuple[int, int, int], Spacing | None]:
+    """Return the shape (D, H, W) of a volume and its spacing in mm, None where the format has none; of headers alone.
+
+    Raises
+    ------
+    UserError
+        A file is missing, empty, damaged, or of another number of dimensions.
+    """
+    first = files.images[0]
+    if _is_hdf5(first):
+        shape = _hdf5_shape(first)
+        if len(files.images) > 1:
+            return (len(files.images), *_of_dimensions(first, shape, 2)), None
+        return _of_dimensions(first, shape, 3), None
+    grid = _grid(first)
+    return grid.shape, grid.spacing
+
+
+def read_volume(files: VolumeFiles) -> NDArray[np.uint8]:
+    """Read a volume's image: (D, H, W) uint8, scaled as the top of this module says.
+
+    Raises
+    ------
+    UserError
+        What `read_shape` raises; a value is not finite, or no number; slices differ in size.
+    """
+    values = _values(files.images, "image").astype(np.float64)
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        raise UserError(
+            f"{files.images[0]} holds {bad} values that are no finite numbers (NaN or infinite): replace them, for "
+            "example by the volume's least value."
+        )
+    return scaled(values)
+
+
+def scaled(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return a volume's intensities as bytes: its 0.5 percentile is 0 and its 99.5 percentile 255; a constant is 0."""
+    low, high = np.percentile(values, _PERCENTILES)
+    if high <= low:  # nearly all of the volume has one value
+        low, high = values.min(), values.max()
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    return np.rint(255 * ((values - low) / (high - low)).clip(0, 1)).astype(np.uint8)
+
+
+def read_labels(files: VolumeFiles) -> NDArray[np.int64]:
+    """Read a volume's label: (D, H, W) integers, as the file has them.
+
+    Raises
+    ------
+    MaskSizeError
+        It has another shape than its image, or lies elsewhere.
+    MaskValuesError
+        A value is not a whole number from 0.
+    UserError
+        What `read_shape` raises.
+    """
+    image, label = files.images[0], files.labels[0]
+    if not _is_hdf5(label):
+        _refuse_elsewhere(image, _grid(image), label, _grid(label))
+    values = _values(files.labels, "label")
+    if (shape := read_shape(files)[0]) != values.shape:
+        raise MaskSizeError(f"{label} has {_by(values.shape)} voxels (D x H x W), and its image {image} {_by(shape)}.")
+    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+        odd = values[~(np.isfinite(values) & (values == np.rint(values)))]
+        raise MaskValuesError(
+            f"{label} holds {odd.size} values that are not integers, such as {odd[0]:g}: labels are numbers of "
+            "classes. Was it resampled with interpolation? Resample it by nearest neighbour."
+        )
+    labels = values.astype(np.int64)
+    if labels.min() < 0:
+        raise MaskValuesError(f"{label} holds the value {labels.min()}: 0 is the background, and classes are above it.")
+    return labels
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where the voxels of a NIfTI file are."""
+
+    shape: tuple[int, int, int]  # D, H, W
+    spacing: Spacing
+    order: tuple[int, int, int]  # the file's axes that become D, H, W
+    flipped: tuple[bool, bool, bool]  # which of D, H, W run against the file's axis
+    corners: NDArray[np.float64]  # (8, 3): positions of the corner voxels in mm, in the order of D, H, W
+
+
+def _grid(file: Path) -> _Grid:
+    import nibabel
+
+    with _named(file):
+        header = nibabel.load(file)
+        shape = _of_dimensions(file, header.shape, 3)
+        if header.get_data_dtype().kind not in "iuf":
+            raise UserError(f"{file} holds voxels of the kind {header.get_data_dtype()}; expected one number each.")
+        affine = np.asarray(header.affine, dtype=np.float64)
+        zooms = np.asarray(header.header.get_zooms()[:3], dtype=np.float64) * _MM[header.header.get_xyzt_units()[0]]
+    if not (np.isfinite(zooms).all() and (zooms > 0).all()):
+        raise UserError(f"{file} says that a voxel is {_by(zooms)} mm large; mend its header (pixdim).")
+    order, flipped = _axes(affine)
+    lengths = np.array(shape)[list(order)]
+    index = np.empty((8, 3))
+    index[:, list(order)] = [
+        [n - 1 - place if flip else place for place, n, flip in zip(corner, lengths, flipped, strict=True)]
+        for corner in itertools.product(*((0, n - 1) for n in lengths))
+    ]
+    depth, height, width = (float(zooms[axis]) for axis in order)
+    corners = index @ affine[:3, :3].T + affine[:3, 3]
+    return _Grid((int(lengths[0]), int(lengths[1]), int(lengths[2])), (depth, height, width), order, flipped, corners)
+
+
+def _axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Return which of a file's axes become D, H, W, and which of these are reversed (top of this module)."""
+    import nibabel
+
+    of_patient, direction = nibabel.io_orientation(affine).T  # 0 left to right, 1 back to front, 2 feet to head; +-1
+    if not np.isfinite(of_patient).all():
+        return (2, 1, 0), (False, False, False)
+    columns, rows = sorted((0, 1), key=lambda axis: of_patient[axis])
+    order = (2, rows, columns)
+    wanted = [1 if of_patient[axis] == 2 and axis == 2 else -1 for axis in order]
+    return order, tuple(bool(direction[axis] != sign) for axis, sign in zip(order, wanted, strict=True))
+
+
+def _refuse_elsewhere(image: Path, of_image: _Grid, label: Path, of_label: _Grid) -> None:
+    if of_label.shape != of_image.shape:
+        raise MaskSizeError(
+            f"{label} has {_by(of_label.shape)} voxels (D x H x W), and its image {image} {_by(of_image.shape)}."
+        )
+    apart = float(np.linalg.norm(of_label.corners - of_image.corners, axis=1).max())
+    if apart > _FAR * min(of_image.spacing) or not np.allclose(of_label.spacing, of_image.spacing, rtol=_FAR):
+        raise MaskSizeError(
+            f"{label} does not lie where its image {image} does: by their headers (affine) voxels are up to "
+            f"{apart:.3g} mm apart. Resample the label to the image; if only the header is wrong, copy the image's."
+        )
+
+
+def _values(files: tuple[Path, ...], dataset: str) -> NDArray[Any]:
+    """Return a volume (D, H, W) as its files hold it."""
+    if len(files) == 1:
+        return _hdf5(files[0], dataset, 3) if _is_hdf5(files[0]) else _nifti(files[0])
+    slices = [_hdf5(file, dataset, 2) for file in files]
+    for file, values in zip(files, slices, strict=True):
+        if values.shape != slices[0].shape:
+            raise UserError(f"{file} has {_by(values.shape)} pixels, and {files[0]} {_by(slices[0].shape)}.")
+    return np.stack(slices)
+
+
+def _nifti(file: Path) -> NDArray[Any]:
+    import nibabel
+
+    grid = _grid(file)
+    with _named(file):
+        values = np.asanyarray(nibabel.load(file).dataobj)
+    values = values.reshape(values.shape[:3]).transpose(grid.order)
+    return np.flip(values, [axis for axis in range(3) if grid.flipped[axis]])
+
+
+def _is_hdf5(file: Path) -> bool:
+    return file.name.lower().endswith(HDF5_SUFFIXES)
+
+
+def _hdf5_shape(file: Path) -> tuple[int, ...]:
+    with _opened_hdf5(file) as opened:
+        return tuple(_dataset(file, opened, "image").shape)
+
+
+def _hdf5(file: Path, name: str, dimensions: int) -> NDArray[Any]:
+    with _opened_hdf5(file) as opened:
+        values = np.asarray(_dataset(file, opened, name))
+    _of_dimensions(file, values.shape, dimensions)
+    if values.dtype.kind not in "iuf":
+        raise UserError(f"{file} holds voxels of the kind {values.dtype} in '{name}'; expected one number each.")
+    return values
+
+
+def _dataset(file: Path, opened: Any, name: str) -> Any:
+    if name not in opened:
+        raise UserError(f"{file} has no dataset '{name}' (it has: {', '.join(opened) or 'none'}).")
+    return opened[name]
+
+
+@contextmanager
+def _opened_hdf5(file: Path) -> Iterator[Any]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(
+            f"{file}: HDF5 is read by h5py, which is not installed: pip install 'qgbench[hdf5]'."
+        ) from error
+    with _named(file), h5py.File(file, "r") as opened:
+        yield opened
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Turn what a library says of a file into a message that names the file and what to do."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        if file.stat().st_size == 0:
+            raise UserError(f"{file} is empty (0 bytes); fetch it again.")
+        yield
+    except UserError:
+        raise
+    except (FileNotFoundError, PermissionError) as error:
+        raise unreadable(file, error) from error
+    except (*_DAMAGE, ImageFileError, HeaderDataError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{file} is damaged, cut off, or not of the kind that its suffix says ({said}); fetch it again."
+        ) from error
+
+
+def _of_dimensions(file: Path, shape: tuple[int, ...], wanted: int) -> Any:
+    """Return a shape without ones at its end; refuse another number of dimensions than is wanted."""
+    kept = tuple(int(n) for n in shape)
+    while len(kept) > wanted and kept[-1] == 1:
+        kept = kept[:-1]
+    if len(kept) != wanted or 0 in kept:
+        several = f"{kept[3]} volumes (times or channels)" if len(kept) == 4 else f"{len(kept)} dimensions"
+        raise UserError(
+            f"{file} holds {several}, {_by(kept)} voxels; expected {wanted} dimensions. Save the one volume that is to "
+            "be segmented as a file of its own."
+        )
+    return kept
+
+
+def _by(numbers: Any) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)
