@@ -41,7 +41,7 @@ class CrossTeaching(Method):
         return ("", settings.second_arch)
 
     def step(self, batch: Batch) -> Step:
-        """Return terms of each network's Dice loss against the other's hard label: of the lesion, of the background."""
+        """Return terms of each network's Dice loss against the other's hard label: of each class and the background."""
         first, second = self.network(0), self.network(1)
         images, sizes = torch.cat([batch.x_l, batch.u_w]), [len(batch.x_l), len(batch.u_w)]
         (pred_l_1, pred_u_1), (pred_l_2, pred_u_2) = (network(images).split(sizes) for network in (first, second))

@@ -26,6 +26,8 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
       together; here each pass is of one copy, as that of the target is.
     - The authors' passes move the teacher's running statistics, which nothing in training uses; here the teacher has
       the student's, so that it can be evaluated.
+    - The authors' code, of two classes, halves the sum of squares over these; here it is the mean over any number of
+      classes, and certainty is a share of ln of that number (SSL4MIS keeps 2 and ln 2 for four classes).
     - The authors' weight is 0.1 exp(-5 (1 - t)^2); here it rises linearly to 0.25, as in the release of the row.
     - The release averages the teacher at up to 0.999 in this row; here at up to 0.99, as the authors do, except in the
       protocol paper, where every method has the release's average.
@@ -59,7 +61,8 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
         start = self.settings.threshold
         certain = (entropy < (start + (1 - start) * ramp) * math.log(len(self.task.classes) + 1)).float()
         pred_l, pred_u = self.predict_together(batch)
-        loss = ((self.task.probabilities(pred_u) - label.prob).square() * certain).sum((1, 2, 3))
+        squares = (self.task.probabilities(pred_u) - label.prob).square().mean(1, keepdim=True)
+        loss = (squares * certain).sum((1, 2, 3))
         term = Term(loss, label, denominator=certain.sum((1, 2, 3)))
         return Step(segmentation_loss(self.task, pred_l, batch.y_l), [term])
 

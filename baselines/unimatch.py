@@ -1,12 +1,14 @@
 """UniMatch: two strong views and perturbed features, all supervised by the weak view."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from qgbench.methods import Batch, Method, MethodSettings, Network, PseudoLabel, Step, Term
-from qgbench.methods.cutmix import cutmix_term, paste
+from qgbench.methods.cutmix import cutmix_dice_terms, cutmix_term, paste
 from qgbench.methods.losses import certain_cross_entropy, segmentation_loss
 
 
@@ -24,6 +26,8 @@ class UniMatch(Method):
     Source: Yang et al., arXiv 2208.09910 and its code: (L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2, each averaged over
     all pixels, certain or not; threshold 0.95, channel dropout 0.5, no ramp. Labelled and weak images are decoded twice
     in one batch, clean and with dropped features, [x, u ; x_fp, u_fp]; u is the label, x_fp is not used further.
+    Their code for ACDC has, in the place of cross-entropy, the Dice of the batch over the certain pixels, averaged over
+    classes and background: unlabelled_loss dice.
 
     Deviations
     ----------
@@ -31,7 +35,7 @@ class UniMatch(Method):
       before in the same batch, with the label that this has: each image has one label, which can be judged.
     - They drop channels of the finest and the coarsest features, all that their DeepLab decodes (in their U-Net for
       ACDC of all features); here of all, because any network's decoder may use them.
-    - Their supervised loss is cross-entropy alone (for ACDC half is Dice).
+    - Their supervised loss is cross-entropy alone (for ACDC half is Dice, of the batch and of the background, too).
     - Their decoder learns at 10 times the encoder's rate (not for ACDC); here both have one rate.
     """
 
@@ -43,6 +47,9 @@ class UniMatch(Method):
         ramp: float = Field(0.0, ge=0, le=1, description="fraction of the budget over which it rises linearly")
         threshold: float = Field(0.95, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
         dropout: float = Field(0.5, ge=0, lt=1, description="share of the weak view's feature channels that is dropped")
+        unlabelled_loss: Literal["ce", "dice"] = Field(
+            "ce", description="cross-entropy over all pixels, or Dice of the batch over the certain ones, as for ACDC"
+        )
         # Records of protocol 2 and before did neither: labelled images were decoded in one batch with dropped features.
         apart: bool = Field(
             False, description="decode labelled images and dropped features in batches of their own, and label apart"
@@ -52,19 +59,26 @@ class UniMatch(Method):
     settings: Settings
 
     def step(self, batch: Batch) -> Step:
-        """Return three terms: one for each strong view, then the perturbed features."""
-        student = self.student
-        threshold = self.settings.threshold
+        """Return a term for each strong view, then one for the perturbed features; of Dice, one for each class."""
+        task, threshold, dice = self.task, self.settings.threshold, self.settings.unlabelled_loss == "dice"
         pred_l, pred_u_fp, label = (self._apart if self.settings.apart else self._together)(batch)
         partner = torch.arange(len(label), device=label.prob.device).roll(1)
         views = torch.cat([paste(batch.u_s1, batch.cut1, partner), paste(batch.u_s2, batch.cut2, partner)])
         terms = []
-        for pred_u_s, cut in zip(student(views).chunk(2), (batch.cut1, batch.cut2), strict=True):
-            pixels = certain_cross_entropy(self.task, pred_u_s, paste(label.prob, cut, partner), threshold)
-            terms.append(cutmix_term(pixels, label, cut, partner, 0.25))
-        loss_fp = certain_cross_entropy(self.task, pred_u_fp, label.prob, threshold).mean((1, 2, 3))
-        terms.append(Term(loss_fp, label, coef=0.5))
-        return Step(0.5 * segmentation_loss(self.task, pred_l, batch.y_l), terms)
+        for pred_u_s, cut in zip(self.student(views).chunk(2), (batch.cut1, batch.cut2), strict=True):
+            prob = paste(label.prob, cut, partner)
+            if dice:
+                terms += cutmix_dice_terms(task, pred_u_s, prob, threshold, label, cut, partner, 0.25)
+            else:
+                pixels = certain_cross_entropy(task, pred_u_s, prob, threshold)
+                terms.append(cutmix_term(pixels, label, cut, partner, 0.25))
+        if dice:
+            whole = torch.zeros_like(batch.cut1)
+            terms += cutmix_dice_terms(task, pred_u_fp, label.prob, threshold, label, whole, partner, 0.5)
+        else:
+            loss_fp = certain_cross_entropy(task, pred_u_fp, label.prob, threshold).mean((1, 2, 3))
+            terms.append(Term(loss_fp, label, coef=0.5))
+        return Step(0.5 * segmentation_loss(task, pred_l, batch.y_l), terms)
 
     def _together(self, batch: Batch) -> tuple[Tensor, Tensor, PseudoLabel]:
         """Return logits of the labelled images and of the dropped features, and the label, all of one decoded batch."""

@@ -309,6 +309,13 @@ def add(
             "half. (default: masks hold 0 and one other value)",
         ),
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="For masks of several classes: name and value of each, 'edema=1,tumour=2', or its colour, "
+            "'edema=#ff0000'. (default: one class, lesion)",
+        ),
+    ] = None,
     origin: Annotated[
         str | None,
         typer.Option(
@@ -336,15 +343,17 @@ def add(
     """
     from qgbench.base.progress import track
     from qgbench.data.acquire.install import add_own, add_regrouped, own_card, writable_data_dir
+    from qgbench.data.cards import parse_classes
     from qgbench.data.readers import open_source
 
     facts = {"domain": domain, "modality": modality, "terms": terms, "citation": citation}
     if origin is not None:
-        if groups is None or any(given is not None for given in (images, masks, threshold)):
+        if groups is None or any(given is not None for given in (images, masks, threshold, classes)):
             raise UserError("--from takes images and masks of a data set that is there: give it with --groups, alone.")
         source = open_source(origin, data_dir)
         facts = {key: getattr(source.card, key) if value == _NOT_STATED else value for key, value in facts.items()}
-        card = own_card(name, title or f"{source.card.title}, other groups", unit, pool=False, facts=facts)
+        title = title or f"{source.card.title}, other groups"
+        card = own_card(name, title, unit, pool=False, facts=facts, classes=source.card.classes)
         print(add_regrouped(card, source, groups, writable_data_dir(data_dir), track))
         return
     if images is None:
@@ -353,7 +362,13 @@ def add(
         raise UserError("--groups says which images a split must not part, and a pool is not split; leave it out.")
     if masks is None and threshold is not None:
         raise UserError("--threshold says how masks are read, and a pool has none; give --masks too, or leave it out.")
-    card = own_card(name, title or name, unit if groups else "none known", masks is None, facts, threshold)
+    if classes is not None and (masks is None or threshold is not None):
+        raise UserError(
+            "--classes says what the values of masks mean: give it with --masks, and without --threshold, which cuts "
+            "them into lesion and background."
+        )
+    named = None if classes is None else parse_classes(classes)
+    card = own_card(name, title or name, unit if groups else "none known", masks is None, facts, threshold, named)
     print(add_own(card, images, masks, groups, writable_data_dir(data_dir), track))
     logger.info("next: qgbench data verify %s, qgbench data show %s", name, name)
 

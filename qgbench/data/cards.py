@@ -34,6 +34,7 @@ CARD_NAME = "card.toml"
 DATA_VARIABLE = "QGBENCH_DATA"
 Kind = Literal["labelled", "pool"]
 _NO_CLASSES = ("background", "mean")
+_LARGEST_VALUE = 65535  # of 16 bits
 _MOST_CLASSES = 254  # a label map has one byte a pixel, of which 0 and 255 are taken
 
 
@@ -102,8 +103,11 @@ class Card(BaseModel):
                 )
             if isinstance(value, str) and not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
                 raise ValueError(f"{name} = '{value}': the value is a whole number, or a colour such as '#ff0000'")
-            if value == 0 or value == "#000000":
-                raise ValueError(f"{name} = {value}: 0, or black, is the background")
+            if value == "#000000" or (isinstance(value, int) and not 0 < value <= _LARGEST_VALUE):
+                raise ValueError(
+                    f"{name} = {value}: a class has a number from 1 to {_LARGEST_VALUE}, or a colour; 0, or black, is "
+                    "the background"
+                )
         values = [value.lower() if isinstance(value, str) else value for value in classes.values()]
         if len({type(value) for value in values}) > 1:
             raise ValueError("classes are told by numbers or by colours, not by both")
@@ -117,6 +121,28 @@ class Card(BaseModel):
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in order; ('lesion',) where none are given."""
         return tuple(self.classes) or Task().classes
+
+
+def parse_classes(text: str) -> dict[str, int | str]:
+    """Return classes as they are typed, ``edema=1,tumour=2`` or ``edema=#ff0000``; `Card` refuses impossible ones.
+
+    Raises
+    ------
+    UserError
+        It is written otherwise, or a name is there twice.
+    """
+    classes: dict[str, int | str] = {}
+    for item in text.split(","):
+        name, _, value = (part.strip() for part in item.partition("="))
+        if not name or not re.fullmatch(r"\d+|#.*", value):
+            raise UserError(
+                f"--classes {text}: '{item.strip()}' is not NAME=VALUE; give the value or the colour of each class in "
+                'the masks, in the order that tables shall have, such as "edema=1,tumour=2" or "edema=#ff0000".'
+            )
+        if name in classes:
+            raise UserError(f"--classes {text}: '{name}' is there twice; a class has one value and a name of its own.")
+        classes[name] = int(value) if value.isdecimal() else value
+    return classes
 
 
 def card_folder(name: str) -> Traversable:

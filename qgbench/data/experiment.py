@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from qgbench.base.errors import UserError
+from qgbench.base.logs import logger
 from qgbench.data.cache import Prepared
-from qgbench.data.splits import draw_labelled
+from qgbench.data.splits import classes_shown, draw_labelled
 from qgbench.spec.regime import Regime
 from qgbench.spec.task import Task
 
@@ -135,7 +136,9 @@ def training_data(
     row_of = {name: row for row, name in enumerate(prepared.ids)}
     part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
     budget = regime.labelled(len(part["train"]))
-    drawn = draw_labelled(part["train"], budget, dataset, k) if labelled_ids is None else labelled_ids
+    drawn = labelled_ids
+    if drawn is None:
+        drawn = draw_labelled(part["train"], budget, dataset, k, classes_shown(prepared))
     if len(drawn) != budget:
         raise UserError(
             f"the split names {len(drawn)} labelled images, and the budget is {budget}; leave --labelled out."
@@ -167,10 +170,20 @@ def training_data(
 
 
 def _refuse_without_lesion(prepared: Prepared, labelled: np.ndarray, train: list[int], k: int) -> None:
-    """Refuse labelled images (rows of `prepared`) of which a network can only learn that there is nothing."""
+    """Refuse labelled images (rows of `prepared`) of which a network can only learn that there is nothing.
+
+    Where they show some of several classes, warn of those that they do not.
+    """
     masks = prepared.masks
     assert masks is not None, "a data set that is split has masks"
     if any(masks[row].any() for row in labelled):
+        shown = {label for row in labelled for label in np.unique(masks[row]).tolist()}
+        if absent := [name for label, name in enumerate(prepared.classes, start=1) if label not in shown]:
+            logger.warning(
+                "none of the %d labelled images (seed index %d) shows %s at %d x %d pixels, so nothing is learnt of "
+                "it: take more labelled images, or another seed.",
+                *(len(labelled), k, " or ".join(absent), *masks.shape[1:]),
+            )
         return
     others = sum(bool(masks[row].any()) for row in train)
     remedy = (

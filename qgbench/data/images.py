@@ -13,11 +13,15 @@
 
 Masks hold only 0 and one other value, or grey levels that are cut at one of them, so grey ones may have any number of
 bits; 16-bit colours are refused there. Of a palette the colours count, not their numbers.
+
+Label maps, masks of named classes, hold 0 or black and the values of classes, and nothing else. Where these are
+numbers, the numbers of a palette count, unless its colours are grey levels that all are classes, as programs that
+shrink files may have it; where they are colours, its colours.
 """
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -49,6 +53,9 @@ _TURNS = {
 _SWAPS_SIDES = 5  # orientations from here on exchange width and height
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA_SAMPLES = 258, 262, 277, 284, 338  # TIFF tags
+_STRAYS = 5  # values that a message names
+_FEW = 16  # values that a label map may well hold
+
 _UNKNOWN_TAG = 65000  # private: read by nobody
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _SEPARATE_PLANES = 0, 1, 2, 2
 _TIFF_BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
@@ -60,7 +67,7 @@ class MaskSizeError(UserError):
 
 
 class MaskValuesError(UserError):
-    """A mask holds more than two values."""
+    """A mask holds more than two values, or a label map one that is no class."""
 
 
 def read_image(file: Path) -> NDArray[np.uint8]:
@@ -134,40 +141,158 @@ def read_mask(file: Path, image_file: Path, rule: MaskRule | float = "binary") -
         A file cannot be read (see `read_image`), the mask has bits without a largest value under the rule 'half', or
         the grey level cuts nothing of whole numbers: a fraction below 1, or their largest.
     """
-    with _opened(file) as mask, _opened(image_file) as image:
-        _check_same_size(file, mask, image_file, image)
-        if _is_16_bit(mask) and mask.mode in _MODES:
-            raise UserError(f"{file} is a mask in 16-bit colours; save it as 8-bit greyscale.")
-        if mask.mode not in _MODES and not mask.mode.startswith(("I", "F")):
-            raise UserError(f"{file} is a mask with pixels of the kind {mask.mode}; save it as 8-bit greyscale.")
-        picture = _decoded(file, mask)
-        _check_opaque(file, picture)
-        is_grey = picture.mode in _GREY_MODES or picture.mode.startswith(("I", "F"))
-        pixels = np.asarray(picture if is_grey else picture.convert("RGB"))
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise UserError(f"{file} is a mask with pixels that are infinite or no number; save it as 8-bit greyscale.")
+    picture = _mask_picture(file, image_file)
+    is_grey = _is_grey(picture)
+    pixels = np.asarray(picture if is_grey else picture.convert("RGB"))
+    _check_finite(file, pixels)
     if rule == "half":
         return _above(file, pixels, None)
     if not isinstance(rule, str):
         return _above(file, pixels, rule)
     if not is_grey:
         is_grey = bool((pixels == pixels[..., :1]).all())
-        # Otherwise one number per colour.
-        pixels = pixels[..., 0] if is_grey else pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+        pixels = pixels[..., 0] if is_grey else _colour_numbers(pixels)
     foreground = pixels != 0
     if rule == "nonzero":
         return foreground
     top = pixels.max() or pixels.min()  # the one other value may be negative
     if strays := np.count_nonzero(foreground & (pixels != top)):
         top_name, zero, kind = (str(top), "0", "value") if is_grey else (f"#{top:06x}", "black", "colour")
-        share = strays / pixels.size
+        values = np.unique(pixels)
+        named = ""
+        if len(values) <= _FEW and pixels.dtype.kind == "u":
+            by_colour = not is_grey or picture.mode in ("P", "PA")
+            scale = 0x010101 if by_colour and is_grey else 1
+            typed = [f"#{value * scale:06x}" if by_colour else value for value in values[values != 0].tolist()]
+            example = ",".join(f"NAME={value}" for value in typed)
+            named = f' If each {kind} is a class, name them: --classes "{example}".'
         raise MaskValuesError(
-            f"{file} holds {np.unique(pixels).size} {kind}s: {strays} of {pixels.size} pixels "
-            f"({f'{share:.1%}' if share >= 0.001 else 'below 0.1%'}) are neither {zero} nor {top_name}. A mask holds "
+            f"{file} holds {values.size} {kind}s: {strays} of {pixels.size} pixels "
+            f"({_percent(strays / pixels.size)}) are neither {zero} nor {top_name}. A mask holds "
             f"{zero} and one other {kind}: threshold it, for example at half of its maximum, and save it as PNG (JPEG "
-            "adds values); or bring it in with qgbench data add --threshold LEVEL."
+            f"adds values); or bring it in with qgbench data add --threshold LEVEL.{named}"
         )
     return foreground
+
+
+def read_labels(file: Path, image_file: Path, classes: Mapping[str, int | str]) -> NDArray[np.uint8]:
+    """Read a mask of named classes.
+
+    Parameters
+    ----------
+    file : Path
+        In any format of `read_image` but JPEG, which changes values, with any number of bits if it is grey.
+    image_file : Path
+        The image that it belongs to.
+    classes : mapping of str to int, or to str
+        Value of each class: a number, which is a grey level (white is 255 in a mask of 1 bit, or 1 where no class is
+        255) or an entry's number in a palette (top of this module); or the colour '#rrggbb'. What is 0 or black is the
+        background.
+
+    Returns
+    -------
+    (H, W) uint8
+        0 for the background, k for the k-th class; turned as its own EXIF orientation says.
+
+    Raises
+    ------
+    MaskSizeError
+        The mask has not the size that the image is shown in.
+    MaskValuesError
+        It holds another value, or is a JPEG.
+    UserError
+        A file cannot be read (see `read_image`), or has colours where classes are numbers.
+    """
+    picture = _mask_picture(file, image_file)
+    if picture.format in ("JPEG", "MPO"):
+        raise MaskValuesError(
+            f"{file} is a JPEG, which changes the values that tell classes apart; save what it was made of as PNG."
+        )
+    values = list(classes.values())
+    by_colour = any(isinstance(value, str) for value in values)
+    if by_colour:
+        if picture.mode.startswith(("I", "F")):
+            raise UserError(
+                f"{file} is a grey mask of more than 8 bits, and classes are told by colours; give their numbers."
+            )
+        pixels = _colour_numbers(np.asarray(picture.convert("RGB")))
+        values = [int(str(value)[1:], 16) for value in values]
+    else:
+        pixels = _numbers(file, picture, values)
+    labels = np.zeros(pixels.shape, np.uint8)
+    known = pixels == 0
+    for label, value in enumerate(values, start=1):
+        labels[is_class := pixels == value] = label
+        known |= is_class
+    if not known.all():
+        _refuse_strays(file, pixels, np.unique(pixels[~known]).tolist(), "colour" if by_colour else "value")
+    return labels
+
+
+def _mask_picture(file: Path, image_file: Path) -> Image.Image:
+    """Return a mask, decoded and turned; refuse what is not of its image's size, and pixels that cannot be a mask's."""
+    with _opened(file) as mask, _opened(image_file) as image:
+        _check_same_size(file, mask, image_file, image)
+        if _is_16_bit(mask) and mask.mode in _MODES:
+            raise UserError(f"{file} is a mask in 16-bit colours; save it as 8-bit greyscale.")
+        if mask.mode not in _MODES and not mask.mode.startswith(("I", "F")):
+            raise UserError(f"{file} is a mask with pixels of the kind {mask.mode}; save it as 8-bit greyscale.")
+        kind = mask.format
+        picture = _decoded(file, mask)
+        _check_opaque(file, picture)
+        picture.format = kind  # which a picture that was turned has lost
+        return picture
+
+
+def _is_grey(picture: Image.Image) -> bool:
+    return picture.mode in _GREY_MODES or picture.mode.startswith(("I", "F"))
+
+
+def _check_finite(file: Path, pixels: NDArray[Any]) -> None:
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise UserError(f"{file} is a mask with pixels that are infinite or no number; save it as 8-bit greyscale.")
+
+
+def _colour_numbers(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Return one number per colour, 0xrrggbb: (H, W, 3) -> (H, W)."""
+    return pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+
+
+def _numbers(file: Path, picture: Image.Image, values: list[int | str]) -> NDArray[Any]:
+    """Return the numbers that tell classes of these values apart, as `read_labels` describes them: (H, W)."""
+    if picture.mode == "1":
+        return np.asarray(picture).astype(np.uint8) * (255 if 255 in values else 1)
+    pixels = np.asarray(picture if _is_grey(picture) else picture.convert("RGB"))
+    _check_finite(file, pixels)
+    if pixels.ndim == 2:
+        return pixels
+    is_grey = bool((pixels == pixels[..., :1]).all())
+    if picture.mode in ("P", "PA") and not (is_grey and np.isin(pixels, [0, *values]).all()):
+        return np.asarray(picture).reshape(picture.height, picture.width, -1)[..., 0]  # without alpha
+    if not is_grey:
+        raise UserError(f"{file} has colours, and classes are told by numbers; give colours, such as NAME=#ff0000.")
+    return pixels[..., 0]
+
+
+def _refuse_strays(file: Path, pixels: NDArray[Any], strays: list[float], kind: str) -> None:
+    """Say which values of a label map are no class, how many pixels have them, and what to do."""
+
+    def named(value: float) -> str:
+        name = f"#{value:06x}" if kind == "colour" else f"{value:g}"
+        return f"{name} ({_percent(np.count_nonzero(pixels == value) / pixels.size)} of the pixels)"
+
+    more = f" and {len(strays) - _STRAYS} more" if len(strays) > _STRAYS else ""
+    zero = "black" if kind == "colour" else "0"
+    cause = "smooth resizing and JPEG add values: save masks as PNG, resized by nearest pixel"
+    named_or_none = f"name each as a class (--classes, or classes in the card), or make it {zero}, the background"
+    remedy = cause if len(strays) > _FEW else f"{named_or_none} ({cause})"
+    raise MaskValuesError(
+        f"{file} holds {kind}s that are no class: {', '.join(map(named, strays[:_STRAYS]))}{more}; {remedy}."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else "below 0.1%"
 
 
 def _above(file: Path, pixels: NDArray[Any], level: float | None) -> NDArray[np.bool_]:

@@ -123,6 +123,7 @@ def print_entry(entry: Entry, console: Console) -> None:
         "images": f"{'any number' if card.images is None else f'{card.images:,}'}, {there}{budget}",
         "state": " ".join((entry.state, entry.remark)),
         "groups": card.groups,
+        "classes": ", ".join(f"{name} ({value})" for name, value in card.classes.items()),
         "masks": "" if card.threshold is None else f"soft ones, of which values above {card.threshold:g} were taken",
         "spacing": card.spacing,
         "terms": card.terms,

@@ -2,36 +2,48 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-class PackedMasks(Mapping[str, NDArray[np.bool_]]):
-    """Masks by image id, held as lengths of runs: some kilobytes for one of a photograph of 24 megapixels.
+class _Packed(NamedTuple):
+    runs: NDArray[np.uint32]  # lengths
+    values: NDArray[np.uint8] | None  # labels of the runs; None: background and foreground in turn
+    shape: tuple[int, ...]
 
-    Every look-up unpacks its mask anew: (H, W) bool.
+
+class PackedMasks(Mapping[str, NDArray[Any]]):
+    """Masks by image or volume id, held as lengths of runs: some kilobytes for a photograph of 24 megapixels.
+
+    Every look-up unpacks its mask anew: (H, W) or, of a volume, (D, H, W); bool, or uint8 for a label map.
 
     Parameters
     ----------
-    masks : mapping of str to (H, W) bool, optional
-        Masks to begin with.
+    masks : mapping of str to bool or uint8 array, optional
+        Masks to begin with; all are of one kind.
     """
 
-    def __init__(self, masks: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
-        self._packed: dict[str, tuple[NDArray[np.uint32], tuple[int, int]]] = {}
+    def __init__(self, masks: Mapping[str, NDArray[Any]] | None = None) -> None:
+        self._packed: dict[str, _Packed] = {}
         for id, mask in (masks or {}).items():
             self.add(id, mask)
 
-    def add(self, id: str, mask: NDArray[np.bool_]) -> None:
-        """Pack a mask (H, W)."""
-        height, width = mask.shape
-        changes = np.flatnonzero(np.diff(mask.ravel(), prepend=False))
-        self._packed[id] = np.diff(changes, prepend=0, append=mask.size).astype("<u4"), (height, width)
+    def add(self, id: str, mask: NDArray[Any]) -> None:
+        """Pack a mask: bool, or uint8 for a label map."""
+        flat = mask.ravel()
+        if mask.dtype == np.bool_:
+            values, starts = None, np.flatnonzero(np.diff(flat, prepend=False))
+            runs = np.diff(starts, prepend=0, append=mask.size)
+        else:
+            starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
+            values, runs = flat[starts], np.diff(starts, append=mask.size)
+        self._packed[id] = _Packed(runs.astype("<u4"), values, mask.shape)
 
-    def __getitem__(self, id: str) -> NDArray[np.bool_]:
-        runs, shape = self._packed[id]
-        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape)
+    def __getitem__(self, id: str) -> NDArray[Any]:
+        runs, values, shape = self._packed[id]
+        return np.repeat(np.arange(len(runs)) % 2 == 1 if values is None else values, runs).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._packed)
@@ -40,26 +52,31 @@ class PackedMasks(Mapping[str, NDArray[np.bool_]]):
         return len(self._packed)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Return the members of the file, ids sorted."""
+        """Return the members of the file, ids sorted; ``values``, the labels of runs, for label maps alone."""
         ids = sorted(self._packed)
         packed = [self._packed[id] for id in ids]
-        return {
+        members: dict[str, NDArray[np.generic]] = {
             "ids": np.frombuffer(json.dumps(ids).encode(), dtype=np.uint8),
-            "shapes": np.array([shape for _, shape in packed], dtype="<i8").reshape(len(ids), 2),
-            "counts": np.array([len(runs) for runs, _ in packed], dtype="<i8"),
-            "runs": np.concatenate([np.empty(0, dtype="<u4"), *(runs for runs, _ in packed)]),
+            "shapes": np.array([each.shape for each in packed] or np.empty((0, 2)), dtype="<i8"),
+            "counts": np.array([len(each.runs) for each in packed], dtype="<i8"),
+            "runs": np.concatenate([np.empty(0, dtype="<u4"), *(each.runs for each in packed)]),
         }
+        if values := [each.values for each in packed if each.values is not None]:
+            members["values"] = np.concatenate(values)
+        return members
 
     @classmethod
-    def from_arrays(cls, ids: NDArray, shapes: NDArray, counts: NDArray, runs: NDArray) -> "PackedMasks":
+    def from_arrays(
+        cls, ids: NDArray, shapes: NDArray, counts: NDArray, runs: NDArray, values: NDArray | None = None
+    ) -> "PackedMasks":
         """Return the masks that `to_arrays` was taken of; raises ValueError where the members do not fit together."""
-        if counts.sum() != len(runs):
+        if counts.sum() != len(runs) or (values is not None and len(values) != len(runs)):
             raise ValueError("the number of runs is not what it should be")
         masks = cls()
         ends = np.cumsum(counts)
-        for id, (height, width), count, end in zip(json.loads(ids.tobytes()), shapes, counts, ends, strict=True):
-            own = runs[end - count : end]
-            if own.sum(dtype=np.int64) != height * width:
+        for id, shape, count, end in zip(json.loads(ids.tobytes()), shapes, counts, ends, strict=True):
+            own = slice(end - count, end)
+            if runs[own].sum(dtype=np.int64) != shape.prod():
                 raise ValueError("the runs of a mask do not add up to its size")
-            masks._packed[id] = own, (int(height), int(width))
+            masks._packed[id] = _Packed(runs[own], None if values is None else values[own], tuple(shape.tolist()))
         return masks

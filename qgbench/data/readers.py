@@ -3,7 +3,8 @@
 Layout of a labelled data set (the suffix of a file may be any of `IMAGE_SUFFIXES`, whatever its case)::
 
     images/ID.jpg         grey or colour
-    masks/ID.png          0 = background, one other value = lesion; ID_mask.png and ID_segmentation.png will do
+    masks/ID.png          0 = background, one other value = lesion, or the values of the classes that the card names;
+                          ID_mask.png and ID_segmentation.png will do
     groups.csv            optional; columns stem, group: images of one patient, lesion or video
     unlabelled/ID.jpg     optional; further images without a mask
     card.toml             optional; see `qgbench.data.cards`
@@ -52,7 +53,7 @@ from qgbench.data.cards import (
     read_card,
 )
 from qgbench.data.content import hash_files
-from qgbench.data.images import read_image, read_mask
+from qgbench.data.images import read_image, read_labels, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
 from qgbench.data.source import Source, name_some
 from qgbench.data.volume_layouts import find_volumes
@@ -86,7 +87,7 @@ class FolderSource(Source):
     extra : Source, optional
         Further images without a mask.
     rule : {'binary', 'half', 'nonzero'} or float
-        What of a mask is the lesion, see `qgbench.data.images.read_mask`.
+        What of a mask is the lesion, see `qgbench.data.images.read_mask`; the card's classes go before it.
     """
 
     def __init__(
@@ -129,8 +130,18 @@ class FolderSource(Source):
     def image(self, id: str) -> NDArray[np.uint8]:  # noqa: D102 (described by Source)
         return read_image(self._images[id])
 
-    def mask(self, id: str) -> NDArray[np.bool_]:  # noqa: D102 (described by Source)
+    def mask(self, id: str) -> NDArray[Any]:  # noqa: D102 (described by Source)
         files = self._masks[id]
+        if self.card.classes:
+            maps = [read_labels(file, self._images[id], self.card.classes) for file in files]
+            labels = np.maximum.reduce(maps)
+            for file, own in zip(files, maps, strict=True):
+                if clash := np.count_nonzero((own != 0) & (own != labels)):
+                    raise UserError(
+                        f"{file} and other masks of '{id}' show two classes in {clash} pixels; classes exclude each "
+                        "other: mend the masks."
+                    )
+            return labels if len(self.classes) > 1 else labels.astype(np.bool_)
         return np.logical_or.reduce([read_mask(file, self._images[id], self._rule) for file in files])
 
     def content_key(self) -> str:
@@ -139,7 +150,9 @@ class FolderSource(Source):
         parts = [sorted(self._images.items()), masks]
         hashes = iter(hash_files([file for part in parts for _, file in part]))
         digest = hashlib.sha256()
-        if self._rule != "binary":
+        if self.card.classes:
+            digest.update(repr(list(self.card.classes.values())).encode())
+        elif self._rule != "binary":
             digest.update(str(self._rule).encode())
         for part in parts:
             for id, file in part:
@@ -196,8 +209,8 @@ def open_source(dataset: str, data_dir: Path | None = None) -> Source:
     Parameters
     ----------
     dataset : str
-        ``"phantom"`` or ``"phantom3d"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; the name of a folder in
-        `data_dir` that has a card of its own; or the path of a folder in the same layout, see
+        ``"phantom"`` or ``"phantom3d"``; the name of a shipped card, whose images are in ``<data_dir>/<name>/``; the
+        name of a folder in `data_dir` that has a card of its own; or the path of a folder in the same layout, see
         `qgbench.base.paths.is_path`. A folder elsewhere that bears a shipped name is taken for that data set.
     data_dir : Path, optional
         Folder that holds a folder per data set; the environment variable QGBENCH_DATA where None.

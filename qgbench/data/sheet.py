@@ -10,12 +10,15 @@ from scipy.ndimage import binary_dilation, binary_erosion
 
 from qgbench.base.files import write_atomically
 from qgbench.data.readers import Source
+from qgbench.data.splits import shares
 
 _PICTURE = 240  # pixels, longer side
 _GAP = 8
 _CAPTION = 16
 _COLUMNS = 6
 _OUTLINE, _HALO = (255, 225, 26), (0, 0, 0)
+# Of several classes; Okabe and Ito's colours, which colour-blind readers tell apart, without black.
+_OUTLINES = ((240, 228, 66), (86, 180, 233), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (0, 114, 178))
 _FONT = ImageFont.load_default(11)
 
 
@@ -29,7 +32,7 @@ def draw_sheet(source: Source, ids: Sequence[str], file: Path) -> None:
     """Draw a contact sheet as PNG.
 
     The outline is yellow between two black lines; under each picture stand its id, its original size and the lesion's
-    share of it.
+    share of it. Several classes have a colour each, told below the pictures, and their shares stand in their order.
 
     Parameters
     ----------
@@ -48,8 +51,15 @@ def draw_sheet(source: Source, ids: Sequence[str], file: Path) -> None:
     rows = -(-len(ids) // _COLUMNS)
     columns = min(_COLUMNS, len(ids))
     cell = (_PICTURE + _GAP, _PICTURE + _GAP + _CAPTION)
-    sheet = Image.new("RGB", (columns * cell[0] + _GAP, rows * cell[1] + _GAP), "white")
+    legend = _legend(source.classes, columns * cell[0]) if source.labelled and len(source.classes) > 1 else []
+    height = rows * cell[1] + _GAP + len(legend) * _CAPTION
+    sheet = Image.new("RGB", (columns * cell[0] + _GAP, height), "white")
     draw = ImageDraw.Draw(sheet)
+    for line, entries in enumerate(legend):
+        top = rows * cell[1] + line * _CAPTION
+        for left, colour, name in entries:
+            draw.rectangle((_GAP + left, top + 2, _GAP + left + 10, top + 12), fill=colour, outline=_HALO)
+            draw.text((_GAP + left + 14, top), name, fill="black", font=_FONT)
     for place, id in enumerate(ids):
         left, top = _GAP + place % columns * cell[0], _GAP + place // columns * cell[1]
         picture, caption = _picture(source, id)
@@ -69,11 +79,34 @@ def _picture(source: Source, id: str) -> tuple[Image.Image, str]:
     if not source.labelled:
         return Image.fromarray(small), f"{id}  {width} x {height}"
     mask = source.mask(id)
-    shown = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) >= 128
-    outline = shown & ~binary_erosion(shown, border_value=0)
-    small[binary_dilation(outline)] = _HALO
-    small[outline] = _OUTLINE
-    return Image.fromarray(small), f"{id}  {width} x {height}  {mask.mean():.1%}"
+    outlines = []
+    for label in range(1, len(source.classes) + 1):
+        drawn = Image.fromarray((mask == label).astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+        shown = np.asarray(drawn) >= 128
+        outlines.append(shown & ~binary_erosion(shown, border_value=0))
+        small[binary_dilation(outlines[-1])] = _HALO
+    for outline, colour in zip(outlines, _colours(len(outlines)), strict=True):
+        small[outline] = colour
+    covers = " ".join(f"{share:.1%}" for share in shares(mask, len(source.classes)))
+    return Image.fromarray(small), f"{id}  {width} x {height}  {covers}"
+
+
+def _colours(classes: int) -> list[tuple[int, int, int]]:
+    return [_OUTLINE] if classes == 1 else [_OUTLINES[place % len(_OUTLINES)] for place in range(classes)]
+
+
+def _legend(classes: Sequence[str], width: int) -> list[list[tuple[int, tuple[int, int, int], str]]]:
+    """Return lines of (left, colour, name) that fit into a width in pixels."""
+    lines: list[list[tuple[int, tuple[int, int, int], str]]] = [[]]
+    left = 0
+    for name, colour in zip(classes, _colours(len(classes)), strict=True):
+        step = 28 + round(_FONT.getlength(name))
+        if lines[-1] and left + step > width:
+            lines.append([])
+            left = 0
+        lines[-1].append((left, colour, name))
+        left += step
+    return lines
 
 
 def _cut(caption: str) -> str:

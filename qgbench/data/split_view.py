@@ -18,6 +18,7 @@ from qgbench.data.splits import (
     PARTS,
     Fractions,
     SplitKind,
+    classes_shown,
     draw_labelled,
     lesion_areas,
     load_split,
@@ -39,13 +40,13 @@ class ShownSplit:
         The data set.
     table : DataFrame
         Columns id, group, split, and labelled_k for each draw k: 'yes' or ''; sorted by id.
-    areas : dict of str to float
-        Lesion's share of each image, 0 to 1.
+    areas : DataFrame
+        Each class's share of each image, 0 to 1: a row for each id, a column for each class.
     """
 
     name: str
     table: pd.DataFrame
-    areas: dict[str, float]
+    areas: pd.DataFrame
 
 
 def split_of(
@@ -101,9 +102,10 @@ def split_of(
     elif regime is not None:
         train = table.loc[table["split"] == "train"]
         number = regime.labelled(len(train))
-        columns = {f"labelled_{k}": _marks(table, draw_labelled(train, number, name, k)) for k in range(draws)}
+        shown = classes_shown(prepared)
+        columns = {f"labelled_{k}": _marks(table, draw_labelled(train, number, name, k, shown)) for k in range(draws)}
         table = table.assign(**columns)
-    return ShownSplit(source.name, table, dict(zip(source.ids, areas, strict=True)))
+    return ShownSplit(source.name, table, pd.DataFrame(areas, index=source.ids, columns=source.classes))
 
 
 def _marks(table: pd.DataFrame, labelled: Sequence[str]) -> "pd.Series[str]":
@@ -111,18 +113,26 @@ def _marks(table: pd.DataFrame, labelled: Sequence[str]) -> "pd.Series[str]":
 
 
 def print_split(shown: ShownSplit, console: Console) -> None:
-    """Print a line for each part, and one for each labelled draw."""
+    """Print a line for each part, and one for each labelled draw; of several classes one for each class."""
+    classes = list(shown.areas.columns)
+    several = len(classes) > 1
     grid = Table(box=None, pad_edge=False, title=f"{shown.name}, {len(shown.table)} images", title_justify="left")
-    for heading in ("part", "images", "groups", "lesion area: mean", "smallest", "median", "largest"):
-        grid.add_column(heading, justify="left" if heading == "part" else "right")
+    headings = ["part", "images", "groups", "lesion area: mean", "smallest", "median", "largest"]
+    if several:
+        headings[3:4] = ["class", "area: mean"]
+    for heading in headings:
+        grid.add_column(heading, justify="left" if heading in ("part", "class") else "right")
     rows = {part: shown.table["split"] == part for part in PARTS}
     draws = [column for column in shown.table.columns if column.startswith("labelled_")]
     rows |= {f"labelled, draw {column.removeprefix('labelled_')}": shown.table[column] == "yes" for column in draws}
     for name, chosen in rows.items():
         part = shown.table.loc[chosen]
-        areas = part["id"].map(shown.areas)
-        numbers = (areas.mean(), areas.min(), areas.median(), areas.max())
-        grid.add_row(name, str(len(part)), str(part["group"].nunique()), *(f"{100 * area:.1f} %" for area in numbers))
+        for place, each in enumerate(classes):
+            areas = shown.areas.loc[part["id"], each]
+            numbers = (areas.mean(), areas.min(), areas.median(), areas.max())
+            counts = (name, str(len(part)), str(part["group"].nunique())) if place == 0 else ("", "", "")
+            named = (each,) if several else ()
+            grid.add_row(*counts, *named, *(f"{100 * area:.1f} %" for area in numbers))
     console.print(grid)
     crossing = int((shown.table.groupby("group")["split"].nunique() > 1).sum())
     console.print(f"groups in several parts: {crossing}", highlight=False)

@@ -10,13 +10,14 @@ percentages, and are written anew, for the images that QGBENCH_DATA points at, b
 import hashlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from qgbench.base.errors import UserError
 from qgbench.base.files import write_atomically
@@ -45,7 +46,7 @@ def make_split(
     kind: SplitKind,
     fractions: Fractions = HALF_TEST,
     seed: int = 0,
-    areas: Sequence[float] | None = None,
+    areas: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """Return a random split of a data set, balanced in numbers of images and in lesion area.
 
@@ -53,7 +54,8 @@ def make_split(
     largest remainder; at least 2 in each part, but 1 will do for validation where groups hold several images). Of 1024
     shuffles of the units the first is taken that gives every part 2 images and has the least miss: summed over the
     parts, 4 times how far its share of images is from the fraction, and how far its lesion areas are from those of the
-    whole (Kolmogorov's distance), beyond what half of all random samples of its size reach.
+    whole (Kolmogorov's distance), beyond what half of all random samples of its size reach. Of several classes it is
+    the mean of their distances.
 
     Parameters
     ----------
@@ -63,8 +65,9 @@ def make_split(
     fractions : (train, val, test)
         Whole percentages that add up to 1.
     seed : int
-    areas : sequence of float, (N,), optional
-        Lesion's share of each image, 0 to 1; numbers of images alone count where it is None.
+    areas : (N,) or (N, K) float, optional
+        Share of each image that is lesion, or each of K classes, 0 to 1; numbers of images alone count where it is
+        None.
 
     Returns
     -------
@@ -80,22 +83,27 @@ def make_split(
     if kind not in get_args(SplitKind):
         raise UserError(f"unknown split kind '{kind}'; expected one of: {', '.join(get_args(SplitKind))}.")
     percents = _percents(fractions)
-    table = pd.DataFrame({"id": list(ids), "group": list(groups), "area": list(areas or [0.0] * len(ids))})
-    table = table.sort_values("id", ignore_index=True)
+    by_id = np.argsort(np.array(ids, dtype=str), kind="stable")
+    table = pd.DataFrame({"id": list(ids), "group": list(groups)}).iloc[by_id].reset_index(drop=True)
+    shares = np.zeros((len(ids), 1)) if areas is None else np.atleast_2d(np.asarray(areas, dtype=float).T).T[by_id]
     units = table["group"] if kind == "grouped" else table["id"]
     names, unit_of_row, unit_sizes = np.unique(units.to_numpy(dtype=str), return_inverse=True, return_counts=True)
     least = np.array([2, 1 if len(names) < len(table) else 2, 2])
     if len(names) < least.sum():
         raise _too_few(kind, len(names), len(table), least)
     part_of_place = np.repeat(np.arange(3), _deal(len(names), percents, least))
-    by_area = np.argsort(table["area"].to_numpy(), kind="stable")
-    last_of_area = np.append(np.diff(table["area"].to_numpy()[by_area]) > 0, True)
+    by_area = [np.argsort(share, kind="stable") for share in shares.T]
+    last_of_area = [np.append(np.diff(share[order]) > 0, True) for share, order in zip(shares.T, by_area, strict=True)]
     stream = _stream("split", kind, str(seed))
     best, least_miss = part_of_place, (math.inf, math.inf)
     for _ in range(_SHUFFLES):
         part_of_unit = part_of_place[_permutation(stream, len(names))]
         images = np.bincount(part_of_unit, weights=unit_sizes, minlength=3)
-        distance = _distance_of_areas(part_of_unit[unit_of_row][by_area], images, last_of_area)
+        distances = [
+            _distance_of_areas(part_of_unit[unit_of_row][order], images, last)
+            for order, last in zip(by_area, last_of_area, strict=True)
+        ]
+        distance = np.mean(distances, axis=0)
         off = _WEIGHT_OF_NUMBERS * np.abs(images / len(table) - percents / 100).sum() + distance.sum()
         miss = ((images < _LEAST_IMAGES).sum(), round(float(off), 9))  # rounded: ties are ties on every machine
         if miss < least_miss:
@@ -114,9 +122,23 @@ def _distance_of_areas(part_of_image: np.ndarray, images: np.ndarray, last_of_ar
     return np.maximum(distance - _MEDIAN_DISTANCE / np.sqrt(np.maximum(images, 1)), 0.0)
 
 
-def lesion_areas(prepared: Prepared) -> list[float]:
-    """Return the lesion's share of each image of a labelled data set, at its original size: N numbers, 0 to 1."""
-    return [float(prepared.original_mask(row).mean()) for row in range(len(prepared.ids))]
+def lesion_areas(prepared: Prepared) -> NDArray[np.float64]:
+    """Return each class's share of each image of a labelled data set, at its original size: (N, K), 0 to 1."""
+    rows = range(len(prepared.ids))
+    return np.array([shares(prepared.original_mask(row), len(prepared.classes)) for row in rows])
+
+
+def shares(mask: NDArray[Any], classes: int) -> NDArray[np.float64]:
+    """Return the share of a mask's pixels that each of K classes has: (K,), 0 to 1.
+
+    Parameters
+    ----------
+    mask : (H, W) bool or uint8
+        Of one class, or a label map.
+    classes : int
+        K.
+    """
+    return np.array([np.count_nonzero(mask == label) / mask.size for label in range(1, classes + 1)])
 
 
 def load_split(
@@ -134,7 +156,7 @@ def load_split(
     kind : {'grouped', 'image'}
     fractions : (train, val, test)
     prepared : Prepared, optional
-        The same images; where they are given, a random split is balanced in their lesion areas.
+        The same images; where they are given, a random split is balanced in the areas of their classes.
 
     Returns
     -------
@@ -179,11 +201,17 @@ def split_name(kind: SplitKind, fractions: Fractions) -> str:
     return "-".join([kind, *(str(percent) for percent in _percents(fractions))])
 
 
-def draw_labelled(train: pd.DataFrame, budget: int, dataset: str, k: int) -> list[str]:
+def draw_labelled(
+    train: pd.DataFrame, budget: int, dataset: str, k: int, shown: Mapping[str, Collection[str]] | None = None
+) -> list[str]:
     """Return the labelled images of a data set at seed index k.
 
     Groups are shuffled, then the images of each; one image is taken from each group in turn until the budget is full.
     So the draw of a smaller budget is the beginning of the draw of a larger one.
+
+    Of several classes, each that a training image shows is shown by a labelled image if the budget has as many images
+    as there are classes: the images that are the first to show a class, in that order, come before all others. So which
+    images are drawn changes only where some class would be missing.
 
     Parameters
     ----------
@@ -195,6 +223,8 @@ def draw_labelled(train: pd.DataFrame, budget: int, dataset: str, k: int) -> lis
         As in `qgbench.data.readers.open_source`: two data sets are drawn from independently.
     k : int
         Seed index.
+    shown : mapping of str to collection of str, optional
+        The classes that each image shows (`classes_shown`); None for one class, which most images show.
 
     Returns
     -------
@@ -216,7 +246,24 @@ def draw_labelled(train: pd.DataFrame, budget: int, dataset: str, k: int) -> lis
     order = [sorted(members)[i] for i in _permutation(stream, len(members))]
     queues = [[members[group][i] for i in _permutation(stream, len(members[group]))] for group in order]
     turns = max(map(len, queues))
-    return [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)][:budget]
+    drawn = [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)]
+    if shown is not None:
+        met: set[str] = set()
+        first = []
+        for id in drawn:
+            if not met.issuperset(shown[id]):
+                first.append(id)
+                met.update(shown[id])
+        drawn = first + [id for id in drawn if id not in first]
+    return drawn[:budget]
+
+
+def classes_shown(prepared: Prepared) -> dict[str, set[str]] | None:
+    """Return the classes that each image's mask shows at its original size, by id; None where there is one class."""
+    if len(prepared.classes) == 1:
+        return None
+    names = np.array(prepared.classes)
+    return {id: set(names[areas > 0]) for id, areas in zip(prepared.ids, lesion_areas(prepared), strict=True)}
 
 
 def draw_pool(ids: Sequence[str], pool: str, number: int, dataset: str, k: int) -> list[str]:

@@ -183,6 +183,8 @@ def labelled_view(image: Tensor, mask: Tensor, settings: TrainSettings, shared: 
     """Return the training view of labelled images: flips, rotation, brightness and contrast (arXiv 2606.01753)."""
     both = flip(torch.cat([image, mask], 1), shared)
     image, mask = rotate(both[:, :3], both[:, 3:], settings.rotation, settings.rotation_p, shared)
+    if mask.shape[1] > 1:
+        mask[:, :1] = 1.0 - mask[:, 1:].sum(1, keepdim=True)  # the border is background
     return brightness_contrast(image, settings.brightness, settings.brightness_p, shared), mask
 
 

@@ -200,8 +200,8 @@ def _described(file: Path) -> tuple[dict[str, int], dict[str, str], tuple[Path, 
         raise UserError(f"{file} is not understood ({error}); mend it.") from error
     if len(channels) > 1:
         raise UserError(
-            f"{file} tells of {len(channels)} channels ({', '.join(map(str, channels.values()))}), and one is segmented "
-            "here: make a folder of one channel, with a dataset.json of one."
+            f"{file} tells of {len(channels)} channels ({', '.join(map(str, channels.values()))}), and one is "
+            "segmented here: make a folder of one channel, with a dataset.json of one."
         )
     facts = {"title": told.get("name"), "terms": told.get("licence"), "citation": told.get("reference")}
     return _classes(file, labels), {name: str(text) for name, text in facts.items() if text}, (file,)

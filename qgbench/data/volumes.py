@@ -31,7 +31,7 @@ _KEPT = 16  # images and masks of volumes: of as many as threads may be at work 
 
 
 def slice_id(volume: str, index: int) -> str:
-    """Return the id of a volume's slice: ``patient001_frame01_z004``."""
+    """Return the id of a volume's slice: ``patient001_frame01_z004``; `qgbench.data.units.volume_of` is its inverse."""
     return f"{volume}_z{index:03}"
 
 

@@ -132,7 +132,12 @@ def late_trainer(arm: Arm, protocol: Protocol, data: TrainingData, accelerator: 
     method = method_class(partial(build_student, protocol, data.labelled.task), settings)
     predictor = None
     if arm.needs_g:
-        predictor = QualityPredictor(protocol.quality, "none").requires_grad_(False).eval().to(accelerator.device)
+        predictor = (
+            QualityPredictor(protocol.quality, "none", len(data.labelled.task.classes))
+            .requires_grad_(False)
+            .eval()
+            .to(accelerator.device)
+        )
     trainer = Trainer(method, make_guide(arm, predictor, 0), predictor, data, protocol, 0, accelerator, arm.qg_norm)
     trainer.history.step = budget - steps - 1
     return trainer
@@ -150,8 +155,8 @@ def _time_g(spec: RunSpec, protocol: Protocol, data: TrainingData) -> dict[str, 
     settings = protocol.quality.model_copy(update=changes)
     accelerator = make_accelerator(spec.device, spec.precision, spec.threads)
     every = np.arange(len(data.labelled))
-    labelled = LabelledImages(data.labelled.images(every), data.labelled.masks(every))
-    models = WeakModels(labelled.image, labelled.mask, settings, spec.seed, accelerator)
+    labelled = LabelledImages(data.labelled.images(every), data.labelled.masks(every), data.labelled.task)
+    models = WeakModels(labelled.image, labelled.mask, settings, spec.seed, accelerator, labelled.task)
     weak_seconds = _seconds_per_step(models.run())
     models.keep()
     weak = WeakMasks([models.networks()], torch.zeros(len(every), dtype=torch.long))

@@ -60,40 +60,41 @@ class CorrelationHead(nn.Module):
 def spread_over_regions(task: Task, prob: Tensor, correlation: Tensor, threshold: Tensor, tried: int) -> Tensor:
     """Return labels whose regions of correlated pixels have the class of their certain ones, if nearly all agree.
 
-    A region is where a random pixel's correlations exceed half of their range. Where regions disagree, the majority of
-    them decides; where none says anything, the label stays.
+    A region is where a random pixel's correlations exceed half of their range. Where regions disagree, the class of
+    most of them decides; where none says anything, or two classes have as many, the label stays.
 
     Parameters
     ----------
     task : Task
-        Of one class: regions vote for it or for the background.
-    prob : (U, 1, H, W)
-        Foreground probabilities.
+        Regions vote for one of its classes or for the background.
+    prob : (U, C, H, W)
     correlation : (U, P, P)
         See `CorrelationHead`.
     threshold : scalar
-        Least max(p, 1 - p) of a certain pixel, and the share of them that must be certain and agree.
+        Least probability of a certain pixel's likeliest class, and the share of them that must be certain and agree.
     tried : int
         Number of random pixels; the same for all images.
 
     Returns
     -------
-    (U, 1, H, W), 0 or 1 where a region decides.
+    (U, C, H, W), 0 or 1 where a region decides.
     """
     height, width = prob.shape[2:]
     rows = correlation[:, torch.randint(correlation.shape[1], (tried,))]
-    surest, hard = task.confidence(prob).flatten(1) >= threshold, task.hard(prob).bool().flatten(1)
+    surest, hard = task.confidence(prob).flatten(1) >= threshold, torch.cat(task.pixels(prob), 1).flatten(2)
     rows = rows.unflatten(2, (height // _STRIDE, width // _STRIDE))
     labels = []
-    for flat, maps, sure, lesion in zip(prob.flatten(1), rows, surest, hard, strict=True):
+    for flat, maps, sure, classes in zip(prob.flatten(2), rows, surest, hard, strict=True):
         maps = _resized(maps[None], height, width)[0].flatten(1)
         region = 2 * maps > maps.amax(1, keepdim=True) + maps.amin(1, keepdim=True)
         certain = region & sure
-        count, foreground = certain.sum(1), (certain & lesion).sum(1)
-        agreed = torch.maximum(foreground, count - foreground) > threshold * count
-        accepted = agreed & (count >= threshold * region.sum(1))
-        votes = ((accepted * (2 * foreground - count).sign())[:, None] * region).sum(0)
-        labels.append(torch.where(votes == 0, flat, (votes > 0).float()))
+        count = certain.sum(1)
+        most, chosen = torch.stack([(certain & own).sum(1) for own in classes]).max(0)
+        accepted = (most > threshold * count) & (count >= threshold * region.sum(1))
+        votes = torch.stack([region[accepted & (chosen == index)].sum(0) for index in range(len(classes))])
+        highest, winner = votes.max(0)
+        decided = (votes == highest).sum(0) == 1
+        labels.append(torch.where(decided, F.one_hot(winner, len(classes)).T[: len(flat)].to(flat), flat))
     return torch.stack(labels).view_as(prob)
 
 

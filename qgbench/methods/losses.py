@@ -59,8 +59,8 @@ def batch_dice_loss(
     ----------
     task : Task
     prob, target : (N, C, H, W)
-    region : (1, 1, H, W), optional
-        1 inside, the same for all images; everywhere if not given.
+    region : (1, 1, H, W) or (N, 1, H, W), optional
+        1 inside, the same for all images or each one's own; everywhere if not given.
 
     Returns
     -------

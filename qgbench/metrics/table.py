@@ -18,7 +18,8 @@ from qgbench.base.schema import Part
 from qgbench.plugins.hooks import call, told
 
 Measure = Callable[[NDArray[np.bool_], NDArray[np.bool_], tuple[float, ...]], float]
-"""Of a predicted and a reference mask (H, W), neither of them empty, and the pixel's height and width."""
+"""Of a predicted and a reference mask, neither of them empty, and the sides of a pixel: (H, W) masks of an image with
+height and width; (D, H, W) masks of a volume with depth, height and width, in the unit of the record's distances."""
 
 
 class Metric(Part):
@@ -62,8 +63,14 @@ class Metric(Part):
         """Unit of a difference."""
         return "points" if self.unit == "%" else self.unit
 
-    def of(self, pred: NDArray[np.bool_], ref: NDArray[np.bool_]) -> float:
-        """Return the value for a predicted and a reference mask (H, W), of a metric that has a `measure`.
+    def of(self, pred: NDArray[np.bool_], ref: NDArray[np.bool_], spacing: tuple[float, ...] = (1.0, 1.0)) -> float:
+        """Return the value for a predicted and a reference mask, of a metric that has a `measure`.
+
+        Parameters
+        ----------
+        pred, ref : (H, W) or (D, H, W) bool
+        spacing : tuple of float
+            Sides of a pixel or voxel, in the order of the masks' dimensions.
 
         Raises
         ------
@@ -75,7 +82,7 @@ class Metric(Part):
             both = pred.any() == ref.any()
             one_empty = np.nan if self.one_empty is None else self.one_empty
             return self.both_empty if both else one_empty
-        given = call(f"the metric '{self.name}'", self.measure, pred, ref, (1.0, 1.0))
+        given = call(f"the metric '{self.name}'", self.measure, pred, ref, spacing)
         if not isinstance(given, Real):
             raise QGBenchError(f"the metric '{self.name}' gives {told(given)}; expected a number.")
         if not 0 <= (value := float(given)) <= (np.inf if self.highest is None else self.highest):

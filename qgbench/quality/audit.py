@@ -96,8 +96,8 @@ def audits_of(labels: pd.DataFrame) -> list[CheckpointAudit]:
     Parameters
     ----------
     labels : DataFrame
-        A row per pseudo-label: `LABEL_COLUMNS` (fraction of the step budget, image, class, true Dice), then one for
-        each score.
+        A row per pseudo-label and class: `LABEL_COLUMNS` (fraction of the step budget, image, class, true Dice), then
+        one for each score.
     """
     if labels.empty:
         return []

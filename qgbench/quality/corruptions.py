@@ -9,6 +9,7 @@ Source: arXiv 2606.01753, variable-quality masks; where the paper gives only a n
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -16,6 +17,7 @@ from skimage.draw import polygon
 from skimage.morphology import convex_hull_image
 
 Corruption = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Degrade = Callable[[np.ndarray, np.random.Generator, Sequence[np.ndarray]], tuple[np.ndarray, str]]
 
 FAMILY_SHARES: Mapping[str, float] = MappingProxyType(
     {
@@ -515,3 +517,56 @@ def degrade(mask: np.ndarray, rng: np.random.Generator, donors: Sequence[np.ndar
         case _:
             degraded = _chained(mask, rng, CORRUPTIONS, BLOBS, length=1)
     return degraded, family
+
+
+# --- several classes --------------------------------------------------------------------------------------------------
+
+
+class _OfClass(Sequence[np.ndarray]):
+    """The masks of one class of label maps, each made when it is asked for."""
+
+    def __init__(self, maps: Sequence[np.ndarray], label: int) -> None:
+        self._maps, self._label = maps, label
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._maps[index] == self._label
+
+
+def degrade_labels(
+    mixture: Degrade, classes: int, labels: np.ndarray, rng: np.random.Generator, donors: Sequence[np.ndarray]
+) -> tuple[np.ndarray, str]:
+    """Return a label map whose classes are degraded, each by a draw of its own from a mixture, and the families drawn.
+
+    Each class against the rest is a mask, and as such it is degraded; then they are laid over each other in a random
+    order, the background below them all: each pixel has one label again. So the Dice of each class is spread as the
+    mixture spreads it, whatever the others drew. Were all classes deformed alike, g could tell the Dice of one from the
+    shape of another. What lies below others loses what they cover, as where a network takes one class for another.
+
+    Parameters
+    ----------
+    mixture : callable
+        `degrade`, or that of `qgbench.quality.release.ReleaseMixture`.
+    classes : int
+        K.
+    labels : (H, W) uint8
+        0 for the background, 1 to K. It is not changed.
+    rng : numpy.random.Generator
+        The only source of chance.
+    donors : sequence of (H, W) uint8
+        Label maps of the other images.
+
+    Returns
+    -------
+    degraded : (H, W) uint8
+        A new array.
+    families : str
+        Of each class in order, joined by '+'.
+    """
+    drawn = [mixture(labels == label, rng, _OfClass(donors, label)) for label in range(1, classes + 1)]
+    degraded = np.zeros_like(labels)
+    for place in rng.permutation(classes):
+        degraded[drawn[place][0]] = place + 1
+    return degraded, "+".join(family for _, family in drawn)

@@ -3,8 +3,9 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,14 @@ from qgbench.engine.checkpoint import Checkpoints
 from qgbench.engine.stage import train
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.quality.audit import Agreement, agreement, correlation
-from qgbench.quality.corruptions import degrade
+from qgbench.quality.corruptions import Degrade, degrade, degrade_labels
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.release import TEST_SHARES, ReleaseMixture
-from qgbench.quality.scores import overlap
+from qgbench.quality.scores import overlap_by_class
 from qgbench.quality.views import colour_view, geometric_view
 from qgbench.quality.weak import WeakMasks, WeakModels, draw_folds
 from qgbench.spec.protocol import QualitySettings
-
-Degrade = Callable[[np.ndarray, np.random.Generator, Sequence[np.ndarray]], tuple[np.ndarray, str]]
+from qgbench.spec.task import Task
 
 _AUDIT_MASKS = 20  # synthetic masks of each validation image, drawn apart from those that select the best step
 _WEAK_STAGE, _PREDICTOR_STAGE = "weak", "g"  # folders of their checkpoints
@@ -39,7 +39,8 @@ class LabelledImages:
     """Images with masks at training resolution."""
 
     image: Tensor  # (N, 3, H, W) float in [0, 1]
-    mask: Tensor  # (N, 1, H, W) float, 0 or 1
+    mask: Tensor  # (N, C, H, W) float, 0 or 1
+    task: Task = field(default_factory=Task)
 
 
 @dataclass
@@ -61,8 +62,8 @@ class _Judged:
     """Masks to be judged, with their true Dice."""
 
     image: Tensor  # (M,) index of the image
-    mask: Tensor  # (M, 1, H, W)
-    dice: np.ndarray  # (M,)
+    mask: Tensor  # (M, C, H, W)
+    dice: np.ndarray  # (M,), of several classes (M, K)
 
 
 def fit_predictor(
@@ -128,7 +129,8 @@ def _train_weak_models(
     networks, seconds = [], 0.0
     for fold in range(folds):
         trained_on = fold_of >= 0 if folds == 1 else fold_of != fold
-        models = WeakModels(labelled.image[trained_on], labelled.mask[trained_on], settings, seed, accelerator)
+        image, mask = labelled.image[trained_on], labelled.mask[trained_on]
+        models = WeakModels(image, mask, settings, seed, accelerator, labelled.task)
         what = "weak models" if folds == 1 else f"weak models, fold {fold + 1} of {folds}"
         checkpoints = Checkpoints(folder / _WEAK_STAGE / str(fold), belongs_to)
         seconds += train(models, checkpoints, what)
@@ -172,9 +174,12 @@ class PredictorFit:
     ) -> None:
         new_scaler(accelerator)
         self._val = val
-        self._select = _synthetic(val, settings.val_masks, _mixture(settings), salted("masks that select g", seed))
+        self._select = _synthetic(
+            val, settings.val_masks, _mixture(settings, val.task), salted("masks that select g", seed)
+        )
         torch.manual_seed(salted("weights of g", seed))
-        self._predictor = QualityPredictor(settings, settings.backbone_weights).to(accelerator.device)
+        predictor = QualityPredictor(settings, settings.backbone_weights, len(labelled.task.classes))
+        self._predictor = predictor.to(accelerator.device)
         self._optimiser = accelerator.prepare_optimizer(
             torch.optim.AdamW(
                 self._predictor.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
@@ -239,7 +244,7 @@ class PredictorFit:
     def _score(self) -> float:
         quality, dice = _judge(self._predictor, self._val, self._select, self._accelerator), self._select.dice
         if self._settings.select == "correlation":
-            return correlation(quality, dice)
+            return correlation(quality.ravel(), dice.ravel())
         return -float(F.smooth_l1_loss(torch.from_numpy(quality), torch.from_numpy(dice)))
 
     def best(self) -> QualityPredictor:
@@ -306,24 +311,28 @@ def _audit(
     accelerator: Accelerator,
     begin: float,
 ) -> FittedPredictor:
-    drawn = _synthetic(val, _AUDIT_MASKS, _mixture(settings), salted("masks that audit g", seed))
-    of_test = ReleaseMixture(TEST_SHARES, settings.warp_floor).degrade
+    drawn = _synthetic(val, _AUDIT_MASKS, _mixture(settings, val.task), salted("masks that audit g", seed))
+    of_test = _of_classes(ReleaseMixture(TEST_SHARES, settings.warp_floor).degrade, val.task)
     drawn_test = _synthetic(val, _AUDIT_MASKS, of_test, salted("masks that audit g, test shares", seed))
-    quality = _judge(predictor, val, drawn, accelerator)
-    black = LabelledImages(torch.zeros_like(val.image), val.mask)
-    swapped = LabelledImages(val.image.roll(1, 0), val.mask)
-    dependence = max(correlation(quality, _judge(predictor, other, drawn, accelerator)) for other in (black, swapped))
+    judged_apart = (replace(val, image=torch.zeros_like(val.image)), replace(val, image=val.image.roll(1, 0)))
+
+    def of(judged: _Judged, images: LabelledImages = val) -> np.ndarray:
+        """Return the judgements of all masks and classes, pooled."""
+        return _judge(predictor, images, judged, accelerator).ravel()
+
+    quality = of(drawn)
+    dependence = max(correlation(quality, of(drawn, other)) for other in judged_apart)
     truth, weak_val = val.mask > 0.5, weak.of_others(val.image, accelerator.device)
-    weak_dice = torch.stack([overlap(masks, truth) for masks in weak_val])
+    weak_dice = torch.stack([_dice(val.task, masks, truth) for masks in weak_val])
     of_weak = _Judged(
-        torch.arange(len(truth)).repeat(len(weak_val)), weak_val.flatten(0, 1).float(), weak_dice.flatten().numpy()
+        torch.arange(len(truth)).repeat(len(weak_val)), weak_val.flatten(0, 1).float(), weak_dice.flatten(0, 1).numpy()
     )
     return FittedPredictor(
         predictor=predictor,
-        synthetic=agreement(quality, drawn.dice),
-        synthetic_test=agreement(_judge(predictor, val, drawn_test, accelerator), drawn_test.dice),
-        weak_models=agreement(_judge(predictor, val, of_weak, accelerator), of_weak.dice),
-        weak_dice=weak_dice.mean(1).tolist(),
+        synthetic=agreement(quality, drawn.dice.ravel()),
+        synthetic_test=agreement(of(drawn_test), drawn_test.dice.ravel()),
+        weak_models=agreement(of(of_weak), of_weak.dice.ravel()),
+        weak_dice=weak_dice.flatten(1).mean(1).tolist(),
         image_dependence=dependence,
         best_step=best_step,
         seconds=time.monotonic() - begin,
@@ -334,17 +343,18 @@ class _TrainingMasks:
     """Endless batches of variable-quality masks of the labelled images: degraded, or made by weak models.
 
     Images are flipped and rotated with their masks; then a mask is degraded, or a weak model is asked about the image;
-    then the image changes in colour. The true Dice is that with the mask as it is flipped and rotated.
+    then the image changes in colour. The true Dice is that with the mask as it is flipped and rotated. Of several
+    classes, masks are label maps.
     """
 
     def __init__(
         self, labelled: LabelledImages, weak: WeakMasks, settings: QualitySettings, seed: int, device: torch.device
     ) -> None:
         self._labelled = labelled
-        self._donors = list(labelled.mask.squeeze(1).numpy() > 0.5)
+        self._donors = list(_label_maps(labelled.mask))
         self._weak = weak
         self._settings = settings
-        self._degrade = _mixture(settings)
+        self._degrade = _mixture(settings, labelled.task)
         self._device = device
         self._order = np.random.default_rng(salted("order of g", seed))
         self._rng = np.random.default_rng(salted("masks of g", seed))
@@ -352,7 +362,10 @@ class _TrainingMasks:
         self._left = np.empty(0, int)
 
     def next(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images (B, 3, H, W), masks (B, 1, H, W) and true Dice (B,), on the training's device."""
+        """Return images (B, 3, H, W), masks (B, K, H, W) and true Dice, on the training's device.
+
+        Of one class Dice is (B,), of several (B, K).
+        """
         size, rng = self._settings.batch, self._rng
         while len(self._left) < size:
             self._left = np.concatenate([self._left, self._order.permutation(len(self._donors))])
@@ -365,14 +378,16 @@ class _TrainingMasks:
         mask = truth > 0.5
         mask[~by_weak] = self._degraded(mask[~by_weak], chosen[~by_weak])
         mask[by_weak] = self._weak.of_labelled(image[by_weak], chosen[by_weak], stage[by_weak])
-        return colour_view(image, self._settings.noise, self._views), mask.float(), overlap(mask, truth > 0.5)
+        task = self._labelled.task
+        view = colour_view(image, self._settings.noise, self._views)
+        return view, mask[:, task.lesions].float(), _dice(task, mask, truth > 0.5)
 
     def _degraded(self, truths: Tensor, index: Tensor) -> Tensor:
         masks = [
             self._degrade(truth, self._rng, self._donors[:own] + self._donors[own + 1 :])[0]
-            for truth, own in zip(truths.squeeze(1).cpu().numpy(), index.tolist(), strict=True)
+            for truth, own in zip(_label_maps(truths.cpu()), index.tolist(), strict=True)
         ]
-        return torch.from_numpy(np.stack(masks)).unsqueeze(1).to(truths.device) if masks else truths
+        return _channels(np.stack(masks), truths.shape[1]).to(truths.device) if masks else truths
 
     def state_dict(self) -> dict[str, Any]:
         """Return generators and what is left of the order."""
@@ -391,30 +406,52 @@ class _TrainingMasks:
         self._left = np.array(state["left"], int)
 
 
-def _mixture(settings: QualitySettings) -> Degrade:
-    return ReleaseMixture(floor=settings.warp_floor).degrade if settings.mixture == "release" else degrade
+def _mixture(settings: QualitySettings, task: Task) -> Degrade:
+    release = ReleaseMixture(floor=settings.warp_floor).degrade
+    return _of_classes(release if settings.mixture == "release" else degrade, task)
+
+
+def _of_classes(degrade: Degrade, task: Task) -> Degrade:
+    return degrade if task.channels == 1 else partial(degrade_labels, degrade, len(task.classes))
+
+
+def _label_maps(mask: Tensor) -> np.ndarray:
+    """Return masks (N, C, H, W), 0 or 1, as what is degraded: (N, H, W) bool, of several classes uint8 label maps."""
+    return mask.squeeze(1).numpy() > 0.5 if mask.shape[1] == 1 else mask.byte().argmax(1).byte().numpy()
+
+
+def _channels(maps: np.ndarray, channels: int) -> Tensor:
+    """Return (N, C, H, W) bool of what `_label_maps` gives."""
+    masks = torch.from_numpy(maps).unsqueeze(1)
+    return masks if channels == 1 else masks == torch.arange(channels, dtype=torch.uint8).view(1, -1, 1, 1)
+
+
+def _dice(task: Task, mask: Tensor, truth: Tensor) -> Tensor:
+    """Return true Dice as g predicts it: of masks (B, C, H, W) bool, (B,), of several classes (B, K)."""
+    return overlap_by_class(task, mask, truth).squeeze(1)
 
 
 def _synthetic(images: LabelledImages, count: int, degrade: Degrade, seed: int) -> _Judged:
     """Return `count` degraded masks of every image."""
     rng = np.random.default_rng(seed)
-    truths = list(images.mask.squeeze(1).numpy() > 0.5)
+    truths = list(_label_maps(images.mask))
     index = np.repeat(np.arange(len(truths)), count)
     masks = [degrade(truths[i], rng, truths[:i] + truths[i + 1 :])[0] for i in index]
-    mask = torch.from_numpy(np.stack(masks)).unsqueeze(1)
-    dice = overlap(mask, images.mask[index] > 0.5)
+    mask = _channels(np.stack(masks), images.task.channels)
+    dice = _dice(images.task, mask, images.mask[index] > 0.5)
     return _Judged(torch.from_numpy(index), mask.float(), dice.numpy())
 
 
 def _judge(
     predictor: QualityPredictor, images: LabelledImages, judged: _Judged, accelerator: Accelerator
 ) -> np.ndarray:
-    """Return the predicted quality of masks, in evaluation mode: (M,)."""
+    """Return the predicted Dice of masks, in evaluation mode: (M,), of several classes (M, K)."""
     training = predictor.training
     predictor.eval()
     parts = []
     with torch.no_grad(), accelerator.autocast():
         for index, mask in zip(judged.image.split(128), judged.mask.split(128), strict=True):
-            parts.append(predictor(images.image[index].to(accelerator.device), mask.to(accelerator.device)).cpu())
+            lesions = mask[:, images.task.lesions]
+            parts.append(predictor(images.image[index].to(accelerator.device), lesions.to(accelerator.device)).cpu())
     predictor.train(training)
     return torch.cat(parts).numpy()

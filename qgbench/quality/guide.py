@@ -18,7 +18,15 @@ from qgbench.methods.normalisation import frozen_statistics
 from qgbench.plugins.hooks import call, told
 from qgbench.plugins.registry import load
 from qgbench.quality.audit import correlations
-from qgbench.quality.scores import Labelling, Score, Watched, foreground_confidence, in_unit_range, overlap
+from qgbench.quality.scores import (
+    Labelling,
+    Score,
+    Watched,
+    foreground_confidence,
+    in_unit_range,
+    predicted_quality,
+    true_quality,
+)
 from qgbench.spec.addons import SCORES, addon_settings
 from qgbench.spec.arm import AddOnSettings, Arm, RegularisationSettings, WeightingSettings, short_name
 
@@ -105,7 +113,7 @@ class AddOn:
         return None
 
     def correct(self, image: Tensor, prob: Tensor) -> Tensor:
-        """Return the pseudo-label (U, 1, H, W) that the method uses in the place of its own."""
+        """Return the pseudo-label (U, C, H, W) that the method uses in the place of its own."""
         return prob
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,7 +138,10 @@ class QualityWeighting(AddOn):
 
 
 class QualityRegularisation(AddOn):
-    """QAR: lambda(t) * mean(1 - g(u_w, f(u_w))), gradients flow through the frozen g to f (Eqns 5 and 6)."""
+    """QAR: lambda(t) * mean(1 - g(u_w, f(u_w))), gradients flow through the frozen g to f (Eqns 5 and 6).
+
+    Of several classes, g sees the probabilities of each, and its judgement is the mean over those that are predicted.
+    """
 
     Settings = RegularisationSettings
     needs_g = True
@@ -169,7 +180,7 @@ class QualityRegularisation(AddOn):
             torch.manual_seed(self.world.seed(salted("dropout of qar", self.seed, step)))
             for student in method.students:
                 prob = method.task.probabilities(student(batch.u_w))
-                total = total + (1.0 - self.predictor(batch.u_w, prob)).mean()
+                total = total + (1.0 - predicted_quality(self.predictor, method.task, batch.u_w, prob)).mean()
         return weight * total
 
     def take_log(self) -> dict[str, float]:
@@ -263,7 +274,7 @@ class Guide:
         Parameters
         ----------
         terms : list of Term
-        masks : mapping of view to (U, 1, H, W) or None
+        masks : mapping of view to (U, C, H, W) or None
             True masks of the views that have some: held-back ones, for the oracle control and for the log, of the weak
             views, and those of the labelled images.
 
@@ -291,7 +302,7 @@ class Guide:
             qualities = self._world.gather(quality)
             noted["mean_q"] = qualities.mean()
             if labelling.truth is not None:
-                dice = overlap(labelling.prob > 0.5, labelling.truth > 0.5)
+                dice = true_quality(labelling.task, labelling.prob, labelling.truth)
                 dice[labelling.truth[:, 0, 0, 0].isnan()] = torch.nan
                 seen = (self._world.gather(dice), qualities, self._world.gather(foreground_confidence(labelling)))
                 self._window.append(torch.stack(seen)[:, ~seen[0].isnan()].cpu())
@@ -315,7 +326,8 @@ class Guide:
     def take_window(self) -> dict[str, float | None]:
         """Return the true Dice of the pseudo-labels since the last call, and how well q and confidence predict it.
 
-        Held-back masks of unlabelled training images are the judge; {} where there are none, or no score was asked.
+        Of several classes, Dice is averaged as q is: over those that a label holds. Held-back masks of unlabelled
+        training images are the judge; {} where there are none, or no score was asked.
         """
         seen, self._window = self._window, []
         if not seen or (values := torch.cat(seen, 1)).shape[1] == 0:

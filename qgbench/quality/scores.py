@@ -14,6 +14,7 @@ from qgbench.base.errors import UserError
 from qgbench.engine.device import ALONE, World
 from qgbench.methods import Network, label_probabilities
 from qgbench.plugins.hooks import call, told
+from qgbench.spec.task import Task
 
 _ROUNDING = 1e-4  # of a mean of values in [0, 1]
 
@@ -23,11 +24,16 @@ class Labelling:
     """What a score may look at."""
 
     image: Tensor  # (U, 3, H, W) weak views in [0, 1]
-    prob: Tensor  # (U, 1, H, W) the labelling network's probabilities
+    prob: Tensor  # (U, C, H, W) the labelling network's probabilities
     network: Network  # the network that labelled
-    truth: Tensor | None  # (U, 1, H, W) masks in the same geometry, NaN where unknown; for the oracle only
+    truth: Tensor | None  # (U, C, H, W) masks in the same geometry, NaN where unknown; for the oracle only
     world: World = ALONE  # the processes that label the other rows of the same batch
     unlabelled: bool = True  # False for labelled images, whose truth is no secret
+
+    @property
+    def task(self) -> Task:
+        """What is segmented."""
+        return self.network.task
 
 
 class Score:
@@ -140,17 +146,79 @@ def overlap(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(total > 0, 2 * both / total.clamp_min(1), torch.ones_like(total))
 
 
+def overlap_by_class(task: Task, first: Tensor, second: Tensor) -> Tensor:
+    """Return the Dice of each class, 1 where both are empty: hard masks (U, C, H, W) bool twice -> (U, K) float32."""
+    pairs = zip(*(mask[:, task.lesions].split(1, 1) for mask in (first, second)), strict=True)
+    return torch.stack([overlap(*pair) for pair in pairs], 1)
+
+
+def mean_of_held(task: Task, values: Tensor, label: Tensor) -> Tensor:
+    """Return the mean of values of classes over those that a label holds; over all where it holds none.
+
+    Parameters
+    ----------
+    task : Task
+    values : (U, K)
+    label : (U, C, H, W)
+        Probabilities, or 0 and 1: a class is held where it is the likeliest of some pixel.
+
+    Returns
+    -------
+    (U,)
+    """
+    if values.shape[1] == 1:
+        return values.squeeze(1)
+    held = task.hard(label.detach())[:, task.lesions].flatten(2).any(2)
+    held = held | ~held.any(1, keepdim=True)
+    return (values * held).sum(1) / held.sum(1)
+
+
+def predicted_dice(predictor: nn.Module, task: Task, image: Tensor, mask: Tensor) -> Tensor:
+    """Return the Dice of each class that g predicts: images (U, 3, H, W), masks (U, C, H, W) -> (U, K)."""
+    dice: Tensor = predictor(image, mask[:, task.lesions])
+    return dice.view(len(image), -1)
+
+
+def predicted_quality(predictor: nn.Module, task: Task, image: Tensor, mask: Tensor) -> Tensor:
+    """Return q, the mean of `predicted_dice` over the classes that a mask holds (`mean_of_held`): (U,)."""
+    return mean_of_held(task, predicted_dice(predictor, task, image, mask), mask)
+
+
 def foreground_confidence(labelling: Labelling) -> Tensor:
-    """Return the mean probability of the predicted foreground, in (0.5, 1]; 0 where none is predicted."""
-    prob = labelling.prob.flatten(1)
-    foreground = prob > 0.5
-    return (prob * foreground).sum(1) / foreground.sum(1).clamp_min(1)
+    """Return the mean probability of the class that is predicted, over the predicted foreground; 0 where there is none.
+
+    The foreground is what is not predicted as background. Of one class the mean is in (0.5, 1].
+    """
+    prob, task = labelling.prob, labelling.task
+    foreground = task.hard(prob)[:, task.lesions].bool().any(1).flatten(1)
+    return (task.confidence(prob).flatten(1) * foreground).sum(1) / foreground.sum(1).clamp_min(1)
 
 
 def flip_agreement(labelling: Labelling) -> Tensor:
-    """Return the Dice between the labelling network's prediction on a view and on its left-right flip."""
-    flipped = label_probabilities(labelling.network, labelling.image.flip(3)).flip(3)
-    return overlap(labelling.prob > 0.5, flipped > 0.5)
+    """Return the Dice between the labelling network's prediction on a view and on its left-right flip.
+
+    Of several classes, the mean over those that the label holds.
+    """
+    task, flipped = labelling.task, label_probabilities(labelling.network, labelling.image.flip(3)).flip(3)
+    return true_quality(task, labelling.prob, task.hard(flipped))
+
+
+def true_quality(task: Task, label: Tensor, truth: Tensor) -> Tensor:
+    """Return the Dice of labels with masks, averaged as q is: over the classes that a label holds.
+
+    Parameters
+    ----------
+    task : Task
+    label : (U, C, H, W)
+        Probabilities.
+    truth : (U, C, H, W)
+        0 or 1.
+
+    Returns
+    -------
+    (U,)
+    """
+    return mean_of_held(task, overlap_by_class(task, task.hard(label).bool(), truth > 0.5), label)
 
 
 class One(Score):
@@ -178,7 +246,10 @@ class Agreement(Score):
 
 
 class TrueDice(Score):
-    """Dice of the label with the held-back mask: unattainable in practice, an upper bound of what weighing gives."""
+    """Dice of the label with the held-back mask: unattainable in practice, an upper bound of what weighing gives.
+
+    Of several classes, the mean over those that the label holds, as for g.
+    """
 
     needs_truth = True
 
@@ -194,19 +265,20 @@ class TrueDice(Score):
             raise UserError(
                 "the oracle needs masks aligned with the labelled pictures; this method mixes or changes them."
             )
-        return overlap(labelling.prob > 0.5, labelling.truth > 0.5)
+        return true_quality(labelling.task, labelling.prob, labelling.truth)
 
 
 class PredictedQuality(Score):
-    """The quality predictor g on the label cut at 0.5."""
+    """The quality predictor g on the hard label; of several classes, the mean over those that it holds."""
 
     needs_g = True
 
     def __call__(self, labelling: Labelling) -> Tensor:
-        """Return q = g(image, label > 0.5), without gradient (arXiv 2606.01753, Eqn 7)."""
+        """Return q = g(image, hard label), without gradient (arXiv 2606.01753, Eqn 7)."""
         assert self.predictor is not None
+        task = labelling.task
         with torch.no_grad():
-            return self.predictor(labelling.image, (labelling.prob > 0.5).float())
+            return predicted_quality(self.predictor, task, labelling.image, task.hard(labelling.prob))
 
 
 class ShuffledQuality(PredictedQuality):

@@ -108,6 +108,7 @@ def _fit(folder: Path, run: str, spec: RunSpec, protocol: Protocol, data: RunDat
         version=protocol.g_version,
         made_by=run,
         dataset=spec.dataset,
+        classes=labelled.task.classes,
         seed=spec.seed,
         size=protocol.size,
         precision=spec.precision,
@@ -145,4 +146,5 @@ def _check_card(card: PredictorCard, folder: Path, protocol: Protocol, data: Run
 
 def _as_labelled(images: ImageSet) -> LabelledImages:
     batches = list(images.batches())
-    return LabelledImages(torch.cat([image for image, _ in batches]), torch.cat([mask for _, mask in batches]))
+    image, mask = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return LabelledImages(image, mask, images.task)

@@ -1,7 +1,7 @@
 """Views of images that g and its weak models are trained on (arXiv 2606.01753, as its released code draws them).
 
 All random numbers come from a CPU generator that the caller owns; the arithmetic runs on the images' device. Images
-are float RGB (B, 3, H, W) in [0, 1], masks (B, 1, H, W) 0 or 1. Nothing is rounded to 8 bits on the way.
+are float RGB (B, 3, H, W) in [0, 1], masks (B, C, H, W) 0 or 1. Nothing is rounded to 8 bits on the way.
 """
 
 from typing import Literal
@@ -17,12 +17,12 @@ Noise = Literal["none", "written", "library"]
 def geometric_view(image: Tensor, mask: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Return image and mask, each axis flipped with probability 0.5, then turned by up to 20 degrees with 0.5.
 
-    What a rotation brings in from outside is black, and no lesion.
+    What a rotation brings in from outside is black, and no lesion: background.
 
     Parameters
     ----------
     image : (B, 3, H, W)
-    mask : (B, 1, H, W)
+    mask : (B, C, H, W)
     generator : Generator
     """
     shared = Shared(generator)

@@ -18,6 +18,9 @@ from qgbench.engine.state import random_states, set_random_states
 from qgbench.methods import Network, probabilities
 from qgbench.quality.views import geometric_view
 from qgbench.spec.protocol import QualitySettings
+from qgbench.spec.task import Task
+
+_ONE_CLASS = Task()
 
 
 class WeakModels:
@@ -30,19 +33,26 @@ class WeakModels:
     ----------
     image : (N, 3, H, W)
         Labelled images in [0, 1].
-    mask : (N, 1, H, W)
+    mask : (N, C, H, W)
         Their masks, 0 or 1.
     settings : QualitySettings
     seed : int
         Of the weights, the order and the views.
     accelerator : Accelerator
+    task : Task
     """
 
     def __init__(
-        self, image: Tensor, mask: Tensor, settings: QualitySettings, seed: int, accelerator: Accelerator
+        self,
+        image: Tensor,
+        mask: Tensor,
+        settings: QualitySettings,
+        seed: int,
+        accelerator: Accelerator,
+        task: Task = _ONE_CLASS,
     ) -> None:
         torch.manual_seed(salted("weights of weak models", seed))
-        network = weak_network(settings.weak_encoder, image.shape[-1])
+        network = weak_network(settings.weak_encoder, image.shape[-1], task)
         self._network = network.to(memory_format=torch.channels_last).to(accelerator.device).train()
         self._optimiser = torch.optim.Adam(network.parameters(), lr=settings.weak_lr, fused=True)
         self._device = accelerator.device
@@ -69,7 +79,8 @@ class WeakModels:
             x, y = geometric_view(
                 self._image[chosen].to(self._device), self._mask[chosen].to(self._device), self._views
             )
-            loss = batch_dice_loss(self._network.task.probabilities(self._network(x)), y)
+            task = self._network.task
+            loss = batch_dice_loss(task.probabilities(self._network(x)), y, task)
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()
             self._optimiser.step()
@@ -129,7 +140,7 @@ class WeakMasks:
         return len(self.networks[0])
 
     def of_labelled(self, image: Tensor, index: Tensor, stage: Tensor) -> Tensor:
-        """Return the masks (B, 1, H, W) bool that networks of some stages give of views of labelled images.
+        """Return the masks (B, C, H, W) bool that networks of some stages give of views of labelled images.
 
         What the same network is asked about, it is asked about in one batch.
 
@@ -141,22 +152,27 @@ class WeakMasks:
         stage : (B,) long
             From 0 to `stages` - 1.
         """
-        masks = torch.empty(len(image), 1, *image.shape[2:], dtype=torch.bool, device=image.device)
+        channels = self.networks[0][0].task.channels
+        masks = torch.empty(len(image), channels, *image.shape[2:], dtype=torch.bool, device=image.device)
         asked = self.fold_of[index] * self.stages + stage
         for number in asked.unique().tolist():
             rows = (asked == number).nonzero().flatten().to(image.device)
             network = self.networks[number // self.stages][number % self.stages]
-            masks[rows] = probabilities(network, image[rows]) > 0.5
+            masks[rows] = _masks(network, image[rows])
         return masks
 
     def of_others(self, image: Tensor, device: torch.device) -> Tensor:
-        """Return what the networks of the first fold give of other images: (V, 3, H, W) -> (E, V, 1, H, W) bool."""
+        """Return what the networks of the first fold give of other images: (V, 3, H, W) -> (E, V, C, H, W) bool."""
         return torch.stack(
             [
-                torch.cat([probabilities(network, part.to(device)).cpu() > 0.5 for part in image.split(64)])
+                torch.cat([_masks(network, part.to(device)).cpu() for part in image.split(64)])
                 for network in self.networks[0]
             ]
         )
+
+
+def _masks(network: Network, image: Tensor) -> Tensor:
+    return network.task.hard(probabilities(network, image)).bool()
 
 
 def epoch_batches(images: int, batch: int, generator: torch.Generator) -> list[list[int]]:
@@ -171,18 +187,26 @@ def epoch_batches(images: int, batch: int, generator: torch.Generator) -> list[l
     return batches
 
 
-def batch_dice_loss(prob: Tensor, target: Tensor) -> Tensor:
+def batch_dice_loss(prob: Tensor, target: Tensor, task: Task = _ONE_CLASS) -> Tensor:
     """Return 1 - 2 sum p t / (sum p + sum t), summed over the batch as a whole; 0 where it has no lesion: a scalar.
+
+    Of several classes, the mean over those of each.
 
     Parameters
     ----------
-    prob, target : (B, 1, H, W)
+    prob, target : (B, C, H, W)
+    task : Task
     """
-    total = (prob.sum() + target.sum()).clamp_min(1e-7)
-    return (1 - 2 * (prob * target).sum() / total) * (target.sum() > 0)
+
+    def of_class(prob: Tensor, target: Tensor) -> Tensor:
+        total = (prob.sum() + target.sum()).clamp_min(1e-7)
+        return (1 - 2 * (prob * target).sum() / total) * (target.sum() > 0)
+
+    classes = zip(*(maps[:, task.lesions].split(1, 1) for maps in (prob, target)), strict=True)
+    return torch.stack([of_class(*each) for each in classes]).mean()
 
 
-def weak_network(encoder: str, size: int) -> SegmentationNetwork:
+def weak_network(encoder: str, size: int, task: Task = _ONE_CLASS) -> SegmentationNetwork:
     """Return a weak U-Net, untrained, for images of `size` pixels.
 
     Raises
@@ -191,7 +215,8 @@ def weak_network(encoder: str, size: int) -> SegmentationNetwork:
         segmentation-models-pytorch has no such encoder.
     """
     try:
-        return SegmentationNetwork(partial(smp.Unet, encoder, encoder_weights=None), encoder, size)
+        build = partial(smp.Unet, encoder, encoder_weights=None, classes=task.channels)
+        return SegmentationNetwork(build, encoder, size, task=task)
     except KeyError as error:
         raise unknown_name("quality.weak_encoder", encoder, smp.encoders.encoders) from error
 

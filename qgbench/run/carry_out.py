@@ -31,14 +31,15 @@ from qgbench.base.logs import logged_to, logger
 from qgbench.base.progress import track
 from qgbench.base.schema import finite_or_none
 from qgbench.data.near_copies import NearCopy, near_copies, warning
-from qgbench.data.readers import Source
+from qgbench.data.readers import Source, find_card
 from qgbench.data.run_data import RunData, open_run_data, said_if
 from qgbench.data.splits import split_fingerprint
+from qgbench.data.units import distance_unit
 from qgbench.engine.checkpoint import Checkpoints
 from qgbench.engine.device import make_accelerator, what_cannot_repeat
 from qgbench.engine.stage import train
 from qgbench.methods import Method, MethodSettings, Network
-from qgbench.metrics.table import Metric
+from qgbench.metrics.table import CLASS, Metric
 from qgbench.plugins.registry import load, source
 from qgbench.quality.audit import IMAGE_DEPENDENCE_LIMIT, QualityAudit, audits_of
 from qgbench.quality.guide import make_guide
@@ -150,7 +151,7 @@ def run(
         if what_differs := what_cannot_repeat(spec.device):
             logger.info(what_differs)
         protocol = _with_weights_in_truth(spec, protocol)
-        method, encoder_hash = _make_method(spec, protocol, method_class, settings)
+        method, encoder_hash = _make_method(spec, protocol, _task_of(spec, data_dir), method_class, settings)
         data = _open_data(spec, protocol, data_dir, split_from)
         alone = folder.locked(wait) if accelerator.is_main_process else nullcontext()
         with alone:
@@ -212,10 +213,11 @@ def rehearse(
     folder = place_for(output, spec, force)
     with interruptible():
         make_accelerator(spec.device, spec.precision, spec.threads)
-        _make_method(spec, protocol.model_copy(update={"encoder_weights": "none"}), method_class, settings)
+        task = _task_of(spec, data_dir)
+        _make_method(spec, protocol.model_copy(update={"encoder_weights": "none"}), task, method_class, settings)
         if spec.needs_g:
-            QualityPredictor(protocol.quality, "none")
-            weak_network(protocol.quality.weak_encoder, protocol.size)
+            QualityPredictor(protocol.quality, "none", len(task.classes))
+            weak_network(protocol.quality.weak_encoder, protocol.size, task)
         with said_if(AbsentDataError):
             data = _open_data(spec, protocol, data_dir, split_from)
             if (record := _finished(folder)) is not None:
@@ -235,7 +237,7 @@ def foresee(spec: RunSpec, data_dir: Path | None = None, split_from: Sequence[Pa
     protocol, settings, _ = checked(spec, method_class)
     with interruptible():
         make_accelerator(spec.device, spec.precision, spec.threads)
-        _, encoder_hash = _make_method(spec, protocol, method_class, settings)
+        _, encoder_hash = _make_method(spec, protocol, _task_of(spec, data_dir), method_class, settings)
         data = _open_data(spec, protocol, data_dir, split_from)
     return _provenance(data, encoder_hash)
 
@@ -325,18 +327,26 @@ def _with_status(job: _Job) -> None:
 
 
 def _make_method(
-    spec: RunSpec, protocol: Protocol, method_class: type[Method], settings: MethodSettings
+    spec: RunSpec, protocol: Protocol, task: Task, method_class: type[Method], settings: MethodSettings
 ) -> tuple[Method, str]:
     """Return the method with its networks, and the hash of the encoder that it starts from; of all, if they differ.
 
     They come before data and g: an unknown architecture shall not be found out after minutes spent on those.
     """
     torch.manual_seed(spec.seed_of("weights"))
-    method = method_class(partial(build_student, protocol, Task()), settings)
+    method = method_class(partial(build_student, protocol, task), settings)
     encoders = [student.get_submodule("body.encoder") for student in method.students]
     # Students of one architecture begin with the same weights, or with none.
     several = len(set(method.archs(settings))) > 1
     return method, weights_hash(nn.ModuleList(encoders) if several else encoders[0])
+
+
+def _task_of(spec: RunSpec, data_dir: Path | None) -> Task:
+    """Return the classes that the data set's card names; one where it is not here, which opening the data refuses."""
+    try:
+        return Task(find_card(spec.dataset, data_dir, "labelled").class_names)
+    except (AbsentDataError, UnknownDataError):
+        return Task()
 
 
 def _with_weights_in_truth(spec: RunSpec, protocol: Protocol) -> Protocol:
@@ -521,6 +531,7 @@ def _make_record(
 def _provenance(
     data: RunData, encoder_hash: str, card: PredictorCard | None = None, predictor: nn.Module | None = None
 ) -> Provenance:
+    prepared = data.prepared
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=provenance.git_commit(),
@@ -528,6 +539,8 @@ def _provenance(
         python=sys.version.split()[0],
         hardware=provenance.hardware(),
         data=data.fingerprint,
+        classes=None if prepared.classes == (CLASS,) else prepared.classes,
+        distance_unit=distance_unit(data.source.volumes),
         split=split_fingerprint(data.split),
         labelled_ids=data.training.labelled.ids,
         encoder=encoder_hash,

@@ -1,14 +1,16 @@
 """The test predictions of a run in one small file, ``predictions.npz``. Imports no torch.
 
 Members, all readable by `numpy.load` without pickle: ``ids`` (uint8: a JSON list in UTF-8), ``shapes`` ((N, 2): height
-and width), ``counts`` ((N,): runs of each mask) and ``runs`` (uint32, all masks in turn). A mask, read row by row, is
-runs of equal pixels: background first (0 long where the first pixel is foreground), then foreground, and so on.
+and width; (N, 3) for volumes: depth, too), ``counts`` ((N,): runs of each mask) and ``runs`` (uint32, all masks in
+turn). A mask, read row by row, is runs of equal pixels: background first (0 long where the first pixel is foreground),
+then foreground, and so on. Of several classes, ``values`` (uint8) holds the label of each run.
 """
 
 import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +22,16 @@ from qgbench.data.packed_masks import PackedMasks
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip archive can name
 
 
-def write_predictions(path: Path, masks: Mapping[str, NDArray[np.bool_]]) -> None:
+def write_predictions(path: Path, masks: Mapping[str, NDArray[Any]]) -> None:
     """Write masks into one compressed file, atomically. Equal masks give equal bytes, whatever their order.
 
     Parameters
     ----------
     path : Path
         The file to write.
-    masks : mapping of str to (H, W) bool
-        By image id, at the image's original resolution; each may be of another size.
+    masks : mapping of str to (H, W) or (D, H, W) array
+        By id of image or volume, at its original resolution; each may be of another size. All are bool or, of several
+        classes, uint8 label maps.
 
     Raises
     ------
@@ -75,7 +78,8 @@ def read_predictions(path: Path) -> PackedMasks:
 
 def _read_members(content: bytes) -> dict[str, NDArray]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:  # reading a whole member verifies its checksum
+        known = ("ids", "shapes", "counts", "runs", *(["values"] if "values.npy" in archive.namelist() else []))
         return {
             name: np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
-            for name in ("ids", "shapes", "counts", "runs")
+            for name in known
         }

@@ -18,18 +18,20 @@ GIVEN = "given-"  # begins the name of a split that someone else made; 8 digits 
 _SPLIT = re.compile(rf"grouped|image|{GIVEN}[0-9a-f]{{8}}")
 
 
+_PATIENTS = "patients"
 _POOL = re.compile(r"(?P<name>.+?)(?:~(?P<draw>[1-9]\d*))?")
 
 
 class Regime(Settings):
     """Which labels and which unlabelled images a run gets, and how the data set is split.
 
-    Written ``n28+isic_pool@grouped``: the labelled budget (``n28`` images, ``p10`` per cent of the training part, or
-    ``all``), external pools (``isic2020~5000``: so many images drawn from one), and the kind of split: ``grouped``,
-    ``image``, or ``given-`` and 8 hexadecimal digits for a split that someone else made.
+    Written ``n28+isic_pool@grouped``: the labelled budget (``n28`` images, ``n7patients`` of volumes, ``p10`` per cent
+    of the training part, or ``all``), external pools (``isic2020~5000``: so many images drawn from one), and the kind
+    of split: ``grouped``, ``image``, or ``given-`` and 8 hexadecimal digits for a split that someone else made.
     """
 
     budget: int | None = Field(description="labelled images; None = `percent` of the training part, or all of it")
+    patients: bool = Field(False, description="the budget counts patients, all of whose slices have labels")
     percent: float | None = Field(None, gt=0, le=100, description="labelled share of the training part, in per cent")
     pools: tuple[str, ...] = Field(description="external unlabelled pools")
     split: str = Field("grouped", pattern=_SPLIT.pattern)
@@ -38,12 +40,14 @@ class Regime(Settings):
         if self.percent is not None:
             budget = f"p{self.percent:g}"
         else:
-            budget = "all" if self.budget is None else f"n{self.budget}"
+            budget = "all" if self.budget is None else f"n{self.budget}{_PATIENTS if self.patients else ''}"
         return "+".join((budget, *self.pools)) + f"@{self.split}"
 
     @classmethod
     def parse(cls, text: str) -> "Regime":
         """Return the regime ``n28+isic_pool@grouped``; ``28`` and ``10%`` will do for ``n28`` and ``p10``.
+
+        ``7patients`` will do for ``n7patients``.
 
         Raises
         ------
@@ -52,22 +56,42 @@ class Regime(Settings):
         """
         body, _, split = text.partition("@")
         budget, *pools = body.split("+")
-        number = re.fullmatch(r"n?(\d+)", budget)
+        number = re.fullmatch(rf"n?(\d+)({_PATIENTS})?", budget)
         percent = re.fullmatch(r"p(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)%", budget)
         understood = number or percent or budget == "all"
         if not understood or "" in pools or (split and not _SPLIT.fullmatch(split)):
             raise UserError(
-                f"regime '{text}' is not understood. Expected a budget (n28, p10 for 10 % or all), any pools, a split "
-                "kind (grouped or image): for example 'n28@grouped' or 'all+isic_pool@image'."
+                f"regime '{text}' is not understood. Expected a budget (n28, n7patients of volumes, p10 for 10 % or all), any "
+                "pools, a split kind (grouped or image): for example 'n28@grouped' or 'all+isic_pool@image'."
             )
         if number and int(number[1]) == 0:
-            raise UserError(f"regime '{text}' has a budget of 0 labelled images; give at least 1.")
+            counted = number[2] or "images"
+            raise UserError(f"regime '{text}' has a budget of 0 labelled {counted}; give at least 1.")
         share = float(percent[1] or percent[2]) if percent else None
         if share is not None and not 0 < share <= 100:
             raise UserError(f"regime '{text}' has a budget of {share:g} %; give more than 0 and at most 100.")
         return cls(
-            budget=int(number[1]) if number else None, percent=share, pools=tuple(pools), split=split or "grouped"
+            budget=int(number[1]) if number else None,
+            patients=bool(number and number[2]),
+            percent=share,
+            pools=tuple(pools),
+            split=split or "grouped",
         )
+
+    def of_volumes(self) -> "Regime":
+        """Return the same regime for a data set of volumes, where a budget counts patients.
+
+        Raises
+        ------
+        UserError
+            It has a share of the training part, which would part patients.
+        """
+        if self.percent is not None:
+            raise UserError(
+                f"regime '{self}': of volumes a number of patients has labels, not a share of the slices; give a "
+                "number (--labelled 7), or all."
+            )
+        return self.model_copy(update={"patients": self.budget is not None})
 
     @property
     def pool_names(self) -> list[str]:
@@ -92,7 +116,10 @@ class Regime(Settings):
         return "image" if self.split == "image" else "grouped"
 
     def labelled(self, training: int) -> int:
-        """Return the number of labelled images among so many of the training part; a share is rounded, half up."""
+        """Return the number of labelled images among so many of the training part; a share is rounded, half up.
+
+        Where the budget counts patients, it is their number, and so is `training`.
+        """
         if self.percent is not None:
             return math.floor(training * self.percent / 100 + 0.5)
         return training if self.budget is None else self.budget

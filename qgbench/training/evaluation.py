@@ -1,9 +1,11 @@
 """Evaluation of a finished run on the test images, which nothing that trains can import.
 
-The test split is read once, at the end, for all networks of the run together.
+The test split is read once, at the end, for all networks of the run together; of volumes one after the other is held.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,18 +13,29 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from qgbench.base.progress import track
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet
 from qgbench.data.packed_masks import PackedMasks
+from qgbench.data.units import Unit, units_of
 from qgbench.methods import Network, probabilities
 from qgbench.metrics.masks import measure
-from qgbench.metrics.table import CLASS, IMAGE_COLUMNS, Metric
-from qgbench.quality.scores import Labelling, foreground_confidence
+from qgbench.metrics.table import VOLUME_COLUMNS, Metric, image_columns
+from qgbench.spec.task import Task
 
 _BATCH = 32
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """What a network gives for one image, on the processor."""
+
+    prob: Tensor  # (C, S, S)
+    quality: Tensor  # (K,) predicted by g; NaN without
+    sure: Tensor  # (K,) sum of the probabilities of a class, where it is predicted
+    pixels: Tensor  # (K,) where it is
 
 
 def evaluate(
@@ -32,10 +45,12 @@ def evaluate(
     split: pd.DataFrame,
     accelerator: Accelerator,
     metrics: Sequence[Metric] = (),
-) -> tuple[dict[str, pd.DataFrame], Mapping[str, NDArray[np.bool_]]]:
-    """Measure networks on the test images at the images' original resolution.
+) -> tuple[dict[str, pd.DataFrame], Mapping[str, NDArray[Any]]]:
+    """Measure networks on the test images at the images' original resolution, in each class by itself.
 
-    Probabilities are resized bilinearly, then cut at 0.5.
+    Probabilities are resized bilinearly, then cut at 0.5; of several classes the likeliest is predicted. Slices of a
+    volume are put together and measured in 3D with its spacing; q is the mean over them, and confidence that over the
+    whole volume's foreground.
 
     Parameters
     ----------
@@ -53,52 +68,93 @@ def evaluate(
     Returns
     -------
     tables : dict of str to DataFrame
-        For each network one row per test image, columns `qgbench.metrics.table.IMAGE_COLUMNS`, then those of
-        `metrics`.
-    masks : mapping of str to (H, W) bool
-        What the network 'student' predicted, by image id, at original resolution.
+        For each network one row per test image or volume and class, columns `qgbench.metrics.table.image_columns`,
+        then those of `metrics`; sorted by id, and then in the order of the classes.
+    masks : mapping of str to (H, W) or (D, H, W) array
+        What the network 'student' predicted, by id of image or volume, at original resolution: bool, or a label map
+        of several classes.
     """
-    row_of = {name: row for row, name in enumerate(prepared.ids)}
-    rows = np.array([row_of[name] for name in sorted(split.loc[split["split"] == "test", "id"])])
-    images = ImageSet([(prepared, rows)])
+    task, row_of = Task(prepared.classes), {name: row for row, name in enumerate(prepared.ids)}
+    volumes = dict(zip(prepared.ids, prepared.volumes or [], strict=bool(prepared.volumes)))
+    units = units_of(split.loc[split["split"] == "test", "id"], volumes)
+    rows = [np.array([row_of[name] for name in unit.images]) for unit in units]
+    images = ImageSet([(prepared, np.concatenate(rows))])
+    predictions = _predictions(networks, predictor, task, images, accelerator)
     results: dict[str, list[dict[str, object]]] = {name: [] for name in networks}
     masks = PackedMasks()
-    for place in track(range(len(rows)), "evaluation", len(rows), "images"):
-        if place % _BATCH == 0:
-            block = np.arange(place, min(place + _BATCH, len(rows)))
-            outputs = {name: _predict(net, predictor, images, block, accelerator) for name, net in networks.items()}
-        row = int(rows[place])
-        height, width = (int(side) for side in prepared.sizes[row])
-        reference = prepared.original_mask(row)
-        for name, (probs, quality, confidence) in outputs.items():
-            prob = probs[place % _BATCH].unsqueeze(0)
-            resized = F.interpolate(prob, (height, width), mode="bilinear", align_corners=False)[0, 0]
-            mask = resized.numpy() > 0.5
+    noun = "volumes" if volumes else "images"
+    for unit, own_rows in zip(track(units, "evaluation", len(units), noun), rows, strict=True):
+        slices = [next(predictions) for _ in own_rows]
+        group, size = prepared.groups[own_rows[0]], tuple(prepared.sizes[own_rows[0]].tolist())
+        reference = unit.whole([prepared.original_mask(row) for row in own_rows])
+        for name in networks:
+            found = [of_slice[name] for of_slice in slices]
+            mask = unit.whole([_mask(task, one.prob, size) for one in found])
             if name == "student":
-                masks.add(prepared.ids[row], mask)
-            measured = measure(mask, reference)
-            known = {
-                "id": prepared.ids[row],
-                "class": CLASS,
-                "group": prepared.groups[row],
-                "height": height,
-                "width": width,
-            }
-            scores = {"q": quality[place % _BATCH], "confidence": confidence[place % _BATCH]}
-            further = {metric.name: metric.of(mask, reference) for metric in metrics}
-            results[name].append({**known, **vars(measured), **scores, **further})
-    columns = [*IMAGE_COLUMNS, *(metric.name for metric in metrics)]
+                masks.add(unit.id, mask)
+            scores = {"q": torch.stack([one.quality for one in found]).mean(0)}
+            sure, pixels = (
+                torch.stack(parts).sum(0) for parts in zip(*((one.sure, one.pixels) for one in found), strict=True)
+            )
+            scores["confidence"] = sure / pixels.clamp_min(1)
+            known = {"id": unit.id, "group": group, **_sides(unit, mask.shape)}
+            for k, one_class in enumerate(task.classes):
+                pair = [whole if task.channels == 1 else whole == k + 1 for whole in (mask, reference)]
+                results[name].append(
+                    {
+                        **known,
+                        "class": one_class,
+                        **vars(measure(*pair, unit.spacing)),
+                        **{score: float(values[k]) for score, values in scores.items()},
+                        **{metric.name: metric.of(*pair, unit.spacing) for metric in metrics},
+                    }
+                )
+    columns = [*image_columns(bool(volumes)), *(metric.name for metric in metrics)]
     return {name: pd.DataFrame(found)[columns] for name, found in results.items()}, masks
 
 
+def _sides(unit: Unit, shape: tuple[int, ...]) -> dict[str, float]:
+    """Return the columns that say how large a unit is."""
+    sides: dict[str, float] = dict(zip(("height", "width"), shape[-2:], strict=True))
+    return {**sides, **dict(zip(VOLUME_COLUMNS, (shape[0], *unit.spacing), strict=True))} if unit.is_volume else sides
+
+
+def _mask(task: Task, prob: Tensor, size: tuple[int, ...]) -> NDArray[Any]:
+    """Return what is predicted at another size: probabilities (C, S, S) -> (H, W) bool, or labels uint8."""
+    resized = F.interpolate(prob.unsqueeze(0), size, mode="bilinear", align_corners=False)[0]
+    return resized[0].numpy() > 0.5 if task.channels == 1 else resized.argmax(0).to(torch.uint8).numpy()
+
+
+def _predictions(
+    networks: Mapping[str, Network],
+    predictor: nn.Module | None,
+    task: Task,
+    images: ImageSet,
+    accelerator: Accelerator,
+) -> Iterator[dict[str, _Predicted]]:
+    """Yield what each network gives for every image in turn; images are predicted in batches."""
+    for begin in range(0, len(images), _BATCH):
+        block = np.arange(begin, min(begin + _BATCH, len(images)))
+        outputs = [_predict(network, predictor, task, images, block, accelerator) for network in networks.values()]
+        for of_image in zip(*outputs, strict=True):
+            yield dict(zip(networks, of_image, strict=True))
+
+
 def _predict(
-    network: Network, predictor: nn.Module | None, images: ImageSet, block: np.ndarray, accelerator: Accelerator
-) -> tuple[torch.Tensor, list[float], list[float]]:
+    network: Network,
+    predictor: nn.Module | None,
+    task: Task,
+    images: ImageSet,
+    block: np.ndarray,
+    accelerator: Accelerator,
+) -> list[_Predicted]:
     image = images.images(block).to(accelerator.device)
+    quality = torch.full((len(block), len(task.classes)), torch.nan)
     with accelerator.autocast(), torch.no_grad():
         prob = probabilities(network, image)
-        quality = (
-            predictor(image, (prob > 0.5).float()).tolist() if predictor is not None else [float("nan")] * len(block)
-        )
-    confidence = foreground_confidence(Labelling(image, prob, network, None)).tolist()
-    return prob.cpu(), quality, confidence
+        lesions = task.hard(prob)[:, task.lesions]
+        if predictor is not None:
+            quality = predictor(image, lesions).view(quality.shape)
+    sure = (prob[:, task.lesions] * lesions).flatten(2).sum(2)
+    parts = (prob, quality, sure, lesions.flatten(2).sum(2))
+    return [_Predicted(*of_image) for of_image in zip(*(part.cpu() for part in parts), strict=True)]

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +23,15 @@ from qgbench.engine.device import World
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.methods import Batch, Method, PseudoLabel
 from qgbench.methods.contract import optimiser_of
-from qgbench.metrics.table import CLASS
 from qgbench.quality.audit import audited_after, correlations
 from qgbench.quality.guide import Guide
-from qgbench.quality.scores import Labelling, PredictedQuality, flip_agreement, foreground_confidence, overlap
+from qgbench.quality.scores import (
+    Labelling,
+    flip_agreement,
+    foreground_confidence,
+    overlap_by_class,
+    predicted_dice,
+)
 from qgbench.spec.protocol import Protocol, check_batches
 from qgbench.training.ahead import Ahead
 from qgbench.training.objective import Objective
@@ -240,19 +245,21 @@ class Trainer:
     def _judge_validation(self) -> dict[str, np.ndarray]:
         """Return true Dice of the evaluated network's validation predictions, at training size, and their scores: (V,).
 
-        'dice' and 'confidence', and 'q' where there is a g.
+        'dice' and 'confidence', and 'q' where there is a g. Of several classes, 'dice' and 'q' are means over all of
+        them, a class that neither mask has being right.
         """
+        task = self.method.task
         found: dict[str, list[Tensor]] = {}
         for image, mask in self._data.val.batches():
             image = image.to(self._accelerator.device)
             with self._accelerator.autocast(), torch.no_grad():
                 prob = self.method.predict(image)
                 scores = {
-                    "dice": overlap(prob.cpu() > 0.5, mask > 0.5),
+                    "dice": overlap_by_class(task, task.hard(prob.cpu()).bool(), mask > 0.5).mean(1),
                     "confidence": foreground_confidence(Labelling(image, prob, self.method.student, None)),
                 }
                 if self._predictor is not None:
-                    scores["q"] = self._predictor(image, (prob > 0.5).float())
+                    scores["q"] = predicted_dice(self._predictor, task, image, task.hard(prob)).mean(1)
             for name, values in scores.items():
                 found.setdefault(name, []).append(values.float().cpu())
         return {name: torch.cat(parts).numpy() for name, parts in found.items()}
@@ -282,9 +289,13 @@ class Trainer:
 
     def _audit_pseudo_labels(self) -> None:
         """Judge the labels that the next steps would make of the audited images, in batches such as theirs."""
-        scores = {"confidence": foreground_confidence, "agreement": flip_agreement}
-        if self._predictor is not None:
-            scores["g"] = PredictedQuality(self._predictor)
+        task, g = self.method.task, self._predictor
+        scores: dict[str, Callable[[Labelling], Tensor]] = {
+            "confidence": foreground_confidence,
+            "agreement": flip_agreement,
+        }
+        if g is not None:
+            scores["g"] = lambda asked: predicted_dice(g, task, asked.image, task.hard(asked.prob))
         plugged = self._guide.plugin_scores
         scores |= plugged
         states = {name: copy.deepcopy(score.state_dict()) for name, score in plugged.items()}
@@ -294,12 +305,14 @@ class Trainer:
                 labelling = Labelling(label.image, label.prob, label.network, None)
                 for name, score in scores.items():
                     values[name].append(score(labelling).cpu().float())
-            values["dice"].append(overlap(label.prob.cpu() > 0.5, self._audit_set.masks(index) > 0.5))
+            hard = task.hard(label.prob.cpu()).bool()
+            values["dice"].append(overlap_by_class(task, hard, self._audit_set.masks(index) > 0.5))
         for name, score in plugged.items():
             score.load_state_dict(states[name])
         for name, collected in values.items():
-            # The last batch was filled up with the first images.
-            self.history.audited.setdefault(name, []).append(torch.cat(collected)[: len(self._audit_index)].tolist())
+            # The last batch was filled up with the first images. What is of a whole label is of each of its classes.
+            given = torch.cat(collected)[: len(self._audit_index)].view(len(self._audit_index), -1)
+            self.history.audited.setdefault(name, []).append(given.expand(-1, len(task.classes)).flatten().tolist())
 
     def _labels_of_audited(self) -> Iterator[tuple[np.ndarray, PseudoLabel]]:
         """Yield the audited images, batch by batch, and what the method labels them with.
@@ -331,17 +344,21 @@ class Trainer:
         method.load_state_dict(state)
 
     def audited_labels(self) -> pd.DataFrame:
-        """Return a row per audited pseudo-label, checkpoint after checkpoint, as `quality.audit.audits_of` takes it."""
-        audited = self.history.audited
+        """Return a row per audited pseudo-label and class, checkpoint after checkpoint, for `quality.audit.audits_of`.
+
+        Scores of a whole label stand in the row of each class; true Dice and g are the class's own.
+        """
+        audited, classes = self.history.audited, self.method.task.classes
         checkpoints = len(audited.get("dice", []))
-        images = [self._audit_set.ids[index] for index in self._audit_index]
+        images = [self._audit_set.ids[index] for index in self._audit_index for _ in classes]
         names = [
             *(name for name in ("dice", "g", "confidence", "agreement") if name in audited),
             *self._guide.plugin_scores,
         ]
         moments = list(audited_after(self.steps, self.method.pseudo_labels).values())[:checkpoints]
         when = np.repeat(moments, len(images))
-        columns: dict[str, Any] = {"progress": when, "id": images * checkpoints, "class": CLASS}
+        columns: dict[str, Any] = {"progress": when, "id": images * checkpoints}
+        columns["class"] = list(classes) * (len(when) // len(classes))
         columns |= {name: np.concatenate([np.array(part) for part in audited[name]]) for name in names}
         return pd.DataFrame(columns)
 

@@ -52,7 +52,7 @@ class Objective(nn.Module):
         Parameters
         ----------
         batch : Batch
-        truth : (U, 1, H, W) or None
+        truth : (U, C, H, W) or None
             Held-back masks for the oracle control; methods never see them.
         step : int
             Number of the step, the first is 0.

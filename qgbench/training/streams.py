@@ -83,7 +83,7 @@ class Streams:
         self._orders = {name: ShuffledOrder(len(images), self._generators[name]) for name, images in sets.items()}
 
     def next(self, progress: float) -> tuple[Batch, Tensor]:
-        """Return a batch, and the held-back masks (U, 1, H, W) of its unlabelled images in the weak view's geometry.
+        """Return a batch, and the held-back masks (U, C, H, W) of its unlabelled images in the weak view's geometry.
 
         Both have the rows of this process alone. Masks are NaN for images whose mask is not known (those of a pool).
 

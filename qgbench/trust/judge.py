@@ -12,10 +12,13 @@ import pandas as pd
 
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.data.readers import Source, name_some, open_source
+from qgbench.data.units import units_of
+from qgbench.metrics.table import VOLUME_COLUMNS
 from qgbench.run.predictions import read_predictions
 
 _PIXELS = 1e-6
 _DICE = 1e-9
+_SPACING = 1e-6  # as a share
 
 
 class Judge:
@@ -37,12 +40,13 @@ class Judge:
         dataset : str
             As in `qgbench.data.readers.open_source`: it has the reference masks.
         images : DataFrame
-            Columns `qgbench.metrics.table.IMAGE_COLUMNS`.
+            Columns `qgbench.metrics.table.image_columns`.
 
         Yields
         ------
         str
-            What differs: counts at all, Dice by more than 1e-9, HD95 (pooled) or ASSD by more than 1e-6 pixels.
+            What differs: counts at all, Dice by more than 1e-9, HD95 (pooled) or ASSD by more than 1e-6 pixels, or in
+            volumes mm or voxels.
 
         Raises
         ------
@@ -52,9 +56,12 @@ class Judge:
         if dataset not in self._sources:
             self._sources[dataset] = open_source(dataset)
         source = self._sources[dataset]
-        ids = set(images["id"])
-        if missing := sorted(ids - set(source.ids)):
+        ids, units = set(images["id"]), {unit.id: unit for unit in units_of(source.ids, source.volumes)}
+        if missing := sorted(ids - set(units)):
             raise UserError(f"'{dataset}' here lacks {name_some(missing, 'image')}")
+        if differing := sorted(set(images["class"]) ^ set(source.classes)):
+            yield f"rows and the data set are not of the same classes: {', '.join(differing)}"
+            return
         try:
             masks = read_predictions(predictions)
         except QGBenchError as error:
@@ -63,22 +70,34 @@ class Judge:
         if differing := sorted(ids ^ set(masks)):
             yield f"rows and predictions are not of the same images: {name_some(differing, 'image')}"
             return
-        for row in images.to_dict("records"):
-            pred, ref = masks[row["id"]], source.mask(row["id"])
-            if not pred.shape == ref.shape == (row["height"], row["width"]):
+        several = len(source.classes) > 1
+        for id, rows in images.groupby("id", sort=False):
+            unit, pred = units[str(id)], masks[str(id)]
+            ref = unit.whole([source.mask(image) for image in unit.images])
+            sides = [*(["depth"] if unit.is_volume else []), "height", "width"]
+            expected = tuple(rows.iloc[0][side] if side in rows else 1 for side in sides)
+            if not pred.shape == ref.shape == expected:
                 sizes = f"{pred.shape} predicted, {ref.shape} reference"
-                yield f"{row['id']} is {row['height']} x {row['width']} pixels; measured: {sizes}"
+                yield f"{id} is {' x '.join(map(str, expected))} pixels; measured: {sizes}"
                 continue
-            for name, value, slack in self._measured(pred, ref):
-                if not abs(row[name] - value) <= slack:
-                    yield f"{row['id']}: {name} is {row[name]:.9g}; measured: {value:.9g}"
+            for row in rows.to_dict("records"):
+                where = f"{id}, {row['class']}" if several else f"{id}"
+                label = source.classes.index(row["class"]) + 1
+                pair = (pred == label, ref == label) if several else (pred, ref)
+                spacing = dict(zip(VOLUME_COLUMNS[1:], unit.spacing, strict=True)) if unit.is_volume else {}
+                of_voxel = [(name, side, _SPACING * side) for name, side in spacing.items()]
+                for name, value, slack in (*of_voxel, *self._measured(*pair, unit.spacing)):
+                    if not abs(row.get(name, np.nan) - value) <= slack:
+                        yield f"{where}: {name} is {row.get(name, np.nan):.9g}; measured: {value:.9g}"
 
-    def _measured(self, pred: np.ndarray, ref: np.ndarray) -> Iterator[tuple[str, Any, float]]:
+    def _measured(
+        self, pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...]
+    ) -> Iterator[tuple[str, Any, float]]:
         """Yield name, value and the difference that is allowed; distances only where both masks have foreground."""
         yield "n_ref", np.count_nonzero(ref), 0
         yield "n_pred", np.count_nonzero(pred), 0
         yield "n_tp", np.count_nonzero(pred & ref), 0
         yield "dice", self._binary.dc(pred, ref), _DICE
         if pred.any() and ref.any():
-            yield "hd95", self._binary.hd95(pred, ref), _PIXELS
-            yield "assd", self._binary.assd(pred, ref), _PIXELS
+            yield "hd95", self._binary.hd95(pred, ref, spacing), _PIXELS
+            yield "assd", self._binary.assd(pred, ref, spacing), _PIXELS

@@ -38,7 +38,7 @@ from qgbench.base.errors import QGBenchError, UserError, unwritable
 from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
 from qgbench.base.schema import first_fault
-from qgbench.metrics.table import Metric
+from qgbench.metrics.table import VOLUME_COLUMNS, Metric, are_volumes
 from qgbench.run.record import (
     RECORD_NAME,
     Provenance,
@@ -61,7 +61,7 @@ _MARKS = "reproductions.json"
 _ASSUMED_RUN_SD = 0.015
 _LEAST_SIBLINGS = 3
 _QUANTILE = 0.995  # two-sided: a sound record is called wrong once in a hundred reruns
-_NOT_TRAINED = ["id", "class", "group", "height", "width", "n_ref"]  # of `qgbench.metrics.table.IMAGE_COLUMNS`
+_NOT_TRAINED = ["id", "class", "group", "height", "width", *VOLUME_COLUMNS, "n_ref"]  # of `image_columns`
 _EXACT = 1e-9  # for averages of the same numbers
 _DIGITS = 12  # of a hash, in what is printed
 
@@ -80,8 +80,8 @@ class Reproduction(_Part):
     differing: dict[str, tuple[str, str]] = Field(
         description="conditions that differ, by name: the record's value, the rerun's"
     )
-    images_differing: int = Field(ge=0, description="test images whose Dice differs")
-    largest_dice_difference: float = Field(ge=0, description="of one image")
+    images_differing: int = Field(ge=0, description="test images, or volumes, whose Dice differs in any class")
+    largest_dice_difference: float = Field(ge=0, description="of one image and class")
     differences: dict[str, float] = Field(description="the rerun's minus the record's, by name of an average")
     noise: float | None = Field(
         description="largest difference of mean Dice that counts as noise; None where exactness was expected"
@@ -111,7 +111,7 @@ class Original:
         Its JSON.
     record : Record
     images : DataFrame
-        Its rows, columns `qgbench.metrics.table.IMAGE_COLUMNS`.
+        Its rows, columns `qgbench.metrics.table.image_columns`.
     """
 
     path: Path
@@ -527,14 +527,16 @@ def judge(original: Original, rerun_path: Path) -> Reproduction:
     noise = None if exact else noise_of(sibling_dice(original))
     then = original.record.summary.numbers()
     columns = [name for name in original.images if name in rows]
-    first, second = (images[columns].sort_values("id", ignore_index=True) for images in (original.images, rows))
+    first, second = (
+        images[columns].sort_values(["id", "class"], ignore_index=True) for images in (original.images, rows)
+    )
     differences = {
         name: float(value - then[name])
         for name, value in rerun.summary.numbers().items()
         if name not in ("images", "groups") and name in then
     }
     verdict, reason = _verdict(first, second, differences["dice"], noise)
-    both = first.merge(second, on="id", suffixes=("_record", "_rerun"))
+    both = first.merge(second, on=["id", "class"], suffixes=("_record", "_rerun"))
     dice = (both["dice_rerun"] - both["dice_record"]).abs()
     return Reproduction(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -542,7 +544,7 @@ def judge(original: Original, rerun_path: Path) -> Reproduction:
         reason=reason,
         exact_expected=exact,
         differing={found.name: (found.record, found.here) for found in conditions if not found.same},
-        images_differing=int((dice > 0).sum()),
+        images_differing=both["id"][dice > 0].nunique(),
         largest_dice_difference=float(dice.max()) if len(dice) else 0.0,
         differences=differences,
         noise=None if noise is None else noise.limit,
@@ -559,7 +561,8 @@ def _verdict(first: pd.DataFrame, second: pd.DataFrame, dice: float, noise: Nois
     """Return the verdict over two tables of rows, sorted by id; noise is None where exactness is expected."""
     if first.equals(second):
         return "identical", "every number of every image is the same."
-    if not first[_NOT_TRAINED].equals(second[_NOT_TRAINED]):
+    given = [name for name in _NOT_TRAINED if name not in VOLUME_COLUMNS or are_volumes(first.columns)]
+    if not first[given].equals(second[given]):
         return (
             "disagrees",
             "ids, groups, sizes or reference masks of the test images differ, which no training changes.",
@@ -646,9 +649,9 @@ def print_reproduction(original: Original, reproduction: Reproduction, console: 
         value = averages[name]
         table.add_row(name, f"{value:.6g}", f"{value + difference:.6g}", f"{difference:+.3g}" if difference else "0")
     console.print(table)
-    count = original.record.summary.images
+    count, noun = original.record.summary.images, "volumes" if original.record.of_volumes else "images"
     console.print(
-        f"Dice differs in {reproduction.images_differing} of {count} images, at most by "
+        f"Dice differs in {reproduction.images_differing} of {count} {noun}, at most by "
         f"{100 * reproduction.largest_dice_difference:.3g} points. Expected: "
         f"{'identical' if reproduction.exact_expected else 'alike up to noise'}.",
         highlight=False,

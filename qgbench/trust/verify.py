@@ -12,9 +12,11 @@ rule           severity found
 record         fault    JSON that is cut off, not a record, of a version of the schema that is not known, or of schema 1
                         and says one thing twice and differently; a number outside its range, a hash that is none
 images         fault    CSV that is missing, cut off, empty, of other columns, or has text where a number belongs
-image ids      fault    an image twice in one class, without id or group, or of a class that the task has not
-counts         fault    sizes and counts that are no whole numbers, more pixels than the image has, n_tp above n_ref or
-                        n_pred
+image ids      fault    an image or volume twice in one class, without id or group, without a row of each class, of a
+                        class that the record has not, or with another group or size in another class
+counts         fault    sizes and counts that are no whole numbers, more pixels than the image has, also of all classes
+                        together, n_tp above n_ref or n_pred; of volumes, sides of a voxel that are not positive, or not
+                        1 where they are not known
 overlap        fault    Dice, Jaccard, precision, recall that n_tp, n_ref, n_pred do not give (to 1e-9)
 status         fault    another status than n_ref and n_pred give
 distances      fault    HD95 (either) or ASSD that is empty though both masks have foreground or neither has, given
@@ -35,11 +37,12 @@ contradiction  fault    g, its weights, its audit or what the add-on did are the
                         the settings give; mean q, kept share and effective sample size that no weights of QW have; q
                         above its true Dice by more than it can be, or than the run's log says
 data           fault    the phantom's fingerprint is not that of the phantom drawn here
+classes        fault    other classes, or another unit of distances, than the card of the data set gives
 protocol       fault    no protocol of this qgbench, or a newer version of one or of its g
 spec           fault    a spec that does not resolve, names nothing known, or that run_id or settings contradict;
                         settings that came after the record are read as what was done before them
 labels         fault    labelled images that repeat, are test images, are not as many as the regime says, or are not
-                        those that the seed draws
+                        those that the seed draws; of several classes, which images show them is believed
 split          fault    another split than the committed one
 test images    fault    other test images or groups than the committed split's
 place          fault    submitted under a name that is not the record's (`qgbench.run.record.result_path`)
@@ -53,8 +56,8 @@ outside code   note     method, architecture, add-on or metric do not ship with 
                         another source, or is a file, which is not run: then what it decides is not checked
 uncommitted    note     trained by code with changes that no commit holds
 near copies    note     test images that are near copies of training images, as the run found
-judge          fault    the judge counts other pixels, Dice (to 1e-9), HD95 or ASSD (to 1e-6 pixels), or finds other
-                        images or sizes in the predictions
+judge          fault    the judge counts other pixels, Dice (to 1e-9), HD95 or ASSD (to 1e-6 pixels, mm or voxels), or
+                        finds other images, classes or sizes in the predictions
 not judged     note     the predictions were not kept, or the data are not here
 ============== ======== ===============================================================================================
 
@@ -86,7 +89,7 @@ percentiles are interpolated, 1 against 0.95), nor ASSD by either. Of all rules,
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -106,11 +109,19 @@ from qgbench.base.paths import no_folder
 from qgbench.base.progress import Track, no_progress
 from qgbench.base.schema import SLACK, not_finite
 from qgbench.data.cache import joint_fingerprint, prepare
-from qgbench.data.cards import card_names
+from qgbench.data.cards import Card, card_names, load_card
 from qgbench.data.readers import PHANTOM_NAME, name_some, open_source
-from qgbench.data.splits import draw_labelled, load_split, split_fingerprint
+from qgbench.data.splits import draw_labelled, draw_patients, load_split, split_fingerprint
+from qgbench.data.units import volume_of
 from qgbench.metrics.masks import NSD_DIAGONAL_FRACTION, NSD_PIXELS
-from qgbench.metrics.table import CLASS, DISTANCE_COLUMNS, IMAGE_COLUMNS, TEXT_COLUMNS, Metric
+from qgbench.metrics.table import (
+    DISTANCE_COLUMNS,
+    TEXT_COLUMNS,
+    VOLUME_COLUMNS,
+    Metric,
+    diagonals,
+    image_columns,
+)
 from qgbench.quality.audit import (
     IMAGE_DEPENDENCE_LIMIT,
     LABEL_COLUMNS,
@@ -151,8 +162,8 @@ _WORTH_PROCESSES = 500  # records; a process takes a second to start
 _CHUNK = 10  # records; a judge takes seconds for each, and progress shows no less than a chunk
 
 _TOLD = 3  # of many numbers that differ
+_OF_WHOLE_LABELS = ("confidence", "agreement")  # of several classes, in the row of each
 _EXACT = 1e-9  # for what is recomputed from the same numbers in double precision
-_NUMBERS = [name for name in IMAGE_COLUMNS if name not in TEXT_COLUMNS]
 _COLOURS = {"fault": "red", "note": "dim"}
 
 Column = NDArray[np.float64]
@@ -308,8 +319,9 @@ class _Verifier:
         self._judge = None if judge is None else Judge()
         self._protocols = {name: load_protocol(name) for name in protocol_names()}
         self._splits: dict[tuple[str, str, str], _CommittedSplit | None] = {}
-        self._draws: dict[tuple[str, str, str, int, int], list[str]] = {}
+        self._draws: dict[tuple[str, str, str, str, int], list[str]] = {}
         self._phantoms: dict[int, str] = {}  # fingerprint by size
+        self._cards: dict[str, Card | None] = {}
 
     def verify(self, path: Path) -> tuple[list[Fault], _Seen | None]:
         """Return a record's faults, and what is compared with other records: None where it cannot be read."""
@@ -322,8 +334,9 @@ class _Verifier:
             images = _read_table(table, record)
         except QGBenchError as error:
             return [Fault(table, "images", str(error))], None
-        numbers = dict(zip(_NUMBERS, images[_NUMBERS].to_numpy(dtype=float).T, strict=True))
-        in_table = [*_image_ids(images), *_rows(images, numbers, record.provenance.g is not None)]
+        names = [name for name in image_columns(record.of_volumes) if name not in TEXT_COLUMNS]
+        numbers = dict(zip(names, images[names].to_numpy(dtype=float).T, strict=True))
+        in_table = [*_image_ids(images, record), *_rows(images, numbers, record)]
         in_table += [found for metric in record.metrics.values() for found in _further(images, metric)]
         faults = [Fault(table, *found) for found in in_table]
         faults += _audited(path, record, set(images["id"]))
@@ -362,9 +375,27 @@ class _Verifier:
                 return
         for rule, text in (*compare_with_spec(record), *_place(path, record)):
             yield Fault(path, rule, text)
+        yield from self._classes(path, record)
         if (cell.dataset, Regime.parse(cell.regime).pools) == (PHANTOM_NAME, ()):
             yield from self._phantom(path, record.provenance.data, present.size)
         yield from self._split(path, record, images, present)
+
+    def _classes(self, path: Path, record: Record) -> Iterator[Fault]:
+        """Compare classes and the unit of distances with those of a shipped card."""
+        dataset = record.spec.dataset
+        if dataset not in self._cards:
+            self._cards[dataset] = load_card(dataset) if dataset in card_names("labelled") else None
+        if (card := self._cards[dataset]) is None:
+            return
+        if record.classes != card.class_names:
+            text = f"the classes are {', '.join(record.classes)}; the card of '{dataset}' has "
+            yield Fault(path, "classes", text + ", ".join(card.class_names))
+        possible = {"px"} if card.volumes is None else {"voxel"} if card.voxels else {"mm", "voxel"}
+        if record.distance_unit not in possible:
+            text = (
+                f"distances are in {record.distance_unit}; those of '{dataset}' are in {' or '.join(sorted(possible))}"
+            )
+            yield Fault(path, "classes", text)
 
     def _phantom(self, path: Path, data: str, size: int) -> Iterator[Fault]:
         """Compare with the phantom, the one data set that is here wherever qgbench is."""
@@ -394,22 +425,22 @@ class _Verifier:
             digests = f"{provenance.split[:12]}..., the committed split's {committed.fingerprint[:12]}..."
             yield Fault(path, "split", f"the fingerprint is {digests}")
         tested = dict(zip(images["id"].tolist(), images["group"].tolist(), strict=True))
-        if tested != committed.test:
-            text = f"{len(tested)} images, and the committed split has {len(committed.test)} to test on; "
-            yield Fault(images_path(path), "test images", text + _differences(tested, committed.test))
+        unit, noun = _unit_of(record), _noun(record)
+        to_test = {unit(id): group for id, group in committed.test.items()}
+        if tested != to_test:
+            text = f"{len(tested)} {noun}s, and the committed split has {len(to_test)} to test on; "
+            yield Fault(images_path(path), "test images", text + _differences(tested, to_test))
         audited_of = committed.val if record.pseudo_labels_on.startswith("validation") else set(committed.train["id"])
         if foreign := sorted(_audited_ids(path) - audited_of - committed.test.keys()):
             text = f"{name_some(foreign, 'image')}, which the committed split has not among the "
             yield Fault(labels_path(path), "audits", text + record.pseudo_labels_on)
-        budget = regime.labelled(len(committed.train))
-        draw = (*key, budget, cell.seed)
+        draw = (*key, cell.regime, cell.seed)
         if draw not in self._draws:
-            drawable = 1 <= budget <= len(committed.train)
-            drawn = draw_labelled(committed.train, budget, cell.dataset, cell.seed) if drawable else []
-            self._draws[draw] = drawn
-        if provenance.labelled_ids != self._draws[draw]:
-            text = f"{len(provenance.labelled_ids)} labelled images, and seed {cell.seed} draws {budget}; "
-            yield Fault(path, "labels", text + _differences(provenance.labelled_ids, self._draws[draw]))
+            self._draws[draw] = _drawn(committed.train, regime, cell)
+        drawn, labelled = self._draws[draw], provenance.labelled_ids
+        if labelled != drawn and (regime.patients or not _shows_classes_first(labelled, committed.train, record)):
+            text = f"{len(labelled)} labelled images, and seed {cell.seed} draws {len(drawn)}; "
+            yield Fault(path, "labels", text + _differences(labelled, drawn))
 
     def _judged(self, path: Path, record: Record, images: pd.DataFrame) -> Iterator[Fault]:
         assert self._judge is not None
@@ -436,7 +467,8 @@ def _read_table(path: Path, record: Record) -> pd.DataFrame:
         As `read_images`; there are no rows, other columns, or text where a number belongs.
     """
     images = read_images(path, record.metrics)
-    columns = [name for name in (*IMAGE_COLUMNS, *record.metrics) if record.read_from > 1 or name != "class"]
+    columns = [*image_columns(record.of_volumes), *record.metrics]
+    columns = [name for name in columns if record.read_from > 1 or name != "class"]
     _refuse_form(path, images, columns, set(TEXT_COLUMNS))
     if images.empty:
         raise QGBenchError(f"{path} has no rows")
@@ -463,29 +495,56 @@ def _refuse_form(path: Path, rows: pd.DataFrame, columns: Iterable[str], text: C
             raise QGBenchError(f"{path} has text where a number belongs: {name} is {said}")
 
 
-def _image_ids(images: pd.DataFrame) -> Found:
+def _noun(record: Record) -> str:
+    return "volume" if record.of_volumes else "image"
+
+
+def _unit_of(record: Record) -> Callable[[str], str]:
+    """Return what gives the unit that an image is of."""
+    return volume_of if record.of_volumes else str
+
+
+def _image_ids(images: pd.DataFrame, record: Record) -> Found:
+    noun, classes = _noun(record), record.classes
     if (twice := images.duplicated(["id", "class"])).any():
-        yield "image ids", f"{name_some(sorted(set(images['id'][twice])), 'image')} in more than one row of a class"
+        yield "image ids", f"{name_some(sorted(set(images['id'][twice])), noun)} in more than one row of a class"
     for name in ("id", "group"):
         if "" in images[name].tolist():
             yield "image ids", f"a row without {name}"
-    if others := sorted(set(images["class"]) - {CLASS}):
-        yield "image ids", f"rows of {', '.join(map(repr, others))}; the one class is '{CLASS}'"
+    if others := sorted(set(images["class"]) - set(classes)):
+        known = f"the one class is '{classes[0]}'" if len(classes) == 1 else f"the classes are {', '.join(classes)}"
+        yield "image ids", f"rows of {', '.join(map(repr, others))}; {known}"
+    if len(classes) > 1:
+        units = images.groupby("id")
+        if lacking := units.size().loc[lambda rows: rows < len(classes)].index.tolist():
+            yield "image ids", f"{name_some(lacking, noun)} without a row of each class: {', '.join(classes)}"
+        same = ["group", "height", "width", *(VOLUME_COLUMNS if record.of_volumes else [])]
+        if differing := units[same].nunique(dropna=False).max(axis=1).loc[lambda most: most > 1].index.tolist():
+            yield "image ids", f"{name_some(differing, noun)} of another group or size in another class"
 
 
-def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], has_g: bool) -> Found:
+def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -> Found:
     """Yield where a row's numbers break the rules."""
 
     def faulty(rule: str, text: str, right: NDArray[np.bool_]) -> Found:
         if not right.all():
-            yield rule, f"{text}: {name_some(images['id'][~right].tolist(), 'image')}"
+            yield rule, f"{text}: {name_some(list(dict.fromkeys(images['id'][~right])), _noun(record))}"
 
-    height, width, n_ref, n_pred, n_tp = (numbers[name] for name in ("height", "width", "n_ref", "n_pred", "n_tp"))
-    whole = np.isfinite([height, width, n_ref, n_pred, n_tp]).all(axis=0)
-    whole &= np.array([np.floor(column) == column for column in (height, width, n_ref, n_pred, n_tp)]).all(axis=0)
-    whole &= (height >= 1) & (width >= 1) & (n_ref >= 0) & (n_pred >= 0) & (n_tp >= 0)
-    possible = whole & (n_tp <= np.minimum(n_ref, n_pred)) & (n_ref + n_pred - n_tp <= height * width)
-    if not possible.all():
+    has_g, sides = record.provenance.g is not None, ["height", "width", *(["depth"] if record.of_volumes else [])]
+    n_ref, n_pred, n_tp = (numbers[name] for name in ("n_ref", "n_pred", "n_tp"))
+    whole_numbers, lengths = [n_ref, n_pred, n_tp], [numbers[side] for side in sides]
+    whole = np.isfinite([*whole_numbers, *lengths]).all(axis=0)
+    whole &= np.array([np.floor(column) == column for column in (*whole_numbers, *lengths)]).all(axis=0)
+    whole &= (np.array(lengths) >= 1).all(axis=0) & (np.array(whole_numbers) >= 0).all(axis=0)
+    pixels = np.prod(lengths, axis=0)
+    possible = whole & (n_tp <= np.minimum(n_ref, n_pred)) & (n_ref + n_pred - n_tp <= pixels)
+    if len(record.classes) > 1:  # which exclude each other
+        of_unit = images.groupby("id")[["n_ref", "n_pred"]].transform("sum").to_numpy(float)
+        possible &= (of_unit <= pixels[:, None]).all(axis=1)
+    voxel = np.array([numbers[name] for name in VOLUME_COLUMNS[1:]]) if record.of_volumes else np.ones((1, len(n_ref)))
+    sound = (np.isfinite(voxel) & (voxel > 0) & ((voxel == 1) | (record.distance_unit == "mm"))).all(axis=0)
+    if not (possible & sound).all():
+        yield from faulty("counts", "sides of a voxel that are not positive, or not 1 though they are not known", sound)
         yield from faulty("counts", "sizes or counts that are no whole numbers", whole)
         yield from faulty("counts", "more pixels than there are, or n_tp above n_ref or n_pred", possible | ~whole)
         return
@@ -506,7 +565,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], has_g: bool) -> F
     status = np.select([both_empty, n_pred == 0, n_ref == 0], ["both_empty", "missed", "spurious"], "ok")
     yield from faulty("status", "not what n_ref and n_pred give", np.array(images["status"].tolist()) == status)
 
-    longest = np.where(equal, 0.0, np.hypot(height - 1, width - 1)) + _EXACT
+    longest = np.where(equal, 0.0, diagonals({**numbers, **{side: numbers[side] - 1 for side in sides}})) + _EXACT
     for name in DISTANCE_COLUMNS:
         distance = numbers[name]
         given = (distance >= 0) & (distance <= longest)
@@ -517,7 +576,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], has_g: bool) -> F
     for name, share in (("nsd_2px", near), ("nsd_2pct", far)):
         right = (share >= 0) & (share <= 1) & (~one_empty | (share == 0)) & (~equal | (share == 1))
         yield from faulty("surface dice", f"{name} is outside [0, 1], or not what empty or equal masks give", right)
-    wider = NSD_DIAGONAL_FRACTION * np.hypot(height, width) >= NSD_PIXELS
+    wider = NSD_DIAGONAL_FRACTION * diagonals(numbers) >= NSD_PIXELS * voxel.min(axis=0)
     yield from faulty(
         "surface dice",
         "nsd_2px and nsd_2pct: the smaller tolerance has more",
@@ -540,7 +599,7 @@ def _further(images: pd.DataFrame, metric: Metric) -> Found:
     right = np.where(one_empty, np.isnan(value) if metric.is_distance else value == metric.one_empty, right)
     if not right.all():
         text = f"{metric.name} is outside its range, or not what it says of empty masks: "
-        yield "metrics", text + name_some(images["id"][~right].tolist(), "image")
+        yield "metrics", text + name_some(list(dict.fromkeys(images["id"][~right])), "image")
 
 
 def _highest(metric: Metric) -> float:
@@ -550,7 +609,8 @@ def _highest(metric: Metric) -> float:
 def _compared(who: str, recomputed: Summary, stored: Summary) -> Found:
     said = stored.numbers()
     if recomputed.images != stored.images:  # which explains all else
-        yield "summary", f"there are {recomputed.images} rows, and {who} says images = {stored.images}"
+        rows = "units with rows" if recomputed.by_class else "rows"
+        yield "summary", f"there are {recomputed.images} {rows}, and {who} says images = {stored.images}"
         return
     for name, value in recomputed.numbers().items():
         claimed = said.get(name, math.nan)
@@ -603,12 +663,23 @@ def _audited_ids(path: Path) -> set[str]:
 
 def _label_rows(labels: pd.DataFrame, record: Record, tested: Collection[str]) -> Iterator[str]:
     """Yield what is in rows that no run writes."""
-    if others := sorted(set(labels["class"]) - {CLASS}):
-        yield f"it has rows of another class than {CLASS}: {', '.join(map(repr, others))}"
+    classes = record.classes
+    if others := sorted(set(labels["class"]) - set(classes)):
+        yield f"it has rows of another class than {', '.join(classes)}: {', '.join(map(repr, others))}"
     if (twice := labels.duplicated(["progress", "id", "class"])).any():
         yield f"{name_some(labels['id'][twice].tolist(), 'image')} twice at one checkpoint"
-    for ids, what in ((tested, "test"), (record.provenance.labelled_ids, "labelled")):
-        if known := sorted(set(labels["id"]) & set(ids)):
+    if len(classes) > 1:
+        of_label = labels.groupby(["progress", "id"])
+        if (lacking := of_label.size() < len(classes)).any():
+            names = sorted(set(lacking.index[lacking].get_level_values("id")))
+            yield f"{name_some(names, 'image')} without a row of each class: {', '.join(classes)}"
+        if (differing := (of_label[[*_OF_WHOLE_LABELS]].nunique(dropna=False) > 1).any(axis=1)).any():
+            names = sorted(set(differing.index[differing].get_level_values("id")))
+            yield f"{' or '.join(_OF_WHOLE_LABELS)} is another one in another class: {name_some(names, 'image')}"
+    unit, ids = _unit_of(record), set(labels["id"])
+    tested_too = sorted(id for id in ids if unit(id) in tested)
+    for known, what in ((tested_too, "test"), (sorted(ids & set(record.provenance.labelled_ids)), "labelled")):
+        if known:
             yield f"{name_some(known, f'{what} image')}, which no audit looks at"
     numbers = labels.drop(columns=["id", "class"])
     for name, right in ((numbers >= 0) & (numbers <= 1)).items():
@@ -706,13 +777,17 @@ def _logged(path: Path, record: Record) -> Found:
 
 
 def _labels(record: Record, images: pd.DataFrame) -> Found:
-    labelled = record.provenance.labelled_ids
+    labelled, unit = record.provenance.labelled_ids, _unit_of(record)
     if len(set(labelled)) < len(labelled):
         yield "labels", "labelled images are there twice"
-    if both := sorted(set(labelled) & set(images["id"])):
-        yield "labels", f"{name_some(both, 'image')} labelled in training and tested on"
-    budget = Regime.parse(record.spec.regime).budget
-    if budget is not None and len(labelled) != budget:
+    if both := sorted(set(map(unit, labelled)) & set(images["id"])):
+        yield "labels", f"{name_some(both, _noun(record))} labelled in training and tested on"
+    regime = Regime.parse(record.spec.regime)
+    if regime.patients != (record.of_volumes and regime.budget is not None):
+        yield "labels", f"the regime is {regime}: a budget counts patients of volumes and images of pictures"
+    elif regime.patients and (volumes := len(set(map(unit, labelled)))) < (regime.budget or 0):
+        yield "labels", f"{volumes} labelled volumes, and the regime is {regime}: a patient has one or more"
+    elif not regime.patients and regime.budget is not None and len(labelled) != regime.budget:
         yield "labels", f"{len(labelled)} labelled images, and the regime is {record.spec.regime}"
 
 
@@ -761,6 +836,33 @@ def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _Commi
         val=frozenset(split["id"][split["split"] == "val"]),
         test=dict(zip(test["id"], test["group"], strict=True)),
     )
+
+
+def _drawn(train: pd.DataFrame, regime: Regime, spec: RunSpec) -> list[str]:
+    """Return the labelled images that a seed draws from the training part, [] where there are not as many."""
+    if regime.patients:
+        possible = 1 <= (regime.budget or 0) <= train["group"].nunique()
+        return draw_patients(train, regime.budget or 0, spec.dataset, spec.seed) if possible else []
+    budget = regime.labelled(len(train))
+    return draw_labelled(train, budget, spec.dataset, spec.seed) if 1 <= budget <= len(train) else []
+
+
+def _shows_classes_first(labelled: list[str], train: pd.DataFrame, record: Record) -> bool:
+    """Return whether labelled images are those of a draw, after some that are the first to show a class.
+
+    Which these are, no record says: at most as many as there are classes, in the order of the draw.
+    """
+    spec, classes = record.spec, len(record.classes)
+    budget = Regime.parse(spec.regime).labelled(len(train))
+    if classes == 1 or len(labelled) != budget:
+        return False
+    order = draw_labelled(train, len(train), spec.dataset, spec.seed)
+    for first in range(min(classes, budget) + 1):
+        front, rest = set(labelled[:first]), labelled[first:]
+        of_front = [id for id in order if id in front]
+        if of_front + [id for id in order if id not in front][: len(rest)] == labelled:
+            return True
+    return False
 
 
 def _differences(found: Iterable[str], expected: Iterable[str]) -> str:

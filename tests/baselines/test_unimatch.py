@@ -295,4 +295,4 @@ def test_apart_decodes_labelled_images_and_dropped_features_alone() -> None:
 def test_settings_are_the_papers() -> None:
     settings = load("method", "unimatch").Settings().model_dump()
     shared = {"lambda_u": 0.5, "warmup": 0.0, "ramp": 0.0}
-    assert settings == shared | {"threshold": 0.95, "dropout": 0.5, "apart": False}
+    assert settings == shared | {"threshold": 0.95, "dropout": 0.5, "unlabelled_loss": "ce", "apart": False}

@@ -22,6 +22,7 @@ from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import _make_method
 from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer
 from qgbench.trust.toys import ToySegmenter, toy_data, toy_protocol
 
@@ -136,7 +137,7 @@ def spec_of(method: str, **overrides: object) -> RunSpec:
 
 def test_the_hash_tells_the_encoders_of_both_architectures() -> None:
     def made(spec: RunSpec, settings: MethodSettings) -> tuple[Method, str]:
-        return _make_method(spec, spec.resolve(), load("method", spec.method), settings)
+        return _make_method(spec, spec.resolve(), Task(), load("method", spec.method), settings)
 
     kind = load("method", "cross_teaching")
     found = [made(spec_of("cross_teaching"), kind.Settings(second_arch=arch)) for arch in ("fpn", "segformer")]

@@ -241,7 +241,7 @@ def test_the_log_averages_what_the_weights_did_since_it_was_last_taken() -> None
 
 def test_the_shuffling_control_continues_after_a_resume(g: nn.Module) -> None:
     image = torch.rand(8, 3, 32, 32)
-    asked = Labelling(image, torch.rand(8, 1, 32, 32), g, None)
+    asked = Labelling(image, torch.rand(8, 1, 32, 32), ToySegmenter(), None)
     loose = QualityWeighting.Settings(tau=0.0)
 
     def guide(seed: int) -> Guide:
@@ -283,7 +283,7 @@ def test_the_log_is_of_the_rows_of_all_processes() -> None:
 def test_the_shuffling_control_permutes_the_rows_of_all_processes(g: nn.Module, rank: int) -> None:
     image = torch.rand(8, 3, 32, 32)
     prob = torch.rand(8, 1, 32, 32)
-    whole = ShuffledQuality(g, 5)(Labelling(image, prob, g, None))
+    whole = ShuffledQuality(g, 5)(Labelling(image, prob, ToySegmenter(), None))
     mine, others = (slice(4 * r, 4 * r + 4) for r in (rank, 1 - rank))
     theirs = g(image[others], (prob[others] > 0.5).float())
 
@@ -293,7 +293,7 @@ def test_the_shuffling_control_permutes_the_rows_of_all_processes(g: nn.Module, 
 
     world = Half()
     world.rank, world.size = rank, 2
-    found = ShuffledQuality(g, 5)(Labelling(image[mine], prob[mine], g, None, world))
+    found = ShuffledQuality(g, 5)(Labelling(image[mine], prob[mine], ToySegmenter(), None, world))
     assert torch.allclose(found, whole[mine], atol=1e-6)
     assert not torch.allclose(found.sort().values, g(image[mine], (prob[mine] > 0.5).float()).sort().values)
 

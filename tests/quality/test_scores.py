@@ -35,7 +35,7 @@ def labelling(prob: Any, truth: Any = None, network: nn.Module | None = None) ->
     prob = torch.as_tensor(prob, dtype=torch.float32)
     image = torch.rand(len(prob), 3, *prob.shape[2:], generator=torch.Generator().manual_seed(0))
     mask = None if truth is None else torch.as_tensor(truth, dtype=torch.float32)
-    return Labelling(image, prob, nn.Identity() if network is None else network, mask)
+    return Labelling(image, prob, ToySegmenter() if network is None else network, mask)
 
 
 def picture(*rows: list[float]) -> list[list[list[float]]]:

@@ -14,6 +14,7 @@ from qgbench.plugins.registry import load
 from qgbench.quality.guide import Guide
 from qgbench.run.carry_out import _make_method, _open_data
 from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer
 from qgbench.trust.toys import toy_data, toy_protocol
 
@@ -32,14 +33,15 @@ def spec(**changes: Any) -> RunSpec:
 def weights(of: RunSpec) -> Tensor:
     """Parameters of the first student as a run begins."""
     kind = load("method", of.method)
-    method, _ = _make_method(of, of.resolve().model_copy(update={"encoder_weights": "none"}), kind, kind.Settings())
+    protocol = of.resolve().model_copy(update={"encoder_weights": "none"})
+    method, _ = _make_method(of, protocol, Task(), kind, kind.Settings())
     return torch.cat([p.detach().flatten() for p in method.students[0].parameters()])
 
 
 def drawn(of: RunSpec) -> list[Tensor]:
     """The first batch and the next numbers of torch's own generator, which dropout draws."""
     kind = load("method", "supervised")
-    method, _ = _make_method(of, of.resolve(), kind, kind.Settings())
+    method, _ = _make_method(of, of.resolve(), Task(), kind, kind.Settings())
     accelerator = make_accelerator("cpu", "fp32", 1)
     trainer = Trainer(method, Guide([]), None, toy_data(), toy_protocol(2), of.seed_of("training"), accelerator)
     batch, _ = trainer._streams.next(0.0)

@@ -1,9 +1,12 @@
 """Splits that someone else made: read from the files they published, and matched to the images at hand.
 
-Read are CSV files with a column of images (`IMAGE_COLUMNS`; paths, file names or ids) and text files with an image a
-line, before whose mask there is a space. The part that an image belongs to is in a column (`PART_COLUMNS`), or a word
-of the file's name: train, val, test; labelled, unlabelled, which together are the training part. A file that names no
-part lists the images that are used of the pools.
+Read are CSV files with a column of images (`IMAGE_COLUMNS`; paths, file names or ids) and text files (.txt, .list) with
+an image a line, before whose mask there is a space. The part that an image belongs to is in a column (`PART_COLUMNS`),
+or a word of the file's name: train, val, test; labelled, unlabelled, which together are the training part. A file that
+names no part lists the images that are used of the pools.
+
+Of volumes a line names a patient, a volume or a slice, also as SSL4MIS does: ``VOLUME_slice_1`` is the first slice, and
+where a patient's frames have other numbers than the data, ``_frame01`` is the first of them, ``_frame02`` the second.
 """
 
 import hashlib
@@ -21,6 +24,8 @@ from qgbench.base.text import read_table, read_text, refuse_empty
 from qgbench.data.layouts import id_of
 from qgbench.data.readers import IMAGE_SUFFIXES, Source, name_some
 from qgbench.data.splits import PARTS
+from qgbench.data.volume_files import stem_of
+from qgbench.data.volumes import slice_id
 
 IMAGE_COLUMNS = ("image_path", "image", "id", "stem", "image_id", "image_name", "filename", "name")
 PART_COLUMNS = ("split", "set", "part", "subset")
@@ -34,9 +39,11 @@ _WORDS = {
 }
 _PART_OF_WORD = {word: part for part, words in _WORDS.items() for word in words}
 _PURPOSE = {"train": "train on", "val": "validate on", "test": "test on"}
-_SUFFIXES = (".csv", ".txt")
+_SUFFIXES = (".csv", ".txt", ".list")
 _SUFFIX = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 _FIRST_FILE = re.compile(rf".*?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})(?=\s|$)", re.IGNORECASE)
+_FRAME = re.compile(r"(?P<patient>.+)_frame(?P<number>\d+)", re.IGNORECASE)
+_SLICE = re.compile(r"(?P<volume>.+)_slice_?(?P<number>\d+)", re.IGNORECASE)
 _LEAST_IMAGES = 2  # in each part
 
 
@@ -84,7 +91,8 @@ def read_given(paths: Sequence[Path], source: Source, pools: Sequence[Source] = 
         a part has fewer than 2 images; a pool is given of which the files that list pool images name none.
     """
     ids_of_part: dict[str, set[str]] = {part: set() for part in _WORDS}
-    of_source, of_pools = _Names(source), [_Names(pool) for pool in pools]
+    of_source: _Names | _VolumeNames = _VolumeNames(source) if source.volumes else _Names(source)
+    of_pools = [_Names(pool) for pool in pools]
     from_pools: dict[str, set[str]] = {pool.name: set() for pool in pools}
     for file in _files(paths):
         for part, names in _rows(file):
@@ -140,6 +148,67 @@ class _Names:
         return None
 
 
+class _VolumeNames:
+    """What may be meant by the name or the file of a slice, a volume or a patient: slices of one source."""
+
+    def __init__(self, source: Source) -> None:
+        self._ids = set(source.ids)
+        self._volumes: dict[str, list[str]] = {}
+        self._of_patient: dict[str, list[str]] = {}  # volumes
+        for id, patient in zip(source.ids, source.groups, strict=True):
+            volume = source.volumes[id].volume
+            if volume not in self._volumes:
+                self._of_patient.setdefault(patient, []).append(volume)
+            self._volumes.setdefault(volume, []).append(id)
+
+    def match(self, names: list[str]) -> tuple[set[str], list[str]]:
+        """Return the slices that are meant, and the names that mean none."""
+        plain = [self._plain(name) for name in names]
+        slices = [_SLICE.fullmatch(name) for name in plain]
+        named = [cut["volume"] if cut else name for name, cut in zip(plain, slices, strict=True)]
+        volume_of = self._volumes_named(set(named))
+        first = min((int(cut["number"]) for cut in slices if cut), default=1)
+        ids: set[str] = set()
+        absent = []
+        for written, name, cut in zip(names, plain, slices, strict=True):
+            if name in self._ids:
+                meant = {name}
+            elif cut is None:
+                volumes = self._of_patient.get(name) or ([volume_of[name]] if name in volume_of else [])
+                meant = {id for volume in volumes for id in self._volumes[volume]}
+            else:
+                volume, place = volume_of.get(cut["volume"]), int(cut["number"]) - min(first, 1)
+                meant = set() if volume is None else {slice_id(volume, place)} & self._ids
+            ids |= meant
+            if not meant:
+                absent.append(written)
+        return ids, absent
+
+    @staticmethod
+    def _plain(written: str) -> str:
+        name = PurePosixPath(unicodedata.normalize("NFC", written.split()[0].replace("\\", "/"))).name
+        return stem_of(Path(name)) or name
+
+    def _volumes_named(self, names: set[str]) -> dict[str, str]:
+        """Return the volume that each name means, if it means one; frames of a patient by their order (module)."""
+        found = {name: name for name in names if name in self._volumes}
+        frames: dict[str, dict[int, str]] = {}
+        for name in names:
+            if frame := _FRAME.fullmatch(name):
+                frames.setdefault(frame["patient"], {})[int(frame["number"])] = name
+        for patient, named in frames.items():
+            volumes = sorted(self._of_patient.get(patient, []), key=_frame_number)
+            if not all(name in self._volumes for name in named.values()):
+                in_order = dict(enumerate(volumes, start=1))
+                found |= {name: in_order[number] for number, name in named.items() if number in in_order}
+        return found
+
+
+def _frame_number(volume: str) -> int:
+    frame = _FRAME.fullmatch(volume)
+    return int(frame["number"]) if frame else 0
+
+
 def _files(paths: Iterable[Path]) -> list[Path]:
     files = []
     for path in paths:
@@ -152,7 +221,8 @@ def _files(paths: Iterable[Path]) -> list[Path]:
         inside = [file for file in inside if file.suffix.lower() in _SUFFIXES]
         if not inside:
             raise UserError(
-                f"{path} is no split: expected a {' or '.join(_SUFFIXES)} file, or a folder with such files."
+                f"{path} is no split: expected a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file, or a folder with "
+                "such files."
             )
         files += inside
     return files
@@ -161,7 +231,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 def _rows(file: Path) -> list[tuple[str | None, list[str]]]:
     """Return a file's pairs of a part (None where it says none) and images as they are written."""
     part = _part_of_name(file)
-    if file.suffix.lower() == ".txt":
+    if file.suffix.lower() != ".csv":
         return [(part, [line.strip() for line in read_text(file).splitlines() if line.strip()])]
     table = read_table(file, (*IMAGE_COLUMNS, *PART_COLUMNS))
     image = next((name for name in IMAGE_COLUMNS if name in table.columns), None)
@@ -207,6 +277,7 @@ def _assembled(ids_of_part: dict[str, set[str]], from_pools: dict[str, set[str]]
                 f"the split has {len(ids_of_part[part])} images to {_PURPOSE[part]}; 2 or more are needed. Name "
                 f"another file with --split-from, whose name says {part}."
             )
+    _refuse_parted(source, part_of)
     group_of = dict(zip(source.ids, source.groups, strict=True))
     rows = [(id, group_of[id], part) for id, part in sorted(part_of.items())]
     table = pd.DataFrame(rows, columns=["id", "group", "split"])
@@ -222,3 +293,15 @@ def _assembled(ids_of_part: dict[str, set[str]], from_pools: dict[str, set[str]]
     if pool and (unused := [name for name, ids in from_pools.items() if not ids]):
         raise UserError(f"the split lists images of pools, but none of {', '.join(unused)}; leave that pool out.")
     return GivenSplit(table, sorted(labelled) or None, pool or None)
+
+
+def _refuse_parted(source: Source, part_of: dict[str, str]) -> None:
+    """Refuse slices of one volume in several parts, or of which only some are listed: volumes are measured whole."""
+    parts: dict[str, set[str | None]] = {}
+    for id, place in source.volumes.items():
+        parts.setdefault(place.volume, set()).add(part_of.get(id))
+    if parted := sorted(volume for volume, of_volume in parts.items() if len(of_volume) > 1):
+        raise UserError(
+            f"the split has slices of {name_some(parted, 'volume')} in several parts, or leaves some out: list all "
+            "slices of a volume in one part, or the volume itself."
+        )

@@ -2,7 +2,7 @@
 
 A data set is built beside its place, as ``.<name>.partial/``, and moved there in one step. Image files are linked where
 the disk allows it (a second name for the same file, which takes no room) and copied elsewhere; nothing is decoded
-anew. Masks are written as PNG, 0 and 255.
+anew. Masks are written as PNG, 0 and 255; those of named classes with the values that the card gives.
 """
 
 import hashlib
@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
@@ -211,7 +213,13 @@ def groups_text(group_of: Mapping[str, str]) -> str:
 
 
 def own_card(
-    name: str, title: str, groups: str, pool: bool, facts: Mapping[str, str], threshold: float | None = None
+    name: str,
+    title: str,
+    groups: str,
+    pool: bool,
+    facts: Mapping[str, str],
+    threshold: float | None = None,
+    classes: Mapping[str, int | str] | None = None,
 ) -> Card:
     """Return the card of one's own data set.
 
@@ -228,11 +236,13 @@ def own_card(
         domain, modality, terms, citation.
     threshold : float, optional
         Value above which pixels of soft masks become the lesion, see `qgbench.data.images.read_mask`.
+    classes : mapping of str to int or str, optional
+        Classes, with their values in masks.
 
     Raises
     ------
     UserError
-        The name is taken or has other characters.
+        The name is taken or has other characters, or there can be no such classes.
     """
     if name in card_names():
         raise UserError(
@@ -242,9 +252,18 @@ def own_card(
     kind: Kind = "pool" if pool else "labelled"
     try:
         return Card(
-            name=name, title=title, kind=kind, groups=groups, homepage="not stated", threshold=threshold, **facts
+            name=name,
+            title=title,
+            kind=kind,
+            groups=groups,
+            homepage="not stated",
+            threshold=threshold,
+            classes=classes or {},
+            **facts,
         )
     except ValidationError as error:
+        if faults := [fault["msg"] for fault in error.errors() if fault["loc"][0] == "classes"]:
+            raise UserError(f"--classes: {faults[0].removeprefix('Value error, ')}.") from error
         raise UserError(
             f"'{name}' cannot name a data set: letters, digits, '_', '.', '-' only, the first a letter or digit."
         ) from error
@@ -256,7 +275,9 @@ def card_text(card: Card) -> str:
     return "".join(f"{name} = {_toml(value)}\n" for name, value in facts.items())
 
 
-def _toml(value: str | float) -> str:
+def _toml(value: str | float | Mapping[str, int | str]) -> str:
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_toml(key)} = {_toml(each)}' for key, each in value.items())} }}"
     if isinstance(value, int | float):
         return str(value)
     escaped = "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or c in '"\\' or ord(c) == 127 else c for c in value)
@@ -340,14 +361,14 @@ def _write(source: FolderSource, partial: Path, track: Track) -> None:
     if source.labelled:
         (partial / "masks").mkdir()
 
-    def write_one(id: str) -> tuple[bool, bool]:
+    def write_one(id: str) -> tuple[set[int], bool]:
         image, masks = source.files(id)
         _link(image, place / f"{id}{image.suffix.lower()}")
         if not masks:
-            return False, False
+            return set(), False
         mask = source.mask(id)
-        Image.fromarray(mask.astype(np.uint8) * 255).save(partial / "masks" / f"{id}.png")
-        return not mask.any(), any(map(palette_misleads, masks))
+        _mask_file(mask, source.card).save(partial / "masks" / f"{id}.png")
+        return set(np.unique(mask).tolist()) - {0}, not source.card.classes and any(map(palette_misleads, masks))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
@@ -358,15 +379,33 @@ def _write(source: FolderSource, partial: Path, track: Track) -> None:
             raise
     _warn_of_masks(
         source,
-        [id for id, (is_empty, _) in zip(source.ids, seen, strict=True) if is_empty],
+        [id for id, (labels, _) in zip(source.ids, seen, strict=True) if source.labelled and not labels],
         [id for id, (_, is_misleading) in zip(source.ids, seen, strict=True) if is_misleading],
     )
+    shown = set().union(*(labels for labels, _ in seen))
+    absent = [name for label, name in enumerate(source.classes, start=1) if label not in shown]
+    if source.labelled and shown and absent:
+        logger.warning("no mask shows %s: is the value right?", " or ".join(absent))
     if source.groups != source.ids:
         text = groups_text(dict(zip(source.ids, source.groups, strict=True)))
         (partial / "groups.csv").write_text(text, encoding="utf-8")
     if source.extra is not None:
         assert isinstance(source.extra, FolderSource)
         _write(source.extra, partial, track)
+
+
+def _mask_file(mask: NDArray[Any], card: Card) -> Image.Image:
+    """Return what is saved of a mask: 255 for the one class; of named classes grey with their values, or a palette."""
+    labels = mask.astype(np.uint8)
+    values = list(card.classes.values())
+    if not values:
+        return Image.fromarray(labels * 255)
+    if isinstance(values[0], str):
+        picture = Image.fromarray(labels)
+        picture.putpalette(b"".join(bytes.fromhex(str(value)[1:]) for value in ("#000000", *values)))
+        return picture
+    table = np.array([0, *values], dtype=np.uint8 if max(map(int, values)) < 256 else np.uint16)
+    return Image.fromarray(table[labels])
 
 
 def _warn_of_masks(source: FolderSource, empty: list[str], misleading: list[str]) -> None:

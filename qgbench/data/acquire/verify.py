@@ -13,6 +13,9 @@ unreadable image   error    damaged, or of a kind that is refused (`qgbench.data
 unreadable mask    error    the same
 mask size          error    a mask that has not the size of its image
 grey mask          error    a mask of more than two values
+unknown class      error    a mask with a value that is no class of the card
+absent class       warning  a class that no mask shows
+classes            note     of several classes: each one's share of all pixels, and how many masks show it
 empty mask         warning  no foreground
 full mask          warning  nothing but foreground
 nearly full mask   note     98 % foreground or more
@@ -41,6 +44,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -55,7 +59,7 @@ from qgbench.data.cards import CARD_NAME
 from qgbench.data.duplicates import Fingerprint, fingerprint, near_pairs
 from qgbench.data.images import MaskSizeError, MaskValuesError
 from qgbench.data.readers import Source, open_any
-from qgbench.data.splits import HALF_TEST, PARTS, Fractions, SplitKind, load_split, make_split
+from qgbench.data.splits import HALF_TEST, PARTS, Fractions, SplitKind, load_split, make_split, shares
 
 Severity = Literal["error", "warning", "note"]
 
@@ -105,8 +109,13 @@ class _Looked:
     id: str
     fault: tuple[str, str] | None  # rule and text
     print: Fingerprint | None  # None where the image cannot be read
-    cover: float | None  # the foreground's share of the mask; None without a mask
+    areas: NDArray[np.float64] | None  # each class's share of the mask; None without a mask
     border: float | None  # the foreground's share of the mask's border
+
+    @property
+    def cover(self) -> float | None:
+        """The foreground's share of the mask."""
+        return None if self.areas is None else round(float(self.areas.sum()), 12)  # the whole is 1, however divided
 
 
 @dataclass(frozen=True)
@@ -280,11 +289,11 @@ def _look(source: Source, id: str) -> _Looked:
     except MaskSizeError as error:
         return _Looked(id, ("mask size", str(error)), found, None, None)
     except MaskValuesError as error:
-        return _Looked(id, ("grey mask", str(error)), found, None, None)
+        return _Looked(id, ("unknown class" if source.card.classes else "grey mask", str(error)), found, None, None)
     except UserError as error:
         return _Looked(id, ("unreadable mask", str(error)), found, None, None)
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    return _Looked(id, None, found, float(mask.mean()), float(border.mean()))
+    return _Looked(id, None, found, shares(mask, len(source.classes)), float((border != 0).mean()))
 
 
 def _split(
@@ -295,7 +304,7 @@ def _split(
         return {}, []
     try:
         if _listed(source.name, kind, fractions) is None:
-            areas = [each.cover for each in looked if each.cover is not None]
+            areas = [each.areas for each in looked if each.areas is not None]
             balanced = areas if len(areas) == len(looked) else None
             table = make_split(source.ids, source.groups, kind, fractions, areas=balanced)
         else:
@@ -345,6 +354,20 @@ def _files(source: Source, looked: Sequence[_Looked]) -> Iterator[Finding]:
             strange.setdefault(rule_and_text, []).append(each.id)
     for (severity, rule, text), ids in strange.items():
         yield Finding(severity, source.name, rule, f"{len(ids)} mask{'s' if len(ids) > 1 else ''}: {text}", tuple(ids))
+    if len(source.classes) > 1 and (areas := np.array([each.areas for each in looked if each.areas is not None])).size:
+        yield from _classes(source, areas)
+
+
+def _classes(source: Source, areas: NDArray[np.float64]) -> Iterator[Finding]:
+    """Yield how much each of several classes is shown, of areas (N, K)."""
+    masks = (areas > 0).sum(0)
+    for name in (name for name, count in zip(source.classes, masks, strict=True) if count == 0):
+        yield Finding("warning", source.name, "absent class", f"no mask shows {name}; is its value right?")
+    told = zip(source.classes, areas.mean(0), masks, strict=True)
+    text = "; ".join(
+        f"{name} {share:.1%} of the pixels, in {count} of {len(areas)} masks" for name, share, count in told
+    )
+    yield Finding("note", source.name, "classes", text)
 
 
 def _strange_mask(looked: _Looked) -> tuple[Severity, str, str] | None:

@@ -139,7 +139,7 @@ def test_labelled_and_unlabelled_at_once_is_refused(tmp_path: Path) -> None:
         ("train.csv", "", "cannot be read as CSV: it is empty"),
         ("all.csv", "id,split\nIMD002,train\nIMD003,\n", "column split is empty in line 3"),
         ("all.csv", "id,Split,split\nIMD002,train,test\n", "has 2 columns 'split'"),
-        ("split.json", "{}", "is no split: expected a .csv or .txt file"),
+        ("split.json", "{}", "is no split: expected a .csv, .txt or .list file"),
     ],
 )
 def test_a_file_that_cannot_be_understood_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
