@@ -30,6 +30,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy
@@ -55,6 +56,7 @@ from qgbench.data.cards import (
 from qgbench.data.content import hash_files
 from qgbench.data.images import read_image, read_labels, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
+from qgbench.data.source import Slice as Slice
 from qgbench.data.source import Source, name_some
 from qgbench.data.volume_layouts import find_volumes
 from qgbench.data.volumes import PHANTOM_3D, PhantomVolumes, open_volumes

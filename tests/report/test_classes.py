@@ -229,8 +229,9 @@ class TestTables:
 
     def test_the_measure_has_columns_too_where_it_is_neither(self, records: Path) -> None:
         section = analyse(collect([records]), metric="nsd_2px").sections[0]
-        columns = [column for table in class_tables(section) for column in table.columns]
-        assert columns[-4:] == [f"NSD at 2 voxels %\n{name}" for name in (*HEART, "mean")]
+        together, apart = class_tables(section)
+        assert len(together.columns) == 3 + 8, "the columns of a measure stay together"
+        assert apart.columns[3:] == [f"NSD at 2 voxels %\n{name}" for name in (*HEART, "mean")]
 
     def test_many_classes_take_several_tables(self, tmp_path: Path) -> None:
         classes = tuple(f"vertebra_{number}" for number in range(16))
