@@ -426,13 +426,13 @@ def _remove_if_empty(folder: Path) -> None:
 def _data(data_dir: Path | None) -> Remarks:
     from qgbench.data.cards import DATA_VARIABLE
     from qgbench.data.inventory import inventory
-    from qgbench.data.readers import PHANTOM_NAME
+    from qgbench.data.readers import DRAWN
 
     given = data_dir or os.environ.get(DATA_VARIABLE)
     entries = inventory(data_dir)
     for entry in entries:
         name, where = entry.card.name, "" if given is None else f" in {expanded(given) / entry.card.name}"
-        if entry.card.name == PHANTOM_NAME:
+        if entry.card.name in DRAWN:
             yield "ok", f"{name}: drawn on demand, needs no files"
         elif entry.state == "ready":
             yield "ok", f"{name}: {entry.images} images{where}"
@@ -445,7 +445,7 @@ def _data(data_dir: Path | None) -> Remarks:
     if given is None:
         yield "ok", f"{DATA_VARIABLE} is not set, and no --data-dir given. For {absent}: {how}"
     elif absent:
-        found = any(entry.card.name != PHANTOM_NAME and entry.state != "absent" for entry in entries)
+        found = any(entry.card.name not in DRAWN and entry.state != "absent" for entry in entries)
         yield ("ok" if found else "warning"), f"not in {given}: {absent}; {how}"
 
 

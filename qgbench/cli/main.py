@@ -288,6 +288,7 @@ def _regime(
     split_from: list[Path],
 ) -> str:
     """Return the regime, put together from the options."""
+    from qgbench.data.readers import find_card
     from qgbench.spec.regime import Regime
 
     if regime is not None and (labelled is not None or pools or split is not None):
@@ -297,13 +298,16 @@ def _regime(
     given = _given(dataset, data_dir, parsed, split_from) if split_from and "@" not in chosen else None
     if given is not None:
         parsed = parsed.model_copy(update={"split": given.kind})
-    if regime is None and labelled is None:
-        from qgbench.data.readers import find_card
-
-        fixed = None if given is None else given.labelled
-        budget = find_card(dataset, data_dir, "labelled").budget if fixed is None else len(fixed)
+    if regime is not None or labelled == "all":
+        return str(parsed)
+    card = find_card(dataset, data_dir, "labelled")
+    if labelled is None:
+        budget = card.budget
+        if given is not None and given.labelled is not None:
+            chosen_rows = given.table["id"].isin(given.labelled)
+            budget = len(given.labelled) if card.volumes is None else given.table.loc[chosen_rows, "group"].nunique()
         parsed = parsed.model_copy(update={"budget": budget})
-    return str(parsed)
+    return str(parsed if card.volumes is None else parsed.of_volumes())
 
 
 def _given(dataset: str, data_dir: Path | None, regime: "Regime", split_from: list[Path]) -> "GivenSplit":

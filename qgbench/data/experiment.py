@@ -10,7 +10,7 @@ import pandas as pd
 from qgbench.base.errors import UserError
 from qgbench.base.logs import logger
 from qgbench.data.cache import Prepared
-from qgbench.data.splits import classes_shown, draw_labelled
+from qgbench.data.splits import classes_shown, draw_budget
 from qgbench.spec.regime import Regime
 from qgbench.spec.task import Task
 
@@ -135,13 +135,15 @@ def training_data(
     """
     row_of = {name: row for row, name in enumerate(prepared.ids)}
     part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
-    budget = regime.labelled(len(part["train"]))
     drawn = labelled_ids
     if drawn is None:
-        drawn = draw_labelled(part["train"], budget, dataset, k, classes_shown(prepared))
-    if len(drawn) != budget:
+        drawn = draw_budget(part["train"], regime, dataset, k, classes_shown(prepared))
+    budget, found, counted = regime.labelled(len(part["train"])), len(drawn), "images"
+    if regime.patients:
+        found, counted = part["train"].loc[part["train"]["id"].isin(drawn), "group"].nunique(), "patients"
+    if found != budget:
         raise UserError(
-            f"the split names {len(drawn)} labelled images, and the budget is {budget}; leave --labelled out."
+            f"the split names {found} labelled {counted}, and the budget is {budget}; leave --labelled out."
         )
     chosen = set(drawn)
     rest = [row_of[name] for name in sorted(part["train"]["id"]) if name not in chosen]

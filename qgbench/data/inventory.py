@@ -14,7 +14,7 @@ from qgbench.base.console import print_table
 from qgbench.base.errors import UserError
 from qgbench.base.paths import expanded
 from qgbench.data.cards import CARD_NAME, DATA_VARIABLE, Card, card_names, load_card, own_names, read_card
-from qgbench.data.readers import PHANTOM_NAME, open_pool, open_source
+from qgbench.data.readers import DRAWN, PHANTOM_NAME, open_pool, open_source
 
 State = Literal["ready", "incomplete", "broken", "absent"]
 _COLORS = {"ready": "green", "incomplete": "yellow", "broken": "red", "absent": "dim"}
@@ -65,7 +65,7 @@ def inventory(data_dir: Path | None = None) -> list[Entry]:
 
 
 def _entry(card: Card, folder: Path | None) -> Entry:
-    if card.name != PHANTOM_NAME and (folder is None or not (folder / card.name).is_dir()):
+    if card.name not in DRAWN and (folder is None or not (folder / card.name).is_dir()):
         return Entry(card, "absent", None, "")
     return _opened(card, card.name, folder)
 

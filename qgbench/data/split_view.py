@@ -19,11 +19,11 @@ from qgbench.data.splits import (
     Fractions,
     SplitKind,
     classes_shown,
-    draw_labelled,
+    draw_budget,
     lesion_areas,
     load_split,
-    make_split,
     split_fingerprint,
+    split_source,
 )
 from qgbench.spec.regime import Regime
 
@@ -89,6 +89,8 @@ def split_of(
     if given is not None and given.labelled is not None and budget is not None:
         raise UserError("the published split names its labelled images; leave --labelled out.")
     regime = None if budget is None else Regime.parse(budget)
+    if regime is not None and source.volumes:
+        regime = regime.of_volumes()
     prepared = prepare(source, _SIZE, track=track)
     areas = lesion_areas(prepared)
     if given is not None:
@@ -96,14 +98,13 @@ def split_of(
     elif seed == 0:
         table = load_split(source, kind, fractions, prepared)
     else:
-        table = make_split(source.ids, source.groups, kind, fractions, seed, areas)
+        table = split_source(source, kind, fractions, seed, areas)
     if given is not None and given.labelled is not None:
         table = table.assign(labelled_0=_marks(table, given.labelled))
     elif regime is not None:
         train = table.loc[table["split"] == "train"]
-        number = regime.labelled(len(train))
         shown = classes_shown(prepared)
-        columns = {f"labelled_{k}": _marks(table, draw_labelled(train, number, name, k, shown)) for k in range(draws)}
+        columns = {f"labelled_{k}": _marks(table, draw_budget(train, regime, name, k, shown)) for k in range(draws)}
         table = table.assign(**columns)
     return ShownSplit(source.name, table, pd.DataFrame(areas, index=source.ids, columns=source.classes))
 

@@ -2,7 +2,8 @@
 
 Two kinds of split: ``grouped`` (no patient, lesion or video crosses) and ``image`` (images at random, as papers do).
 The splits of shipped data sets are committed as ``datasets/<name>/splits/<kind>-<train>-<val>-<test>.csv``, in
-percentages, and are written anew, for the images that QGBENCH_DATA points at, by::
+percentages, and are written anew, for the images that QGBENCH_DATA points at, by the command below. Those of volumes
+list a volume a row with its number of slices; a patient is a group, and there is no kind ``image``::
 
     python -m qgbench.data.splits NAME...
 """
@@ -26,11 +27,13 @@ from qgbench.base.text import read_table
 from qgbench.data.cache import Prepared, prepare
 from qgbench.data.cards import card_folder, card_names
 from qgbench.data.readers import Source, name_some, open_source
-from qgbench.spec.regime import SplitKind
+from qgbench.data.volumes import slice_id
+from qgbench.spec.regime import Regime, SplitKind
 
 Fractions = tuple[float, float, float]
 PARTS = ("train", "val", "test")
 COLUMNS = ["id", "group", "split"]
+_OF_VOLUMES = ["volume", "group", "split", "slices"]
 HALF_TEST: Fractions = (0.4, 0.1, 0.5)
 PAPER: Fractions = (0.7, 0.1, 0.2)
 
@@ -176,11 +179,22 @@ def load_split(
         if isinstance(dataset, str):
             raise UserError(f"no split {file} is committed for '{name}'; open its images and split those.")
         areas = None if prepared is None else lesion_areas(prepared)
-        return make_split(dataset.ids, dataset.groups, kind, fractions, areas=areas)
-    split = read_table(committed, COLUMNS).reset_index(drop=True)
+        return split_source(dataset, kind, fractions, areas=areas)
+    split = _read_committed(committed)
     if isinstance(dataset, Source):
         _check_same_images(split, dataset)
     return split
+
+
+def split_source(
+    source: Source, kind: SplitKind, fractions: Fractions, seed: int = 0, areas: ArrayLike | None = None
+) -> pd.DataFrame:
+    """Return a random split of a source, as `make_split`; raises UserError besides where it would part volumes."""
+    if source.volumes and kind == "image":
+        raise UserError(
+            f"'{source.name}' is volumes: slices of one would be trained and tested on; give --split grouped."
+        )
+    return make_split(source.ids, source.groups, kind, fractions, seed, areas)
 
 
 def keeps_groups(dataset: str) -> bool:
@@ -258,6 +272,48 @@ def draw_labelled(
     return drawn[:budget]
 
 
+def draw_patients(train: pd.DataFrame, budget: int, dataset: str, k: int) -> list[str]:
+    """Return all slices of the labelled patients of a data set of volumes at seed index k.
+
+    Parameters
+    ----------
+    train : DataFrame
+        Training rows, with the columns id and group (patient). Their order does not matter.
+    budget : int
+        Number of patients, at least 1.
+    dataset, k
+        As `draw_labelled`; a smaller draw is the beginning of a larger one.
+
+    Returns
+    -------
+    list of str
+        Ids, sorted by patient in the order of the draw.
+
+    Raises
+    ------
+    UserError
+        The budget is below 1 or above the number of patients.
+    """
+    members = {str(group): sorted(rows["id"]) for group, rows in train.groupby("group")}
+    if not 1 <= budget <= len(members):
+        raise UserError(
+            f"the labelled budget is {budget} patients; expected 1 to {len(members)}, the number of patients to train "
+            "on (--labelled all takes every one)."
+        )
+    order = _permutation(_stream("labelled", base_name(dataset), str(k)), len(members))
+    return [id for i in order[:budget] for id in members[sorted(members)[i]]]
+
+
+def draw_budget(
+    train: pd.DataFrame, regime: Regime, dataset: str, k: int, shown: Mapping[str, Collection[str]] | None = None
+) -> list[str]:
+    """Return the labelled images of a regime at seed index k, by `draw_patients` or else by `draw_labelled`."""
+    if regime.patients:
+        assert regime.budget is not None, "patients are counted by a budget"
+        return draw_patients(train, regime.budget, dataset, k)
+    return draw_labelled(train, regime.labelled(len(train)), dataset, k, shown)
+
+
 def classes_shown(prepared: Prepared) -> dict[str, set[str]] | None:
     """Return the classes that each image's mask shows at its original size, by id; None where there is one class."""
     if len(prepared.classes) == 1:
@@ -306,16 +362,36 @@ def split_fingerprint(split: pd.DataFrame) -> str:
 
 
 def write_committed_split(source: Source, folder: Path) -> list[Path]:
-    """Write both kinds of split of a source, under both fractions, as CSV into a folder; return the files."""
+    """Write both kinds of split of a source, under both fractions, as CSV into a folder; return the files.
+
+    Of volumes, the kind 'grouped' alone.
+    """
     files = []
     areas = lesion_areas(prepare(source, 96))
-    for kind in get_args(SplitKind):
+    kinds: tuple[SplitKind, ...] = ("grouped",) if source.volumes else get_args(SplitKind)
+    for kind in kinds:
         for fractions in (HALF_TEST, PAPER):
             file = folder / f"{split_name(kind, fractions)}.csv"
-            split = make_split(source.ids, source.groups, kind, fractions, areas=areas)
+            split = split_source(source, kind, fractions, areas=areas)
+            if source.volumes:
+                split["volume"] = [source.volumes[id].volume for id in split["id"]]
+                split = split.groupby(_OF_VOLUMES[:3], as_index=False).agg(slices=("id", "count"))
             write_atomically(file, split.to_csv(index=False, lineterminator="\n").encode())
             files.append(file)
     return files
+
+
+def _read_committed(file: Traversable) -> pd.DataFrame:
+    """Return a committed split, a row for each image; the slices of volumes are numbered."""
+    table = read_table(file, [*COLUMNS, *_OF_VOLUMES]).reset_index(drop=True)
+    if "volume" not in table.columns:
+        return table
+    rows = [
+        (slice_id(volume, z), group, part)
+        for volume, group, part, slices in table[_OF_VOLUMES].itertuples(index=False)
+        for z in range(int(slices))
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _percents(fractions: Fractions) -> np.ndarray:

@@ -5,6 +5,7 @@ What was seen on this kind of hardware goes before what was seen elsewhere, whic
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from qgbench.base.errors import QGBenchError, in_one_line
+from qgbench.base.errors import QGBenchError, UserError, in_one_line
 from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
 from qgbench.data.cards import card_names, load_card
+from qgbench.data.splits import load_split
 from qgbench.engine.here import best_device
 from qgbench.launch.job import Job
 from qgbench.run.provenance import accelerator, processor
@@ -207,9 +209,14 @@ def _kind_here(device: str) -> str:
 
 
 def _labelled_images(spec: RunSpec) -> int | None:
-    """Return the number of labelled images, by the data set's card; None for a share of a set without one."""
+    """Return the number of labelled images, by the data set's card; None for a share, or patients, of one without."""
     images = load_card(spec.dataset).images if spec.dataset in card_names() else None
     regime = Regime.parse(spec.regime)
+    if regime.patients:
+        with suppress(UserError):  # no split of it is committed
+            patients = load_split(spec.dataset, fractions=spec.resolve().fractions)["group"]
+            return round(len(patients) / patients.nunique() * (regime.budget or 0))
+        return None
     return regime.budget if images is None else regime.labelled(round(images * spec.resolve().fractions[0]))
 
 

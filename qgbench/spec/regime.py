@@ -61,8 +61,8 @@ class Regime(Settings):
         understood = number or percent or budget == "all"
         if not understood or "" in pools or (split and not _SPLIT.fullmatch(split)):
             raise UserError(
-                f"regime '{text}' is not understood. Expected a budget (n28, n7patients of volumes, p10 for 10 % or all), any "
-                "pools, a split kind (grouped or image): for example 'n28@grouped' or 'all+isic_pool@image'."
+                f"regime '{text}' is not understood. Expected a budget (n28, n7patients of volumes, p10 for 10 % or "
+                "all), any pools, a split kind (grouped or image): for example 'n28@grouped' or 'all+isic_pool@image'."
             )
         if number and int(number[1]) == 0:
             counted = number[2] or "images"

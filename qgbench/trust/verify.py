@@ -110,8 +110,8 @@ from qgbench.base.progress import Track, no_progress
 from qgbench.base.schema import SLACK, not_finite
 from qgbench.data.cache import joint_fingerprint, prepare
 from qgbench.data.cards import Card, card_names, load_card
-from qgbench.data.readers import PHANTOM_NAME, name_some, open_source
-from qgbench.data.splits import draw_labelled, draw_patients, load_split, split_fingerprint
+from qgbench.data.readers import DRAWN, name_some, open_source
+from qgbench.data.splits import draw_budget, draw_labelled, load_split, split_fingerprint
 from qgbench.data.units import volume_of
 from qgbench.metrics.masks import NSD_DIAGONAL_FRACTION, NSD_PIXELS
 from qgbench.metrics.table import (
@@ -320,7 +320,7 @@ class _Verifier:
         self._protocols = {name: load_protocol(name) for name in protocol_names()}
         self._splits: dict[tuple[str, str, str], _CommittedSplit | None] = {}
         self._draws: dict[tuple[str, str, str, str, int], list[str]] = {}
-        self._phantoms: dict[int, str] = {}  # fingerprint by size
+        self._phantoms: dict[tuple[str, int], str] = {}  # fingerprint by name and size
         self._cards: dict[str, Card | None] = {}
 
     def verify(self, path: Path) -> tuple[list[Fault], _Seen | None]:
@@ -376,8 +376,8 @@ class _Verifier:
         for rule, text in (*compare_with_spec(record), *_place(path, record)):
             yield Fault(path, rule, text)
         yield from self._classes(path, record)
-        if (cell.dataset, Regime.parse(cell.regime).pools) == (PHANTOM_NAME, ()):
-            yield from self._phantom(path, record.provenance.data, present.size)
+        if cell.dataset in DRAWN and not Regime.parse(cell.regime).pools:
+            yield from self._phantom(path, cell.dataset, record.provenance.data, present.size)
         yield from self._split(path, record, images, present)
 
     def _classes(self, path: Path, record: Record) -> Iterator[Fault]:
@@ -397,15 +397,15 @@ class _Verifier:
             )
             yield Fault(path, "classes", text)
 
-    def _phantom(self, path: Path, data: str, size: int) -> Iterator[Fault]:
-        """Compare with the phantom, the one data set that is here wherever qgbench is."""
-        if size not in self._phantoms:
+    def _phantom(self, path: Path, name: str, data: str, size: int) -> Iterator[Fault]:
+        """Compare with a phantom: those data sets are here wherever qgbench is."""
+        if (name, size) not in self._phantoms:
             try:
-                self._phantoms[size] = joint_fingerprint([prepare(open_source(PHANTOM_NAME), size)])
+                self._phantoms[name, size] = joint_fingerprint([prepare(open_source(name), size)])
             except QGBenchError as error:
                 yield Fault(path, "data", f"the phantom was not compared: {error}", "note")
                 return
-        if data != (drawn := self._phantoms[size]):
+        if data != (drawn := self._phantoms[name, size]):
             text = f"the data's fingerprint is {data[:12]}..., that of the phantom drawn here {drawn[:12]}..."
             yield Fault(path, "data", text)
 
@@ -436,7 +436,9 @@ class _Verifier:
             yield Fault(labels_path(path), "audits", text + record.pseudo_labels_on)
         draw = (*key, cell.regime, cell.seed)
         if draw not in self._draws:
-            self._draws[draw] = _drawn(committed.train, regime, cell)
+            units = committed.train["group"].nunique() if regime.patients else len(committed.train)
+            drawable = 1 <= regime.labelled(units) <= units
+            self._draws[draw] = draw_budget(committed.train, regime, cell.dataset, cell.seed) if drawable else []
         drawn, labelled = self._draws[draw], provenance.labelled_ids
         if labelled != drawn and (regime.patients or not _shows_classes_first(labelled, committed.train, record)):
             text = f"{len(labelled)} labelled images, and seed {cell.seed} draws {len(drawn)}; "
@@ -836,15 +838,6 @@ def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _Commi
         val=frozenset(split["id"][split["split"] == "val"]),
         test=dict(zip(test["id"], test["group"], strict=True)),
     )
-
-
-def _drawn(train: pd.DataFrame, regime: Regime, spec: RunSpec) -> list[str]:
-    """Return the labelled images that a seed draws from the training part, [] where there are not as many."""
-    if regime.patients:
-        possible = 1 <= (regime.budget or 0) <= train["group"].nunique()
-        return draw_patients(train, regime.budget or 0, spec.dataset, spec.seed) if possible else []
-    budget = regime.labelled(len(train))
-    return draw_labelled(train, budget, spec.dataset, spec.seed) if 1 <= budget <= len(train) else []
 
 
 def _shows_classes_first(labelled: list[str], train: pd.DataFrame, record: Record) -> bool:

@@ -188,7 +188,7 @@ def test_a_voxel_without_size_is_refused(tmp_path: Path) -> None:
     raw = bytearray(file.read_bytes())
     raw[80:84] = np.float32(np.nan).tobytes()  # pixdim[1]
     file.write_bytes(raw)
-    with pytest.raises(UserError, match="says that a voxel is .* mm large; mend its header"):
+    with pytest.raises(UserError, match=r"says that a voxel is .* mm large; mend its header"):
         read_shape(VolumeFiles((file,), ()))
 
 

@@ -62,7 +62,11 @@ def regime_words(regime: str) -> str:
     if parsed.percent is not None:
         labels = f"{parsed.percent:g} % of the labels"
     else:
-        labels = "all labels" if parsed.budget is None else _counted(parsed.budget, "label")
+        labels = (
+            "all labels"
+            if parsed.budget is None
+            else _counted(parsed.budget, "patient" if parsed.patients else "label")
+        )
     split = "" if parsed.split == "grouped" else f", {parsed.split} split"
     return " + ".join((labels, *parsed.pools)) + split
 
