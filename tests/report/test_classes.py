@@ -30,6 +30,7 @@ from qgbench.report.collect import Run, collect
 from qgbench.report.declared import DeclaredQuestion, DeclaredSuite
 from qgbench.report.figures import cases as drawn
 from qgbench.report.figures.style import on_axes
+from qgbench.report.outcome import outcome_tables
 from qgbench.report.page.words import headline
 from qgbench.report.power import cases_of, power_rows
 from qgbench.report.runs import print_runs
@@ -386,6 +387,28 @@ class TestUnits:
         assert shown.count(" mm ") == shown.count(" voxels ") == 6
         make_record(hearts / "pictures", GROUP_DICE)
         assert "HD95 px" in listed(hearts / "pictures")
+
+
+def test_a_finished_run_prints_a_column_for_each_class(tmp_path: Path) -> None:
+    rows = rows_of(BY_CLASS, HEART, volumes=True, missed=[(3, 0)])
+    record = read_record(make_record(tmp_path, GROUP_DICE, images=rows, unit="mm"))
+    console = Console(width=200, file=StringIO())
+    for table in outcome_tables(record):
+        console.print(table)
+    assert isinstance(console.file, StringIO)
+    lines = console.file.getvalue().splitlines()
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    dice = [rows["dice"].mean(), *(rows[rows["class"] == name]["dice"].mean() for name in HEART)]
+    assert ["Dice, %", *(f"{100 * value:.2f}" for value in dice)] in cells
+    assert [
+        "Dice",
+        f"{100 * dice[0]:.2f} %",
+        "mean over 3 classes and 16 test volumes, not over their 8 groups",
+    ] in cells
+    assert ["missed", "1", "classes of a volume without any prediction; Dice 0"] in cells
+    assert any(row[0] == "HD95 (pooled)" and row[1].endswith(" mm") for row in cells)
+    (alone,) = outcome_tables(read_record(make_record(tmp_path, GROUP_DICE)))
+    assert len(alone.columns) == 3
 
 
 def test_r_is_told_of_all_classes_together_and_of_each(tmp_path: Path) -> None:
