@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import as_file
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from qgbench.base.logs import logger
 from qgbench.base.progress import Track, no_progress
 from qgbench.data.acquire.given import GivenSplit, read_given
 from qgbench.data.cache import Prepared, joint_fingerprint, prepare
+from qgbench.data.cards import card_folder
 from qgbench.data.experiment import Part, TrainingData, training_data, whole
 from qgbench.data.readers import Source, name_some, open_pool, open_source
 from qgbench.data.splits import Fractions, draw_pool, load_split
@@ -76,7 +78,8 @@ def open_run_data(
         Shares of a split by qgbench.
     data_dir : Path, optional
     split_from : sequence of Path
-        Files of the split, where the regime's split is one that someone else made (`qgbench.data.acquire.given`).
+        Files of the split, where the regime's split is one that someone else made (`qgbench.data.acquire.given`); one
+        that ships, as ``datasets/NAME/splits/given-*.csv``, needs none.
     track : Track
 
     Raises
@@ -130,9 +133,10 @@ def _given(regime: Regime, split_from: Sequence[Path], source: Source, pools: Se
         if split_from:
             raise UserError(f"--split-from gives a split, and the regime '{regime}' names another; give one of them.")
         return None
-    if not split_from:
-        raise UserError(f"the regime '{regime}' has a split from files; name them with --split-from.")
-    given = read_given(split_from, source, pools)
+    with as_file(card_folder(source.name).joinpath("splits", f"{regime.split}.csv")) as shipped:
+        if not split_from and not shipped.is_file():
+            raise UserError(f"the regime '{regime}' has a split from files; name them with --split-from.")
+        given = read_given(split_from or [shipped], source, pools)
     if given.kind != regime.split:
         raise UserError(
             f"the files of --split-from are the split '{given.kind}', and the regime is '{regime}': they, or the "

@@ -147,8 +147,7 @@ class RunSpec(Machine, Arm, Setting):
         }
         for part in ("train", "quality"):
             changes[part] = apply_settings(getattr(protocol, part), self.overrides_of(part), f"{part}.")
-        if "encoder_weights" in self.overrides:
-            changes["encoder_weights"] = self.overrides["encoder_weights"]
+        changes |= {name: self.overrides[name] for name in ("encoder_weights", "size") if name in self.overrides}
         return apply_settings(protocol, changes, "")
 
     @property

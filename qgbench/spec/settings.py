@@ -87,7 +87,7 @@ def without_defaults(overrides: dict[str, Any], settings: Settings, prefix: str)
 
 def is_setting(key: str) -> bool:
     """Return whether a key has the form of a setting's; whether there is such a setting, `apply_settings` finds out."""
-    return re.fullmatch(r"(method|train|quality|qg)\.\w+|encoder_weights", key) is not None
+    return re.fullmatch(r"(method|train|quality|qg)\.\w+|encoder_weights|size", key) is not None
 
 
 def parse_assignments(pairs: list[str]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def parse_assignments(pairs: list[str]) -> dict[str, Any]:
         if not equals or not is_setting(key):
             raise UserError(
                 f"--set {pair}: expected method.NAME=VALUE, train.NAME=VALUE, quality.NAME=VALUE, qg.NAME=VALUE or "
-                "encoder_weights=VALUE, for example --set method.threshold=0.9."
+                "encoder_weights=VALUE or size=VALUE, for example --set method.threshold=0.9."
             )
         try:
             result[key] = tomllib.loads(f"v = {text}")["v"]

@@ -252,7 +252,8 @@ def _inconsistencies(suite: Suite) -> list[str]:
     keys = {key for block in suite.block for key in (*block.set, *block.vary)}
     keys |= {key for row in suite.rows.values() for key in row.set}
     faults += [
-        f"setting '{key}' is not understood: expected method.NAME, train.NAME, quality.NAME, qg.NAME or encoder_weights"
+        f"setting '{key}' is not understood: expected method.NAME, train.NAME, quality.NAME, qg.NAME, encoder_weights "
+        "or size"
         for key in sorted(keys)
         if not is_setting(key)
     ]

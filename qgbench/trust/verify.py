@@ -377,7 +377,7 @@ class _Verifier:
             yield Fault(path, rule, text)
         yield from self._classes(path, record)
         if cell.dataset in DRAWN and not Regime.parse(cell.regime).pools:
-            yield from self._phantom(path, cell.dataset, record.provenance.data, present.size)
+            yield from self._phantom(path, cell.dataset, record.provenance.data, record.spec.resolve().size)
         yield from self._split(path, record, images, present)
 
     def _classes(self, path: Path, record: Record) -> Iterator[Fault]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from qgbench.base.errors import UserError
 from qgbench.data.acquire.given import read_given
+from qgbench.data.cards import card_folder
 from qgbench.data.content import CACHE_VARIABLE
 from qgbench.data.readers import open_source
 from qgbench.data.run_data import RunData, open_run_data
@@ -132,3 +133,20 @@ def test_a_pool_that_repeats_training_images_is_taken(data_dir: Path, tmp_path: 
     shutil.copytree(data_dir / "pool", tmp_path / "pool")
     shutil.copy(data_dir / f"own/images/{train}.png", tmp_path / "pool/unlabelled/again.png")
     assert "again" in opened(data_dir, f"n3+{tmp_path / 'pool'}@image").training.unlabelled.ids
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("patients", "slices"), [(3, 68), (7, 136), (0, 0)])
+def test_the_split_of_acdc_that_the_field_uses_ships_under_the_name_that_it_has_of_itself(
+    patients: int, slices: int
+) -> None:
+    """Slices and labelled slices as SSL4MIS and UniMatch count them."""
+    source = open_source("acdc")
+    splits = [Path(str(file)) for file in card_folder("acdc").joinpath("splits").iterdir()]
+    given = {file.stem: read_given([file], source) for file in splits if file.stem.startswith("given-")}
+    assert [kind for kind, split in given.items() if split.kind != kind] == []
+    (split,) = (one for one in given.values() if len(one.labelled or []) == slices)
+    assert len({id.partition("_")[0] for id in split.labelled or []}) == patients
+    parts = split.table.groupby("split")["group"].nunique()
+    assert dict(parts) == {"train": 70, "val": 10, "test": 20}
+    assert (split.table["split"] == "train").sum() == 1312

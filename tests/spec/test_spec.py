@@ -148,6 +148,7 @@ def test_a_setting_that_cannot_be_is_refused(part: str, change: dict[str, Any], 
         ('method.name="a = b"', {"method.name": "a = b"}),
         ("method.name=a = b", {"method.name": "a = b"}),
         ("encoder_weights=none", {"encoder_weights": "none"}),
+        ("size=128", {"size": 128}),
         ("qg.tau=", {"qg.tau": ""}),
     ],
 )
