@@ -364,9 +364,9 @@ def add(
         if any(given is not None for given in (images, masks, threshold)):
             raise UserError("--from DIR takes the volumes of that folder; leave --images, --masks and --threshold out.")
         facts = {key: found.facts.get(key, value) if value == _NOT_STATED else value for key, value in facts.items()}
-        named = found.classes if classes is None else parse_classes(classes)
+        told = found.classes if classes is None else parse_classes(classes)
         group = "none known" if groups is None and not found.has_patients else "patient" if unit == "group" else unit
-        card = own_card(name, title or found.facts.get("title", name), group, False, facts, None, named)
+        card = own_card(name, title or found.facts.get("title", name), group, False, facts, None, told)
         print(add_volumes(card, found, groups, voxels, writable_data_dir(data_dir), track))
         logger.info("next: qgbench data verify %s, qgbench data show %s", name, name)
         return
@@ -374,6 +374,7 @@ def add(
         raise UserError("--voxels is said of volumes; give it with --from DIR, a folder of volumes.")
     if origin is not None:
         if groups is None or any(given is not None for given in (images, masks, threshold, classes)):
+            open_source(origin, data_dir)  # says what is wrong with a name
             raise UserError("--from takes images and masks of a data set that is there: give it with --groups, alone.")
         source = open_source(origin, data_dir)
         facts = {key: getattr(source.card, key) if value == _NOT_STATED else value for key, value in facts.items()}

@@ -145,7 +145,7 @@ def _of_ssl4mis(folder: Path, files: list[Path]) -> VolumeFolder | None:
             of_volume[place] = file
         else:
             _keep_one(whole, _name(file), file)
-    volumes = {name: (file,) for name, file in whole.items()}
+    volumes: dict[str, tuple[Path, ...]] = {name: (file,) for name, file in whole.items()}
     for name, of_volume in slices.items():
         places = sorted(of_volume)
         if name in whole:

@@ -262,7 +262,8 @@ def joined_groups(source: Source, findings: Sequence[Finding]) -> dict[str, str]
     Returns
     -------
     dict of str to str
-        Group by id; of volumes, by the volume's name. Groups that are joined, over however many steps, bear the name of the first of them by name.
+        Group by id; of volumes, by the volume's name. Groups that are joined, over however many steps, bear the name of
+        the first of them by name.
     """
     group_of = dict(zip(source.ids, source.groups, strict=True))
     if source.volumes:
