@@ -3,10 +3,13 @@
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from qgbench.base.console import standard_output
+from qgbench.metrics.table import METRICS
 from qgbench.quality.audit import Agreement
 from qgbench.report.audit import PREDICTS_RULE, not_predicted
+from qgbench.report.collect import DISTANCE_WORDS
 from qgbench.run.record import Record
 
 
@@ -26,12 +29,18 @@ def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> No
     console = standard_output()
     if was_done:
         console.print("This run was done already; nothing was trained.")
-    console.print(outcome_table(record))
+    for table in outcome_tables(record):
+        console.print(table)
     for line in (
         f"record: {folder / 'record.json'}",
         f"{'twin without the add-on' if record.spec.addon else 'twin with the add-on'}: {twin}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def outcome_tables(record: Record) -> list[Table]:
+    """Return what a record says, and of several classes the scores of each in a table of its own."""
+    return [outcome_table(record), *([_class_table(record)] if len(record.classes) > 1 else [])]
 
 
 def outcome_table(record: Record) -> Table:
@@ -52,6 +61,24 @@ def outcome_table(record: Record) -> Table:
     return table
 
 
+def _class_table(record: Record) -> Table:
+    """Return Dice, HD95 and metrics that do not ship: a column for each class."""
+    summary, unit = record.summary, DISTANCE_WORDS[record.distance_unit]
+    table = Table(title=f"by class, mean over {summary.images} test {_noun(record)}s")
+    table.add_column("measure")
+    for name in ("mean", *record.classes):
+        table.add_column(Text(name), justify="right")
+    for metric in (METRICS["dice"], METRICS["hd95"], *record.metrics.values()):
+        shown = unit if metric.unit == "px" else metric.unit
+        means = (summary.means, *(summary.by_class[name] for name in record.classes))
+        table.add_row(f"{metric.label}, {shown}", *(f"{metric.scale * each[metric.name]:.2f}" for each in means))
+    return table
+
+
+def _noun(record: Record) -> str:
+    return "volume" if record.of_volumes else "image"
+
+
 Rows = list[tuple[str, str, str]]
 
 
@@ -62,19 +89,22 @@ def _scores(record: Record) -> Rows:
         for network, dice in ((name, other.means["dice"]) for name, other in record.summaries.items())
         if network != "student"
     )
-    over = f"mean over {summary.images} test images, not over their {summary.groups} groups"
+    classes, noun, unit = len(record.classes), _noun(record), DISTANCE_WORDS[record.distance_unit]
+    tested = f"{classes} classes and {summary.images}" if classes > 1 else f"{summary.images}"
+    over = f"mean over {tested} test {noun}s, not over their {summary.groups} groups"
+    lesion, lesions = ("such class", f"classes of a {noun}") if classes > 1 else ("lesion", "lesions")
     return [
         ("Dice", f"{100 * means['dice']:.2f} %", over),
         *([("Dice of other networks", others, "(difference from the student's)")] if others else []),
-        ("HD95 (pooled)", f"{means['hd95']:.2f} px", "both directed sets together, as medpy"),
-        ("HD95 (max)", f"{means['hd95_max']:.2f} px", "larger of the two directed, as MONAI"),
+        ("HD95 (pooled)", f"{means['hd95']:.2f} {unit}", "both directed sets together, as medpy"),
+        ("HD95 (max)", f"{means['hd95_max']:.2f} {unit}", "larger of the two directed, as MONAI"),
         ("HD95 of diagonal", f"{means['hd95_percent']:.2f} %", ""),
         *(
-            (metric.label, f"{metric.scale * means[name]:.2f} {metric.unit}", "")
+            (metric.label, f"{metric.scale * means[name]:.2f} {unit if metric.unit == 'px' else metric.unit}", "")
             for name, metric in record.metrics.items()
         ),
-        ("missed", f"{summary.missed}", "lesions without any prediction; Dice 0"),
-        ("spurious", f"{summary.spurious}", "predictions where there is no lesion; Dice 0"),
+        ("missed", f"{summary.missed}", f"{lesions} without any prediction; Dice 0"),
+        ("spurious", f"{summary.spurious}", f"predictions where there is no {lesion}; Dice 0"),
     ]
 
 

@@ -16,7 +16,7 @@ from qgbench.base.console import print_table
 from qgbench.base.errors import UserError
 from qgbench.base.paths import is_path
 from qgbench.report.collect import DISTANCE_WORDS
-from qgbench.report.outcome import outcome_table
+from qgbench.report.outcome import outcome_tables
 from qgbench.run.folder import CASES_NAME, LOG_NAME, SPEC_NAME, STATUS_NAME, TEXT_LOG_NAME, RunFolder, Status, find_runs
 from qgbench.run.record import RECORD_NAME, Record
 from qgbench.spec.protocol import load_protocol
@@ -168,7 +168,8 @@ def print_run(folder: RunFolder, console: Console) -> None:
         console.print(Text("The command that started this run continues it from its last checkpoint."))
     if state.record is not None:
         console.print()
-        console.print(outcome_table(state.record))
+        for outcome in outcome_tables(state.record):
+            console.print(outcome)
     if state.text_log:
         console.print()
         console.print(Text(f"last lines of {TEXT_LOG_NAME}", style="bold"))

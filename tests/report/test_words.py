@@ -161,6 +161,7 @@ def test_probabilities(value: float | None, text: str) -> None:
     [
         ("n28@grouped", "28 labels"),
         ("n1@grouped", "1 label"),
+        ("n7patients@grouped", "7 patients"),
         ("all@image", "all labels, image split"),
         ("p12.5+isic_pool@grouped", "12.5 % of the labels + isic_pool"),
         ("<b>", "<b>"),

@@ -100,15 +100,12 @@ def class_tables(section: Section) -> list[Table]:
         return []
     whole = section.measure.name.partition(":")[0]
     metrics = [in_unit_of(metric, section.runs) for metric in _metrics_of(section, "dice", "hd95", whole)]
-    shown = [
-        (
-            metric if name == MEAN else of_class(metric, name),
-            f"{metric.label.removesuffix(' (pooled)')} {metric.unit}\n{name}",
-        )
-        for metric in metrics
-        for name in (*section.classes, MEAN)
-    ]
-    parts = abreast([max(map(len, heading.split("\n"))) for _, heading in shown])
+    pieces: list[list[_Column]] = []  # columns that stay together
+    for metric in metrics:
+        head = f"{metric.label.removesuffix(' (pooled)')} {metric.unit}"
+        own = [(of_class(metric, name), f"{head}\n{name}") for name in section.classes] + [(metric, f"{head}\n{MEAN}")]
+        pieces += [[own[place] for place in part] for part in abreast(map(_width, own))]
+    parts = abreast(sum(_width(one) + 2 for one in piece) - 2 for piece in pieces)
     title = f"Scores by class, mean over {section.noun}s and seeds"
 
     def score(metric: Metric, name: ArmName) -> str:
@@ -121,10 +118,18 @@ def class_tables(section: Section) -> list[Table]:
             "Method": lambda name: str(name.without_addon),
             "Add-on": lambda name: name.addon or MISSING,
             "Seeds": lambda name: str(len(section.cells[name].seeds)),
-            **{heading: partial(score, metric) for metric, heading in (shown[place] for place in part)},
+            **{heading: partial(score, metric) for place in part for metric, heading in pieces[place]},
         }
         tables.append(table(part_title(title, number, len(parts)), columns, section.cells, names=2))
     return tables
+
+
+_Column = tuple[Metric, str]
+"""What is shown, and under which heading."""
+
+
+def _width(column: _Column) -> int:
+    return max(map(len, column[1].split("\n")))
 
 
 MEAN = "mean"

@@ -50,8 +50,9 @@ def plan(analysis: Analysis) -> style.Plan:
     if not panels:
         return style.Plan([], ["no method was run with two numbers of labelled images or more, all else equal"])
     looks = style.Looks.of(analysis)
+    counted = " or ".join(sorted({"slices" if s.noun == "volume" else "images" for s in analysis.sections}))
     return style.Plan(
-        [partial(_draw, part, looks, style.on_axes(analysis)) for part in style.sheets(panels, _LAYOUT.panels)]
+        [partial(_draw, part, looks, style.on_axes(analysis), counted) for part in style.sheets(panels, _LAYOUT.panels)]
     )
 
 
@@ -85,7 +86,7 @@ def _panels(sections: list[Section], analysis: Analysis) -> list[_Panel]:
     return panels
 
 
-def _draw(panels: list[_Panel], looks: style.Looks, what: Metric) -> "Figure":
+def _draw(panels: list[_Panel], looks: style.Looks, what: Metric, counted: str) -> "Figure":
     addons = looks.addons
     used = sorted({addon for panel in panels for addon in panel.curves})
     handles = [style.line_handle(style.GREY, "o", addons[addon].dashes, addons[addon].fillstyle) for addon in used]
@@ -109,7 +110,7 @@ def _draw(panels: list[_Panel], looks: style.Looks, what: Metric) -> "Figure":
         lows, highs = zip(*(axes.get_ylim() for axes in own), strict=True)
         for axes in own:
             axes.set_ylim(min(lows), max(highs))
-    _LAYOUT.label(grid, "labelled images", style.measure_words(what))
+    _LAYOUT.label(grid, f"labelled {counted}", style.measure_words(what))
     style.add_legend(figure, handles, labels, 4)
     return figure
 

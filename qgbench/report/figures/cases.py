@@ -49,7 +49,7 @@ _TWIN = _Style("#ffffff", 1.2, (0, (1.2, 2.2)))
 _HALO = _Style("#000000", 2.4)
 
 # Of several classes: the colour is the class's, and dashes tell reference, prediction and twin apart.
-_CLASS_COLORS = ("#f0e442", SKY, VERMILLION, GREEN, PURPLE, ORANGE, BLUE)  # of more classes they come round again
+_CLASS_COLORS = ("#f0e442", SKY, VERMILLION, PURPLE, GREEN, ORANGE, BLUE)  # of more classes they come round again
 _ANY_CLASS = "#ffffff"
 _CLASS_NAME_LENGTH = 18
 _LEGEND_ENTRY = 1.75  # inches, at least
