@@ -93,11 +93,12 @@ class Judge:
     def _measured(
         self, pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...]
     ) -> Iterator[tuple[str, Any, float]]:
-        """Yield name, value and the difference that is allowed; distances only where both masks have foreground."""
+        """Yield name, value and the difference that is allowed; of empty masks only what medpy has a number for."""
         yield "n_ref", np.count_nonzero(ref), 0
         yield "n_pred", np.count_nonzero(pred), 0
         yield "n_tp", np.count_nonzero(pred & ref), 0
-        yield "dice", self._binary.dc(pred, ref), _DICE
+        if pred.any() or ref.any():
+            yield "dice", self._binary.dc(pred, ref), _DICE
         if pred.any() and ref.any():
             yield "hd95", self._binary.hd95(pred, ref, spacing), _PIXELS
             yield "assd", self._binary.assd(pred, ref, spacing), _PIXELS
