@@ -83,10 +83,10 @@ class Judge:
             for row in rows.to_dict("records"):
                 where = f"{id}, {row['class']}" if several else f"{id}"
                 label = source.classes.index(row["class"]) + 1
-                pair = (pred == label, ref == label) if several else (pred, ref)
+                own_pred, own_ref = (pred == label, ref == label) if several else (pred, ref)
                 spacing = dict(zip(VOLUME_COLUMNS[1:], unit.spacing, strict=True)) if unit.is_volume else {}
                 of_voxel = [(name, side, _SPACING * side) for name, side in spacing.items()]
-                for name, value, slack in (*of_voxel, *self._measured(*pair, unit.spacing)):
+                for name, value, slack in (*of_voxel, *self._measured(own_pred, own_ref, unit.spacing)):
                     if not abs(row.get(name, np.nan) - value) <= slack:
                         yield f"{where}: {name} is {row.get(name, np.nan):.9g}; measured: {value:.9g}"
 
