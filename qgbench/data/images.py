@@ -39,6 +39,8 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # Pillow opens MPO as a kind of
 _GREY_MODES = ("1", "L")
 _MODES = (*_GREY_MODES, "P", "PA", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _LEAST_16_BIT = 1 << 14  # a 16-bit image below this in every pixel holds fewer bits
+_FEW = 16  # values that a label map may well hold
+_STRAYS = 5  # values that a message names
 
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
 _TURNS = {
@@ -53,9 +55,6 @@ _TURNS = {
 _SWAPS_SIDES = 5  # orientations from here on exchange width and height
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA_SAMPLES = 258, 262, 277, 284, 338  # TIFF tags
-_STRAYS = 5  # values that a message names
-_FEW = 16  # values that a label map may well hold
-
 _UNKNOWN_TAG = 65000  # private: read by nobody
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _SEPARATE_PLANES = 0, 1, 2, 2
 _TIFF_BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}

@@ -88,15 +88,15 @@ def make_split(
     percents = _percents(fractions)
     by_id = np.argsort(np.array(ids, dtype=str), kind="stable")
     table = pd.DataFrame({"id": list(ids), "group": list(groups)}).iloc[by_id].reset_index(drop=True)
-    shares = np.zeros((len(ids), 1)) if areas is None else np.atleast_2d(np.asarray(areas, dtype=float).T).T[by_id]
+    by_class = np.zeros((1, len(ids))) if areas is None else np.atleast_2d(np.asarray(areas, dtype=float).T)[:, by_id]
     units = table["group"] if kind == "grouped" else table["id"]
     names, unit_of_row, unit_sizes = np.unique(units.to_numpy(dtype=str), return_inverse=True, return_counts=True)
     least = np.array([2, 1 if len(names) < len(table) else 2, 2])
     if len(names) < least.sum():
         raise _too_few(kind, len(names), len(table), least)
     part_of_place = np.repeat(np.arange(3), _deal(len(names), percents, least))
-    by_area = [np.argsort(share, kind="stable") for share in shares.T]
-    last_of_area = [np.append(np.diff(share[order]) > 0, True) for share, order in zip(shares.T, by_area, strict=True)]
+    by_area = [np.argsort(area, kind="stable") for area in by_class]
+    last_of_area = [np.append(np.diff(area[order]) > 0, True) for area, order in zip(by_class, by_area, strict=True)]
     stream = _stream("split", kind, str(seed))
     best, least_miss = part_of_place, (math.inf, math.inf)
     for _ in range(_SHUFFLES):
