@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from qgbench.data.acquire.verify import Finding
     from qgbench.data.readers import Source
+    from qgbench.data.volume_layouts import VolumeFolder
     from qgbench.spec.regime import SplitKind
 
 app = typer.Typer(
@@ -262,7 +263,9 @@ def split_data(
 @app.command()
 def show(
     name: AnyData,
-    ids: Annotated[list[str] | None, typer.Argument(help="Images. (default: --count of them, evenly chosen)")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Images, or volumes. (default: --count of them, evenly chosen)")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, max=600, help="Number of images.")] = 24,
     output: Annotated[Path | None, typer.Option(parser=expanded, help="PNG file. (default: NAME.png)")] = None,
     data_dir: DataDir = None,
@@ -274,10 +277,11 @@ def show(
     Example: [bold]qgbench data show scd --count 60 --output scd.png[/bold]
     """
     from qgbench.data.readers import open_any
-    from qgbench.data.sheet import choose_images, draw_sheet
+    from qgbench.data.sheet import choose_images, draw_sheet, slices_of
 
     source = open_any(name, data_dir)
-    for id in ids or []:
+    ids = slices_of(source, ids or [])
+    for id in ids:
         if id not in source.ids:
             raise unknown_name("image", id, source.ids)
     file = output or Path(f"{source.name}.png")
@@ -321,10 +325,15 @@ def add(
         typer.Option(
             "--from",
             parser=name_or_path,
-            help="Take images, masks and facts of this data set, with other --groups, instead of --images.",
+            help="A folder of volumes (ACDC, nnU-Net, Decathlon, SSL4MIS) as it is; or a data set, whose images, masks "
+            "and facts are taken with other --groups.",
             autocompletion=completion.data_names,
         ),
     ] = None,
+    voxels: Annotated[
+        bool,
+        typer.Option("--voxels", help="Of volumes: the spacing in the files is not the true one; measure in voxels."),
+    ] = False,
     title: Annotated[str | None, typer.Option(help="What tables call it. (default: the name)")] = None,
     domain: Annotated[str, typer.Option(help="For example skin, colon.")] = _NOT_STATED,
     modality: Annotated[str, typer.Option(help="For example dermoscopy.")] = _NOT_STATED,
@@ -337,18 +346,35 @@ def add(
 ) -> None:
     """Add images of one's own to the data folder, to be used by name as the others are.
 
-    --from adds a data set once more, under another name and in other groups (qgbench data verify --write-groups).
+    --from DIR adds a folder of volumes as it is: classes are those of its dataset.json, or --classes.
+
+    --from NAME adds a data set once more, under another name and in other groups (qgbench data verify --write-groups).
 
     Example: [bold]qgbench data add mine --images photos --masks outlines --groups patients.csv --data-dir ~/data[/bold]
+
+    Example: [bold]qgbench data add prostate --from ~/Downloads/Task05_Prostate --data-dir ~/data[/bold]
     """
     from qgbench.base.progress import track
-    from qgbench.data.acquire.install import add_own, add_regrouped, own_card, writable_data_dir
+    from qgbench.data.acquire.install import add_own, add_regrouped, add_volumes, own_card, writable_data_dir
     from qgbench.data.cards import parse_classes
     from qgbench.data.readers import open_source
 
     facts = {"domain": domain, "modality": modality, "terms": terms, "citation": citation}
+    if origin is not None and (found := _volumes_at(origin, data_dir)) is not None:
+        if any(given is not None for given in (images, masks, threshold)):
+            raise UserError("--from DIR takes the volumes of that folder; leave --images, --masks and --threshold out.")
+        facts = {key: found.facts.get(key, value) if value == _NOT_STATED else value for key, value in facts.items()}
+        told = found.classes if classes is None else parse_classes(classes)
+        group = "none known" if groups is None and not found.has_patients else "patient" if unit == "group" else unit
+        card = own_card(name, title or found.facts.get("title", name), group, False, facts, None, told)
+        print(add_volumes(card, found, groups, voxels, writable_data_dir(data_dir), track))
+        logger.info("next: qgbench data verify %s, qgbench data show %s", name, name)
+        return
+    if voxels:
+        raise UserError("--voxels is said of volumes; give it with --from DIR, a folder of volumes.")
     if origin is not None:
         if groups is None or any(given is not None for given in (images, masks, threshold, classes)):
+            open_source(origin, data_dir)  # says what is wrong with a name
             raise UserError("--from takes images and masks of a data set that is there: give it with --groups, alone.")
         source = open_source(origin, data_dir)
         facts = {key: getattr(source.card, key) if value == _NOT_STATED else value for key, value in facts.items()}
@@ -371,6 +397,19 @@ def add(
     card = own_card(name, title or name, unit if groups else "none known", masks is None, facts, threshold, named)
     print(add_own(card, images, masks, groups, writable_data_dir(data_dir), track))
     logger.info("next: qgbench data verify %s, qgbench data show %s", name, name)
+
+
+def _volumes_at(origin: str, data_dir: Path | None) -> "VolumeFolder | None":
+    """Return the volumes of a folder, given by its path or its name in the data folder; None where it has none."""
+    from qgbench.base.paths import is_path
+    from qgbench.data.cards import folder_of_data
+    from qgbench.data.volume_layouts import find_volumes
+
+    above = Path() if is_path(origin) else folder_of_data(data_dir)
+    folder = None if above is None else above / expanded(origin)
+    if folder is None or not folder.is_dir() or (folder / "images").is_dir():
+        return None
+    return find_volumes(folder)
 
 
 def _kind(text: str) -> "SplitKind":

@@ -15,6 +15,7 @@ from qgbench.base.errors import UserError
 from qgbench.base.paths import expanded
 from qgbench.data.cards import CARD_NAME, DATA_VARIABLE, Card, card_names, load_card, own_names, read_card
 from qgbench.data.readers import DRAWN, PHANTOM_NAME, open_pool, open_source
+from qgbench.data.volumes import counted
 
 State = Literal["ready", "incomplete", "broken", "absent"]
 _COLORS = {"ready": "green", "incomplete": "yellow", "broken": "red", "absent": "dim"}
@@ -31,6 +32,8 @@ class Entry:
         'incomplete': more or fewer images than the card expects.
     images : int or None
         How many are there.
+    volumes : (int, int) or None
+        How many volumes and patients are there; None for pictures.
     remark : str
         What is wrong with it.
     """
@@ -39,6 +42,7 @@ class Entry:
     state: State
     images: int | None
     remark: str
+    volumes: tuple[int, int] | None = None
 
 
 def inventory(data_dir: Path | None = None) -> list[Entry]:
@@ -81,12 +85,16 @@ def _own_entry(folder: Path) -> Entry:
 
 def _opened(card: Card, name: str, folder: Path | None) -> Entry:
     try:
-        count = len((open_pool if card.kind == "pool" else open_source)(name, folder).ids)
+        source = (open_pool if card.kind == "pool" else open_source)(name, folder)
     except UserError as error:
         return Entry(card, "broken", None, str(error))
+    count = len(source.ids)
+    volumes = counted(source) if source.volumes else None
+    if volumes is not None and card.volumes != volumes[0]:
+        return Entry(card, "incomplete", count, f"the card expects {card.volumes} volumes", volumes)
     if card.images is not None and count != card.images:
-        return Entry(card, "incomplete", count, f"the card expects {card.images} images")
-    return Entry(card, "ready", count, "")
+        return Entry(card, "incomplete", count, f"the card expects {card.images} images", volumes)
+    return Entry(card, "ready", count, "", volumes)
 
 
 def print_inventory(entries: list[Entry], console: Console) -> None:
@@ -97,6 +105,8 @@ def print_inventory(entries: list[Entry], console: Console) -> None:
         count = card.images if entry.images is None else entry.images
         how = "" if entry.state != "absent" else "fetch" if card.downloads else "by hand"
         images = "-" if count is None else f"{count:,}"
+        if card.volumes is not None:
+            images = f"{card.volumes if entry.volumes is None else entry.volumes[0]:,} volumes"
         rows.append((card.name, card.kind, card.domain, images, entry.state, how, card.terms))
     table = Table(box=None, pad_edge=False)
     for column, heading in zip(zip(*rows, strict=True), rows[0], strict=True):
@@ -117,10 +127,17 @@ def print_entry(entry: Entry, console: Console) -> None:
     card = entry.card
     budget = "" if card.budget is None else f"; {card.budget} labelled by default"
     there = "none there" if entry.images is None else f"{entry.images:,} there"
+    budget = budget.replace("labelled", "labelled patients") if card.volumes else budget
+    volumes = "" if card.volumes is None else f"{card.volumes:,}, none there{budget}"
+    if entry.volumes is not None:
+        volumes = "{:,} of {:,} patients".format(*entry.volumes) + budget
     facts = {
         "what": f"{card.title} ({card.kind})",
         "domain": f"{card.domain}, {card.modality}",
-        "images": f"{'any number' if card.images is None else f'{card.images:,}'}, {there}{budget}",
+        "volumes": volumes,
+        "slices" if card.volumes else "images": (
+            f"{'any number' if card.images is None else f'{card.images:,}'}, {there}" + ("" if volumes else budget)
+        ),
         "state": " ".join((entry.state, entry.remark)),
         "groups": card.groups,
         "classes": ", ".join(f"{name} ({value})" for name, value in card.classes.items()),

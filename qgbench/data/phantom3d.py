@@ -117,7 +117,7 @@ def _phase(patient: _Patient, phase: int, depth: int, size: int, rng: np.random.
     thickness, pixel, _ = patient.spacing
     shrink = patient.shrink if phase else 1.0
     radius, wall = patient.radius * shrink, patient.wall * (2 - shrink) ** 1.3
-    places = (np.arange(size) - (size - 1) / 2) * pixel
+    places: Field = (np.arange(size, dtype=np.float64) - (size - 1) / 2) * pixel
     image, labels = np.empty((depth, size, size)), np.empty((depth, size, size), np.uint8)
     for z in range(depth):
         below_base = patient.base - (z - (depth - 1) / 2) * thickness  # slices run from the apex to the base

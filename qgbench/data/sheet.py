@@ -28,6 +28,14 @@ def choose_images(source: Source, count: int) -> list[str]:
     return [source.ids[place] for place in places]
 
 
+def slices_of(source: Source, names: Sequence[str]) -> list[str]:
+    """Return names of images with each that is a volume's replaced by those of its slices."""
+    slices: dict[str, list[str]] = {}
+    for id, place in source.volumes.items():
+        slices.setdefault(place.volume, []).append(id)
+    return [id for name in names for id in slices.get(name, [name])]
+
+
 def draw_sheet(source: Source, ids: Sequence[str], file: Path) -> None:
     """Draw a contact sheet as PNG.
 

@@ -153,12 +153,12 @@ def _grid(file: Path) -> _Grid:
     import nibabel
 
     with _named(file):
-        header = nibabel.load(file)
-        shape = _of_dimensions(file, header.shape, 3)
-        if header.get_data_dtype().kind not in "iuf":
-            raise UserError(f"{file} holds voxels of the kind {header.get_data_dtype()}; expected one number each.")
-        affine = np.asarray(header.affine, dtype=np.float64)
-        zooms = np.asarray(header.header.get_zooms()[:3], dtype=np.float64) * _MM[header.header.get_xyzt_units()[0]]
+        image: Any = nibabel.load(file)  # of the header alone, until the voxels are asked for
+        shape = _of_dimensions(file, image.shape, 3)
+        if image.get_data_dtype().kind not in "iuf":
+            raise UserError(f"{file} holds voxels of the kind {image.get_data_dtype()}; expected one number each.")
+        affine = np.asarray(image.affine, dtype=np.float64)
+        zooms = np.asarray(image.header.get_zooms()[:3], dtype=np.float64) * _MM[image.header.get_xyzt_units()[0]]
     if not (np.isfinite(zooms).all() and (zooms > 0).all()):
         raise UserError(f"{file} says that a voxel is {_by(zooms)} mm large; mend its header (pixdim).")
     order, flipped = _axes(affine)
@@ -182,8 +182,9 @@ def _axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool
         return (2, 1, 0), (False, False, False)
     columns, rows = sorted((0, 1), key=lambda axis: of_patient[axis])
     order = (2, rows, columns)
-    wanted = [1 if of_patient[axis] == 2 and axis == 2 else -1 for axis in order]
-    return order, tuple(bool(direction[axis] != sign) for axis, sign in zip(order, wanted, strict=True))
+    to_the_head = of_patient[2] == 2
+    depth, row, column = (bool(direction[axis] > 0) for axis in order)
+    return order, (depth != to_the_head, row, column)
 
 
 def _refuse_elsewhere(image: Path, of_image: _Grid, label: Path, of_label: _Grid) -> None:
@@ -215,9 +216,10 @@ def _nifti(file: Path) -> NDArray[Any]:
 
     grid = _grid(file)
     with _named(file):
-        values = np.asanyarray(nibabel.load(file).dataobj)
+        image: Any = nibabel.load(file)
+        values = np.asanyarray(image.dataobj)
     values = values.reshape(values.shape[:3]).transpose(grid.order)
-    return np.flip(values, [axis for axis in range(3) if grid.flipped[axis]])
+    return np.flip(values, tuple(axis for axis in range(3) if grid.flipped[axis]))
 
 
 def _is_hdf5(file: Path) -> bool:

@@ -40,6 +40,8 @@ class VolumeFolder:
 
     Attributes
     ----------
+    folder : Path
+        Below which all files lie.
     volumes : mapping of str to VolumeFiles
         By the volume's name, sorted.
     patients : mapping of str to str
@@ -52,11 +54,17 @@ class VolumeFolder:
         Files that this was read from, beside the volumes.
     """
 
+    folder: Path
     volumes: Mapping[str, VolumeFiles]
     patients: Mapping[str, str]
     classes: Mapping[str, int]
     facts: Mapping[str, str]
     described_in: tuple[Path, ...] = ()
+
+    @property
+    def has_patients(self) -> bool:
+        """Whether names tell patients; otherwise each volume is one."""
+        return any(volume != patient for volume, patient in self.patients.items())
 
 
 def find_volumes(folder: Path) -> VolumeFolder | None:
@@ -97,7 +105,7 @@ def _of_acdc(folder: Path, files: list[Path]) -> VolumeFolder | None:
             _keep_one(found, stem, file)
     if not images and not labels:
         return None
-    return VolumeFolder(_paired(folder, images, labels), _patients(images), _HEART, {})
+    return VolumeFolder(folder, _paired(folder, images, labels), _patients(images), _HEART, {})
 
 
 def _of_nnunet(root: Path) -> VolumeFolder:
@@ -123,7 +131,7 @@ def _of_nnunet(root: Path) -> VolumeFolder:
     if not images and not labels:
         raise UserError(f"{root / 'imagesTr'} holds no .nii or .nii.gz file; other formats are not read.")
     classes, facts, described_in = _described(root / "dataset.json")
-    return VolumeFolder(_paired(root, images, labels), _patients(images), classes, facts, described_in)
+    return VolumeFolder(root, _paired(root, images, labels), _patients(images), classes, facts, described_in)
 
 
 def _of_ssl4mis(folder: Path, files: list[Path]) -> VolumeFolder | None:
@@ -137,7 +145,7 @@ def _of_ssl4mis(folder: Path, files: list[Path]) -> VolumeFolder | None:
             of_volume[place] = file
         else:
             _keep_one(whole, _name(file), file)
-    volumes = {name: (file,) for name, file in whole.items()}
+    volumes: dict[str, tuple[Path, ...]] = {name: (file,) for name, file in whole.items()}
     for name, of_volume in slices.items():
         places = sorted(of_volume)
         if name in whole:
@@ -150,7 +158,7 @@ def _of_ssl4mis(folder: Path, files: list[Path]) -> VolumeFolder | None:
         return None
     classes = _HEART if all(map(_FRAME.fullmatch, volumes)) else {}
     paired = {name: VolumeFiles(volumes[name], volumes[name]) for name in sorted(volumes)}
-    return VolumeFolder(paired, _patients(volumes), classes, {})
+    return VolumeFolder(folder, paired, _patients(volumes), classes, {})
 
 
 def _name(file: Path) -> str:

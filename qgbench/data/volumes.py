@@ -257,6 +257,16 @@ def patients_of(found: VolumeFolder, table: Path) -> Mapping[str, str]:
     return dict(zip(rows["stem"], rows["group"], strict=True))
 
 
+def spacing_words(source: Source) -> str:
+    """Return the spacing of volumes: ``5 to 10 x 1.4 x 1.4 mm``, or that it is not known."""
+    known = [place.spacing for place in source.volumes.values() if place.spacing is not None]
+    if len(known) < len(source.volumes):
+        return "not known: distances are in voxels"
+    ends = zip(np.min(known, axis=0), np.max(known, axis=0), strict=True)
+    sides = [f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}" for low, high in ends]
+    return f"{' x '.join(sides)} mm (between slices, down, across)"
+
+
 def counted(source: Source) -> tuple[int, int]:
     """Return the number of volumes and of patients; raises QGBenchError for pictures."""
     if not source.volumes:

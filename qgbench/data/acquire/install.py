@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from qgbench.base.cores import in_threads
 from qgbench.base.errors import UserError, unwritable
 from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
@@ -39,6 +40,8 @@ from qgbench.data.readers import (
     open_source,
 )
 from qgbench.data.splits import keeps_groups
+from qgbench.data.volume_layouts import LAYOUTS, VolumeFolder, find_volumes
+from qgbench.data.volumes import FileVolumes, patients_of, spacing_words
 
 _ARCHIVE = ".zip"
 
@@ -96,6 +99,10 @@ def install_distribution(card: Card, sources: Sequence[Path], data_dir: Path, tr
         for given in sources:
             origins |= _folders(given, unpacked, track)
         with _archives_named(origins):
+            if card.volumes is not None:
+                _install_volumes(card, list(origins), partial, track)
+                shutil.rmtree(unpacked, ignore_errors=True)
+                return data_dir / card.name
             source = open_distribution(card, list(origins)) or _common_layout(card, list(origins))
             if source is None:
                 known = "; ".join(f"{layout.images} ({layout.about})" for layout in card.layout)
@@ -108,6 +115,15 @@ def install_distribution(card: Card, sources: Sequence[Path], data_dir: Path, tr
     if card.images is not None and len(source.ids) != card.images:
         logger.warning("'%s' has %d images; its card expects %d.", card.name, len(source.ids), card.images)
     return data_dir / card.name
+
+
+def _install_volumes(card: Card, folders: Sequence[Path], partial: Path, track: Track) -> None:
+    found = next((found for folder in folders if (found := find_volumes(folder)) is not None), None)
+    if found is None:
+        raise UserError(f"{', '.join(map(str, folders))}: no volumes were found there; expected {LAYOUTS}.")
+    _write_volumes(FileVolumes(card, found.volumes, found.patients), found, partial, track)
+    if len(found.volumes) != card.volumes:
+        logger.warning("'%s' has %d volumes; its card expects %s.", card.name, len(found.volumes), card.volumes)
 
 
 def add_own(
@@ -149,6 +165,58 @@ def add_own(
         _write(source, partial, track)
         (partial / CARD_NAME).write_text(card_text(card), encoding="utf-8")
     return data_dir / card.name
+
+
+def add_volumes(
+    card: Card, found: VolumeFolder, groups: Path | None, voxels: bool, data_dir: Path, track: Track = no_progress
+) -> Path:
+    """Bring a folder of volumes into the data folder, in the layout that it has.
+
+    Parameters
+    ----------
+    card : Card
+        Written beside the volumes, with their number and spacing.
+    found : VolumeFolder
+    groups : Path, optional
+        CSV with the columns stem and group: the patient of each volume.
+    voxels : bool
+        Whether the spacing in the files is not the true one.
+    data_dir, track
+        As `install_distribution`, and so is what is returned.
+
+    Raises
+    ------
+    UserError
+        A data set of that name is there already; a header or a label cannot be read, or `groups` does not name the
+        volumes; a card can be of no such classes.
+    QGBenchError
+        As `install_distribution`.
+    """
+    if groups is not None and not groups.is_file():
+        raise UserError(f"there is no file {groups}.")
+    card = card.model_copy(update={"volumes": len(found.volumes), "voxels": voxels})
+    with _place(card.name, data_dir) as partial:
+        patients = found.patients if groups is None else patients_of(found, groups)
+        source = FileVolumes(card, found.volumes, patients)
+        _write_volumes(source, found, partial, track)
+        if groups is not None:
+            (partial / "groups.csv").write_text(groups_text(patients), encoding="utf-8")
+        card = card.model_copy(update={"spacing": spacing_words(source)})
+        (partial / CARD_NAME).write_text(card_text(card), encoding="utf-8")
+    return data_dir / card.name
+
+
+def _write_volumes(source: FileVolumes, found: VolumeFolder, partial: Path, track: Track) -> None:
+    """Link the files of volumes, after their labels were read; say which classes none of them shows."""
+    with closing(in_threads(lambda name: np.unique(source.masks(name)), source.files)) as labels:
+        shown = set(np.concatenate(list(track(labels, f"Installing {source.name}", len(source.files), "volumes"))))
+    if absent := [name for label, name in enumerate(source.classes, start=1) if label not in shown]:
+        logger.warning("no label shows %s: is the value right?", " or ".join(absent))
+    files = [file for of_volume in source.files.values() for file in of_volume.all]
+    for file in (*files, *found.described_in):
+        target = partial / file.relative_to(found.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link(file, target)
 
 
 def add_regrouped(card: Card, source: Source, groups: Path, data_dir: Path, track: Track = no_progress) -> Path:
@@ -279,7 +347,7 @@ def _toml(value: str | float | Mapping[str, int | str]) -> str:
     if isinstance(value, Mapping):
         return f"{{ {', '.join(f'{_toml(key)} = {_toml(each)}' for key, each in value.items())} }}"
     if isinstance(value, int | float):
-        return str(value)
+        return str(value).lower()  # of a bool
     escaped = "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or c in '"\\' or ord(c) == 127 else c for c in value)
     return f'"{escaped}"'
 

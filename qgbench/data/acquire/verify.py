@@ -24,13 +24,15 @@ split              error    the committed split lists other images or groups, or
 groups cross       error    images of one group in several parts; a warning where the kind of split is 'image'
 exact copy         see next images of equal pixels
 near copy          see next images that are one picture (`qgbench.data.duplicates`): least agreement in the text
+volumes            note     how many there are, of how many patients, and their spacing
 known defect       note     what the card says of the distribution
 ================== ======== ===========================================================================================
 
 Copies in two parts of one data set, or in a pool and a test part, are errors; in a pool and a validation part, in two
 labelled data sets, or in one part, warnings. A pool that repeats itself or a training part is noted. Near copies of one
 group are taken for frames of a camera that stood still: a note, or a warning where the group crosses. Unlabelled images
-of a labelled data set are a pool. Each finding about copies is one picture, with all images that show it.
+of a labelled data set are a pool. Each finding about copies is one picture, with all images that show it. Of volumes
+each is looked at as a whole, and copies are looked for among their middle slices.
 """
 
 import json
@@ -59,7 +61,8 @@ from qgbench.data.cards import CARD_NAME
 from qgbench.data.duplicates import Fingerprint, fingerprint, near_pairs
 from qgbench.data.images import MaskSizeError, MaskValuesError
 from qgbench.data.readers import Source, open_any
-from qgbench.data.splits import HALF_TEST, PARTS, Fractions, SplitKind, load_split, make_split, shares
+from qgbench.data.splits import HALF_TEST, PARTS, Fractions, SplitKind, load_split, shares, split_source
+from qgbench.data.volumes import counted, spacing_words
 
 Severity = Literal["error", "warning", "note"]
 
@@ -186,11 +189,16 @@ def verify(
         for one in [source] if source.extra is None else [source, source.extra]:
             looked = _look_at_all(one, track)
             parts, of_split = _split(one, split, fractions, looked)
-            findings += [*_counts(one, _listed(one.name, split, fractions)), *_files(one, looked), *of_split]
+            groups = dict(zip(one.ids, one.groups, strict=True))
+            findings += _counts(one, _listed(one.name, split, fractions))
+            if one.volumes:
+                looked, groups, parts = _by_volume(one, looked, groups, parts)
+                findings.append(_volumes(one))
+            findings += [*_files(one, looked), *of_split]
             otherwise = _UNKNOWN if one.labelled else _POOL
-            for each, group in zip(looked, one.groups, strict=True):
+            for each in looked:
                 if each.print is not None:
-                    images.append(_Image(one.name, each.id, group, parts.get(each.id, otherwise)))
+                    images.append(_Image(one.name, each.id, groups[each.id], parts.get(each.id, otherwise)))
                     prints.append(each.print)
     findings += _copies(images, prints)
     return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
@@ -254,9 +262,12 @@ def joined_groups(source: Source, findings: Sequence[Finding]) -> dict[str, str]
     Returns
     -------
     dict of str to str
-        Group by id. Groups that are joined, over however many steps, bear the name of the first of them by name.
+        Group by id; of volumes, by the volume's name. Groups that are joined, over however many steps, bear the name of
+        the first of them by name.
     """
     group_of = dict(zip(source.ids, source.groups, strict=True))
+    if source.volumes:
+        group_of = {source.volumes[id].volume: group for id, group in group_of.items()}
     joined: dict[str, str] = {}  # a group, and one that it went into
 
     def last(group: str) -> str:
@@ -296,6 +307,35 @@ def _look(source: Source, id: str) -> _Looked:
     return _Looked(id, None, found, shares(mask, len(source.classes)), float((border != 0).mean()))
 
 
+def _by_volume(
+    source: Source, looked: Sequence[_Looked], groups: dict[str, str], parts: dict[str, str]
+) -> tuple[list[_Looked], dict[str, str], dict[str, str]]:
+    """Return what was seen of each volume, its group and its part: a picture of it is its middle slice."""
+    of_volume: dict[str, list[_Looked]] = {}
+    for each in looked:
+        of_volume.setdefault(source.volumes[each.id].volume, []).append(each)
+    found = []
+    for volume, slices in of_volume.items():
+        fault = next((each.fault for each in slices if each.fault is not None), None)
+        areas = [each.areas for each in slices if each.areas is not None]
+        borders = [each.border for each in slices if each.border is not None]
+        middle = slices[len(slices) // 2].print
+        mean_areas = np.mean(areas, axis=0) if areas else None
+        found.append(_Looked(volume, fault, middle, mean_areas, float(np.mean(borders)) if borders else None))
+    first = {volume: slices[0].id for volume, slices in of_volume.items()}
+    return (
+        found,
+        {volume: groups[id] for volume, id in first.items()},
+        {volume: parts[id] for volume, id in first.items() if id in parts},
+    )
+
+
+def _volumes(source: Source) -> Finding:
+    volumes, patients = counted(source)
+    text = f"{volumes:,} of {patients:,} groups ({source.card.groups}), {len(source.ids):,} slices; spacing "
+    return Finding("note", source.name, "volumes", text + spacing_words(source))
+
+
 def _split(
     source: Source, kind: SplitKind, fractions: Fractions, looked: Sequence[_Looked]
 ) -> tuple[dict[str, str], list[Finding]]:
@@ -306,7 +346,7 @@ def _split(
         if _listed(source.name, kind, fractions) is None:
             areas = [each.areas for each in looked if each.areas is not None]
             balanced = areas if len(areas) == len(looked) else None
-            table = make_split(source.ids, source.groups, kind, fractions, areas=balanced)
+            table = split_source(source, kind, fractions, areas=balanced)
         else:
             table = load_split(source, kind, fractions)
     except UserError as error:

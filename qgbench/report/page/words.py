@@ -62,11 +62,8 @@ def regime_words(regime: str) -> str:
     if parsed.percent is not None:
         labels = f"{parsed.percent:g} % of the labels"
     else:
-        labels = (
-            "all labels"
-            if parsed.budget is None
-            else _counted(parsed.budget, "patient" if parsed.patients else "label")
-        )
+        unit = "patient" if parsed.patients else "label"
+        labels = "all labels" if parsed.budget is None else _counted(parsed.budget, unit)
     split = "" if parsed.split == "grouped" else f", {parsed.split} split"
     return " + ".join((labels, *parsed.pools)) + split
 
