@@ -86,8 +86,9 @@ class Task:
         UserError
             Says how many there are, and how logits are made of a decoder's features.
         """
-        if logits.shape[1] != self.channels:
-            raise UserError(
-                f"logits of this task have {self.channels} channel(s), not {logits.shape[1]}. Where they are features "
-                "of a decoder, write network.head(network.decode(features))."
-            )
+        if (given := logits.shape[1]) == self.channels:
+            return
+        advice = "Where they are features of a decoder, write network.head(network.decode(features))."
+        if given in (1, len(self.classes)):
+            advice = "The first is the background's, and each class has one: give all."
+        raise UserError(f"logits of this task have {self.channels} channel(s), not {given}. {advice}")

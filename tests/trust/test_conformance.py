@@ -499,3 +499,79 @@ def test_the_method_in_contributing_keeps_the_contract(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(code)
     assert broken_rules(load("method", str(file))) == []
+
+
+# Several classes
+
+
+class _Sigmoid(_Consistency):
+    """Its label is of a sigmoid, which is right for one class alone."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        prob = torch.sigmoid(self.student(batch.u_w).detach())
+        return Step(step.supervised, [Term(step.terms[0].loss, self.pseudo_label(batch.u_w, prob))])
+
+
+class _CutAtOneHalf(_Consistency):
+    """Its target is a label cut at one half: of several classes none may reach that."""
+
+    def step(self, batch: Batch) -> Step:
+        prob = label_probabilities(self.student, batch.u_w)
+        label = self.pseudo_label(batch.u_w, (prob > 0.5).float())
+        loss = pixel_cross_entropy(self.task, self.student(batch.u_s1), label.prob).mean((1, 2, 3))
+        return Step(super().step(batch).supervised, [Term(loss, label)])
+
+
+class _SigmoidInTheLoss(_Consistency):
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        label = step.terms[0].label
+        loss = (torch.sigmoid(self.student(batch.u_s1)) - label.prob).square().mean((1, 2, 3))
+        return Step(step.supervised, [Term(loss, label)])
+
+
+class _FirstChannelIsTheLesion(_Consistency):
+    """Of label and prediction it trains the first channel alone, as one class has it."""
+
+    def step(self, batch: Batch) -> Step:
+        step = super().step(batch)
+        label = step.terms[0].label
+        prob = self.task.probabilities(self.student(batch.u_s1))
+        loss = (prob[:, :1] - label.prob[:, :1]).square().mean((1, 2, 3))
+        return Step(step.supervised, [Term(loss, label)])
+
+
+class _FirstChannelOfTheMask(_Consistency):
+    def step(self, batch: Batch) -> Step:
+        prob = self.task.probabilities(self.student(batch.x_l))
+        return Step(F.binary_cross_entropy(prob[:, 0], batch.y_l[:, 0]), super().step(batch).terms)
+
+
+class _OneLogit(_Consistency):
+    """It gives a loss of the package the one channel that a single class has."""
+
+    def step(self, batch: Batch) -> Step:
+        loss = segmentation_loss(self.task, self.student(batch.x_l)[:, :1], batch.y_l[:, :1])
+        return Step(loss, super().step(batch).terms)
+
+
+@pytest.mark.parametrize(
+    ("method", "rule", "message"),
+    [
+        (_Sigmoid, "the step keeps the contract", r"does not sum to 1 over its 4 channels.*in the place of a sigmoid"),
+        (_CutAtOneHalf, "the step keeps the contract", r"does not sum to 1 over its 4 channels.*and of > 0\.5"),
+        (_SigmoidInTheLoss, "added to all logits of a pixel", r"the loss of terms\[0\]: .*softmax"),
+        (_FirstChannelIsTheLesion, "each class of the labels", r"channel 0 is the background"),
+        (_FirstChannelOfTheMask, "each class of the masks", r"channel 0 is the background"),
+        (_OneLogit, "the step keeps the contract", r"logits of this task have 4 channel\(s\), not 1"),
+    ],
+)
+def test_what_is_right_for_one_class_alone_is_found(method: type[Method], rule: str, message: str) -> None:
+    *others, broken, last = check_method(method)
+    assert all(finding.passed for finding in others if not finding.detail.startswith("with three classes"))
+    assert not last.passed
+    found = [finding for finding in (*others, broken) if not finding.passed]
+    assert any(
+        rule in finding.rule and re.search(f"^with three classes: .*{message}", finding.detail) for finding in found
+    )
