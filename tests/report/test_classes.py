@@ -360,6 +360,28 @@ class TestUnits:
         write_report(analyse(collection, metric="hd95", suite=suite), hearts / "out")
         assert "| Name | acdc (voxels) | hippocampus (mm) |" in (hearts / "out" / "report.md").read_text()
 
+    def test_a_suites_answers_are_told_by_class(self, hearts: Path) -> None:
+        collection = collect([hearts])
+        regimes = {dataset: ("n28@grouped",) * 2 for dataset in ("acdc", "hippocampus")}
+        question = DeclaredQuestion("primary", "?", (("mean_teacher+qw", "mean_teacher"),), regimes, ("unet",))
+        suite = DeclaredSuite("hearts", frozenset(run.record.spec.place for run in collection.runs), 1, question)
+        found = analyse(collection, suite=suite)
+        assert found.answers is not None
+        primary = found.answers.primary
+        assert primary.estimate is not None
+        assert {dataset: [*by_class] for dataset, by_class in primary.by_class.items()} == {
+            "acdc": [*HEART],
+            "hippocampus": ["anterior", "posterior"],
+        }
+        of_lv = analyse(collection, metric="dice:LV").sections[0].contrasts[0].difference
+        assert of_lv is not None
+        assert primary.by_class["acdc"]["LV"] == of_lv.estimate
+        write_report(found, hearts / "out")
+        text = (hearts / "out" / "report.md").read_text()
+        assert "### The same by class, acdc (points)\n" in text
+        assert "| Name | RV | Myo | LV | mean |" in text
+        assert "Primary estimate: Dice (mean over classes) differs by" in text
+
     def test_a_suite_may_ask_of_one_class(self, hearts: Path) -> None:
         collection = collect([hearts])
         pairs = (("mean_teacher+qw", "mean_teacher"),)
