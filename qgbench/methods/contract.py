@@ -23,6 +23,7 @@ from qgbench.spec.task import Task
 
 Corrector = Callable[[Tensor, Tensor], Tensor]
 View = Literal["weak", "labelled", "other"]
+_ROUNDING = 1e-2  # of the sum of a pixel's probabilities, which autocast may have rounded
 
 
 @dataclass
@@ -289,6 +290,12 @@ def _check_label(label: PseudoLabel, batch: Batch, task: Task, where: str) -> No
     expected = (len(label.image), task.channels, *label.image.shape[2:])
     if tuple(label.prob.shape) != expected:
         raise UserError(f"{where}.label has shape {tuple(label.prob.shape)}, image {tuple(label.image.shape)}.")
+    if task.channels > 1 and bool(((label.prob.sum(1) - 1).abs() > _ROUNDING).any()):  # NaN is no fault of the method
+        raise UserError(
+            f"{where}.label does not sum to 1 over its {task.channels} channels, the background's and those of "
+            f"{len(task.classes)} classes, which exclude each other: write self.task.probabilities(logits), a softmax, "
+            "and self.task.hard(prob) in the place of a sigmoid and of > 0.5."
+        )
     named = {"weak": batch.u_w, "labelled": batch.x_l}.get(label.view)
     if named is not None and (named.shape != label.image.shape or not torch.equal(named, label.image)):
         attribute = "u_w" if label.view == "weak" else "x_l"

@@ -4,6 +4,7 @@ import copy
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,27 @@ from qgbench.methods.former import own_line
 from qgbench.methods.normalisation import normalising_layers
 from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
 from qgbench.quality.scores import Labelling, One, PredictedQuality
+from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer
 from qgbench.training.objective import Objective
-from qgbench.trust.conformance_of_pixels import hidden_loss, misplaced_label, misplaced_target, with_pixels_apart
-from qgbench.trust.toys import CHANNELS, SIZE, FeaturelessSegmenter, ToyQuality, ToySegmenter, toy_data, toy_protocol
+from qgbench.trust.conformance_of_pixels import (
+    hidden_loss,
+    misplaced_label,
+    misplaced_target,
+    unlike,
+    with_pixels_apart,
+)
+from qgbench.trust.toys import (
+    CHANNELS,
+    ONE,
+    SIZE,
+    THREE,
+    FeaturelessSegmenter,
+    ToyQuality,
+    ToySegmenter,
+    toy_data,
+    toy_protocol,
+)
 
 _STEP_RULE = "the step keeps the contract and its loss is finite"
 _RUNS_RULE = "the method runs to the end of this check"
@@ -30,6 +48,16 @@ _OF_NETWORKS = (
     "self.pseudo_label gets probabilities that were made of a label's prob, which an add-on that corrects labels would "
     "correct twice; make them of networks' probabilities: label_probabilities(network, image) in the place of "
     "self.label(network, image).prob"
+)
+_WITH_THREE = "with three classes"
+_SOFTMAX = (
+    "logits of several classes are a softmax's; write self.task.probabilities(logits) and self.task.hard(prob) in the "
+    "place of a sigmoid and of > 0.5"
+)
+_EXCHANGED = "two classes were exchanged in {} and {} did not change"
+_CHANNELS_RULE = (
+    "channel 0 is the background, each other one a class (self.task.lesions); give losses of qgbench.methods.losses "
+    "all channels"
 )
 _WARM_UP = 100  # steps after which the toy network is confident on the toy images, each as a whole too
 
@@ -63,18 +91,19 @@ class Bench:
     method_class: type[Method]
     accelerator: Accelerator
     start: dict[str, Tensor] | None = None  # state of a warmed-up method
+    task: Task = ONE
 
     def trainer(self, modes: Callable[[nn.Module], list[AddOn]], steps: int) -> tuple[Trainer, nn.Module]:
         """Return a trainer and its toy g, which `modes` gets."""
         torch.manual_seed(3)
-        quality = ToyQuality().requires_grad_(False).eval()
+        quality = ToyQuality(len(self.task.classes)).requires_grad_(False).eval()
         torch.manual_seed(0)
         network = ToySegmenter if self.method_class.needs_features else FeaturelessSegmenter
-        method = self.method_class(network, self.method_class.Settings())
+        method = self.method_class(partial(network, task=self.task), self.method_class.Settings())
         if self.start is not None:
             method.load_state_dict(self.start)
         guide = Guide(modes(quality))
-        return Trainer(method, guide, quality, toy_data(), toy_protocol(steps), 0, self.accelerator), quality
+        return Trainer(method, guide, quality, toy_data(self.task), toy_protocol(steps), 0, self.accelerator), quality
 
 
 def finish(trainer: Trainer, until: int | None = None) -> dict[str, Tensor]:
@@ -93,6 +122,9 @@ def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
 def check_method(method_class: type[Method]) -> Iterator[Finding]:
     """Yield what each rule of the contract finds, in turn; whatever the method raises is the last finding.
 
+    All rules are asked with one class. If the method keeps them, all are asked with three, and those that it then
+    breaks are findings of their own, before a last one that it keeps all.
+
     Parameters
     ----------
     method_class : subclass of Method
@@ -101,10 +133,21 @@ def check_method(method_class: type[Method]) -> Iterator[Finding]:
     ------
     Finding
     """
+    kept = True
+    for finding in _findings(method_class, ONE):
+        kept &= finding.passed
+        yield finding
+    if kept:
+        broken = [finding for finding in _findings(method_class, THREE) if not finding.passed]
+        yield from (replace(finding, detail=f"{_WITH_THREE}: {finding.detail}") for finding in broken)
+        yield Finding("it keeps all of this with three classes, too", not broken, "see above")
+
+
+def _findings(method_class: type[Method], task: Task) -> Iterator[Finding]:
     accelerator = make_accelerator("cpu", "fp32", 1)
     rule = _STEP_RULE
     try:
-        for finding in _check(method_class, accelerator):
+        for finding in _check(method_class, accelerator, task):
             rule = _RUNS_RULE
             yield finding
     except QGBenchError as error:
@@ -124,18 +167,20 @@ def _where_it_failed(error: BaseException, method_class: type[Method]) -> str:
     )
 
 
-def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Finding]:
-    trainer, _ = Bench(method_class, accelerator).trainer(lambda g: [], _WARM_UP)
+def _check(method_class: type[Method], accelerator: Accelerator, task: Task) -> Iterator[Finding]:
+    trainer, _ = Bench(method_class, accelerator, task=task).trainer(lambda g: [], _WARM_UP)
     finish(trainer)
     yield Finding(_STEP_RULE, True)
     batch, _ = trainer._streams.next(0.9)
     method = trainer.method.train()
     yield from _check_terms(method, batch)
+    if task.channels > 1:
+        yield from _check_classes(method, batch)
     yield from _check_teacher(method)
     yield from _check_statistics(method, batch)
     if method_class.needs_features:
         yield _check_dropped_features(method, batch)
-    apart = with_pixels_apart(method_class)
+    apart = with_pixels_apart(method_class, task)
     yield from _check_pixels(apart, batch, trainer._streams.next(0.9)[0])
     if method_class.pseudo_labels:
         made_of_labels = _is_made_of_labels(method, batch)
@@ -145,7 +190,7 @@ def _check(method_class: type[Method], accelerator: Accelerator) -> Iterator[Fin
             yield Finding("each term compares a label with what was predicted at its place", not detail, detail)
             yield from _check_rejection(method, batch)
     # From here on trainers start warmed up: an untrained network's labels may pass no threshold, and all twins agree.
-    bench = Bench(method_class, accelerator, copy.deepcopy(method.state_dict()))
+    bench = Bench(method_class, accelerator, copy.deepcopy(method.state_dict()), task)
     yield from _check_twins(bench)
     yield check_resume(bench, lambda g: [])
 
@@ -172,6 +217,36 @@ def _check_terms(method: Method, batch: Batch) -> Iterator[Finding]:
         gradients = torch.autograd.grad(total, list(student.parameters()), retain_graph=True, allow_unused=True)
         lost = [name for (name, _), g in zip(student.named_parameters(), gradients, strict=True) if g is None]
         yield Finding(f"students[{index}] is reached by the loss", not lost, f"no gradient for {', '.join(lost[:3])}")
+
+
+def _check_classes(method: Method, batch: Batch) -> Iterator[Finding]:
+    """Find whether several classes exclude each other, and whether each is told from the others."""
+    shifted = copy.deepcopy(method)
+    for module in shifted.modules():
+        if isinstance(module, ToySegmenter):
+            module.get_submodule("head.1").get_parameter("bias").data.add_(2.0)
+    step, other = (_stepped(copy.deepcopy(each), batch) for each in (method, shifted))
+    changed = [] if torch.allclose(step.supervised, other.supervised, rtol=1e-3) else ["supervised"]
+    for index, (term, same) in enumerate(zip(step.terms, other.terms, strict=True)):
+        if not torch.allclose(term.loss, same.loss, rtol=1e-3, atol=1e-5):
+            changed.append(f"the loss of terms[{index}]")
+    detail = f"{', '.join(changed)}: {_SOFTMAX}"
+    yield Finding("a number that is added to all logits of a pixel changes no loss", not changed, detail)
+
+    def exchanged(maps: Tensor) -> Tensor:
+        return maps[:, [0, 2, 1, *range(3, maps.shape[1])]]
+
+    other = _stepped(copy.deepcopy(method), replace(batch, y_l=exchanged(batch.y_l)))
+    unmoved = torch.equal(step.supervised, other.supervised)
+    detail = f"{_EXCHANGED.format('the masks of batch.y_l', 'supervised')}: {_CHANNELS_RULE}"
+    yield Finding("each class of the masks is told from the others", not unmoved, detail)
+    if step.terms:
+        relabelled = copy.deepcopy(method)
+        relabelled.corrector = lambda image, prob: exchanged(prob)
+        other = _stepped(relabelled, batch)
+        unmoved = all(torch.equal(a.loss, b.loss) for a, b in zip(step.terms, other.terms, strict=True))
+        detail = f"{_EXCHANGED.format('the labels', 'the loss of any term')}: {_CHANNELS_RULE}"
+        yield Finding("each class of the labels is told from the others", not unmoved, detail)
 
 
 def _check_teacher(method: Method) -> Iterator[Finding]:
@@ -229,7 +304,7 @@ def _is_made_of_labels(method: Method, batch: Batch) -> bool:
         _stepped(own, batch)
         return given
 
-    pairs = zip(labelled(lambda prob: prob), labelled(lambda prob: 1.0 - prob), strict=False)
+    pairs = zip(labelled(lambda prob: prob), labelled(unlike), strict=False)
     return any(torch.equal(image, same) and not torch.equal(prob, other) for (image, prob), (same, other) in pairs)
 
 
@@ -309,7 +384,8 @@ def _check_rejection(method: Method, batch: Batch) -> Iterator[Finding]:
     batch = replace(batch, progress=1.0)
 
     def replaced(image: Tensor, prob: Tensor) -> Tensor:
-        return torch.cat([prob[:1], 1.0 - prob[1:2].round(), prob[2:]])
+        decided = prob[1:2].round() if prob.shape[1] == 1 else method.task.hard(prob[1:2])
+        return torch.cat([prob[:1], unlike(decided), prob[2:]])
 
     plain = _gradient(method, batch, [_FixedWeights(1)], None)
     other = _gradient(method, batch, [_FixedWeights(1)], replaced)

@@ -14,7 +14,8 @@ from qgbench.methods import Batch, Method, PseudoLabel, Step, label_probabilitie
 from qgbench.methods.contract import Corrector
 from qgbench.methods.normalisation import normalising_layers
 from qgbench.quality.scores import overlap
-from qgbench.trust.toys import PointwiseSegmenter, two_colours
+from qgbench.spec.task import Task
+from qgbench.trust.toys import ONE, PointwiseSegmenter, few_colours
 
 # A loss may begin and end within the budget, and a view may be turned by chance.
 _TIMES = ((0.1, 0), (0.3, 1), (0.5, 2), (0.7, 3), (0.9, 4))  # progress and seed of a step
@@ -38,6 +39,9 @@ def _shifts(pixels: int) -> tuple[_Turn, ...]:
 _NEAR, _FAR = _shifts(1), _shifts(3)  # a smoothed label fits hardly worse one pixel aside, and much worse three
 
 
+_WEIGHTS = torch.tensor([1.0, 2.0, 4.0]) / 7  # of red, green and blue in a number that differs for each colour
+
+
 class _PerImage(nn.Module):
     """Normalises each image by itself, so that none acts on another: (N, C, ...) -> the same."""
 
@@ -46,10 +50,10 @@ class _PerImage(nn.Module):
         return (x - x.mean(dims, keepdim=True)) / (x.var(dims, keepdim=True, correction=0) + 1e-5).sqrt() if dims else x
 
 
-def with_pixels_apart(method_class: type[Method]) -> Method:
+def with_pixels_apart(method_class: type[Method], task: Task = ONE) -> Method:
     """Return a method on networks in which no pixel acts on another; nor do images, in layers of the method's own."""
     torch.manual_seed(0)
-    method = method_class(PointwiseSegmenter, method_class.Settings())
+    method = method_class(partial(PointwiseSegmenter, task=task), method_class.Settings())
     for module in list(method.modules()):
         for name, child in module.named_children():
             if normalising_layers(child) == [child]:
@@ -62,6 +66,11 @@ def _stepped(method: Method, batch: Batch, seed: int, corrector: Corrector | Non
     method.corrector = corrector
     torch.manual_seed(seed)
     return method(batch)
+
+
+def unlike(prob: Tensor) -> Tensor:
+    """Return labels (N, C, H, W) that say of each pixel what these do not: the other class, or the next of several."""
+    return 1.0 - prob if prob.shape[1] == 1 else prob.roll(1, 1)
 
 
 def hidden_loss(method: Method, batch: Batch, other: Batch) -> str:
@@ -88,7 +97,7 @@ def _trains_on_unlabelled(method: Method, batch: Batch, other: Batch, seed: int)
     exchanged = replace(batch, u_w=other.u_w, u_s1=other.u_s1, u_s2=other.u_s2)
     if torch.equal(value, _supervised(method, exchanged, seed)[0]):
         return False
-    inverted = _stepped(method, batch, seed, lambda image, prob: 1.0 - prob).supervised
+    inverted = _stepped(method, batch, seed, lambda image, prob: unlike(prob)).supervised
     if not torch.equal(value, inverted):
         return True
     # Left are blends of a labelled and an unlabelled picture: each pixel that is trained on is a labelled one's, too.
@@ -127,7 +136,7 @@ def misplaced_label(method: Method, batch: Batch) -> str:
     colours aside, where a label may be smoothed. A label that layers of the method's own, untrained here, spread over
     the image agrees with the prediction better than with the prediction turned.
     """
-    for scene, seed in _scenes(batch, alike=False):
+    for scene, seed in _scenes(method.task, batch, alike=False):
         labels, unspread = (
             [term.label for term in _stepped(each, scene, seed).terms]
             for each in (method, _with_own_layers_silent(method))
@@ -142,8 +151,8 @@ def misplaced_label(method: Method, batch: Batch) -> str:
     return ""
 
 
-def _scenes(batch: Batch, alike: bool) -> Iterator[tuple[Batch, int]]:
-    image, mask = two_colours(alike)
+def _scenes(task: Task, batch: Batch, alike: bool) -> Iterator[tuple[Batch, int]]:
+    image, mask = few_colours(alike, task)
     rows = len(batch.x_l)
     for progress, seed in _TIMES:
         yield (
@@ -156,7 +165,7 @@ def _varies_in_a_colour(label: PseudoLabel) -> bool:
     for image, prob in zip(label.image, label.prob, strict=True):
         around = F.pad(image, (1, 1, 1, 1), mode="replicate")
         alike = (F.max_pool2d(around, 3, 1) + F.max_pool2d(-around, 3, 1)).amax(0) < 1e-3
-        colour = (1000 * image.mean(0)).round()
+        colour = (1000 * torch.einsum("chw,c->hw", image, _WEIGHTS)).round()
         for value in colour[alike].unique():
             within = prob[:, alike & (colour == value)]
             if float((within.amax(1) - within.amin(1)).max()) > 0.1:
@@ -191,7 +200,7 @@ def misplaced_target(method: Method, batch: Batch) -> str:
     """
 
     def misplaced(method: Method) -> str:
-        for scene, seed in islice(_scenes(batch, alike=True), 0, None, 2):
+        for scene, seed in islice(_scenes(method.task, batch, alike=True), 0, None, 2):
             right, *turned = (
                 [float(term.loss.detach().sum()) for term in _stepped(method, scene, seed, corrector).terms]
                 for corrector in (None, *map(_by, (*_NEAR, *_TURNS, *_FAR)))

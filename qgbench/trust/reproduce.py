@@ -326,7 +326,10 @@ def _as_averaged(images: pd.DataFrame, stored: Summary, metrics: Iterable[Metric
     except (TypeError, ValueError):  # text where a number belongs
         return False
     said = stored.numbers()
-    return all(math.isclose(value, said[name], rel_tol=_EXACT, abs_tol=_EXACT) for name, value in averages.items())
+    return all(
+        math.isclose(value, said.get(name, math.nan), rel_tol=_EXACT, abs_tol=_EXACT)
+        for name, value in averages.items()
+    )
 
 
 def _code(provenance: Provenance) -> str:

@@ -12,6 +12,7 @@ from qgbench.spec.task import Task
 
 SIZE = 32
 CHANNELS = 8
+ONE, THREE = Task(), Task(("first", "second", "third"))
 
 
 class ToySegmenter(nn.Module):
@@ -20,18 +21,18 @@ class ToySegmenter(nn.Module):
     One map of features, 8 channels at full resolution. It is the same whatever architecture is asked for.
     """
 
-    task = Task()
     size = SIZE
     min_batch = 1
 
-    def __init__(self, arch: str = "") -> None:
+    def __init__(self, arch: str = "", task: Task = ONE) -> None:
         super().__init__()
+        self.task = task
         self.encoder = _normalised(3)
         self.decoder = _normalised(CHANNELS)
-        self.head = _toy_head()
+        self.head = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(CHANNELS, task.channels, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits (B, 1, H, W)."""
+        """Return logits (B, C, H, W)."""
         return self.head(self.decoder(self.encoder(image)))
 
     def encode(self, image: Tensor) -> list[Tensor]:
@@ -44,17 +45,13 @@ class ToySegmenter(nn.Module):
 
     def new_decoder(self) -> "ToySegmenter":
         """Return a network on this encoder, with a decoder and a head of its own."""
-        sibling = type(self)()
+        sibling = type(self)(task=self.task)
         sibling.encoder = self.encoder
         return sibling
 
 
 def _normalised(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, CHANNELS, 3, padding=1), nn.BatchNorm2d(CHANNELS), nn.ReLU())
-
-
-def _toy_head() -> nn.Sequential:
-    return nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(CHANNELS, 1, 1))
 
 
 class FeaturelessSegmenter(ToySegmenter):
@@ -74,14 +71,15 @@ class FeaturelessSegmenter(ToySegmenter):
 
 
 class ToyQuality(nn.Module):
-    """A fixed stand-in for g: (B, 3, H, W), (B, 1, H, W) -> (B,) in (0, 1), different for different masks."""
+    """A fixed stand-in for g, in (0, 1), different for different masks; shapes are those of `QualityPredictor`."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 1) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(4, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 1))
+        widened = nn.Conv2d(3 + classes, 4, 5, stride=4)
+        self.layers = nn.Sequential(widened, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, classes))
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Return a quality per mask."""
+        """Return a quality per mask, of several classes (B, K)."""
         return torch.sigmoid(4.0 * self.layers(torch.cat([image, mask], 1))).squeeze(1)
 
 
@@ -94,15 +92,20 @@ def toy_protocol(steps: int) -> Protocol:
     return smoke.model_copy(update={"size": SIZE, "train": train})
 
 
-def toy_data() -> TrainingData:
-    """Return bright rectangles on a darker ground: 8 labelled, 16 unlabelled, 4 validation images of 32 pixels."""
+def toy_data(task: Task = ONE) -> TrainingData:
+    """Return bright rectangles on a darker ground: 8 labelled, 16 unlabelled, 4 validation images of 32 pixels.
+
+    Those of three classes are red, green and blue.
+    """
     rng = np.random.default_rng(0)
     masks = np.zeros((28, SIZE, SIZE), np.uint8)
     for mask in masks:
-        top, left = rng.integers(2, 14, 2)
-        height, width = rng.integers(6, 16, 2)
-        mask[top : top + height, left : left + width] = 1
-    light = 90 + 100 * masks[..., None] + rng.normal(0, 25, (*masks.shape, 3))
+        for label in range(1, len(task.classes) + 1):
+            top, left = rng.integers(2, 14, 2)
+            height, width = rng.integers(6, 16, 2)
+            mask[top : top + height, left : left + width] = label
+    bright = masks[..., None] == (1 if task.channels == 1 else np.arange(1, 4))
+    light = 90 + 100 * bright + rng.normal(0, 25, (*masks.shape, 3))
     prepared = Prepared(
         ids=[f"toy{i:02d}" for i in range(len(masks))],
         groups=[f"toy{i:02d}" for i in range(len(masks))],
@@ -111,6 +114,7 @@ def toy_data() -> TrainingData:
         sizes=np.full((len(masks), 2), SIZE),
         fingerprint="toy",
         originals=None,
+        classes=task.classes,
     )
     parts = [ImageSet([(prepared, rows)]) for rows in np.split(np.arange(28), [8, 24])]
     labelled, unlabelled, val = parts
@@ -120,33 +124,56 @@ def toy_data() -> TrainingData:
 class PointwiseSegmenter(ToySegmenter):
     """The toy network without normalisation and with kernels of one pixel: no pixel acts on another.
 
-    It is sure of itself: bright is lesion, whatever channel is dropped.
+    It is sure of itself: bright is lesion, whatever channel is dropped; of three classes red, green and blue are one
+    each.
     """
 
-    def __init__(self, arch: str = "") -> None:
-        super().__init__(arch)
-        first, second, last = nn.Conv2d(3, CHANNELS, 1), nn.Conv2d(CHANNELS, CHANNELS, 1), nn.Conv2d(CHANNELS, 1, 1)
-        side = torch.tensor([1.0, -1.0]).repeat(CHANNELS // 2)  # half the channels see bright pixels
-        slope = side * torch.linspace(1, 2, CHANNELS)
+    def __init__(self, arch: str = "", task: Task = ONE) -> None:
+        super().__init__(arch, task)
+        first, second = nn.Conv2d(3, CHANNELS, 1), nn.Conv2d(CHANNELS, CHANNELS, 1)
+        last = nn.Conv2d(CHANNELS, task.channels, 1)
+        colours, least, sides = _one_seen() if task.channels == 1 else _three_seen()
         with torch.no_grad():
-            first.weight.copy_((slope / 3).view(-1, 1, 1, 1).expand_as(first.weight))
-            first.bias = nn.Parameter(-slope / 2)
+            first.weight.copy_(colours[..., None, None])
+            first.bias = nn.Parameter(-least)
             second.weight.copy_(torch.eye(CHANNELS)[..., None, None])
-            last.weight.copy_(4 * side.view(1, -1, 1, 1))
+            last.weight.copy_(sides[..., None, None])
             second.bias = nn.Parameter(torch.zeros(CHANNELS))
-            last.bias = nn.Parameter(torch.zeros(1))
+            last.bias = nn.Parameter(torch.zeros(task.channels))
         self.encoder = nn.Sequential(first, nn.ReLU())
         self.decoder = nn.Sequential(second, nn.ReLU())
         self.head = nn.Sequential(nn.Dropout2d(0.1), last)
 
 
-def two_colours(alike: bool) -> tuple[Tensor, Tensor]:
-    """Return six images of a bright rectangle on dark ground, (6, 3, 32, 32), and their masks (6, 1, 32, 32).
+def _one_seen() -> tuple[Tensor, Tensor, Tensor]:
+    """Return how much of each colour channels see (8, 3), the least of it (8,), and what it says of classes (C, 8)."""
+    side = torch.tensor([1.0, -1.0]).repeat(CHANNELS // 2)  # half the channels see bright pixels
+    slope = side * torch.linspace(1, 2, CHANNELS)
+    return (slope / 3).view(-1, 1).expand(-1, 3), slope / 2, 4 * side.view(1, -1)
 
-    Half of an image is bright, and no flip or turn leaves it as it is. All are the same (`alike`), or all differ.
+
+def _three_seen() -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same for three classes: two channels see that it is a colour or not, two for each, and for none."""
+    seen = torch.cat([torch.ones(1, 3), torch.eye(3)])  # of any colour, of each
+    least = torch.tensor([0.7, 0.5, 0.5, 0.5])
+    says = 12 * torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    return torch.cat([seen, -seen]), torch.cat([least, -least]), torch.cat([says, -says], 1)
+
+
+def few_colours(alike: bool, task: Task = ONE) -> tuple[Tensor, Tensor]:
+    """Return six images of a bright rectangle on dark ground, (6, 3, 32, 32), and their masks (6, C, 32, 32).
+
+    Half of an image is bright, and no flip or turn leaves it as it is. All are the same (`alike`), or all differ. Of
+    three classes the rectangle has a red, a green and a blue band.
     """
     mask = torch.zeros(6, 1, SIZE, SIZE)
     for index, image in enumerate(mask):
         place = 0 if alike else index
         image[:, 1 + place : 25 + place // 2 * 2 - place % 2, 8 - place : 30 - place] = 1.0
-    return (0.1 + 0.8 * mask).expand(-1, 3, -1, -1), mask
+    if task.channels == 1:
+        return (0.1 + 0.8 * mask).expand(-1, 3, -1, -1), mask
+    bands = torch.zeros(6, 3, SIZE, SIZE)
+    for index, begin in enumerate((0, 9, 18)):
+        bands[:, index, begin : begin + (9 if index < 2 else SIZE)] = 1.0
+    lesions = mask * bands
+    return 0.1 + 0.8 * lesions, torch.cat([1 - mask, lesions], 1)

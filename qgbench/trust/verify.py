@@ -614,8 +614,9 @@ def _compared(who: str, recomputed: Summary, stored: Summary) -> Found:
         rows = "units with rows" if recomputed.by_class else "rows"
         yield "summary", f"there are {recomputed.images} {rows}, and {who} says images = {stored.images}"
         return
-    for name, value in recomputed.numbers().items():
-        claimed = said.get(name, math.nan)
+    given = recomputed.numbers()
+    for name in (*given, *(name for name in said if name not in given)):
+        value, claimed = given.get(name, math.nan), said.get(name, math.nan)
         if not math.isclose(value, claimed, rel_tol=_EXACT, abs_tol=_EXACT):
             yield "summary", f"the rows give {name} = {value:.9g}, {who} says {claimed:.9g}"
 

@@ -16,6 +16,8 @@ from qgbench.quality.guide import Guide
 from qgbench.spec.task import Task
 from qgbench.training.objective import Objective
 
+_ONE_CLASS = Task()
+
 
 class Dropout(nn.Module):
     """Drops channels by their place in the batch and its size, the same ones in every pass of such a batch.
@@ -42,18 +44,20 @@ class Toy(nn.Module):
     `bias` moves all logits: -40 predicts nothing, 40 everything.
     """
 
-    task = Task()
     min_batch = 1
 
-    def __init__(self, strides: tuple[int, ...] = (1,), size: int = 16, bias: float = 0.0) -> None:
+    def __init__(
+        self, strides: tuple[int, ...] = (1,), size: int = 16, bias: float = 0.0, task: Task = _ONE_CLASS
+    ) -> None:
         super().__init__()
         self.size = size
+        self.task = task
         self._strides = strides
         channels = [3, *(6 + 2 * level for level in range(len(strides)))]
         steps = [stride // before for before, stride in zip((1, *strides), strides, strict=False)]
         self.encoder = nn.ModuleList(map(block, channels, channels[1:], steps))
         self.decoder = block(sum(channels[1:]), 8)
-        self.head = nn.Sequential(nn.Conv2d(8, 1, 1))
+        self.head = nn.Sequential(nn.Conv2d(8, task.channels, 1))
         with torch.no_grad():
             self.head[0].bias.fill_(bias)
 
@@ -70,7 +74,7 @@ class Toy(nn.Module):
         return self.decoder(torch.cat([F.interpolate(f, features[0].shape[2:]) for f in features[1:]], 1))
 
     def new_decoder(self) -> "Toy":
-        sibling = Toy(self._strides, self.size)
+        sibling = type(self)(self._strides, self.size, task=self.task)
         sibling.encoder = self.encoder
         return sibling
 
