@@ -465,7 +465,9 @@ def report(
     regime: Annotated[list[str] | None, typer.Option(help="Only these regimes; repeatable.")] = None,
     arch: Annotated[list[str] | None, typer.Option(help="Only these architectures; repeatable.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Only these methods; repeatable.")] = None,
-    metric: Annotated[str, typer.Option(help="What the statistics are about: dice, hd95, nsd_2px, ...")] = "dice",
+    metric: Annotated[
+        str, typer.Option(help="What the statistics are about: dice, hd95, nsd_2px, ...; of one class dice:NAME.")
+    ] = "dice",
     contrast: Annotated[
         list[str] | None,
         typer.Option(help="Also compare A:B, for example pseudo_label+qw:pseudo_label_confidence; repeatable."),

@@ -243,9 +243,10 @@ def _read(path: Path) -> Run:
     rows = _rows_by_unit(images, record.classes, file)
     recomputed, stored = (summary.numbers() for summary in (summarise(images, record.metrics.values()), record.summary))
     for name, value in recomputed.items():
-        if not math.isclose(value, stored.get(name, math.nan), rel_tol=1e-9, abs_tol=1e-9):
+        said = stored.get(name, math.nan)
+        if not math.isclose(value, said, rel_tol=1e-9, abs_tol=1e-9):
             raise QGBenchError(
-                f"{file} gives {name} = {value:.6g}, the record says {stored.get(name, math.nan):.6g}: one of the two was changed"
+                f"{file} gives {name} = {value:.6g}, the record says {said:.6g}: one of the two was changed"
             )
     ids, groups = ([column[row] for row in rows[:, 0]] for column in (images["id"].tolist(), images["group"].tolist()))
     columns = dict(zip(names, numbers[rows.ravel()].T, strict=True))

@@ -203,6 +203,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "estimate": answer.estimate,
         "p_holm": answer.holm_p,
         **_picked(answer, "by_dataset", "lacking"),
+        **({"by_class": answer.by_class} if answer.by_class else {}),
     }
 
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -128,6 +128,8 @@ class Answer:
         average over what happens to be there would answer another question.
     holm_p : float or None
         Its p adjusted for all further questions of the suite; None for the primary one, whose p needs none.
+    by_class : dict of str to dict of str to Estimate
+        By data set of several classes, of which `by_dataset` is the mean: the same of each class.
     """
 
     question: DeclaredQuestion
@@ -135,6 +137,7 @@ class Answer:
     by_dataset: dict[str, Estimate]
     estimate: Estimate | None
     holm_p: float | None = None
+    by_class: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,23 +265,26 @@ class _Cells:
 def _answer(question: DeclaredQuestion, cells: _Cells, what: Metric, units: Mapping[str, str]) -> Answer:
     lacking: list[str] = []
     tables: dict[str, np.ndarray] = {}
+    by_class: dict[str, dict[str, Estimate]] = {}
     for dataset, regimes in question.regimes.items():
         faults, pairs = _pairs(question, cells, dataset, regimes)
         faults += [f"{where}, refused: {cause}" for where, own, other in pairs if (cause := _refused(own, other))]
         lacking += faults
         if not faults:
-            differences = [_difference(own, other, what) for _, own, other in pairs]
-            if any(groups != differences[0][0] for groups, _ in differences):
+            groups, differences = _differences(pairs, what.name)
+            if any(each != groups[0] for each in groups):
                 lacking.append(f"{dataset}: its cells were tested on different groups")
             else:
-                tables[dataset] = np.mean([table for _, table in differences], axis=0)
-    if len(found := sorted({units[dataset] for dataset in tables})) > 1:
-        lacking.append(f"no mean over data sets that are measured in {' and in '.join(found)}")
+                tables[dataset] = np.mean(differences, axis=0)
+                by_class[dataset] = _by_class(pairs, what.name)
+    if len(measured := sorted({units[dataset] for dataset in tables})) > 1:
+        lacking.append(f"no mean over data sets that are measured in {' and in '.join(measured)}")
     return Answer(
         question=question,
         lacking=list(dict.fromkeys(lacking)),
         by_dataset={dataset: estimate(table) for dataset, table in tables.items()},
         estimate=None if lacking else estimate_mean_of(tables),
+        by_class={dataset: found for dataset, found in by_class.items() if found},
     )
 
 
@@ -322,8 +328,22 @@ def _refused(own: dict[int, Run], other: dict[int, Run]) -> str:
     return refusal([(own[seed], other[seed]) for seed in sorted(own)])
 
 
-def _difference(own: dict[int, Run], other: dict[int, Run], what: Metric) -> tuple[list[str], np.ndarray]:
-    """Return the test groups, and the difference by group and seed."""
-    units = own[min(own)].units
-    columns = [units.by_group(own[seed].values[what.name] - other[seed].values[what.name]) for seed in sorted(own)]
-    return units.group_names, np.column_stack(columns)
+def _differences(pairs: Sequence[_Pair], metric: str) -> tuple[list[list[str]], list[np.ndarray]]:
+    """Return the test groups of every pair, and its difference by group and seed."""
+    groups, differences = [], []
+    for _, own, other in pairs:
+        units = own[min(own)].units
+        columns = [units.by_group(own[seed].values[metric] - other[seed].values[metric]) for seed in sorted(own)]
+        groups.append(units.group_names)
+        differences.append(np.column_stack(columns))
+    return groups, differences
+
+
+def _by_class(pairs: Sequence[_Pair], metric: str) -> dict[str, Estimate]:
+    """Return the mean difference of each class; nothing of one class, and of a metric that is of one."""
+    runs = [run for _, *sides in pairs for side in sides for run in side.values()]
+    return {
+        name: estimate(np.mean(_differences(pairs, f"{metric}:{name}")[1], axis=0))
+        for name in runs[0].record.classes
+        if all(f"{metric}:{name}" in run.values for run in runs)
+    }

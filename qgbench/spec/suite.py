@@ -60,7 +60,7 @@ class Primary(Settings):
     rows: tuple[str, ...] = Field(min_length=1)
     regimes: dict[str, str] = Field(min_length=1, description="one for each data set")
     archs: tuple[str, ...] = Field((), description="the protocol's if empty")
-    metric: str = "dice"
+    metric: str = Field("dice", description="of `qgbench.metrics.table`; 'dice:liver' is of one class, not of the mean")
 
 
 class Question(Settings):

@@ -99,14 +99,14 @@ def evaluate(
             scores["confidence"] = sure / pixels.clamp_min(1)
             known = {"id": unit.id, "group": group, **_sides(unit, mask.shape)}
             for k, one_class in enumerate(task.classes):
-                pair = [whole if task.channels == 1 else whole == k + 1 for whole in (mask, reference)]
+                pred, ref = (whole if task.channels == 1 else whole == k + 1 for whole in (mask, reference))
                 results[name].append(
                     {
                         **known,
                         "class": one_class,
-                        **vars(measure(*pair, unit.spacing)),
+                        **vars(measure(pred, ref, unit.spacing)),
                         **{score: float(values[k]) for score, values in scores.items()},
-                        **{metric.name: metric.of(*pair, unit.spacing) for metric in metrics},
+                        **{metric.name: metric.of(pred, ref, unit.spacing) for metric in metrics},
                     }
                 )
     columns = [*image_columns(bool(volumes)), *(metric.name for metric in metrics)]

@@ -11,7 +11,7 @@ A file ``claims/<name>.toml`` beside the submitted results holds what one source
     dataset = "ph2"                       # "" for several at once
     method = "fixmatch"                   # "" for the predictor
     addon = "qw"                          # "" for none
-    metric = "dice"
+    metric = "dice"                       # of several classes their mean; "dice:liver" is of one
     least = 0.913                         # one number has least = most; an open end is left out
     most = 0.913
     unit = "share"                        # Dice of 91.3 is a share of 0.913

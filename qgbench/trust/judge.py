@@ -83,21 +83,22 @@ class Judge:
             for row in rows.to_dict("records"):
                 where = f"{id}, {row['class']}" if several else f"{id}"
                 label = source.classes.index(row["class"]) + 1
-                pair = (pred == label, ref == label) if several else (pred, ref)
+                own_pred, own_ref = (pred == label, ref == label) if several else (pred, ref)
                 spacing = dict(zip(VOLUME_COLUMNS[1:], unit.spacing, strict=True)) if unit.is_volume else {}
                 of_voxel = [(name, side, _SPACING * side) for name, side in spacing.items()]
-                for name, value, slack in (*of_voxel, *self._measured(*pair, unit.spacing)):
+                for name, value, slack in (*of_voxel, *self._measured(own_pred, own_ref, unit.spacing)):
                     if not abs(row.get(name, np.nan) - value) <= slack:
                         yield f"{where}: {name} is {row.get(name, np.nan):.9g}; measured: {value:.9g}"
 
     def _measured(
         self, pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...]
     ) -> Iterator[tuple[str, Any, float]]:
-        """Yield name, value and the difference that is allowed; distances only where both masks have foreground."""
+        """Yield name, value and the difference that is allowed; of empty masks only what medpy has a number for."""
         yield "n_ref", np.count_nonzero(ref), 0
         yield "n_pred", np.count_nonzero(pred), 0
         yield "n_tp", np.count_nonzero(pred & ref), 0
-        yield "dice", self._binary.dc(pred, ref), _DICE
+        if pred.any() or ref.any():
+            yield "dice", self._binary.dc(pred, ref), _DICE
         if pred.any() and ref.any():
             yield "hd95", self._binary.hd95(pred, ref, spacing), _PIXELS
             yield "assd", self._binary.assd(pred, ref, spacing), _PIXELS

@@ -578,7 +578,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -
     for name, share in (("nsd_2px", near), ("nsd_2pct", far)):
         right = (share >= 0) & (share <= 1) & (~one_empty | (share == 0)) & (~equal | (share == 1))
         yield from faulty("surface dice", f"{name} is outside [0, 1], or not what empty or equal masks give", right)
-    wider = NSD_DIAGONAL_FRACTION * diagonals(numbers) >= NSD_PIXELS * voxel.min(axis=0)
+    wider = np.asarray(NSD_DIAGONAL_FRACTION * diagonals(numbers) >= NSD_PIXELS * voxel.min(axis=0))
     yield from faulty(
         "surface dice",
         "nsd_2px and nsd_2pct: the smaller tolerance has more",

@@ -25,6 +25,7 @@ from qgbench.report.audit import audit
 from qgbench.report.brief import print_report
 from qgbench.report.cases import Case, choose_cases, draw_run, pictures
 from qgbench.report.chapters.audit import audit_tables
+from qgbench.report.chapters.claims import claims_chapter
 from qgbench.report.chapters.setting import class_tables
 from qgbench.report.collect import Run, collect
 from qgbench.report.declared import DeclaredQuestion, DeclaredSuite
@@ -39,6 +40,7 @@ from qgbench.report.write import write_report
 from qgbench.run.folder import PREDICTIONS_NAME, STATUS_NAME, RunFolder
 from qgbench.run.predictions import write_predictions
 from qgbench.run.record import IMAGES_NAME, images_path, labels_path, read_record, write_labels
+from qgbench.spec.arm import ArmName
 from qgbench.stats.crossed import estimate
 from tests.records import VOLUME, labels_of, rows_of
 from tests.report.test_cases import BLINDNESS
@@ -360,6 +362,28 @@ class TestUnits:
         write_report(analyse(collection, metric="hd95", suite=suite), hearts / "out")
         assert "| Name | acdc (voxels) | hippocampus (mm) |" in (hearts / "out" / "report.md").read_text()
 
+    def test_a_suites_answers_are_told_by_class(self, hearts: Path) -> None:
+        collection = collect([hearts])
+        regimes = {dataset: ("n28@grouped",) * 2 for dataset in ("acdc", "hippocampus")}
+        question = DeclaredQuestion("primary", "?", (("mean_teacher+qw", "mean_teacher"),), regimes, ("unet",))
+        suite = DeclaredSuite("hearts", frozenset(run.record.spec.place for run in collection.runs), 1, question)
+        found = analyse(collection, suite=suite)
+        assert found.answers is not None
+        primary = found.answers.primary
+        assert primary.estimate is not None
+        assert {dataset: [*by_class] for dataset, by_class in primary.by_class.items()} == {
+            "acdc": [*HEART],
+            "hippocampus": ["anterior", "posterior"],
+        }
+        of_lv = analyse(collection, metric="dice:LV").sections[0].contrasts[0].difference
+        assert of_lv is not None
+        assert primary.by_class["acdc"]["LV"] == of_lv.estimate
+        write_report(found, hearts / "out")
+        text = (hearts / "out" / "report.md").read_text()
+        assert "### The same by class, acdc (points)\n" in text
+        assert "| Name | RV | Myo | LV | mean |" in text
+        assert "Primary estimate: Dice (mean over classes) differs by" in text
+
     def test_a_suite_may_ask_of_one_class(self, hearts: Path) -> None:
         collection = collect([hearts])
         pairs = (("mean_teacher+qw", "mean_teacher"),)
@@ -458,6 +482,22 @@ def test_power_is_of_means_over_classes_and_of_patients(tmp_path: Path) -> None:
     assert set(power_rows([case], [0.02], [5])["run_groups"]) == {8}
     said = CliRunner().invoke(app, ["power", str(tmp_path), "--gain", "2"]).stdout
     assert "mean over classes" in said
+
+
+def test_a_claim_may_be_of_one_class_or_of_their_mean(tmp_path: Path) -> None:
+    make_heart(tmp_path, seeds=1)
+    head = 'source = "Paper"\nreference = "arXiv 2606.01753"\n'
+    claim = '[[claim]]\nabout = "segmentation"\ndataset = "acdc"\nmethod = "mean_teacher"\nleast = 0.9\nmost = 0.9\n'
+    both = [f'{claim}metric = "{metric}"\nunit = "share"\n' for metric in ("dice", "dice:LV")]
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "paper.toml").write_text(head + "".join(both))
+    found = analyse(collect([tmp_path]))
+    (table,) = claims_chapter(found).tables
+    means = found.sections[0].cells[ArmName("mean_teacher", "", "")].means
+    assert [row[-1] for row in table.rows] == [
+        f"{means['dice']:.3f} (n28@grouped, unet, small; mean over classes)",
+        f"{means['dice:LV']:.3f} (n28@grouped, unet, small)",
+    ]
 
 
 # Pictures of cases

@@ -22,6 +22,9 @@ OVER_SETS_RULE = (
     "too few seeds each for intervals of their own. Its claim is about data sets like these."
 )
 
+BY_CLASS_RULE = (
+    "By class: the same differences of each class alone; estimates that the suite asks no question of, without p."
+)
 CLASSES_RULE = (
     "Of several classes, {label} of an image or volume is the mean over all of them; a class that is absent counts by "
     "the empty-mask rule."
@@ -43,6 +46,7 @@ def suite_words(answers: Answers, what: Metric) -> list[str]:
     if answers.others:
         lines.append(QUESTIONS_RULE.format(unit=what.difference_unit))
     lines += [CLASSES_RULE.format(label=what.label)] if answers.over_classes else []
+    lines += [BY_CLASS_RULE] if any(one.by_class for one in answers.all) else []
     by_sets = [one.question.name for one in answers.all if over_sets(one.estimate)]
     lines += [OVER_SETS_RULE.format(addons=", ".join(by_sets))] if by_sets else []
     lines += by_reason((one.question.name, one.estimate) for one in answers.others)
@@ -89,7 +93,8 @@ def _mixed(answers: Answers) -> bool:
 
 def suite_tables(answers: Answers, what: Metric) -> list[Table]:
     """Return the answers over data sets, and inside each; a table without rows is left out."""
-    return [one for one in (_over_datasets(answers, what), *_inside_datasets(answers, what)) if one.rows]
+    tables = (_over_datasets(answers, what), *_inside_datasets(answers, what), *_inside_classes(answers, what))
+    return [one for one in tables if one.rows]
 
 
 def _over_datasets(answers: Answers, what: Metric) -> Table:
@@ -130,3 +135,29 @@ def _inside_datasets(answers: Answers, what: Metric) -> list[Table]:
         )
         for number, part in enumerate(parts, start=1)
     ]
+
+
+def _inside_classes(answers: Answers, what: Metric) -> list[Table]:
+    """Return the answers by class and in the mean, a table or more for each data set of several classes."""
+    found = [one for one in answers.all if one.by_class]
+    tables = []
+    for dataset in dict.fromkeys(dataset for one in found for dataset in one.by_class):
+        own = [one for one in found if dataset in one.by_class]
+        names = list(own[0].by_class[dataset])
+        parts = [names[start : start + _ABREAST - 1] for start in range(0, len(names), _ABREAST - 1)]
+
+        def of_class(name: str, one: Answer, dataset: str = dataset) -> str:
+            return in_points(one.by_class[dataset].get(name), what)
+
+        def mean(one: Answer, dataset: str = dataset) -> str:
+            return in_points(one.by_dataset[dataset], what)
+
+        for number, part in enumerate(parts, start=1):
+            title = part_title(f"The same by class, {dataset} ({answers.units[dataset]})", number, len(parts))
+            columns: Columns[Answer] = {
+                "Name": lambda one: one.question.name,
+                **{name: partial(of_class, name) for name in part},
+                "mean": mean,
+            }
+            tables.append(table(title, columns, own, names=1))
+    return tables
