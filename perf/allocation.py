@@ -40,7 +40,7 @@ def train(name: str, steps: int, keep: bool) -> None:
     data = open_run_data("phantom", Regime.parse("n12@grouped"), 0, protocol.size, protocol.fractions)
     torch.manual_seed(0)
     method = load("method", name)
-    built = method(partial(build_student, protocol), method.Settings())
+    built = method(partial(build_student, protocol, data.training.labelled.task), method.Settings())
     trainer = Trainer(built, Guide([]), None, data.training, protocol, 0, accelerator)
     running = trainer.run()
     for _ in range(_FIRST):

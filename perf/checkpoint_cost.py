@@ -38,7 +38,7 @@ def main() -> None:
     prepared = prepare(source, protocol.size)
     data = training_data(prepared, [], load_split(source), Regime.parse("n12"), "phantom", 0)
     method_class = load("method", "fixmatch")
-    method = method_class(partial(build_student, protocol), method_class.Settings())
+    method = method_class(partial(build_student, protocol, data.labelled.task), method_class.Settings())
     trainer = Trainer(method, Guide([]), None, data, protocol, 0, accelerator)
     for done in trainer.run():
         if done == STEPS:

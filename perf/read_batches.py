@@ -22,6 +22,7 @@ from qgbench.engine.device import make_accelerator
 from qgbench.methods.losses import segmentation_loss
 from qgbench.run.carry_out import build_student
 from qgbench.spec.protocol import load_protocol
+from qgbench.spec.task import Task
 
 IMAGES = 2000
 
@@ -54,7 +55,7 @@ def compare(size: int, labelled: int, unlabelled: int, repetitions: int, threads
     """Time reading and the supervised step in turn; return the medians after one step to warm up, as a line."""
     protocol = load_protocol("small")
     accelerator = make_accelerator("cpu", protocol.precision, threads)
-    network = build_student(protocol).train()
+    network = build_student(protocol, Task()).train()
     train = protocol.train
     optimiser = torch.optim.AdamW(network.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
     images = image_set(folder, size)

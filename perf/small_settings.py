@@ -147,7 +147,7 @@ def train(trial: Trial) -> dict[str, Any]:
     data = open_run_data(spec.dataset, Regime.parse(spec.regime), spec.seed, protocol.size, protocol.fractions)
     torch.manual_seed(spec.seed_of("weights"))  # as a run does, before its networks are built
     trainer = Trainer(
-        method(partial(build_student, protocol), settings),
+        method(partial(build_student, protocol, data.training.labelled.task), settings),
         Guide([]),
         None,
         data.training,

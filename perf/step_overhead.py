@@ -24,6 +24,7 @@ from qgbench.run.carry_out import build_student
 from qgbench.spec.arm import Arm
 from qgbench.spec.protocol import Protocol, load_protocol
 from qgbench.spec.regime import Regime
+from qgbench.spec.task import Task
 
 WARM_UP = 3
 ARMS = {
@@ -38,7 +39,7 @@ RATIOS = (("FixMatch", BARE), ("FixMatch + QW", "FixMatch"), ("supervised + QAR"
 
 def bare_loop(protocol: Protocol, batch: Batch) -> Callable[[], None]:
     """Return a step of FixMatch without a harness, on one batch."""
-    network = build_student(protocol).train()
+    network = build_student(protocol, Task()).train()
     train = protocol.train
     optimiser = torch.optim.AdamW(network.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
 

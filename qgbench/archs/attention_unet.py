@@ -62,10 +62,10 @@ class GatedBlock(nn.Module):
 
 
 def build_attention_unet(
-    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int
+    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int, classes: int = 1
 ) -> SegmentationModel:
     """Return the U-Net of `qgbench.archs.library.build_unet` with a gate on each skip connection that it has."""
-    network = build_unet(encoder, weights, decoder_channels, size)
+    network = build_unet(encoder, weights, decoder_channels, size, classes)
     skips = network.encoder.out_channels[-2:0:-1]
     gating = (network.encoder.out_channels[-1], *decoder_channels)
     for i, (channels, coarser) in enumerate(zip(skips, gating, strict=False)):

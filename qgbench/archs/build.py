@@ -1,5 +1,6 @@
 """Build a segmentation network by name."""
 
+import inspect
 from collections.abc import Callable
 from functools import cache, partial
 from types import MappingProxyType
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 
 from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.library import has_imagenet, unsuitable
-from qgbench.archs.registry import ARCHS, require_fitting
+from qgbench.archs.registry import ARCHS, Arch, Builder, require_fitting
 from qgbench.archs.weights import Weights, unpublished, weights_hash
 from qgbench.base.errors import QGBenchError, UserError, in_one_line
 from qgbench.plugins.registry import load
 from qgbench.spec.task import Task
 
 N = TypeVar("N", bound=nn.Module)
+_ONE_CLASS = Task()
 
 # Encoders that segmentation-models-pytorch names otherwise than timm does.
 _NAMES_IN_TIMM = MappingProxyType(
@@ -50,17 +52,26 @@ class SegmentationNetwork(nn.Module):
         Side of the images that it was built for, pixels.
     min_batch : int
         Least number of images in training mode.
+    task : Task
+        What its C logits mean.
     """
 
-    task = Task()
     body: EncoderDecoder
     mean: Tensor
     std: Tensor
 
-    def __init__(self, build: Callable[[], nn.Module], encoder: str, size: int, min_batch: int = 1) -> None:
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        encoder: str,
+        size: int,
+        min_batch: int = 1,
+        task: Task = _ONE_CLASS,
+    ) -> None:
         super().__init__()
         self.size = size
         self.min_batch = min_batch
+        self.task = task
         self._build, self._encoder = build, encoder
         self.body = cast(EncoderDecoder, build())
         mean, std = normalisation(encoder)
@@ -98,7 +109,7 @@ class SegmentationNetwork(nn.Module):
 
     def new_decoder(self) -> "SegmentationNetwork":
         """Return a network on this very encoder, with a decoder and a head of its own whose weights are drawn anew."""
-        sibling = SegmentationNetwork(self._build, self._encoder, self.size, self.min_batch)
+        sibling = SegmentationNetwork(self._build, self._encoder, self.size, self.min_batch, self.task)
         sibling.body.encoder = self.body.encoder
         return _for_training(sibling)
 
@@ -150,9 +161,14 @@ def weights_in_truth(arch: str, encoder: str, decoder_channels: tuple[int, ...],
 
 
 def build_network(
-    arch: str, encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int
+    arch: str,
+    encoder: str,
+    weights: Weights,
+    decoder_channels: tuple[int, ...],
+    size: int,
+    task: Task = _ONE_CLASS,
 ) -> SegmentationNetwork:
-    """Return a segmentation network: images (B, 3, size, size) in [0, 1] -> logits (B, 1, size, size).
+    """Return a segmentation network: images (B, 3, size, size) in [0, 1] -> logits (B, C, size, size).
 
     Parameters
     ----------
@@ -165,19 +181,22 @@ def build_network(
         Widths of the decoder, coarse to fine; each architecture's entry says what it takes from them.
     size : int
         Side of the images, pixels.
+    task : Task
+        Its classes; the network keeps it as `task`.
 
     Raises
     ------
     UserError
-        Unknown architecture or encoder, an encoder that does not suit the architecture, or a size that does not fit.
+        Unknown architecture or encoder, an encoder that does not suit the architecture, a size that does not fit, or an
+        architecture of one's own that segments one class only.
     QGBenchError
         ImageNet weights cannot be fetched.
     """
     entry = load("arch", arch)
     require_fitting(arch, entry, size, encoder)
     try:
-        build = partial(entry.builder, encoder, weights, decoder_channels, size)
-        network = SegmentationNetwork(build, encoder, size, entry.min_batch)
+        build = partial(_builder(arch, entry, task), encoder, weights, decoder_channels, size)
+        network = SegmentationNetwork(build, encoder, size, entry.min_batch, task)
     except QGBenchError:
         raise
     except (Exception, SystemExit) as error:  # of somebody else's library, or of an architecture of one's own
@@ -190,6 +209,19 @@ def build_network(
             shape = tuple(network.eval()(torch.zeros(1, 3, size, size)).shape)
     except Exception as error:
         raise unsuitable(encoder, arch, f"at {size} pixels, {error}") from error
-    if shape != (1, 1, size, size):
+    if shape != (1, task.channels, size, size):
         raise unsuitable(encoder, arch, f"for {size} pixels it gives logits of {shape}")
     return network.train()
+
+
+def _builder(name: str, arch: Arch, task: Task) -> Builder:
+    """Return what builds an architecture for a task; of one class, a builder need not know of classes."""
+    if task.channels == 1:
+        return arch.builder
+    taken = inspect.signature(arch.builder).parameters
+    if "classes" not in taken and all(each.kind != each.VAR_KEYWORD for each in taken.values()):
+        raise UserError(
+            f"arch '{name}' segments one class, and there are {len(task.classes)}: give what builds it a last argument "
+            "'classes: int = 1', the number of logits that its segmentation_head shall have."
+        )
+    return partial(arch.builder, classes=task.channels)

@@ -1,10 +1,9 @@
 """DPT (Ranftl et al., arXiv 2103.13413): a convolutional decoder on four levels of a plain vision transformer of timm.
 
-The decoder, its blocks and its head are those of segmentation-models-pytorch. Its `smp.DPT` itself is not used: it
-takes grids of an even number of 16-pixel patches alone (DINOv2's are of 14, 98 pixels are 7 of them), hands on the class
-token beside the features, for which `encode` has no place, and does not apply the encoder's last normalisation, which
-the features of DINOv2 and DINOv3 are made for. Where both take the images, they give the same logits of the same
-features.
+The decoder, its blocks and its head are those of segmentation-models-pytorch. `smp.DPT` itself is not used: it takes
+only grids of an even number of 16-pixel patches (DINOv2's have 14 pixels, and 98 pixels are 7 of them), decodes the
+class token beside the features, for which `encode` has no place, and leaves out the encoder's last normalisation, which
+DINOv2's and DINOv3's authors apply to each level. Of the same features, both give the same logits where both can.
 """
 
 from typing import cast
@@ -184,8 +183,8 @@ def build_dpt(
     """
     if encoder in timm_names() and not is_plain_vit(encoder):
         raise UserError(
-            f"archs 'dpt' and 'dpt_frozen' need a plain vision transformer, encoder '{encoder}' is none: type --encoder "
-            f"{ENCODER}, --encoder vit_small_patch14_dinov2, or another name of timm that begins with 'vit_'."
+            f"archs 'dpt' and 'dpt_frozen' need a plain vision transformer, encoder '{encoder}' is none: type "
+            f"--encoder {ENCODER}, --encoder vit_small_patch14_dinov2, or another name of timm that begins with 'vit_'."
         )
     model = cast(VisionTransformer | Eva, timm_backbone(encoder, weights, img_size=size))
     return DPT(ViTEncoder(model, frozen), decoder_channels[0], classes, size)

@@ -5,8 +5,8 @@ U-Net (Ronneberger et al., arXiv 1505.04597), U-Net++ (Zhou et al., arXiv 1807.1
 al., arXiv 1807.10221) and a feature pyramid (Kirillov et al., arXiv 1901.02446).
 
 Every builder takes the encoder's name, ``'imagenet'`` or ``'none'``, the protocol's ``decoder_channels`` (coarse to
-fine) and the side of the images in pixels, and returns a network with ``encoder``, ``decoder`` and
-``segmentation_head``. All raise `UserError` for an encoder that is unknown or does not suit the network, and
+fine), the side of the images in pixels and the number of logits, and returns a network with ``encoder``, ``decoder``
+and ``segmentation_head``. All raise `UserError` for an encoder that is unknown or does not suit the network, and
 `QGBenchError` for ImageNet weights that cannot be fetched. `library_network` makes the like of any other model of the
 library.
 """
@@ -26,49 +26,75 @@ from qgbench.base.errors import UserError, unknown_name
 _GROUPS = 32  # of the group normalisation in the feature pyramid's segmentation blocks
 
 
-def build_unet(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+def build_unet(
+    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int, classes: int = 1
+) -> SegmentationModel:
     """Return a U-Net whose decoder's stages have `decoder_channels`, one for each halving in the encoder."""
-    return _staged(smp.Unet, "unet", encoder, weights, decoder_channels, size)
+    return _staged(smp.Unet, "unet", encoder, weights, decoder_channels, size, classes)
 
 
-def build_unetpp(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+def build_unetpp(
+    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int, classes: int = 1
+) -> SegmentationModel:
     """Return a U-Net++ whose outermost stages have `decoder_channels`; its inner nodes have the encoder's.
 
     An encoder without features at stride 2 is refused: the nodes at that stride would have no channels.
     """
-    network = _staged(smp.UnetPlusPlus, "unetpp", encoder, weights, decoder_channels, size)
+    network = _staged(smp.UnetPlusPlus, "unetpp", encoder, weights, decoder_channels, size, classes)
     if 0 in network.encoder.out_channels:
         raise unsuitable(encoder, "unetpp", "it has no features at half the resolution of the image")
     return network
 
 
-def build_manet(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+def build_manet(
+    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int, classes: int = 1
+) -> SegmentationModel:
     """Return an MA-Net whose decoder's stages have `decoder_channels`, one for each halving in the encoder."""
-    return _staged(smp.MAnet, "manet", encoder, weights, decoder_channels, size)
+    return _staged(smp.MAnet, "manet", encoder, weights, decoder_channels, size, classes)
 
 
 def build_deeplabv3plus(
-    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int
+    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int, classes: int = 1
 ) -> SegmentationModel:
     """Return a DeepLabV3+ on a dilated encoder; the first of `decoder_channels` is its width."""
     return library_network(
-        smp.DeepLabV3Plus, "deeplabv3plus", encoder, weights, size, decoder_channels=decoder_channels[0]
+        smp.DeepLabV3Plus,
+        "deeplabv3plus",
+        encoder,
+        weights,
+        size,
+        classes=classes,
+        decoder_channels=decoder_channels[0],
     )
 
 
-def build_segformer(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+def build_segformer(
+    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int, classes: int = 1
+) -> SegmentationModel:
     """Return a network with SegFormer's decoder of linear layers; the first of `decoder_channels` is its width."""
     return library_network(
-        smp.Segformer, "segformer", encoder, weights, size, decoder_segmentation_channels=decoder_channels[0]
+        smp.Segformer,
+        "segformer",
+        encoder,
+        weights,
+        size,
+        classes=classes,
+        decoder_segmentation_channels=decoder_channels[0],
     )
 
 
-def build_upernet(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+def build_upernet(
+    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int, classes: int = 1
+) -> SegmentationModel:
     """Return a UPerNet; the first of `decoder_channels` is the width of its pyramid."""
-    return library_network(smp.UPerNet, "upernet", encoder, weights, size, decoder_channels=decoder_channels[0])
+    return library_network(
+        smp.UPerNet, "upernet", encoder, weights, size, classes=classes, decoder_channels=decoder_channels[0]
+    )
 
 
-def build_fpn(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SegmentationModel:
+def build_fpn(
+    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int, classes: int = 1
+) -> SegmentationModel:
     """Return a feature pyramid as wide as the first of `decoder_channels`, its segmentation blocks as the second.
 
     Raises
@@ -87,6 +113,7 @@ def build_fpn(encoder: str, weights: Weights, decoder_channels: tuple[int, ...],
         encoder,
         weights,
         size,
+        classes=classes,
         decoder_pyramid_channels=decoder_channels[0],
         decoder_segmentation_channels=decoder_channels[1],
     )
@@ -95,7 +122,7 @@ def build_fpn(encoder: str, weights: Weights, decoder_channels: tuple[int, ...],
 def library_network(
     model: type[SegmentationModel], arch: str, encoder: str, weights: Weights, size: int, **settings: Any
 ) -> SegmentationModel:
-    """Return a network of segmentation-models-pytorch on an encoder of that library or of timm, for one class.
+    """Return a network of segmentation-models-pytorch on an encoder of that library or of timm.
 
     Parameters
     ----------
@@ -109,7 +136,7 @@ def library_network(
     size : int
         Side of the images, pixels.
     **settings
-        Passed on to `model`.
+        Passed on to `model`; ``classes`` is the number of logits, 1 if not given.
 
     Raises
     ------
@@ -161,10 +188,11 @@ def _staged(
     weights: Weights,
     decoder_channels: tuple[int, ...],
     size: int,
+    classes: int,
 ) -> SegmentationModel:
-    depth = len(decoder_channels)
+    depth, widths = len(decoder_channels), list(decoder_channels)
     return library_network(
-        model, arch, encoder, weights, size, encoder_depth=depth, decoder_channels=list(decoder_channels)
+        model, arch, encoder, weights, size, classes=classes, encoder_depth=depth, decoder_channels=widths
     )
 
 

@@ -13,9 +13,7 @@ from qgbench.plugins.registry import named
 if TYPE_CHECKING:
     from torch import nn
 
-    from qgbench.archs.weights import Weights
-
-Builder = Callable[[str, "Weights", tuple[int, ...], int], "nn.Module"]
+Builder = Callable[..., "nn.Module"]
 
 
 def _multiple_of_32(size: int) -> bool:
@@ -29,8 +27,9 @@ class Arch:
     Attributes
     ----------
     build : callable or str
-        (encoder, weights, decoder_channels, size) -> a network with encoder, decoder and segmentation_head; or where
-        that is, ``module:function``, which is imported when it is asked for (`builder`).
+        (encoder, weights, decoder_channels, size) -> a network with encoder, decoder and segmentation_head, which gives
+        one logit a pixel; or where that is, ``module:function``, which is imported when it is asked for (`builder`). It
+        takes ``classes``, too, the number of logits, if it is to segment several classes.
     description : str
         One line.
     source : str

@@ -169,21 +169,25 @@ class SwinUnet(nn.Module):
     model : SwinTransformer
     size : int
         Side of the images, pixels.
+    classes : int
+        Number of logits.
     """
 
-    def __init__(self, model: SwinTransformer, size: int) -> None:
+    def __init__(self, model: SwinTransformer, size: int, classes: int = 1) -> None:
         super().__init__()
         self.encoder = SwinEncoder(model, size)
         self.decoder = SwinDecoder(model)
-        self.segmentation_head = nn.Conv2d(_blocks(_stages(model)[0])[0].dim, 1, kernel_size=1, bias=False)
+        self.segmentation_head = nn.Conv2d(_blocks(_stages(model)[0])[0].dim, classes, kernel_size=1, bias=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits (B, 1, H, W), of normalised images (B, 3, H, W)."""
+        """Return logits (B, C, H, W), of normalised images (B, 3, H, W)."""
         return self.segmentation_head(self.decoder(self.encoder(image)))
 
 
-def build_swin_unet(encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int) -> SwinUnet:
-    """Return a Swin-Unet: normalised images (B, 3, size, size) -> logits (B, 1, size, size).
+def build_swin_unet(
+    encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int, classes: int = 1
+) -> SwinUnet:
+    """Return a Swin-Unet: normalised images (B, 3, size, size) -> logits (B, classes, size, size).
 
     With ImageNet weights each stage of the decoder starts from the blocks of the encoder's stage that it mirrors, as in
     the authors' code.
@@ -198,6 +202,8 @@ def build_swin_unet(encoder: str, weights: Weights, decoder_channels: tuple[int,
         Not used: the decoder's stages have the channels of the encoder's.
     size : int
         Side of the images, pixels.
+    classes : int
+        Number of logits.
 
     Raises
     ------
@@ -212,7 +218,7 @@ def build_swin_unet(encoder: str, weights: Weights, decoder_channels: tuple[int,
             f"--encoder {ENCODER}, or another name of timm that begins with 'swin_'.{other_arch(encoder)}"
         )
     model = cast(SwinTransformer, timm_backbone(encoder, weights, drop_path_rate=_DROP_PATH))
-    network = SwinUnet(model, size)
+    network = SwinUnet(model, size, classes)
     if weights == "imagenet":
         for up, stage in zip(network.decoder.stages, _stages(model)[-2::-1], strict=True):
             cast(UpStage, up).stage.blocks.load_state_dict(stage.blocks.state_dict())

@@ -1,8 +1,8 @@
 """Decode and resize once: prepared arrays in a cache that is keyed by content and memory-mapped.
 
 A cache entry is a folder ``<name>-<size>-<key>/`` with ``images.npy`` (N, S, S, 3), ``masks.npy`` (N, S, S),
-``originals.bin`` (masks at their original sizes, one bit a pixel, each beginning on a byte) and ``index.json``. It is
-built beside its place, as ``.<entry>.partial/``, and moved there in one step.
+``originals.bin`` (masks at their original sizes, one bit a pixel, each beginning on a byte; of several classes one byte
+a pixel) and ``index.json``. It is built beside its place, as ``.<entry>.partial/``, and moved there in one step.
 
 An interrupted preparation goes on where it stopped: ``progress.json`` in the partial entry says how many rows are whole
 and what their bytes hash to. What follows them is cut off; if anything before is not as recorded, all begins again.
@@ -22,9 +22,9 @@ import shutil
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
@@ -37,7 +37,8 @@ from qgbench.base.cores import in_threads
 from qgbench.base.errors import QGBenchError, UnwritableError, UserError, unwritable
 from qgbench.base.progress import Track, no_progress
 from qgbench.data.content import CACHE_VARIABLE, checked, default_cache_dir, hash_files, read_checked
-from qgbench.data.readers import Source
+from qgbench.data.readers import Slice, Source
+from qgbench.spec.task import Task
 
 # Part of every key: raised whenever the same raw files would give other arrays.
 CACHE_VERSION = 2
@@ -51,6 +52,7 @@ _PARTIAL = ".partial"
 _KEY_DIGITS = 16
 _BLOCK = 1 << 20  # bytes read at once
 _SHARE_OF_SAVES = 0.05  # of the time; what is written since the last one is lost with a killed process
+_ROUNDING = 1e-5  # of a share of a pixel
 _ELSEWHERE = f"set {CACHE_VARIABLE} to a folder on another disk, and give the same command again"
 
 T = TypeVar("T")
@@ -67,13 +69,18 @@ class Prepared:
     images : (N, S, S, 3) uint8
         RGB, squeezed to squares by antialiased bilinear interpolation.
     masks : (N, S, S) uint8, or None for a pool
-        1 where at least half of the pixel's area was foreground, else 0.
+        1 where at least half of the pixel's area was foreground, else 0. For K > 1 the class 1 to K, or 0 for the
+        background, that has most of the pixel's area; the lowest of equals.
     sizes : (N, 2) int64
         Height and width of the originals, in pixels.
     fingerprint : str
-        SHA-256 of ids and arrays, 64 hexadecimal digits.
+        SHA-256 of ids and arrays, and of classes and volumes that are not the usual; 64 hexadecimal digits.
     originals : (B,) uint8, or None for a pool
         Masks at original size, packed; see `original_mask`.
+    classes : tuple of str
+        Names of the K classes of the masks.
+    volumes : list of Slice, or None for pictures
+        Where each image lies in its volume.
     """
 
     ids: list[str]
@@ -83,9 +90,11 @@ class Prepared:
     sizes: NDArray[np.int64]
     fingerprint: str
     originals: NDArray[np.uint8] | None
+    classes: tuple[str, ...] = Task().classes
+    volumes: list[Slice] | None = None
 
-    def original_mask(self, index: int) -> NDArray[np.bool_]:
-        """Return a mask at its original size: (H, W) bool.
+    def original_mask(self, index: int) -> NDArray[Any]:
+        """Return a mask at its original size, as `Source.mask`: (H, W), bool for one class, uint8 0 to K for K > 1.
 
         Raises
         ------
@@ -94,9 +103,12 @@ class Prepared:
         """
         if self.originals is None:
             raise QGBenchError("images of a pool have no masks")
-        ends = np.cumsum(_packed_bytes(self.sizes))
+        several = len(self.classes) > 1
+        ends = np.cumsum(_packed_bytes(self.sizes, several))
         height, width = self.sizes[index]
-        packed = self.originals[ends[index] - _packed_bytes(self.sizes[index]) : ends[index]]
+        packed = self.originals[ends[index] - _packed_bytes(self.sizes[index], several) : ends[index]]
+        if several:
+            return np.array(packed).reshape(height, width)
         return np.unpackbits(packed, count=height * width).reshape(height, width).view(np.bool_)
 
 
@@ -128,7 +140,7 @@ def prepare(source: Source, size: int, cache_dir: Path | None = None, track: Tra
         raise UserError(f"the image size is {size}; give 1 or more pixels.")
     cache_dir = cache_dir or default_cache_dir()
     content = source.content_key()
-    key = hashlib.sha256(f"{CACHE_VERSION}/{size}/{content}".encode()).hexdigest()[:_KEY_DIGITS]
+    key = hashlib.sha256(f"{CACHE_VERSION}/{size}/{content}{_unusual(source)}".encode()).hexdigest()[:_KEY_DIGITS]
     folder = cache_dir / f"{source.name}-{size}-{key}"
     if (prepared := _load(folder, source)) is not None:
         return prepared
@@ -150,7 +162,7 @@ def prepare(source: Source, size: int, cache_dir: Path | None = None, track: Tra
 class _Decoded:
     image: NDArray[np.uint8]  # (S, S, 3)
     mask: NDArray[np.uint8] | None  # (S, S)
-    packed: NDArray[np.uint8]  # (ceil(H * W / 8),); empty without a mask
+    packed: NDArray[np.uint8]  # (ceil(H * W / 8),), for K > 1 (H * W,); empty without a mask
     size: tuple[int, int]  # H, W
 
 
@@ -166,27 +178,33 @@ def _decode(source: Source, id: str, size: int) -> _Decoded:
     if not source.labelled:
         return _Decoded(image, None, np.empty(0, np.uint8), (height, width))
     mask = source.mask(id)
-    return _Decoded(image, resize_mask(mask, size), np.packbits(mask), (height, width))
+    packed = np.packbits(mask) if mask.dtype == np.bool_ else mask.ravel()
+    return _Decoded(image, resize_mask(mask, size), packed, (height, width))
 
 
-def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
-    """Return a mask resized by area: 1 where foreground covers at least half of the new pixel.
+def resize_mask(mask: NDArray[Any], size: int) -> NDArray[np.uint8]:
+    """Return a mask resized by area.
 
     Parameters
     ----------
-    mask : (H, W) bool
+    mask : (H, W) bool or uint8
+        Of one class, or a label map.
     size : int
         Side S of the result in pixels.
 
     Returns
     -------
     (S, S) uint8
-        0 or 1.
+        Of one class: 1 where foreground covers at least half of the new pixel, else 0. Of a label map: the label that
+        covers most of it, the background's 0 included; the lowest of equals.
     """
     rows, columns = (_overlaps(length, size) for length in mask.shape)
-    cover = rows @ mask.astype(np.float32) @ columns.T
-    # The tolerance is that of sums in single precision: exactly one half counts as foreground.
-    return (cover >= 0.5 - 1e-5).astype(np.uint8)
+    # The tolerance is that of sums in single precision: exactly one half counts as foreground, equals are equal.
+    if mask.dtype == np.bool_:
+        return (rows @ mask.astype(np.float32) @ columns.T >= 0.5 - _ROUNDING).astype(np.uint8)
+    labels = np.unique(mask)
+    covers = np.stack([rows @ (mask == label).astype(np.float32) @ columns.T for label in labels])
+    return labels[(covers >= covers.max(0) - _ROUNDING).argmax(0)]
 
 
 def _overlaps(length: int, size: int) -> NDArray[np.float32]:
@@ -323,7 +341,7 @@ class _PartialEntry:
         ids = self._source.ids
         hashes = [bytes.fromhex(digest) for _, digest in self._whole[1].values()]
         index = {"ids": ids, "sizes": self._sizes, "labelled": self._source.labelled}
-        index["fingerprint"] = _fingerprint(ids, self._sizes, hashes)
+        index["fingerprint"] = _fingerprint(self._source, self._sizes, hashes)
         _write_durably(self._folder / _INDEX, json.dumps(index).encode())
 
 
@@ -364,7 +382,7 @@ def _lock(folder: Path, timeout: float = -1) -> FileLock:
 
 
 def _check_space(cache_dir: Path, source: Source, size: int, rows: int) -> None:
-    """Refuse to begin what the disk cannot hold; the masks at original size come on top, an eighth byte a pixel."""
+    """Refuse to begin what the disk cannot hold; masks at original size come on top, at most a byte a pixel."""
     needed = rows * size * size * (4 if source.labelled else 3)
     if (free := shutil.disk_usage(cache_dir).free) < needed:
         raise UnwritableError(
@@ -406,9 +424,22 @@ def _array_names(labelled: bool) -> list[str]:
     return [_IMAGES, _MASKS, _ORIGINALS] if labelled else [_IMAGES]
 
 
-def _fingerprint(ids: list[str], sizes: list[tuple[int, int]], hashes: list[bytes]) -> str:
-    """Return the SHA-256 of ids, original sizes and the SHA-256 of each array's file."""
-    return hashlib.sha256(json.dumps([ids, sizes]).encode() + b"".join(hashes)).hexdigest()
+def _fingerprint(source: Source, sizes: list[tuple[int, int]], hashes: list[bytes]) -> str:
+    """Return the SHA-256 of ids, original sizes, the SHA-256 of each array's file, and what `_unusual` says."""
+    text = json.dumps([source.ids, sizes]) + _unusual(source)
+    return hashlib.sha256(text.encode() + b"".join(hashes)).hexdigest()
+
+
+def _volumes(source: Source) -> list[Slice] | None:
+    return [source.volumes[id] for id in source.ids] if source.volumes else None
+
+
+def _unusual(source: Source) -> str:
+    """Return what numbers depend on beside arrays: classes and volumes; nothing for pictures with the one class."""
+    classes, volumes = source.classes if source.labelled else Task().classes, _volumes(source)
+    if classes == Task().classes and volumes is None:
+        return ""
+    return json.dumps([classes, volumes and [astuple(each) for each in volumes]])
 
 
 def _load(folder: Path, source: Source) -> Prepared | None:
@@ -419,7 +450,7 @@ def _load(folder: Path, source: Source) -> Prepared | None:
         files = [folder / name for name in _array_names(labelled)]
         # Remembered outside of the entry, which another process may be replacing.
         hashes = hash_files(files, folder.parent / ".hashes" / f"{folder.name}.json")
-        if index["ids"] != source.ids or _fingerprint(index["ids"], index["sizes"], hashes) != index["fingerprint"]:
+        if index["ids"] != source.ids or _fingerprint(source, index["sizes"], hashes) != index["fingerprint"]:
             return None
         return Prepared(
             ids=source.ids,
@@ -429,11 +460,14 @@ def _load(folder: Path, source: Source) -> Prepared | None:
             sizes=np.array(index["sizes"], dtype=np.int64),
             fingerprint=index["fingerprint"],
             originals=np.memmap(folder / _ORIGINALS, dtype=np.uint8, mode="r") if labelled else None,
+            classes=source.classes,
+            volumes=_volumes(source),
         )
     except (OSError, UserError, ValueError, KeyError, TypeError):
         return None
 
 
-def _packed_bytes(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the bytes that masks of these sizes (..., 2) take at one bit a pixel."""
-    return -(-sizes.prod(axis=-1) // 8)
+def _packed_bytes(sizes: NDArray[np.int64], several: bool) -> NDArray[np.int64]:
+    """Return the bytes that masks of these sizes (..., 2) take: at one bit a pixel, or one byte for several classes."""
+    pixels: NDArray[np.int64] = sizes.prod(axis=-1)
+    return pixels if several else -(-pixels // 8)

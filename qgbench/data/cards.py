@@ -4,23 +4,37 @@ A card is declarative: adding a data set in the common layout (`qgbench.data.rea
 """
 
 import os
+import re
 import unicodedata
+from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from qgbench.base.errors import UserError, unknown_name
 from qgbench.base.paths import expanded, list_folder
 from qgbench.base.text import parse_toml, read_table, read_text
 from qgbench.data.layouts import Grouping, Layout
 from qgbench.data.links import Download
+from qgbench.spec.task import Task
 
 CARD_NAME = "card.toml"
 DATA_VARIABLE = "QGBENCH_DATA"
 Kind = Literal["labelled", "pool"]
+_NO_CLASSES = ("background", "mean")
+_MOST_CLASSES = 254  # a label map has one byte a pixel, of which 0 and 255 are taken
 
 
 class Card(BaseModel):
@@ -50,6 +64,9 @@ class Card(BaseModel):
     threshold: float | None = Field(
         None, description="value above which pixels of soft masks became the lesion when the images were added"
     )
+    classes: Mapping[str, StrictInt | StrictStr] = Field(
+        {}, description="name -> value in a mask, or '#rrggbb' of its colour, in order; none: one class, 'lesion'"
+    )
     grouping: Grouping | None = Field(None, description="how a group is told from an id; None: groups.csv")
     layout: tuple[Layout, ...] = Field((), description="distributions that can be read beside the common layout")
 
@@ -58,6 +75,32 @@ class Card(BaseModel):
         if self.kind == "pool" and self.budget is not None:
             raise ValueError("a pool has no labelled budget")
         return self
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_distinct(cls, classes: Mapping[str, int | str]) -> Mapping[str, int | str]:
+        for name, value in classes.items():
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name in _NO_CLASSES:
+                raise ValueError(
+                    f"'{name}' cannot name a class: letters, digits, '_', '-', '.', and not {' or '.join(_NO_CLASSES)}"
+                )
+            if isinstance(value, str) and not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+                raise ValueError(f"{name} = '{value}': the value is a whole number, or a colour such as '#ff0000'")
+            if value == 0 or value == "#000000":
+                raise ValueError(f"{name} = {value}: 0, or black, is the background")
+        values = [value.lower() if isinstance(value, str) else value for value in classes.values()]
+        if len({type(value) for value in values}) > 1:
+            raise ValueError("classes are told by numbers or by colours, not by both")
+        if len(set(values)) < len(values):
+            raise ValueError("two classes have one value")
+        if len(values) > _MOST_CLASSES:
+            raise ValueError(f"{len(values)} classes; at most {_MOST_CLASSES} are possible")
+        return dict(zip(classes, values, strict=True))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in order; ('lesion',) where none are given."""
+        return tuple(self.classes) or Task().classes
 
 
 def card_folder(name: str) -> Traversable:

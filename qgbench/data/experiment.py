@@ -11,11 +11,13 @@ from qgbench.base.errors import UserError
 from qgbench.data.cache import Prepared
 from qgbench.data.splits import draw_labelled
 from qgbench.spec.regime import Regime
+from qgbench.spec.task import Task
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+_NO_LABEL = 255  # of a pixel, no class and no background
 Part = tuple[Prepared, np.ndarray]  # a prepared data set and rows of it
 
 
@@ -31,15 +33,18 @@ class ImageSet:
     ----------
     parts : list of (Prepared, rows)
         Prepared data sets and the rows that are taken from each.
+    task : Task, optional
+        What masks show; the classes of the first part where None.
     """
 
-    def __init__(self, parts: list[Part]) -> None:
+    def __init__(self, parts: list[Part], task: Task | None = None) -> None:
         self._parts = [part for part, _ in parts]
         self._part_of = np.concatenate([np.full(len(rows), index) for index, (_, rows) in enumerate(parts)])
         self._row_of = np.concatenate([rows for _, rows in parts]).astype(int)
         self.ids = [part.ids[row] for part, rows in parts for row in rows]
         self.masked = np.concatenate([np.full(len(rows), part.masks is not None) for part, rows in parts])
         self.size = int(self._parts[0].images.shape[1])
+        self.task = task or Task(self._parts[0].classes)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,18 +57,29 @@ class ImageSet:
         return stack.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().float() / 255.0
 
     def masks(self, index: np.ndarray, device: "torch.device | str" = "cpu") -> "Tensor":
-        """Return masks (B, 1, S, S), float, 0 or 1; zeros for images without one (see `masked`)."""
+        """Return masks (B, C, S, S), float, 0 or 1; zeros in all channels for images without one (see `masked`)."""
+        several = self.task.channels > 1
         stack = _zeros((len(index), 1, self.size, self.size), device)
         for place, i in zip(stack.numpy(), index, strict=True):
             masks = self._parts[self._part_of[i]].masks
             if masks is not None:
                 place[0] = masks[self._row_of[i]]
-        return stack.to(device, non_blocking=True).float()
+            elif several:
+                place[0] = _NO_LABEL
+        labels = stack.to(device, non_blocking=True)
+        return (labels == _labels(self.task.channels, device) if several else labels).float()
 
     def batches(self, size: int = 64) -> "Iterator[tuple[Tensor, Tensor]]":
         """Yield images and masks in order."""
         for index in np.array_split(np.arange(len(self)), max(1, -(-len(self) // size))):
             yield self.images(index), self.masks(index)
+
+
+def _labels(count: int, device: "torch.device | str") -> "Tensor":
+    """Return the labels 0 to count - 1, each a channel: (1, count, 1, 1) uint8."""
+    import torch  # late, as below
+
+    return torch.arange(count, dtype=torch.uint8, device=device).view(1, count, 1, 1)
 
 
 def _zeros(shape: tuple[int, ...], device: "torch.device | str") -> "Tensor":
@@ -141,10 +157,11 @@ def training_data(
             "least 2 of each are needed: add images."
         )
     _refuse_without_lesion(prepared, labelled, [row_of[name] for name in part["train"]["id"]], k)
+    task = Task(prepared.classes)
     return TrainingData(
-        labelled=ImageSet([(prepared, labelled)]),
-        unlabelled=ImageSet(unlabelled or [(prepared, labelled)]),
-        val=ImageSet([(prepared, np.array([row_of[name] for name in sorted(part["val"]["id"])]))]),
+        labelled=ImageSet([(prepared, labelled)], task),
+        unlabelled=ImageSet(unlabelled or [(prepared, labelled)], task),
+        val=ImageSet([(prepared, np.array([row_of[name] for name in sorted(part["val"]["id"])]))], task),
         unlabelled_are_labelled=not unlabelled,
     )
 

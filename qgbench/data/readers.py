@@ -27,9 +27,12 @@ import re
 import stat
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import scipy
@@ -68,6 +71,25 @@ _LAYOUT = {
 }
 
 
+@dataclass(frozen=True)
+class Slice:
+    """Where an image lies in a volume.
+
+    Attributes
+    ----------
+    volume : str
+        Its id.
+    index : int
+        Place of the slice, from 0.
+    spacing : (depth, height, width), or None
+        Size of a voxel in mm; None where it is not known, and voxels are counted.
+    """
+
+    volume: str
+    index: int
+    spacing: tuple[float, float, float] | None
+
+
 class Source(ABC):
     """The images of one data set, read one at a time.
 
@@ -83,6 +105,8 @@ class Source(ABC):
         Whether every image has a mask; otherwise none has.
     extra : Source or None
         Further images of the same data set without a mask.
+    volumes : mapping of str to Slice
+        Of images that are slices of volumes, where each lies; empty for pictures.
     """
 
     card: Card
@@ -90,19 +114,33 @@ class Source(ABC):
     groups: list[str]
     labelled: bool
     extra: "Source | None" = None
+    volumes: Mapping[str, Slice] = MappingProxyType({})
 
     @property
     def name(self) -> str:
         """Name of the data set, as records show it."""
         return self.card.name
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes that masks show."""
+        return self.card.class_names
+
     @abstractmethod
     def image(self, id: str) -> NDArray[np.uint8]:
         """Read an image: (H, W, 3) uint8, RGB. Raises UserError if it cannot be read."""
 
     @abstractmethod
-    def mask(self, id: str) -> NDArray[np.bool_]:
-        """Read a mask: (H, W) bool, of its image's size. Raises UserError if it cannot be read or is not binary."""
+    def mask(self, id: str) -> NDArray[Any]:
+        """Read a mask: (H, W), of its image's size.
+
+        For one class it is bool; for K > 1 a label map, uint8: 0 is the background, k the k-th of `classes`.
+
+        Raises
+        ------
+        UserError
+            It cannot be read, or holds other values than the card names.
+        """
 
     @abstractmethod
     def content_key(self) -> str:

@@ -17,6 +17,7 @@ from qgbench.data.experiment import Part, TrainingData, training_data, whole
 from qgbench.data.readers import Source, name_some, open_pool, open_source
 from qgbench.data.splits import Fractions, draw_pool, load_split
 from qgbench.spec.regime import GIVEN, Regime
+from qgbench.spec.task import Task
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class RunData:
     training: TrainingData
     extra: list[tuple[str, Prepared, np.ndarray]]
     fingerprint: str
+
+    @property
+    def task(self) -> Task:
+        """The classes of the data set."""
+        return Task(self.prepared.classes)
 
 
 def open_run_data(

@@ -129,7 +129,7 @@ def late_trainer(arm: Arm, protocol: Protocol, data: TrainingData, accelerator: 
     protocol = protocol.model_copy(update={"train": train, "encoder_weights": "none"})
     method_class = load("method", arm.method)
     settings = apply_settings(method_class.Settings(), arm.overrides_of("method"), "method.")
-    method = method_class(partial(build_student, protocol), settings)
+    method = method_class(partial(build_student, protocol, data.labelled.task), settings)
     predictor = None
     if arm.needs_g:
         predictor = QualityPredictor(protocol.quality, "none").requires_grad_(False).eval().to(accelerator.device)

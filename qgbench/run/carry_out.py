@@ -68,6 +68,7 @@ from qgbench.spec.addons import addon_settings, needs_truth
 from qgbench.spec.protocol import Protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.task import Task
 from qgbench.training.evaluation import evaluate
 from qgbench.training.loop import Trainer
 from qgbench.training.tracking import require_tracker, tracking
@@ -331,7 +332,7 @@ def _make_method(
     They come before data and g: an unknown architecture shall not be found out after minutes spent on those.
     """
     torch.manual_seed(spec.seed_of("weights"))
-    method = method_class(partial(build_student, protocol), settings)
+    method = method_class(partial(build_student, protocol, Task()), settings)
     encoders = [student.get_submodule("body.encoder") for student in method.students]
     # Students of one architecture begin with the same weights, or with none.
     several = len(set(method.archs(settings))) > 1
@@ -441,18 +442,20 @@ def _measure(
     write_record(path, record)  # it marks the run as done: what its numbers need comes before
 
 
-def build_student(protocol: Protocol, arch: str = "") -> SegmentationNetwork:
+def build_student(protocol: Protocol, task: Task, arch: str = "") -> SegmentationNetwork:
     """Return a network of a protocol, as each student and teacher of a run is built.
 
     Parameters
     ----------
     protocol : Protocol
+    task : Task
+        The classes of the data set.
     arch : str
         Another architecture than the protocol's; with its own encoder, where it cannot take the protocol's.
     """
     arch = arch or protocol.arch
     encoder = encoder_of(arch, protocol)
-    return build_network(arch, encoder, protocol.encoder_weights, protocol.decoder_channels, protocol.size)
+    return build_network(arch, encoder, protocol.encoder_weights, protocol.decoder_channels, protocol.size, task)
 
 
 def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, Network]:
@@ -460,7 +463,7 @@ def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, Net
     if trainer.method.teacher is not None:
         networks["teacher"] = trainer.method.teacher
     if trainer.history.best_step not in (None, trainer.steps):
-        best = build_student(protocol).to(next(trainer.method.parameters()).device)
+        best = build_student(protocol, trainer.method.task).to(next(trainer.method.parameters()).device)
         best.load_state_dict(trainer.history.best_state)
         networks["best_val"] = best
     return networks

@@ -23,6 +23,7 @@ from qgbench.data.phantom import generate_phantom
 from qgbench.engine.device import make_accelerator
 from qgbench.methods.losses import segmentation_loss
 from qgbench.spec.protocol import load_protocol, protocol_names
+from qgbench.spec.task import Task
 
 LITE = "tf_efficientnet_lite0"
 DECODER = (64, 32, 16, 16, 8)
@@ -93,18 +94,35 @@ def test_every_description_can_be_printed(arch: str) -> None:
 # Parameters
 
 
+@pytest.mark.parametrize("classes", [1, 4])
 @pytest.mark.parametrize("arch", IN_LIBRARY)
-def test_with_the_paper_s_widths_it_is_the_library_s_own_network(arch: str) -> None:
+def test_with_the_paper_s_widths_it_is_the_library_s_own_network(arch: str, classes: int) -> None:
     """The paper's decoder_channels give the defaults of segmentation-models-pytorch, which are the publications'."""
     torch.manual_seed(0)
-    expected = IN_LIBRARY[arch]("resnet18", encoder_weights=None)
+    expected = IN_LIBRARY[arch]("resnet18", encoder_weights=None, classes=classes)
     torch.manual_seed(0)
     channels = load_protocol("paper").decoder_channels
-    found = ARCHS[arch].builder("resnet18", "none", channels, 224)
+    found = ARCHS[arch].builder("resnet18", "none", channels, 224, classes)
     ours, theirs = found.state_dict(), expected.state_dict()
     assert list(ours) == list(theirs)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert repr(found.segmentation_head) == repr(expected.segmentation_head)
+
+
+@every_arch
+def test_every_arch_segments_several_classes(arch: str) -> None:
+    task = Task(("ventricle", "muscle"))
+    encoder = ARCHS[arch].own_encoder or "resnet18"
+    network = build_network(arch, encoder, "none", DECODER, 64, task)
+    one = build_network(arch, encoder, "none", DECODER, 64)
+    assert network.task == task
+    prob = task.probabilities(logits(network, images(2)))
+    assert prob.shape == (2, 3, 64, 64)
+    assert torch.allclose(prob.sum(1), torch.ones(2, 64, 64), atol=1e-5)
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    others = {name for name, value in one.state_dict().items() if shapes[name] != value.shape}
+    assert others
+    assert all(name.startswith("body.segmentation_head.") for name in others)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from qgbench.base.errors import QGBenchError, UserError
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import probabilities
 from qgbench.methods.losses import segmentation_loss
+from qgbench.spec.task import Task
 
 LITE = "tf_efficientnet_lite0"
 CHANNELS = (32, 16, 16, 8, 8)
@@ -397,3 +398,40 @@ def test_whatever_a_builder_raises_is_one_sentence(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("qgbench.archs.build.load", lambda *_: mine)
     with pytest.raises(UserError, match=r"^arch 'mine' cannot be built with encoder 'resnet18': ValueError: of two$"):
         build_network("mine", "resnet18", "none", CHANNELS, 64)
+
+
+# Several classes
+
+
+ORGANS = Task(("ventricle", "muscle", "atrium"))
+
+
+def test_a_network_of_several_classes_has_a_logit_for_each_and_for_the_background() -> None:
+    torch.manual_seed(0)
+    network = build_network("unet", "resnet18", "none", CHANNELS, 64, ORGANS)
+    torch.manual_seed(0)
+    one = build_network("unet", "resnet18", "none", CHANNELS, 64)
+    assert (network.task, one.task) == (ORGANS, Task())
+    assert network.eval()(images(2, 64)).shape == (2, 4, 64, 64)
+    theirs = dict(network.body.encoder.named_parameters())
+    assert all(torch.equal(value, theirs[name]) for name, value in one.body.encoder.named_parameters())
+    second = network.new_decoder()
+    assert second.task == ORGANS
+    assert second.eval()(images(1, 64)).shape == (1, 4, 64, 64)
+
+
+def test_an_arch_of_one_s_own_says_whether_it_segments_several_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = built(random_encoder)
+    monkeypatch.setattr("qgbench.archs.build.load", lambda *_: one)
+    assert build_network("mine", "none", "none", CHANNELS, 64, Task(("polyp",))).task.classes == ("polyp",)
+    with pytest.raises(UserError, match=r"^arch 'mine' segments one class, and there are 3: .* 'classes: int = 1'"):
+        build_network("mine", "none", "none", CHANNELS, 64, ORGANS)
+
+    def build(name: str, weights: str, decoder_channels: tuple[int, ...], size: int, classes: int = 1) -> nn.Module:
+        body = one.builder(name, weights, decoder_channels, size)
+        body.segmentation_head = nn.Conv2d(8, classes, 1)
+        return body
+
+    several = dataclasses.replace(one, build=build)
+    monkeypatch.setattr("qgbench.archs.build.load", lambda *_: several)
+    assert build_network("mine", "none", "none", CHANNELS, 64, ORGANS)(images(1, 64)).shape[1] == 4

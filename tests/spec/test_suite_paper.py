@@ -73,7 +73,7 @@ def trainer_of(entry: Entry, images: TrainingData) -> Trainer:
     torch.manual_seed(0)
     g = QualityPredictor(protocol.quality, "none").requires_grad_(False).eval() if spec.needs_g else None
     settings = apply_settings(kind.Settings(), spec.overrides_of("method"), "method.")
-    method = kind(partial(build_student, protocol), settings)
+    method = kind(partial(build_student, protocol, images.labelled.task), settings)
     guide = make_guide(spec, g, spec.seed)
     return Trainer(method, guide, g, images, protocol, 0, make_accelerator("cpu", "fp32", 1), spec.qg_norm)
 
