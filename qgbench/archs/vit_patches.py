@@ -2,9 +2,7 @@
 
 import re
 
-ENCODER = (
-    "vit_small_patch16_dinov3"  # its patch divides the images of every protocol; DINOv2's divides those of `paper`
-)
+ENCODER = "vit_small_patch16_dinov3"  # its patches tile the images of every protocol, DINOv2's only those of `paper`
 LEVELS = 4
 
 

@@ -184,7 +184,7 @@ def _arch_row(arch: "Arch") -> tuple[str, ...]:
 
 
 def _parameters(reference: str, arch: "Arch") -> str:
-    """Return in words how many trainable parameters, and how many in all, the network has that the paper's protocol would train."""
+    """Return in words how many parameters the paper's protocol would train, and of how many if some are frozen."""
     from qgbench.archs.build import build_network
 
     paper = load_protocol("paper")
