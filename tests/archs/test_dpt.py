@@ -21,7 +21,7 @@ from qgbench.archs.weights import weights_hash
 from qgbench.base.errors import UserError
 from qgbench.baselines.unimatch_v2 import UniMatchV2
 from qgbench.engine.device import make_accelerator
-from qgbench.methods import Method
+from qgbench.methods import Batch, Method
 from qgbench.plugins.registry import load, method_names
 from qgbench.quality.guide import Guide
 from qgbench.run.check import checked
@@ -366,6 +366,21 @@ def test_every_method_trains_what_stands_on_a_frozen_encoder_and_leaves_that_as_
         assert weights_hash(network.get_submodule("body.encoder")) == before
     start = weights_hash(tiny(SIZE, "dpt_frozen").body.decoder)
     assert weights_hash(method.students[0].get_submodule("body.decoder")) != start
+
+
+@pytest.mark.parametrize("name", [name for name in method_names() if load("method", name).needs_features])
+def test_methods_that_take_its_features_take_grids_that_strides_of_8_do_not_divide(name: str) -> None:
+    """Five patches of 14 pixels."""
+    torch.manual_seed(0)
+    kind = load("method", name)
+    build = partial(build_network, encoder="eva02_tiny_patch14_224", weights="none", decoder_channels=(32,), size=70)
+    method = kind(lambda _="": build("dpt"), kind.Settings()).train()
+    views, cut = [torch.rand(2, 3, 70, 70) for _ in range(4)], torch.rand(2, 1, 70, 70) > 0.5
+    step = method(Batch(views[0], (views[0][:, :1] > 0.5).float(), *views[1:], cut, ~cut, 0.9))
+    total = step.supervised + torch.stack([term.coef * term.loss.sum() for term in step.terms]).sum()
+    total.backward()
+    gradients = [p.grad for p in method.student.parameters()]
+    assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 def test_tuned_the_encoder_moves() -> None:
