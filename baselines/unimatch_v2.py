@@ -21,11 +21,11 @@ class UniMatchV2(Method):
 
     Deviations
     ----------
-    - Most of its published lead over UniMatch with a ResNet is DINOv2's, which is not used here: the protocol's encoder
-      is every method's.
-    - The four levels of the authors' transformer are equally wide and share one mask; where levels differ, as those of
-      convolutional encoders do, each takes the mask's first channels.
-    - Their decoder has no batch normalisation; most networks here have some, which sees the two strong views together,
+    - Most of its published lead over UniMatch with a ResNet is DINOv2's, which is used here with --arch dpt --encoder
+      vit_small_patch14_dinov2 alone, and then by every method: the run's encoder is all methods'.
+    - The four levels of the authors' transformer are equally wide and share one mask, as those of dpt do here; where
+      levels differ, as those of convolutional encoders do, each takes the mask's first channels.
+    - Their decoder has no batch normalisation; the networks here have some, which sees the two strong views together,
       as they are decoded, and the labelled images alone.
     - Their supervised loss is cross-entropy alone.
     - Their decoder learns at 40 times the encoder's rate; here both have one rate.

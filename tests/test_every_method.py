@@ -23,7 +23,7 @@ from tests.commands import COARSE, small_data
 ADD_ONS = ["", "qar", *(f"qw-{score}" for score in SCORES), *(f"qw-{score}+qar" for score in SCORES)]
 LABELLING = [name for name in method_names() if load("method", name).pseudo_labels]
 # Sorted and turned so that a method with heads on features meets the transformer; the last ones take U-Net.
-PAIRS = list(zip(method_names(), [*sorted(ARCHS)[4:], *sorted(ARCHS)[:4], *repeat("unet", 99)], strict=False))
+PAIRS = list(zip(method_names(), [*sorted(ARCHS)[6:], *sorted(ARCHS)[:6], *repeat("unet", 99)], strict=False))
 
 
 def trained(name: str, add_on: str, **settings: object) -> list[dict[str, float | None]]:

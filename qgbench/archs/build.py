@@ -193,7 +193,7 @@ def build_network(
         ImageNet weights cannot be fetched.
     """
     entry = load("arch", arch)
-    require_fitting(arch, entry, size)
+    require_fitting(arch, entry, size, encoder)
     try:
         build = partial(_builder(arch, entry, task), encoder, weights, decoder_channels, size)
         network = SegmentationNetwork(build, encoder, size, entry.min_batch, task)

@@ -1,12 +1,12 @@
 """The segmentation networks that can be named, and what is known of each before it is built. Imports no torch."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from qgbench.archs import swin_sizes
+from qgbench.archs import swin_sizes, vit_patches
 from qgbench.base.errors import UserError
 from qgbench.plugins.registry import named
 
@@ -47,6 +47,8 @@ class Arch:
         Tells whether a side in pixels fits.
     min_batch : int
         Least number of images of one process in a training step.
+    patch : callable or None
+        Tells the side of an encoder's patches, pixels, by its name, where sizes and strides are multiples of it (`on`).
     """
 
     build: Builder | str
@@ -58,6 +60,15 @@ class Arch:
     sizes: str = "a multiple of 32"
     fits: Callable[[int], bool] = _multiple_of_32
     min_batch: int = 1
+    patch: Callable[[str], int] | None = None
+
+    def on(self, encoder: str) -> "Arch":
+        """Return what is known of it on an encoder: its sizes and strides are then those of the encoder's patches."""
+        if self.patch is None:
+            return self
+        side = self.patch(encoder)
+        sizes = f"a multiple of {side}, the patch of encoder '{encoder}'"
+        return replace(self, strides=(side,) * len(self.strides), sizes=sizes, fits=lambda size: size % side == 0)
 
     @property
     def builder(self) -> Builder:
@@ -68,6 +79,22 @@ class Arch:
 _STAGES = "one stage for each width"
 _WIDTH = "the first is the width of the decoder"
 _SMP = "segmentation-models-pytorch"
+
+
+def _dpt(build: str, description: str) -> Arch:
+    side = vit_patches.patch(vit_patches.ENCODER)
+    return Arch(
+        build,
+        description,
+        f"arXiv 2103.13413, decoder of {_SMP}, encoder of timm",
+        _WIDTH,
+        strides=(side,) * vit_patches.LEVELS,
+        own_encoder=vit_patches.ENCODER,
+        sizes=f"a multiple of the encoder's patch, {side} pixels unless --encoder says otherwise",
+        fits=lambda size: size % side == 0,
+        patch=vit_patches.patch,
+    )
+
 
 ARCHS: Mapping[str, Arch] = MappingProxyType(
     {
@@ -132,6 +159,8 @@ ARCHS: Mapping[str, Arch] = MappingProxyType(
             f"arXiv 1901.02446, {_SMP}",
             "the first is the width of its pyramid, the second, a multiple of 32, that of its last blocks",
         ),
+        "dpt": _dpt("qgbench.archs.dpt:build_dpt", "DPT: convolutions on four levels of a plain vision transformer"),
+        "dpt_frozen": _dpt("qgbench.archs.dpt:build_dpt_frozen", "DPT whose vision transformer keeps its weights"),
     }
 )
 
@@ -143,16 +172,19 @@ def nearest_sizes(arch: Arch, size: int) -> list[int]:
     return [side for side in (below, above) if side is not None]
 
 
-def require_fitting(name: str, arch: Arch, size: int) -> None:
-    """Refuse images of a side, in pixels, that an architecture cannot take.
+def require_fitting(name: str, arch: Arch, size: int, encoder: str) -> None:
+    """Refuse images of a side, in pixels, that an architecture cannot take on an encoder.
 
     Raises
     ------
     UserError
-        Says which sides fit.
+        Says which sides fit, and on which encoder this one does.
     """
-    if not arch.fits(size):
-        near = " and ".join(str(side) for side in nearest_sizes(arch, size))
+    here = arch.on(encoder)
+    if not here.fits(size):
+        near = " and ".join(str(side) for side in nearest_sizes(here, size))
+        own = arch.own_encoder if arch.own_encoder and arch.on(arch.own_encoder).fits(size) else None
         raise UserError(
-            f"images of {size} pixels do not fit arch '{name}': the side must be {arch.sizes}; the nearest: {near}."
+            f"images of {size} pixels do not fit arch '{name}': the side must be {here.sizes}; the nearest: {near}."
+            + (f" Or type --encoder {own}." if own else "")
         )

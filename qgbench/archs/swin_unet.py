@@ -18,6 +18,7 @@ from timm.models import model_entrypoint
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, SwinTransformerStage
 from torch import Tensor, nn
 
+from qgbench.archs.dpt import other_arch
 from qgbench.archs.swin_sizes import ENCODER, STRIDES, windows
 from qgbench.archs.weights import Weights, timm_backbone, timm_names
 from qgbench.base.errors import UserError
@@ -214,7 +215,7 @@ def build_swin_unet(
     if encoder in timm_names() and model_entrypoint(encoder).__module__ != SwinTransformer.__module__:
         raise UserError(
             f"arch 'swin_unet' is made of Swin Transformer blocks, encoder '{encoder}' is not: type "
-            f"--encoder {ENCODER}, or another name of timm that begins with 'swin_'."
+            f"--encoder {ENCODER}, or another name of timm that begins with 'swin_'.{other_arch(encoder)}"
         )
     model = cast(SwinTransformer, timm_backbone(encoder, weights, drop_path_rate=_DROP_PATH))
     network = SwinUnet(model, size, classes)

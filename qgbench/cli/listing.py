@@ -184,7 +184,7 @@ def _arch_row(arch: "Arch") -> tuple[str, ...]:
 
 
 def _parameters(reference: str, arch: "Arch") -> str:
-    """Return in words how many trainable parameters the network has that the paper's protocol would train."""
+    """Return in words how many parameters the paper's protocol would train, and of how many if some are frozen."""
     from qgbench.archs.build import build_network
 
     paper = load_protocol("paper")
@@ -193,8 +193,10 @@ def _parameters(reference: str, arch: "Arch") -> str:
         network = build_network(reference, encoder, "none", paper.decoder_channels, paper.size)
     except UserError as error:
         return str(error)
-    millions = sum(p.numel() for p in network.parameters()) / 1e6
-    return f"{millions:.2f} million ({encoder}, protocol paper)"
+    whole = sum(p.numel() for p in network.parameters()) / 1e6
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6
+    of = f", trained, of {whole:.2f} million" if trained < whole else ""
+    return f"{trained:.2f} million{of} ({encoder}, protocol paper)"
 
 
 def _text(code: Any) -> str:

@@ -127,8 +127,8 @@ class Method(Declared, nn.Module):
         return [p for name, p in self.named_parameters() if not name.startswith(("students.", "teacher."))]
 
     def trainable(self) -> list[nn.Parameter]:
-        """Return everything that the optimiser moves: the students, then the heads."""
-        return [*self.students.parameters(), *self.heads()]
+        """Return everything that the optimiser moves: the students but for what is frozen, then the heads."""
+        return [p for p in (*self.students.parameters(), *self.heads()) if p.requires_grad]
 
     def network(self, index: int) -> Network:
         """Return a student by its place."""

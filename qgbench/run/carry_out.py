@@ -47,7 +47,7 @@ from qgbench.quality.predictor import PredictorCard, QualityPredictor
 from qgbench.quality.store import find_or_fit, predictor_id
 from qgbench.quality.weak import weak_network
 from qgbench.run import provenance
-from qgbench.run.check import checked
+from qgbench.run.check import checked, encoder_of
 from qgbench.run.folder import PREDICTIONS_NAME, SPEC_NAME, TEXT_LOG_NAME, RunFolder, place_for
 from qgbench.run.predictions import write_predictions
 from qgbench.run.record import (
@@ -180,7 +180,7 @@ def describe(spec: RunSpec) -> dict[str, Any]:
         require_buildable(
             arch,
             source("arch", arch),
-            _encoder_of(arch, protocol),
+            encoder_of(arch, protocol),
             protocol.encoder_weights,
             protocol.decoder_channels,
             protocol.size,
@@ -464,13 +464,8 @@ def build_student(protocol: Protocol, task: Task, arch: str = "") -> Segmentatio
         Another architecture than the protocol's; with its own encoder, where it cannot take the protocol's.
     """
     arch = arch or protocol.arch
-    encoder = _encoder_of(arch, protocol)
+    encoder = encoder_of(arch, protocol)
     return build_network(arch, encoder, protocol.encoder_weights, protocol.decoder_channels, protocol.size, task)
-
-
-def _encoder_of(arch: str, protocol: Protocol) -> str:
-    own = None if arch == protocol.arch else load("arch", arch).own_encoder
-    return own or protocol.encoder
 
 
 def _networks_to_evaluate(trainer: Trainer, protocol: Protocol) -> dict[str, Network]:

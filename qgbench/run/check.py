@@ -51,8 +51,14 @@ def checked(spec: RunSpec, method: type[Declared]) -> Checked:
     check_batches(protocol.train, spec.processes)
     for arch in archs:
         _refuse_small_batches(arch, spec, protocol)
-        require_fitting(arch, load("arch", arch), protocol.size)
+        require_fitting(arch, load("arch", arch), protocol.size, encoder_of(arch, protocol))
     return Checked(protocol, settings, archs)
+
+
+def encoder_of(arch: str, protocol: Protocol) -> str:
+    """Return the encoder of one of a run's students: the protocol's, or its own of another arch that cannot take it."""
+    own = None if arch == protocol.arch else load("arch", arch).own_encoder
+    return own or protocol.encoder
 
 
 def _architectures(spec: RunSpec, method: type[Declared], settings: MethodSettings) -> list[str]:

@@ -169,6 +169,7 @@ def test_an_unknown_encoder_names_the_nearest(given: str, nearest: str) -> None:
         ("attention_unet", "resnet18"),
         ("deeplabv3plus", "mobilenetv3_small_100"),
         ("swin_unet", "swin_tiny_patch4_window7_224.ms_in22k"),
+        ("dpt", "vit_small_patch16_dinov3"),
     ],
 )
 def test_weights_that_the_hub_does_not_give_are_never_replaced_by_random_ones(

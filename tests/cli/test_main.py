@@ -427,6 +427,12 @@ def test_a_method_that_needs_features_refuses_an_arch_without(
     ("words", "message"),
     [
         (["--arch", "swin_unet", "--encoder", "resnet18"], "encoder 'resnet18' is not"),
+        (["--encoder", "vit_small_patch14_dinov2"], "An arch that takes 'vit_small_patch14_dinov2': --arch dpt."),
+        (
+            ["--arch", "dpt", "--encoder", "vit_small_patch14_dinov2"],
+            "56 and 70. Or type --encoder vit_small_",
+        ),
+        (["--arch", "dpt_frozen", "--encoder", "resnet18"], "encoder 'resnet18' is none: type --encoder vit_small_"),
         (["--set", "train.batch_labelled=0"], "train.batch_labelled"),
         (["--labelled", "97"], "expected 1 to 96, the number of training images"),
         (["--pool", "isic_pol"], "unknown pool 'isic_pol'. Did you mean 'isic_pool'?"),
