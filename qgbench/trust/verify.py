@@ -544,7 +544,8 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -
         of_unit = images.groupby("id")[["n_ref", "n_pred"]].transform("sum").to_numpy(float)
         possible &= (of_unit <= pixels[:, None]).all(axis=1)
     voxel = np.array([numbers[name] for name in VOLUME_COLUMNS[1:]]) if record.of_volumes else np.ones((1, len(n_ref)))
-    sound = (np.isfinite(voxel) & (voxel > 0) & ((voxel == 1) | (record.distance_unit == "mm"))).all(axis=0)
+    given = np.isfinite(voxel) & (voxel > 0) & ((voxel == 1) | (record.distance_unit == "mm"))
+    sound = np.asarray(given.all(axis=0))
     if not (possible & sound).all():
         yield from faulty("counts", "sides of a voxel that are not positive, or not 1 though they are not known", sound)
         yield from faulty("counts", "sizes or counts that are no whole numbers", whole)

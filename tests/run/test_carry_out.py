@@ -24,6 +24,7 @@ from qgbench.run.folder import RunFolder
 from qgbench.run.predictions import read_predictions
 from qgbench.run.record import Record, read_images, read_labels, read_record, summarise, write_record
 from qgbench.spec.task import Task
+from qgbench.trust.verify import verify_records
 
 pytestmark = pytest.mark.slow
 
@@ -368,3 +369,25 @@ def test_the_report_of_these_runs_names_base_add_on_and_difference(
     assert (tmp_path / "report.tex").read_text().startswith("\\documentclass")
     rows = [line for line in text.splitlines() if "qw" in line and "fixmatch" in line]
     assert any(f"{dice[1]:.1f}"[:2] in row for row in rows)
+
+
+def test_volumes_of_several_classes_come_from_data_to_a_record_that_medpy_believes(output: Path) -> None:
+    folder, text = run(output, "--method", "fixmatch", "--dataset", "phantom3d", "--labelled", "3")
+    record, rows = read_record(folder), read_images(folder / "images.csv")
+    assert record.spec.regime == "n3patients@grouped"
+    assert (record.classes, record.distance_unit) == (("rv", "myo", "lv"), "mm")
+    assert [*record.summary.by_class] == ["rv", "myo", "lv"]
+    assert record.summary == summarise(rows)
+    assert len(rows) == 3 * record.summary.images
+    assert [*rows["class"][:3]] == ["rv", "myo", "lv"]
+    masks = read_predictions(folder / "predictions.npz")
+    assert sorted(masks) == sorted(set(rows["id"]))
+    for (id, name), row in rows.set_index(["id", "class"]).iterrows():
+        label = 1 + record.classes.index(name)
+        assert (masks[id] == label).sum() == row["n_pred"]
+        assert masks[id].shape == (row["depth"], row["height"], row["width"])
+    labels = read_labels(folder / "labels.csv")
+    assert set(labels["class"]) == {"rv", "myo", "lv"}
+    assert audits_of(labels) == record.pseudo_labels
+    assert [fault for fault in verify_records([folder], "medpy") if fault.severity == "fault"] == []
+    assert "mm" in text
