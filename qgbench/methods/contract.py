@@ -290,7 +290,7 @@ def _check_label(label: PseudoLabel, batch: Batch, task: Task, where: str) -> No
     expected = (len(label.image), task.channels, *label.image.shape[2:])
     if tuple(label.prob.shape) != expected:
         raise UserError(f"{where}.label has shape {tuple(label.prob.shape)}, image {tuple(label.image.shape)}.")
-    if task.channels > 1 and bool(((label.prob.sum(1) - 1).abs() > _ROUNDING).any()):  # NaN is no fault of the method
+    if sums_to_other_than_one(label.prob):
         raise UserError(
             f"{where}.label does not sum to 1 over its {task.channels} channels, the background's and those of "
             f"{len(task.classes)} classes, which exclude each other: write self.task.probabilities(logits), a softmax, "
@@ -303,6 +303,11 @@ def _check_label(label: PseudoLabel, batch: Batch, task: Task, where: str) -> No
             f"{where}.label is said to be of the {label.view} view, but its image is not this step's "
             f"batch.{attribute}; give view=... to self.label or self.pseudo_label ('weak', 'labelled' or 'other')."
         )
+
+
+def sums_to_other_than_one(prob: Tensor) -> bool:
+    """Return whether labels (U, C, H, W) of several classes are no probabilities of these; NaN is not told here."""
+    return prob.shape[1] > 1 and bool(((prob.sum(1) - 1).abs() > _ROUNDING).any())
 
 
 def _check_rows(term: Term, where: str) -> None:

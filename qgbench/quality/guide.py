@@ -14,6 +14,7 @@ from qgbench.base.errors import UserError
 from qgbench.base.seeds import salted
 from qgbench.engine.device import ALONE, World
 from qgbench.methods import Batch, Method, PseudoLabel, Term, View
+from qgbench.methods.contract import sums_to_other_than_one
 from qgbench.methods.normalisation import frozen_statistics
 from qgbench.plugins.hooks import call, told
 from qgbench.plugins.registry import load
@@ -210,7 +211,10 @@ def corrected(mode: AddOn, image: Tensor, prob: Tensor) -> Tensor:
         It fails, or gives something else.
     """
     who = f"add-on {type(mode).__name__}: correct"
-    return in_unit_range(who, call(who, mode.correct, image, prob), tuple(prob.shape), prob)
+    label = in_unit_range(who, call(who, mode.correct, image, prob), tuple(prob.shape), prob)
+    if sums_to_other_than_one(label):
+        raise UserError(f"{who} gave a label whose channels do not sum to 1; classes exclude each other.")
+    return label
 
 
 def _loss_of(mode: AddOn, batch: Batch, method: Method, step: int) -> Tensor | None:

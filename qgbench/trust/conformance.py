@@ -49,7 +49,6 @@ _OF_NETWORKS = (
     "correct twice; make them of networks' probabilities: label_probabilities(network, image) in the place of "
     "self.label(network, image).prob"
 )
-_WITH_THREE = "with three classes"
 _SOFTMAX = (
     "logits of several classes are a softmax's; write self.task.probabilities(logits) and self.task.hard(prob) in the "
     "place of a sigmoid and of > 0.5"
@@ -133,13 +132,18 @@ def check_method(method_class: type[Method]) -> Iterator[Finding]:
     ------
     Finding
     """
+    yield from asked_twice(partial(_findings, method_class))
+
+
+def asked_twice(find: Callable[[Task], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield what is found with one class; if nothing is broken, what is broken with three, and whether anything is."""
     kept = True
-    for finding in _findings(method_class, ONE):
+    for finding in find(ONE):
         kept &= finding.passed
         yield finding
     if kept:
-        broken = [finding for finding in _findings(method_class, THREE) if not finding.passed]
-        yield from (replace(finding, detail=f"{_WITH_THREE}: {finding.detail}") for finding in broken)
+        broken = [finding for finding in find(THREE) if not finding.passed]
+        yield from (replace(finding, detail=f"with three classes: {finding.detail}") for finding in broken)
         yield Finding("it keeps all of this with three classes, too", not broken, "see above")
 
 

@@ -17,7 +17,8 @@ from qgbench.metrics.table import METRICS, Metric, require_further
 from qgbench.plugins.registry import catalogue, kinds_of, load
 from qgbench.quality.guide import AddOn, corrected, weights_of
 from qgbench.quality.scores import Labelling, PredictedQuality, Score, Watched
-from qgbench.trust.conformance import Bench, Finding, check_method, check_resume, difference, finish
+from qgbench.spec.task import Task
+from qgbench.trust.conformance import Bench, Finding, asked_twice, check_method, check_resume, difference, finish
 from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data
 
 _STEPS = 12
@@ -74,14 +75,18 @@ def findings(name: str, plugins: Iterable[str] = ()) -> Iterator[Finding]:
 
 def check_addon(addon: type[AddOn]) -> Iterator[Finding]:
     """Yield whether an add-on weighs as it should, trains, resumes, and leaves g alone; with Mean Teacher on toys."""
-    bench = Bench(load("method", "mean_teacher"), make_accelerator("cpu", "fp32", 1))
+    yield from asked_twice(partial(_of_addon, addon))
+
+
+def _of_addon(addon: type[AddOn], task: Task) -> Iterator[Finding]:
+    bench = Bench(load("method", "mean_teacher"), make_accelerator("cpu", "fp32", 1), task=task)
 
     def added(quality: nn.Module) -> list[AddOn]:
         """Return the add-on with what its class says that it needs, as a run does, and no more."""
         score = PredictedQuality(quality) if addon.needs_score else None
         return [addon(addon.Settings(), score, quality if addon.needs_g else None, 0)]
 
-    of_weights = list(_of_weights(added(ToyQuality())))
+    of_weights = list(_of_weights(added(ToyQuality(len(task.classes))), task))
     yield from of_weights
     if not all(finding.passed for finding in of_weights):
         return  # training would end in the same
@@ -95,8 +100,8 @@ def check_addon(addon: type[AddOn]) -> Iterator[Finding]:
     yield check_resume(bench, added)
 
 
-def _of_weights(addons: list[AddOn]) -> Iterator[Finding]:
-    labelling = _labelling()
+def _of_weights(addons: list[AddOn], task: Task) -> Iterator[Finding]:
+    labelling = _labelling(task)
     image, prob = labelling.image, labelling.prob
     for addon in addons:
         weigh, correct = partial(weights_of, addon, labelling), partial(corrected, addon, image, prob)
@@ -115,8 +120,12 @@ def _kept(rule: str, give: Callable[[], Any]) -> Finding:
 
 def check_score(score: type[Score]) -> Iterator[Finding]:
     """Yield whether a score gives a number in [0, 1] for each pseudo-label, and draws none of training's numbers."""
-    labelling = _labelling()
-    judge = Watched(score(ToyQuality() if score.needs_g else None, 0), score.__name__)
+    yield from asked_twice(partial(_of_score, score))
+
+
+def _of_score(score: type[Score], task: Task) -> Iterator[Finding]:
+    labelling = _labelling(task)
+    judge = Watched(score(ToyQuality(len(task.classes)) if score.needs_g else None, 0), score.__name__)
     before = torch.get_rng_state()
     state = copy.deepcopy(judge.state_dict())
     first = _kept("it gives one quality for each pseudo-label, in [0, 1]", lambda: judge(labelling))
@@ -161,12 +170,12 @@ def check_metric(metric: Metric) -> Iterator[Finding]:
     yield Finding("equal masks are not worse than others", better, f"{best} against {other}")
 
 
-def _labelling() -> Labelling:
+def _labelling(task: Task) -> Labelling:
     torch.manual_seed(1)
-    network = ToySegmenter()
-    image, mask = next(iter(toy_data().unlabelled.batches()))
+    network = ToySegmenter(task=task)
+    image, mask = next(iter(toy_data(task).unlabelled.batches()))
     with torch.no_grad():
-        prob = torch.sigmoid(network.eval()(image))
+        prob = task.probabilities(network.eval()(image))
     return Labelling(image, prob, network, mask)
 
 

@@ -104,8 +104,10 @@ def toy_data(task: Task = ONE) -> TrainingData:
             top, left = rng.integers(2, 14, 2)
             height, width = rng.integers(6, 16, 2)
             mask[top : top + height, left : left + width] = label
-    bright = masks[..., None] == (1 if task.channels == 1 else np.arange(1, 4))
-    light = 90 + 100 * bright + rng.normal(0, 25, (*masks.shape, 3))
+    several = task.channels > 1  # one channel tells a class: it is brighter, lest a network need longer to be as sure
+    least, contrast = (40, 200) if several else (90, 100)
+    bright = masks[..., None] == (np.arange(1, 4) if several else 1)
+    light = least + contrast * bright + rng.normal(0, 25, (*masks.shape, 3))
     prepared = Prepared(
         ids=[f"toy{i:02d}" for i in range(len(masks))],
         groups=[f"toy{i:02d}" for i in range(len(masks))],
