@@ -535,7 +535,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -
     has_g, sides = record.provenance.g is not None, ["height", "width", *(["depth"] if record.of_volumes else [])]
     n_ref, n_pred, n_tp = (numbers[name] for name in ("n_ref", "n_pred", "n_tp"))
     whole_numbers, lengths = [n_ref, n_pred, n_tp], [numbers[side] for side in sides]
-    whole = np.isfinite([*whole_numbers, *lengths]).all(axis=0)
+    whole = np.asarray(np.isfinite([*whole_numbers, *lengths]).all(axis=0))
     whole &= np.array([np.floor(column) == column for column in (*whole_numbers, *lengths)]).all(axis=0)
     whole &= (np.array(lengths) >= 1).all(axis=0) & (np.array(whole_numbers) >= 0).all(axis=0)
     pixels = np.prod(lengths, axis=0)
@@ -544,8 +544,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -
         of_unit = images.groupby("id")[["n_ref", "n_pred"]].transform("sum").to_numpy(float)
         possible &= (of_unit <= pixels[:, None]).all(axis=1)
     voxel = np.array([numbers[name] for name in VOLUME_COLUMNS[1:]]) if record.of_volumes else np.ones((1, len(n_ref)))
-    given = np.isfinite(voxel) & (voxel > 0) & ((voxel == 1) | (record.distance_unit == "mm"))
-    sound = np.asarray(given.all(axis=0))
+    sound = (np.isfinite(voxel) & (voxel > 0) & ((voxel == 1) | (record.distance_unit == "mm"))).all(axis=0)
     if not (possible & sound).all():
         yield from faulty("counts", "sides of a voxel that are not positive, or not 1 though they are not known", sound)
         yield from faulty("counts", "sizes or counts that are no whole numbers", whole)
