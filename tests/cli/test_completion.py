@@ -109,7 +109,7 @@ def test_runs_are_those_of_the_output_folder(folder: Path, monkeypatch: pytest.M
     ("words", "offered"),
     [
         ("run --method fix", ["fixmatch"]),
-        ("run --qg --method fixmatch --dataset ph", ["ph2", "phantom"]),
+        ("run --qg --method fixmatch --dataset ph", ["ph2", "phantom", "phantom3d"]),
         ("run --protocol sm", ["small", "smoke"]),
         ("run --pool isic_pool --pool k", ["kvasir_pool"]),
         ("run --arch un", ["unet", "unetpp"]),
@@ -138,7 +138,7 @@ def test_what_was_added_to_the_data_folder_is_offered(folder: Path, monkeypatch:
     monkeypatch.setenv("QGBENCH_DATA", str(folder))
     assert tab(folder, "qgbench", "run", "--dataset", "pho")[0] == ["photos"]
     assert completion.pools("pho") == ["phones"]
-    assert sorted(completion.data_names("ph")) == ["ph2", "phantom", "phones", "photos"]
+    assert sorted(completion.data_names("ph")) == ["ph2", "phantom", "phantom3d", "phones", "photos"]
     (folder / "phones" / "card.toml").write_text("name = ")
     assert completion.pools("k") == ["kvasir_pool"]
 

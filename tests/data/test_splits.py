@@ -16,7 +16,7 @@ from scipy.stats import ks_2samp
 
 from qgbench.base.errors import UserError
 from qgbench.data.cache import prepare
-from qgbench.data.cards import card_folder, card_names
+from qgbench.data.cards import card_folder, card_names, load_card
 from qgbench.data.readers import PhantomSource, open_source
 from qgbench.data.splits import (
     HALF_TEST,
@@ -33,7 +33,11 @@ from qgbench.data.splits import (
 )
 from tests.data.test_readers import write_tree
 
-LABELLED = [name for name in card_names("labelled") if card_folder(name).joinpath("splits").is_dir()]
+LABELLED = [
+    name
+    for name in card_names("labelled")
+    if card_folder(name).joinpath("splits").is_dir() and load_card(name).volumes is None
+]
 KINDS: tuple[SplitKind, ...] = get_args(SplitKind)
 
 group_sizes = st.lists(st.integers(1, 12), min_size=6, max_size=25)

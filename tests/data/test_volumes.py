@@ -1,6 +1,7 @@
 """Data sets of volumes: folders as they are laid out, slices and patients, and the generated one."""
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -400,6 +401,19 @@ def test_committed_splits_of_patients(name: str, patients: int, slices: int) -> 
         numbers = split.groupby("split")["group"].nunique()
         assert [numbers[part] for part in ("train", "val", "test")] == [round(patients * share) for share in expected]
         assert (split.groupby("group")["split"].nunique() == 1).all()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["acdc", "hippocampus"])
+def test_committed_splits_fit_the_real_volumes(name: str) -> None:
+    if "QGBENCH_DATA" not in os.environ:
+        pytest.skip("QGBENCH_DATA is not set")
+    source = open_source(name)
+    for fractions in (HALF_TEST, PAPER):
+        assert load_split(source, "grouped", fractions)["id"].tolist() == source.ids
+    middle = source.ids[len(source.ids) // 2]
+    assert source.mask(middle).shape == source.image(middle).shape[:2]
+    assert (source.volumes[middle].spacing is None) == (name == "acdc")
 
 
 def test_a_draw_takes_all_slices_of_a_patient_and_a_smaller_one_is_its_beginning() -> None:

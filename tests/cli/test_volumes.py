@@ -1,0 +1,77 @@
+"""Volumes from the command line: added as they are, listed, and labelled by patient."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qgbench.data.cards import read_card
+from tests.cli.test_main import call
+from tests.data.test_volumes import acdc, decathlon
+
+
+@pytest.mark.parametrize(
+    ("words", "regime"),
+    [
+        (["--labelled", "4"], "n4patients@grouped"),
+        (["--regime", "n4patients"], "n4patients@grouped"),
+        (["--labelled", "all"], "all@grouped"),
+        ([], "n3patients@grouped"),  # as the card says
+    ],
+)
+def test_a_budget_of_volumes_counts_patients(
+    words: list[str], regime: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["run", "--protocol", "smoke", "--method", "supervised", "--dataset", "phantom3d", *words, "--dry-run"]
+    assert call(monkeypatch, *run) == 0
+    assert json.loads(capsys.readouterr().out)["spec"]["regime"] == regime
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--labelled", "10%"], "a number of patients has labels, not a share of the slices"),
+        (["--labelled", "6"], "the labelled budget is 6 patients; expected 1 to 5"),
+        (["--regime", "n4@grouped"], "whose budget counts patients; write 'n4patients@grouped'"),
+        (["--split", "image"], "slices of one would be trained and tested on"),
+    ],
+)
+def test_a_budget_or_split_that_parts_patients_is_refused(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["run", "--protocol", "smoke", "--method", "supervised", "--dataset", "phantom3d", *words, "--dry-run"]
+    assert call(monkeypatch, *run) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_of_volumes_is_added_and_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data = ["--data-dir", str(tmp_path / "data")]
+    task, heart = decathlon(tmp_path / "Task99"), acdc(tmp_path / "ACDC")
+    assert call(monkeypatch, "data", "add", "liver", "--from", str(task), *data) == 0
+    assert call(monkeypatch, "data", "add", "heart", "--from", str(heart), "--voxels", *data) == 0
+    liver, other = (read_card(tmp_path / "data" / name / "card.toml") for name in ("liver", "heart"))
+    assert (liver.title, liver.terms, liver.groups, liver.volumes) == ("Liver", "CC-BY-SA 4.0", "none known", 6)
+    assert (liver.classes, liver.voxels) == ({"liver": 1, "Second_tumour": 2}, False)
+    assert (other.groups, other.volumes, other.voxels, dict(other.classes)) == (
+        *("patient", 12, True),
+        {"rv": 1, "myo": 2, "lv": 3},
+    )
+    capsys.readouterr()
+    assert call(monkeypatch, "data", "list", "heart", *data) == 0
+    shown = capsys.readouterr().out
+    assert "12 of 6 patients" in shown
+    assert "any number, 48 there" in shown
+    assert call(monkeypatch, "data", "list", *data) == 0
+    assert "12 volumes" in capsys.readouterr().out
+
+
+def test_what_is_said_of_pictures_is_refused_of_volumes_and_the_reverse(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    task, data = str(decathlon(tmp_path / "Task99")), ["--data-dir", str(tmp_path / "data")]
+    assert call(monkeypatch, "data", "add", "a", "--from", task, "--masks", task, *data) == 2
+    assert "leave --images, --masks and --threshold out" in capsys.readouterr().err
+    assert call(monkeypatch, "data", "add", "a", "--images", task, "--voxels", *data) == 2
+    assert "--voxels is said of volumes" in capsys.readouterr().err
