@@ -178,6 +178,25 @@ def measured_noise(reference: Numbers, variants: Mapping[str, Numbers], origin: 
     return Noise(origin=origin, variants=list(variants), factor=FACTOR, tolerances=tolerances)
 
 
+def widened(known: Noise, noise: Noise) -> Noise:
+    """Return known tolerances, made as wide as those of another processor; what nobody had measured is taken over."""
+
+    def wider(one: Tolerance, other: Tolerance) -> Tolerance:
+        if not (one.differences and other.differences):
+            return one if one.differences else other
+        differences = one.differences + other.differences
+        if one.limit is None or other.limit is None:
+            return Tolerance(limit=None, largest=None, differences=differences)
+        first = max(one, other, key=lambda each: each.limit or 0.0)
+        return first.model_copy(update={"differences": differences})
+
+    none = Tolerance(limit=None, largest=None, differences=0)
+    tolerances = {name: wider(known.tolerances.get(name, none), each) for name, each in noise.tolerances.items()}
+    return noise.model_copy(
+        update={"variants": list(dict.fromkeys((*known.variants, *noise.variants))), "tolerances": tolerances}
+    )
+
+
 def limit_of(largest: float, size: float) -> float:
     """Return the limit for the largest difference that was measured and the largest number of that name."""
     return _rounded_up(max(FACTOR * largest, LEAST * size))

@@ -52,9 +52,9 @@ class Tolerance(_Part):
 
 
 class Noise(_Part):
-    """What rounding alone does: the same code, computed in other ways on one processor."""
+    """What rounding alone does: the same code, computed in other ways on one processor, and on others."""
 
-    origin: Origin
+    origin: Origin = Field(description="of what was computed last")
     variants: list[str] = Field(description="the other ways, in words")
     factor: float = Field(description="limit / largest")
     tolerances: dict[str, Tolerance] = Field(description="by '<stage>: <name>', over all items of the stage")

@@ -91,12 +91,12 @@ def test_a_row_is_written_as_the_leaderboard_writes_it(row: str, parts: tuple[st
 def test_every_fault_of_a_suite_is_listed_at_once(tmp_path: Path) -> None:
     text = TINY.replace('"smoke"', '"smok"').replace('"fixmatch+qw", "sharp"', '"fixmatch+wq"')
     text = text.replace('"n12@grouped"', '"some"').replace('name = "taus"', 'name = "core"')
-    text = text.replace("seeds = [0, 1]", "seeds = [0, 1]\nset = { size = 96 }").replace("train.steps", "trian.steps")
+    text = text.replace("seeds = [0, 1]", "seeds = [0, 1]\nset = { sizes = 96 }").replace("train.steps", "trian.steps")
     with pytest.raises(UserError) as failure:
         load_suite(written(tmp_path, text))
     said = str(failure.value)
     named = ("'smok'", "Did you mean 'smoke'", "regime 'some'", "'core' is there 2", "[rows.sharp]")
-    for part in (*named, "setting 'size'", "setting 'trian.steps'"):
+    for part in (*named, "setting 'sizes'", "setting 'trian.steps'"):
         assert part in said
 
 
