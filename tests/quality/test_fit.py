@@ -293,7 +293,7 @@ def test_masks_are_degraded_as_they_are_turned_and_donors_are_the_other_images_o
         asked.append((mask, donors))
         return mask.copy(), "unchanged"
 
-    monkeypatch.setattr(fit_module, "_mixture", lambda settings: kept)
+    monkeypatch.setattr(fit_module, "_mixture", lambda settings, task: kept)
     masks = training_masks(WeakMasks([[_Answers(0)]], torch.zeros(6, dtype=torch.long)), weak_share=0.0)
     _, mask, dice = masks.next()
     assert dice.tolist() == [1.0] * 12

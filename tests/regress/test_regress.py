@@ -223,12 +223,14 @@ def training_mask_shifted(patch: pytest.MonkeyPatch) -> None:
 
 
 def predicted_mask_shifted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("qgbench.training.evaluation.measure", lambda mask, ref: measure(np.roll(mask, 1, axis=1), ref))
+    patch.setattr(
+        "qgbench.training.evaluation.measure", lambda mask, *rest: measure(np.roll(mask, 1, axis=1), *rest)
+    )
 
 
 def distances_swapped(patch: pytest.MonkeyPatch) -> None:
-    def wrong(mask: Any, ref: Any) -> Any:
-        found = measure(mask, ref)
+    def wrong(*given: Any) -> Any:
+        found = measure(*given)
         return replace(found, hd95=found.hd95_max, hd95_max=found.hd95)
 
     patch.setattr("qgbench.training.evaluation.measure", wrong)
