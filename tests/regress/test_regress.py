@@ -223,9 +223,7 @@ def training_mask_shifted(patch: pytest.MonkeyPatch) -> None:
 
 
 def predicted_mask_shifted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        "qgbench.training.evaluation.measure", lambda mask, *rest: measure(np.roll(mask, 1, axis=1), *rest)
-    )
+    patch.setattr("qgbench.training.evaluation.measure", lambda mask, *rest: measure(np.roll(mask, 1, axis=1), *rest))
 
 
 def distances_swapped(patch: pytest.MonkeyPatch) -> None:
