@@ -38,7 +38,7 @@ class Contrastive(Method):
     class Settings(MethodSettings):
         """Settings of contrastive learning with pseudo-labels."""
 
-        threshold: float = Field(0.9, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
+        threshold: float = Field(0.9, ge=0, le=1, description="least confidence of a pixel that counts")
         labels_from: Literal["student", "teacher"] = Field("student", description="which network labels")
         weight: float = Field(0.1, ge=0, description="weight of the contrastive loss beside the pseudo-label loss")
         temperature: float = Field(0.1, gt=0, description="divisor of cosine similarities")

@@ -44,7 +44,7 @@ class CorrMatch(Method):
         lambda_u: float = Field(0.5, ge=0, description="weight of the unlabelled losses; the supervised ones have 0.5")
         warmup: float = Field(0.0, ge=0, le=1, description="fraction of the budget before the unlabelled losses start")
         ramp: float = Field(0.0, ge=0, le=1, description="fraction of the budget over which it rises linearly")
-        threshold: float = Field(0.85, ge=0.5, le=1, description="least max(p, 1 - p) of a pixel that counts, at first")
+        threshold: float = Field(0.85, ge=0.5, le=1, description="least confidence of a pixel that counts, at first")
         dropout: float = Field(0.5, ge=0, lt=1, description="share of the weak view's feature channels that is dropped")
         momentum: float = Field(0.999, ge=0, le=1, description="share of the threshold that a step keeps")
         regions: int = Field(128, ge=1, le=4096, description="pixels whose regions of correlated pixels are tried")

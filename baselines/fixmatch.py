@@ -34,7 +34,7 @@ class FixMatch(Method):
         lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled loss")
         warmup: float = Field(0.0, ge=0, le=1, description="fraction of the budget before the unlabelled loss starts")
         ramp: float = Field(0.0, ge=0, le=1, description="fraction of the budget over which its weight rises linearly")
-        threshold: float = Field(0.95, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
+        threshold: float = Field(0.95, ge=0, le=1, description="least confidence of a pixel that counts")
         cutmix: Annotated[bool, Before(False)] = Field(True, description="paste regions of other images' strong views")
         apart: Annotated[bool, Before(True)] = Field(
             False, description="labelled and weak images are batches of their own, and the label is of a pass apart"

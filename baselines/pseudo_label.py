@@ -26,7 +26,7 @@ class PseudoLabel(Method):
     class Settings(MethodSettings):
         """Settings of pseudo-labelling."""
 
-        threshold: float = Field(0.9, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
+        threshold: float = Field(0.9, ge=0, le=1, description="least confidence of a pixel that counts")
         labels_from: Literal["student", "teacher"] = Field("student", description="which network labels")
         loss: Literal["bce", "bce_dice"] = Field("bce", description="of an image: BCE, or 0.5 BCE + 0.5 Dice")
 

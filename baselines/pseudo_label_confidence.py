@@ -24,8 +24,8 @@ class PseudoLabelConfidence(Method):
     class Settings(MethodSettings):
         """Settings of pseudo-labelling weighted by confidence."""
 
-        threshold: float = Field(0.9, ge=0, le=1, description="least mean max(p, 1 - p) of an image that counts")
-        temperature: float = Field(2.0, ge=0, description="exponent of an image's mean max(p, 1 - p) in its weight")
+        threshold: float = Field(0.9, ge=0, le=1, description="least mean confidence of an image that counts")
+        temperature: float = Field(2.0, ge=0, description="exponent of that mean in an image's weight")
 
     settings: Settings
 

@@ -27,7 +27,7 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
     - The authors' passes move the teacher's running statistics, which nothing in training uses; here the teacher has
       the student's, so that it can be evaluated.
     - The authors' code, of two classes, halves the sum of squares over these; here it is the mean over any number of
-      classes, and certainty is a share of ln of that number (SSL4MIS keeps 2 and ln 2 for four classes).
+      classes, and the entropy's limit is a share of the ln of that number (SSL4MIS keeps 2 and ln 2 for four classes).
     - The authors' weight is 0.1 exp(-5 (1 - t)^2); here it rises linearly to 0.25, as in the release of the row.
     - The release averages the teacher at up to 0.999 in this row; here at up to 0.99, as the authors do, except in the
       protocol paper, where every method has the release's average.

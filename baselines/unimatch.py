@@ -45,7 +45,7 @@ class UniMatch(Method):
         lambda_u: float = Field(0.5, ge=0, description="weight of the unlabelled losses; the supervised one has 0.5")
         warmup: float = Field(0.0, ge=0, le=1, description="fraction of the budget before the unlabelled losses start")
         ramp: float = Field(0.0, ge=0, le=1, description="fraction of the budget over which it rises linearly")
-        threshold: float = Field(0.95, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
+        threshold: float = Field(0.95, ge=0, le=1, description="least confidence of a pixel that counts")
         dropout: float = Field(0.5, ge=0, lt=1, description="share of the weak view's feature channels that is dropped")
         unlabelled_loss: Literal["ce", "dice"] = Field(
             "ce", description="cross-entropy over all pixels, or Dice of the batch over the certain ones, as for ACDC"

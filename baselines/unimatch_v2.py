@@ -21,8 +21,8 @@ class UniMatchV2(Method):
 
     Deviations
     ----------
-    - Most of its published lead over UniMatch with a ResNet is DINOv2's, which is used here with --arch dpt --encoder
-      vit_small_patch14_dinov2 alone, and then by every method: the run's encoder is all methods'.
+    - Most of its published lead over UniMatch with a ResNet is DINOv2's, which is used here only with --arch dpt
+      --encoder vit_small_patch14_dinov2, and then by every method: the run's encoder is all methods'.
     - The four levels of the authors' transformer are equally wide and share one mask, as those of dpt do here; where
       levels differ, as those of convolutional encoders do, each takes the mask's first channels.
     - Their decoder has no batch normalisation; the networks here have some, which sees the two strong views together,
@@ -40,7 +40,7 @@ class UniMatchV2(Method):
         lambda_u: float = Field(0.5, ge=0, description="weight of the unlabelled losses; the supervised one has 0.5")
         warmup: float = Field(0.0, ge=0, le=1, description="fraction of the budget before the unlabelled losses start")
         ramp: float = Field(0.0, ge=0, le=1, description="fraction of the budget over which it rises linearly")
-        threshold: float = Field(0.95, ge=0, le=1, description="least max(p, 1 - p) of a pixel that counts")
+        threshold: float = Field(0.95, ge=0, le=1, description="least confidence of a pixel that counts")
         whole: float = Field(0.5, ge=0, le=1, description="share of the images whose features are left whole")
 
     needs_features = True

@@ -184,7 +184,7 @@ def build_dpt(
     if encoder in timm_names() and not is_plain_vit(encoder):
         raise UserError(
             f"archs 'dpt' and 'dpt_frozen' need a plain vision transformer, encoder '{encoder}' is none: type "
-            f"--encoder {ENCODER}, --encoder vit_small_patch14_dinov2, or another name of timm that begins with 'vit_'."
+            f"--encoder {ENCODER}, or --encoder vit_small_patch14_dinov2."
         )
     model = cast(VisionTransformer | Eva, timm_backbone(encoder, weights, img_size=size))
     return DPT(ViTEncoder(model, frozen), decoder_channels[0], classes, size)

@@ -19,7 +19,7 @@ import segmentation_models_pytorch as smp
 import timm
 from segmentation_models_pytorch.base import SegmentationModel
 
-from qgbench.archs.dpt import other_arch
+from qgbench.archs.dpt import ENCODER, other_arch
 from qgbench.archs.weights import PACKAGED, Weights, hub_error, load_into, timm_names, unpublished
 from qgbench.base.errors import UserError, unknown_name
 
@@ -175,10 +175,10 @@ def library_network(
 
 def unsuitable(encoder: str, arch: str, reason: object) -> UserError:
     """Return the error that says why an encoder does not suit an architecture, and names one that does."""
-    return UserError(
-        f"encoder '{encoder}' cannot be used with arch '{arch}': {' '.join(str(reason).split()).rstrip('.')}. "
-        f"Encoders that can: --encoder {PACKAGED[0]}, --encoder resnet34.{other_arch(encoder)}"
-    )
+    said = f"encoder '{encoder}' cannot be used with arch '{arch}': {' '.join(str(reason).split()).rstrip('.')}."
+    if arch.startswith("dpt"):
+        return UserError(f"{said} One that can: --encoder {ENCODER}.")
+    return UserError(f"{said} Encoders that can: --encoder {PACKAGED[0]}, --encoder resnet34.{other_arch(encoder)}")
 
 
 def _staged(

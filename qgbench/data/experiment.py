@@ -43,6 +43,7 @@ class ImageSet:
         self._part_of = np.concatenate([np.full(len(rows), index) for index, (_, rows) in enumerate(parts)])
         self._row_of = np.concatenate([rows for _, rows in parts]).astype(int)
         self.ids = [part.ids[row] for part, rows in parts for row in rows]
+        self.groups = [part.groups[row] for part, rows in parts for row in rows]
         self.masked = np.concatenate([np.full(len(rows), part.masks is not None) for part, rows in parts])
         self.size = int(self._parts[0].images.shape[1])
         self.task = task or Task(self._parts[0].classes)

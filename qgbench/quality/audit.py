@@ -96,6 +96,9 @@ def _statistic(name: str, score: np.ndarray, dice: np.ndarray) -> float | None:
 def audits_of(labels: "pd.DataFrame") -> list[CheckpointAudit]:
     """Return how well every score predicts true Dice within each checkpoint, then pooled over all of them.
 
+    Of several classes it is the mean over the classes of a label, of Dice and of each score: pooled over classes, a
+    score would seem to know labels where it knew which class is the easier one.
+
     Parameters
     ----------
     labels : DataFrame
@@ -104,6 +107,9 @@ def audits_of(labels: "pd.DataFrame") -> list[CheckpointAudit]:
     """
     if labels.empty:
         return []
+    if labels["class"].nunique() > 1:
+        scored = labels.drop(columns="class")
+        labels = scored.groupby(["progress", "id"], sort=False, as_index=False).mean()
 
     def audit(progress: float | None, rows: "pd.DataFrame") -> CheckpointAudit:
         dice = rows["dice"].to_numpy(float)

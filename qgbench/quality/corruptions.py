@@ -540,10 +540,10 @@ def degrade_labels(
 ) -> tuple[np.ndarray, str]:
     """Return a label map whose classes are degraded, each by a draw of its own from a mixture, and the families drawn.
 
-    Each class against the rest is a mask, and as such it is degraded; then they are laid over each other in a random
-    order, the background below them all: each pixel has one label again. So the Dice of each class is spread as the
-    mixture spreads it, whatever the others drew. Were all classes deformed alike, g could tell the Dice of one from the
-    shape of another. What lies below others loses what they cover, as where a network takes one class for another.
+    Each class against the rest is a mask, and as such it is degraded; then they are laid over each other, the largest
+    lowest, the background below them all: each pixel has one label again. Were all classes deformed alike, g could tell
+    the Dice of one from the shape of another. What lies below others loses what they cover, as where a network takes
+    one class for another. In a random order a small class would often be lost below one that is drawn full or inverted.
 
     Parameters
     ----------
@@ -567,6 +567,6 @@ def degrade_labels(
     """
     drawn = [mixture(labels == label, rng, _OfClass(donors, label)) for label in range(1, classes + 1)]
     degraded = np.zeros_like(labels)
-    for place in rng.permutation(classes):
+    for place in sorted(range(classes), key=lambda place: -np.count_nonzero(drawn[place][0])):
         degraded[drawn[place][0]] = place + 1
     return degraded, "+".join(family for _, family in drawn)

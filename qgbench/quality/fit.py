@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,17 @@ class LabelledImages:
     image: Tensor  # (N, 3, H, W) float in [0, 1]
     mask: Tensor  # (N, C, H, W) float, 0 or 1
     task: Task = field(default_factory=Task)
+    groups: Sequence[str] | None = None  # (N,) patient, lesion or video of each; None: each is one
+
+    def swapped(self) -> "LabelledImages":
+        """Return the masks with other images: each the last one before it of another group, if there is another."""
+        count, groups = len(self.image), self.groups or range(len(self.image))
+
+        def other(index: int) -> int:
+            before = [(index - step) % count for step in range(1, count)]
+            return next((each for each in before if groups[each] != groups[index]), before[0])
+
+        return replace(self, image=self.image[[other(index) for index in range(count)]])
 
 
 @dataclass
@@ -244,7 +255,7 @@ class PredictorFit:
     def _score(self) -> float:
         quality, dice = _judge(self._predictor, self._val, self._select, self._accelerator), self._select.dice
         if self._settings.select == "correlation":
-            return correlation(quality.ravel(), dice.ravel())
+            return correlation(_of_whole(quality), _of_whole(dice))
         return -float(F.smooth_l1_loss(torch.from_numpy(quality), torch.from_numpy(dice)))
 
     def best(self) -> QualityPredictor:
@@ -314,11 +325,10 @@ def _audit(
     drawn = _synthetic(val, _AUDIT_MASKS, _mixture(settings, val.task), salted("masks that audit g", seed))
     of_test = _of_classes(ReleaseMixture(TEST_SHARES, settings.warp_floor).degrade, val.task)
     drawn_test = _synthetic(val, _AUDIT_MASKS, of_test, salted("masks that audit g, test shares", seed))
-    judged_apart = (replace(val, image=torch.zeros_like(val.image)), replace(val, image=val.image.roll(1, 0)))
+    judged_apart = (replace(val, image=torch.zeros_like(val.image)), val.swapped())
 
     def of(judged: _Judged, images: LabelledImages = val) -> np.ndarray:
-        """Return the judgements of all masks and classes, pooled."""
-        return _judge(predictor, images, judged, accelerator).ravel()
+        return _of_whole(_judge(predictor, images, judged, accelerator))
 
     quality = of(drawn)
     dependence = max(correlation(quality, of(drawn, other)) for other in judged_apart)
@@ -329,14 +339,22 @@ def _audit(
     )
     return FittedPredictor(
         predictor=predictor,
-        synthetic=agreement(quality, drawn.dice.ravel()),
-        synthetic_test=agreement(of(drawn_test), drawn_test.dice.ravel()),
-        weak_models=agreement(of(of_weak), of_weak.dice.ravel()),
+        synthetic=agreement(quality, _of_whole(drawn.dice)),
+        synthetic_test=agreement(of(drawn_test), _of_whole(drawn_test.dice)),
+        weak_models=agreement(of(of_weak), _of_whole(of_weak.dice)),
         weak_dice=weak_dice.flatten(1).mean(1).tolist(),
         image_dependence=dependence,
         best_step=best_step,
         seconds=time.monotonic() - begin,
     )
+
+
+def _of_whole(values: np.ndarray) -> np.ndarray:
+    """Return the mean over classes of each mask: (M,) or (M, K) -> (M,).
+
+    Pooled over classes, g would seem to know masks where it knew which class is the easier one.
+    """
+    return values.reshape(len(values), -1).mean(1)
 
 
 class _TrainingMasks:

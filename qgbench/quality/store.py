@@ -147,4 +147,4 @@ def _check_card(card: PredictorCard, folder: Path, protocol: Protocol, data: Run
 def _as_labelled(images: ImageSet) -> LabelledImages:
     batches = list(images.batches())
     image, mask = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return LabelledImages(image, mask, images.task)
+    return LabelledImages(image, mask, images.task, images.groups)

@@ -80,7 +80,7 @@ class WeakModels:
                 self._image[chosen].to(self._device), self._mask[chosen].to(self._device), self._views
             )
             task = self._network.task
-            loss = batch_dice_loss(task.probabilities(self._network(x)), y, task)
+            loss = smp_dice_loss(task.probabilities(self._network(x)), y, task)
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()
             self._optimiser.step()
@@ -187,7 +187,7 @@ def epoch_batches(images: int, batch: int, generator: torch.Generator) -> list[l
     return batches
 
 
-def batch_dice_loss(prob: Tensor, target: Tensor, task: Task = _ONE_CLASS) -> Tensor:
+def smp_dice_loss(prob: Tensor, target: Tensor, task: Task = _ONE_CLASS) -> Tensor:
     """Return 1 - 2 sum p t / (sum p + sum t), summed over the batch as a whole; 0 where it has no lesion: a scalar.
 
     Of several classes, the mean over those of each.

@@ -37,7 +37,7 @@ class AuditRow:
     """Predictors (part 'predictor') or runs, one a seed."""
     averages: dict[str, Average]
     of_class: str = ""
-    """The class whose pseudo-labels these are; empty for all together, and where there is one."""
+    """The class whose pseudo-labels these are; empty for their mean, and where there is one."""
 
 
 def audit(runs: list[Run]) -> list[AuditRow]:
@@ -52,7 +52,7 @@ def audit(runs: list[Run]) -> list[AuditRow]:
     -------
     list of AuditRow
         At most one row of part ``predictor`` (each predictor counts once, however many runs used it); then for each
-        cell its ``pseudo_labels`` by progress, the pooled row last (of several classes those of all together, then of
+        cell its ``pseudo_labels`` by progress, the pooled row last (of several classes those of their mean, then of
         each), and one row of part ``run``: seconds, kept share in [0, 1], effective sample size in [0, 1].
     """
     by_name: dict[ArmName, list[Run]] = defaultdict(list)

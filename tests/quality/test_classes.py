@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from qgbench.engine.device import make_accelerator
 from qgbench.plugins.registry import load
+from qgbench.quality.audit import audits_of
 from qgbench.quality.corruptions import Degrade, degrade, degrade_labels
 from qgbench.quality.fit import LabelledImages, fit_predictor
 from qgbench.quality.guide import Guide, QualityRegularisation, QualityWeighting
@@ -31,7 +33,7 @@ from qgbench.quality.scores import (
     overlap_by_class,
     predicted_quality,
 )
-from qgbench.quality.weak import batch_dice_loss
+from qgbench.quality.weak import smp_dice_loss
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer
@@ -93,6 +95,11 @@ def test_the_dice_of_each_class_is_spread(mixture: Degrade) -> None:
     assert ((dice < 0.5).mean(0) > 0.15).all()
     assert ((dice > 0.9).mean(0) > 0.15).all()
     assert np.corrcoef(dice.T)[np.triu_indices(3, 1)].max() < 0.6
+    masks = {c: ((labels == c), [other == c for other in (labels.T, labels[::-1])]) for c in (1, 2, 3)}
+    own = [[mixture(mask, rng, donors)[0] for mask, donors in masks.values()] for _ in range(300)]
+    alone = np.array([[dc(found, labels == c) for c, found in enumerate(of, start=1)] for of in own])
+    assert np.abs(dice.mean(0) - alone.mean(0)).max() < 0.08, "as the mixture spreads it, but for what others cover"
+    assert ((dice < 0.1).mean(0) - (alone < 0.1).mean(0)).max() < 0.08, "no class is lost below the others"
 
 
 # g
@@ -111,6 +118,33 @@ def test_g_of_one_class_is_as_it_was_and_of_three_it_has_a_channel_and_an_output
     assert one(image, mask[:, :1]).shape == (2,)
     assert three(image, mask).shape == (2, 3)
     assert three.mean.shape == three.std.shape == (1, 6, 1, 1)
+
+
+def test_r_of_several_classes_is_of_each_labels_mean() -> None:
+    """A score that knows the class alone, and one that knows each label's mean: r of 0 and of 1."""
+    rng = np.random.default_rng(0)
+    dice = np.clip(np.array([0.6, 0.75, 0.9]) + rng.normal(0, 0.05, (200, 3)), 0, 1)
+    rows = {
+        "progress": 1.0,
+        "id": np.repeat([f"i{number}" for number in range(200)], 3),
+        "class": ["rv", "myo", "lv"] * 200,
+        "dice": dice.ravel(),
+        "g": np.tile([0.6, 0.75, 0.9], 200) + rng.normal(0, 1e-3, 600),
+        "confidence": dice.mean(1).repeat(3),
+    }
+    audit, _ = audits_of(pd.DataFrame(rows))
+    assert audit.scores["g"].masks == 200
+    assert abs(audit.scores["g"].pearson or 1) < 0.2
+    assert audit.scores["confidence"].pearson == pytest.approx(1)
+    assert audit.mean_dice == pytest.approx(dice.mean())
+
+
+def test_the_swapped_image_is_of_another_group() -> None:
+    image, mask = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 2), torch.zeros(5, 1, 2, 2)
+    swapped = LabelledImages(image, mask, groups=["a", "a", "a", "b", "b"]).swapped()
+    assert swapped.image[:, 0, 0, 0].tolist() == [4, 4, 4, 2, 2]
+    assert LabelledImages(image, mask).swapped().image[:, 0, 0, 0].tolist() == [4, 0, 1, 2, 3]
+    assert LabelledImages(image, mask, groups=["a"] * 5).swapped().image[:, 0, 0, 0].tolist() == [4, 0, 1, 2, 3]
 
 
 def channels(labels: list[list[int]], task: Task = THREE) -> Tensor:
@@ -166,7 +200,7 @@ def test_the_loss_of_weak_models_is_the_library_s_averaged_over_the_classes() ->
     labels = torch.randint(0, 3, (3, 8, 8), generator=torch.Generator().manual_seed(1))  # none of the third class
     judge = smp.losses.DiceLoss("multiclass", classes=[1, 2, 3])
     target = torch.nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).float()
-    torch.testing.assert_close(batch_dice_loss(logits.softmax(1), target, THREE), judge(logits, labels))
+    torch.testing.assert_close(smp_dice_loss(logits.softmax(1), target, THREE), judge(logits, labels))
 
 
 def hearts(count: int, seed: int) -> LabelledImages:
@@ -182,8 +216,8 @@ def test_g_of_three_classes_is_fitted_and_audited_for_each(tmp_path: Path) -> No
     labelled, val = hearts(5, 0), hearts(3, 1)
     accelerator = make_accelerator("cpu", "fp32", 1)
     fitted = fit_predictor(labelled, val, SMALL, 0, accelerator, tmp_path, {})
-    assert fitted.synthetic.masks == fitted.synthetic_test.masks == 3 * 20 * 3  # images, masks of each, classes
-    assert fitted.weak_models.masks == 3 * 2 * 3
+    assert fitted.synthetic.masks == fitted.synthetic_test.masks == 3 * 20  # images, masks of each
+    assert fitted.weak_models.masks == 2 * 3  # models, images
     assert len(fitted.weak_dice) == 2
     assert fitted.predictor(val.image, val.mask[:, 1:]).shape == (3, 3)
     assert -1 <= fitted.image_dependence <= 1

@@ -30,7 +30,7 @@ from qgbench.quality.fit import (
 )
 from qgbench.quality.release import ReleaseMixture
 from qgbench.quality.views import colour_view, geometric_view
-from qgbench.quality.weak import WeakMasks, WeakModels, batch_dice_loss, draw_folds, epoch_batches, weak_network
+from qgbench.quality.weak import WeakMasks, WeakModels, draw_folds, epoch_batches, smp_dice_loss, weak_network
 from qgbench.spec.protocol import QualitySettings, load_protocol
 from qgbench.spec.task import Task
 
@@ -367,7 +367,7 @@ def test_the_loss_of_weak_models_is_the_dice_loss_of_segmentation_models_pytorch
     logits = torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     target = (logits.roll(3, 2) > 0.3).float() * lesion
     judge = smp.losses.DiceLoss("binary", smooth=0.0, eps=1e-7)
-    torch.testing.assert_close(batch_dice_loss(logits.sigmoid(), target), judge(logits, target))
+    torch.testing.assert_close(smp_dice_loss(logits.sigmoid(), target), judge(logits, target))
 
 
 @pytest.mark.parametrize(
