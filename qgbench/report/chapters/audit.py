@@ -12,8 +12,8 @@ AUDIT_RULE = (
     f"{PREDICTS_RULE}; of a predictor, on synthetic masks and on those of weak models."
 )
 AUDIT_OF_CLASSES_RULE = (
-    "Of several classes each class of a pseudo-label counts as a mask, with the Dice that g gives it; confidence and "
-    "agreement are of the whole pseudo-label."
+    "Of several classes it is the mean over the classes of a pseudo-label, of Dice and of g, that counts; by class, "
+    "confidence and agreement are of the whole pseudo-label."
 )
 
 Cell = Callable[[AuditRow], str]
