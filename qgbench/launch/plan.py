@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from qgbench.base.errors import AbsentDataError, QGBenchError, UserError, unwritable
 from qgbench.base.files import write_atomically
 from qgbench.base.paths import no_folder
-from qgbench.data.cards import DATA_VARIABLE, Kind
+from qgbench.data.cards import DATA_VARIABLE, Card, Kind
 from qgbench.data.readers import find_card
 from qgbench.launch.job import Job
 from qgbench.plugins.registry import load
@@ -27,6 +27,7 @@ from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import Settings, apply_settings
 from qgbench.spec.suite import Entry, Suite
+from qgbench.spec.task import Task
 
 PLANS = "suites"
 """Folder, beside the runs, of the plans that were begun."""
@@ -197,8 +198,8 @@ def require_same_data(plan: Plan) -> None:
 def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, device: str) -> list[RunSpec]:
     """Return the RunSpecs, or every cause why there are none."""
     specs: list[RunSpec] = []
-    faults = _unknown_sources(entries, data_dir)
-    fit: set[tuple[str, ...]] = set()  # what differs in data set and seed alone is refused, or not, alike
+    cards, faults = _cards(entries, data_dir)
+    fit: set[tuple[object, ...]] = set()  # what differs in seed, or in data sets of the same classes, is refused alike
     for entry in entries:
         try:
             spec = make_spec(
@@ -211,9 +212,11 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
                 device=device,
                 threads=suite.threads,
             )
-            what = (entry.protocol, entry.regime, entry.arch, entry.arm.model_dump_json())
+            card = cards.get(entry.dataset)
+            task = Task() if card is None else Task(card.class_names)
+            what = (entry.protocol, entry.regime, entry.arch, entry.arm.model_dump_json(), task.classes)
             if what not in fit:
-                _refuse(spec)
+                _refuse(spec, task)
                 fit.add(what)
         except QGBenchError as error:
             faults += _causes(entry) or [str(error)]
@@ -227,12 +230,12 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
     return specs
 
 
-def _refuse(spec: RunSpec) -> None:
+def _refuse(spec: RunSpec, task: Task) -> None:
     """Refuse what a run would refuse before it trains; networks are built only of architectures that do not ship."""
     if spec.arch_source:
         from qgbench.run.carry_out import describe  # late: torch takes seconds
 
-        describe(spec)
+        describe(spec, task)
     else:
         checked(spec, declared(spec.method))
 
@@ -261,18 +264,19 @@ def _causes(entry: Entry) -> list[str]:
     return causes
 
 
-def _unknown_sources(entries: Sequence[Entry], data_dir: Path | None) -> list[str]:
-    """Return which data sets and pools are unknown. Their images need not be here: jobs may run elsewhere."""
+def _cards(entries: Sequence[Entry], data_dir: Path | None) -> tuple[dict[str, Card], list[str]]:
+    """Return the cards of data sets and pools, and what is unknown. Images need not be here: jobs may run elsewhere."""
     kinds: tuple[Kind, ...] = ("labelled", "pool")
     asked = [(entry.dataset, kinds[0]) for entry in entries]
     asked += [(pool, kinds[1]) for entry in entries for pool in Regime.parse(entry.regime).pool_names]
+    cards: dict[str, Card] = {}
     faults = []
     for name, kind in dict.fromkeys(asked):
         try:
-            find_card(name, data_dir, kind)
+            cards[name] = find_card(name, data_dir, kind)
         except UserError as error:
             faults.append(str(error))
-    return faults
+    return cards, faults
 
 
 def _predictor_name(spec: RunSpec) -> str:

@@ -167,8 +167,14 @@ def run(
             return Outcome(read_record(folder.path), folder.path, False, data.source)
 
 
-def describe(spec: RunSpec) -> dict[str, Any]:
+def describe(spec: RunSpec, task: Task) -> dict[str, Any]:
     """Return what a run would be, as its record will say it: its id, its RunSpec, and its settings as used.
+
+    Parameters
+    ----------
+    spec : RunSpec
+    task : Task
+        The classes of its data set.
 
     Raises
     ------
@@ -184,6 +190,7 @@ def describe(spec: RunSpec) -> dict[str, Any]:
             protocol.encoder_weights,
             protocol.decoder_channels,
             protocol.size,
+            task,
         )
     return {
         "id": spec.id,
@@ -207,13 +214,13 @@ def rehearse(
     if tracker is not None:
         require_tracker(tracker)
     refuse_unwritable(output)
-    described = describe(spec)
+    task = _task_of(spec, data_dir)
+    described = describe(spec, task)
     method_class = load("method", spec.method)
     protocol, settings, _ = checked(spec, method_class)
     folder = place_for(output, spec, force)
     with interruptible():
         make_accelerator(spec.device, spec.precision, spec.threads)
-        task = _task_of(spec, data_dir)
         _make_method(spec, protocol.model_copy(update={"encoder_weights": "none"}), task, method_class, settings)
         if spec.needs_g:
             QualityPredictor(protocol.quality, "none", len(task.classes))

@@ -53,6 +53,7 @@ from qgbench.run.record import (
 )
 from qgbench.spec.protocol import Protocol, load_protocol
 from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.task import Task
 
 Verdict = Literal["identical", "within noise", "disagrees"]
 Role = Literal["experiment", "numbers", "none"]
@@ -367,7 +368,7 @@ def _refuse_other_settings(file: Path, record: Record) -> None:
     spec = record.spec
     method, addons = load("method", spec.method).Settings, [type(own) for own in addon_settings(spec)]
     kinds = {"protocol": [Protocol], "method": [method], "qg": addons}
-    if changed := settings_that_differ(record, describe(spec)["settings"], kinds):
+    if changed := settings_that_differ(record, describe(spec, Task(record.classes))["settings"], kinds):
         listed = ", ".join(f"{name} {was!r} (here {now!r})" for name, (was, now) in changed.items())
         raise UserError(
             f"{file} was made with other settings than its options give here: {listed}. That would be another "

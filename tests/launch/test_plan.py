@@ -16,6 +16,7 @@ from qgbench.launch.plan import Plan, load_plan, make_plan, require_same_data
 from qgbench.run.record import read_record, write_record
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.suite import load_suite, suite_names
+from tests.cli.test_main import ARCH
 from tests.spec.test_suite import TINY, written
 
 GOLDEN = Path(__file__).parents[1] / "golden/records/v1"
@@ -189,3 +190,16 @@ def test_shipped_suites_can_be_planned_without_their_data_and_have_as_many_runs_
     (runs,) = re.findall(rf"^\| `{name}` \| (\d+) \|", documented, re.MULTILINE)
     assert len(plan.runs) == int(runs)
     assert not list(tmp_path.iterdir())
+
+# Classes and volumes
+
+
+def test_an_arch_of_one_class_is_refused_for_a_data_set_of_several(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(ARCH)
+    block = f'seeds = [0, 1]\narchs = ["{tmp_path / "nets.py"}:flat"]\nset = {{ encoder_weights = "none" }}'
+    head, _, _ = TINY.replace("seeds = [0, 1]", block).rpartition("[[block]]")
+    text = head.replace('addon = "qw"', f'addon = "qw"\narchs = ["{tmp_path / "nets.py"}:flat"]')
+    assert make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu").runs
+    both = text.replace('phantom = ["n12"]', 'phantom = ["n12"]\nphantom3d = ["n2patients"]')
+    with pytest.raises(UserError, match="nets.py:flat' segments one class, and there are 3"):
+        make_plan(load_suite(written(tmp_path, both)), tmp_path, None, "cpu")
