@@ -191,6 +191,7 @@ def test_shipped_suites_can_be_planned_without_their_data_and_have_as_many_runs_
     assert len(plan.runs) == int(runs)
     assert not list(tmp_path.iterdir())
 
+
 # Classes and volumes
 
 
@@ -203,3 +204,37 @@ def test_an_arch_of_one_class_is_refused_for_a_data_set_of_several(tmp_path: Pat
     both = text.replace('phantom = ["n12"]', 'phantom = ["n12"]\nphantom3d = ["n2patients"]')
     with pytest.raises(UserError, match="nets.py:flat' segments one class, and there are 3"):
         make_plan(load_suite(written(tmp_path, both)), tmp_path, None, "cpu")
+
+
+def test_regimes_that_count_what_a_data_set_has_not_are_listed(tmp_path: Path) -> None:
+    wrong = """
+phantom = ["n12", "n2patients"]
+phantom3d = ["n2", "p10", "n2patients@image", "n2patients"]
+"""
+    text = TINY.replace('\nphantom = ["n12"]\n', wrong)
+    with pytest.raises(UserError) as failure:
+        make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
+    assert str(failure.value).splitlines()[1:] == [
+        "  regime 'n2patients@grouped': 'phantom' is pictures, whose budget counts images; write 'n2@grouped'.",
+        "  regime 'n2@grouped': 'phantom3d' is volumes, whose budget counts patients; write 'n2patients@grouped'.",
+        "  regime 'p10@grouped': of volumes a number of patients has labels, not a share of the slices; give a number "
+        "(--labelled 7), or all.",
+        "  regime 'n2patients@image': 'phantom3d' is volumes, and slices of one would be trained and tested on; write "
+        "'n2patients@grouped'.",
+    ]
+
+
+def test_a_metric_or_class_that_nobody_knows_is_listed(tmp_path: Path) -> None:
+    asked = TINY.replace('phantom = "12"', 'phantom3d = "n2patients"').replace(
+        '["n12"]', '["n12"]\nphantom3d = ["n2patients"]'
+    )
+    for metric, regimes, said in (
+        ("dice:nosuch", asked, r"unknown class 'nosuch'.*lv, myo, rv.*'phantom3d'"),
+        ("dize:lv", asked, r"unknown metric 'dize'. Did you mean 'dice'"),
+        ("dice:lesion", TINY, r"'dice:lesion' is of a class, and 'phantom' has only one"),
+    ):
+        text = regimes.replace('addon = "qw"', f'addon = "qw"\nmetric = "{metric}"')
+        with pytest.raises(UserError, match=said):
+            make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
+    known = asked.replace('addon = "qw"', 'addon = "qw"\nmetric = "hd95:lv"')
+    assert make_plan(load_suite(written(tmp_path, known)), tmp_path, None, "cpu").runs
