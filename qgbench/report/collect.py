@@ -309,7 +309,7 @@ def _rows_by_unit(images: pd.DataFrame, classes: Sequence[str], file: str) -> ND
     if odd := rows.keys() ^ {each for unit in whole for each in unit}:
         raise QGBenchError(f"{file}: image {min(odd)[0]} has not one row for each of {', '.join(classes)}")
     found = np.array([[rows[each] for each in unit] for unit in whole])
-    for name in ("group", "height", "width"):
+    for name in ("group", "height", "width", *(VOLUME_COLUMNS if are_volumes(images.columns) else [])):
         values = images[name].to_numpy()[found]
         if (differs := (values != values[:, :1]).any(axis=1)).any():
             raise QGBenchError(
