@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qgbench.metrics.table import METRICS, Metric
-from qgbench.report.collect import Problem, Run, in_unit_of
+from qgbench.report.collect import Problem, Run, in_unit_of, noun_of
 from qgbench.report.contrasts import Contrast, Kind, adjusted, contrast, controls, holm_of, listed, twins
 from qgbench.report.pairing import refusal, units_differ
 from qgbench.report.scores import Scores, average
@@ -69,7 +69,7 @@ class Section:
     @property
     def noun(self) -> str:
         """What is measured one by one: 'image' or 'volume'."""
-        return "volume" if any(run.record.of_volumes for run in self.runs) else "image"
+        return noun_of(self.runs)
 
     @property
     def partition(self) -> str:

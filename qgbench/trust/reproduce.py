@@ -653,9 +653,9 @@ def print_reproduction(original: Original, reproduction: Reproduction, console: 
         value = averages[name]
         table.add_row(name, f"{value:.6g}", f"{value + difference:.6g}", f"{difference:+.3g}" if difference else "0")
     console.print(table)
-    count, noun = original.record.summary.images, "volumes" if original.record.of_volumes else "images"
+    count, noun = original.record.summary.images, original.record.noun
     console.print(
-        f"Dice differs in {reproduction.images_differing} of {count} {noun}, at most by "
+        f"Dice differs in {reproduction.images_differing} of {count} {noun}s, at most by "
         f"{100 * reproduction.largest_dice_difference:.3g} points. Expected: "
         f"{'identical' if reproduction.exact_expected else 'alike up to noise'}.",
         highlight=False,
