@@ -202,7 +202,7 @@ def test_an_arch_of_one_class_is_refused_for_a_data_set_of_several(tmp_path: Pat
     text = head.replace('addon = "qw"', f'addon = "qw"\narchs = ["{tmp_path / "nets.py"}:flat"]')
     assert make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu").runs
     both = text.replace('phantom = ["n12"]', 'phantom = ["n12"]\nphantom3d = ["n2patients"]')
-    with pytest.raises(UserError, match="nets.py:flat' segments one class, and there are 3"):
+    with pytest.raises(UserError, match=r"nets\.py:flat' segments one class, and there are 3"):
         make_plan(load_suite(written(tmp_path, both)), tmp_path, None, "cpu")
 
 
