@@ -134,10 +134,16 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 @cache
 def require_buildable(
-    arch: str, arch_source: str, encoder: str, weights: Weights, decoder_channels: tuple[int, ...], size: int
+    arch: str,
+    arch_source: str,
+    encoder: str,
+    weights: Weights,
+    decoder_channels: tuple[int, ...],
+    size: int,
+    task: Task,
 ) -> None:
     """Refuse what `build_network` would, without fetching weights; `arch_source` is '' for an arch that ships."""
-    build_network(arch, encoder, "none", decoder_channels, size)
+    build_network(arch, encoder, "none", decoder_channels, size, task)
     if weights == "imagenet" and not arch_source and not has_imagenet(encoder):
         raise unpublished(encoder)
 

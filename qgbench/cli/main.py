@@ -230,10 +230,10 @@ def run(
         device=device,
         threads=threads,
     )
-    if dry_run:
-        print(json.dumps(rehearse(spec, output, data_dir, split_from or [], force, track), indent=1))
-        return
     metrics = [resolve("metric", name, plugin or []) for name in metric or []]
+    if dry_run:
+        print(json.dumps(rehearse(spec, output, data_dir, split_from or [], force, track, metrics), indent=1))
+        return
     outcome = carry_out(
         spec, output, data_dir, force=force, tracker=track, split_from=split_from or [], metrics=metrics
     )
@@ -372,7 +372,8 @@ def check(
     for finding in findings(method, plugin or []):
         mark = "[green]ok[/green]  " if finding.passed else "[red]FAIL[/red]"
         console.print(
-            f"{mark} {finding.rule}" + ("" if finding.passed else f": {escape(finding.detail)}"), highlight=False
+            f"{mark} {escape(finding.rule)}" + ("" if finding.passed else f": {escape(finding.detail)}"),
+            highlight=False,
         )
         failed += not finding.passed
     if failed:

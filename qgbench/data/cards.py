@@ -28,12 +28,12 @@ from qgbench.base.paths import expanded, list_folder
 from qgbench.base.text import parse_toml, read_table, read_text
 from qgbench.data.layouts import Grouping, Layout
 from qgbench.data.links import Download
-from qgbench.spec.task import Task
+from qgbench.spec.task import MEAN, Task
 
 CARD_NAME = "card.toml"
 DATA_VARIABLE = "QGBENCH_DATA"
 Kind = Literal["labelled", "pool"]
-_NO_CLASSES = ("background", "mean")
+_NO_CLASSES = ("background", MEAN)
 _LARGEST_VALUE = 65535  # of 16 bits
 _MOST_CLASSES = 254  # a label map has one byte a pixel, of which 0 and 255 are taken
 

@@ -89,7 +89,7 @@ def open_run_data(
         that are to validate or test on; the budget counts images of volumes, or patients of pictures.
     """
     source = open_source(dataset, data_dir)
-    _refuse_other_units(regime, source)
+    regime.require_unit(source.name, bool(source.volumes))
     pools = [open_pool(name, data_dir) for name in regime.pool_names]
     given = _given(regime, split_from, source, pools)
     chosen = [_drawn(pool, given, draw, dataset, seed) for pool, draw in zip(pools, regime.pool_draws, strict=True)]
@@ -143,19 +143,6 @@ def _given(regime: Regime, split_from: Sequence[Path], source: Source, pools: Se
             "images, are not those of that run. Give its files, or leave the split out of --regime."
         )
     return given
-
-
-def _refuse_other_units(regime: Regime, source: Source) -> None:
-    if source.volumes and regime.of_volumes() != regime:
-        raise UserError(
-            f"regime '{regime}': '{source.name}' is volumes, whose budget counts patients; write "
-            f"'{regime.of_volumes()}'."
-        )
-    if regime.patients and not source.volumes:
-        pictures = regime.model_copy(update={"patients": False})
-        raise UserError(
-            f"regime '{regime}': '{source.name}' is pictures, whose budget counts images; write '{pictures}'."
-        )
 
 
 def _refuse_leaks(prepared: Prepared, split: pd.DataFrame, parts: Sequence[Part], names: Sequence[str]) -> None:

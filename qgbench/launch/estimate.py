@@ -24,7 +24,7 @@ from qgbench.launch.job import Job
 from qgbench.run.provenance import accelerator, processor
 from qgbench.run.record import Record, find_records, read_record
 from qgbench.spec.protocol import load_protocol
-from qgbench.spec.regime import Regime
+from qgbench.spec.regime import GIVEN, Regime
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import Settings
 
@@ -209,9 +209,15 @@ def _kind_here(device: str) -> str:
 
 
 def _labelled_images(spec: RunSpec) -> int | None:
-    """Return the number of labelled images, by the data set's card; None for a share, or patients, of one without."""
+    """Return the number of labelled images, by the data set's card; None for a share, or patients, of one without.
+
+    None, too, for all, a share or patients of a split that someone else made: how many it has to train on only the
+    images themselves tell.
+    """
     images = load_card(spec.dataset).images if spec.dataset in card_names() else None
     regime = Regime.parse(spec.regime)
+    if regime.split.startswith(GIVEN):
+        return None if regime.patients else regime.budget
     if regime.patients:
         with suppress(UserError):  # no split of it is committed
             patients = load_split(spec.dataset, fractions=spec.resolve().fractions)["group"]

@@ -3,23 +3,24 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from qgbench.base.errors import AbsentDataError, QGBenchError, UserError, unwritable
+from qgbench.base.errors import AbsentDataError, QGBenchError, UserError, unknown_name, unwritable
 from qgbench.base.files import write_atomically
 from qgbench.base.paths import no_folder
-from qgbench.data.cards import DATA_VARIABLE, Kind
+from qgbench.data.cards import DATA_VARIABLE, Card, Kind
 from qgbench.data.readers import find_card
 from qgbench.launch.job import Job
+from qgbench.metrics.table import METRICS, metric_named
 from qgbench.plugins.registry import load
 from qgbench.run.check import checked
 from qgbench.run.record import read_record
-from qgbench.run.request import make_spec
+from qgbench.run.request import make_spec, metrics_of
 from qgbench.spec.addons import addon_settings, needs_truth, settings_of
 from qgbench.spec.method import declared
 from qgbench.spec.protocol import load_protocol
@@ -27,6 +28,7 @@ from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import Settings, apply_settings
 from qgbench.spec.suite import Entry, Suite
+from qgbench.spec.task import Task
 
 PLANS = "suites"
 """Folder, beside the runs, of the plans that were begun."""
@@ -197,8 +199,9 @@ def require_same_data(plan: Plan) -> None:
 def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, device: str) -> list[RunSpec]:
     """Return the RunSpecs, or every cause why there are none."""
     specs: list[RunSpec] = []
-    faults = _unknown_sources(entries, data_dir)
-    fit: set[tuple[str, ...]] = set()  # what differs in data set and seed alone is refused, or not, alike
+    cards, faults = _cards(entries, data_dir)
+    faults += _other_units(entries, cards) + _unknown_metric(suite, cards)
+    fit: set[tuple[object, ...]] = set()  # what differs in seed, or in data sets of the same classes, is refused alike
     for entry in entries:
         try:
             spec = make_spec(
@@ -211,9 +214,11 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
                 device=device,
                 threads=suite.threads,
             )
-            what = (entry.protocol, entry.regime, entry.arch, entry.arm.model_dump_json())
+            card = cards.get(entry.dataset)
+            task = Task() if card is None else Task(card.class_names)
+            what = (entry.protocol, entry.regime, entry.arch, entry.arm.model_dump_json(), task.classes)
             if what not in fit:
-                _refuse(spec)
+                _refuse(spec, task)
                 fit.add(what)
         except QGBenchError as error:
             faults += _causes(entry) or [str(error)]
@@ -227,12 +232,12 @@ def _resolve(suite: Suite, entries: Sequence[Entry], data_dir: Path | None, devi
     return specs
 
 
-def _refuse(spec: RunSpec) -> None:
+def _refuse(spec: RunSpec, task: Task) -> None:
     """Refuse what a run would refuse before it trains; networks are built only of architectures that do not ship."""
     if spec.arch_source:
         from qgbench.run.carry_out import describe  # late: torch takes seconds
 
-        describe(spec)
+        describe(spec, task)
     else:
         checked(spec, declared(spec.method))
 
@@ -261,17 +266,50 @@ def _causes(entry: Entry) -> list[str]:
     return causes
 
 
-def _unknown_sources(entries: Sequence[Entry], data_dir: Path | None) -> list[str]:
-    """Return which data sets and pools are unknown. Their images need not be here: jobs may run elsewhere."""
+def _cards(entries: Sequence[Entry], data_dir: Path | None) -> tuple[dict[str, Card], list[str]]:
+    """Return the cards of data sets and pools, and what is unknown. Images need not be here: jobs may run elsewhere."""
     kinds: tuple[Kind, ...] = ("labelled", "pool")
     asked = [(entry.dataset, kinds[0]) for entry in entries]
     asked += [(pool, kinds[1]) for entry in entries for pool in Regime.parse(entry.regime).pool_names]
+    cards: dict[str, Card] = {}
     faults = []
     for name, kind in dict.fromkeys(asked):
         try:
-            find_card(name, data_dir, kind)
+            cards[name] = find_card(name, data_dir, kind)
         except UserError as error:
             faults.append(str(error))
+    return cards, faults
+
+
+def _other_units(entries: Sequence[Entry], cards: Mapping[str, Card]) -> list[str]:
+    """Return which regimes count what their data set has not: images of volumes, or patients of pictures."""
+    faults = []
+    for dataset, regime in dict.fromkeys((entry.dataset, entry.regime) for entry in entries if entry.dataset in cards):
+        try:
+            Regime.parse(regime).require_unit(dataset, cards[dataset].volumes is not None)
+        except UserError as error:
+            faults.append(str(error))
+    return faults
+
+
+def _unknown_metric(suite: Suite, cards: Mapping[str, Card]) -> list[str]:
+    """Return why no record can answer the suite's questions: nobody knows their metric, or a data set not its class."""
+    metric, dot, name = suite.primary.metric.partition(":")
+    faults = []
+    if metric not in METRICS:  # loading those of packages takes a while
+        try:
+            metric_named(metric, {own.name: own for own in metrics_of(())})
+        except UserError as error:
+            faults.append(f"[primary]: {error}")
+    if not dot:
+        return faults
+    asked = [*suite.primary.regimes, *(dataset for one in suite.questions() for dataset in suite.regimes_of(one))]
+    for dataset in dict.fromkeys(dataset for dataset in asked if dataset in cards):
+        classes = cards[dataset].class_names
+        if len(classes) == 1:
+            faults.append(f"[primary]: metric = '{suite.primary.metric}' is of a class, and '{dataset}' has only one")
+        elif name not in classes:
+            faults.append(f"[primary]: {unknown_name('class', name, list(classes))} They are those of '{dataset}'.")
     return faults
 
 

@@ -209,6 +209,26 @@ def require_further(metric: Metric, taken: Iterable[str] = ()) -> None:
     require_own_label(metric)
 
 
+def require_of_volumes(metric: Metric) -> None:
+    """Refuse a metric that cannot be measured on a small volume with unequal spacing.
+
+    Raises
+    ------
+    UserError
+        What it raises, or is wrong with what it gives.
+    """
+    pred, ref = np.zeros((2, 3, 6, 6), bool)
+    pred[:2, 1:4, 1:4], ref[1:, 2:5, 2:5] = True, True
+    try:
+        metric.of(pred, ref, UNEQUAL_SPACING)
+    except QGBenchError as error:
+        raise UserError(f"the metric '{metric.name}' cannot be measured on volumes: {error}") from error
+
+
+UNEQUAL_SPACING = (5.0, 1.0, 1.5)
+"""Of the volumes that a metric is tried on."""
+
+
 def require_own_label(metric: Metric) -> None:
     """Refuse a metric that people would take for one that ships.
 

@@ -112,20 +112,21 @@ class Across:
 
     @property
     def title(self) -> str:
-        """The same without the protocol; a distance's unit is named where it is not pixels."""
-        unit = "" if self.measure.unit in ("%", "px") else f", {self.measure.unit}"
-        return f"{self.regimes}, {self.arch}, {self.encoder}{unit}"
+        """The same without the protocol; the unit of a distance, or of a tolerance, is named where it is not pixels."""
+        told = self.measure.label if "2 voxels" in self.measure.label else self.measure.unit
+        return f"{self.regimes}, {self.arch}, {self.encoder}" + ("" if told in ("%", "px") else f", {told}")
 
 
 def compare_settings(sections: Sequence[Section], what: Metric) -> list[Across]:
     """Return what holds over settings that share protocol, architecture, encoder and kind of regime, if two or more.
 
-    Distances in different units are kept apart.
+    Distances in different units are kept apart, and so is what tolerates distances in different units.
     """
-    by_scope: dict[tuple[Setting, str], list[Section]] = defaultdict(list)
+    by_scope: dict[tuple[Setting, str, str], list[Section]] = defaultdict(list)
     for section in sections:
         scope = {"dataset": "", "regime": regime_kind(section.setting.regime)}
-        by_scope[section.setting.model_copy(update=scope), section.measure.unit].append(section)
+        measure = section.measure
+        by_scope[section.setting.model_copy(update=scope), measure.unit, measure.label].append(section)
     return [_one_across(blocks, what) for blocks in by_scope.values() if len(blocks) > 1]
 
 

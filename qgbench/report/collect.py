@@ -152,6 +152,11 @@ def of_class(metric: Metric, name: str) -> Metric:
     return metric.model_copy(update={"name": f"{metric.name}:{name}", "label": f"{metric.label} of {name}"})
 
 
+def noun_of(runs: Iterable[Run]) -> str:
+    """Return what is measured one by one in some records: 'image', or 'volume' where any has them."""
+    return max((run.record.noun for run in runs), default="image")  # volume is the later word
+
+
 DISTANCE_WORDS = {"px": "px", "mm": "mm", "voxel": "voxels"}
 """Units of records' distances, as people read them."""
 
@@ -239,8 +244,8 @@ def _read(path: Path) -> Run:
     may_be_empty = [*_MAY_BE_EMPTY, *(name for name, metric in record.metrics.items() if metric.is_distance)]
     volumes = are_volumes(images.columns)
     names = [name for name in (*image_columns(volumes), *record.metrics) if name not in TEXT_COLUMNS]
-    numbers = _checked_numbers(images, names, may_be_empty, file)
-    rows = _rows_by_unit(images, record.classes, file)
+    numbers = _checked_numbers(images, names, may_be_empty, file, record.noun)
+    rows = _rows_by_unit(images, record, file)
     recomputed, stored = (summary.numbers() for summary in (summarise(images, record.metrics.values()), record.summary))
     for name, value in recomputed.items():
         said = stored.get(name, math.nan)
@@ -282,8 +287,10 @@ def _audits_by_class(path: Path, record: Record) -> dict[str, list[CheckpointAud
         raise QGBenchError(f"{file.name} has a value that no score or Dice can have: {error}") from error
 
 
-def _checked_numbers(images: pd.DataFrame, names: list[str], may_be_empty: list[str], file: str) -> NDArray[np.float64]:
-    """Return the columns of numbers (N, names); refuse rows of which no average can be taken, by the image's name."""
+def _checked_numbers(
+    images: pd.DataFrame, names: list[str], may_be_empty: list[str], file: str, noun: str
+) -> NDArray[np.float64]:
+    """Return the columns of numbers (N, names); refuse rows of which no average can be taken, by the unit's name."""
     if images.empty or any(images[name].hasnans for name in TEXT_COLUMNS):
         raise QGBenchError(f"{file} has no rows, or a row without {', '.join(TEXT_COLUMNS)}")
     try:
@@ -293,27 +300,28 @@ def _checked_numbers(images: pd.DataFrame, names: list[str], may_be_empty: list[
     lacking = ~np.isfinite(numbers) & ~(np.isnan(numbers) & np.isin(names, may_be_empty))
     if lacking.any():
         row, column = np.argwhere(lacking)[0]
-        raise QGBenchError(f"{file} has no finite {names[column]} for image {images['id'].iloc[row]}")
+        raise QGBenchError(f"{file} has no finite {names[column]} for {noun} {images['id'].iloc[row]}")
     return numbers
 
 
-def _rows_by_unit(images: pd.DataFrame, classes: Sequence[str], file: str) -> NDArray[np.intp]:
+def _rows_by_unit(images: pd.DataFrame, record: Record, file: str) -> NDArray[np.intp]:
     """Return the rows of each unit, sorted by id, and class, in the record's order: (N, K); refuse what is not so."""
+    classes, noun = record.classes, record.noun
     ids, named = images["id"].tolist(), images["class"].tolist()
     rows = {each: row for row, each in enumerate(zip(ids, named, strict=True))}
     whole = [[(id, name) for name in classes] for id in sorted(set(ids))]
     if len(rows) < len(ids):
         raise QGBenchError(
-            f"{file} has two rows for image {images.loc[images.duplicated(['id', 'class']), 'id'].iloc[0]}"
+            f"{file} has two rows for {noun} {images.loc[images.duplicated(['id', 'class']), 'id'].iloc[0]}"
         )
     if odd := rows.keys() ^ {each for unit in whole for each in unit}:
-        raise QGBenchError(f"{file}: image {min(odd)[0]} has not one row for each of {', '.join(classes)}")
+        raise QGBenchError(f"{file}: {noun} {min(odd)[0]} has not one row for each of {', '.join(classes)}")
     found = np.array([[rows[each] for each in unit] for unit in whole])
-    for name in ("group", "height", "width"):
+    for name in ("group", "height", "width", *(VOLUME_COLUMNS if are_volumes(images.columns) else [])):
         values = images[name].to_numpy()[found]
         if (differs := (values != values[:, :1]).any(axis=1)).any():
             raise QGBenchError(
-                f"{file} gives classes of image {whole[int(differs.argmax())][0][0]} each its own {name}"
+                f"{file} gives classes of {noun} {whole[int(differs.argmax())][0][0]} each its own {name}"
             )
     return found
 

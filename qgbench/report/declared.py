@@ -233,7 +233,12 @@ def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Metric, absent: fro
     by_dataset: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_dataset[run.record.spec.dataset].append(run)
-    units = {dataset: in_unit_of(what, own).difference_unit for dataset, own in by_dataset.items()}
+    measured = {dataset: in_unit_of(what, own) for dataset, own in by_dataset.items()}
+    units = {dataset: own.difference_unit for dataset, own in measured.items()}
+    if (
+        what.unit == "%" and len({own.label for own in measured.values()}) > 1
+    ):  # a tolerance is in px here, voxels there
+        units = {dataset: f"{own.difference_unit} of {own.label}" for dataset, own in measured.items()}
     if asked.name != what.name:
         reason = f"it is about {asked.label}, and this report about {what.label}: report with --metric {suite.metric}"
         found = [Answer(question, [], {}, None) for question in questions]

@@ -11,6 +11,7 @@ from qgbench.quality.audit import Agreement
 from qgbench.report.audit import PREDICTS_RULE, not_predicted
 from qgbench.report.collect import DISTANCE_WORDS
 from qgbench.run.record import Record
+from qgbench.spec.task import MEAN
 
 
 def print_outcome(record: Record, folder: Path, was_done: bool, twin: str) -> None:
@@ -64,19 +65,15 @@ def outcome_table(record: Record) -> Table:
 def _class_table(record: Record) -> Table:
     """Return Dice, HD95 and metrics that do not ship: a column for each class."""
     summary, unit = record.summary, DISTANCE_WORDS[record.distance_unit]
-    table = Table(title=f"by class, mean over {summary.images} test {_noun(record)}s")
+    table = Table(title=f"by class, mean over {summary.images} test {record.noun}s")
     table.add_column("measure")
-    for name in ("mean", *record.classes):
+    for name in (MEAN, *record.classes):
         table.add_column(Text(name), justify="right")
     for metric in (METRICS["dice"], METRICS["hd95"], *record.metrics.values()):
         shown = unit if metric.unit == "px" else metric.unit
         means = (summary.means, *(summary.by_class[name] for name in record.classes))
         table.add_row(f"{metric.label}, {shown}", *(f"{metric.scale * each[metric.name]:.2f}" for each in means))
     return table
-
-
-def _noun(record: Record) -> str:
-    return "volume" if record.of_volumes else "image"
 
 
 Rows = list[tuple[str, str, str]]
@@ -89,7 +86,7 @@ def _scores(record: Record) -> Rows:
         for network, dice in ((name, other.means["dice"]) for name, other in record.summaries.items())
         if network != "student"
     )
-    classes, noun, unit = len(record.classes), _noun(record), DISTANCE_WORDS[record.distance_unit]
+    classes, noun, unit = len(record.classes), record.noun, DISTANCE_WORDS[record.distance_unit]
     tested = f"{classes} classes and {summary.images}" if classes > 1 else f"{summary.images}"
     over = f"mean over {tested} test {noun}s, not over their {summary.groups} groups"
     lesion, lesions = ("such class", f"classes of a {noun}") if classes > 1 else ("lesion", "lesions")

@@ -5,26 +5,27 @@ architecture, encoder), over seeds.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qgbench.metrics.table import METRICS, Metric
-from qgbench.report.collect import Problem, Run, in_unit_of
+from qgbench.report.collect import Problem, Run, in_unit_of, noun_of
 from qgbench.report.contrasts import Contrast, Kind, adjusted, contrast, controls, holm_of, listed, twins
 from qgbench.report.pairing import refusal, units_differ
 from qgbench.report.scores import Scores, average
-from qgbench.spec.arm import ArmName
+from qgbench.spec.arm import OF_ADDON, Arm, ArmName
+from qgbench.spec.regime import GIVEN
 from qgbench.spec.run_spec import Setting
 from qgbench.stats.crossed import p_value
 from qgbench.stats.effects import headroom_share
 
 FULL_BUDGET = "all"  # how a regime with all labels begins
-_SUPERVISED = ArmName("supervised", "", "")
 _TOLD_APART = 0.05  # adjusted p below which two cells are
 
 Pairs = Sequence[tuple[ArmName, ArmName]]
+FullMeans = Mapping[tuple[Setting, ArmName], float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,12 @@ class Section:
     @property
     def noun(self) -> str:
         """What is measured one by one: 'image' or 'volume'."""
-        return "volume" if any(run.record.of_volumes for run in self.runs) else "image"
+        return noun_of(self.runs)
+
+    @property
+    def partition(self) -> str:
+        """How the data set is split, as `partition_of` tells."""
+        return partition_of(self.setting, self.runs)
 
     @property
     def over_classes(self) -> bool:
@@ -88,7 +94,7 @@ def compare_cells(
     runs: Sequence[Run],
     what: Metric,
     asked: Pairs,
-    full: Mapping[Setting, float],
+    full: FullMeans,
     of_suite: Pairs | None,
 ) -> Section:
     """Return the comparison of a setting's cells.
@@ -100,7 +106,7 @@ def compare_cells(
     what : Metric
     asked : sequence of (ArmName, ArmName)
         Pairs that were asked for; they are missed where the setting has one of the two.
-    full : mapping of Setting to float
+    full : mapping of (Setting, ArmName) to float
         As `supervised_with_all_labels` gives it.
     of_suite : sequence of (ArmName, ArmName) or None
         The pairs that a suite compares where it has both, None without a suite. What a suite lacks is named with its
@@ -121,8 +127,11 @@ def compare_cells(
         problems += [
             problem for one, own in found for problem in own if kind == "asked" or of_suite is None or not one.missing
         ]
-    if _SUPERVISED in cells and not setting.regime.startswith(FULL_BUDGET):
-        contrasts = _with_headroom(contrasts, cells[_SUPERVISED], full.get(_any_budget(setting)), what)
+    if not setting.regime.startswith(FULL_BUDGET):
+        where = _any_budget(setting, runs)
+        plain = {run.record.spec.arm: supervised_like(run.record.spec) for run in runs}
+        ends = {name: (cells.get(own), full.get((where, own))) for name, own in plain.items()}
+        contrasts = [_with_headroom(one, *ends.get(one.name, (None, None)), what) for one in contrasts]
     return Section(
         setting, in_unit_of(what, runs), list(runs), cells, contrasts, _best(usable, cells, what), sorted(problems)
     )
@@ -145,31 +154,48 @@ def _usable(by_name: Mapping[ArmName, dict[int, Run]]) -> tuple[dict[ArmName, di
     return usable, problems
 
 
-def supervised_with_all_labels(by_setting: Mapping[Setting, Sequence[Run]], what: Metric) -> dict[Setting, float]:
-    """Return the mean of supervised training with all labels, by the setting without its budget."""
-    found: dict[Setting, float] = {}
+def supervised_like(spec: Arm) -> ArmName:
+    """Return supervised training with an arm's settings, those of its method and its add-on aside."""
+    shared = {key: value for key, value in spec.overrides.items() if not key.startswith(("method.", *OF_ADDON))}
+    return Arm(method="supervised", overrides=shared).arm
+
+
+def partition_of(setting: Setting, runs: Iterable[Run]) -> str:
+    """Return the kind of a setting's split; of one that someone else made, the fingerprint of its parts.
+
+    The name of such a split tells who has labels, too, so that one partition has another name for each budget.
+    """
+    split = setting.regime.rpartition("@")[2]
+    found = {run.record.provenance.split for run in runs} if split.startswith(GIVEN) else set()
+    return found.pop() if len(found) == 1 else split
+
+
+def supervised_with_all_labels(by_setting: Mapping[Setting, Sequence[Run]], what: Metric) -> FullMeans:
+    """Return the mean of supervised training with all labels, by the setting without its budget, and by arm."""
+    found: dict[tuple[Setting, ArmName], float] = {}
     for setting, runs in by_setting.items():
-        alone = [run for run in runs if run.record.spec.arm == _SUPERVISED]
-        if setting.regime.startswith(f"{FULL_BUDGET}@") and alone and not units_differ(alone):
-            means = [run.units.by_group(run.values[what.name]).mean() for run in alone]
-            found[_any_budget(setting)] = float(np.mean(means))
+        if not setting.regime.startswith(f"{FULL_BUDGET}@"):
+            continue
+        by_arm: dict[ArmName, list[Run]] = defaultdict(list)
+        for run in runs:
+            if run.record.spec.arm == supervised_like(run.record.spec):
+                by_arm[run.record.spec.arm].append(run)
+        for name, alone in by_arm.items():
+            if not units_differ(alone):
+                means = [run.units.by_group(run.values[what.name]).mean() for run in alone]
+                found[_any_budget(setting, runs), name] = float(np.mean(means))
     return found
 
 
-def _any_budget(setting: Setting) -> Setting:
-    return setting.model_copy(update={"regime": setting.regime.rpartition("@")[2]})
+def _any_budget(setting: Setting, runs: Iterable[Run]) -> Setting:
+    return setting.model_copy(update={"regime": partition_of(setting, runs)})
 
 
-def _with_headroom(contrasts: list[Contrast], budget: Scores, full: float | None, what: Metric) -> list[Contrast]:
-    if full is None:
-        return contrasts
+def _with_headroom(one: Contrast, budget: Scores | None, full: float | None, what: Metric) -> Contrast:
+    if budget is None or full is None or one.difference is None:
+        return one
     ends = what.sign * budget.estimate.mean, what.sign * full
-    return [
-        c
-        if c.difference is None
-        else replace(c, headroom=headroom_share(what.sign * c.difference.estimate.mean, *ends))
-        for c in contrasts
-    ]
+    return replace(one, headroom=headroom_share(what.sign * one.difference.estimate.mean, *ends))
 
 
 def _best(usable: dict[ArmName, dict[int, Run]], cells: dict[ArmName, Scores], what: Metric) -> list[ArmName]:

@@ -30,6 +30,7 @@ from qgbench.base.interruption import Interrupted, interruptible
 from qgbench.base.logs import logged_to, logger
 from qgbench.base.progress import track
 from qgbench.base.schema import finite_or_none
+from qgbench.data.cards import Card
 from qgbench.data.near_copies import NearCopy, near_copies, warning
 from qgbench.data.readers import Source, find_card
 from qgbench.data.run_data import RunData, open_run_data, said_if
@@ -135,7 +136,7 @@ def run(
         require_tracker(tracker)
     method_class = load("method", spec.method)
     protocol, settings, _ = checked(spec, method_class)
-    further = metrics_of(metrics)
+    further = metrics_of(metrics, _measures_volumes(spec, data_dir))
     folder = place_for(output, spec, force)
     record: Record | None = None
     with suppress(QGBenchError):  # of a damaged record it is said below, once, that the run is measured again
@@ -167,8 +168,14 @@ def run(
             return Outcome(read_record(folder.path), folder.path, False, data.source)
 
 
-def describe(spec: RunSpec) -> dict[str, Any]:
+def describe(spec: RunSpec, task: Task) -> dict[str, Any]:
     """Return what a run would be, as its record will say it: its id, its RunSpec, and its settings as used.
+
+    Parameters
+    ----------
+    spec : RunSpec
+    task : Task
+        The classes of its data set.
 
     Raises
     ------
@@ -184,6 +191,7 @@ def describe(spec: RunSpec) -> dict[str, Any]:
             protocol.encoder_weights,
             protocol.decoder_channels,
             protocol.size,
+            task,
         )
     return {
         "id": spec.id,
@@ -199,6 +207,7 @@ def rehearse(
     split_from: Sequence[Path] = (),
     force: bool = False,
     tracker: str | None = None,
+    metrics: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Do what a run does before it trains, weights aside, and return a description; absent data are not checked.
 
@@ -207,13 +216,14 @@ def rehearse(
     if tracker is not None:
         require_tracker(tracker)
     refuse_unwritable(output)
-    described = describe(spec)
+    task = _task_of(spec, data_dir)
+    described = describe(spec, task)
+    metrics_of(metrics, _measures_volumes(spec, data_dir))
     method_class = load("method", spec.method)
     protocol, settings, _ = checked(spec, method_class)
     folder = place_for(output, spec, force)
     with interruptible():
         make_accelerator(spec.device, spec.precision, spec.threads)
-        task = _task_of(spec, data_dir)
         _make_method(spec, protocol.model_copy(update={"encoder_weights": "none"}), task, method_class, settings)
         if spec.needs_g:
             QualityPredictor(protocol.quality, "none", len(task.classes))
@@ -342,11 +352,22 @@ def _make_method(
 
 
 def _task_of(spec: RunSpec, data_dir: Path | None) -> Task:
-    """Return the classes that the data set's card names; one where it is not here, which opening the data refuses."""
+    """Return the classes that the data set's card names; one where it is not here."""
+    card = _card_of(spec, data_dir)
+    return Task() if card is None else Task(card.class_names)
+
+
+def _measures_volumes(spec: RunSpec, data_dir: Path | None) -> bool:
+    card = _card_of(spec, data_dir)
+    return card is not None and card.volumes is not None
+
+
+def _card_of(spec: RunSpec, data_dir: Path | None) -> Card | None:
+    """Return the data set's card; None where it is not here, which opening the data refuses."""
     try:
-        return Task(find_card(spec.dataset, data_dir, "labelled").class_names)
+        return find_card(spec.dataset, data_dir, "labelled")
     except (AbsentDataError, UnknownDataError):
-        return Task()
+        return None
 
 
 def _with_weights_in_truth(spec: RunSpec, protocol: Protocol) -> Protocol:

@@ -249,6 +249,11 @@ class Record(Part):
         return self.distance_unit != "px"
 
     @property
+    def noun(self) -> str:
+        """What was measured one by one: 'image' or 'volume'."""
+        return "volume" if self.of_volumes else "image"
+
+    @property
     def steps(self) -> int:
         """The step budget."""
         return self.settings["protocol"]["train"]["steps"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from qgbench.base.errors import UserError
 from qgbench.base.logs import logger
 from qgbench.engine.here import best_device, processes
-from qgbench.metrics.table import Metric, require_further
+from qgbench.metrics.table import Metric, require_further, require_of_volumes
 from qgbench.plugins.registry import BUILT_IN, Kind, catalogue, load, source
 from qgbench.spec.addons import settings_of
 from qgbench.spec.arm import Arm
@@ -89,10 +89,16 @@ def addon_source(arm: Arm) -> str:
     return "+".join(dict.fromkeys(filter(None, (source(kind, name) for kind, name in asked))))
 
 
-def metrics_of(references: Iterable[str]) -> list[Metric]:
+def metrics_of(references: Iterable[str], volumes: bool = False) -> list[Metric]:
     """Return the metrics that a run measures beside those that ship: those named, and those of installed packages.
 
     A metric of a package that was not named and cannot be measured is warned of and left out.
+
+    Parameters
+    ----------
+    references : iterable of str
+    volumes : bool
+        Volumes are measured: each metric is tried on one.
 
     Raises
     ------
@@ -104,15 +110,17 @@ def metrics_of(references: Iterable[str]) -> list[Metric]:
     for known in catalogue("metric").entries:
         if known.origin != BUILT_IN and known.reference not in named:
             try:
-                _add(found, known.reference)
+                _add(found, known.reference, volumes)
             except UserError as error:
                 logger.warning(f"the metric '{known.name}' of {known.origin} is left out: {str(error).splitlines()[0]}")
     for reference in named:
-        _add(found, reference)
+        _add(found, reference, volumes)
     return list(found.values())
 
 
-def _add(found: dict[str, Metric], reference: str) -> None:
+def _add(found: dict[str, Metric], reference: str, volumes: bool) -> None:
     metric: Metric = load("metric", reference)
     require_further(metric, found)
+    if volumes:
+        require_of_volumes(metric)
     found[metric.name] = metric.model_copy(update={"source": source("metric", reference)})

@@ -93,6 +93,29 @@ class Regime(Settings):
             )
         return self.model_copy(update={"patients": self.budget is not None})
 
+    def require_unit(self, dataset: str, volumes: bool) -> None:
+        """Refuse a budget that counts images of volumes, or patients of pictures, and a split that parts volumes.
+
+        Raises
+        ------
+        UserError
+            Says what to write.
+        """
+        if volumes and self.of_volumes() != self:
+            raise UserError(
+                f"regime '{self}': '{dataset}' is volumes, whose budget counts patients; write '{self.of_volumes()}'."
+            )
+        if volumes and self.split == "image":
+            raise UserError(
+                f"regime '{self}': '{dataset}' is volumes, and slices of one would be trained and tested on; write "
+                f"'{self.model_copy(update={'split': 'grouped'})}'."
+            )
+        if self.patients and not volumes:
+            pictures = self.model_copy(update={"patients": False})
+            raise UserError(
+                f"regime '{self}': '{dataset}' is pictures, whose budget counts images; write '{pictures}'."
+            )
+
     @property
     def pool_names(self) -> list[str]:
         """The pools without the numbers of images drawn from them."""

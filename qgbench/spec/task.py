@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MEAN = "mean"
+"""How the mean over classes is called beside them; no class may be."""
+
+
 @dataclass(frozen=True)
 class Task:
     """The classes of a segmentation.

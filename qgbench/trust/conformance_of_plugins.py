@@ -3,17 +3,19 @@
 import copy
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qgbench.base.errors import QGBenchError, UserError, in_one_line
 from qgbench.base.logs import logger
 from qgbench.engine.device import make_accelerator
-from qgbench.metrics.table import METRICS, Metric, require_further
+from qgbench.metrics.table import METRICS, UNEQUAL_SPACING, Metric, require_further
 from qgbench.plugins.registry import catalogue, kinds_of, load
 from qgbench.quality.guide import AddOn, corrected, weights_of
 from qgbench.quality.scores import Labelling, PredictedQuality, Score, Watched
@@ -141,11 +143,35 @@ def _of_score(score: type[Score], task: Task) -> Iterator[Finding]:
 
 
 def check_metric(metric: Metric) -> Iterator[Finding]:
-    """Yield whether a metric stays in its range, on masks that overlap, are equal, touch at nothing, or are empty."""
+    """Yield whether a metric stays in its range, on masks that overlap, are equal, touch at nothing, or are empty.
+
+    It is asked of images and of volumes, unless it refuses these with a UserError of its own.
+    """
     yield _kept("it can be measured, in a column of its own", partial(require_further, metric))
     if metric.measure is None:
         return
     masks = toy_data().labelled.masks(np.arange(4))[:, 0].numpy() > 0.5
+    of_images = list(_of_masks(metric, masks, (1.0, 1.0), ""))
+    yield from of_images
+    if not all(finding.passed for finding in of_images):
+        return  # of volumes the same would be said
+    volumes = np.stack([masks, masks, np.roll(masks, 1, axis=0)], axis=1)
+    try:
+        metric.measure(volumes[0], volumes[1], UNEQUAL_SPACING)
+    except UserError as error:
+        yield Finding(f"it refuses volumes with a message: {error}", True)
+        return
+    except Exception:  # which is told of by name below
+        logger.debug("%s", traceback.format_exc())
+    for finding in _of_masks(metric, volumes, UNEQUAL_SPACING, " in a volume"):
+        yield finding if finding.passed else replace(finding, detail=f"{finding.detail.rstrip('.')}; {_OF_VOLUMES}")
+
+
+_OF_VOLUMES = "write it for any number of dimensions, or refuse volumes with a message (a UserError)"
+
+
+def _of_masks(metric: Metric, masks: NDArray[np.bool_], spacing: tuple[float, ...], where: str) -> Iterator[Finding]:
+    """Yield whether a metric keeps its range and order on four masks, each other, and none."""
     none = masks[0] & False
     pairs = {
         "masks that overlap": (masks[0], masks[1]),
@@ -157,9 +183,9 @@ def check_metric(metric: Metric) -> Iterator[Finding]:
     }
     values: dict[str, float] = {}
     for what, pair in pairs.items():
-        rule = f"it is in its range for {what}"
+        rule = f"it is in its range for {what}{where}"
         try:
-            values[what] = metric.of(*pair)
+            values[what] = metric.of(*pair, spacing)
         except QGBenchError as error:
             yield Finding(rule, False, str(error))
             return
@@ -167,7 +193,7 @@ def check_metric(metric: Metric) -> Iterator[Finding]:
         yield Finding(rule, right, f"{values[what]}")
     best, other = values["equal masks"], values["masks that overlap"]
     better = best >= other if metric.higher_is_better else best <= other
-    yield Finding("equal masks are not worse than others", better, f"{best} against {other}")
+    yield Finding(f"equal masks{where} are not worse than others", better, f"{best} against {other}")
 
 
 def _labelling(task: Task) -> Labelling:

@@ -53,6 +53,7 @@ from qgbench.run.record import (
 )
 from qgbench.spec.protocol import Protocol, load_protocol
 from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.task import Task
 
 Verdict = Literal["identical", "within noise", "disagrees"]
 Role = Literal["experiment", "numbers", "none"]
@@ -367,7 +368,7 @@ def _refuse_other_settings(file: Path, record: Record) -> None:
     spec = record.spec
     method, addons = load("method", spec.method).Settings, [type(own) for own in addon_settings(spec)]
     kinds = {"protocol": [Protocol], "method": [method], "qg": addons}
-    if changed := settings_that_differ(record, describe(spec)["settings"], kinds):
+    if changed := settings_that_differ(record, describe(spec, Task(record.classes))["settings"], kinds):
         listed = ", ".join(f"{name} {was!r} (here {now!r})" for name, (was, now) in changed.items())
         raise UserError(
             f"{file} was made with other settings than its options give here: {listed}. That would be another "
@@ -652,9 +653,9 @@ def print_reproduction(original: Original, reproduction: Reproduction, console: 
         value = averages[name]
         table.add_row(name, f"{value:.6g}", f"{value + difference:.6g}", f"{difference:+.3g}" if difference else "0")
     console.print(table)
-    count, noun = original.record.summary.images, "volumes" if original.record.of_volumes else "images"
+    count, noun = original.record.summary.images, original.record.noun
     console.print(
-        f"Dice differs in {reproduction.images_differing} of {count} {noun}, at most by "
+        f"Dice differs in {reproduction.images_differing} of {count} {noun}s, at most by "
         f"{100 * reproduction.largest_dice_difference:.3g} points. Expected: "
         f"{'identical' if reproduction.exact_expected else 'alike up to noise'}.",
         highlight=False,

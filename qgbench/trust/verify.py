@@ -425,7 +425,7 @@ class _Verifier:
             digests = f"{provenance.split[:12]}..., the committed split's {committed.fingerprint[:12]}..."
             yield Fault(path, "split", f"the fingerprint is {digests}")
         tested = dict(zip(images["id"].tolist(), images["group"].tolist(), strict=True))
-        unit, noun = _unit_of(record), _noun(record)
+        unit, noun = _unit_of(record), record.noun
         to_test = {unit(id): group for id, group in committed.test.items()}
         if tested != to_test:
             text = f"{len(tested)} {noun}s, and the committed split has {len(to_test)} to test on; "
@@ -497,17 +497,13 @@ def _refuse_form(path: Path, rows: pd.DataFrame, columns: Iterable[str], text: C
             raise QGBenchError(f"{path} has text where a number belongs: {name} is {said}")
 
 
-def _noun(record: Record) -> str:
-    return "volume" if record.of_volumes else "image"
-
-
 def _unit_of(record: Record) -> Callable[[str], str]:
     """Return what gives the unit that an image is of."""
     return volume_of if record.of_volumes else str
 
 
 def _image_ids(images: pd.DataFrame, record: Record) -> Found:
-    noun, classes = _noun(record), record.classes
+    noun, classes = record.noun, record.classes
     if (twice := images.duplicated(["id", "class"])).any():
         yield "image ids", f"{name_some(sorted(set(images['id'][twice])), noun)} in more than one row of a class"
     for name in ("id", "group"):
@@ -530,7 +526,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -
 
     def faulty(rule: str, text: str, right: NDArray[np.bool_]) -> Found:
         if not right.all():
-            yield rule, f"{text}: {name_some(list(dict.fromkeys(images['id'][~right])), _noun(record))}"
+            yield rule, f"{text}: {name_some(list(dict.fromkeys(images['id'][~right])), record.noun)}"
 
     has_g, sides = record.provenance.g is not None, ["height", "width", *(["depth"] if record.of_volumes else [])]
     n_ref, n_pred, n_tp = (numbers[name] for name in ("n_ref", "n_pred", "n_tp"))
@@ -784,7 +780,7 @@ def _labels(record: Record, images: pd.DataFrame) -> Found:
     if len(set(labelled)) < len(labelled):
         yield "labels", "labelled images are there twice"
     if both := sorted(set(map(unit, labelled)) & set(images["id"])):
-        yield "labels", f"{name_some(both, _noun(record))} labelled in training and tested on"
+        yield "labels", f"{name_some(both, record.noun)} labelled in training and tested on"
     regime = Regime.parse(record.spec.regime)
     if regime.patients != (record.of_volumes and regime.budget is not None):
         yield "labels", f"the regime is {regime}: a budget counts patients of volumes and images of pictures"

@@ -414,4 +414,4 @@ def test_each_protocol_can_build_it(arch: str, name: str) -> None:
     protocol, entry = load_protocol(name), ARCHS[arch]
     encoder, channels = entry.own_encoder or protocol.encoder, protocol.decoder_channels
     require_fitting(arch, entry, protocol.size, encoder)
-    require_buildable(arch, "", encoder, protocol.encoder_weights, channels, protocol.size)
+    require_buildable(arch, "", encoder, protocol.encoder_weights, channels, protocol.size, Task())

@@ -81,7 +81,7 @@ def test_what_cannot_be_built_is_refused_without_fetching_weights(monkeypatch: p
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetch)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
-    require_buildable("unet", "", "resnet18", "imagenet", CHANNELS, 64)
+    require_buildable("unet", "", "resnet18", "imagenet", CHANNELS, 64, Task())
     for arch, encoder, size, said in (
         ("swin_unet", "resnet18", 64, "is made of Swin Transformer blocks"),
         ("unet", "resnet18", 65, "the side must be a multiple of 32"),
@@ -90,7 +90,7 @@ def test_what_cannot_be_built_is_refused_without_fetching_weights(monkeypatch: p
         ("unet", "resnetaa34d", 64, "no published ImageNet weights of 'resnetaa34d'"),
     ):
         with pytest.raises(UserError, match=said):
-            require_buildable(arch, "", encoder, "imagenet", CHANNELS, size)
+            require_buildable(arch, "", encoder, "imagenet", CHANNELS, size, Task())
 
 
 # Shapes and sizes

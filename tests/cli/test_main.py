@@ -16,6 +16,7 @@ from qgbench.cli.main import app, main
 from qgbench.run.carry_out import describe
 from qgbench.run.record import read_record
 from qgbench.spec.run_spec import RunSpec
+from qgbench.spec.task import Task
 from tests.data.acquire.test_verify import near_copy, parts_of, write_set
 
 
@@ -466,9 +467,9 @@ def test_a_batch_that_leaves_a_process_too_few_images_for_the_arch_is_refused(
     assert call(monkeypatch, *RUN, "--method", "fixmatch", "--arch", "upernet", "--dry-run") == 0
     fields = json.loads(capsys.readouterr().out)["spec"] | {"processes": 4}
     with pytest.raises(UserError, match=r"'upernet' needs 2 or more images.*train.batch_labelled=8"):
-        describe(RunSpec.model_validate(fields))
-    assert describe(RunSpec.model_validate(fields | {"processes": 2}))
-    assert describe(RunSpec.model_validate(fields | {"arch": "unet"}))
+        describe(RunSpec.model_validate(fields), Task())
+    assert describe(RunSpec.model_validate(fields | {"processes": 2}), Task())
+    assert describe(RunSpec.model_validate(fields | {"arch": "unet"}), Task())
 
 
 def test_the_code_of_an_own_arch_is_part_of_the_runs_id(

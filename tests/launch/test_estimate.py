@@ -5,7 +5,15 @@ from statistics import median
 
 import pytest
 
-from qgbench.launch.estimate import Estimates, Measured, hardware_kind, read_measured, work_of, write_measured
+from qgbench.launch.estimate import (
+    Estimates,
+    Measured,
+    _labelled_images,
+    hardware_kind,
+    read_measured,
+    work_of,
+    write_measured,
+)
 from qgbench.launch.job import Job
 from qgbench.launch.measure import measure
 from qgbench.launch.plan import Plan, make_plan
@@ -15,6 +23,7 @@ from qgbench.run.folder import Status
 from qgbench.run.record import Record, find_records, read_record, write_record
 from qgbench.spec.protocol import Protocol, load_protocol
 from qgbench.spec.suite import load_suite
+from tests.records import spec_of
 
 RESULTS = Path(__file__).parents[2] / "results"
 HARDWARE = {"processor": "some"}
@@ -226,3 +235,17 @@ def test_what_cannot_be_timed_is_kept_with_its_cause_and_tried_again(smoke: Plan
     (taken,) = measure(only)
     assert "no_such_encoder" in taken.failure
     assert read_measured(tmp_path) == [taken]
+
+
+def test_how_many_have_labels_in_a_given_split_is_not_guessed_from_the_protocols_fractions() -> None:
+    known = {
+        "n7patients@given-aeb7378a": None,
+        "all@given-4c7ca4e1": None,
+        "p10@given-4c7ca4e1": None,
+        "n28@given-4c7ca4e1": 28,
+        "n28@grouped": 28,
+    }
+    for regime, images in known.items():
+        assert _labelled_images(spec_of(dataset="acdc", regime=regime)) == images
+    ours = (spec_of(dataset="acdc", regime=regime) for regime in ("all@grouped", "n7patients@grouped"))
+    assert all(_labelled_images(spec) for spec in ours)

@@ -16,6 +16,7 @@ from qgbench.launch.plan import Plan, load_plan, make_plan, require_same_data
 from qgbench.run.record import read_record, write_record
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.suite import load_suite, suite_names
+from tests.cli.test_main import ARCH
 from tests.spec.test_suite import TINY, written
 
 GOLDEN = Path(__file__).parents[1] / "golden/records/v1"
@@ -189,3 +190,51 @@ def test_shipped_suites_can_be_planned_without_their_data_and_have_as_many_runs_
     (runs,) = re.findall(rf"^\| `{name}` \| (\d+) \|", documented, re.MULTILINE)
     assert len(plan.runs) == int(runs)
     assert not list(tmp_path.iterdir())
+
+
+# Classes and volumes
+
+
+def test_an_arch_of_one_class_is_refused_for_a_data_set_of_several(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(ARCH)
+    block = f'seeds = [0, 1]\narchs = ["{tmp_path / "nets.py"}:flat"]\nset = {{ encoder_weights = "none" }}'
+    head, _, _ = TINY.replace("seeds = [0, 1]", block).rpartition("[[block]]")
+    text = head.replace('addon = "qw"', f'addon = "qw"\narchs = ["{tmp_path / "nets.py"}:flat"]')
+    assert make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu").runs
+    both = text.replace('phantom = ["n12"]', 'phantom = ["n12"]\nphantom3d = ["n2patients"]')
+    with pytest.raises(UserError, match=r"nets\.py:flat' segments one class, and there are 3"):
+        make_plan(load_suite(written(tmp_path, both)), tmp_path, None, "cpu")
+
+
+def test_regimes_that_count_what_a_data_set_has_not_are_listed(tmp_path: Path) -> None:
+    wrong = """
+phantom = ["n12", "n2patients"]
+phantom3d = ["n2", "p10", "n2patients@image", "n2patients"]
+"""
+    text = TINY.replace('\nphantom = ["n12"]\n', wrong)
+    with pytest.raises(UserError) as failure:
+        make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
+    assert str(failure.value).splitlines()[1:] == [
+        "  regime 'n2patients@grouped': 'phantom' is pictures, whose budget counts images; write 'n2@grouped'.",
+        "  regime 'n2@grouped': 'phantom3d' is volumes, whose budget counts patients; write 'n2patients@grouped'.",
+        "  regime 'p10@grouped': of volumes a number of patients has labels, not a share of the slices; give a number "
+        "(--labelled 7), or all.",
+        "  regime 'n2patients@image': 'phantom3d' is volumes, and slices of one would be trained and tested on; write "
+        "'n2patients@grouped'.",
+    ]
+
+
+def test_a_metric_or_class_that_nobody_knows_is_listed(tmp_path: Path) -> None:
+    asked = TINY.replace('phantom = "12"', 'phantom3d = "n2patients"').replace(
+        '["n12"]', '["n12"]\nphantom3d = ["n2patients"]'
+    )
+    for metric, regimes, said in (
+        ("dice:nosuch", asked, r"unknown class 'nosuch'.*lv, myo, rv.*'phantom3d'"),
+        ("dize:lv", asked, r"unknown metric 'dize'. Did you mean 'dice'"),
+        ("dice:lesion", TINY, r"'dice:lesion' is of a class, and 'phantom' has only one"),
+    ):
+        text = regimes.replace('addon = "qw"', f'addon = "qw"\nmetric = "{metric}"')
+        with pytest.raises(UserError, match=said):
+            make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
+    known = asked.replace('addon = "qw"', 'addon = "qw"\nmetric = "hd95:lv"')
+    assert make_plan(load_suite(written(tmp_path, known)), tmp_path, None, "cpu").runs

@@ -9,6 +9,8 @@ from qgbench.base.errors import UserError
 from qgbench.launch.job import Job, carry_out
 from qgbench.plugins.registry import BUILT_IN, KINDS, Kind, catalogue, kinds_of, load, resolve, source
 from qgbench.quality.guide import QualityWeighting, make_guide
+from qgbench.run.carry_out import rehearse
+from qgbench.run.carry_out import run as carry_out_run
 from qgbench.run.record import read_images
 from qgbench.run.request import make_spec, metrics_of
 from qgbench.spec.addons import ADDONS, SCORES, addon_settings, needs_score, needs_truth, settings_of
@@ -261,6 +263,52 @@ def test_a_metric_that_fails_is_named_with_its_line(tmp_path: Path) -> None:
     file.write_text(TAKEN.format(name="ratio", more=", measure=lambda pred, ref, spacing: None"))
     (finding,) = (finding for finding in findings(str(file)) if not finding.passed)
     assert finding.detail == "the metric 'ratio' gives None; expected a number."
+
+
+UNPACKED = ", measure=lambda pred, ref, spacing: 1.0 * spacing[0] / max(spacing[0], (lambda h, w: w)(*pred.shape))"
+REFUSED = """
+from qgbench.base.errors import UserError
+from qgbench.metrics.table import Metric
+
+
+def measure(pred, ref, spacing):
+    if pred.ndim == 3:
+        raise UserError("ratio is of pictures [2D] alone")
+    return 1.0
+
+
+ratio = Metric(name="ratio", label="Ratio", measure=measure)
+"""
+
+
+def test_a_metric_is_asked_of_volumes_too(tmp_path: Path) -> None:
+    file = tmp_path / "taken.py"
+    file.write_text(TAKEN.format(name="ratio", more=UNPACKED))
+    found = list(findings(str(file)))
+    (finding,) = (finding for finding in found if not finding.passed)
+    assert finding.rule == "it is in its range for masks that overlap in a volume"
+    assert re.match(
+        r"the metric 'ratio' failed: TypeError: .* \(taken\.py, line \d+\); write it for any", finding.detail
+    )
+    assert finding.detail.endswith("or refuse volumes with a message (a UserError)")
+    file.write_text(REFUSED)
+    found = list(findings(str(file)))
+    assert all(finding.passed for finding in found)
+    assert found[-1].rule == "it refuses volumes with a message: ratio is of pictures [2D] alone"
+
+
+@pytest.mark.parametrize("text", [REFUSED, UNPACKED])
+def test_a_run_on_volumes_refuses_a_metric_of_pictures_before_it_trains(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "taken.py"
+    file.write_text(text if text == REFUSED else TAKEN.format(name="ratio", more=text))
+    assert [metric.name for metric in metrics_of([str(file)])] == ["ratio"]
+    with pytest.raises(UserError, match=r"the metric 'ratio' cannot be measured on volumes: .*ratio"):
+        metrics_of([str(file)], volumes=True)
+    spec = make_spec("smoke", "phantom3d", "n3patients", Arm(method="supervised"), device="cpu")
+    for begin in (carry_out_run, rehearse):
+        with pytest.raises(UserError, match="cannot be measured on volumes"):
+            begin(spec, tmp_path / "runs", metrics=[str(file)])
+    assert not list(tmp_path.glob("runs/*/record.json"))
 
 
 def test_a_broken_metric_of_a_package_stops_only_who_asks_for_it(

@@ -150,8 +150,8 @@ def test_the_package_gives_its_methods_to_every_process(
     (elsewhere / "spec.json").write_text(json.dumps(planned["spec"]))
     code = (
         "from pathlib import Path; from qgbench.run.carry_out import describe;"
-        "from qgbench.spec.run_spec import RunSpec;"
-        "print(describe(RunSpec.model_validate_json(Path('spec.json').read_text()))['id'])"
+        "from qgbench.spec.run_spec import RunSpec; from qgbench.spec.task import Task;"
+        "print(describe(RunSpec.model_validate_json(Path('spec.json').read_text()), Task())['id'])"
     )
     assert call(elsewhere, "python", "-c", code) == f"{planned['id']}\n"
     with (desk / "package" / "lab.py").open("a") as file:

@@ -180,6 +180,15 @@ def with_better_dice(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(dice=rows["dice"] + change)
 
 
+def test_classes_of_a_volume_have_one_depth_and_spacing(tmp_path: Path) -> None:
+    path = make_record(tmp_path, GROUP_DICE, images=rows_of(BY_CLASS, HEART, volumes=True), unit="mm")
+    rows = pd.read_csv(images_path(path))
+    for name in ("depth", "spacing_width"):
+        rows.assign(**{name: rows[name] + (rows.index == 4)}).to_csv(images_path(path), index=False)
+        (problem,) = collect([tmp_path]).problems
+        assert f"gives classes of volume volume001 each its own {name}" in problem.cause
+
+
 @pytest.mark.parametrize(
     ("damage", "cause"),
     [
@@ -347,6 +356,28 @@ class TestUnits:
         assert found.measure.unit == "mm / voxels"
         assert (on_axes(found).label, on_axes(found).unit) == ("mean class HD95", "own unit")
 
+    def test_nsd_at_pixels_and_at_voxels_is_never_averaged(self, hearts: Path) -> None:
+        make_heart(hearts, unit="px", dataset="pictures")
+        assert len(analyse(collect([hearts])).across[0].settings) == 3
+        (across,) = analyse(collect([hearts]), metric="nsd_2px").across
+        assert [setting.dataset for setting in across.settings] == ["acdc", "hippocampus"]
+        assert across.title.endswith(", NSD at 2 voxels")
+        question = DeclaredQuestion(
+            "primary",
+            "?",
+            (("mean_teacher+qw", "mean_teacher"),),
+            {dataset: ("n28@grouped",) * 2 for dataset in ("acdc", "pictures")},
+            ("unet",),
+        )
+        collection = collect([hearts])
+        suite = DeclaredSuite(
+            "s", frozenset(r.record.spec.place for r in collection.runs), 1, question, metric="nsd_2px"
+        )
+        answers = analyse(collection, metric="nsd_2px", suite=suite).answers
+        assert answers is not None
+        assert answers.primary.estimate is None
+        assert "in points of NSD at 2 px and in points of NSD at 2 voxels" in answers.primary.lacking[0]
+
     def test_a_suites_mean_over_data_sets_is_withheld(self, hearts: Path) -> None:
         collection = collect([hearts])
         regimes = {dataset: ("n28@grouped",) * 2 for dataset in ("acdc", "hippocampus")}
@@ -494,6 +525,7 @@ def test_a_claim_may_be_of_one_class_or_of_their_mean(tmp_path: Path) -> None:
     (tmp_path / "claims" / "paper.toml").write_text(head + "".join(both))
     found = analyse(collect([tmp_path]))
     (table,) = claims_chapter(found).tables
+    assert table.columns[-1].endswith("(Dice: mean over volumes)")
     means = found.sections[0].cells[ArmName("mean_teacher", "", "")].means
     assert [row[-1] for row in table.rows] == [
         f"{means['dice']:.3f} (n28@grouped, unet, small; mean over classes)",
@@ -590,6 +622,14 @@ def test_reference_prediction_and_twin_differ_in_their_dashes_alone() -> None:
     assert len({str(dashes) for _, dashes in styles}) == 3
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} >= {"reference", "prediction", *HEART}
+
+
+def test_each_class_has_its_entry_in_the_legend_whatever_it_is_called() -> None:
+    named = ("reference", "a-very-long-name-of-a-class-1", "a-very-long-name-of-a-class-2")
+    rows = {"one": [drawn.Picture(np.zeros((40, 60, 3), np.uint8), LABELS[1], LABELS[1], None, "a", [])]}
+    (legend,) = drawn.compose("title", rows, "", named).legends
+    assert [text.get_text() for text in legend.get_texts()][:3] == ["reference", "prediction", "reference"]
+    assert len(legend.get_texts()) == 5
 
 
 def test_captions_name_every_class_and_what_is_empty() -> None:

@@ -1,5 +1,6 @@
 """Reports from synthetic records whose truth is known."""
 
+import json
 import math
 import re
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from scipy import stats
 
 from qgbench.base.errors import QGBenchError, UserError
@@ -20,6 +22,7 @@ from qgbench.report.analysis import analyse
 from qgbench.report.audit import audit
 from qgbench.report.chapters.audit import audit_tables
 from qgbench.report.collect import collect
+from qgbench.report.figures import budgets
 from qgbench.report.render.latex import escape_latex
 from qgbench.report.render.markdown import markdown_name
 from qgbench.report.sections import Section
@@ -134,6 +137,13 @@ def make_record(
     write_images(folder / name / "images.csv", images)
     write_record(folder / name, Record(**values))
     return folder / name / "record.json"
+
+
+def with_labels(path: Path, count: int) -> None:
+    """Let a record have so many labelled images."""
+    record = json.loads(path.read_text())
+    record["provenance"]["labelled_ids"] = [str(number) for number in range(count)]
+    path.write_text(json.dumps(record))
 
 
 def make_twins(folder: Path, seeds: int = 3, groups: int = 8, **cell: Any) -> None:
@@ -295,6 +305,33 @@ class TestNumbers:
         by_regime = {section.setting.regime: section for section in analyse(collect([tmp_path])).sections}
         (twin,) = [c for c in by_regime["n28@grouped"].contrasts if c.name.addon == "qw"]
         assert twin.headroom == pytest.approx(0.02 / 0.08)
+
+    def test_headroom_and_curves_are_of_equal_settings_on_one_partition_of_a_given_split(self, tmp_path: Path) -> None:
+        """Each budget has a name of its own; what is of another size, or of other parts, is another training."""
+        own = {"variant": "size=128"}
+        for seed in range(3):
+            for few, gain in (("n28@given-00000001", 0.0), ("n56@given-00000002", 0.04)):
+                for addon, more in (("", 0.0), ("qw", 0.02)):
+                    cell = {"regime": few, "addon": addon, "seed": seed, **own}
+                    provenance = make_record(tmp_path / few, GROUP_DICE + gain + more, **cell)
+                    with_labels(provenance, 28 if gain == 0 else 56)
+                for variant, less in (("size=128", 0.02), ("", 0.3)):
+                    cell = {"regime": few, "variant": variant, "seed": seed}
+                    make_record(tmp_path / few, GROUP_DICE + gain - less, method="supervised", **cell)
+            for variant, more in (("size=128", 0.06), ("", 0.01)):
+                cell = {"regime": "all@given-00000003", "variant": variant, "seed": seed}
+                make_record(tmp_path / "all", GROUP_DICE + more, method="supervised", **cell)
+        found = analyse(collect([tmp_path]))
+        by_regime = {section.setting.regime: section for section in found.sections}
+        (twin,) = [c for c in by_regime["n28@given-00000001"].contrasts if c.name.addon == "qw"]
+        assert twin.headroom == pytest.approx(0.02 / 0.08)
+        (figure,) = [draw() for draw in budgets.plan(found).draws]
+        assert any("given" in text.get_text() and "0000" not in text.get_text() for text in figure.findobj(Text))
+        for file in (tmp_path / "all").rglob("record.json"):
+            record = json.loads(file.read_text())
+            record["provenance"]["split"] = "other parts"
+            file.write_text(json.dumps(record))
+        assert all(c.headroom is None for s in analyse(collect([tmp_path])).sections for c in s.contrasts)
 
     def test_bold_is_the_whole_top_clique(self, tmp_path: Path) -> None:
         """ict is as good as the best one up to noise; cps is five points below in every group."""

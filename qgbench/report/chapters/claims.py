@@ -11,12 +11,13 @@ from qgbench.trust.claims import Claim
 def claims_chapter(analysis: Analysis) -> Chapter:
     """Return the claims of papers; nothing is computed from them."""
     predictors = [row for section in analysis.sections for row in audit(section.runs) if row.part == "predictor"]
+    nouns = " or ".join(sorted({f"{section.noun}s" for section in analysis.sections}))
     columns: Columns[Claim] = {
         "Source": lambda claim: f"{claim.source} ({_place(claim)})",
         "About": _subject,
         "Metric": lambda claim: claim.metric,
         "Claimed": lambda claim: claim.text,
-        "Measured here\n(Dice: mean over images)": lambda claim: _measured(claim, analysis, predictors),
+        f"Measured here\n(Dice: mean over {nouns or 'images'})": lambda claim: _measured(claim, analysis, predictors),
     }
     shown = table("Claimed by papers, not measured here", columns, analysis.claims, names=3)
     below = ["Claimed numbers are copied from their sources, whose data, protocol and metrics may differ from these."]

@@ -15,6 +15,7 @@ from qgbench.report.scores import Scores
 from qgbench.report.sections import Section
 from qgbench.report.wording import MISSING, by_reason, in_points, p_words, pair_words, protocol_line
 from qgbench.spec.arm import ArmName
+from qgbench.spec.task import MEAN
 from qgbench.stats.crossed import Estimate
 
 UNIT_RULE = (
@@ -130,10 +131,6 @@ _Column = tuple[Metric, str]
 
 def _width(column: _Column) -> int:
     return max(map(len, column[1].split("\n")))
-
-
-MEAN = "mean"
-"""How the mean over classes is called; no class may be."""
 
 
 def _metrics_of(section: Section, *names: str) -> list[Metric]:

@@ -8,6 +8,7 @@ from qgbench.report.chapters.table import Chapter, Columns, Table, part_title, t
 from qgbench.report.collect import Problem
 from qgbench.report.declared import Answer, Answers
 from qgbench.report.wording import MARK, MISSING, by_reason, in_points, p_words, protocol_line
+from qgbench.spec.task import MEAN
 from qgbench.stats.crossed import Estimate
 
 _ABREAST = 5  # columns of data sets that a landscape page holds
@@ -157,7 +158,7 @@ def _inside_classes(answers: Answers, what: Metric) -> list[Table]:
             columns: Columns[Answer] = {
                 "Name": lambda one: one.question.name,
                 **{name: partial(of_class, name) for name in part},
-                "mean": mean,
+                MEAN: mean,
             }
             tables.append(table(title, columns, own, names=1))
     return tables

@@ -11,9 +11,10 @@ from qgbench.metrics.table import Metric
 from qgbench.report.analysis import Analysis
 from qgbench.report.contrasts import is_control
 from qgbench.report.figures import style
-from qgbench.report.sections import Section
+from qgbench.report.sections import Section, supervised_like
 from qgbench.report.wording import setting_words
 from qgbench.spec.arm import ArmName
+from qgbench.spec.regime import GIVEN
 from qgbench.spec.run_spec import Setting
 from qgbench.stats.crossed import Estimate
 
@@ -57,7 +58,8 @@ def plan(analysis: Analysis) -> style.Plan:
 
 
 def _without_budget(section: Section) -> Setting:
-    return section.setting.model_copy(update={"regime": _rest(section.setting.regime)})
+    pools, _, _ = _rest(section.setting.regime).rpartition("@")
+    return section.setting.model_copy(update={"regime": f"{pools}@{section.partition}"})
 
 
 def _rest(regime: str) -> str:
@@ -67,22 +69,25 @@ def _rest(regime: str) -> str:
 
 def _panels(sections: list[Section], analysis: Analysis) -> list[_Panel]:
     curves: dict[ArmName, dict[float, Estimate]] = defaultdict(dict)
+    plain: dict[ArmName, ArmName] = {}
     for section in sections:
         runs = section.runs_of()
         for name, scores in section.cells.items():
+            plain[name.without_addon] = supervised_like(runs[name][0].record.spec)
             ids = [len(r.record.provenance.labelled_ids) for r in runs[name]]
             if min(ids) > 0 and not is_control(name.addon) and np.isfinite(scores.estimate.mean):
                 curves[name][float(np.mean(ids))] = scores.estimate
     setting = sections[0].setting
-    words = setting_words(setting.model_copy(update={"regime": _rest(setting.regime).lstrip("@+")}), analysis)
-    supervised = ArmName("supervised", "", "")
-    alone = curves.get(supervised, {})
+    rests = {_rest(section.setting.regime).lstrip("@+") for section in sections}
+    rest = rests.pop() if len(rests) == 1 else re.sub(f"{GIVEN}.*", "given", min(rests))
+    words = setting_words(setting.model_copy(update={"regime": rest}), analysis)
     panels = []
     for method in sorted({name.without_addon for name in curves}, key=lambda name: name.order):
         own = {name.addon: curve for name, curve in curves.items() if name.without_addon == method}
         if any(len(curve) > 1 for curve in own.values()):
             own = dict(sorted(own.items()))
-            panels.append(_Panel(method, words, own, {} if method == supervised else alone))
+            alone = plain[method]
+            panels.append(_Panel(method, words, own, {} if method == alone else curves.get(alone, {})))
     return panels
 
 

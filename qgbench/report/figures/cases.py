@@ -92,17 +92,17 @@ def compose(title: str, rows: Mapping[str, Sequence[Picture]], twin_name: str, c
     columns = max([_LEAST_COLUMNS, *(len(row) for row in rows.values())])
     width = 2 * _MARGIN + columns * (_PICTURE_WIDTH + _GAP) - _GAP
     title_lines = textwrap.wrap(printable(title), int(width / 0.1))
-    named = {"reference": _REFERENCE, "prediction": _PREDICTION}
+    named = [("reference", _REFERENCE), ("prediction", _PREDICTION)]
     if any(picture.twin is not None for row in rows.values() for picture in row):
         name = shortened(printable(twin_name), _TWIN_NAME_LENGTH)
-        named[f"prediction of the twin {name}".rstrip()] = _TWIN
+        named.append((f"prediction of the twin {name}".rstrip(), _TWIN))
     legend_columns = len(named) if columns > _LEAST_COLUMNS else 1
     if len(classes) > 1:
-        named = {name: style._replace(color=_ANY_CLASS) for name, style in named.items()}
-        named |= {
-            shortened(printable(name), _CLASS_NAME_LENGTH): _Style(_class_color(place), 1.6)
+        named = [(name, style._replace(color=_ANY_CLASS)) for name, style in named]
+        named += [
+            (shortened(printable(name), _CLASS_NAME_LENGTH), _Style(_class_color(place), 1.6))
             for place, name in enumerate(classes)
-        }
+        ]
         legend_columns = min(len(named), int((width - 2 * _MARGIN) / _LEGEND_ENTRY))
     legend_top = _MARGIN + _TITLE_LINE * len(title_lines)
     top = legend_top + _LEGEND_LINE * math.ceil(len(named) / legend_columns)
@@ -136,17 +136,19 @@ def _row_size(row: Sequence[Picture]) -> tuple[float, float]:
     return min(_LARGEST_PICTURE_HEIGHT, picture), _CAPTION_LINE * max(1 + len(p.caption) for p in row) + 0.05
 
 
-def _add_legend(figure: "Figure", named: Mapping[str, _Style], columns: int, corner: tuple[float, float]) -> None:
+def _add_legend(
+    figure: "Figure", named: Sequence[tuple[str, _Style]], columns: int, corner: tuple[float, float]
+) -> None:
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
 
     def line(style: _Style) -> Line2D:
         return Line2D([], [], color=style.color, linewidth=style.width, linestyle=style.line)
 
-    handles: list[Any] = [(line(_HALO), line(style)) for style in named.values()]
+    handles: list[Any] = [(line(_HALO), line(style)) for _, style in named]
     legend = figure.legend(
         handles,
-        list(named),
+        [name for name, _ in named],
         handler_map={tuple: HandlerTuple(ndivide=1)},
         loc="upper left",
         bbox_to_anchor=corner,

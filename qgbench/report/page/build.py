@@ -252,7 +252,7 @@ class _Site:
             record=record,
             measures=_measures(section),
             of_classes=[in_unit_of(METRICS[name], [run]) for name in ("dice", "hd95")] if several else [],
-            noun="volume" if record.of_volumes else "image",
+            noun=record.noun,
             distance_unit=in_unit_of(METRICS["hd95"], [run]).unit,
             audits_by_class=run.audits_by_class,
             rerun=run.rerun,

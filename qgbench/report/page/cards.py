@@ -12,7 +12,7 @@ from importlib.resources import files
 from qgbench.data.cards import Card, card_names, load_card
 from qgbench.metrics.table import METRICS
 from qgbench.plugins.registry import method_names
-from qgbench.report.collect import Run, in_unit_of
+from qgbench.report.collect import Run, in_unit_of, noun_of
 from qgbench.report.page.names import slug
 
 
@@ -93,16 +93,16 @@ def _facts(runs: list[Run]) -> list[tuple[str, str]]:
     tested = {run.units.key: run.units for run in runs}
     diagonals = [float(end) for units in tested.values() for end in (units.diagonal.min(), units.diagonal.max())]
     data = sorted({run.record.provenance.data for run in runs})
-    noun = "volumes" if any(run.record.of_volumes for run in runs) else "images"
+    noun = noun_of(runs)
     classes = dict.fromkeys(", ".join(run.record.classes) for run in runs if len(run.record.classes) > 1)
     unit = in_unit_of(METRICS["hd95"], runs).unit
     return [
         ("records", str(len(runs))),
         ("regimes", ", ".join(sorted({run.record.spec.regime for run in runs}))),
         *(("classes", named) for named in classes),
-        (f"test {noun}", _either(len(units.ids) for units in tested.values())),
+        (f"test {noun}s", _either(len(units.ids) for units in tested.values())),
         ("test groups", _either(len(units.group_names) for units in tested.values())),
-        (f"diagonal of the test {noun}", f"{min(diagonals):.0f} to {max(diagonals):.0f} {unit}"),
+        (f"diagonal of the test {noun}s", f"{min(diagonals):.0f} to {max(diagonals):.0f} {unit}"),
         ("fingerprints of images and masks", ", ".join(data)),
     ]
 

@@ -19,11 +19,11 @@ def _columns(run: Run) -> dict[str, _Column]:
     """Return the columns that are shown, by their names in the CSV."""
     record = run.record
     unit = in_unit_of(METRICS["hd95"], [run]).unit
-    point, noun = ("voxels", "Volume") if record.of_volumes else ("px", "Image")
+    point = "voxels" if record.of_volumes else "px"
     class_column: dict[str, _Column] = {"class": ("Class", 1.0, None)} if len(record.classes) > 1 else {}
     volume_columns: dict[str, _Column] = {"depth": ("Depth", 1.0, 0)} if record.of_volumes else {}
     return {
-        "id": (noun, 1.0, None),
+        "id": (record.noun.capitalize(), 1.0, None),
         **class_column,
         "group": ("Group", 1.0, None),
         **volume_columns,
