@@ -22,14 +22,14 @@ from typing import Any
 from qgbench.base.errors import UserError
 from qgbench.base.text import read_text
 from qgbench.data.source import name_some
-from qgbench.data.volume_files import HDF5_SUFFIXES, VolumeFiles, stem_of
+from qgbench.data.volume_files import VolumeFiles, is_hdf5, stem_of
 
 LAYOUTS = (
     "imagesTr/, labelsTr/ and dataset.json (nnU-Net, Decathlon); patientNNN_frameMM.nii.gz and ..._gt.nii.gz (ACDC); "
     "VOLUME.h5 or VOLUME_slice_N.h5 (SSL4MIS)"
 )
-_FRAME = re.compile(r"(?P<patient>patient\d+)_frame\d+", re.IGNORECASE)
-_SLICE = re.compile(r"(?P<volume>.+)_slice_?(?P<place>\d+)", re.IGNORECASE)
+FRAME = re.compile(r"(?P<patient>patient\d+)_frame(?P<number>\d+)", re.IGNORECASE)
+SLICE = re.compile(r"(?P<volume>.+)_slice_?(?P<number>\d+)", re.IGNORECASE)
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _HEART: Mapping[str, int] = {"rv": 1, "myo": 2, "lv": 3}
 
@@ -101,7 +101,7 @@ def _of_acdc(folder: Path, files: list[Path]) -> VolumeFolder | None:
         stem = _name(file)
         found = labels if stem.lower().endswith("_gt") else images
         stem = stem[:-3] if found is labels else stem
-        if _FRAME.fullmatch(stem) and not _is_hdf5(file):
+        if FRAME.fullmatch(stem) and not is_hdf5(file):
             _keep_one(found, stem, file)
     if not images and not labels:
         return None
@@ -137,10 +137,10 @@ def _of_nnunet(root: Path) -> VolumeFolder:
 def _of_ssl4mis(folder: Path, files: list[Path]) -> VolumeFolder | None:
     whole: dict[str, Path] = {}
     slices: dict[str, dict[int, Path]] = {}
-    for file in filter(_is_hdf5, files):
-        if found := _SLICE.fullmatch(_name(file)):
+    for file in filter(is_hdf5, files):
+        if found := SLICE.fullmatch(_name(file)):
             of_volume = slices.setdefault(found["volume"], {})
-            if (place := int(found["place"])) in of_volume:
+            if (place := int(found["number"])) in of_volume:
                 raise UserError(f"{of_volume[place]} and {file} are one slice; keep one of them.")
             of_volume[place] = file
         else:
@@ -156,17 +156,13 @@ def _of_ssl4mis(folder: Path, files: list[Path]) -> VolumeFolder | None:
         volumes[name] = tuple(of_volume[place] for place in places)
     if not volumes:
         return None
-    classes = _HEART if all(map(_FRAME.fullmatch, volumes)) else {}
+    classes = _HEART if all(map(FRAME.fullmatch, volumes)) else {}
     paired = {name: VolumeFiles(volumes[name], volumes[name]) for name in sorted(volumes)}
     return VolumeFolder(folder, paired, _patients(volumes), classes, {})
 
 
 def _name(file: Path) -> str:
     return unicodedata.normalize("NFC", stem_of(file) or file.name)
-
-
-def _is_hdf5(file: Path) -> bool:
-    return file.name.lower().endswith(HDF5_SUFFIXES)
 
 
 def _keep_one(found: dict[str, Path], name: str, file: Path) -> None:
@@ -188,7 +184,7 @@ def _paired(folder: Path, images: Mapping[str, Path], labels: Mapping[str, Path]
 
 
 def _patients(volumes: Mapping[str, Any]) -> dict[str, str]:
-    frames = {name: _FRAME.fullmatch(name) for name in volumes}
+    frames = {name: FRAME.fullmatch(name) for name in volumes}
     if not all(frames.values()):
         return {name: name for name in sorted(volumes)}
     return {name: found["patient"] for name, found in sorted(frames.items()) if found}

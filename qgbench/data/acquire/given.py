@@ -25,6 +25,7 @@ from qgbench.data.layouts import id_of
 from qgbench.data.readers import IMAGE_SUFFIXES, Source, name_some
 from qgbench.data.splits import PARTS
 from qgbench.data.volume_files import stem_of
+from qgbench.data.volume_layouts import FRAME, SLICE
 from qgbench.data.volumes import slice_id
 
 IMAGE_COLUMNS = ("image_path", "image", "id", "stem", "image_id", "image_name", "filename", "name")
@@ -42,8 +43,6 @@ _PURPOSE = {"train": "train on", "val": "validate on", "test": "test on"}
 _SUFFIXES = (".csv", ".txt", ".list")
 _SUFFIX = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 _FIRST_FILE = re.compile(rf".*?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})(?=\s|$)", re.IGNORECASE)
-_FRAME = re.compile(r"(?P<patient>.+)_frame(?P<number>\d+)", re.IGNORECASE)
-_SLICE = re.compile(r"(?P<volume>.+)_slice_?(?P<number>\d+)", re.IGNORECASE)
 _LEAST_IMAGES = 2  # in each part
 
 
@@ -164,7 +163,7 @@ class _VolumeNames:
     def match(self, names: list[str]) -> tuple[set[str], list[str]]:
         """Return the slices that are meant, and the names that mean none."""
         plain = [self._plain(name) for name in names]
-        slices = [_SLICE.fullmatch(name) for name in plain]
+        slices = [SLICE.fullmatch(name) for name in plain]
         named = [cut["volume"] if cut else name for name, cut in zip(plain, slices, strict=True)]
         volume_of = self._volumes_named(set(named))
         first = min((int(cut["number"]) for cut in slices if cut), default=1)
@@ -194,7 +193,7 @@ class _VolumeNames:
         found = {name: name for name in names if name in self._volumes}
         frames: dict[str, dict[int, str]] = {}
         for name in names:
-            if frame := _FRAME.fullmatch(name):
+            if frame := FRAME.fullmatch(name):
                 frames.setdefault(frame["patient"], {})[int(frame["number"])] = name
         for patient, named in frames.items():
             volumes = sorted(self._of_patient.get(patient, []), key=_frame_number)
@@ -205,7 +204,7 @@ class _VolumeNames:
 
 
 def _frame_number(volume: str) -> int:
-    frame = _FRAME.fullmatch(volume)
+    frame = FRAME.fullmatch(volume)
     return int(frame["number"]) if frame else 0
 
 
