@@ -42,7 +42,8 @@ protocol       fault    no protocol of this qgbench, or a newer version of one o
 spec           fault    a spec that does not resolve, names nothing known, or that run_id or settings contradict;
                         settings that came after the record are read as what was done before them
 labels         fault    labelled images that repeat, are test images, are not as many as the regime says, or are not
-                        those that the seed draws; of several classes, which images show them is believed
+                        those that the seed draws, or that the published split names; of several classes, which images
+                        show them is believed, and of volumes without a committed split, whose they are
 split          fault    another split than the committed one
 test images    fault    other test images or groups than the committed split's
 place          fault    submitted under a name that is not the record's (`qgbench.run.record.result_path`)
@@ -50,8 +51,8 @@ pair           fault    a submitted CSV, or what reruns found, without its JSON
 reproduction   fault    what reruns found cannot be read or is of another record, or the last rerun disagrees
 older          note     a former version of the protocol, or of the g that guides the run: run_id, settings, split,
                         labelled images and place are not compared with those of today
-split unknown  note     no split is committed for this data set, or someone else made it: split, test images and audited
-                        images are not checked
+split unknown  note     no split is committed for this data set, or someone else made it and it does not ship: split,
+                        test images and audited images are not checked
 outside code   note     method, architecture, add-on or metric do not ship with qgbench; and whether what is here has
                         another source, or is a file, which is not run: then what it decides is not checked
 uncommitted    note     trained by code with changes that no commit holds
@@ -108,6 +109,7 @@ from qgbench.base.errors import QGBenchError, UserError, unknown_name
 from qgbench.base.paths import no_folder
 from qgbench.base.progress import Track, no_progress
 from qgbench.base.schema import SLACK, not_finite
+from qgbench.data.acquire.given import read_shipped
 from qgbench.data.cache import joint_fingerprint, prepare
 from qgbench.data.cards import Card, card_names, load_card
 from qgbench.data.readers import DRAWN, name_some, open_source
@@ -210,6 +212,7 @@ class _CommittedSplit:
     train: pd.DataFrame
     val: frozenset[str]
     test: dict[str, str]  # group by id
+    labelled: list[str] | None  # where the split's maker chose them
 
 
 def record_files(folders: Sequence[Path]) -> list[Path]:
@@ -337,7 +340,7 @@ class _Verifier:
         names = [name for name in image_columns(record.of_volumes) if name not in TEXT_COLUMNS]
         numbers = dict(zip(names, images[names].to_numpy(dtype=float).T, strict=True))
         in_table = [*_image_ids(images, record), *_rows(images, numbers, record)]
-        in_table += [found for metric in record.metrics.values() for found in _further(images, metric)]
+        in_table += [found for metric in record.metrics.values() for found in _further(images, metric, _noun(record))]
         faults = [Fault(table, *found) for found in in_table]
         faults += _audited(path, record, set(images["id"]))
         faults += [Fault(path, *found) for found in (*_contradictions(record), *_labels(record, images))]
@@ -411,11 +414,11 @@ class _Verifier:
 
     def _split(self, path: Path, record: Record, images: pd.DataFrame, protocol: Protocol) -> Iterator[Fault]:
         cell, regime = record.spec, Regime.parse(record.spec.regime)
-        key = (cell.dataset, regime.split_kind, cell.protocol)
+        key = (cell.dataset, regime.split, cell.protocol)
         if key not in self._splits:
             self._splits[key] = _committed_split(cell.dataset, regime, protocol)
         committed = self._splits[key]
-        if regime.split.startswith(GIVEN) or committed is None:
+        if committed is None:
             text = f"no split of '{cell.dataset}' is committed that is '{regime.split}': test and audited images "
             text += "are not checked"
             yield Fault(path, "split unknown", text, "note")
@@ -440,7 +443,16 @@ class _Verifier:
             drawable = 1 <= regime.labelled(units) <= units
             self._draws[draw] = draw_budget(committed.train, regime, cell.dataset, cell.seed) if drawable else []
         drawn, labelled = self._draws[draw], provenance.labelled_ids
-        if labelled != drawn and (regime.patients or not _shows_classes_first(labelled, committed.train, record)):
+        if regime.patients:
+            group_of = dict(zip(committed.train["id"], committed.train["group"], strict=True))
+            patients = len({group_of.get(id, id) for id in labelled})
+            if patients != regime.budget:
+                yield Fault(path, "labels", f"{patients} labelled patients, and the regime is {regime}")
+        if committed.labelled is not None:
+            if labelled != committed.labelled:
+                text = f"{len(labelled)} labelled images, and '{regime.split}' names {len(committed.labelled)}; "
+                yield Fault(path, "labels", text + _differences(labelled, committed.labelled))
+        elif labelled != drawn and (regime.patients or not _shows_classes_first(labelled, committed.train, record)):
             text = f"{len(labelled)} labelled images, and seed {cell.seed} draws {len(drawn)}; "
             yield Fault(path, "labels", text + _differences(labelled, drawn))
 
@@ -592,7 +604,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -
     yield from faulty("scores", "no confidence between 0 and 1", (confidence >= 0) & (confidence <= 1 + SLACK))
 
 
-def _further(images: pd.DataFrame, metric: Metric) -> Found:
+def _further(images: pd.DataFrame, metric: Metric, noun: str) -> Found:
     """Yield where a metric that does not ship leaves its range, or what it says of empty masks."""
     value, status = images[metric.name].to_numpy(float), images["status"]
     one_empty = status.isin(["missed", "spurious"]).to_numpy()
@@ -601,7 +613,7 @@ def _further(images: pd.DataFrame, metric: Metric) -> Found:
     right = np.where(one_empty, np.isnan(value) if metric.is_distance else value == metric.one_empty, right)
     if not right.all():
         text = f"{metric.name} is outside its range, or not what it says of empty masks: "
-        yield "metrics", text + name_some(list(dict.fromkeys(images["id"][~right])), "image")
+        yield "metrics", text + name_some(list(dict.fromkeys(images["id"][~right])), noun)
 
 
 def _highest(metric: Metric) -> float:
@@ -810,7 +822,11 @@ def _notes(path: Path, record: Record) -> Iterator[Fault]:
         text = f"trained by code with changes that commit {record.provenance.git_commit} does not hold"
         yield Fault(path, "uncommitted", text, "note")
     if copies := (record.near_copies or {}).get("test"):
-        text = f"{name_some(copies, 'test image')} of {record.summary.images}: near copies of training images"
+        images = sorted(set(map(_unit_of(record), copies))), f"test {_noun(record)}"
+        near = "near copies of training images"
+        if record.of_volumes:
+            near = "with slices that are near copies of slices to train on"
+        text = f"{name_some(*images)} of {record.summary.images}: {near}"
         yield Fault(path, "near copies", text, "note")
 
 
@@ -825,11 +841,16 @@ def _reproduced(path: Path) -> Iterator[Fault]:
 
 
 def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _CommittedSplit | None:
-    """Return the committed split of a data set; None where there is none."""
+    """Return the committed split of a data set, or a published one that ships; None where there is none."""
     if dataset not in card_names("labelled"):
         return None
+    labelled = None
     try:
         split = load_split(dataset, regime.split_kind, protocol.fractions)
+        if regime.split.startswith(GIVEN):
+            if (given := read_shipped(dataset, regime.split, split)) is None:
+                return None
+            split, labelled = given.table, given.labelled
     except UserError:
         return None
     test = split[split["split"] == "test"]
@@ -838,6 +859,7 @@ def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _Commi
         train=split[split["split"] == "train"],
         val=frozenset(split["id"][split["split"] == "val"]),
         test=dict(zip(test["id"], test["group"], strict=True)),
+        labelled=labelled,
     )
 
 

@@ -14,16 +14,22 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import as_file
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from qgbench.base.errors import UserError, unreadable
 from qgbench.base.logs import logger
 from qgbench.base.text import read_table, read_text, refuse_empty
+from qgbench.data.cards import Card, card_folder, load_card
 from qgbench.data.layouts import id_of
 from qgbench.data.readers import IMAGE_SUFFIXES, Source, name_some
+from qgbench.data.source import Slice
 from qgbench.data.splits import PARTS
+from qgbench.data.units import volume_of
 from qgbench.data.volume_files import stem_of
 from qgbench.data.volume_layouts import FRAME, SLICE
 from qgbench.data.volumes import slice_id
@@ -114,6 +120,43 @@ def read_given(paths: Sequence[Path], source: Source, pools: Sequence[Source] = 
                 )
             ids_of_part[part or _UNLABELLED] |= found
     return _assembled(ids_of_part, from_pools, source)
+
+
+def read_shipped(dataset: str, kind: str, listed: pd.DataFrame) -> GivenSplit | None:
+    """Read a published split that ships, without the images; None where it does not ship.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of a shipped data set.
+    kind : str
+        As `GivenSplit.kind`.
+    listed : DataFrame
+        Its images and their groups: columns id and group, as in a committed split.
+    """
+    with as_file(card_folder(dataset).joinpath("splits", f"{kind}.csv")) as file:
+        return read_given([file], _Listed(load_card(dataset), listed)) if file.is_file() else None
+
+
+class _Listed(Source):
+    """Names of images and their groups, of which none is here."""
+
+    def __init__(self, card: Card, listed: pd.DataFrame) -> None:
+        self.card, self.labelled = card, True
+        group_of = dict(zip(listed["id"], listed["group"], strict=True))
+        self.ids = sorted(group_of)
+        self.groups = [group_of[id] for id in self.ids]
+        if card.volumes is not None:
+            places = {id: (volume_of(id), int(id.rpartition("_z")[2])) for id in self.ids}
+            self.volumes = {id: Slice(volume, index, None) for id, (volume, index) in places.items()}
+
+    def image(self, id: str) -> NDArray[np.uint8]:
+        raise NotImplementedError
+
+    mask = image
+
+    def content_key(self) -> str:
+        raise NotImplementedError
 
 
 class _Names:
