@@ -320,6 +320,7 @@ def _assembled(ids_of_part: dict[str, set[str]], from_pools: dict[str, set[str]]
                 f"another file with --split-from, whose name says {part}."
             )
     _refuse_parted(source, part_of)
+    _refuse_parted_labels(source, labelled, ids_of_part["train"])
     group_of = dict(zip(source.ids, source.groups, strict=True))
     rows = [(id, group_of[id], part) for id, part in sorted(part_of.items())]
     table = pd.DataFrame(rows, columns=["id", "group", "split"])
@@ -335,6 +336,18 @@ def _assembled(ids_of_part: dict[str, set[str]], from_pools: dict[str, set[str]]
     if pool and (unused := [name for name, ids in from_pools.items() if not ids]):
         raise UserError(f"the split lists images of pools, but none of {', '.join(unused)}; leave that pool out.")
     return GivenSplit(table, sorted(labelled) or None, pool or None)
+
+
+def _refuse_parted_labels(source: Source, labelled: set[str], train: set[str]) -> None:
+    """Refuse a patient of volumes of whom only some slices to train on are labelled: budgets count patients."""
+    if not (source.volumes and labelled):
+        return
+    group_of = dict(zip(source.ids, source.groups, strict=True))
+    if parted := sorted({group_of[id] for id in labelled} & {group_of[id] for id in train - labelled}):
+        raise UserError(
+            f"the split calls only some slices of {name_some(parted, 'patient')} labelled: list all slices or volumes "
+            "of a patient, or the patient, as labelled or as unlabelled."
+        )
 
 
 def _refuse_parted(source: Source, part_of: dict[str, str]) -> None:
