@@ -89,7 +89,7 @@ def open_run_data(
         that are to validate or test on; the budget counts images of volumes, or patients of pictures.
     """
     source = open_source(dataset, data_dir)
-    _refuse_other_units(regime, source)
+    refuse_other_units(regime, source)
     pools = [open_pool(name, data_dir) for name in regime.pool_names]
     given = _given(regime, split_from, source, pools)
     chosen = [_drawn(pool, given, draw, dataset, seed) for pool, draw in zip(pools, regime.pool_draws, strict=True)]
@@ -145,7 +145,8 @@ def _given(regime: Regime, split_from: Sequence[Path], source: Source, pools: Se
     return given
 
 
-def _refuse_other_units(regime: Regime, source: Source) -> None:
+def refuse_other_units(regime: Regime, source: Source) -> None:
+    """Refuse a budget that counts images of volumes, or patients of pictures."""
     if source.volumes and regime.of_volumes() != regime:
         raise UserError(
             f"regime '{regime}': '{source.name}' is volumes, whose budget counts patients; write "
