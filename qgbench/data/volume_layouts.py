@@ -21,6 +21,7 @@ from typing import Any
 
 from qgbench.base.errors import UserError
 from qgbench.base.text import read_text
+from qgbench.data.cards import NO_CLASSES
 from qgbench.data.source import name_some
 from qgbench.data.volume_files import VolumeFiles, is_hdf5, stem_of
 
@@ -66,6 +67,17 @@ class VolumeFolder:
         """Whether names tell patients; otherwise each volume is one."""
         return any(volume != patient for volume, patient in self.patients.items())
 
+    def named_classes(self) -> Mapping[str, int]:
+        """Return the classes; raise UserError where a name in ``dataset.json`` can be that of none."""
+        if wrong := [name for name in self.classes if not name or name in NO_CLASSES]:
+            others = {name: f"class{value}" if name in wrong else name for name, value in self.classes.items()}
+            typed = ",".join(f"{others[name]}={value}" for name, value in self.classes.items())
+            raise UserError(
+                f"{self.described_in[0]}: the label {self.classes[wrong[0]]} is called '{wrong[0]}', which cannot name "
+                f"a class; give names of your own: --classes {typed}"
+            )
+        return self.classes
+
 
 def find_volumes(folder: Path) -> VolumeFolder | None:
     """Return what a folder of volumes holds; None where it is in none of the layouts. Nothing is decoded.
@@ -77,7 +89,7 @@ def find_volumes(folder: Path) -> VolumeFolder | None:
         cannot be understood; or the folder cannot be read.
     """
     files = list(_files(folder))
-    roots = {file.parent.parent for file in files if file.parent.name == "imagesTr"}
+    roots = {where.parent for where, _ in _walked(folder) if where.name == "imagesTr"}
     if len(roots) > 1:
         raise UserError(f"{folder} holds several data sets ({name_some(sorted(map(str, roots)), 'folder')}); name one.")
     if roots:
@@ -86,12 +98,19 @@ def find_volumes(folder: Path) -> VolumeFolder | None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    for where, names in _walked(folder):
+        yield from (where / name for name in names if not name.startswith(".") and stem_of(Path(name)))
+
+
+def _walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder that is looked into, and the names of its files."""
+
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}); may you read it?") from error
 
     for where, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        yield from (Path(where, name) for name in sorted(names) if not name.startswith(".") and stem_of(Path(name)))
+        yield Path(where), sorted(names)
 
 
 def _of_acdc(folder: Path, files: list[Path]) -> VolumeFolder | None:
