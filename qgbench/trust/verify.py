@@ -432,17 +432,17 @@ class _Verifier:
         to_test = {unit(id): group for id, group in committed.test.items()}
         if tested != to_test:
             text = f"{len(tested)} {noun}s, and the committed split has {len(to_test)} to test on; "
-            yield Fault(images_path(path), "test images", text + _differences(tested, to_test))
+            yield Fault(images_path(path), "test images", text + _differences(tested, to_test, noun))
         audited_of = committed.val if record.pseudo_labels_on.startswith("validation") else set(committed.train["id"])
         if foreign := sorted(_audited_ids(path) - audited_of - committed.test.keys()):
-            text = f"{name_some(foreign, 'image')}, which the committed split has not among the "
+            text = f"{name_some(foreign, _picture(record))}, which the committed split has not among the "
             yield Fault(labels_path(path), "audits", text + record.pseudo_labels_on)
         draw = (*key, cell.regime, cell.seed)
         if draw not in self._draws:
             units = committed.train["group"].nunique() if regime.patients else len(committed.train)
             drawable = 1 <= regime.labelled(units) <= units
             self._draws[draw] = draw_budget(committed.train, regime, cell.dataset, cell.seed) if drawable else []
-        drawn, labelled = self._draws[draw], provenance.labelled_ids
+        drawn, labelled, picture = self._draws[draw], provenance.labelled_ids, _picture(record)
         if regime.patients:
             group_of = dict(zip(committed.train["id"], committed.train["group"], strict=True))
             patients = len({group_of.get(id, id) for id in labelled})
@@ -450,11 +450,11 @@ class _Verifier:
                 yield Fault(path, "labels", f"{patients} labelled patients, and the regime is {regime}")
         if committed.labelled is not None:
             if labelled != committed.labelled:
-                text = f"{len(labelled)} labelled images, and '{regime.split}' names {len(committed.labelled)}; "
-                yield Fault(path, "labels", text + _differences(labelled, committed.labelled))
+                text = f"{len(labelled)} labelled {picture}s, and '{regime.split}' names {len(committed.labelled)}; "
+                yield Fault(path, "labels", text + _differences(labelled, committed.labelled, picture))
         elif labelled != drawn and (regime.patients or not _shows_classes_first(labelled, committed.train, record)):
-            text = f"{len(labelled)} labelled images, and seed {cell.seed} draws {len(drawn)}; "
-            yield Fault(path, "labels", text + _differences(labelled, drawn))
+            text = f"{len(labelled)} labelled {picture}s, and seed {cell.seed} draws {len(drawn)}; "
+            yield Fault(path, "labels", text + _differences(labelled, drawn, picture))
 
     def _judged(self, path: Path, record: Record, images: pd.DataFrame) -> Iterator[Fault]:
         assert self._judge is not None
@@ -513,6 +513,11 @@ def _noun(record: Record) -> str:
     return "volume" if record.of_volumes else "image"
 
 
+def _picture(record: Record) -> str:
+    """Return what a network sees, and a label is of."""
+    return "slice" if record.of_volumes else "image"
+
+
 def _unit_of(record: Record) -> Callable[[str], str]:
     """Return what gives the unit that an image is of."""
     return volume_of if record.of_volumes else str
@@ -544,6 +549,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -
         if not right.all():
             yield rule, f"{text}: {name_some(list(dict.fromkeys(images['id'][~right])), _noun(record))}"
 
+    dots = "voxels" if record.of_volumes else "pixels"
     has_g, sides = record.provenance.g is not None, ["height", "width", *(["depth"] if record.of_volumes else [])]
     n_ref, n_pred, n_tp = (numbers[name] for name in ("n_ref", "n_pred", "n_tp"))
     whole_numbers, lengths = [n_ref, n_pred, n_tp], [numbers[side] for side in sides]
@@ -560,7 +566,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -
     if not (possible & sound).all():
         yield from faulty("counts", "sides of a voxel that are not positive, or not 1 though they are not known", sound)
         yield from faulty("counts", "sizes or counts that are no whole numbers", whole)
-        yield from faulty("counts", "more pixels than there are, or n_tp above n_ref or n_pred", possible | ~whole)
+        yield from faulty("counts", f"more {dots} than there are, or n_tp above n_ref or n_pred", possible | ~whole)
         return
 
     both_empty = n_ref + n_pred == 0
@@ -682,30 +688,31 @@ def _label_rows(labels: pd.DataFrame, record: Record, tested: Collection[str]) -
     if others := sorted(set(labels["class"]) - set(classes)):
         yield f"it has rows of another class than {', '.join(classes)}: {', '.join(map(repr, others))}"
     if (twice := labels.duplicated(["progress", "id", "class"])).any():
-        yield f"{name_some(labels['id'][twice].tolist(), 'image')} twice at one checkpoint"
+        yield f"{name_some(labels['id'][twice].tolist(), _picture(record))} twice at one checkpoint"
     if len(classes) > 1:
         of_label = labels.groupby(["progress", "id"])
         if (lacking := of_label.size() < len(classes)).any():
             names = sorted(set(lacking.index[lacking].get_level_values("id")))
-            yield f"{name_some(names, 'image')} without a row of each class: {', '.join(classes)}"
+            yield f"{name_some(names, _picture(record))} without a row of each class: {', '.join(classes)}"
         if (differing := (of_label[[*_OF_WHOLE_LABELS]].nunique(dropna=False) > 1).any(axis=1)).any():
             names = sorted(set(differing.index[differing].get_level_values("id")))
-            yield f"{' or '.join(_OF_WHOLE_LABELS)} is another one in another class: {name_some(names, 'image')}"
+            named = name_some(names, _picture(record))
+            yield f"{' or '.join(_OF_WHOLE_LABELS)} is another one in another class: {named}"
     unit, ids = _unit_of(record), set(labels["id"])
     tested_too = sorted(id for id in ids if unit(id) in tested)
     for known, what in ((tested_too, "test"), (sorted(ids & set(record.provenance.labelled_ids)), "labelled")):
         if known:
-            yield f"{name_some(known, f'{what} image')}, which no audit looks at"
+            yield f"{name_some(known, f'{what} {_picture(record)}')}, which no audit looks at"
     numbers = labels.drop(columns=["id", "class"])
     for name, right in ((numbers >= 0) & (numbers <= 1)).items():
         if not right.all():
-            yield f"{name} is missing or outside [0, 1]: {name_some(labels['id'][~right].tolist(), 'image')}"
+            yield f"{name} is missing or outside [0, 1]: {name_some(labels['id'][~right].tolist(), _picture(record))}"
     # `compare_with_spec` knows which of them; records of before had all where a method makes no labels, too.
     whole, last = (list(audited_after(record.steps, labels_are_made).values()) for labels_are_made in (True, False))
     if (found := labels["progress"].unique().tolist()) not in (whole, last):
         yield f"it is of the checkpoints {found}; a run of {record.steps} steps has {whole}"
     if labels.groupby("progress")["id"].apply(frozenset).nunique() > 1:
-        yield "its checkpoints are not of the same images"
+        yield f"its checkpoints are not of the same {_picture(record)}s"
 
 
 def _differing_audits(found: Sequence[CheckpointAudit], record: Record) -> str:
@@ -794,7 +801,7 @@ def _logged(path: Path, record: Record) -> Found:
 def _labels(record: Record, images: pd.DataFrame) -> Found:
     labelled, unit = record.provenance.labelled_ids, _unit_of(record)
     if len(set(labelled)) < len(labelled):
-        yield "labels", "labelled images are there twice"
+        yield "labels", f"labelled {_picture(record)}s are there twice"
     if both := sorted(set(map(unit, labelled)) & set(images["id"])):
         yield "labels", f"{name_some(both, _noun(record))} labelled in training and tested on"
     regime = Regime.parse(record.spec.regime)
@@ -881,10 +888,10 @@ def _shows_classes_first(labelled: list[str], train: pd.DataFrame, record: Recor
     return False
 
 
-def _differences(found: Iterable[str], expected: Iterable[str]) -> str:
+def _differences(found: Iterable[str], expected: Iterable[str], noun: str) -> str:
     surplus, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
-    said = [f"{name_some(ids, 'image')} {what}" for ids, what in ((surplus, "too many"), (missing, "missing")) if ids]
-    return "; ".join(said) or "the images are the same, in another order or with other groups"
+    said = [f"{name_some(ids, noun)} {what}" for ids, what in ((surplus, "too many"), (missing, "missing")) if ids]
+    return "; ".join(said) or f"the {noun}s are the same, in another order or with other groups"
 
 
 # Records beside each other

@@ -175,7 +175,7 @@ def relabelled(change: Callable[[list[str]], list[str]]) -> Change:
         ("image ids", set_in("class", "la", 1), "rows of 'la'; the classes are rv, myo, lv"),
         ("image ids", set_in("group", "p11", 1), "of another group or size in another class"),
         ("image ids", set_in("spacing_depth", 3.0, 1), "of another group or size in another class"),
-        ("counts", set_in("n_pred", 8 * 64 * 64 - 100), "more pixels than there are"),
+        ("counts", set_in("n_pred", 8 * 64 * 64 - 100), "more voxels than there are"),
         ("counts", set_in("depth", 7.5), "no whole numbers"),
         ("counts", set_in("spacing_width", 0.0), "sides of a voxel that are not positive"),
         ("counts", provenance(distance_unit="voxel"), "not 1 though they are not known"),
@@ -189,7 +189,7 @@ def relabelled(change: Callable[[list[str]], list[str]]) -> Change:
         ("audits", lambda _, images, labels: (images, labels.drop(index=2)), "without a row of each class"),
         ("audits", of_label("confidence", 0.123), "confidence or agreement is another one in another class"),
         ("audits", of_label("g", 0.123), "pearson of g"),
-        ("audits", of_label("id", "p00_0_z003"), "test image"),
+        ("audits", of_label("id", "p00_0_z003"), "test slice"),
     ],
 )
 def test_what_was_changed_is_found(sound: Path, tmp_path: Path, rule: str, change: Change, said: str) -> None:
@@ -237,7 +237,7 @@ def test_predictions_of_another_depth_are_faults(sound: Path, tmp_path: Path) ->
     write_predictions(tmp_path / "predictions.npz", {id: np.zeros((7, 64, 64), np.uint8) for id in ids})
     texts = [fault.text for fault in verify_records([tmp_path], "medpy") if fault.rule == "judge"]
     assert len(texts) == len(ids)
-    assert "is 8 x 64 x 64 pixels; measured: (7, 64, 64) predicted" in texts[0]
+    assert "is 8 x 64 x 64 voxels; measured: (7, 64, 64) predicted" in texts[0]
 
 
 def test_a_draw_may_begin_with_the_first_images_of_each_class() -> None:
