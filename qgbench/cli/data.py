@@ -352,7 +352,7 @@ def add(
 
     Example: [bold]qgbench data add mine --images photos --masks outlines --groups patients.csv --data-dir ~/data[/bold]
 
-    Example: [bold]qgbench data add prostate --from ~/Downloads/Task05_Prostate --data-dir ~/data[/bold]
+    Example: [bold]qgbench data add spleen --from ~/Downloads/Task09_Spleen --data-dir ~/data[/bold]
     """
     from qgbench.base.progress import track
     from qgbench.data.acquire.install import add_own, add_regrouped, add_volumes, own_card, writable_data_dir
@@ -364,7 +364,7 @@ def add(
         if any(given is not None for given in (images, masks, threshold)):
             raise UserError("--from DIR takes the volumes of that folder; leave --images, --masks and --threshold out.")
         facts = {key: found.facts.get(key, value) if value == _NOT_STATED else value for key, value in facts.items()}
-        told = found.classes if classes is None else parse_classes(classes)
+        told = found.named_classes() if classes is None else parse_classes(classes)
         group = "none known" if groups is None and not found.has_patients else "patient" if unit == "group" else unit
         card = own_card(name, title or found.facts.get("title", name), group, False, facts, None, told)
         print(add_volumes(card, found, groups, voxels, writable_data_dir(data_dir), track))

@@ -33,7 +33,7 @@ from qgbench.spec.task import MEAN, Task
 CARD_NAME = "card.toml"
 DATA_VARIABLE = "QGBENCH_DATA"
 Kind = Literal["labelled", "pool"]
-_NO_CLASSES = ("background", MEAN)
+NO_CLASSES = ("background", MEAN)
 _LARGEST_VALUE = 65535  # of 16 bits
 _MOST_CLASSES = 254  # a label map has one byte a pixel, of which 0 and 255 are taken
 
@@ -97,9 +97,9 @@ class Card(BaseModel):
     @classmethod
     def _classes_are_distinct(cls, classes: Mapping[str, int | str]) -> Mapping[str, int | str]:
         for name, value in classes.items():
-            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name in _NO_CLASSES:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name in NO_CLASSES:
                 raise ValueError(
-                    f"'{name}' cannot name a class: letters, digits, '_', '-', '.', and not {' or '.join(_NO_CLASSES)}"
+                    f"'{name}' cannot name a class: letters, digits, '_', '-', '.', and not {' or '.join(NO_CLASSES)}"
                 )
             if isinstance(value, str) and not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
                 raise ValueError(f"{name} = '{value}': the value is a whole number, or a colour such as '#ff0000'")

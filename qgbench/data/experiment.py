@@ -138,7 +138,8 @@ def training_data(
     part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
     drawn = labelled_ids
     if drawn is None:
-        drawn = draw_budget(part["train"], regime, dataset, k, classes_shown(prepared))
+        shown = None if regime.patients else classes_shown(prepared)
+        drawn = draw_budget(part["train"], regime, dataset, k, shown)
     budget, found, counted = regime.labelled(len(part["train"])), len(drawn), "images"
     if regime.patients:
         found, counted = part["train"].loc[part["train"]["id"].isin(drawn), "group"].nunique(), "patients"
@@ -179,22 +180,23 @@ def _refuse_without_lesion(prepared: Prepared, labelled: np.ndarray, train: list
     """
     masks = prepared.masks
     assert masks is not None, "a data set that is split has masks"
+    noun, more = ("image", "images") if prepared.volumes is None else ("slice", "patients")
     if any(masks[row].any() for row in labelled):
         shown = {label for row in labelled for label in np.unique(masks[row]).tolist()}
         if absent := [name for label, name in enumerate(prepared.classes, start=1) if label not in shown]:
             logger.warning(
-                "none of the %d labelled images (seed index %d) shows %s at %d x %d pixels, so nothing is learnt of "
-                "it: take more labelled images, or another seed.",
-                *(len(labelled), k, " or ".join(absent), *masks.shape[1:]),
+                "none of the %d labelled %ss (seed index %d) shows %s at %d x %d pixels, so nothing is learnt of "
+                "it: take more labelled %s, or another seed.",
+                *(len(labelled), noun, k, " or ".join(absent), *masks.shape[1:], more),
             )
         return
     others = sum(bool(masks[row].any()) for row in train)
     remedy = (
-        f"{others} of the {len(train)} training images have one: take more labelled images, or another seed."
+        f"{others} of the {len(train)} training {noun}s have one: take more labelled {more}, or another seed."
         if others
-        else f"nor has any of the {len(train)} training images: see qgbench data verify, and mend the masks."
+        else f"nor has any of the {len(train)} training {noun}s: see qgbench data verify, and mend the masks."
     )
     raise UserError(
-        f"none of the {len(labelled)} labelled images (seed index {k}) has a foreground pixel in its mask, at "
+        f"none of the {len(labelled)} labelled {noun}s (seed index {k}) has a foreground pixel in its mask, at "
         f"{masks.shape[1]} x {masks.shape[2]} pixels, so there is nothing to learn; {remedy}"
     )

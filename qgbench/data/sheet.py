@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from qgbench.base.colors import CLASS_COLORS
 from qgbench.base.files import write_atomically
 from qgbench.data.readers import Source
 from qgbench.data.splits import shares
@@ -17,8 +18,6 @@ _GAP = 8
 _CAPTION = 16
 _COLUMNS = 6
 _OUTLINE, _HALO = (255, 225, 26), (0, 0, 0)
-# Of several classes; Okabe and Ito's colours, which colour-blind readers tell apart, without black.
-_OUTLINES = ((240, 228, 66), (86, 180, 233), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (0, 114, 178))
 _FONT = ImageFont.load_default(11)
 
 
@@ -100,7 +99,11 @@ def _picture(source: Source, id: str) -> tuple[Image.Image, str]:
 
 
 def _colours(classes: int) -> list[tuple[int, int, int]]:
-    return [_OUTLINE] if classes == 1 else [_OUTLINES[place % len(_OUTLINES)] for place in range(classes)]
+    """Return the colours of outlines; of several classes, the same as in case pictures of a report."""
+    if classes == 1:
+        return [_OUTLINE]
+    chosen = [bytes.fromhex(CLASS_COLORS[place % len(CLASS_COLORS)][1:]) for place in range(classes)]
+    return [(red, green, blue) for red, green, blue in chosen]
 
 
 def _legend(classes: Sequence[str], width: int) -> list[list[tuple[int, tuple[int, int, int], str]]]:

@@ -25,6 +25,7 @@ from qgbench.data.splits import (
     split_fingerprint,
     split_source,
 )
+from qgbench.data.units import volume_of
 from qgbench.spec.regime import Regime
 
 _SIZE = 96  # pixels; areas are those of the originals, whatever it is
@@ -42,11 +43,14 @@ class ShownSplit:
         Columns id, group, split, and labelled_k for each draw k: 'yes' or ''; sorted by id.
     areas : DataFrame
         Each class's share of each image, 0 to 1: a row for each id, a column for each class.
+    of_volumes : bool
+        Whether images are slices of volumes, and groups patients.
     """
 
     name: str
     table: pd.DataFrame
     areas: pd.DataFrame
+    of_volumes: bool = False
 
 
 def split_of(
@@ -91,6 +95,8 @@ def split_of(
     regime = None if budget is None else Regime.parse(budget)
     if regime is not None and source.volumes:
         regime = regime.of_volumes()
+    if regime is not None:
+        regime.require_unit(source.name, bool(source.volumes))
     prepared = prepare(source, _SIZE, track=track)
     areas = lesion_areas(prepared)
     if given is not None:
@@ -103,10 +109,11 @@ def split_of(
         table = table.assign(labelled_0=_marks(table, given.labelled))
     elif regime is not None:
         train = table.loc[table["split"] == "train"]
-        shown = classes_shown(prepared)
+        shown = None if regime.patients else classes_shown(prepared)
         columns = {f"labelled_{k}": _marks(table, draw_budget(train, regime, name, k, shown)) for k in range(draws)}
         table = table.assign(**columns)
-    return ShownSplit(source.name, table, pd.DataFrame(areas, index=source.ids, columns=source.classes))
+    shares = pd.DataFrame(areas, index=source.ids, columns=source.classes)
+    return ShownSplit(source.name, table, shares, bool(source.volumes))
 
 
 def _marks(table: pd.DataFrame, labelled: Sequence[str]) -> "pd.Series[str]":
@@ -117,10 +124,12 @@ def print_split(shown: ShownSplit, console: Console) -> None:
     """Print a line for each part, and one for each labelled draw; of several classes one for each class."""
     classes = list(shown.areas.columns)
     several = len(classes) > 1
-    grid = Table(box=None, pad_edge=False, title=f"{shown.name}, {len(shown.table)} images", title_justify="left")
-    headings = ["part", "images", "groups", "lesion area: mean", "smallest", "median", "largest"]
-    if several:
-        headings[3:4] = ["class", "area: mean"]
+    counted = {"volumes": volume_of, "slices": str} if shown.of_volumes else {"images": str}
+    groups = "patients" if shown.of_volumes else "groups"
+    size = ", ".join(f"{shown.table['id'].map(unit).nunique()} {noun}" for noun, unit in counted.items())
+    grid = Table(box=None, pad_edge=False, title=f"{shown.name}, {size}", title_justify="left")
+    area = ["class", "area: mean"] if several else ["lesion area: mean"]
+    headings = ["part", *counted, groups, *area, "smallest", "median", "largest"]
     for heading in headings:
         grid.add_column(heading, justify="left" if heading in ("part", "class") else "right")
     rows = {part: shown.table["split"] == part for part in PARTS}
@@ -131,12 +140,13 @@ def print_split(shown: ShownSplit, console: Console) -> None:
         for place, each in enumerate(classes):
             areas = shown.areas.loc[part["id"], each]
             numbers = (areas.mean(), areas.min(), areas.median(), areas.max())
-            counts = (name, str(len(part)), str(part["group"].nunique())) if place == 0 else ("", "", "")
+            numbers_of = [*(part["id"].map(unit).nunique() for unit in counted.values()), part["group"].nunique()]
+            counts = [name, *map(str, numbers_of)] if place == 0 else [""] * (1 + len(numbers_of))
             named = (each,) if several else ()
             grid.add_row(*counts, *named, *(f"{100 * area:.1f} %" for area in numbers))
     console.print(grid)
     crossing = int((shown.table.groupby("group")["split"].nunique() > 1).sum())
-    console.print(f"groups in several parts: {crossing}", highlight=False)
+    console.print(f"{groups} in several parts: {crossing}", highlight=False)
     console.print(f"fingerprint: {split_fingerprint(shown.table)}", highlight=False, soft_wrap=True)
 
 

@@ -37,6 +37,7 @@ _OF_VOLUMES = ["volume", "group", "split", "slices"]
 HALF_TEST: Fractions = (0.4, 0.1, 0.5)
 PAPER: Fractions = (0.7, 0.1, 0.2)
 
+LEAST_PATIENTS = 5  # of volumes
 _LEAST_IMAGES = 2  # in each part
 _SHUFFLES = 1024
 _WEIGHT_OF_NUMBERS = 4  # beside the balance of areas
@@ -193,6 +194,11 @@ def split_source(
     if source.volumes and kind == "image":
         raise UserError(
             f"'{source.name}' is volumes: slices of one would be trained and tested on; give --split grouped."
+        )
+    if source.volumes and (patients := len(set(source.groups))) < LEAST_PATIENTS:
+        raise UserError(
+            f"'{source.name}' has {patients} patient{'s' if patients != 1 else ''}; a split needs {LEAST_PATIENTS} or "
+            "more (2 to train on, 1 to validate on, 2 to test on): add patients."
         )
     return make_split(source.ids, source.groups, kind, fractions, seed, areas)
 

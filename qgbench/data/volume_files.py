@@ -5,8 +5,8 @@ the left or the back of the patient. In a slice, rows run towards the feet or th
 the back, so that image and label agree however each of them stores its axes. HDF5 says nothing of axes: as it is.
 
 Intensities are scaled by volume: its 0.5 percentile becomes 0 and its 99.5 percentile 255, what lies beyond is cut off.
-Spacing is in mm. Volumes of more than three dimensions, values that are no numbers, and labels that are no integers or
-lie elsewhere than their image are refused.
+Spacing is in mm, that of the affine; where pixdim has another, the file is refused. So are volumes of more than three
+dimensions, values that are no numbers, and labels that are no integers or lie elsewhere than their image.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ Spacing = tuple[float, float, float]
 _PERCENTILES = (0.5, 99.5)
 _MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 _FAR = 0.1  # voxels: corners of an image and its label that are further apart do not agree
+_OTHER_SIZE = 0.01  # as a share: sizes of a voxel by affine and by pixdim that differ by more contradict each other
+_HIGHEST = 2**31 - 1  # number of a class
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, struct.error)
 
 
@@ -62,6 +64,11 @@ def stem_of(file: Path) -> str | None:
     return None if suffix is None else file.name[: -len(suffix)]
 
 
+def is_hdf5(file: Path) -> bool:
+    """Return whether a file is HDF5, by its name."""
+    return file.name.lower().endswith(HDF5_SUFFIXES)
+
+
 def read_shape(files: VolumeFiles) -> tuple[tuple[int, int, int], Spacing | None]:
     """Return the shape (D, H, W) of a volume and its spacing in mm, None where the format has none; of headers alone.
 
@@ -71,7 +78,7 @@ def read_shape(files: VolumeFiles) -> tuple[tuple[int, int, int], Spacing | None
         A file is missing, empty, damaged, or of another number of dimensions.
     """
     first = files.images[0]
-    if _is_hdf5(first):
+    if is_hdf5(first):
         shape = _hdf5_shape(first)
         if len(files.images) > 1:
             return (len(files.images), *_of_dimensions(first, shape, 2)), None
@@ -88,11 +95,13 @@ def read_volume(files: VolumeFiles) -> NDArray[np.uint8]:
     UserError
         What `read_shape` raises; a value is not finite, or no number; slices differ in size.
     """
-    values = _values(files.images, "image").astype(np.float64)
+    first = files.images[0]
+    stored = _hdf5_values(files.images, "image") if is_hdf5(first) else _nifti(first, _grid(first))
+    values = stored.astype(np.float64)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise UserError(
-            f"{files.images[0]} holds {bad} values that are no finite numbers (NaN or infinite): replace them, for "
+            f"{first} holds {bad} values that are no finite numbers (NaN or infinite): replace them, for "
             "example by the volume's least value."
         )
     return scaled(values)
@@ -121,9 +130,10 @@ def read_labels(files: VolumeFiles) -> NDArray[np.int64]:
         What `read_shape` raises.
     """
     image, label = files.images[0], files.labels[0]
-    if not _is_hdf5(label):
-        _refuse_elsewhere(image, _grid(image), label, _grid(label))
-    values = _values(files.labels, "label")
+    if is_hdf5(label):
+        values = _hdf5_values(files.labels, "label")
+    else:
+        values = _nifti(label, _like(image, _grid(image), label, _grid(label)))
     if (shape := read_shape(files)[0]) != values.shape:
         raise MaskSizeError(f"{label} has {_by(values.shape)} voxels (D x H x W), and its image {image} {_by(shape)}.")
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
@@ -132,21 +142,45 @@ def read_labels(files: VolumeFiles) -> NDArray[np.int64]:
             f"{label} holds {odd.size} values that are not integers, such as {odd[0]:g}: labels are numbers of "
             "classes. Was it resampled with interpolation? Resample it by nearest neighbour."
         )
-    labels = values.astype(np.int64)
-    if labels.min() < 0:
-        raise MaskValuesError(f"{label} holds the value {labels.min()}: 0 is the background, and classes are above it.")
-    return labels
+    for value in (values.min(), values.max()):
+        if not 0 <= value <= _HIGHEST:
+            raise MaskValuesError(
+                f"{label} holds the value {value:g}: 0 is the background, and classes are above it, to {_HIGHEST}."
+            )
+    return values.astype(np.int64)
 
 
 @dataclass(frozen=True)
 class _Grid:
     """Where the voxels of a NIfTI file are."""
 
-    shape: tuple[int, int, int]  # D, H, W
-    spacing: Spacing
+    stored: tuple[int, int, int]  # the file's shape
+    affine: NDArray[np.float64]  # (4, 4): from the file's indices to mm
+    sizes: NDArray[np.float64]  # of a voxel along the file's axes, mm
     order: tuple[int, int, int]  # the file's axes that become D, H, W
     flipped: tuple[bool, bool, bool]  # which of D, H, W run against the file's axis
-    corners: NDArray[np.float64]  # (8, 3): positions of the corner voxels in mm, in the order of D, H, W
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """D, H, W."""
+        depth, height, width = (self.stored[axis] for axis in self.order)
+        return depth, height, width
+
+    @property
+    def spacing(self) -> Spacing:
+        """Size of a voxel along D, H, W in mm."""
+        depth, height, width = (float(self.sizes[axis]) for axis in self.order)
+        return depth, height, width
+
+    @property
+    def corners(self) -> NDArray[np.float64]:
+        """Positions of the corner voxels in mm, in the order of D, H, W: (8, 3)."""
+        index = np.empty((8, 3))
+        index[:, list(self.order)] = [
+            [n - 1 - place if flip else place for place, n, flip in zip(corner, self.shape, self.flipped, strict=True)]
+            for corner in itertools.product(*((0, n - 1) for n in self.shape))
+        ]
+        return index @ self.affine[:3, :3].T + self.affine[:3, 3]
 
 
 def _grid(file: Path) -> _Grid:
@@ -157,20 +191,23 @@ def _grid(file: Path) -> _Grid:
         shape = _of_dimensions(file, image.shape, 3)
         if image.get_data_dtype().kind not in "iuf":
             raise UserError(f"{file} holds voxels of the kind {image.get_data_dtype()}; expected one number each.")
-        affine = np.asarray(image.affine, dtype=np.float64)
-        zooms = np.asarray(image.header.get_zooms()[:3], dtype=np.float64) * _MM[image.header.get_xyzt_units()[0]]
+        unit = _MM[image.header.get_xyzt_units()[0]]
+        affine = np.array(image.affine, dtype=np.float64)
+        zooms = np.asarray(image.header.get_zooms()[:3], dtype=np.float64) * unit
+    if not np.isfinite(affine).all():
+        raise UserError(f"{file} does not say where its voxels are: its affine holds NaN or infinity; mend its header.")
+    affine[:3] *= unit
     if not (np.isfinite(zooms).all() and (zooms > 0).all()):
         raise UserError(f"{file} says that a voxel is {_by(zooms)} mm large; mend its header (pixdim).")
-    order, flipped = _axes(affine)
-    lengths = np.array(shape)[list(order)]
-    index = np.empty((8, 3))
-    index[:, list(order)] = [
-        [n - 1 - place if flip else place for place, n, flip in zip(corner, lengths, flipped, strict=True)]
-        for corner in itertools.product(*((0, n - 1) for n in lengths))
-    ]
-    depth, height, width = (float(zooms[axis]) for axis in order)
-    corners = index @ affine[:3, :3].T + affine[:3, 3]
-    return _Grid((int(lengths[0]), int(lengths[1]), int(lengths[2])), (depth, height, width), order, flipped, corners)
+    sizes = nibabel.affines.voxel_sizes(affine)
+    if not (sizes > 0).all():  # no usable affine
+        sizes = zooms
+    if not np.allclose(zooms, sizes, rtol=_OTHER_SIZE, atol=0):
+        raise UserError(
+            f"{file} says that a voxel is {_by(sizes)} mm large by its affine, and {_by(zooms)} mm by its pixdim: "
+            "distances in mm need one of them; mend its header."
+        )
+    return _Grid(shape, affine, sizes, *_axes(affine))
 
 
 def _axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
@@ -187,34 +224,39 @@ def _axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool
     return order, (depth != to_the_head, row, column)
 
 
-def _refuse_elsewhere(image: Path, of_image: _Grid, label: Path, of_label: _Grid) -> None:
+def _like(image: Path, of_image: _Grid, label: Path, of_label: _Grid) -> _Grid:
+    """Return how a label is read so that it agrees with its image; raises MaskSizeError where it lies elsewhere."""
+    # Axes at 45 degrees may be called one way in the image and another way in the label, by a rounded number.
+    same = replace(of_label, order=of_image.order, flipped=of_image.flipped)
+    if same.shape == of_image.shape and _apart(same, of_image) <= _FAR * min(of_image.spacing):
+        of_label = same
     if of_label.shape != of_image.shape:
         raise MaskSizeError(
             f"{label} has {_by(of_label.shape)} voxels (D x H x W), and its image {image} {_by(of_image.shape)}."
         )
-    apart = float(np.linalg.norm(of_label.corners - of_image.corners, axis=1).max())
-    if apart > _FAR * min(of_image.spacing) or not np.allclose(of_label.spacing, of_image.spacing, rtol=_FAR):
+    remedy = "Resample the label to the image; if only the header is wrong, copy the image's."
+    if (apart := _apart(of_label, of_image)) > _FAR * min(of_image.spacing):
         raise MaskSizeError(
             f"{label} does not lie where its image {image} does: by their headers (affine) voxels are up to "
-            f"{apart:.3g} mm apart. Resample the label to the image; if only the header is wrong, copy the image's."
+            f"{apart:.3g} mm apart. {remedy}"
         )
+    if not np.allclose(of_label.spacing, of_image.spacing, rtol=_FAR):
+        raise MaskSizeError(
+            f"{label} has voxels of {_by(of_label.spacing)} mm (D x H x W), and its image {image} of "
+            f"{_by(of_image.spacing)} mm. {remedy}"
+        )
+    return of_label
 
 
-def _values(files: tuple[Path, ...], dataset: str) -> NDArray[Any]:
-    """Return a volume (D, H, W) as its files hold it."""
-    if len(files) == 1:
-        return _hdf5(files[0], dataset, 3) if _is_hdf5(files[0]) else _nifti(files[0])
-    slices = [_hdf5(file, dataset, 2) for file in files]
-    for file, values in zip(files, slices, strict=True):
-        if values.shape != slices[0].shape:
-            raise UserError(f"{file} has {_by(values.shape)} pixels, and {files[0]} {_by(slices[0].shape)}.")
-    return np.stack(slices)
+def _apart(one: _Grid, other: _Grid) -> float:
+    """Return how far corners of equal place are apart at most, in mm."""
+    return float(np.linalg.norm(one.corners - other.corners, axis=1).max())
 
 
-def _nifti(file: Path) -> NDArray[Any]:
+def _nifti(file: Path, grid: _Grid) -> NDArray[Any]:
+    """Return a volume (D, H, W) as its file holds it."""
     import nibabel
 
-    grid = _grid(file)
     with _named(file):
         image: Any = nibabel.load(file)
         values = np.asanyarray(image.dataobj)
@@ -222,8 +264,15 @@ def _nifti(file: Path) -> NDArray[Any]:
     return np.flip(values, tuple(axis for axis in range(3) if grid.flipped[axis]))
 
 
-def _is_hdf5(file: Path) -> bool:
-    return file.name.lower().endswith(HDF5_SUFFIXES)
+def _hdf5_values(files: tuple[Path, ...], dataset: str) -> NDArray[Any]:
+    """Return a volume (D, H, W) as its files hold it."""
+    if len(files) == 1:
+        return _hdf5(files[0], dataset, 3)
+    slices = [_hdf5(file, dataset, 2) for file in files]
+    for file, values in zip(files, slices, strict=True):
+        if values.shape != slices[0].shape:
+            raise UserError(f"{file} has {_by(values.shape)} pixels, and {files[0]} {_by(slices[0].shape)}.")
+    return np.stack(slices)
 
 
 def _hdf5_shape(file: Path) -> tuple[int, ...]:
@@ -234,7 +283,7 @@ def _hdf5_shape(file: Path) -> tuple[int, ...]:
 def _hdf5(file: Path, name: str, dimensions: int) -> NDArray[Any]:
     with _opened_hdf5(file) as opened:
         values = np.asarray(_dataset(file, opened, name))
-    _of_dimensions(file, values.shape, dimensions)
+    values = values.reshape(_of_dimensions(file, values.shape, dimensions))
     if values.dtype.kind not in "iuf":
         raise UserError(f"{file} holds voxels of the kind {values.dtype} in '{name}'; expected one number each.")
     return values
@@ -243,6 +292,8 @@ def _hdf5(file: Path, name: str, dimensions: int) -> NDArray[Any]:
 def _dataset(file: Path, opened: Any, name: str) -> Any:
     if name not in opened:
         raise UserError(f"{file} has no dataset '{name}' (it has: {', '.join(opened) or 'none'}).")
+    if not hasattr(opened[name], "shape"):
+        raise UserError(f"{file}: '{name}' is a group ({', '.join(opened[name])}); expected a dataset of numbers.")
     return opened[name]
 
 

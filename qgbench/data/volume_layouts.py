@@ -21,15 +21,16 @@ from typing import Any
 
 from qgbench.base.errors import UserError
 from qgbench.base.text import read_text
+from qgbench.data.cards import NO_CLASSES
 from qgbench.data.source import name_some
-from qgbench.data.volume_files import HDF5_SUFFIXES, VolumeFiles, stem_of
+from qgbench.data.volume_files import VolumeFiles, is_hdf5, stem_of
 
 LAYOUTS = (
     "imagesTr/, labelsTr/ and dataset.json (nnU-Net, Decathlon); patientNNN_frameMM.nii.gz and ..._gt.nii.gz (ACDC); "
     "VOLUME.h5 or VOLUME_slice_N.h5 (SSL4MIS)"
 )
-_FRAME = re.compile(r"(?P<patient>patient\d+)_frame\d+", re.IGNORECASE)
-_SLICE = re.compile(r"(?P<volume>.+)_slice_?(?P<place>\d+)", re.IGNORECASE)
+FRAME = re.compile(r"(?P<patient>patient\d+)_frame(?P<number>\d+)", re.IGNORECASE)
+SLICE = re.compile(r"(?P<volume>.+)_slice_?(?P<number>\d+)", re.IGNORECASE)
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _HEART: Mapping[str, int] = {"rv": 1, "myo": 2, "lv": 3}
 
@@ -66,6 +67,17 @@ class VolumeFolder:
         """Whether names tell patients; otherwise each volume is one."""
         return any(volume != patient for volume, patient in self.patients.items())
 
+    def named_classes(self) -> Mapping[str, int]:
+        """Return the classes; raise UserError where a name in ``dataset.json`` can be that of none."""
+        if wrong := [name for name in self.classes if not name or name in NO_CLASSES]:
+            others = {name: f"class{value}" if name in wrong else name for name, value in self.classes.items()}
+            typed = ",".join(f"{others[name]}={value}" for name, value in self.classes.items())
+            raise UserError(
+                f"{self.described_in[0]}: the label {self.classes[wrong[0]]} is called '{wrong[0]}', which cannot name "
+                f"a class; give names of your own: --classes {typed}"
+            )
+        return self.classes
+
 
 def find_volumes(folder: Path) -> VolumeFolder | None:
     """Return what a folder of volumes holds; None where it is in none of the layouts. Nothing is decoded.
@@ -77,7 +89,7 @@ def find_volumes(folder: Path) -> VolumeFolder | None:
         cannot be understood; or the folder cannot be read.
     """
     files = list(_files(folder))
-    roots = {file.parent.parent for file in files if file.parent.name == "imagesTr"}
+    roots = {where.parent for where, _ in _walked(folder) if where.name == "imagesTr"}
     if len(roots) > 1:
         raise UserError(f"{folder} holds several data sets ({name_some(sorted(map(str, roots)), 'folder')}); name one.")
     if roots:
@@ -86,12 +98,19 @@ def find_volumes(folder: Path) -> VolumeFolder | None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    for where, names in _walked(folder):
+        yield from (where / name for name in names if not name.startswith(".") and stem_of(Path(name)))
+
+
+def _walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder that is looked into, and the names of its files."""
+
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}); may you read it?") from error
 
     for where, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        yield from (Path(where, name) for name in sorted(names) if not name.startswith(".") and stem_of(Path(name)))
+        yield Path(where), sorted(names)
 
 
 def _of_acdc(folder: Path, files: list[Path]) -> VolumeFolder | None:
@@ -101,7 +120,7 @@ def _of_acdc(folder: Path, files: list[Path]) -> VolumeFolder | None:
         stem = _name(file)
         found = labels if stem.lower().endswith("_gt") else images
         stem = stem[:-3] if found is labels else stem
-        if _FRAME.fullmatch(stem) and not _is_hdf5(file):
+        if FRAME.fullmatch(stem) and not is_hdf5(file):
             _keep_one(found, stem, file)
     if not images and not labels:
         return None
@@ -137,10 +156,10 @@ def _of_nnunet(root: Path) -> VolumeFolder:
 def _of_ssl4mis(folder: Path, files: list[Path]) -> VolumeFolder | None:
     whole: dict[str, Path] = {}
     slices: dict[str, dict[int, Path]] = {}
-    for file in filter(_is_hdf5, files):
-        if found := _SLICE.fullmatch(_name(file)):
+    for file in filter(is_hdf5, files):
+        if found := SLICE.fullmatch(_name(file)):
             of_volume = slices.setdefault(found["volume"], {})
-            if (place := int(found["place"])) in of_volume:
+            if (place := int(found["number"])) in of_volume:
                 raise UserError(f"{of_volume[place]} and {file} are one slice; keep one of them.")
             of_volume[place] = file
         else:
@@ -156,17 +175,13 @@ def _of_ssl4mis(folder: Path, files: list[Path]) -> VolumeFolder | None:
         volumes[name] = tuple(of_volume[place] for place in places)
     if not volumes:
         return None
-    classes = _HEART if all(map(_FRAME.fullmatch, volumes)) else {}
+    classes = _HEART if all(map(FRAME.fullmatch, volumes)) else {}
     paired = {name: VolumeFiles(volumes[name], volumes[name]) for name in sorted(volumes)}
     return VolumeFolder(folder, paired, _patients(volumes), classes, {})
 
 
 def _name(file: Path) -> str:
     return unicodedata.normalize("NFC", stem_of(file) or file.name)
-
-
-def _is_hdf5(file: Path) -> bool:
-    return file.name.lower().endswith(HDF5_SUFFIXES)
 
 
 def _keep_one(found: dict[str, Path], name: str, file: Path) -> None:
@@ -188,7 +203,7 @@ def _paired(folder: Path, images: Mapping[str, Path], labels: Mapping[str, Path]
 
 
 def _patients(volumes: Mapping[str, Any]) -> dict[str, str]:
-    frames = {name: _FRAME.fullmatch(name) for name in volumes}
+    frames = {name: FRAME.fullmatch(name) for name in volumes}
     if not all(frames.values()):
         return {name: name for name in sorted(volumes)}
     return {name: found["patient"] for name, found in sorted(frames.items()) if found}

@@ -56,9 +56,10 @@ class Judge:
         if dataset not in self._sources:
             self._sources[dataset] = open_source(dataset)
         source = self._sources[dataset]
+        noun = "volume" if source.volumes else "image"
         ids, units = set(images["id"]), {unit.id: unit for unit in units_of(source.ids, source.volumes)}
         if missing := sorted(ids - set(units)):
-            raise UserError(f"'{dataset}' here lacks {name_some(missing, 'image')}")
+            raise UserError(f"'{dataset}' here lacks {name_some(missing, noun)}")
         if differing := sorted(set(images["class"]) ^ set(source.classes)):
             yield f"rows and the data set are not of the same classes: {', '.join(differing)}"
             return
@@ -68,7 +69,7 @@ class Judge:
             yield str(error)
             return
         if differing := sorted(ids ^ set(masks)):
-            yield f"rows and predictions are not of the same images: {name_some(differing, 'image')}"
+            yield f"rows and predictions are not of the same {noun}s: {name_some(differing, noun)}"
             return
         several = len(source.classes) > 1
         for id, rows in images.groupby("id", sort=False):
@@ -78,7 +79,8 @@ class Judge:
             expected = tuple(rows.iloc[0][side] if side in rows else 1 for side in sides)
             if not pred.shape == ref.shape == expected:
                 sizes = f"{pred.shape} predicted, {ref.shape} reference"
-                yield f"{id} is {' x '.join(map(str, expected))} pixels; measured: {sizes}"
+                words = "voxels" if unit.is_volume else "pixels"
+                yield f"{id} is {' x '.join(map(str, expected))} {words}; measured: {sizes}"
                 continue
             for row in rows.to_dict("records"):
                 where = f"{id}, {row['class']}" if several else f"{id}"

@@ -42,7 +42,8 @@ protocol       fault    no protocol of this qgbench, or a newer version of one o
 spec           fault    a spec that does not resolve, names nothing known, or that run_id or settings contradict;
                         settings that came after the record are read as what was done before them
 labels         fault    labelled images that repeat, are test images, are not as many as the regime says, or are not
-                        those that the seed draws; of several classes, which images show them is believed
+                        those that the seed draws, or that the published split names; of several classes, which images
+                        show them is believed, and of volumes without a committed split, whose they are
 split          fault    another split than the committed one
 test images    fault    other test images or groups than the committed split's
 place          fault    submitted under a name that is not the record's (`qgbench.run.record.result_path`)
@@ -50,8 +51,8 @@ pair           fault    a submitted CSV, or what reruns found, without its JSON
 reproduction   fault    what reruns found cannot be read or is of another record, or the last rerun disagrees
 older          note     a former version of the protocol, or of the g that guides the run: run_id, settings, split,
                         labelled images and place are not compared with those of today
-split unknown  note     no split is committed for this data set, or someone else made it: split, test images and audited
-                        images are not checked
+split unknown  note     no split is committed for this data set, or someone else made it and it does not ship: split,
+                        test images and audited images are not checked
 outside code   note     method, architecture, add-on or metric do not ship with qgbench; and whether what is here has
                         another source, or is a file, which is not run: then what it decides is not checked
 uncommitted    note     trained by code with changes that no commit holds
@@ -108,6 +109,7 @@ from qgbench.base.errors import QGBenchError, UserError, unknown_name
 from qgbench.base.paths import no_folder
 from qgbench.base.progress import Track, no_progress
 from qgbench.base.schema import SLACK, not_finite
+from qgbench.data.acquire.given import read_shipped
 from qgbench.data.cache import joint_fingerprint, prepare
 from qgbench.data.cards import Card, card_names, load_card
 from qgbench.data.readers import DRAWN, name_some, open_source
@@ -210,6 +212,7 @@ class _CommittedSplit:
     train: pd.DataFrame
     val: frozenset[str]
     test: dict[str, str]  # group by id
+    labelled: list[str] | None  # where the split's maker chose them
 
 
 def record_files(folders: Sequence[Path]) -> list[Path]:
@@ -337,7 +340,7 @@ class _Verifier:
         names = [name for name in image_columns(record.of_volumes) if name not in TEXT_COLUMNS]
         numbers = dict(zip(names, images[names].to_numpy(dtype=float).T, strict=True))
         in_table = [*_image_ids(images, record), *_rows(images, numbers, record)]
-        in_table += [found for metric in record.metrics.values() for found in _further(images, metric)]
+        in_table += [found for metric in record.metrics.values() for found in _further(images, metric, record.noun)]
         faults = [Fault(table, *found) for found in in_table]
         faults += _audited(path, record, set(images["id"]))
         faults += [Fault(path, *found) for found in (*_contradictions(record), *_labels(record, images))]
@@ -411,11 +414,11 @@ class _Verifier:
 
     def _split(self, path: Path, record: Record, images: pd.DataFrame, protocol: Protocol) -> Iterator[Fault]:
         cell, regime = record.spec, Regime.parse(record.spec.regime)
-        key = (cell.dataset, regime.split_kind, cell.protocol)
+        key = (cell.dataset, regime.split, cell.protocol)
         if key not in self._splits:
             self._splits[key] = _committed_split(cell.dataset, regime, protocol)
         committed = self._splits[key]
-        if regime.split.startswith(GIVEN) or committed is None:
+        if committed is None:
             text = f"no split of '{cell.dataset}' is committed that is '{regime.split}': test and audited images "
             text += "are not checked"
             yield Fault(path, "split unknown", text, "note")
@@ -429,20 +432,29 @@ class _Verifier:
         to_test = {unit(id): group for id, group in committed.test.items()}
         if tested != to_test:
             text = f"{len(tested)} {noun}s, and the committed split has {len(to_test)} to test on; "
-            yield Fault(images_path(path), "test images", text + _differences(tested, to_test))
+            yield Fault(images_path(path), "test images", text + _differences(tested, to_test, noun))
         audited_of = committed.val if record.pseudo_labels_on.startswith("validation") else set(committed.train["id"])
         if foreign := sorted(_audited_ids(path) - audited_of - committed.test.keys()):
-            text = f"{name_some(foreign, 'image')}, which the committed split has not among the "
+            text = f"{name_some(foreign, _picture(record))}, which the committed split has not among the "
             yield Fault(labels_path(path), "audits", text + record.pseudo_labels_on)
         draw = (*key, cell.regime, cell.seed)
         if draw not in self._draws:
             units = committed.train["group"].nunique() if regime.patients else len(committed.train)
             drawable = 1 <= regime.labelled(units) <= units
             self._draws[draw] = draw_budget(committed.train, regime, cell.dataset, cell.seed) if drawable else []
-        drawn, labelled = self._draws[draw], provenance.labelled_ids
-        if labelled != drawn and (regime.patients or not _shows_classes_first(labelled, committed.train, record)):
-            text = f"{len(labelled)} labelled images, and seed {cell.seed} draws {len(drawn)}; "
-            yield Fault(path, "labels", text + _differences(labelled, drawn))
+        drawn, labelled, picture = self._draws[draw], provenance.labelled_ids, _picture(record)
+        if regime.patients:
+            group_of = dict(zip(committed.train["id"], committed.train["group"], strict=True))
+            patients = len({group_of.get(id, id) for id in labelled})
+            if patients != regime.budget:
+                yield Fault(path, "labels", f"{patients} labelled patients, and the regime is {regime}")
+        if committed.labelled is not None:
+            if labelled != committed.labelled:
+                text = f"{len(labelled)} labelled {picture}s, and '{regime.split}' names {len(committed.labelled)}; "
+                yield Fault(path, "labels", text + _differences(labelled, committed.labelled, picture))
+        elif labelled != drawn and (regime.patients or not _shows_classes_first(labelled, committed.train, record)):
+            text = f"{len(labelled)} labelled {picture}s, and seed {cell.seed} draws {len(drawn)}; "
+            yield Fault(path, "labels", text + _differences(labelled, drawn, picture))
 
     def _judged(self, path: Path, record: Record, images: pd.DataFrame) -> Iterator[Fault]:
         assert self._judge is not None
@@ -497,6 +509,11 @@ def _refuse_form(path: Path, rows: pd.DataFrame, columns: Iterable[str], text: C
             raise QGBenchError(f"{path} has text where a number belongs: {name} is {said}")
 
 
+def _picture(record: Record) -> str:
+    """Return what a network sees, and a label is of."""
+    return "slice" if record.of_volumes else "image"
+
+
 def _unit_of(record: Record) -> Callable[[str], str]:
     """Return what gives the unit that an image is of."""
     return volume_of if record.of_volumes else str
@@ -528,6 +545,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -
         if not right.all():
             yield rule, f"{text}: {name_some(list(dict.fromkeys(images['id'][~right])), record.noun)}"
 
+    dots = "voxels" if record.of_volumes else "pixels"
     has_g, sides = record.provenance.g is not None, ["height", "width", *(["depth"] if record.of_volumes else [])]
     n_ref, n_pred, n_tp = (numbers[name] for name in ("n_ref", "n_pred", "n_tp"))
     whole_numbers, lengths = [n_ref, n_pred, n_tp], [numbers[side] for side in sides]
@@ -544,7 +562,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -
     if not (possible & sound).all():
         yield from faulty("counts", "sides of a voxel that are not positive, or not 1 though they are not known", sound)
         yield from faulty("counts", "sizes or counts that are no whole numbers", whole)
-        yield from faulty("counts", "more pixels than there are, or n_tp above n_ref or n_pred", possible | ~whole)
+        yield from faulty("counts", f"more {dots} than there are, or n_tp above n_ref or n_pred", possible | ~whole)
         return
 
     both_empty = n_ref + n_pred == 0
@@ -588,7 +606,7 @@ def _rows(images: pd.DataFrame, numbers: Mapping[str, Column], record: Record) -
     yield from faulty("scores", "no confidence between 0 and 1", (confidence >= 0) & (confidence <= 1 + SLACK))
 
 
-def _further(images: pd.DataFrame, metric: Metric) -> Found:
+def _further(images: pd.DataFrame, metric: Metric, noun: str) -> Found:
     """Yield where a metric that does not ship leaves its range, or what it says of empty masks."""
     value, status = images[metric.name].to_numpy(float), images["status"]
     one_empty = status.isin(["missed", "spurious"]).to_numpy()
@@ -597,7 +615,7 @@ def _further(images: pd.DataFrame, metric: Metric) -> Found:
     right = np.where(one_empty, np.isnan(value) if metric.is_distance else value == metric.one_empty, right)
     if not right.all():
         text = f"{metric.name} is outside its range, or not what it says of empty masks: "
-        yield "metrics", text + name_some(list(dict.fromkeys(images["id"][~right])), "image")
+        yield "metrics", text + name_some(list(dict.fromkeys(images["id"][~right])), noun)
 
 
 def _highest(metric: Metric) -> float:
@@ -666,30 +684,31 @@ def _label_rows(labels: pd.DataFrame, record: Record, tested: Collection[str]) -
     if others := sorted(set(labels["class"]) - set(classes)):
         yield f"it has rows of another class than {', '.join(classes)}: {', '.join(map(repr, others))}"
     if (twice := labels.duplicated(["progress", "id", "class"])).any():
-        yield f"{name_some(labels['id'][twice].tolist(), 'image')} twice at one checkpoint"
+        yield f"{name_some(labels['id'][twice].tolist(), _picture(record))} twice at one checkpoint"
     if len(classes) > 1:
         of_label = labels.groupby(["progress", "id"])
         if (lacking := of_label.size() < len(classes)).any():
             names = sorted(set(lacking.index[lacking].get_level_values("id")))
-            yield f"{name_some(names, 'image')} without a row of each class: {', '.join(classes)}"
+            yield f"{name_some(names, _picture(record))} without a row of each class: {', '.join(classes)}"
         if (differing := (of_label[[*_OF_WHOLE_LABELS]].nunique(dropna=False) > 1).any(axis=1)).any():
             names = sorted(set(differing.index[differing].get_level_values("id")))
-            yield f"{' or '.join(_OF_WHOLE_LABELS)} is another one in another class: {name_some(names, 'image')}"
+            named = name_some(names, _picture(record))
+            yield f"{' or '.join(_OF_WHOLE_LABELS)} is another one in another class: {named}"
     unit, ids = _unit_of(record), set(labels["id"])
     tested_too = sorted(id for id in ids if unit(id) in tested)
     for known, what in ((tested_too, "test"), (sorted(ids & set(record.provenance.labelled_ids)), "labelled")):
         if known:
-            yield f"{name_some(known, f'{what} image')}, which no audit looks at"
+            yield f"{name_some(known, f'{what} {_picture(record)}')}, which no audit looks at"
     numbers = labels.drop(columns=["id", "class"])
     for name, right in ((numbers >= 0) & (numbers <= 1)).items():
         if not right.all():
-            yield f"{name} is missing or outside [0, 1]: {name_some(labels['id'][~right].tolist(), 'image')}"
+            yield f"{name} is missing or outside [0, 1]: {name_some(labels['id'][~right].tolist(), _picture(record))}"
     # `compare_with_spec` knows which of them; records of before had all where a method makes no labels, too.
     whole, last = (list(audited_after(record.steps, labels_are_made).values()) for labels_are_made in (True, False))
     if (found := labels["progress"].unique().tolist()) not in (whole, last):
         yield f"it is of the checkpoints {found}; a run of {record.steps} steps has {whole}"
     if labels.groupby("progress")["id"].apply(frozenset).nunique() > 1:
-        yield "its checkpoints are not of the same images"
+        yield f"its checkpoints are not of the same {_picture(record)}s"
 
 
 def _differing_audits(found: Sequence[CheckpointAudit], record: Record) -> str:
@@ -778,7 +797,7 @@ def _logged(path: Path, record: Record) -> Found:
 def _labels(record: Record, images: pd.DataFrame) -> Found:
     labelled, unit = record.provenance.labelled_ids, _unit_of(record)
     if len(set(labelled)) < len(labelled):
-        yield "labels", "labelled images are there twice"
+        yield "labels", f"labelled {_picture(record)}s are there twice"
     if both := sorted(set(map(unit, labelled)) & set(images["id"])):
         yield "labels", f"{name_some(both, record.noun)} labelled in training and tested on"
     regime = Regime.parse(record.spec.regime)
@@ -806,7 +825,11 @@ def _notes(path: Path, record: Record) -> Iterator[Fault]:
         text = f"trained by code with changes that commit {record.provenance.git_commit} does not hold"
         yield Fault(path, "uncommitted", text, "note")
     if copies := (record.near_copies or {}).get("test"):
-        text = f"{name_some(copies, 'test image')} of {record.summary.images}: near copies of training images"
+        images = sorted(set(map(_unit_of(record), copies))), f"test {record.noun}"
+        near = "near copies of training images"
+        if record.of_volumes:
+            near = "with slices that are near copies of slices to train on"
+        text = f"{name_some(*images)} of {record.summary.images}: {near}"
         yield Fault(path, "near copies", text, "note")
 
 
@@ -821,11 +844,16 @@ def _reproduced(path: Path) -> Iterator[Fault]:
 
 
 def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _CommittedSplit | None:
-    """Return the committed split of a data set; None where there is none."""
+    """Return the committed split of a data set, or a published one that ships; None where there is none."""
     if dataset not in card_names("labelled"):
         return None
+    labelled = None
     try:
         split = load_split(dataset, regime.split_kind, protocol.fractions)
+        if regime.split.startswith(GIVEN):
+            if (given := read_shipped(dataset, regime.split, split)) is None:
+                return None
+            split, labelled = given.table, given.labelled
     except UserError:
         return None
     test = split[split["split"] == "test"]
@@ -834,6 +862,7 @@ def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _Commi
         train=split[split["split"] == "train"],
         val=frozenset(split["id"][split["split"] == "val"]),
         test=dict(zip(test["id"], test["group"], strict=True)),
+        labelled=labelled,
     )
 
 
@@ -855,10 +884,10 @@ def _shows_classes_first(labelled: list[str], train: pd.DataFrame, record: Recor
     return False
 
 
-def _differences(found: Iterable[str], expected: Iterable[str]) -> str:
+def _differences(found: Iterable[str], expected: Iterable[str], noun: str) -> str:
     surplus, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
-    said = [f"{name_some(ids, 'image')} {what}" for ids, what in ((surplus, "too many"), (missing, "missing")) if ids]
-    return "; ".join(said) or "the images are the same, in another order or with other groups"
+    said = [f"{name_some(ids, noun)} {what}" for ids, what in ((surplus, "too many"), (missing, "missing")) if ids]
+    return "; ".join(said) or f"the {noun}s are the same, in another order or with other groups"
 
 
 # Records beside each other

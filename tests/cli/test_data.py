@@ -294,3 +294,15 @@ def test_the_committed_split_of_the_phantom(data_dir: Path) -> None:
     rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
     assert [rows[part][1:3] for part in ("train", "val", "test")] == [["96", "48"], ["24", "12"], ["120", "60"]]
     assert rows["labelled, draw 0"][3:5] == ["12", "12"]
+
+
+def test_a_split_counts_volumes_slices_and_patients_and_a_budget_what_runs_count(data_dir: Path) -> None:
+    text = qgbench("split", "phantom3d", "--labelled", "2", "--draws", "1").stdout
+    assert "phantom3d, 24 volumes, 192 slices" in text
+    rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    assert rows["part"][1:4] == ["volumes", "slices", "patients"]
+    assert rows["test"][1:4] == ["12", "96", "6"]
+    assert rows["labelled, draw 0"][3:6] == ["4", "32", "2"]
+    assert "patients in several parts: 0" in text
+    with pytest.raises(UserError, match="'phantom' is pictures, whose budget counts images; write 'n3@grouped'"):
+        qgbench("split", "phantom", "--labelled", "3patients")

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qgbench.base.colors import CLASS_COLORS
+from qgbench.data import sheet
 from qgbench.data.readers import open_pool, open_source
 from qgbench.data.sheet import choose_images, draw_sheet
 
@@ -50,3 +52,9 @@ def test_images_are_chosen_over_all_ids(tmp_path: Path, count: int, expected: li
     for id in "abcde":
         picture(tmp_path / "own", id, (8, 8), (0, 0, 4, 4))
     assert choose_images(open_source(str(tmp_path / "own")), count) == expected
+
+
+def test_a_class_has_the_colour_that_it_has_in_case_pictures() -> None:
+    colours = ["#" + bytes(colour).hex() for colour in sheet._colours(8)]
+    assert colours == [*CLASS_COLORS, CLASS_COLORS[0]]
+    assert sheet._colours(1) == [(255, 225, 26)]

@@ -260,3 +260,88 @@ def test_hdf5_without_a_label_or_with_another_shape_is_refused(tmp_path: Path) -
 def test_names_of_files_without_their_suffixes() -> None:
     names = ("a_0000.nii.gz", "B.NII", "patient001_frame01.h5", "notes.txt", "x.hdf5")
     assert [stem_of(Path(name)) for name in names] == ["a_0000", "B", "patient001_frame01", None, "x"]
+
+
+def with_bytes(file: Path, place: int, *values: float) -> Path:
+    """Change numbers of a header: pixdim begins at 76, srow at 280."""
+    raw = bytearray(file.read_bytes())
+    raw[place : place + 4 * len(values)] = np.array(values, np.float32).tobytes()
+    file.write_bytes(raw)
+    return file
+
+
+def test_spacing_is_that_of_the_affine_and_another_in_pixdim_is_refused(tmp_path: Path) -> None:
+    file = save(tmp_path / "v.nii", arrays()[0])
+    with_bytes(file, 80, 1.505, 2.0, 8.0)  # rounded otherwise
+    assert read_shape(VolumeFiles((file,), ()))[1] == (8.0, 2.0, 1.5)
+    with_bytes(file, 80, 1.0, 1.0, 1.0)
+    with pytest.raises(UserError, match=r"1\.5 x 2 x 8 mm large by its affine, and 1 x 1 x 1 mm by its pixdim"):
+        read_shape(VolumeFiles((file,), ()))
+
+
+def test_an_affine_of_no_numbers_is_refused(tmp_path: Path) -> None:
+    file = with_bytes(save(tmp_path / "v.nii", arrays()[0]), 280, np.nan)
+    with pytest.raises(UserError, match=r"v\.nii does not say where its voxels are: its affine holds NaN"):
+        read_shape(VolumeFiles((file,), ()))
+
+
+@pytest.mark.parametrize(("shift", "apart"), [(1.0, "1e+03 mm"), (0.1, None)])
+def test_how_far_a_label_lies_from_its_image_is_in_mm(tmp_path: Path, shift: float, apart: str | None) -> None:
+    image, label = arrays()
+    moved = lps()
+    moved[2, 3] += shift  # of 8 m a voxel
+    files = pair(tmp_path, image, label, of_label=moved)
+    for file in files.all:
+        nifti = nibabel.load(file)
+        nifti = nibabel.Nifti1Image(np.asanyarray(nifti.dataobj), nifti.affine)
+        nifti.header.set_xyzt_units("meter")
+        nibabel.save(nifti, file)
+    if apart is None:
+        assert read_labels(files).shape == (7, 6, 5)
+        return
+    with pytest.raises(MaskSizeError, match=f"up to {apart.replace('+', '.')} apart"):
+        read_labels(files)
+
+
+def test_a_label_of_another_spacing_alone_is_refused_by_its_spacing(tmp_path: Path) -> None:
+    image, label = arrays()  # of one slice, whose corners lie where those of a thicker one do
+    with pytest.raises(MaskSizeError, match=r"has voxels of 9 x 2 x 1\.5 mm .* of 8 x 2 x 1\.5 mm"):
+        read_labels(pair(tmp_path, image[..., :1], label[..., :1], of_label=lps((1.5, 2.0, 9.0))))
+
+
+def test_a_label_at_45_degrees_is_read_as_its_image_is(tmp_path: Path) -> None:
+    image, label = arrays()
+
+    def turned(degrees: float) -> np.ndarray:
+        angle = np.radians(degrees)
+        rotation = np.eye(4)
+        rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        return rotation @ lps((2.0, 2.0, 8.0))
+
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for one, other in ((44.999, 45.001), (45.001, 44.999), (-45.001, -44.999)):
+        files = pair(tmp_path, image, label, turned(one), turned(other))
+        expected = read_labels(pair(alone, image, label, turned(one), turned(one)))
+        np.testing.assert_array_equal(read_labels(files), expected)
+
+
+def test_hdf5_with_a_last_axis_of_one_and_with_a_group(tmp_path: Path) -> None:
+    image, label = arrays()
+    file = write_hdf5(tmp_path / "a.h5", image=image[..., None], label=label[..., None])
+    files = VolumeFiles((file,), (file,))
+    assert read_shape(files) == (SHAPE, None)
+    np.testing.assert_array_equal(read_labels(files), label)
+    np.testing.assert_array_equal(read_volume(files), scaled(image.astype(float)))
+    with h5py.File(tmp_path / "b.h5", "w") as opened:
+        opened.create_dataset("image/t1", data=image)
+    with pytest.raises(UserError, match=r"b\.h5: 'image' is a group \(t1\); expected a dataset"):
+        read_shape(VolumeFiles((tmp_path / "b.h5",), ()))
+
+
+def test_labels_above_any_class_are_refused(tmp_path: Path) -> None:
+    image, label = arrays()
+    odd = label.astype(np.float32)
+    odd[0, 0, 0] = 1e30
+    with pytest.raises(MaskValuesError, match=r"holds the value 1e\+30: 0 is the background"):
+        read_labels(pair(tmp_path, image, odd))

@@ -483,3 +483,29 @@ def test_the_phantom_is_the_same_every_time_and_another_for_another_seed() -> No
     np.testing.assert_array_equal(source.mask("p03_1_z004"), again[0][1].labels[4])
     np.testing.assert_array_equal(source.image("p03_1_z004")[..., 2], again[0][1].image[4])
     assert source.volumes["p03_1_z004"].spacing == again[0][0].spacing
+
+
+def test_a_folder_of_the_right_layout_in_another_format_is_told_so(tmp_path: Path) -> None:
+    for part in ("imagesTr", "labelsTr"):
+        (tmp_path / "Task99" / part).mkdir(parents=True)
+        (tmp_path / "Task99" / part / "a.mha").write_text("another format")
+    with pytest.raises(UserError, match=r"imagesTr holds no \.nii or \.nii\.gz file; other formats are not read"):
+        find_volumes(tmp_path)
+
+
+def test_a_name_that_no_class_can_have_is_told_with_what_to_type(tmp_path: Path) -> None:
+    found = find_volumes(decathlon(tmp_path, labels={"background": 0, "mean": 1, "rest": 2}))
+    assert found is not None
+    with pytest.raises(UserError, match=r"dataset\.json: the label 1 is called 'mean', .* --classes class1=1,rest=2"):
+        found.named_classes()
+
+
+def test_few_patients_are_warned_of_and_refused_by_their_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = find_volumes(acdc(tmp_path / "raw", patients=4))
+    assert found is not None
+    add_volumes(own_card("few", "", "patient", False, FACTS, None, found.classes), found, None, False, tmp_path)
+    assert "'few' has 4 patients; a split needs 5 or more" in caplog.text
+    with pytest.raises(UserError, match=r"'few' has 4 patients; a split needs 5 .* 2 to test on\): add patients\.$"):
+        load_split(open_source("few", tmp_path))

@@ -604,7 +604,7 @@ def test_the_slice_with_the_largest_reference_is_shown_in_a_colour_for_each_clas
     ]
     assert next(iter(seen)) == "Best: highest Dice (mean over classes)"
     pixels = np.asarray(Image.open(file.with_name("cases.png")).convert("RGB")).astype(int)
-    first, second, third, fourth = (near(pixels, color) for color in drawn._CLASS_COLORS[:4])
+    first, second, third, fourth = (near(pixels, color) for color in drawn.CLASS_COLORS[:4])
     assert first > 1000
     assert second > 1000
     assert 50 < third < first / 3, "in the legend alone"
@@ -651,5 +651,5 @@ def test_the_first_classes_keep_apart_for_the_colour_blind(kind: str) -> None:
         linear = (np.array(ImageColor.getrgb(color)) / 255) ** 2.2
         return np.clip(np.array(BLINDNESS[kind]) @ linear, 0, 1) ** (1 / 2.2)
 
-    colors = [seen(color) for color in drawn._CLASS_COLORS[:4]]
+    colors = [seen(color) for color in drawn.CLASS_COLORS[:4]]
     assert min(np.linalg.norm(one - two) for i, one in enumerate(colors) for two in colors[:i]) > 0.25

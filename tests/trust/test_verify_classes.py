@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qgbench.data.acquire.given import read_given
 from qgbench.data.cache import joint_fingerprint, prepare
 from qgbench.data.readers import open_source
 from qgbench.data.source import Source
@@ -68,14 +69,11 @@ def labels_of(ids: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on volumes of three classes, with 3 labelled patients."""
-    folder = tmp_path_factory.mktemp("sound")
-    source, split = open_source(DATASET), load_split(DATASET)
-    record, _ = present(dataset=DATASET, regime="n3patients@grouped")
+def write_run(folder: Path, regime: str, split: pd.DataFrame, labelled: list[str]) -> None:
+    """Write a run on volumes of three classes."""
+    source = open_source(DATASET)
+    record, _ = present(dataset=DATASET, regime=regime)
     part = {name: split[split["split"] == name] for name in ("train", "test")}
-    labelled = draw_patients(part["train"], 3, DATASET, 0)
     images, masks = rows_of(source, part["test"]["id"].tolist())
     labels = labels_of(sorted({*part["train"]["id"]} - {*labelled})[:6])
     data = record.model_dump(mode="json")
@@ -95,6 +93,15 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_labels(folder / "labels.csv", labels)
     write_predictions(folder / "predictions.npz", masks)
     write_record(folder, Record.model_validate(data))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on volumes of three classes, with 3 labelled patients."""
+    folder = tmp_path_factory.mktemp("sound")
+    split = load_split(DATASET)
+    labelled = draw_patients(split[split["split"] == "train"], 3, DATASET, 0)
+    write_run(folder, "n3patients@grouped", split, labelled)
     return folder
 
 
@@ -168,7 +175,7 @@ def relabelled(change: Callable[[list[str]], list[str]]) -> Change:
         ("image ids", set_in("class", "la", 1), "rows of 'la'; the classes are rv, myo, lv"),
         ("image ids", set_in("group", "p11", 1), "of another group or size in another class"),
         ("image ids", set_in("spacing_depth", 3.0, 1), "of another group or size in another class"),
-        ("counts", set_in("n_pred", 8 * 64 * 64 - 100), "more pixels than there are"),
+        ("counts", set_in("n_pred", 8 * 64 * 64 - 100), "more voxels than there are"),
         ("counts", set_in("depth", 7.5), "no whole numbers"),
         ("counts", set_in("spacing_width", 0.0), "sides of a voxel that are not positive"),
         ("counts", provenance(distance_unit="voxel"), "not 1 though they are not known"),
@@ -177,11 +184,12 @@ def relabelled(change: Callable[[list[str]], list[str]]) -> Change:
         ("classes", provenance(classes=["lv", "myo", "rv"]), "the card of 'phantom3d' has rv, myo, lv"),
         ("labels", relabelled(lambda ids: ids[::-1]), "in another order"),
         ("labels", relabelled(lambda ids: ids[:16]), "2 labelled vol"),
+        ("labels", relabelled(lambda ids: ids[:32]), "2 labelled patients, and the regime is n3patients@grouped"),
         ("audits", of_label("class", "la"), "rows of another class than rv, myo, lv: 'la'"),
         ("audits", lambda _, images, labels: (images, labels.drop(index=2)), "without a row of each class"),
         ("audits", of_label("confidence", 0.123), "confidence or agreement is another one in another class"),
         ("audits", of_label("g", 0.123), "pearson of g"),
-        ("audits", of_label("id", "p00_0_z003"), "test image"),
+        ("audits", of_label("id", "p00_0_z003"), "test slice"),
     ],
 )
 def test_what_was_changed_is_found(sound: Path, tmp_path: Path, rule: str, change: Change, said: str) -> None:
@@ -229,7 +237,7 @@ def test_predictions_of_another_depth_are_faults(sound: Path, tmp_path: Path) ->
     write_predictions(tmp_path / "predictions.npz", {id: np.zeros((7, 64, 64), np.uint8) for id in ids})
     texts = [fault.text for fault in verify_records([tmp_path], "medpy") if fault.rule == "judge"]
     assert len(texts) == len(ids)
-    assert "is 8 x 64 x 64 pixels; measured: (7, 64, 64) predicted" in texts[0]
+    assert "is 8 x 64 x 64 voxels; measured: (7, 64, 64) predicted" in texts[0]
 
 
 def test_a_draw_may_begin_with_the_first_images_of_each_class() -> None:
@@ -267,3 +275,47 @@ def test_a_rerun_is_compared_class_by_class(sound: Path, tmp_path: Path) -> None
     images.loc[5, "spacing_depth"] += 1
     write_images(tmp_path / "images.csv", images)
     assert "sizes or reference masks" in judge(original, tmp_path / "record.json").reason
+
+
+def test_a_published_split_that_ships_is_compared(tmp_path: Path, sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    committed = load_split(DATASET)
+    patients = committed.drop_duplicates("group").set_index("group")["split"]
+    to_train = patients.index[patients == "train"][:2].tolist()
+    words = patients.where(~patients.index.isin(to_train), "labelled")
+    words = words.where(words != "train", "unlabelled").replace({"val": "test", "test": "val"})  # another test part
+    folder = tmp_path / "card" / "splits"
+    folder.mkdir(parents=True)
+    words.rename_axis("image").rename("split").to_csv(folder / "given.csv")
+    given = read_given([folder / "given.csv"], open_source(DATASET))
+    assert given.labelled is not None
+    run = tmp_path / "run"
+    run.mkdir()
+    write_run(run, f"n2patients@{given.kind}", given.table, given.labelled)
+    monkeypatch.setattr("qgbench.data.acquire.given.card_folder", lambda name: tmp_path / "card")
+    assert rules(verify_records([run]), "note") == {"twin", "split unknown"}
+    (folder / "given.csv").rename(folder / f"{given.kind}.csv")
+    found = verify_records([run])
+    assert (rules(found), rules(found, "note")) == (set(), {"twin"}), found
+    other = committed[committed["split"] == "train"]
+    ids = draw_patients(other[~other["group"].isin(to_train)], 2, DATASET, 0)
+    for place, (change, rule, said) in enumerate(
+        [
+            (relabelled(lambda _: ids), "labels", f"'{given.kind}' names 32; "),
+            (relabelled(lambda listed: listed[:16]), "labels", "1 labelled patients, and the regime is n2patients@"),
+            (provenance(split="0" * 64), "split", "the fingerprint is 0000"),
+            (set_in("id", "p99_0"), "test images", "p99_0"),
+            (of_label("id", f"{patients.index[patients == 'test'][0]}_0_z003"), "audits", "not among the unlab"),
+        ]
+    ):
+        faults = changed(run, tmp_path / f"changed{place}", change)
+        assert any(fault.rule == rule and said in fault.text for fault in faults), faults
+
+
+def test_near_copies_of_slices_are_told_by_volume(sound: Path, tmp_path: Path) -> None:
+    shutil.copytree(sound, tmp_path / "run")
+    data = json.loads((sound / "record.json").read_text())
+    test = read_images(sound / "images.csv")["id"][0]
+    data["near_copies"] = {"val": [], "test": [f"{test}_z001", f"{test}_z002"]}
+    (tmp_path / "run" / "record.json").write_text(json.dumps(data))
+    notes = [fault.text for fault in verify_records([tmp_path / "run"]) if fault.rule == "near copies"]
+    assert notes == [f"1 test volume ({test}) of 12: with slices that are near copies of slices to train on"]

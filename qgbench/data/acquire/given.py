@@ -14,17 +14,24 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import as_file
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from qgbench.base.errors import UserError, unreadable
 from qgbench.base.logs import logger
 from qgbench.base.text import read_table, read_text, refuse_empty
+from qgbench.data.cards import Card, card_folder, load_card
 from qgbench.data.layouts import id_of
 from qgbench.data.readers import IMAGE_SUFFIXES, Source, name_some
+from qgbench.data.source import Slice
 from qgbench.data.splits import PARTS
+from qgbench.data.units import volume_of
 from qgbench.data.volume_files import stem_of
+from qgbench.data.volume_layouts import FRAME, SLICE
 from qgbench.data.volumes import slice_id
 
 IMAGE_COLUMNS = ("image_path", "image", "id", "stem", "image_id", "image_name", "filename", "name")
@@ -42,8 +49,6 @@ _PURPOSE = {"train": "train on", "val": "validate on", "test": "test on"}
 _SUFFIXES = (".csv", ".txt", ".list")
 _SUFFIX = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 _FIRST_FILE = re.compile(rf".*?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})(?=\s|$)", re.IGNORECASE)
-_FRAME = re.compile(r"(?P<patient>.+)_frame(?P<number>\d+)", re.IGNORECASE)
-_SLICE = re.compile(r"(?P<volume>.+)_slice_?(?P<number>\d+)", re.IGNORECASE)
 _LEAST_IMAGES = 2  # in each part
 
 
@@ -117,6 +122,43 @@ def read_given(paths: Sequence[Path], source: Source, pools: Sequence[Source] = 
     return _assembled(ids_of_part, from_pools, source)
 
 
+def read_shipped(dataset: str, kind: str, listed: pd.DataFrame) -> GivenSplit | None:
+    """Read a published split that ships, without the images; None where it does not ship.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of a shipped data set.
+    kind : str
+        As `GivenSplit.kind`.
+    listed : DataFrame
+        Its images and their groups: columns id and group, as in a committed split.
+    """
+    with as_file(card_folder(dataset).joinpath("splits", f"{kind}.csv")) as file:
+        return read_given([file], _Listed(load_card(dataset), listed)) if file.is_file() else None
+
+
+class _Listed(Source):
+    """Names of images and their groups, of which none is here."""
+
+    def __init__(self, card: Card, listed: pd.DataFrame) -> None:
+        self.card, self.labelled = card, True
+        group_of = dict(zip(listed["id"], listed["group"], strict=True))
+        self.ids = sorted(group_of)
+        self.groups = [group_of[id] for id in self.ids]
+        if card.volumes is not None:
+            places = {id: (volume_of(id), int(id.rpartition("_z")[2])) for id in self.ids}
+            self.volumes = {id: Slice(volume, index, None) for id, (volume, index) in places.items()}
+
+    def image(self, id: str) -> NDArray[np.uint8]:
+        raise NotImplementedError
+
+    mask = image
+
+    def content_key(self) -> str:
+        raise NotImplementedError
+
+
 class _Names:
     """What may be meant by a path, a file name, an id, or a line "image mask": the images of one source."""
 
@@ -164,7 +206,7 @@ class _VolumeNames:
     def match(self, names: list[str]) -> tuple[set[str], list[str]]:
         """Return the slices that are meant, and the names that mean none."""
         plain = [self._plain(name) for name in names]
-        slices = [_SLICE.fullmatch(name) for name in plain]
+        slices = [SLICE.fullmatch(name) for name in plain]
         named = [cut["volume"] if cut else name for name, cut in zip(plain, slices, strict=True)]
         volume_of = self._volumes_named(set(named))
         first = min((int(cut["number"]) for cut in slices if cut), default=1)
@@ -194,7 +236,7 @@ class _VolumeNames:
         found = {name: name for name in names if name in self._volumes}
         frames: dict[str, dict[int, str]] = {}
         for name in names:
-            if frame := _FRAME.fullmatch(name):
+            if frame := FRAME.fullmatch(name):
                 frames.setdefault(frame["patient"], {})[int(frame["number"])] = name
         for patient, named in frames.items():
             volumes = sorted(self._of_patient.get(patient, []), key=_frame_number)
@@ -205,7 +247,7 @@ class _VolumeNames:
 
 
 def _frame_number(volume: str) -> int:
-    frame = _FRAME.fullmatch(volume)
+    frame = FRAME.fullmatch(volume)
     return int(frame["number"]) if frame else 0
 
 
@@ -278,6 +320,7 @@ def _assembled(ids_of_part: dict[str, set[str]], from_pools: dict[str, set[str]]
                 f"another file with --split-from, whose name says {part}."
             )
     _refuse_parted(source, part_of)
+    _refuse_parted_labels(source, labelled, ids_of_part["train"])
     group_of = dict(zip(source.ids, source.groups, strict=True))
     rows = [(id, group_of[id], part) for id, part in sorted(part_of.items())]
     table = pd.DataFrame(rows, columns=["id", "group", "split"])
@@ -293,6 +336,18 @@ def _assembled(ids_of_part: dict[str, set[str]], from_pools: dict[str, set[str]]
     if pool and (unused := [name for name, ids in from_pools.items() if not ids]):
         raise UserError(f"the split lists images of pools, but none of {', '.join(unused)}; leave that pool out.")
     return GivenSplit(table, sorted(labelled) or None, pool or None)
+
+
+def _refuse_parted_labels(source: Source, labelled: set[str], train: set[str]) -> None:
+    """Refuse a patient of volumes of whom only some slices to train on are labelled: budgets count patients."""
+    if not (source.volumes and labelled):
+        return
+    group_of = dict(zip(source.ids, source.groups, strict=True))
+    if parted := sorted({group_of[id] for id in labelled} & {group_of[id] for id in train - labelled}):
+        raise UserError(
+            f"the split calls only some slices of {name_some(parted, 'patient')} labelled: list all slices or volumes "
+            "of a patient, or the patient, as labelled or as unlabelled."
+        )
 
 
 def _refuse_parted(source: Source, part_of: dict[str, str]) -> None:

@@ -39,7 +39,7 @@ from qgbench.data.readers import (
     open_pool,
     open_source,
 )
-from qgbench.data.splits import keeps_groups
+from qgbench.data.splits import LEAST_PATIENTS, keeps_groups
 from qgbench.data.volume_layouts import LAYOUTS, VolumeFolder, find_volumes
 from qgbench.data.volumes import FileVolumes, patients_of, spacing_words
 
@@ -198,6 +198,8 @@ def add_volumes(
     with _place(card.name, data_dir) as partial:
         patients = found.patients if groups is None else patients_of(found, groups)
         source = FileVolumes(card, found.volumes, patients)
+        if (few := len(set(source.groups))) < LEAST_PATIENTS:
+            logger.warning("'%s' has %d patients; a split needs %d or more.", card.name, few, LEAST_PATIENTS)
         _write_volumes(source, found, partial, track)
         if groups is not None:
             (partial / "groups.csv").write_text(groups_text(patients), encoding="utf-8")

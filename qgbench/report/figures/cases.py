@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qgbench.report.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, blank, place, write
+from qgbench.base.colors import CLASS_COLORS
+from qgbench.report.figures.style import blank, place, write
 from qgbench.report.lettering import printable, shortened
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ _TWIN = _Style("#ffffff", 1.2, (0, (1.2, 2.2)))
 _HALO = _Style("#000000", 2.4)
 
 # Of several classes: the colour is the class's, and dashes tell reference, prediction and twin apart.
-_CLASS_COLORS = ("#f0e442", SKY, VERMILLION, PURPLE, GREEN, ORANGE, BLUE)  # of more classes they come round again
 _ANY_CLASS = "#ffffff"
 _CLASS_NAME_LENGTH = 18
 _LEGEND_ENTRY = 1.75  # inches, at least
@@ -164,7 +164,7 @@ def _add_legend(
 
 
 def _class_color(place: int) -> str:
-    return _CLASS_COLORS[place % len(_CLASS_COLORS)]
+    return CLASS_COLORS[place % len(CLASS_COLORS)]
 
 
 def _draw(axes: "Axes", picture: Picture, classes: int) -> None:

@@ -1,6 +1,6 @@
 """What all figures share: size, fonts, looks that colour-blind readers and grey print tell apart, and safe names.
 
-Colours are those of Okabe & Ito (Color Universal Design, 2008). Whatever colour tells apart, a marker, a dash or a
+Colours are those of Okabe & Ito (`qgbench.base.colors`). Whatever colour tells apart, a marker, a dash or a
 hatch tells apart too. Lengths are in inches on the page.
 """
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
+from qgbench.base.colors import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from qgbench.metrics.table import Metric
 from qgbench.report.analysis import Analysis
 from qgbench.report.contrasts import is_control
@@ -25,7 +26,6 @@ LINE = 0.13  # from one line of text to the next
 _MARGIN = 0.06
 
 BLACK, GREY, LIGHT_GREY = "#000000", "#767676", "#d9d9d9"
-ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7"
 
 RC = {
     "font.family": ["sans-serif"],  # what a browser falls back on

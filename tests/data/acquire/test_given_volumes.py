@@ -121,3 +121,20 @@ def test_patients_that_are_not_there_are_named(tmp_path: Path) -> None:
     write(ssl4mis(tmp_path) / "val.list", ["patient099_frame01", "patient001_frame03"])
     with pytest.raises(UserError, match=r"2 images \(patient099_frame01, patient001_frame03\) not in 'acdc'"):
         read_given([tmp_path], Listed())
+
+
+@pytest.mark.parametrize("apart", ["patient003_frame04", "patient003_frame04_z001"])
+def test_a_patient_of_whom_some_is_labelled_is_refused(tmp_path: Path, apart: str) -> None:
+    own = slices(volumes("patient003"))
+    labelled = [id for id in own if id.startswith(apart)]
+    files = [
+        write(tmp_path / "labelled.txt", ["patient001", *labelled]),
+        write(tmp_path / "unlabelled.txt", [*sorted({*own} - {*labelled}), *TRAIN[3:]]),
+        write(tmp_path / "val.txt", VAL),
+        write(tmp_path / "test.txt", TEST),
+    ]
+    with pytest.raises(UserError, match=r"only some slices of 1 patient \(patient003\) labelled"):
+        read_given(files, Listed())
+    write(files[0], ["patient001"])
+    write(files[1], ["patient003", *TRAIN[3:]])
+    assert read_given(files, Listed()).labelled == slices(volumes("patient001"))
