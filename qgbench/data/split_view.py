@@ -1,6 +1,6 @@
 """A split to be looked at: numbers, groups and lesion areas of its parts, and the labelled draws of a budget."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,7 +124,9 @@ def print_split(shown: ShownSplit, console: Console) -> None:
     """Print a line for each part, and one for each labelled draw; of several classes one for each class."""
     classes = list(shown.areas.columns)
     several = len(classes) > 1
-    counted = {"volumes": volume_of, "slices": str} if shown.of_volumes else {"images": str}
+    counted: dict[str, Callable[[str], str]] = {"images": str}
+    if shown.of_volumes:
+        counted = {"volumes": volume_of, "slices": str}
     groups = "patients" if shown.of_volumes else "groups"
     size = ", ".join(f"{shown.table['id'].map(unit).nunique()} {noun}" for noun, unit in counted.items())
     grid = Table(box=None, pad_edge=False, title=f"{shown.name}, {size}", title_justify="left")
