@@ -14,7 +14,15 @@ from rich.markup import escape
 from qgbench import __version__
 from qgbench.base.console import standard_output, written_out
 from qgbench.base.cores import MOST_THREADS
-from qgbench.base.errors import DISK_FULL, QGBenchError, UserError, in_one_line, refuse_unwritable
+from qgbench.base.errors import (
+    DISK_FULL,
+    AbsentDataError,
+    QGBenchError,
+    UnknownDataError,
+    UserError,
+    in_one_line,
+    refuse_unwritable,
+)
 from qgbench.base.interruption import Interrupted, interruptible
 from qgbench.base.logs import NORMAL, QUIET, SILENT, VERBOSE, logger, set_verbosity, verbosity
 from qgbench.base.paths import expanded
@@ -300,7 +308,12 @@ def _regime(
         parsed = parsed.model_copy(update={"split": given.kind})
     if regime is not None or labelled == "all":
         return str(parsed)
-    card = find_card(dataset, data_dir, "labelled")
+    try:
+        card = find_card(dataset, data_dir, "labelled")
+    except (AbsentDataError, UnknownDataError):
+        if labelled is None:
+            raise
+        return str(parsed)  # a finished run is shown without its data; others are refused where they are opened
     if labelled is None:
         budget = card.budget
         if given is not None and given.labelled is not None:

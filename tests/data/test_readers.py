@@ -279,7 +279,7 @@ def test_unknown_name_and_wrong_kind() -> None:
     with pytest.raises(UserError, match=r"unknown dataset 'ph3'\. Did you mean 'ph2'"):
         open_source("ph3")
     with pytest.raises(
-        UserError, match="'isic_pool' is a pool of images without masks; expected one of: busi, cvc_clinicdb"
+        UserError, match="'isic_pool' is a pool of images without masks; expected one of: acdc, busi, cvc_clinicdb"
     ):
         open_source("isic_pool")
     with pytest.raises(

@@ -219,7 +219,7 @@ def test_an_image_split_is_warned_of_and_says_how_many_groups_cross(tree: Path) 
 def test_a_group_that_crosses_a_grouped_split_is_an_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = make_split(IDS, [f"g{n // 2}" for n in range(24)], "grouped")
     split["split"] = ["train"] * 11 + ["test"] * 9 + ["val"] * 4  # g5 is images 10 and 11
-    monkeypatch.setattr(module, "make_split", lambda *args, **options: split)
+    monkeypatch.setattr(module, "split_source", lambda *args, **options: split)
     assert brief(verify([str(tree)])) == [("error", "own", "groups cross", ("10", "11"))]
 
 
