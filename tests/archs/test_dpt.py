@@ -298,7 +298,7 @@ def test_a_plan_refuses_a_size_without_building_anything(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("encoder", ["resnet34", "swin_tiny_patch4_window7_224", "naflexvit_base_patch16_gap"])
 def test_an_encoder_of_another_kind_is_refused_with_what_to_type(encoder: str) -> None:
-    with pytest.raises(UserError, match=f"'dpt' .*'{encoder}' is none: type --encoder {ENCODER}, --encoder {V2}"):
+    with pytest.raises(UserError, match=f"'dpt' .*'{encoder}' is none: type --encoder {ENCODER}, or --encoder {V2}"):
         build_network("dpt_frozen", encoder, "none", (32,), 64)
 
 
