@@ -70,14 +70,13 @@ QUESTIONS = {
 }
 
 
-def fit(dataset: str, seed: int, changes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Train the weak models of a set and seed, then each g; return what each is worth and its seconds of a core."""
+def fit(dataset: str, seed: int, changes: dict[str, dict[str, Any]]) -> None:
+    """Train the weak models of a set and seed, then each g; keep what each is worth and its seconds of a core."""
     protocol = load_protocol("small")
     data = open_run_data(dataset, Regime.parse(FEW[dataset]), seed, protocol.size, protocol.fractions).training
     labelled, val = _as_labelled(data.labelled), _as_labelled(data.val)
     accelerator = make_accelerator("cpu", protocol.precision, 1)
     of_g = salted("g", dataset, len(data.labelled), seed)
-    found = []
     with tempfile.TemporaryDirectory() as name:
         folder, begin = Path(name), time.process_time()
         weak, _ = _train_weak_models(labelled, protocol.quality, of_g, accelerator, folder, {})
@@ -94,7 +93,7 @@ def fit(dataset: str, seed: int, changes: dict[str, dict[str, Any]]) -> list[dic
                 dice = overlap(of_one, val.mask > 0.5).numpy()
                 judged = _Judged(torch.arange(len(dice)), of_one.float(), dice)
                 within.append(correlation(_judge(fitted.predictor, val, judged, accelerator), dice))
-            found.append(
+            keep(
                 {
                     "change": change,
                     "dataset": dataset,
@@ -107,7 +106,17 @@ def fit(dataset: str, seed: int, changes: dict[str, dict[str, Any]]) -> list[dic
                     **{masks: getattr(fitted, masks).model_dump() for masks in MASKS},
                 }
             )
-    return found
+
+
+def keep(found: dict[str, Any]) -> None:
+    """Append one result, whole."""
+    with KEPT.open("a") as kept:
+        kept.write(json.dumps(found) + "\n")
+
+
+def kept() -> list[dict[str, Any]]:
+    """Return all results kept so far."""
+    return [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
 
 
 def cells(found: list[dict[str, Any]]) -> Iterator[str]:
@@ -124,24 +133,20 @@ def cells(found: list[dict[str, Any]]) -> Iterator[str]:
 def main() -> None:
     asked, workers = QUESTIONS[sys.argv[1]], int(sys.argv[2]) if len(sys.argv) > 2 else 2
     KEPT.parent.mkdir(exist_ok=True)
-    known = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
-    have = {(one["dataset"], one["seed"], one["change"]) for one in known}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, KEPT.open("a") as kept:
+    have = {(one["dataset"], one["seed"], one["change"]) for one in kept()}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = []
         for seed, dataset in itertools.product(range(asked.seeds), asked.sets):
             missing = {name: values for name, values in asked.changes.items() if (dataset, seed, name) not in have}
             if missing:
                 jobs.append(pool.submit(fit, dataset, seed, missing))
         for done in as_completed(jobs):
-            for found in done.result():
-                known.append(found)
-                kept.write(json.dumps(found) + "\n")
-            kept.flush()
+            done.result()
     places = set(itertools.product(asked.sets, range(asked.seeds)))
     print("| change | synthetic r / MAE | test shares r / MAE | weak models r / MAE | within one | kept step | s |")
     print("|---|---|---|---|---:|---:|---:|")
     for name in asked.changes:
-        here = [one for one in known if one["change"] == name and (one["dataset"], one["seed"]) in places]
+        here = [one for one in kept() if one["change"] == name and (one["dataset"], one["seed"]) in places]
         print(f"| {name} | " + " | ".join(cells(here)) + " |")
 
 
