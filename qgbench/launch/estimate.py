@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from qgbench.base.errors import QGBenchError, UserError, in_one_line
 from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
+from qgbench.data.acquire.given import read_shipped
 from qgbench.data.cards import card_names, load_card
 from qgbench.data.splits import load_split
 from qgbench.engine.here import best_device
@@ -209,21 +210,22 @@ def _kind_here(device: str) -> str:
 
 
 def _labelled_images(spec: RunSpec) -> int | None:
-    """Return the number of labelled images, by the data set's card; None for a share, or patients, of one without.
+    """Return the number of labelled images, by the data set's card and what ships with it; None where only they tell.
 
-    None, too, for all, a share or patients of a split that someone else made: how many it has to train on only the
-    images themselves tell.
+    That is so for a share or patients of the user's own data, and for a split of someone else that does not ship.
     """
     images = load_card(spec.dataset).images if spec.dataset in card_names() else None
     regime = Regime.parse(spec.regime)
-    if regime.split.startswith(GIVEN):
-        return None if regime.patients else regime.budget
-    if regime.patients:
-        with suppress(UserError):  # no split of it is committed
-            patients = load_split(spec.dataset, fractions=spec.resolve().fractions)["group"]
-            return round(len(patients) / patients.nunique() * (regime.budget or 0))
-        return None
-    return regime.budget if images is None else regime.labelled(round(images * spec.resolve().fractions[0]))
+    given = regime.split.startswith(GIVEN)
+    if not given and not regime.patients:
+        return regime.budget if images is None else regime.labelled(round(images * spec.resolve().fractions[0]))
+    with suppress(UserError):  # no split of it is committed
+        listed = load_split(spec.dataset, fractions=spec.resolve().fractions)
+        if regime.patients:
+            return round(len(listed) / listed["group"].nunique() * (regime.budget or 0))
+        if (split := read_shipped(spec.dataset, regime.split, listed)) is not None:
+            return regime.labelled(int((split.table["split"] == "train").sum()))
+    return regime.budget
 
 
 def _finished(folders: Sequence[Path]) -> Iterator[_Finished]:
