@@ -62,6 +62,9 @@ class Card(BaseModel):
     voxels: bool = Field(
         False, description="the spacing in the files of volumes is not the true one: distances are in voxels"
     )
+    same_patient: Mapping[str, str] = Field(
+        {}, description="patients of volumes whose pictures are another's: second name -> first, which both then have"
+    )
 
     spacing: str = Field("not stated", description="size of a pixel in mm, or why it is not known")
     defects: tuple[str, ...] = Field((), description="known defects of the distribution, a sentence each")
@@ -89,8 +92,8 @@ class Card(BaseModel):
     def _volumes_are_labelled(self) -> Self:
         if self.volumes is not None and self.kind == "pool":
             raise ValueError("a pool holds pictures, not volumes")
-        if self.voxels and self.volumes is None:
-            raise ValueError("voxels is said of volumes")
+        if (self.voxels or self.same_patient) and self.volumes is None:
+            raise ValueError("voxels and same_patient are said of volumes")
         return self
 
     @field_validator("classes")

@@ -66,7 +66,8 @@ class VolumeSource(Source):
         }
         self.ids = sorted(places)
         self.volumes = {id: places[id] for id in self.ids}
-        self.groups = [patients[place.volume] for place in self.volumes.values()]
+        named = [patients[place.volume] for place in self.volumes.values()]
+        self.groups = [card.same_patient.get(name, name) for name in named]
         self.labelled = True
         self._lock = threading.Lock()
         self._read: OrderedDict[tuple[str, str], Future[NDArray[Any]]] = OrderedDict()

@@ -392,14 +392,15 @@ def test_the_committed_split_is_the_one_that_is_drawn(tmp_path: Path) -> None:
     assert split_source(source, "grouped", PAPER, areas=areas).equals(load_split(source, "grouped", PAPER))
 
 
-@pytest.mark.parametrize(("name", "patients", "slices"), [("acdc", 100, 1902), ("hippocampus", 260, 9270)])
+@pytest.mark.parametrize(("name", "patients", "slices"), [("acdc", 99, 1902), ("hippocampus", 260, 9270)])
 def test_committed_splits_of_patients(name: str, patients: int, slices: int) -> None:
     shares = {HALF_TEST: (0.4, 0.1, 0.5), PAPER: (0.7, 0.1, 0.2)}
     for fractions, expected in shares.items():
         split = load_split(name, "grouped", fractions)
         assert (len(split), split["group"].nunique(), split["id"].is_unique) == (slices, patients, True)
         numbers = split.groupby("split")["group"].nunique()
-        assert [numbers[part] for part in ("train", "val", "test")] == [round(patients * share) for share in expected]
+        for part, share in zip(("train", "val", "test"), expected, strict=True):
+            assert abs(numbers[part] - patients * share) <= 0.5
         assert (split.groupby("group")["split"].nunique() == 1).all()
 
 
@@ -426,8 +427,8 @@ def test_a_draw_takes_all_slices_of_a_patient_and_a_smaller_one_is_its_beginning
         == drawn[: len(draw_patients(train, 3, "acdc", 0))]
     )
     assert draw_patients(train, 7, "acdc", 1) != drawn
-    with pytest.raises(UserError, match="the labelled budget is 71 patients; expected 1 to 70"):
-        draw_patients(train, 71, "acdc", 0)
+    with pytest.raises(UserError, match="the labelled budget is 70 patients; expected 1 to 69"):
+        draw_patients(train, 70, "acdc", 0)
 
 
 def test_a_regime_counts_patients_of_volumes_alone() -> None:

@@ -196,12 +196,16 @@ class _VolumeNames:
     def __init__(self, source: Source) -> None:
         self._ids = set(source.ids)
         self._volumes: dict[str, list[str]] = {}
-        self._of_patient: dict[str, list[str]] = {}  # volumes
+        of_group: dict[str, list[str]] = {}  # volumes
+        of_frames: dict[str, list[str]] = {}  # by the names of volumes: two patients of a list may be one group
         for id, patient in zip(source.ids, source.groups, strict=True):
             volume = source.volumes[id].volume
             if volume not in self._volumes:
-                self._of_patient.setdefault(patient, []).append(volume)
+                of_group.setdefault(patient, []).append(volume)
+                if frame := FRAME.fullmatch(volume):
+                    of_frames.setdefault(frame["patient"], []).append(volume)
             self._volumes.setdefault(volume, []).append(id)
+        self._of_patient = of_group | of_frames
 
     def match(self, names: list[str]) -> tuple[set[str], list[str]]:
         """Return the slices that are meant, and the names that mean none."""

@@ -1,5 +1,6 @@
 """Splits of volumes as others publish them: lists of SSL4MIS and UniMatch, tables, names of patients."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from qgbench.base.errors import UserError
 from qgbench.data.acquire.given import read_given
 from qgbench.data.cards import load_card
+from qgbench.data.splits import split_source
 from qgbench.data.volumes import VolumeSource, slice_id
 
 # As in ACDC: the second phase, and for one patient the first one too, has a number of its own.
@@ -24,10 +26,11 @@ DEPTH = 3
 class Listed(VolumeSource):
     """Volumes that nobody reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, same_patient: Mapping[str, str] | None = None) -> None:
         patient_of = {f"{patient}_frame{n:02}": patient for patient, frames in FRAMES.items() for n in frames}
         depths, spacings = dict.fromkeys(patient_of, DEPTH), dict.fromkeys(patient_of)
-        super().__init__(load_card("acdc"), depths, spacings, patient_of)
+        card = load_card("acdc").model_copy(update={"same_patient": same_patient or {}})
+        super().__init__(card, depths, spacings, patient_of)
 
     def greys(self, volume: str) -> None:
         raise AssertionError
@@ -99,6 +102,19 @@ def test_names_of_the_data_and_patients_mean_what_they_say(tmp_path: Path) -> No
         "val": {"patient004_frame01", "patient002_frame01"},
         "test": volumes("patient003", "patient006"),
     }
+
+
+def test_patients_of_the_same_pictures_are_one_group_and_each_of_their_names_means_its_own_volumes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Listed({"patient009": "patient001"})  # one is to train on, the other to test on
+    given = read_given([ssl4mis(tmp_path)], source)
+    assert given.table["id"].tolist() == slices(volumes(*FRAMES))
+    assert set(given.table["split"][given.table["group"] == "patient001"]) == {"train", "test"}
+    assert "1 groups (patient" in caplog.text
+    ours = split_source(source, "grouped", (0.4, 0.1, 0.5))
+    assert ours["group"].nunique() == len(FRAMES) - 1
+    assert ours.loc[ours["id"].str.startswith(("patient001", "patient009")), "split"].nunique() == 1
 
 
 def test_slices_counted_from_0_are_told_by_a_slice_0(tmp_path: Path) -> None:
