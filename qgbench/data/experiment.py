@@ -153,15 +153,16 @@ def training_data(
     unlabelled = list(extra)
     if rest:
         unlabelled.insert(0, (prepared, np.array(rest)))
+    noun = "image" if prepared.volumes is None else "slice"
     if len(drawn) < 2:
         raise UserError(
-            f"the labelled budget is {len(drawn)} image; give --labelled 2 or more (there are {len(part['train'])} "
-            "training images)."
+            f"the labelled budget is {len(drawn)} {noun}; give --labelled 2 or more (there are {len(part['train'])} "
+            f"training {noun}s)."
         )
     if len(part["val"]) < 2:
         raise UserError(
-            f"of {len(split)} images {len(part['train'])} are to train on and {len(part['val'])} to validate on; at "
-            "least 2 of each are needed: add images."
+            f"of {len(split)} {noun}s {len(part['train'])} are to train on and {len(part['val'])} to validate on; at "
+            f"least 2 of each are needed: add {'images' if noun == 'image' else 'patients'}."
         )
     _refuse_without_lesion(prepared, labelled, [row_of[name] for name in part["train"]["id"]], k)
     task = Task(prepared.classes)
