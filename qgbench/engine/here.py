@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from qgbench.base.errors import UserError
@@ -48,6 +49,7 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+@cache
 def _may_have_gpu() -> bool:
     """Return whether torch may find a GPU: on Linux it needs the driver of one, by these names."""
     if sys.platform != "linux" or Path("/dev/kfd").exists():  # AMD's

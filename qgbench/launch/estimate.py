@@ -17,9 +17,7 @@ from pydantic import ValidationError
 from qgbench.base.errors import QGBenchError, UserError, in_one_line
 from qgbench.base.files import write_atomically
 from qgbench.base.logs import logger
-from qgbench.data.acquire.given import read_shipped
 from qgbench.data.cards import card_names, load_card
-from qgbench.data.splits import load_split
 from qgbench.engine.here import best_device
 from qgbench.launch.job import Job
 from qgbench.run.provenance import accelerator, processor
@@ -219,11 +217,17 @@ def _labelled_images(spec: RunSpec) -> int | None:
     given = regime.split.startswith(GIVEN)
     if not given and not regime.patients:
         return regime.budget if images is None else regime.labelled(round(images * spec.resolve().fractions[0]))
+    from qgbench.data.acquire.given import read_shipped  # late, as both import pandas
+    from qgbench.data.splits import load_split
+
     with suppress(UserError):  # no split of it is committed
         listed = load_split(spec.dataset, fractions=spec.resolve().fractions)
+        split = read_shipped(spec.dataset, regime.split, listed) if given else None
+        if split is not None and split.labelled is not None:
+            return len(split.labelled)
         if regime.patients:
             return round(len(listed) / listed["group"].nunique() * (regime.budget or 0))
-        if (split := read_shipped(spec.dataset, regime.split, listed)) is not None:
+        if split is not None:
             return regime.labelled(int((split.table["split"] == "train").sum()))
     return regime.budget
 

@@ -182,8 +182,10 @@ def catalogue(kind: Kind, plugins: Iterable[str] = ()) -> Catalogue:
     UserError
         A plug-in does not exist. One that exists and cannot be imported is in `Catalogue.broken`.
     """
-    entries = [Known(name, BUILT_IN, name) for name in _KINDS[kind].names()]
-    entries += [Known(point.name, _origin(point), point.name) for point in _entry_points(kind)]
+    installed = _installed(kind, _times())
+    if not plugins:
+        return installed
+    entries = list(installed.entries)
     broken: dict[str, PluginImportError] = {}
     for where in dict.fromkeys(plugins):
         try:
@@ -318,19 +320,22 @@ def _origin(point: EntryPoint) -> str:
     return f"{package} ({point.value})"
 
 
-def _entry_points(kind: Kind) -> Sequence[EntryPoint]:
-    """Return what installed packages name; they are asked again only after an installation: there may be a hundred."""
+@lru_cache(maxsize=8)
+def _installed(kind: Kind, times: tuple[tuple[str, int], ...]) -> Catalogue:
+    """Return the built-ins and what installed packages name, which are asked again only after an installation."""
+    entries = [Known(name, BUILT_IN, name) for name in _KINDS[kind].names()]
+    entries += [Known(point.name, _origin(point), point.name) for point in entry_points(group=_KINDS[kind].group)]
+    return Catalogue(kind, tuple(entries), MappingProxyType({}))
+
+
+def _times() -> tuple[tuple[str, int], ...]:
+    """Return when each folder that Python imports from was last changed: a package that is installed changes one."""
     # A suite's plan asks thousands of times, and a Path each takes most of that time.
     times = []
     for path in sys.path:
         with suppress(OSError):
             times.append((path, os.stat(path).st_mtime_ns))  # noqa: PTH116
-    return _read_entry_points(kind, tuple(times))
-
-
-@lru_cache(maxsize=8)
-def _read_entry_points(kind: Kind, times: tuple[tuple[str, int], ...]) -> Sequence[EntryPoint]:
-    return tuple(entry_points(group=_KINDS[kind].group))
+    return tuple(times)
 
 
 def _entry_point(kind: Kind, name: str) -> EntryPoint:

@@ -135,12 +135,13 @@ class Suite(Settings):
         """
         found: dict[Place, Entry] = {}
         for block in self.block:
-            places = ((seed, dataset) for seed in block.seeds for dataset in block.regimes)
-            for seed, dataset in places:
-                for regime, arch in itertools.product(block.regimes[dataset], self.archs_of(block)):
-                    for row in block.rows:
-                        for entry in self._entries(block, row, dataset, regime, arch, seed):
-                            found.setdefault(entry.place, entry)
+            arms = [(row, arm) for row in block.rows for arm in self._arms(block, row)]
+            for seed, dataset in itertools.product(block.seeds, block.regimes):
+                for text, arch in itertools.product(block.regimes[dataset], self.archs_of(block)):
+                    regime = str(Regime.parse(text))
+                    for row, arm in arms:
+                        entry = Entry(block.name, row, self.protocol, dataset, regime, arch, arm, seed)
+                        found.setdefault(entry.place, entry)
         return list(found.values())
 
     def archs_of(self, part: Block | Primary) -> tuple[str, ...]:
@@ -168,32 +169,22 @@ class Suite(Settings):
         other = of[question.against or question.block]
         return {dataset: (regime, other[dataset]) for dataset, regime in of[question.block].items()}
 
-    def _entries(self, block: Block, row: str, dataset: str, regime: str, arch: str, seed: int) -> list[Entry]:
+    def _arms(self, block: Block, row: str) -> list[Arm]:
+        """Return the arms of a row: one, or one for each combination of what the block varies."""
         name, addon = parse_row(row)
         declared = self.rows.get(name, Row(method=name))
-        combinations = [
-            dict(zip(block.vary, values, strict=True)) for values in itertools.product(*block.vary.values())
-        ]
+        varied = [dict(zip(block.vary, values, strict=True)) for values in itertools.product(*block.vary.values())]
         return [
-            Entry(
-                block=block.name,
-                row=row,
-                protocol=self.protocol,
-                dataset=dataset,
-                regime=str(Regime.parse(regime)),
-                arch=arch,
-                arm=Arm(
-                    method=declared.method,
-                    **addon,
-                    overrides={
-                        key: value
-                        for key, value in (declared.set | block.set | varied).items()
-                        if addon["qg_mode"] != "none" or not key.startswith(OF_ADDON)
-                    },
-                ),
-                seed=seed,
+            Arm(
+                method=declared.method,
+                **addon,
+                overrides={
+                    key: value
+                    for key, value in (declared.set | block.set | combination).items()
+                    if addon["qg_mode"] != "none" or not key.startswith(OF_ADDON)
+                },
             )
-            for varied in combinations
+            for combination in varied
         ]
 
 
@@ -293,7 +284,12 @@ def _ill_formed(suite: Suite) -> list[str]:
 
 def _unanswerable(suite: Suite) -> list[str]:
     """Return rows of the questions that no block runs."""
-    run = {(entry.row, entry.dataset, entry.regime, entry.arch) for entry in suite.entries()}
+    run = {
+        (row, dataset, str(Regime.parse(regime)), arch)
+        for block in suite.block
+        for dataset, regimes in block.regimes.items()
+        for row, regime, arch in itertools.product(block.rows, regimes, suite.archs_of(block))
+    }
     primary = suite.primary
     asked = [
         ("[primary]", row, dataset, str(Regime.parse(regime)), arch)
