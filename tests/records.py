@@ -112,5 +112,7 @@ def labels_of(classes: Sequence[str], seed: int = 0, masks: int = 12) -> pd.Data
                 dice = float(np.clip(whole + 0.2 * noise.standard_normal(), 0, 1))
                 known = 1 - place / max(1, len(classes) - 1)
                 g = float(np.clip(known * dice + (1 - known) * noise.random(), 0, 1))
-                rows.append((progress, f"u{mask:02}", name, dice, g, whole, 0.5 * whole + 0.2))
-    return pd.DataFrame(rows, columns=["progress", "id", "class", "dice", "g", "confidence", "agreement"])
+                rows.append((progress, f"u{mask:02}", name, dice, 1, g, whole, 0.5 * whole + 0.2))
+    columns = ["progress", "id", "class", "dice", "held", "g", "confidence", "agreement"]
+    labels = pd.DataFrame(rows, columns=columns)
+    return labels if len(classes) > 1 else labels.drop(columns="held")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABEL_COLUMNS = ["progress", "id", "class", "dice"]
+HELD = "held"
+"""The column, of several classes, that says whether a label holds the class (1) or not (0)."""
 AUDIT_QUARTERS = 4  # pseudo-labels are audited at 25, 50, 75 and 100 % of the budget, where a method makes any
 IMAGE_DEPENDENCE_LIMIT = 0.7  # largest correlation with the output for a blacked-out or swapped image that passes
 
@@ -96,24 +98,29 @@ def _statistic(name: str, score: np.ndarray, dice: np.ndarray) -> float | None:
 def audits_of(labels: "pd.DataFrame") -> list[CheckpointAudit]:
     """Return how well every score predicts true Dice within each checkpoint, then pooled over all of them.
 
-    Of several classes it is the mean over the classes of a label, of Dice and of each score: pooled over classes, a
-    score would seem to know labels where it knew which class is the easier one.
+    Of several classes it is the mean over the classes that a label holds, of Dice and of each score, as q is; over all
+    where it holds none. Pooled over classes, a score would seem to know labels where it knew which class is the easier
+    one.
 
     Parameters
     ----------
     labels : DataFrame
-        A row per pseudo-label and class: `LABEL_COLUMNS` (fraction of the step budget, image, class, true Dice), then
-        one for each score.
+        A row per pseudo-label and class: `LABEL_COLUMNS` (fraction of the step budget, image, class, true Dice), then,
+        of several classes, `HELD`, then one for each score.
     """
     if labels.empty:
         return []
     if labels["class"].nunique() > 1:
-        scored = labels.drop(columns="class")
-        labels = scored.groupby(["progress", "id"], sort=False, as_index=False).mean()
+        held = labels[HELD] == 1
+        none = ~held.groupby([labels["progress"], labels["id"]]).transform("any")
+        counted = labels[held | none].drop(columns=["class", HELD])
+        labels = counted.groupby(["progress", "id"], sort=False, as_index=False).mean()
+
+    known = {*LABEL_COLUMNS, HELD}
 
     def audit(progress: float | None, rows: "pd.DataFrame") -> CheckpointAudit:
         dice = rows["dice"].to_numpy(float)
-        scores = {name: agreement(rows[name].to_numpy(float), dice) for name in rows if name not in LABEL_COLUMNS}
+        scores = {name: agreement(rows[name].to_numpy(float), dice) for name in rows if name not in known}
         return CheckpointAudit(progress=progress, mean_dice=float(dice.mean()), scores=scores)
 
     moments = labels["progress"].unique().tolist()

@@ -24,7 +24,7 @@ from qgbench.quality.audit import Agreement, agreement, correlation
 from qgbench.quality.corruptions import Degrade, degrade, degrade_labels
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.release import TEST_SHARES, ReleaseMixture
-from qgbench.quality.scores import overlap_by_class
+from qgbench.quality.scores import mean_of_held, overlap_by_class
 from qgbench.quality.views import colour_view, geometric_view
 from qgbench.quality.weak import WeakMasks, WeakModels, draw_folds
 from qgbench.spec.protocol import QualitySettings
@@ -255,7 +255,7 @@ class PredictorFit:
     def _score(self) -> float:
         quality, dice = _judge(self._predictor, self._val, self._select, self._accelerator), self._select.dice
         if self._settings.select == "correlation":
-            return correlation(_of_whole(quality), _of_whole(dice))
+            return correlation(*(_of_whole(self._val.task, self._select, values) for values in (quality, dice)))
         return -float(F.smooth_l1_loss(torch.from_numpy(quality), torch.from_numpy(dice)))
 
     def best(self) -> QualityPredictor:
@@ -328,7 +328,10 @@ def _audit(
     judged_apart = (replace(val, image=torch.zeros_like(val.image)), val.swapped())
 
     def of(judged: _Judged, images: LabelledImages = val) -> np.ndarray:
-        return _of_whole(_judge(predictor, images, judged, accelerator))
+        return _of_whole(val.task, judged, _judge(predictor, images, judged, accelerator))
+
+    def agreement_on(judged: _Judged, quality: np.ndarray | None = None) -> Agreement:
+        return agreement(of(judged) if quality is None else quality, _of_whole(val.task, judged, judged.dice))
 
     quality = of(drawn)
     dependence = max(correlation(quality, of(drawn, other)) for other in judged_apart)
@@ -339,9 +342,9 @@ def _audit(
     )
     return FittedPredictor(
         predictor=predictor,
-        synthetic=agreement(quality, _of_whole(drawn.dice)),
-        synthetic_test=agreement(of(drawn_test), _of_whole(drawn_test.dice)),
-        weak_models=agreement(of(of_weak), _of_whole(of_weak.dice)),
+        synthetic=agreement_on(drawn, quality),
+        synthetic_test=agreement_on(drawn_test),
+        weak_models=agreement_on(of_weak),
         weak_dice=weak_dice.flatten(1).mean(1).tolist(),
         image_dependence=dependence,
         best_step=best_step,
@@ -349,12 +352,12 @@ def _audit(
     )
 
 
-def _of_whole(values: np.ndarray) -> np.ndarray:
-    """Return the mean over classes of each mask: (M,) or (M, K) -> (M,).
+def _of_whole(task: Task, judged: _Judged, values: np.ndarray) -> np.ndarray:
+    """Return values of masks, of several classes as the mean over those that each holds: (M,) or (M, K) -> (M,).
 
     Pooled over classes, g would seem to know masks where it knew which class is the easier one.
     """
-    return values.reshape(len(values), -1).mean(1)
+    return mean_of_held(task, torch.from_numpy(values).view(len(values), -1), judged.mask).numpy()
 
 
 class _TrainingMasks:

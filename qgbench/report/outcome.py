@@ -88,8 +88,9 @@ def _scores(record: Record) -> Rows:
     )
     classes, noun, unit = len(record.classes), record.noun, DISTANCE_WORDS[record.distance_unit]
     tested = f"{classes} classes and {summary.images}" if classes > 1 else f"{summary.images}"
+    rows = classes * summary.images
     over = f"mean over {tested} test {noun}s, not over their {summary.groups} groups"
-    lesion, lesions = ("such class", f"classes of a {noun}") if classes > 1 else ("lesion", "lesions")
+    lesion, lesions = ("such class", f"classes of {noun}s") if classes > 1 else ("lesion", "lesions")
     return [
         ("Dice", f"{100 * means['dice']:.2f} %", over),
         *([("Dice of other networks", others, "(difference from the student's)")] if others else []),
@@ -102,6 +103,7 @@ def _scores(record: Record) -> Rows:
         ),
         ("missed", f"{summary.missed}", f"{lesions} without any prediction; Dice 0"),
         ("spurious", f"{summary.spurious}", f"predictions where there is no {lesion}; Dice 0"),
+        *([("absent", f"{summary.absent}", f"of {rows} {lesions}, and not predicted; Dice 1")] if classes > 1 else []),
     ]
 
 

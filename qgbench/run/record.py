@@ -37,7 +37,7 @@ from qgbench.metrics.table import (
     filled,
     image_columns,
 )
-from qgbench.quality.audit import LABEL_COLUMNS, CheckpointAudit, QualityAudit
+from qgbench.quality.audit import HELD, LABEL_COLUMNS, CheckpointAudit, QualityAudit
 from qgbench.spec.arm import ADDON_SETTINGS, Arm
 from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
 from qgbench.spec.run_spec import RunSpec
@@ -75,11 +75,16 @@ class Summary(Part):
     )
     missed: _Count = Field(description="units and classes of which there is something and nothing was predicted")
     spurious: _Count = Field(description="units and classes of which there is nothing and something was predicted")
+    absent: _Count | None = Field(
+        None,
+        exclude_if=lambda count: count is None,
+        description="units and classes of which there is nothing and nothing was predicted; left out of one class",
+    )
 
     @model_validator(mode="after")
     def _of_no_more_than_all(self) -> "Summary":
         rows = self.images * max(1, len(self.by_class))
-        if self.groups > self.images or self.missed + self.spurious > rows:
+        if self.groups > self.images or self.missed + self.spurious + (self.absent or 0) > rows:
             raise ValueError(f"expected no more groups, and missed or spurious images, than {self.images} images")
         return self
 
@@ -87,7 +92,10 @@ class Summary(Part):
         """Return all of it by name, the means under those of their metrics, of a class as 'dice of liver'."""
         counts = {"images": self.images, "groups": self.groups}
         of_classes = {f"{name} of {one}": mean for one, means in self.by_class.items() for name, mean in means.items()}
-        return {**counts, **self.means, "missed": self.missed, "spurious": self.spurious, **of_classes}
+        empty = {"missed": self.missed, "spurious": self.spurious}
+        if self.absent is not None:
+            empty["absent"] = self.absent
+        return {**counts, **self.means, **empty, **of_classes}
 
 
 class Guidance(Part):
@@ -314,6 +322,7 @@ def summarise(images: "pd.DataFrame", metrics: Iterable[Metric] = ()) -> Summary
         },
         missed=status.count("missed"),
         spurious=status.count("spurious"),
+        absent=status.count("both_empty") if several else None,
     )
 
 
@@ -376,7 +385,8 @@ def read_labels(path: Path) -> "pd.DataFrame":
         The file is missing, cut off, or lacks a column.
     """
     labels = _read_csv(path)
-    if lacking := [name for name in LABEL_COLUMNS if name not in labels.columns]:
+    several = [HELD] if "class" in labels and labels["class"].nunique() > 1 else []
+    if lacking := [name for name in (*LABEL_COLUMNS, *several) if name not in labels.columns]:
         raise QGBenchError(f"{path} lacks the columns {', '.join(lacking)}")
     return labels
 

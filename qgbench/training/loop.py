@@ -23,7 +23,7 @@ from qgbench.engine.device import World
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.methods import Batch, Method, PseudoLabel
 from qgbench.methods.contract import optimiser_of
-from qgbench.quality.audit import audited_after, correlations
+from qgbench.quality.audit import HELD, audited_after, correlations
 from qgbench.quality.guide import Guide
 from qgbench.quality.scores import (
     Labelling,
@@ -31,6 +31,8 @@ from qgbench.quality.scores import (
     foreground_confidence,
     overlap_by_class,
     predicted_dice,
+    predicted_quality,
+    true_quality,
 )
 from qgbench.spec.protocol import Protocol, check_batches
 from qgbench.training.ahead import Ahead
@@ -245,8 +247,8 @@ class Trainer:
     def _judge_validation(self) -> dict[str, np.ndarray]:
         """Return true Dice of the evaluated network's validation predictions, at training size, and their scores: (V,).
 
-        'dice' and 'confidence', and 'q' where there is a g. Of several classes, 'dice' and 'q' are means over all of
-        them, a class that neither mask has being right.
+        'dice' and 'confidence', and 'q' where there is a g. Of several classes, 'dice' and 'q' are means over those
+        that the prediction holds.
         """
         task = self.method.task
         found: dict[str, list[Tensor]] = {}
@@ -255,11 +257,11 @@ class Trainer:
             with self._accelerator.autocast(), torch.no_grad():
                 prob = self.method.predict(image)
                 scores = {
-                    "dice": overlap_by_class(task, task.hard(prob.cpu()).bool(), mask > 0.5).mean(1),
+                    "dice": true_quality(task, prob.cpu(), mask),
                     "confidence": foreground_confidence(Labelling(image, prob, self.method.student, None)),
                 }
                 if self._predictor is not None:
-                    scores["q"] = predicted_dice(self._predictor, task, image, task.hard(prob)).mean(1)
+                    scores["q"] = predicted_quality(self._predictor, task, image, task.hard(prob))
             for name, values in scores.items():
                 found.setdefault(name, []).append(values.float().cpu())
         return {name: torch.cat(parts).numpy() for name, parts in found.items()}
@@ -299,7 +301,8 @@ class Trainer:
         plugged = self._guide.plugin_scores
         scores |= plugged
         states = {name: copy.deepcopy(score.state_dict()) for name, score in plugged.items()}
-        values: dict[str, list[Tensor]] = {name: [] for name in ("dice", *scores)}
+        several = (HELD,) if len(task.classes) > 1 else ()
+        values: dict[str, list[Tensor]] = {name: [] for name in ("dice", *several, *scores)}
         for index, label in self._labels_of_audited():
             with self._accelerator.autocast(), torch.no_grad():
                 labelling = Labelling(label.image, label.prob, label.network, None)
@@ -307,6 +310,8 @@ class Trainer:
                     values[name].append(score(labelling).cpu().float())
             hard = task.hard(label.prob.cpu()).bool()
             values["dice"].append(overlap_by_class(task, hard, self._audit_set.masks(index) > 0.5))
+            if several:
+                values[HELD].append(hard[:, task.lesions].flatten(2).any(2).float())
         for name, score in plugged.items():
             score.load_state_dict(states[name])
         for name, collected in values.items():
@@ -352,7 +357,7 @@ class Trainer:
         checkpoints = len(audited.get("dice", []))
         images = [self._audit_set.ids[index] for index in self._audit_index for _ in classes]
         names = [
-            *(name for name in ("dice", "g", "confidence", "agreement") if name in audited),
+            *(name for name in ("dice", HELD, "g", "confidence", "agreement") if name in audited),
             *self._guide.plugin_scores,
         ]
         moments = list(audited_after(self.steps, self.method.pseudo_labels).values())[:checkpoints]

@@ -43,6 +43,7 @@ class Claim(BaseModel):
     table: str = Field("", description="where in the source; '' where that is not known")
     about: Literal["segmentation", "predictor"]
     dataset: str = Field("", description="'' for several at once")
+    labelled: str = Field("", description="the budget, as a regime begins: 'n7patients', 'all'; '' for any")
     method: str = Field("", description="'' for the predictor")
     addon: str = ""
     metric: str = Field(min_length=1)

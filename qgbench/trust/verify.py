@@ -125,6 +125,7 @@ from qgbench.metrics.table import (
     image_columns,
 )
 from qgbench.quality.audit import (
+    HELD,
     IMAGE_DEPENDENCE_LIMIT,
     LABEL_COLUMNS,
     CheckpointAudit,
@@ -662,7 +663,8 @@ def _audited(path: Path, record: Record, tested: Collection[str]) -> Iterator[Fa
     try:
         labels = read_labels(file)
         scores += sorted({short_name(record.spec.qg_score)}.intersection(labels) - {*CONTROL_SCORES, *scores})
-        _refuse_form(file, labels, [*LABEL_COLUMNS, *scores], {"id", "class"})
+        held = [HELD] if len(record.classes) > 1 else []
+        _refuse_form(file, labels, [*LABEL_COLUMNS, *held, *scores], {"id", "class"})
     except QGBenchError as error:
         yield Fault(file, "audits", str(error))
         return
@@ -694,6 +696,9 @@ def _label_rows(labels: pd.DataFrame, record: Record, tested: Collection[str]) -
             names = sorted(set(differing.index[differing].get_level_values("id")))
             named = name_some(names, _picture(record))
             yield f"{' or '.join(_OF_WHOLE_LABELS)} is another one in another class: {named}"
+        if (overlaps := (labels[HELD] != 1) & (labels["dice"] > 0) & (labels["dice"] < 1)).any():
+            named = name_some(labels["id"][overlaps].tolist(), _picture(record))
+            yield f"a class that the label does not hold overlaps the mask: {named}"
     unit, ids = _unit_of(record), set(labels["id"])
     tested_too = sorted(id for id in ids if unit(id) in tested)
     for known, what in ((tested_too, "test"), (sorted(ids & set(record.provenance.labelled_ids)), "labelled")):

@@ -32,6 +32,7 @@ from qgbench.quality.scores import (
     mean_of_held,
     overlap_by_class,
     predicted_quality,
+    true_quality,
 )
 from qgbench.quality.weak import smp_dice_loss
 from qgbench.spec.protocol import load_protocol
@@ -129,6 +130,7 @@ def test_r_of_several_classes_is_of_each_labels_mean() -> None:
         "id": np.repeat([f"i{number}" for number in range(200)], 3),
         "class": ["rv", "myo", "lv"] * 200,
         "dice": dice.ravel(),
+        "held": 1,
         "g": np.tile([0.6, 0.75, 0.9], 200) + rng.normal(0, 1e-3, 600),
         "confidence": dice.mean(1).repeat(3),
     }
@@ -137,6 +139,35 @@ def test_r_of_several_classes_is_of_each_labels_mean() -> None:
     assert abs(audit.scores["g"].pearson or 1) < 0.2
     assert audit.scores["confidence"].pearson == pytest.approx(1)
     assert audit.mean_dice == pytest.approx(dice.mean())
+
+
+def test_a_label_is_audited_on_the_classes_that_it_holds_as_q_weighs_it() -> None:
+    """Labels that lost a class here and there: the score that QW takes is right about them, and r says so."""
+    stream = torch.Generator().manual_seed(0)
+    truth = THREE.hard(torch.rand(40, 4, 8, 8, generator=stream))
+    label = THREE.hard(truth + 0.7 * torch.rand(40, 4, 8, 8, generator=stream))
+    for channel in range(1, 4):
+        lost = torch.rand(40, generator=stream) < 0.3
+        label[lost, 0] += label[lost, channel]
+        label[lost, channel] = 0
+    label[:2], label[:2, 0] = 0, 1  # no class at all: all count
+    dice = overlap_by_class(THREE, label.bool(), truth.bool())
+    q = true_quality(THREE, label, truth)
+    rows = pd.DataFrame(
+        {
+            "progress": 1.0,
+            "id": np.repeat(np.arange(40).astype(str), 3),
+            "class": ["rv", "myo", "lv"] * 40,
+            "dice": dice.flatten().tolist(),
+            "held": label[:, 1:].flatten(2).any(2).int().flatten().tolist(),
+            "oracle": q.repeat_interleave(3).tolist(),
+        }
+    )
+    audit, _ = audits_of(rows)
+    assert audit.scores["oracle"].pearson == pytest.approx(1)
+    assert audit.scores["oracle"].mae == pytest.approx(0, abs=1e-6)
+    assert audit.mean_dice == pytest.approx(float(q.mean()))
+    assert audit.mean_dice > float(dice.mean()) + 0.05, "classes that a label lost would count as wrong"
 
 
 def test_the_swapped_image_is_of_another_group() -> None:
@@ -326,7 +357,7 @@ def test_labels_are_audited_by_class() -> None:
     for _ in trainer.run():
         pass
     table = trainer.audited_labels()
-    assert list(table) == ["progress", "id", "class", "dice", "g", "confidence", "agreement"]
+    assert list(table) == ["progress", "id", "class", "dice", "held", "g", "confidence", "agreement"]
     assert table["class"].tolist() == list(THREE.classes) * (len(table) // 3)
     assert len(table) == 4 * 16 * 3
     whole = table.groupby(["progress", "id"], sort=False)
@@ -342,5 +373,6 @@ def test_labels_are_audited_by_class() -> None:
         for h, t in zip(hard.numpy(), truth, strict=True)
     ]
     np.testing.assert_allclose(last["dice"], np.ravel(expected), atol=1e-6)
+    assert last["held"].tolist() == hard[:, 1:].flatten(2).any(2).float().flatten().tolist()
     assert 0 <= trainer.history.val_dice[-1][1] <= 1
     assert {"mean_q", "kept_share"} <= set(trainer.history.guidance[-1])

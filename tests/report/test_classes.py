@@ -460,7 +460,8 @@ def test_a_finished_run_prints_a_column_for_each_class(tmp_path: Path) -> None:
         f"{100 * dice[0]:.2f} %",
         "mean over 3 classes and 16 test volumes, not over their 8 groups",
     ] in cells
-    assert ["missed", "1", "classes of a volume without any prediction; Dice 0"] in cells
+    assert ["missed", "1", "classes of volumes without any prediction; Dice 0"] in cells
+    assert ["absent", "0", "of 48 classes of volumes, and not predicted; Dice 1"] in cells
     assert any(row[0] == "HD95 (pooled)" and row[1].endswith(" mm") for row in cells)
     (alone,) = outcome_tables(read_record(make_record(tmp_path, GROUP_DICE)))
     assert len(alone.columns) == 3

@@ -64,7 +64,8 @@ def labels_of(ids: list[str]) -> pd.DataFrame:
         for id in ids:
             whole = {"confidence": stream.random(), "agreement": stream.random()}
             for name in HEART:
-                row = {"progress": progress, "id": id, "class": name, "dice": stream.random(), "g": stream.random()}
+                row = {"progress": progress, "id": id, "class": name, "dice": stream.random(), "held": 1}
+                row["g"] = stream.random()
                 rows.append(row | whole)
     return pd.DataFrame(rows)
 

@@ -1,5 +1,7 @@
 """The last chapter: what papers claim, beside what was measured of the same."""
 
+import re
+
 from qgbench.report.analysis import Analysis
 from qgbench.report.audit import AuditRow, audit
 from qgbench.report.chapters.table import Chapter, Columns, table
@@ -30,7 +32,7 @@ def _place(claim: Claim) -> str:
 
 def _subject(claim: Claim) -> str:
     about = "g, synthetic masks" if claim.about == "predictor" else f"{claim.method} {claim.addon}".strip()
-    return f"{about} {claim.dataset}".strip()
+    return " ".join(filter(None, (about, claim.dataset, claim.labelled)))
 
 
 def _of_predictor(row: AuditRow, metric: str) -> float | None:
@@ -50,6 +52,7 @@ def _measured(claim: Claim, analysis: Analysis, predictors: list[AuditRow]) -> s
         for name, scores in section.cells.items()
         if (name.method, name.addon) == (claim.method, claim.addon)
         and claim.dataset in ("", section.setting.dataset)
+        and claim.labelled in ("", re.split("[+@]", section.setting.regime)[0])
         and claim.metric in scores.means
     ]
     return "; ".join(means) or MISSING

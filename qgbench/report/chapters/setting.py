@@ -155,6 +155,8 @@ def _reruns(runs: Sequence[Run]) -> list[str]:
 
 def _comparison(contrasts: list[Contrast], best: list[ArmName], what: Metric, unit: str) -> Table:
     told = "" if unit == "px" else f" {unit}"
+    _, colon, name = what.name.partition(":")  # of one class alone
+    one, of = colon + name, f" of {name}" if name else ""
     break_before, break_after = (" ", "\n") if what.unit in ("%", "px") else ("\n", " ")  # a narrow column
     over_groups = f"{what.label}{break_before}{what.unit},{break_after}mean over groups"
     columns: Columns[Contrast] = {
@@ -164,9 +166,9 @@ def _comparison(contrasts: list[Contrast], best: list[ArmName], what: Metric, un
         f"Base: {over_groups}": lambda c: _side(c.reference_scores, what),
         f"+ add-on: {over_groups}": lambda c: _side(c.scores, what),
         **_tests(what),
-        f"HD95{told}\nbase / +": _both("hd95"),
-        "HD95 % diag.\nbase / +": _both("hd95_percent"),
-        "Missed\nbase / +": _both("missed"),
+        f"HD95{told}{of}\nbase / +": _both(f"hd95{one}"),
+        f"HD95 % diag.{of}\nbase / +": _both(f"hd95_percent{one}"),
+        **({} if one else {"Missed\nbase / +": _both("missed")}),  # counted over all classes
     }
     bold = {
         (row, column)
