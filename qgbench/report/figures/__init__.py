@@ -1,5 +1,6 @@
 """Figures of a report: the one layer that draws. Imports no torch; matplotlib takes a second: imported late."""
 
+import gc
 import io
 from collections import defaultdict
 from collections.abc import Callable
@@ -54,7 +55,11 @@ def draw_figures(analysis: Analysis) -> dict[str, dict[str, bytes]]:
         for index, draw in enumerate(planned[:MOST_FILES], start=1):
             draws[kind, kind if len(planned) == 1 else f"{kind}-{index}"] = draw
     drawn: dict[str, dict[str, bytes]] = defaultdict(dict)
-    contents = on_all_cores(render, list(draws.values()), _WORTH_A_PROCESS)
+    gc.freeze()  # figures leave much garbage: no search for it goes through the records, too
+    try:
+        contents = list(on_all_cores(render, list(draws.values()), _WORTH_A_PROCESS))
+    finally:
+        gc.unfreeze()
     for (kind, stem), by_format in zip(draws, contents, strict=True):
         drawn[kind] |= {f"{stem}.{suffix}": content for suffix, content in by_format.items()}
     return dict(drawn)
