@@ -106,7 +106,7 @@ def test_what_the_answers_rest_on_is_what_the_script_prints() -> None:
 def test_what_a_document_links_to_is_there(document: Path) -> None:
     text = document.read_text()
     links = re.findall(r"\]\((?!https?:)([^)\s]*?)(?:#([^)\s]+))?\)", text)
-    assert document.name != "README.md" or "docs/results/figures/questions.png" in [file for file, _ in links]
+    assert document.name != "README.md" or "docs/results/figures/questions.svg" in [file for file, _ in links]
     for file, anchor in links:
         target = document.parent / file if file else document
         assert target.exists(), file

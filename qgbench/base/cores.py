@@ -26,7 +26,7 @@ def on_all_cores(function: Callable[[T], R], items: Sequence[T], worth: int, chu
         Of a module's top level; it and the items are sent to other processes.
     items : sequence
     worth : int
-        Fewer items than so many stay in this process: another one takes a second or two to start.
+        So many items are worth a process, which takes a second or two to start; what is worth one stays in this one.
     chunk : int
         How many items are sent at once.
 
@@ -35,8 +35,8 @@ def on_all_cores(function: Callable[[T], R], items: Sequence[T], worth: int, chu
     QGBenchError
         A process was killed.
     """
-    cores = min(usable_cores(), len(items))
-    if len(items) < worth or cores <= 1:
+    cores = min(usable_cores(), len(items) // worth)
+    if cores <= 1:
         yield from map(function, items)
         return
     spawn = multiprocessing.get_context("spawn")

@@ -47,7 +47,7 @@ from qgbench.spec.run_spec import Cell
 from qgbench.trust.claims import CLAIMS_NAME, Claim, read_claims
 from qgbench.trust.reproduce import Reproduction, reproduction_of
 
-_WORTH_PROCESSES = 500  # records; a process takes a second to start
+_WORTH_A_PROCESS = 1000  # records
 _CHUNK = 50
 _MAY_BE_EMPTY = [*DISTANCE_COLUMNS, "q", "confidence"]
 
@@ -205,7 +205,7 @@ def collect(folders: Sequence[Path]) -> Collection:
         )
     runs, problems = [], []
     known: dict[bytes, Units] = {}
-    for found in on_all_cores(_read_or_say, list(paths.values()), _WORTH_PROCESSES, _CHUNK):
+    for found in on_all_cores(_read_or_say, list(paths.values()), _WORTH_A_PROCESS, _CHUNK):
         if isinstance(found, Problem):
             problems.append(found)
         else:

@@ -166,7 +166,7 @@ def draw_power(cases: Sequence[Case], groups: Sequence[int], seeds: Sequence[int
         Of more than twelve the first are drawn, and a warning says so.
     groups, seeds : sequence of int
     output : Path
-        Folder; ``power.pdf`` and ``power.png`` are written into it, of several cases ``power-1.pdf`` and so on.
+        Folder; ``power.pdf`` and ``power.svg`` are written into it, of several cases ``power-1.pdf`` and so on.
 
     Returns
     -------
@@ -183,7 +183,7 @@ def draw_power(cases: Sequence[Case], groups: Sequence[int], seeds: Sequence[int
     with guarded("curves"):
         for number, case in enumerate(cases[:_MOST_DRAWN], start=1):
             stem = "power" if len(cases) == 1 else f"power-{number}"
-            for suffix, content in render(partial(_curves, case, groups, seeds), ("pdf", "png")).items():
+            for suffix, content in render(partial(_curves, case, groups, seeds)).items():
                 write_atomically(output / f"{stem}.{suffix}", content)
                 files.append(output / f"{stem}.{suffix}")
     return files

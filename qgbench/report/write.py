@@ -53,20 +53,19 @@ def write_report(
     """
     audits = [audit(section.runs) for section in analysis.sections]
     chapters = _chapters(analysis, audits)
-    drawn, undrawn = _drawn(analysis, html) if figures else ({}, [])
-    on_paper = _ending(drawn, ".pdf", ".png")
-    shown = [(caption, list(on_paper.get(kind, {}))) for kind, caption in CAPTIONS.items()]
+    drawn, undrawn = _drawn(analysis) if figures else ({}, [])
+    shown = [(caption, list(drawn.get(kind, {}))) for kind, caption in CAPTIONS.items()]
     document = Document(chapters, shown, undrawn, analysis.problems)
     files = {
         "report.md": markdown(document).encode(),
         "report.tex": latex(document).encode(),
         **{name: text.encode() for name, text in data_files(analysis, audits).items()},
         **{f"tables/{name}": text.encode() for name, text in single_tables(chapters).items()},
-        **{f"figures/{name}": content for found in on_paper.values() for name, content in found.items()},
+        **{f"figures/{name}": content for found in drawn.values() for name, content in found.items()},
     }
     for name, content in files.items():
         write_atomically(output / name, content)
-    pages = [write_page(analysis, output / "page", _ending(drawn, ".svg"), run_pages)] if html else []
+    pages = [write_page(analysis, output / "page", _svg(drawn), run_pages)] if html else []
     return [*(output / name for name in files), *pages]
 
 
@@ -84,13 +83,13 @@ def _chapters(analysis: Analysis, audits: Sequence[list[AuditRow]]) -> list[Chap
 Drawn = dict[str, dict[str, bytes]]
 
 
-def _drawn(analysis: Analysis, html: bool) -> tuple[Drawn, list[Problem]]:
+def _drawn(analysis: Analysis) -> tuple[Drawn, list[Problem]]:
     """Return the figures by kind and name, and which are absent and why."""
     with guarded("figures"):
-        drawn = draw_figures(analysis, ("pdf", "png", "svg") if html else ("pdf", "png"))
+        drawn = draw_figures(analysis)
         return drawn, [Problem(kind, cause) for kind, cause in why_not(analysis).items()]
     return {}, [Problem("all", "drawing failed; qgbench report warns of the cause")]
 
 
-def _ending(drawn: Drawn, *suffixes: str) -> Drawn:
-    return {kind: {name: found[name] for name in found if name.endswith(suffixes)} for kind, found in drawn.items()}
+def _svg(drawn: Drawn) -> Drawn:
+    return {kind: {name: found[name] for name in found if name.endswith(".svg")} for kind, found in drawn.items()}

@@ -71,19 +71,14 @@ def test_a_report_is_written_without_figures_that_cannot_be_drawn(
     assert "## Figures that were not drawn\n\n- `all`: " in (tmp_path / "report.md").read_text()
 
 
-def test_paper_gets_pdf_and_png_and_the_page_svg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def draw(_: Any, formats: tuple[str, ...]) -> dict[str, dict[str, bytes]]:
-        return {"forest": {f"forest.{suffix}": suffix.encode() for suffix in formats}}
-
-    monkeypatch.setattr("qgbench.report.write.draw_figures", draw)
+def test_paper_gets_pdf_and_screens_svg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {"forest": {"forest.pdf": b"pdf", "forest.svg": b"svg"}}
+    monkeypatch.setattr("qgbench.report.write.draw_figures", lambda _: drawn)
     files = write_report(analyse(collect([GOLDEN])), tmp_path, figures=True, html=True, run_pages=False)
-    assert {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()} == {
-        "forest.pdf": b"pdf",
-        "forest.png": b"png",
-    }
+    assert {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()} == drawn["forest"]
     assert {file.name for file in (tmp_path / "page" / "figures").iterdir()} == {"forest.svg"}
     assert {tmp_path / "figures" / "forest.pdf", tmp_path / "page" / "index.html"} <= set(files)
-    assert "![forest](figures/forest.png)" in (tmp_path / "report.md").read_text()
+    assert "![forest](figures/forest.svg)" in (tmp_path / "report.md").read_text()
     assert "{figures/forest.pdf}" in (tmp_path / "report.tex").read_text()
 
 

@@ -55,7 +55,7 @@ def test_what_is_needed_is_what_a_simulation_shows(tmp_path: Path) -> None:
 
     assert shown(needed) == pytest.approx(0.8, abs=0.07)  # three standard errors
     assert shown(needed * 3 // 4) < 0.78
-    assert {path.name for path in tmp_path.iterdir()} == {"power.csv", "power.pdf", "power.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"power.csv", "power.pdf", "power.svg"}
 
 
 def test_a_contrast_of_records_says_what_it_could_have_shown(tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_each_contrast_has_a_row_of_its_own_and_curves_that_name_it(tmp_path: Pa
     qgbench(str(tmp_path / "runs"), "--gain", "2", "--seeds", "5", "--groups", "8", "--output", str(tmp_path / "out"))
     table = pd.read_csv(tmp_path / "out" / "power.csv")
     assert [name.split()[0] for name in table["name"]] == ["ict", "mean_teacher"]
-    files = {f"power-{number}.{suffix}" for number in (1, 2) for suffix in ("pdf", "png")}
+    files = {f"power-{number}.{suffix}" for number in (1, 2) for suffix in ("pdf", "svg")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"power.csv", *files}
-    first, second = ((tmp_path / "out" / f"power-{number}.png").read_bytes() for number in (1, 2))
+    first, second = ((tmp_path / "out" / f"power-{number}.svg").read_bytes() for number in (1, 2))
     assert first != second
 
 

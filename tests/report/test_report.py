@@ -550,7 +550,7 @@ class TestBrokenFiles:
         make_twins(tmp_path)
         cut(make_record(tmp_path, GROUP_DICE, method="ict"))
         alone = collect([tmp_path])
-        monkeypatch.setattr("qgbench.report.collect._WORTH_PROCESSES", 2)
+        monkeypatch.setattr("qgbench.report.collect._WORTH_A_PROCESS", 2)
         monkeypatch.setattr("qgbench.base.cores.usable_cores", lambda: 2)
         together = collect([tmp_path])
         assert together.problems == alone.problems

@@ -1,12 +1,10 @@
 """Figures of a report: the one layer that draws. Imports no torch; matplotlib takes a second: imported late."""
 
+import gc
 import io
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from qgbench.base.cores import on_all_cores
 from qgbench.report.analysis import Analysis
@@ -33,30 +31,23 @@ _KINDS: dict[str, tuple[Callable[[Analysis], Plan], str]] = {
 CAPTIONS = {kind: caption for kind, (_, caption) in _KINDS.items()}
 """By kind of figure: what is shown, the statistical unit, what error bars are. Plain text, in the order of a report."""
 
-_DOTS_PER_INCH = 200
-_WORTH_PROCESSES = 12  # figures; a process takes as long to start as two or three take to draw
+_WORTH_A_PROCESS = 12  # figures; it takes as long to start as two or three take to draw
 _OPTIONS: dict[str, dict[str, Any]] = {
     "pdf": {"metadata": {"Creator": None, "Producer": None, "CreationDate": None}},
-    "svg": {"metadata": {"Creator": None, "Date": None}, "transparent": True},
+    "svg": {"metadata": {"Creator": None, "Date": None}},
 }
 
 
-def draw_figures(analysis: Analysis, formats: Sequence[str] = ("pdf", "png")) -> dict[str, dict[str, bytes]]:
+def draw_figures(analysis: Analysis) -> dict[str, dict[str, bytes]]:
     """Return every kind of figure that has something to show; many of them are drawn on all cores.
 
     Equal analyses give equal bytes, whatever the user's own settings of matplotlib.
 
-    Parameters
-    ----------
-    analysis : Analysis
-    formats : sequence of str
-        'pdf', 'png' (256 colours), 'svg' (text stays text).
-
     Returns
     -------
     dict of str to dict of str to bytes
-        By kind, in the order of `CAPTIONS`: contents by the file's name, ``<kind>.pdf`` where there is one figure,
-        ``<kind>-1.pdf`` and so on where there are several.
+        By kind, in the order of `CAPTIONS`: contents by the file's name, ``<kind>.pdf`` and ``<kind>.svg`` where there
+        is one figure, ``<kind>-1.pdf`` and so on where there are several.
     """
     draws: dict[tuple[str, str], Callable[[], Figure]] = {}
     for kind, (plan_of, _) in _KINDS.items():
@@ -64,7 +55,11 @@ def draw_figures(analysis: Analysis, formats: Sequence[str] = ("pdf", "png")) ->
         for index, draw in enumerate(planned[:MOST_FILES], start=1):
             draws[kind, kind if len(planned) == 1 else f"{kind}-{index}"] = draw
     drawn: dict[str, dict[str, bytes]] = defaultdict(dict)
-    contents = on_all_cores(partial(render, formats=formats), list(draws.values()), _WORTH_PROCESSES)
+    gc.freeze()  # figures leave much garbage: no search for it goes through the records, too
+    try:
+        contents = list(on_all_cores(render, list(draws.values()), _WORTH_A_PROCESS))
+    finally:
+        gc.unfreeze()
     for (kind, stem), by_format in zip(draws, contents, strict=True):
         drawn[kind] |= {f"{stem}.{suffix}": content for suffix, content in by_format.items()}
     return dict(drawn)
@@ -86,36 +81,16 @@ def why_not(analysis: Analysis) -> dict[str, str]:
     return reasons
 
 
-def render(draw: "Callable[[], Figure]", formats: Sequence[str]) -> dict[str, bytes]:
-    """Return a figure, drawn in the common style, as the content of a file of each format."""
+def render(draw: "Callable[[], Figure]") -> dict[str, bytes]:
+    """Return a figure, drawn in the common style, as 'pdf' and as 'svg', whose text stays text."""
     import matplotlib.style
 
     with matplotlib.style.context(["default", RC]):
         figure = draw()
-        return {suffix: _as_png(figure) if suffix == "png" else _saved(figure, suffix) for suffix in formats}
+        return {suffix: _saved(figure, suffix) for suffix in _OPTIONS}
 
 
 def _saved(figure: "Figure", suffix: str) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format=suffix, **_OPTIONS[suffix])
-    return file.getvalue()
-
-
-def _as_png(figure: "Figure") -> bytes:
-    """Return the figure in 256 colours: a third of the bytes, which counts where figures are under version control."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    canvas, file, before = FigureCanvasAgg(figure), io.BytesIO(), figure.dpi
-    figure.dpi = _DOTS_PER_INCH
-    canvas.draw()
-    figure.dpi = before
-    pixels = np.asarray(canvas.buffer_rgba())
-    ink = pixels.view(np.uint32)[..., 0] != 0xFFFFFFFF  # paper takes the last colour: nothing is chosen for most pixels
-    inked = Image.fromarray(pixels[None, ink, :3]).quantize(255, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    numbers = np.full(ink.shape, 255, np.uint8)
-    numbers[ink] = np.asarray(inked)[0]
-    reduced = Image.fromarray(numbers)
-    reduced.putpalette(bytes(inked.getpalette() or ()).ljust(768, b"\xff"))
-    reduced.save(file, format="png", dpi=(_DOTS_PER_INCH, _DOTS_PER_INCH))
     return file.getvalue()

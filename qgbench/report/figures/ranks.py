@@ -160,7 +160,9 @@ def _draw_frequencies(across: Across, scope: str) -> "Figure":
     edges = np.arange(count + 1) - 0.5
     percents = 100 * across.frequencies
     darkest = percents.max()
-    mesh = axes.pcolormesh(edges, edges, percents, cmap="Blues", vmin=0, vmax=darkest, gid="frequencies")
+    mesh = axes.pcolormesh(
+        edges, edges, percents, cmap="Blues", vmin=0, vmax=darkest, gid="frequencies", rasterized=True
+    )
     axes.set(ylim=(count - 0.5, -0.5), xlim=(-0.5, count - 0.5), xlabel="rank (1 is best)")
     step = max(1, math.ceil(0.2 / side))
     axes.set_xticks(range(0, count, step), [str(rank + 1) for rank in range(0, count, step)])

@@ -55,6 +55,7 @@ RC = {
     "lines.markersize": 3.5,
     "hatch.linewidth": 0.5,
     "pdf.fonttype": 42,  # journals refuse Type 3
+    "savefig.dpi": 200,  # of what is rasterised
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "qgbench",  # equal figures, equal names within them
 }

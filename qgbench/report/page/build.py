@@ -44,6 +44,7 @@ from qgbench.report.sections import Section
 from qgbench.report.wording import MARK, MARK_RULE, protocol_line, protocol_lines
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, images_path
 from qgbench.spec.arm import ArmName
+from qgbench.spec.run_spec import Setting
 
 MARKER = ".qgbench-page"
 """A file in every page's folder: only a folder that has it is ever replaced."""
@@ -180,9 +181,9 @@ class _Site:
             of_cells = section.runs_of()
             for contrast in section.contrasts:
                 self._contrast(section, of_cells, contrast)
-            pages = _pages_by_name(section)
+            pages, measures = _pages_by_name(section), _measures(section)
             for run in section.runs if self.run_pages else ():
-                self._run(run, section, pages.get(run.record.spec.arm, []))
+                self._run(run, section.setting, measures, pages.get(run.record.spec.arm, []))
         self._put(MARKER, b"A page of qgbench: `qgbench report --html` replaces this folder.\n")
 
     def _put(self, place: str, data: bytes) -> None:
@@ -239,9 +240,8 @@ class _Site:
             problems=[problem.cause for problem in section.problems if problem.where in both],
         )
 
-    def _run(self, run: Run, section: Section, contrasts: list[tuple[Contrast, str]]) -> None:
-        page, setting = run_slug(run), section.setting
-        record = run.record
+    def _run(self, run: Run, setting: Setting, measures: list[Metric], contrasts: list[tuple[Contrast, str]]) -> None:
+        page, record = run_slug(run), run.record
         several = len(record.classes) > 1
         self._put(f"data/{page}/{RECORD_NAME}", run.path.read_bytes())
         self._put(f"data/{page}/{IMAGES_NAME}", images_path(run.path).read_bytes())
@@ -250,7 +250,7 @@ class _Site:
             "run.html",
             page=page,
             record=record,
-            measures=_measures(section),
+            measures=measures,
             of_classes=[in_unit_of(METRICS[name], [run]) for name in ("dice", "hd95")] if several else [],
             noun=record.noun,
             distance_unit=in_unit_of(METRICS["hd95"], [run]).unit,

@@ -19,11 +19,11 @@ def markdown(document: Document) -> str:
             blocks += [f"### {table.title}", *map(markdown_plain, part.above), markdown_table(table)]
         blocks.append("\n".join(f"- {markdown_plain(line)}" for line in part.below))
         blocks += ["### Problems", "\n".join(listed(part.problems)) or "None."]
-    pictures = [(caption, [name for name in names if name.endswith(".png")]) for caption, names in document.figures]
+    pictures = [(caption, [name for name in names if name.endswith(".svg")]) for caption, names in document.figures]
     if any(names for _, names in pictures):
         blocks.append("## Figures")
         for caption, names in pictures:
-            blocks += [f"![{name.removesuffix('.png')}](figures/{name})" for name in names]
+            blocks += [f"![{name.removesuffix('.svg')}](figures/{name})" for name in names]
             blocks += [markdown_plain(caption)] if names else []
     if document.undrawn:
         blocks += ["## Figures that were not drawn", "\n".join(listed(document.undrawn))]
