@@ -26,7 +26,7 @@ from qgbench.report.brief import print_report
 from qgbench.report.cases import Case, choose_cases, draw_run, pictures
 from qgbench.report.chapters.audit import audit_tables
 from qgbench.report.chapters.claims import claims_chapter
-from qgbench.report.chapters.setting import class_tables
+from qgbench.report.chapters.setting import class_tables, setting_chapter
 from qgbench.report.collect import Run, collect
 from qgbench.report.declared import DeclaredQuestion, DeclaredSuite
 from qgbench.report.figures import cases as drawn
@@ -330,6 +330,15 @@ class TestTables:
             section = analyse(collect([records]), metric=metric).sections[0]
             words = headline(section.contrasts[0], "ACDC", section.measure, section.noun, section.over_classes)
             assert said in words
+
+    def test_a_report_of_one_class_has_its_distances_beside_it(self, records: Path) -> None:
+        section = analyse(collect([records]), metric="dice:LV").sections[0]
+        shown, *_ = setting_chapter(section, []).tables
+        (column,) = (number for number, name in enumerate(shown.columns) if name.startswith("HD95 voxels of LV"))
+        scores = [side.means for one in section.contrasts for side in (one.reference_scores, one.scores) if side]
+        assert shown.rows[0][column] == " / ".join(f"{means['hd95:LV']:.1f}" for means in scores)
+        assert all(means["hd95:LV"] != means["hd95"] for means in scores)
+        assert not any(name.startswith("Missed") for name in shown.columns), "it is counted over all classes"
 
     def test_the_terminal_says_it_too(self, records: Path, capsys: pytest.CaptureFixture[str]) -> None:
         print_report(analyse(collect([records])), [Path("report.md")])
