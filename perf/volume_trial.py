@@ -48,7 +48,7 @@ def main() -> None:
     found = tables["student"]
     for one, rows in found.groupby("class", sort=False):
         print(f"{one}: Dice {100 * rows['dice'].mean():.1f}, HD95 {rows['hd95'].mean():.1f}")
-    print(f"mean Dice {100 * found['dice'].mean():.1f} over {found['id'].nunique()} volumes; trained in {seconds:.0f} s")
+    print(f"mean Dice {100 * found['dice'].mean():.1f}, {found['id'].nunique()} volumes; trained in {seconds:.0f} s")
 
 
 if __name__ == "__main__":
