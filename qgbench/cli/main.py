@@ -130,7 +130,10 @@ def run(
         ),
     ] = None,
     labelled: Annotated[
-        str | None, typer.Option(help="Instead of --regime: number of labelled images (of volumes: patients), a share (10%), or all.")
+        str | None,
+        typer.Option(
+            help="Instead of --regime: number of labelled images (of volumes: patients), a share (10%), or all."
+        ),
     ] = None,
     pool: Annotated[
         list[str] | None,
