@@ -92,7 +92,7 @@ class QualityGuide:
             Images or probabilities are something else.
         """
         self.predictor.require(images, probs)
-        quality = label_quality(self.predictor, self.task, images, probs)
+        quality = label_quality(self.predictor, self.task, images.float(), probs.float())
         return quality_weight(quality.float(), self._qw.tau, self._qw.temperature)
 
     def reduce(self, per_sample_loss: Tensor, w: Tensor, denominator: Tensor | None = None) -> Tensor:
@@ -153,7 +153,7 @@ class QualityGuide:
         if weight == 0:
             return torch.zeros((), device=probs.device)
         self.predictor.require(images, probs)
-        return weight * lack_of_quality(self.predictor, self.task, images, probs)
+        return weight * lack_of_quality(self.predictor, self.task, images.float(), probs.float())
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:

@@ -110,9 +110,7 @@ class QualityPredictor(nn.Module):
         except OSError as error:
             raise unreadable(folder, error) from error
         except (ValueError, RuntimeError, SafetensorError) as error:
-            raise UserError(
-                f"the stored g {folder} is damaged ({in_one_line(error)}); copy or train it anew."
-            ) from error
+            raise UserError(f"the stored g {folder} is damaged ({in_one_line(error)}); train it anew.") from error
         predictor.card = card
         return predictor.requires_grad_(False).eval()
 
@@ -171,7 +169,7 @@ class QualityPredictor(nn.Module):
         """
         masks = self._channels(masks)
         self.require(images, masks)
-        return predicted_dice(self, self.task, images, masks)
+        return predicted_dice(self, self.task, images.float(), masks)
 
     def require(self, images: Tensor, masks: Tensor) -> None:
         """Refuse what g cannot judge: parameters as of `score_by_class`, masks with channels.
@@ -210,8 +208,10 @@ class QualityPredictor(nn.Module):
 
     def _channels(self, masks: Tensor) -> Tensor:
         """Return numbers of classes (B, H, W) as masks (B, C, H, W); masks as they are, in floats."""
-        if not isinstance(masks, Tensor) or masks.ndim != 3 or masks.is_floating_point():
-            return masks.float() if isinstance(masks, Tensor) and not masks.is_floating_point() else masks
+        if not isinstance(masks, Tensor):
+            return masks
+        if masks.ndim != 3 or masks.is_floating_point():
+            return masks.float()
         most = len(self.task.classes)
         if bool(((masks < 0) | (masks > most)).any()):
             raise UserError(f"masks: expected numbers from 0 to {most}; these are from {masks.min()} to {masks.max()}.")
