@@ -85,10 +85,8 @@ def main(arrays: Path, g: Path, steps: int) -> None:
         w = guide.weights(img_u_w, prob_u_w[:, -guide.task.channels :])  # of one class without the background's
 
         loss_x = F.cross_entropy(pred_x, masks[chosen])
-        loss_s = sum(
-            mixed_loss(guide, pred, mask_u_w, conf_u_w, w, box, partner)
-            for pred, box in zip(pred_u_s, boxes, strict=True)
-        )
+        views = zip(pred_u_s, boxes, strict=True)
+        loss_s = sum(mixed_loss(guide, pred, mask_u_w, conf_u_w, w, box, partner) for pred, box in views)
         loss_fp = guide.reduce(certain_loss(pred_u_w_fp, mask_u_w, conf_u_w).mean((1, 2)), w)
         loss = (loss_x + 0.25 * loss_s + 0.5 * loss_fp) / 2
         optimiser.zero_grad()
