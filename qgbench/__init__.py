@@ -1,9 +1,22 @@
 """qgbench: semi-supervised medical image segmentation, with and without quality guidance."""
 
 import sys
+from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qgbench.quality.library import QualityGuide
+    from qgbench.quality.predictor import QualityPredictor
 
 __version__ = "0.1.0"
+
+__all__ = ["QualityGuide", "QualityPredictor"]
+
+_MODULES = {  # of what is imported, with torch, when it is asked for
+    "QualityGuide": "qgbench.quality.library",
+    "QualityPredictor": "qgbench.quality.predictor",
+}
 
 if find_spec("qgbench.baselines") is None:  # it stands beside this package, and only an installation joins them
     _MISSING = "this is a checkout of qgbench that is not installed; type: pip install -e ."
@@ -11,3 +24,13 @@ if find_spec("qgbench.baselines") is None:  # it stands beside this package, and
         print(f"error: {_MISSING}", file=sys.stderr)
         sys.exit(2)
     raise ImportError(_MISSING)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    raise AttributeError(f"module 'qgbench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -133,7 +133,7 @@ def late_trainer(arm: Arm, protocol: Protocol, data: TrainingData, accelerator: 
     predictor = None
     if arm.needs_g:
         predictor = (
-            QualityPredictor(protocol.quality, "none", len(data.labelled.task.classes))
+            QualityPredictor(protocol.quality, "none", data.labelled.task)
             .requires_grad_(False)
             .eval()
             .to(accelerator.device)

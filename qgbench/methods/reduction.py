@@ -35,13 +35,34 @@ def reduce_term(
     norm: Literal["weighted", "none"] = "weighted",
     total: Callable[[Tensor], Tensor] = lambda value: value,
 ) -> Tensor:
-    """Return a term as a scalar: sum(w * loss) / sum(w * denominator) (arXiv 2606.01753, Eqn 7).
+    """Return a term as a scalar: the `weighted_mean` of its rows.
 
     Parameters
     ----------
     term : Term
     weight : (U,)
         Weight of every pseudo-label; ones when the add-on is off.
+    norm : 'weighted' or 'none'
+    total : callable
+    """
+    return weighted_mean(term.loss, row_weights(term, weight), term.denominator, norm, total)
+
+
+def weighted_mean(
+    loss: Tensor,
+    weight: Tensor,
+    denominator: Tensor | None = None,
+    norm: Literal["weighted", "none"] = "weighted",
+    total: Callable[[Tensor], Tensor] = lambda value: value,
+) -> Tensor:
+    """Return sum(w * loss) / sum(w * denominator) (arXiv 2606.01753, Eqn 7).
+
+    Parameters
+    ----------
+    loss : (N,)
+    weight : (N,)
+    denominator : (N,), optional
+        1 for each row if not given.
     norm : 'weighted' or 'none'
         'none' divides by sum(denominator): rejected rows then still count in the divisor.
     total : callable
@@ -52,9 +73,8 @@ def reduce_term(
     scalar, attached to the graph even if every weight is zero (its value is then zero). Where the denominator carries a
     gradient, so does the ratio: of batch Dice, loss and denominator are the two sums of each row.
     """
-    rows = row_weights(term, weight)
-    denominator = torch.ones_like(term.loss) if term.denominator is None else term.denominator
-    numerator, parts = (rows * term.loss).sum(), (rows * denominator if norm == "weighted" else denominator).sum()
+    denominator = torch.ones_like(loss) if denominator is None else denominator
+    numerator, parts = (weight * loss).sum(), (weight * denominator if norm == "weighted" else denominator).sum()
     divisor = total(parts.detach())
     divisor = torch.where(divisor > 0, divisor, torch.ones_like(divisor))
     if parts.requires_grad:  # the gradient of the ratio of the totals, whose value is that of the first line alone

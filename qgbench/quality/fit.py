@@ -189,7 +189,7 @@ class PredictorFit:
             val, settings.val_masks, _mixture(settings, val.task), salted("masks that select g", seed)
         )
         torch.manual_seed(salted("weights of g", seed))
-        predictor = QualityPredictor(settings, settings.backbone_weights, len(labelled.task.classes))
+        predictor = QualityPredictor(settings, settings.backbone_weights, labelled.task)
         self._predictor = predictor.to(accelerator.device)
         self._optimiser = accelerator.prepare_optimizer(
             torch.optim.AdamW(

@@ -30,6 +30,7 @@ from qgbench.quality.scores import (
 )
 from qgbench.spec.addons import SCORES, addon_settings
 from qgbench.spec.arm import AddOnSettings, Arm, RegularisationSettings, WeightingSettings, short_name
+from qgbench.spec.task import Task
 
 
 def ramp(progress: float, warmup: float, length: float, highest: float) -> float:
@@ -42,6 +43,27 @@ def ramp(progress: float, warmup: float, length: float, highest: float) -> float
 def quality_weight(quality: Tensor, tau: float, temperature: float) -> Tensor:
     """Return w = q**T where q >= tau, else 0 (arXiv 2606.01753, Eqn 7): (U,) -> (U,)."""
     return quality**temperature * (quality >= tau)
+
+
+def lack_of_quality(predictor: nn.Module, task: Task, image: Tensor, prob: Tensor) -> Tensor:
+    """Return mean(1 - g(image, prob)), a scalar; differentiable in the probabilities (arXiv 2606.01753, Eqn 5).
+
+    Parameters
+    ----------
+    predictor : nn.Module
+        g, frozen.
+    task : Task
+    image : (U, 3, H, W)
+        In [0, 1].
+    prob : (U, C, H, W)
+        A network's probabilities. Of several classes, g's judgement is the mean over those that are predicted.
+    """
+    return (1.0 - predicted_quality(predictor, task, image, prob)).mean()
+
+
+def regularisation_weight(settings: RegularisationSettings, progress: float) -> float:
+    """Return lambda(t), QAR's weight at a fraction of the step budget (arXiv 2606.01753, Eqn 6)."""
+    return ramp(progress, settings.qar_warmup, settings.qar_ramp, settings.lambda_qar)
 
 
 def effective_sample_size(weight: Tensor) -> Tensor:
@@ -172,16 +194,14 @@ class QualityRegularisation(AddOn):
         self._log = {"lambda_qar": 0.0}
         if batch.progress < self.settings.qar_warmup:
             return None
-        self._log["lambda_qar"] = weight = ramp(
-            batch.progress, self.settings.qar_warmup, self.settings.qar_ramp, self.settings.lambda_qar
-        )
+        self._log["lambda_qar"] = weight = regularisation_weight(self.settings, batch.progress)
         devices = [batch.u_w.device] if batch.u_w.is_cuda else []
         total = batch.u_w.new_zeros(())
         with torch.random.fork_rng(devices=devices), frozen_statistics(method.students):
             torch.manual_seed(self.world.seed(salted("dropout of qar", self.seed, step)))
             for student in method.students:
                 prob = method.task.probabilities(student(batch.u_w))
-                total = total + (1.0 - predicted_quality(self.predictor, method.task, batch.u_w, prob)).mean()
+                total = total + lack_of_quality(self.predictor, method.task, batch.u_w, prob)
         return weight * total
 
     def take_log(self) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The quality predictor g(image, mask) -> predicted Dice (arXiv 2606.01753), and how it is stored."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,20 @@ from torch import Tensor, nn
 from qgbench.archs.build import normalisation
 from qgbench.archs.depthwise import keep_depthwise_in_float32
 from qgbench.archs.weights import Weights, timm_backbone
-from qgbench.base.errors import QGBenchError
+from qgbench.base.errors import NotFoundError, QGBenchError, UserError, in_one_line, unreadable
 from qgbench.base.files import write_atomically
+from qgbench.methods.contract import sums_to_other_than_one
+from qgbench.plugins.hooks import told as _told
 from qgbench.quality.audit import Agreement
-from qgbench.quality.scores import predicted_quality
+from qgbench.quality.scores import mean_of_held, predicted_dice
 from qgbench.spec.protocol import QualitySettings
 from qgbench.spec.task import Task
+
+WEIGHTS_NAME = "predictor.safetensors"
+CARD_NAME = "predictor.json"
+
+_ONE = Task()
+_ROUNDING = 1e-2  # of values in [0, 1], which resizing may have overshot
 
 
 class QualityPredictor(nn.Module):
@@ -33,15 +42,23 @@ class QualityPredictor(nn.Module):
     settings : QualitySettings
     weights : 'imagenet' or 'none'
         Where the backbone starts; 'none' when a stored predictor is about to be loaded.
-    classes : int
-        K, the number of classes without the background.
+    task : Task
+        Whose masks it judges: K classes, C channels.
+
+    Attributes
+    ----------
+    card : PredictorCard
+        What it was trained on; of a stored one alone.
     """
 
+    card: "PredictorCard"
     mean: Tensor
     std: Tensor
 
-    def __init__(self, settings: QualitySettings, weights: Weights, classes: int = 1) -> None:
+    def __init__(self, settings: QualitySettings, weights: Weights, task: Task = _ONE) -> None:
         super().__init__()
+        self.task = task
+        classes = len(task.classes)
         self.backbone = timm_backbone(settings.backbone, weights)
         _widen(self.backbone, classes)
         keep_depthwise_in_float32(self.backbone)
@@ -66,6 +83,37 @@ class QualityPredictor(nn.Module):
         self.train()
         self.to(memory_format=torch.channels_last)
 
+    @classmethod
+    def load(cls, path: str | Path) -> "QualityPredictor":
+        """Return a stored g, frozen and in evaluation mode, on the processor.
+
+        Parameters
+        ----------
+        path : str or Path
+            Its folder, with `predictor.json` and `predictor.safetensors`: ``runs/predictors/ID``.
+
+        Raises
+        ------
+        UserError
+            A file is missing, or damaged.
+        """
+        folder = Path(path)
+        if missing := [name for name in (CARD_NAME, WEIGHTS_NAME) if not (folder / name).is_file()]:
+            raise NotFoundError(
+                f"{folder} holds no stored g: {' and '.join(missing)} missing. qgbench run --qg leaves one in "
+                "predictors/ID, in its --output."
+            )
+        try:
+            card = PredictorCard.model_validate(json.loads((folder / CARD_NAME).read_text()))
+            predictor = cls(card.settings, "none", Task(card.classes))
+            predictor.load_state_dict(load((folder / WEIGHTS_NAME).read_bytes()))
+        except OSError as error:
+            raise unreadable(folder, error) from error
+        except (ValueError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"the stored g {folder} is damaged ({in_one_line(error)}); train it anew.") from error
+        predictor.card = card
+        return predictor.requires_grad_(False).eval()
+
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return the predicted Dice of masks.
 
@@ -84,22 +132,95 @@ class QualityPredictor(nn.Module):
         features = self.backbone(stacked.contiguous(memory_format=torch.channels_last))
         return torch.sigmoid(self.head(features).float()).squeeze(1)
 
-    def quality(self, image: Tensor, label: Tensor, task: Task) -> Tensor:
-        """Return q, the mean predicted Dice over the classes that a label holds; over all where it holds none.
+    def score(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Return q: the mean of `score_by_class` over the classes that a mask holds, over all where it holds none.
 
-        Parameters
-        ----------
-        image : (B, 3, H, W)
-            RGB in [0, 1].
-        label : (B, C, H, W)
-            0 or 1, or probabilities, the background's too where there are several classes.
-        task : Task
+        Parameters and errors as of `score_by_class`.
 
         Returns
         -------
-        (B,) float32 in [0, 1].
+        (B,) float32 in [0, 1], without gradient.
         """
-        return predicted_quality(self, task, image, label)
+        masks = self._channels(masks)
+        return mean_of_held(self.task, self.score_by_class(images, masks), masks)
+
+    @torch.no_grad()
+    def score_by_class(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Return the predicted Dice of each class.
+
+        Parameters
+        ----------
+        images : (B, 3, H, W)
+            RGB in [0, 1], before any mean and standard deviation; resized to the size that g was trained at
+            (`card.size`).
+        masks : (B, C, H, W), or (B, H, W) integers
+            0 or 1, or probabilities, which are judged as they are: QW, and the training of g, cut them first
+            (`task.hard`). C is 1 for one class, K + 1 for several, the first the background's. Or numbers of classes, 0
+            for the background.
+
+        Returns
+        -------
+        (B, K) float32 in [0, 1], without gradient.
+
+        Raises
+        ------
+        UserError
+            Images or masks are something else.
+        """
+        masks = self._channels(masks)
+        self.require(images, masks)
+        return predicted_dice(self, self.task, images.float(), masks)
+
+    def require(self, images: Tensor, masks: Tensor) -> None:
+        """Refuse what g cannot judge: parameters as of `score_by_class`, masks with channels.
+
+        Raises
+        ------
+        UserError
+            Says what was given, and what was expected.
+        """
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise UserError(
+                f"images: expected (B, 3, H, W) floats in [0, 1], grey ones three times, not {_told(images)}."
+            )
+        expected = (len(images), self.task.channels, *images.shape[2:])
+        if not isinstance(masks, Tensor) or tuple(masks.shape) != expected:
+            names = ("background", *self.task.classes) if self.task.channels > 1 else self.task.classes
+            raise UserError(f"masks: expected {expected}, channels {', '.join(names)}, not {_told(masks)}.")
+        if not images.device == masks.device == self.mean.device:
+            raise UserError(f"g is on {self.mean.device}, images on {images.device}, masks on {masks.device}: use .to.")
+        if _leaves_unit_range(images):
+            raise UserError(
+                "images: expected values in [0, 1], before any mean and standard deviation; "
+                f"these are from {images.min():.4g} to {images.max():.4g}."
+            )
+        if _leaves_unit_range(masks) or sums_to_other_than_one(masks):
+            raise UserError(
+                "masks: expected 0 and 1, or probabilities, over all channels 1 in sum where there are several; "
+                f"these are from {masks.min():.4g} to {masks.max():.4g} (task.probabilities makes them of logits)."
+            )
+
+        if (card := getattr(self, "card", None)) is not None and tuple(images.shape[2:]) != (card.size, card.size):
+            height, width = images.shape[2:]
+            warnings.warn(
+                f"g was trained at {card.size} x {card.size} pixels, and judges {height} x {width}", stacklevel=3
+            )
+
+    def _channels(self, masks: Tensor) -> Tensor:
+        """Return numbers of classes (B, H, W) as masks (B, C, H, W); masks as they are, in floats."""
+        if not isinstance(masks, Tensor):
+            return masks
+        if masks.ndim != 3 or masks.is_floating_point():
+            return masks.float()
+        most = len(self.task.classes)
+        if bool(((masks < 0) | (masks > most)).any()):
+            raise UserError(f"masks: expected numbers from 0 to {most}; these are from {masks.min()} to {masks.max()}.")
+        hot = nn.functional.one_hot(masks.long(), most + 1).permute(0, 3, 1, 2).float()
+        return hot[:, -self.task.channels :]
+
+
+def _leaves_unit_range(values: Tensor) -> bool:
+    return bool(((values < -_ROUNDING) | (values > 1 + _ROUNDING)).any())  # NaN, of a training that diverges, may pass
 
 
 def _widen(backbone: nn.Module, classes: int) -> None:
@@ -146,10 +267,6 @@ class PredictorCard(BaseModel):
         return QualitySettings.completed(settings) if isinstance(settings, dict) else settings
 
 
-WEIGHTS_NAME = "predictor.safetensors"
-CARD_NAME = "predictor.json"
-
-
 def save_predictor(folder: Path, predictor: QualityPredictor, card: PredictorCard) -> None:
     """Store a predictor; its card is written last and marks it as complete."""
     state = {name: value.detach().cpu().contiguous() for name, value in predictor.state_dict().items()}
@@ -160,10 +277,7 @@ def save_predictor(folder: Path, predictor: QualityPredictor, card: PredictorCar
 def load_predictor(folder: Path) -> tuple[QualityPredictor, PredictorCard] | None:
     """Return a stored predictor, frozen and in evaluation mode; None if none is there, or only a part of one."""
     try:
-        card = PredictorCard.model_validate(json.loads((folder / CARD_NAME).read_text()))
-        state: dict[str, Any] = load((folder / WEIGHTS_NAME).read_bytes())
-    except (OSError, ValueError, SafetensorError):
+        predictor = QualityPredictor.load(folder)
+    except UserError:
         return None
-    predictor = QualityPredictor(card.settings, "none", len(card.classes))
-    predictor.load_state_dict(state)
-    return predictor.requires_grad_(False).eval(), card
+    return predictor, predictor.card

@@ -184,6 +184,26 @@ def predicted_quality(predictor: nn.Module, task: Task, image: Tensor, mask: Ten
     return mean_of_held(task, predicted_dice(predictor, task, image, mask), mask)
 
 
+def label_quality(predictor: nn.Module, task: Task, image: Tensor, prob: Tensor) -> Tensor:
+    """Return q = g(image, hard label), without gradient (arXiv 2606.01753, Eqn 7).
+
+    Parameters
+    ----------
+    predictor : nn.Module
+    task : Task
+    image : (U, 3, H, W)
+        In [0, 1].
+    prob : (U, C, H, W)
+        Probabilities of the label, before any cut.
+
+    Returns
+    -------
+    (U,)
+    """
+    with torch.no_grad():
+        return predicted_quality(predictor, task, image, task.hard(prob))
+
+
 def foreground_confidence(labelling: Labelling) -> Tensor:
     """Return the mean probability of the class that is predicted, over the predicted foreground; 0 where there is none.
 
@@ -274,11 +294,9 @@ class PredictedQuality(Score):
     needs_g = True
 
     def __call__(self, labelling: Labelling) -> Tensor:
-        """Return q = g(image, hard label), without gradient (arXiv 2606.01753, Eqn 7)."""
+        """Return `label_quality`."""
         assert self.predictor is not None
-        task = labelling.task
-        with torch.no_grad():
-            return predicted_quality(self.predictor, task, labelling.image, task.hard(labelling.prob))
+        return label_quality(self.predictor, labelling.task, labelling.image, labelling.prob)
 
 
 class ShuffledQuality(PredictedQuality):

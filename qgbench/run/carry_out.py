@@ -226,7 +226,7 @@ def rehearse(
         make_accelerator(spec.device, spec.precision, spec.threads)
         _make_method(spec, protocol.model_copy(update={"encoder_weights": "none"}), task, method_class, settings)
         if spec.needs_g:
-            QualityPredictor(protocol.quality, "none", len(task.classes))
+            QualityPredictor(protocol.quality, "none", task)
             weak_network(protocol.quality.weak_encoder, protocol.size, task)
         with said_if(AbsentDataError):
             data = _open_data(spec, protocol, data_dir, split_from)

@@ -110,7 +110,7 @@ def test_g_of_one_class_is_as_it_was_and_of_three_it_has_a_channel_and_an_output
     torch.manual_seed(0)
     one = QualityPredictor(SMALL, "none").eval()
     torch.manual_seed(0)
-    three = QualityPredictor(SMALL, "none", 3).eval()
+    three = QualityPredictor(SMALL, "none", THREE).eval()
     first, widened = (next(m for m in g.modules() if isinstance(m, nn.Conv2d)).weight for g in (one, three))
     assert widened.shape[1] == 6
     assert torch.equal(widened[:, :4], first)
@@ -200,8 +200,8 @@ def test_quality_is_the_mean_over_the_classes_that_a_label_holds() -> None:
     assert predicted_quality(Given(), THREE, image, label).tolist() == pytest.approx(expected)
     assert torch.equal(asked[0], label[:, 1:])
     torch.manual_seed(0)
-    g, soft = QualityPredictor(SMALL, "none", 3).eval(), torch.rand(2, 4, 64, 64).softmax(1).requires_grad_()
-    quality = g.quality(torch.rand(2, 3, 64, 64), soft, THREE)
+    g, soft = QualityPredictor(SMALL, "none", THREE).eval(), torch.rand(2, 4, 64, 64).softmax(1).requires_grad_()
+    quality = predicted_quality(g, THREE, torch.rand(2, 3, 64, 64), soft)
     assert quality.shape == (2,)
     assert torch.autograd.grad(quality.sum(), soft)[0].abs().sum() > 0
 
@@ -214,7 +214,7 @@ def test_a_card_names_its_classes_where_there_are_several(tmp_path: Path) -> Non
     )  # fmt: skip
     card, one = PredictorCard(**facts, classes=THREE.classes), PredictorCard(**facts)
     assert "classes" not in one.model_dump_json()
-    g = QualityPredictor(SMALL, "none", 3)
+    g = QualityPredictor(SMALL, "none", THREE)
     save_predictor(tmp_path, g, card)
     stored = load_predictor(tmp_path)
     assert stored is not None
