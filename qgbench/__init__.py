@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qgbench.quality.library import QualityGuide
     from qgbench.quality.predictor import QualityPredictor
+    from qgbench.run.trained import load_run
 
 __version__ = "0.1.0"
 
-__all__ = ["QualityGuide", "QualityPredictor"]
+__all__ = ["QualityGuide", "QualityPredictor", "load_run"]
 
 _MODULES = {  # of what is imported, with torch, when it is asked for
     "QualityGuide": "qgbench.quality.library",
     "QualityPredictor": "qgbench.quality.predictor",
+    "load_run": "qgbench.run.trained",
 }
 
 if find_spec("qgbench.baselines") is None:  # it stands beside this package, and only an installation joins them

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -14,7 +15,9 @@ from qgbench.engine.device import make_accelerator
 from qgbench.plugins.registry import load, method_names
 from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
 from qgbench.run.folder import RunFolder
-from qgbench.run.record import read_record
+from qgbench.run.predictions import read_predictions
+from qgbench.run.record import read_images, read_record
+from qgbench.run.trained import load_run
 from qgbench.spec.addons import SCORES
 from qgbench.training.loop import Trainer
 from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
@@ -114,6 +117,10 @@ def test_every_method_and_architecture_runs_from_end_to_end(
     assert result.exit_code == 0, result.output
     folder = Path(result.stdout.split("record: ")[1].splitlines()[0]).parent
     record = read_record(folder)
+    masks = read_predictions(folder / "predictions.npz")
+    again = load_run(folder, quality=True).predict([pictures / "images" / f"{id}.png" for id in masks])
+    assert all(np.array_equal(one.mask, masks[id]) for id, one in zip(masks, again, strict=True))
+    assert [one.quality.item() for one in again] == read_images(folder / "images.csv")["q"].tolist()
     assert (record.spec.method, record.spec.arch) == (method, arch)
     assert record.spec.encoder == (ARCHS[arch].own_encoder or "tf_efficientnet_lite0")
     assert record.summary.images == 20

@@ -285,7 +285,7 @@ def show(
         if id not in source.ids:
             raise unknown_name("image", id, source.ids)
     file = output or Path(f"{source.name}.png")
-    draw_sheet(source, ids or choose_images(source, count), file)
+    draw_sheet(source, ids or choose_images(source.ids, count), file)
     print(file)
 
 

@@ -29,6 +29,7 @@ from qgbench.base.paths import expanded
 from qgbench.base.seeds import LARGEST_SEED
 from qgbench.cli import completion
 from qgbench.cli import data as data_cli
+from qgbench.cli import predict as predict_cli
 from qgbench.cli import suite as suite_cli
 from qgbench.cli.options import DataDir, Output, Quiet, Verbose, name_or_path
 
@@ -460,6 +461,10 @@ def new_method(
     file = write_method(name, output)
     print(file)
     logger.info("next: edit it, then %s", shlex.join(["qgbench", "check", str(file)]))
+
+
+app.command()(predict_cli.predict)
+app.command()(predict_cli.export)
 
 
 @app.command()

@@ -173,13 +173,30 @@ def joint_fingerprint(parts: Iterable[Prepared]) -> str:
 
 def _decode(source: Source, id: str, size: int) -> _Decoded:
     original = source.image(id)
-    image = np.asarray(Image.fromarray(original).resize((size, size), Image.Resampling.BILINEAR))
+    image = squeezed(original, size)
     height, width = original.shape[:2]
     if not source.labelled:
         return _Decoded(image, None, np.empty(0, np.uint8), (height, width))
     mask = source.mask(id)
     packed = np.packbits(mask) if mask.dtype == np.bool_ else mask.ravel()
     return _Decoded(image, resize_mask(mask, size), packed, (height, width))
+
+
+def squeezed(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Return an image as networks see it, squeezed to a square by antialiased bilinear interpolation.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+        RGB.
+    size : int
+        Side S of the result in pixels.
+
+    Returns
+    -------
+    (S, S, 3) uint8
+    """
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: NDArray[Any], size: int) -> NDArray[np.uint8]:

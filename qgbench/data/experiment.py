@@ -56,7 +56,7 @@ class ImageSet:
         stack = _zeros((len(index), self.size, self.size, 3), device)
         for place, i in zip(stack.numpy(), index, strict=True):
             place[:] = self._parts[self._part_of[i]].images[self._row_of[i]]
-        return stack.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().float() / 255.0
+        return as_input(stack.to(device, non_blocking=True))
 
     def masks(self, index: np.ndarray, device: "torch.device | str" = "cpu") -> "Tensor":
         """Return masks (B, C, S, S), float, 0 or 1; zeros in all channels for images without one (see `masked`)."""
@@ -75,6 +75,11 @@ class ImageSet:
         """Yield images and masks in order."""
         for index in np.array_split(np.arange(len(self)), max(1, -(-len(self) // size))):
             yield self.images(index), self.masks(index)
+
+
+def as_input(pixels: "Tensor") -> "Tensor":
+    """Return what networks take of images: (B, S, S, 3) uint8 -> (B, 3, S, S) float in [0, 1]."""
+    return pixels.permute(0, 3, 1, 2).contiguous().float() / 255.0
 
 
 def _labels(count: int, device: "torch.device | str") -> "Tensor":

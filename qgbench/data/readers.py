@@ -269,7 +269,7 @@ def open_files(
     UserError
         A folder or file is missing or cannot be read, or the images, masks and groups do not belong together.
     """
-    files = _image_files(images, IMAGE_SUFFIXES, card.kind)
+    files = image_files(images, IMAGE_SUFFIXES, _LAYOUT[card.kind])
     matched = None if masks is None else _match_masks(files, images, masks, without_mask)
     group_of = {id: id for id in files} if groups is None else _read_groups(groups, files)
     return FolderSource(card, files, matched, group_of, None, rule)
@@ -487,21 +487,36 @@ def _own_card(folder: Path, kind: Kind) -> Card:
         ) from error
 
 
-def _image_files(folder: Path, suffixes: tuple[str, ...], kind: Kind = "labelled") -> dict[str, Path]:
-    """Return the image files of a folder by stem; warn of files that are passed over."""
+def image_files(folder: Path, suffixes: tuple[str, ...], expected: str) -> dict[str, Path]:
+    """Return the image files of a folder by their names without suffix; warn of files that are passed over.
+
+    Parameters
+    ----------
+    folder : Path
+    suffixes : tuple of str
+        In lower case; of two that end alike (``.nii.gz``, ``.gz``) the longer first.
+    expected : str
+        What the folder should be, in words.
+
+    Raises
+    ------
+    UserError
+        There is no such folder or no image in it, or two have one name, but for case.
+    """
     if not folder.is_dir():
-        raise UserError(f"{no_folder(folder)}; expected {_LAYOUT[kind]}.")
+        raise UserError(f"{no_folder(folder)}; expected {expected}.")
     files: dict[str, Path] = {}
     passed_over = []
     for file in list_folder(folder):
         if file.name.startswith("."):
             continue
-        if file.suffix.lower() not in suffixes:
+        suffix = next((suffix for suffix in suffixes if file.name.lower().endswith(suffix)), None)
+        if suffix is None:
             if file.name.lower() not in _SYSTEM_FILES:
                 passed_over.append(file.name)
             continue
         _check_file(file)
-        id = unicodedata.normalize("NFC", file.stem)
+        id = unicodedata.normalize("NFC", file.name[: -len(suffix)])
         if id in files:
             raise UserError(f"{files[id]} and {file.name} share the name '{id}'; keep one of them.")
         files[id] = file
@@ -544,7 +559,7 @@ def _check_file(file: Path) -> None:
 
 def _match_masks(images: dict[str, Path], folder: Path, masks: Path, without_mask: str) -> dict[str, list[Path]]:
     """Return each image its mask: the file of its own name, else of its name with one of `MASK_ENDINGS`."""
-    files = _image_files(masks, MASK_SUFFIXES)
+    files = image_files(masks, MASK_SUFFIXES, _LAYOUT["labelled"])
     candidates = {id: [id + ending for ending in MASK_ENDINGS if id + ending in files] for id in images}
     if bare := [id for id in images if not candidates[id]]:
         folded = {stem.casefold() for stem in files}

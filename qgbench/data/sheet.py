@@ -1,10 +1,12 @@
-"""A contact sheet: images of a data set side by side, each with the outline of its mask, to be looked at."""
+"""A contact sheet: images side by side, each with the outline of its mask, to be looked at."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation, binary_erosion
 
@@ -21,10 +23,26 @@ _OUTLINE, _HALO = (255, 225, 26), (0, 0, 0)
 _FONT = ImageFont.load_default(11)
 
 
-def choose_images(source: Source, count: int) -> list[str]:
+class Shown(Protocol):
+    """Images that can be shown, with masks or without: a `Source`, or something alike."""
+
+    labelled: bool
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes that masks show."""
+
+    def image(self, id: str) -> NDArray[np.uint8]:
+        """Return an image: (H, W, 3) RGB."""
+
+    def mask(self, id: str) -> NDArray[Any]:
+        """Return a mask: (H, W) bool, or a label map of several classes."""
+
+
+def choose_images(ids: Sequence[str], count: int) -> list[str]:
     """Return images chosen evenly over the ids, so that a sheet shows every part of a data set; in their order."""
-    places = np.unique(np.linspace(0, len(source.ids) - 1, min(count, len(source.ids))).round().astype(int))
-    return [source.ids[place] for place in places]
+    places = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
+    return [ids[place] for place in places]
 
 
 def slices_of(source: Source, names: Sequence[str]) -> list[str]:
@@ -35,7 +53,7 @@ def slices_of(source: Source, names: Sequence[str]) -> list[str]:
     return [id for name in names for id in slices.get(name, [name])]
 
 
-def draw_sheet(source: Source, ids: Sequence[str], file: Path) -> None:
+def draw_sheet(source: Shown, ids: Sequence[str], file: Path) -> None:
     """Draw a contact sheet as PNG.
 
     The outline is yellow between two black lines; under each picture stand its id, its original size and the lesion's
@@ -43,7 +61,7 @@ def draw_sheet(source: Source, ids: Sequence[str], file: Path) -> None:
 
     Parameters
     ----------
-    source : Source
+    source : Shown
     ids : sequence of str
         The images, in the order shown.
     file : Path
@@ -77,7 +95,7 @@ def draw_sheet(source: Source, ids: Sequence[str], file: Path) -> None:
     write_atomically(file, buffer.getvalue())
 
 
-def _picture(source: Source, id: str) -> tuple[Image.Image, str]:
+def _picture(source: Shown, id: str) -> tuple[Image.Image, str]:
     pixels = source.image(id)
     height, width = pixels.shape[:2]
     scale = _PICTURE / max(height, width)

@@ -1,4 +1,6 @@
-"""Read volumes: NIfTI (``.nii``, ``.nii.gz``) and HDF5 as SSL4MIS writes it (datasets ``image`` and ``label``).
+"""Read volumes, and write their labels: NIfTI (``.nii``, ``.nii.gz``) and HDF5.
+
+HDF5 is as SSL4MIS writes it: datasets ``image`` and ``label``.
 
 Arrays are (D, H, W). Of NIfTI, slices lie along the file's third axis, whatever the anatomy: D runs towards the head,
 the left or the back of the patient. In a slice, rows run towards the feet or the back and columns towards the left or
@@ -9,6 +11,8 @@ Spacing is in mm, that of the affine; where pixdim has another, the file is refu
 dimensions, values that are no numbers, and labels that are no integers or lie elsewhere than their image.
 """
 
+import gzip
+import io
 import itertools
 import struct
 import zlib
@@ -148,6 +152,54 @@ def read_labels(files: VolumeFiles) -> NDArray[np.int64]:
                 f"{label} holds the value {value:g}: 0 is the background, and classes are above it, to {_HIGHEST}."
             )
     return values.astype(np.int64)
+
+
+def as_stored(file: Path, volume: NDArray[Any]) -> NDArray[Any]:
+    """Return an array (D, H, W) with the axes of a volume's file, as nibabel or h5py would read it: undoes a reading.
+
+    Raises
+    ------
+    UserError
+        What `read_shape` raises.
+    """
+    if is_hdf5(file):
+        return volume
+    grid = _grid(file)
+    unflipped = np.flip(volume, tuple(axis for axis in range(3) if grid.flipped[axis]))
+    return unflipped.transpose(np.argsort(grid.order))
+
+
+def label_file(image: Path, labels: NDArray[np.uint8]) -> bytes:
+    """Return the content of a label's file that belongs to an image's: of its format, and lying where it does.
+
+    Parameters
+    ----------
+    image : Path
+        NIfTI, whose affine and header the label has; or HDF5.
+    labels : uint8
+        With the axes of the image's file (`as_stored`). HDF5 holds it as the dataset ``label``.
+
+    Raises
+    ------
+    UserError
+        The image's header cannot be read.
+    """
+    content = io.BytesIO()
+    if is_hdf5(image):
+        with _opened_hdf5(image):  # names h5py where it is missing
+            import h5py
+        with h5py.File(content, "w") as file:
+            file.create_dataset("label", data=labels, compression="gzip")
+        return content.getvalue()
+    import nibabel
+
+    with _named(image):
+        like: Any = nibabel.load(image)
+        header = like.header.copy()
+        header.set_data_dtype(np.uint8)
+        header["cal_min"] = header["cal_max"] = 0  # the image's display range would hide the label
+        written = type(like)(labels, like.affine, header).to_bytes()
+    return gzip.compress(written, mtime=0) if image.name.lower().endswith(".gz") else written
 
 
 @dataclass(frozen=True)

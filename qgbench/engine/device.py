@@ -129,15 +129,12 @@ def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
     UserError
         The device is absent, cannot compute in this precision, or cannot take the processes that were started.
     """
-    if device != "cpu" and device != best_device():
-        raise UserError(
-            f"device '{device}' is not available here; this machine has '{best_device()}' (--device cpu works)."
-        )
+    require_device(device)
     if device == "cpu" and precision == "fp16":
         raise UserError("fp16 needs a GPU; on a processor use --precision bf16 or fp32.")
     _check_launch(device)
     if device == "cuda":
-        _repeat_where_cuda_can()
+        repeat_where_cuda_can()
     # Only accelerate's own record is reset (another precision may follow); a process group that exists is kept.
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
@@ -165,7 +162,23 @@ def make_accelerator(device: str, precision: str, threads: int) -> Accelerator:
     return accelerator
 
 
-def _repeat_where_cuda_can() -> None:
+def require_device(device: str) -> None:
+    """Raise UserError where a device, 'cpu', 'cuda' or 'mps', is absent."""
+    if device != "cpu" and device != best_device():
+        raise UserError(
+            f"device '{device}' is not available here; this machine has '{best_device()}' (--device cpu works)."
+        )
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Return the context in which a run of a precision computes, as its accelerator's; fp32 for fp16 on a processor."""
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    used = kind is not None and (device, precision) != ("cpu", "fp16")
+    return torch.autocast(device, kind, enabled=used, cache_enabled=False)
+
+
+def repeat_where_cuda_can() -> None:
+    """Let CUDA compute in a fixed order wherever torch has a way to; see `what_cannot_repeat`."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's libraries are first used
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -4,38 +4,24 @@ The test split is read once, at the end, for all networks of the run together; o
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from qgbench.base.progress import track
 from qgbench.data.cache import Prepared
 from qgbench.data.experiment import ImageSet
 from qgbench.data.packed_masks import PackedMasks
 from qgbench.data.units import Unit, units_of
-from qgbench.methods import Network, probabilities
+from qgbench.methods import Network
 from qgbench.metrics.masks import measure
 from qgbench.metrics.table import VOLUME_COLUMNS, Metric, image_columns
 from qgbench.spec.task import Task
-
-_BATCH = 32
-
-
-@dataclass(frozen=True)
-class _Predicted:
-    """What a network gives for one image, on the processor."""
-
-    prob: Tensor  # (C, S, S)
-    quality: Tensor  # (K,) predicted by g; NaN without
-    sure: Tensor  # (K,) sum of the probabilities of a class, where it is predicted
-    pixels: Tensor  # (K,) where it is
+from qgbench.training.prediction import BATCH, Predicted, mask_at, predict, scores_of
 
 
 def evaluate(
@@ -79,7 +65,7 @@ def evaluate(
     units = units_of(split.loc[split["split"] == "test", "id"], volumes)
     rows = [np.array([row_of[name] for name in unit.images]) for unit in units]
     images = ImageSet([(prepared, np.concatenate(rows))])
-    predictions = _predictions(networks, predictor, task, images, accelerator)
+    predictions = _predictions(networks, predictor, images, accelerator)
     results: dict[str, list[dict[str, object]]] = {name: [] for name in networks}
     masks = PackedMasks()
     noun = "volumes" if volumes else "images"
@@ -89,14 +75,10 @@ def evaluate(
         reference = unit.whole([prepared.original_mask(row) for row in own_rows])
         for name in networks:
             found = [of_slice[name] for of_slice in slices]
-            mask = unit.whole([_mask(task, one.prob, size) for one in found])
+            mask = unit.whole([mask_at(task, one.prob, size) for one in found])
             if name == "student":
                 masks.add(unit.id, mask)
-            scores = {"q": torch.stack([one.quality for one in found]).mean(0)}
-            sure, pixels = (
-                torch.stack(parts).sum(0) for parts in zip(*((one.sure, one.pixels) for one in found), strict=True)
-            )
-            scores["confidence"] = sure / pixels.clamp_min(1)
+            scores = scores_of(found)
             known = {"id": unit.id, "group": group, **_sides(unit, mask.shape)}
             for k, one_class in enumerate(task.classes):
                 pred, ref = (whole if task.channels == 1 else whole == k + 1 for whole in (mask, reference))
@@ -119,42 +101,15 @@ def _sides(unit: Unit, shape: tuple[int, ...]) -> dict[str, float]:
     return {**sides, **dict(zip(VOLUME_COLUMNS, (shape[0], *unit.spacing), strict=True))} if unit.is_volume else sides
 
 
-def _mask(task: Task, prob: Tensor, size: tuple[int, ...]) -> NDArray[Any]:
-    """Return what is predicted at another size: probabilities (C, S, S) -> (H, W) bool, or labels uint8."""
-    resized = F.interpolate(prob.unsqueeze(0), size, mode="bilinear", align_corners=False)[0]
-    return resized[0].numpy() > 0.5 if task.channels == 1 else resized.argmax(0).to(torch.uint8).numpy()
-
-
 def _predictions(
     networks: Mapping[str, Network],
     predictor: nn.Module | None,
-    task: Task,
     images: ImageSet,
     accelerator: Accelerator,
-) -> Iterator[dict[str, _Predicted]]:
+) -> Iterator[dict[str, Predicted]]:
     """Yield what each network gives for every image in turn; images are predicted in batches."""
-    for begin in range(0, len(images), _BATCH):
-        block = np.arange(begin, min(begin + _BATCH, len(images)))
-        outputs = [_predict(network, predictor, task, images, block, accelerator) for network in networks.values()]
+    for begin in range(0, len(images), BATCH):
+        image = images.images(np.arange(begin, min(begin + BATCH, len(images)))).to(accelerator.device)
+        outputs = [predict(network, predictor, image, accelerator.autocast) for network in networks.values()]
         for of_image in zip(*outputs, strict=True):
             yield dict(zip(networks, of_image, strict=True))
-
-
-def _predict(
-    network: Network,
-    predictor: nn.Module | None,
-    task: Task,
-    images: ImageSet,
-    block: np.ndarray,
-    accelerator: Accelerator,
-) -> list[_Predicted]:
-    image = images.images(block).to(accelerator.device)
-    quality = torch.full((len(block), len(task.classes)), torch.nan)
-    with accelerator.autocast(), torch.no_grad():
-        prob = probabilities(network, image)
-        lesions = task.hard(prob)[:, task.lesions]
-        if predictor is not None:
-            quality = predictor(image, lesions).view(quality.shape)
-    sure = (prob[:, task.lesions] * lesions).flatten(2).sum(2)
-    parts = (prob, quality, sure, lesions.flatten(2).sum(2))
-    return [_Predicted(*of_image) for of_image in zip(*(part.cpu() for part in parts), strict=True)]

@@ -497,7 +497,19 @@ def test_the_code_of_an_own_arch_is_part_of_the_runs_id(
         [],
         *(
             [*verb.split(), "--help"]
-            for verb in ("run", "check", "report", "runs", "show", "doctor", "methods", "archs", "new method")
+            for verb in (
+                "run",
+                "predict",
+                "export",
+                "check",
+                "report",
+                "runs",
+                "show",
+                "doctor",
+                "methods",
+                "archs",
+                "new method",
+            )
         ),
     ],
 )

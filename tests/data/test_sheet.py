@@ -51,7 +51,7 @@ def test_a_pool_has_no_outlines_and_long_rows_are_broken(tmp_path: Path) -> None
 def test_images_are_chosen_over_all_ids(tmp_path: Path, count: int, expected: list[str]) -> None:
     for id in "abcde":
         picture(tmp_path / "own", id, (8, 8), (0, 0, 4, 4))
-    assert choose_images(open_source(str(tmp_path / "own")), count) == expected
+    assert choose_images(open_source(str(tmp_path / "own")).ids, count) == expected
 
 
 def test_a_class_has_the_colour_that_it_has_in_case_pictures() -> None:

@@ -9,7 +9,16 @@ import pytest
 
 from qgbench.base.errors import UserError
 from qgbench.data.images import MaskSizeError, MaskValuesError
-from qgbench.data.volume_files import VolumeFiles, read_labels, read_shape, read_volume, scaled, stem_of
+from qgbench.data.volume_files import (
+    VolumeFiles,
+    as_stored,
+    label_file,
+    read_labels,
+    read_shape,
+    read_volume,
+    scaled,
+    stem_of,
+)
 
 SHAPE = (5, 6, 7)  # of the file: to the left, to the back, to the head
 
@@ -61,6 +70,51 @@ def test_a_label_that_is_stored_the_other_way_round_agrees_with_its_image(tmp_pa
         turned[:3, axis] *= -1
     files = pair(tmp_path, image, np.flip(label, flips), of_label=turned)
     np.testing.assert_array_equal(read_labels(files), label.transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "v.h5"])
+@pytest.mark.parametrize("flips", [(), (0,), (1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (1, 2, 0)])
+def test_a_label_is_written_where_its_image_lies(tmp_path: Path, order: tuple, flips: tuple, name: str) -> None:
+    image = arrays()[0]
+    affine = lps()[:, [*order, 3]]
+    affine[:3, list(flips)] *= -1
+    if name == "v.h5":
+        with h5py.File(tmp_path / name, "w") as file:
+            file["image"] = image
+    else:
+        save(tmp_path / name, image, affine)
+    files = VolumeFiles((tmp_path / name,), (tmp_path / f"label_{name}",))
+    volume = np.random.default_rng(1).integers(0, 3, read_shape(files)[0]).astype(np.uint8)
+    stored = as_stored(files.images[0], volume)
+    assert stored.shape == SHAPE
+    files.labels[0].write_bytes(label_file(files.images[0], stored))
+    if name != "v.h5":
+        np.testing.assert_array_equal(read_labels(files), volume)
+        written = nibabel.load(files.labels[0])
+        np.testing.assert_array_equal(np.asarray(written.dataobj), stored)
+        np.testing.assert_array_equal(written.affine, affine)
+    else:
+        with h5py.File(files.labels[0]) as file:
+            np.testing.assert_array_equal(file["label"], volume)
+    assert files.labels[0].read_bytes() == label_file(files.images[0], stored)
+
+
+def test_a_labels_header_is_its_images_but_for_type_and_display(tmp_path: Path) -> None:
+    nifti = nibabel.Nifti2Image(arrays()[0][..., None], lps())
+    nifti.header["cal_max"], nifti.header["descrip"] = 900, b"a scan"
+    nifti.header.set_slope_inter(2, 1)
+    nibabel.save(nifti, tmp_path / "v.nii")
+    (tmp_path / "v_gt.nii").write_bytes(label_file(tmp_path / "v.nii", arrays()[1]))
+    written = nibabel.load(tmp_path / "v_gt.nii")
+    assert isinstance(written, nibabel.Nifti2Image)
+    assert (written.shape, written.get_data_dtype(), bytes(written.header["descrip"]).strip(b"\0")) == (
+        SHAPE,
+        np.uint8,
+        b"a scan",
+    )
+    assert float(written.header["cal_max"]) == 0
+    np.testing.assert_array_equal(written.get_fdata(), arrays()[1])
 
 
 def test_exchanged_axes_in_a_slice_agree_too(tmp_path: Path) -> None:

@@ -1,0 +1,23 @@
+"""What ``import qgbench`` offers."""
+
+import subprocess
+import sys
+
+import pytest
+
+import qgbench
+
+
+def test_importing_the_package_waits_for_no_library() -> None:
+    code = "import sys, qgbench; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'pydantic')))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("name", qgbench._MODULE_OF)
+def test_what_it_offers_is_there(name: str) -> None:
+    assert callable(getattr(qgbench, name))
+
+
+def test_what_it_does_not_offer_is_said_as_python_says_it() -> None:
+    with pytest.raises(AttributeError, match="module 'qgbench' has no attribute 'nothing'"):
+        _ = qgbench.nothing
