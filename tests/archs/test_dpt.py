@@ -28,8 +28,9 @@ from qgbench.run.check import checked
 from qgbench.run.request import make_spec
 from qgbench.spec.arm import Arm
 from qgbench.spec.method import declared
+from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer
-from qgbench.trust.toys import SIZE, toy_data, toy_protocol
+from qgbench.trust.toys import ONE, SIZE, THREE, toy_data, toy_protocol
 
 TINY = "test_vit"  # six blocks of 64 channels, patches of 16 pixels
 V2, V2_REGISTERS, V3 = "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"
@@ -40,9 +41,9 @@ def images(count: int, size: int) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def tiny(size: int = 64, arch: str = "dpt", seed: int = 0) -> SegmentationNetwork:
+def tiny(size: int = 64, arch: str = "dpt", seed: int = 0, task: Task = ONE) -> SegmentationNetwork:
     torch.manual_seed(seed)
-    return build_network(arch, TINY, "none", (32,), size)
+    return build_network(arch, TINY, "none", (32,), size, task)
 
 
 # Features
@@ -341,21 +342,25 @@ def test_a_frozen_encoder_gets_no_gradient_and_stays_in_evaluation_mode() -> Non
 # Methods
 
 
-def trained(name: str, arch: str) -> tuple[Method, str]:
+def trained(name: str, arch: str, task: Task = ONE) -> tuple[Method, str]:
     """Two steps on toy images, unlabelled losses at their full weight: the method, and its encoder's hash before."""
     torch.manual_seed(0)
     kind = load("method", name)
     started = {"warmup": 0.0, "ramp": 0.0, "lambda_u": 1.0}
-    method = kind(lambda _="": tiny(SIZE, arch), kind.Settings.model_validate(started))
+    method = kind(lambda _="": tiny(SIZE, arch, task=task), kind.Settings.model_validate(started))
     before = weights_hash(method.students[0].get_submodule("body.encoder"))
-    trainer = Trainer(method, Guide([]), None, toy_data(), toy_protocol(2), 0, make_accelerator("cpu", "fp32", 1))
+    trainer = Trainer(method, Guide([]), None, toy_data(task), toy_protocol(2), 0, make_accelerator("cpu", "fp32", 1))
     assert list(trainer.run()) == [1, 2]
     return method, before
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_every_method_trains_what_stands_on_a_frozen_encoder_and_leaves_that_as_it_is(name: str) -> None:
-    method, before = trained(name, "dpt_frozen")
+# Of several classes, one that labels by its student and pastes views, and one that drops the levels' channels.
+THREE_CLASSES = [("fixmatch", THREE), ("unimatch_v2", THREE)]
+
+
+@pytest.mark.parametrize(("name", "task"), [*((name, ONE) for name in method_names()), *THREE_CLASSES])
+def test_every_method_trains_what_stands_on_a_frozen_encoder_and_leaves_that_as_it_is(name: str, task: Task) -> None:
+    method, before = trained(name, "dpt_frozen", task)
     parameters = {name: p for name, p in method.named_parameters() if not name.startswith("teacher.")}
     frozen = {name for name in parameters if ".body.encoder." in name}
     assert len(frozen) == len(method.students) * len(
@@ -364,8 +369,19 @@ def test_every_method_trains_what_stands_on_a_frozen_encoder_and_leaves_that_as_
     assert {id(p) for p in method.trainable()} == {id(p) for name, p in parameters.items() if name not in frozen}
     for network in [*method.students, *([method.get_submodule("teacher")] if method.teacher is not None else [])]:
         assert weights_hash(network.get_submodule("body.encoder")) == before
-    start = weights_hash(tiny(SIZE, "dpt_frozen").body.decoder)
-    assert weights_hash(method.students[0].get_submodule("body.decoder")) != start
+    start = tiny(SIZE, "dpt_frozen", task=task).body
+    assert weights_hash(method.students[0].get_submodule("body.decoder")) != weights_hash(start.decoder)
+    assert_every_class_is_learnt(method, start, task)
+
+
+def assert_every_class_is_learnt(method: Method, start: nn.Module, task: Task) -> None:
+    """The last layer has a map for each of the task's channels, and each has moved."""
+    (before,), (after,) = (
+        [value for name, value in body.get_submodule("segmentation_head").named_parameters() if value.ndim == 1][-1:]
+        for body in (start, method.students[0].get_submodule("body"))
+    )
+    assert before.shape == after.shape == (task.channels,)
+    assert bool((before != after).all())
 
 
 @pytest.mark.parametrize("name", [name for name in method_names() if load("method", name).needs_features])
@@ -383,10 +399,12 @@ def test_methods_that_take_its_features_take_grids_that_strides_of_8_do_not_divi
     assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
 
 
-def test_tuned_the_encoder_moves() -> None:
-    method, before = trained("mean_teacher", "dpt")
+@pytest.mark.parametrize(("name", "task"), [("mean_teacher", ONE), *THREE_CLASSES])
+def test_tuned_the_encoder_moves(name: str, task: Task) -> None:
+    method, before = trained(name, "dpt", task)
     assert {id(p) for p in method.trainable()} == {id(p) for p in method.students.parameters()}
     assert weights_hash(method.students[0].get_submodule("body.encoder")) != before
+    assert_every_class_is_learnt(method, tiny(SIZE, task=task).body, task)
 
 
 def test_complementary_dropout_of_unimatch_v2_has_one_mask_for_all_four_levels() -> None:

@@ -79,13 +79,18 @@ class Toy(nn.Module):
         return sibling
 
 
-def student_label(network: nn.Module, image: Tensor) -> Tensor:
-    """Probabilities of a copy that is normalised by these very images, without dropout."""
+def student_logits(network: nn.Module, image: Tensor) -> Tensor:
+    """Logits of a copy that is normalised by these very images, without dropout."""
     network = copy.deepcopy(network).eval()
     for module in network.modules():
         module.train(isinstance(module, nn.BatchNorm2d))
     with torch.no_grad():
-        return torch.sigmoid(network(image))
+        return network(image)
+
+
+def student_label(network: nn.Module, image: Tensor) -> Tensor:
+    """Probabilities of one class from `student_logits`."""
+    return torch.sigmoid(student_logits(network, image))
 
 
 def make_batch(unlabelled: int = 4, size: int = 16, progress: float = 1.0) -> Batch:
