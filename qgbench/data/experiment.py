@@ -164,12 +164,14 @@ def training_data(
             f"of {len(split)} {noun}s {len(part['train'])} are to train on and {len(part['val'])} to validate on; at "
             f"least 2 of each are needed: add {'images' if noun == 'image' else 'patients'}."
         )
-    _refuse_without_lesion(prepared, labelled, [row_of[name] for name in part["train"]["id"]], k)
+    to_train, to_validate = ([row_of[name] for name in sorted(part[each]["id"])] for each in ("train", "val"))
+    _refuse_without_lesion(prepared, labelled, to_train, k)
+    _warn_of_unseen(prepared, to_validate, to_train)
     task = Task(prepared.classes)
     return TrainingData(
         labelled=ImageSet([(prepared, labelled)], task),
         unlabelled=ImageSet(unlabelled or [(prepared, labelled)], task),
-        val=ImageSet([(prepared, np.array([row_of[name] for name in sorted(part["val"]["id"])]))], task),
+        val=ImageSet([(prepared, np.array(to_validate))], task),
         unlabelled_are_labelled=not unlabelled,
     )
 
@@ -201,3 +203,21 @@ def _refuse_without_lesion(prepared: Prepared, labelled: np.ndarray, train: list
         f"none of the {len(labelled)} labelled {noun}s (seed index {k}) has a foreground pixel in its mask, at "
         f"{masks.shape[1]} x {masks.shape[2]} pixels, so there is nothing to learn; {remedy}"
     )
+
+
+def _warn_of_unseen(prepared: Prepared, val: list[int], train: list[int]) -> None:
+    """Warn of classes that images to train on (rows of `prepared`) show and none of those to validate on does."""
+    masks = prepared.masks
+    assert masks is not None, "a data set that is split has masks"
+
+    def shows(rows: list[int], label: int) -> bool:
+        return any((masks[row] == label).any() for row in rows)
+
+    labels = enumerate(prepared.classes, start=1)
+    if unseen := [name for label, name in labels if not shows(val, label) and shows(train, label)]:
+        pictures, more = ("images", "images") if prepared.volumes is None else ("slices", "patients")
+        logger.warning(
+            "none of the %d %s to validate on shows %s at %d x %d pixels, and %s to train on do, so validation says "
+            "nothing of it: add %s, or take another split.",
+            *(len(val), pictures, " or ".join(unseen), *masks.shape[1:], pictures, more),
+        )
