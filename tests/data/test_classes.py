@@ -432,7 +432,13 @@ def test_every_part_shows_every_class_that_enough_patients_show(seed: int) -> No
     assert [some[3] for some in shown.values()] == [True, False, False]  # it can be learnt, at least
     shuffled = rng.permutation(70)
     again = make_split(
-        [f"i{n:02d}" for n in shuffled], [groups[n] for n in shuffled], "grouped", HALF_TEST, seed, areas[shuffled], True
+        [f"i{n:02d}" for n in shuffled],
+        [groups[n] for n in shuffled],
+        "grouped",
+        HALF_TEST,
+        seed,
+        areas[shuffled],
+        True,
     )
     pd.testing.assert_frame_equal(split, again)
 

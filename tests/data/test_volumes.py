@@ -27,7 +27,15 @@ from qgbench.data.source import Slice
 from qgbench.data.splits import HALF_TEST, PAPER, draw_patients, load_split, split_source
 from qgbench.data.volume_files import scaled
 from qgbench.data.volume_layouts import find_volumes
-from qgbench.data.volumes import FileVolumes, PhantomVolumes, counted, open_volumes, slice_id, spacing_words
+from qgbench.data.volumes import (
+    FileVolumes,
+    PhantomVolumes,
+    counted,
+    open_volumes,
+    patients_of,
+    slice_id,
+    spacing_words,
+)
 from qgbench.spec.regime import Regime
 
 FACTS = {"domain": "heart", "modality": "MR", "terms": "mine", "citation": "none"}
@@ -243,6 +251,32 @@ def test_a_table_names_patients(tmp_path: Path) -> None:
     (folder / "groups.csv").write_text("\n".join(["stem,group", *rows[1:]]))
     with pytest.raises(UserError, match=r"1 volume \(liver_0\) not listed"):
         open_volumes(card(classes={"a": 1, "b": 2}), folder)
+
+
+def test_patients_and_volumes_that_are_written_in_two_ways_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = decathlon(tmp_path / "Task99") / "groups.csv"
+    found = find_volumes(table.parent)
+    assert found is not None
+    patients = ("Bob", "bob", "007", "7", "Ann", "Ann")
+    table.write_text("\n".join(["stem,group", *(f"liver_{n},{patient}" for n, patient in enumerate(patients))]))
+    assert len(set(patients_of(found, table).values())) == 5
+    assert "count as different ones, in 2 cases ('007' and '7', 'Bob' and 'bob')" in caplog.text
+    caplog.clear()
+    assert patients_of(found, None) == found.patients
+    assert not caplog.records
+    folder = next(acdc(tmp_path / "ACDC").rglob("patient006"))
+    for file in folder.glob("*_frame14*"):
+        file.rename(file.with_name(file.name.replace("patient006", "Patient006")))
+    heart = find_volumes(tmp_path / "ACDC")
+    assert heart is not None
+    patients_of(heart, None)
+    assert "in 1 case ('Patient006' and 'patient006')" in caplog.text
+    for file in folder.glob("*_frame01*"):
+        shutil.copy(file, file.with_name(file.name.replace("patient006", "PATIENT006")))
+    with pytest.raises(UserError, match=r"006_frame01\.nii\.gz differ in nothing but case"):
+        find_volumes(tmp_path / "ACDC")
 
 
 def test_a_volume_is_decoded_once_for_all_its_slices_and_threads(

@@ -121,7 +121,7 @@ def _install_volumes(card: Card, folders: Sequence[Path], partial: Path, track: 
     found = next((found for folder in folders if (found := find_volumes(folder)) is not None), None)
     if found is None:
         raise UserError(f"{', '.join(map(str, folders))}: no volumes were found there; expected {LAYOUTS}.")
-    _write_volumes(FileVolumes(card, found.volumes, found.patients), found, partial, track)
+    _write_volumes(FileVolumes(card, found.volumes, patients_of(found, None)), found, partial, track)
     if len(found.volumes) != card.volumes:
         logger.warning("'%s' has %d volumes; its card expects %s.", card.name, len(found.volumes), card.volumes)
 
@@ -196,7 +196,7 @@ def add_volumes(
         raise UserError(f"there is no file {groups}.")
     card = card.model_copy(update={"volumes": len(found.volumes), "voxels": voxels})
     with _place(card.name, data_dir) as partial:
-        patients = found.patients if groups is None else patients_of(found, groups)
+        patients = patients_of(found, groups)
         source = FileVolumes(card, found.volumes, patients)
         if (few := len(set(source.groups))) < LEAST_PATIENTS:
             logger.warning("'%s' has %d patients; a split needs %d or more.", card.name, few, LEAST_PATIENTS)
