@@ -1,8 +1,9 @@
 """Read volumes: NIfTI (``.nii``, ``.nii.gz``) and HDF5 as SSL4MIS writes it (datasets ``image`` and ``label``).
 
-Arrays are (D, H, W). Of NIfTI, slices lie along the file's third axis, whatever the anatomy: D runs towards the head,
-the left or the back of the patient. In a slice, rows run towards the feet or the back and columns towards the left or
-the back, so that image and label agree however each of them stores its axes. HDF5 says nothing of axes: as it is.
+Arrays are (D, H, W). Of NIfTI, slices lie along the third axis of the image's file, whatever the anatomy: D runs
+towards the head, the left or the back of the patient. In a slice, rows run towards the feet or the back and columns
+towards the left or the back. A label is brought into its image's axes, however its file stores its own, before shape
+and place are compared. HDF5 says nothing of axes: as it is.
 
 Intensities are scaled by volume: its 0.5 percentile becomes 0 and its 99.5 percentile 255, what lies beyond is cut off.
 Spacing is in mm, that of the affine; where pixdim has another, the file is refused. So are volumes of more than three
@@ -230,6 +231,8 @@ def _like(image: Path, of_image: _Grid, label: Path, of_label: _Grid) -> _Grid:
     same = replace(of_label, order=of_image.order, flipped=of_image.flipped)
     if same.shape == of_image.shape and _apart(same, of_image) <= _FAR * min(of_image.spacing):
         of_label = same
+    else:
+        of_label = _turned(of_label, of_image)
     if of_label.shape != of_image.shape:
         raise MaskSizeError(
             f"{label} has {_by(of_label.shape)} voxels (D x H x W), and its image {image} {_by(of_image.shape)}."
@@ -246,6 +249,20 @@ def _like(image: Path, of_image: _Grid, label: Path, of_label: _Grid) -> _Grid:
             f"{_by(of_image.spacing)} mm. {remedy}"
         )
     return of_label
+
+
+def _turned(of_label: _Grid, of_image: _Grid) -> _Grid:
+    """Return a label's grid with the axes of its image's: D, H, W run the same way through the patient."""
+    import nibabel
+
+    orientations = [nibabel.io_orientation(grid.affine) for grid in (of_label, of_image)]
+    if not np.isfinite(orientations).all():
+        return of_label
+    axis_of, direction = nibabel.orientations.ornt_transform(*orientations).T  # of the label's axes: the image's
+    depth, height, width = (int(np.flatnonzero(axis_of == axis)[0]) for axis in of_image.order)
+    order = (depth, height, width)
+    flipped = [flip != (direction[axis] < 0) for flip, axis in zip(of_image.flipped, order, strict=True)]
+    return replace(of_label, order=order, flipped=(flipped[0], flipped[1], flipped[2]))
 
 
 def _apart(one: _Grid, other: _Grid) -> float:
