@@ -138,8 +138,7 @@ def training_data(
     part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
     drawn = labelled_ids
     if drawn is None:
-        shown = None if regime.patients else classes_shown(prepared)
-        drawn = draw_budget(part["train"], regime, dataset, k, shown)
+        drawn = draw_budget(part["train"], regime, dataset, k, classes_shown(prepared))
     budget, found, counted = regime.labelled(len(part["train"])), len(drawn), "images"
     if regime.patients:
         found, counted = part["train"].loc[part["train"]["id"].isin(drawn), "group"].nunique(), "patients"

@@ -281,19 +281,26 @@ def draw_labelled(
     queues = [[members[group][i] for i in _permutation(stream, len(members[group]))] for group in order]
     turns = max(map(len, queues))
     drawn = [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)]
-    if shown is not None:
-        met: set[str] = set()
-        first = []
-        for id in drawn:
-            if not met.issuperset(shown[id]):
-                first.append(id)
-                met.update(shown[id])
-        drawn = first + [id for id in drawn if id not in first]
-    return drawn[:budget]
+    return (drawn if shown is None else _first_that_show(drawn, shown))[:budget]
 
 
-def draw_patients(train: pd.DataFrame, budget: int, dataset: str, k: int) -> list[str]:
+def _first_that_show(drawn: list[str], shown: Mapping[str, Collection[str]]) -> list[str]:
+    """Return a draw with those before all others that show a class which none before them shows."""
+    met: set[str] = set()
+    first = []
+    for name in drawn:
+        if not met.issuperset(shown[name]):
+            first.append(name)
+            met.update(shown[name])
+    return first + [name for name in drawn if name not in first]
+
+
+def draw_patients(
+    train: pd.DataFrame, budget: int, dataset: str, k: int, shown: Mapping[str, Collection[str]] | None = None
+) -> list[str]:
     """Return all slices of the labelled patients of a data set of volumes at seed index k.
+
+    Of several classes, those patients come first that are the first to show one, as images do in `draw_labelled`.
 
     Parameters
     ----------
@@ -301,7 +308,7 @@ def draw_patients(train: pd.DataFrame, budget: int, dataset: str, k: int) -> lis
         Training rows, with the columns id and group (patient). Their order does not matter.
     budget : int
         Number of patients, at least 1.
-    dataset, k
+    dataset, k, shown
         As `draw_labelled`; a smaller draw is the beginning of a larger one.
 
     Returns
@@ -321,7 +328,12 @@ def draw_patients(train: pd.DataFrame, budget: int, dataset: str, k: int) -> lis
             "on (--labelled all takes every one)."
         )
     order = _permutation(_stream("labelled", base_name(dataset), str(k)), len(members))
-    return [id for i in order[:budget] for id in members[sorted(members)[i]]]
+    drawn = [sorted(members)[i] for i in order]
+    if shown is not None:
+        drawn = _first_that_show(
+            drawn, {name: set().union(*(shown[id] for id in ids)) for name, ids in members.items()}
+        )
+    return [id for patient in drawn[:budget] for id in members[patient]]
 
 
 def draw_budget(
@@ -330,7 +342,7 @@ def draw_budget(
     """Return the labelled images of a regime at seed index k, by `draw_patients` or else by `draw_labelled`."""
     if regime.patients:
         assert regime.budget is not None, "patients are counted by a budget"
-        return draw_patients(train, regime.budget, dataset, k)
+        return draw_patients(train, regime.budget, dataset, k, shown)
     return draw_labelled(train, regime.labelled(len(train)), dataset, k, shown)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 
 from qgbench.base.errors import UserError
@@ -24,7 +25,7 @@ from qgbench.data.readers import open_source
 from qgbench.data.run_data import open_run_data
 from qgbench.data.sheet import draw_sheet, slices_of
 from qgbench.data.source import Slice
-from qgbench.data.splits import HALF_TEST, PAPER, draw_patients, load_split, split_source
+from qgbench.data.splits import HALF_TEST, PAPER, classes_shown, draw_patients, load_split, split_source
 from qgbench.data.volume_files import scaled
 from qgbench.data.volume_layouts import find_volumes
 from qgbench.data.volumes import (
@@ -463,6 +464,45 @@ def test_a_draw_takes_all_slices_of_a_patient_and_a_smaller_one_is_its_beginning
     assert draw_patients(train, 7, "acdc", 1) != drawn
     with pytest.raises(UserError, match="the labelled budget is 70 patients; expected 1 to 69"):
         draw_patients(train, 70, "acdc", 0)
+
+
+@pytest.mark.parametrize("k", range(6))
+def test_labelled_patients_show_every_class_that_one_shows(k: int, tmp_path: Path) -> None:
+    train = pd.DataFrame({"id": [f"p{n:02}_z{z:03}" for n in range(12) for z in range(3)]})
+    train["group"] = train["id"].str[:3]
+    shown = {id: {"organ"} if id.endswith("z001") else set[str]() for id in train["id"]}
+    plain = list(dict.fromkeys(id[:3] for id in draw_patients(train, 12, "mine", k)))
+    assert draw_patients(train, 5, "mine", k, shown) == draw_patients(train, 5, "mine", k)  # each shows every class
+    shown[f"{plain[9]}_z002"] = {"rare"}
+    shown[f"{plain[7]}_z000"] = {"tumour"}
+    shown[f"{plain[8]}_z000"] = {"tumour", "organ"}
+    drawn = [list(dict.fromkeys(id[:3] for id in draw_patients(train, n, "mine", k, shown))) for n in range(1, 13)]
+    first = [plain[0], plain[7], plain[9]]
+    assert drawn[-1] == first + [patient for patient in plain if patient not in first]
+    assert all(fewer == drawn[-1][: len(fewer)] for fewer in drawn)
+    heart = load_split("phantom3d").query("split == 'train'")
+    of_heart = classes_shown(prepare(PhantomVolumes(), 32, tmp_path))
+    assert of_heart is not None
+    for n in (1, 3):
+        assert draw_patients(heart, n, "phantom3d", k, of_heart) == draw_patients(heart, n, "phantom3d", k)
+
+
+def test_a_run_on_volumes_labels_patients_that_show_every_class(tmp_path: Path) -> None:
+    folder = decathlon(tmp_path / "Task99", values=(1,))
+    for n in range(6, 14):
+        for part, array in zip(("imagesTr", "labelsTr"), volume(f"case{n}", (1,)), strict=True):
+            nifti(folder / part / f"liver_{n}.nii.gz", array)
+    found = find_volumes(folder)
+    assert found is not None
+    data = tmp_path / "data"
+    data.mkdir()
+    add_volumes(own_card("mine", "", "x", False, FACTS, None, found.classes), found, None, False, data)
+    for part, array in zip(("imagesTr", "labelsTr"), volume("case0", (1, 2)), strict=True):
+        nifti(data / "mine" / part / "liver_8.nii.gz", array)
+    for seed in range(3):
+        labelled = open_run_data("mine", Regime.parse("n2patients"), seed, 16, HALF_TEST, data).training.labelled
+        patients = {id.partition("_z")[0] for id in labelled.ids}
+        assert (len(patients), "liver_8" in patients) == (2, True)  # the one that shows the second class
 
 
 def test_a_regime_counts_patients_of_volumes_alone() -> None:
