@@ -357,6 +357,21 @@ def test_a_label_that_cannot_be_read_leaves_nothing_behind(tmp_path: Path) -> No
     assert not (data / "mine").exists()
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_an_image_that_no_run_could_read_is_refused_when_it_is_added(tmp_path: Path, value: float) -> None:
+    folder = decathlon(tmp_path / "Task99")
+    image, _ = volume("case3")
+    image[1, 2, 3] = value
+    nifti(folder / "imagesTr" / "liver_3.nii.gz", image)
+    found = find_volumes(folder)
+    assert found is not None
+    data = tmp_path / "data"
+    data.mkdir()
+    with pytest.raises(UserError, match=r"liver_3\.nii\.gz holds .* no finite number"):
+        add_volumes(own_card("mine", "", "x", False, FACTS, None, found.classes), found, None, False, data)
+    assert not (data / "mine").exists()
+
+
 def test_shipped_volumes_are_installed_from_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = tmp_path / "data"
     data.mkdir()

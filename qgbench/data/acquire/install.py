@@ -187,7 +187,7 @@ def add_volumes(
     Raises
     ------
     UserError
-        A data set of that name is there already; a header or a label cannot be read, or `groups` does not name the
+        A data set of that name is there already; an image or a label cannot be read, or `groups` does not name the
         volumes; a card can be of no such classes.
     QGBenchError
         As `install_distribution`.
@@ -209,8 +209,13 @@ def add_volumes(
 
 
 def _write_volumes(source: FileVolumes, found: VolumeFolder, partial: Path, track: Track) -> None:
-    """Link the files of volumes, after their labels were read; say which classes none of them shows."""
-    with closing(in_threads(lambda name: np.unique(source.masks(name)), source.files)) as labels:
+    """Link the files of volumes, after each was read; say which classes no label shows."""
+
+    def labels_of(name: str) -> NDArray[Any]:
+        source.greys(name)  # what a run could not read is refused here
+        return np.unique(source.masks(name))
+
+    with closing(in_threads(labels_of, source.files)) as labels:
         shown = set(np.concatenate(list(track(labels, f"Installing {source.name}", len(source.files), "volumes"))))
     if absent := [name for label, name in enumerate(source.classes, start=1) if label not in shown]:
         logger.warning("no label shows %s: is the value right?", " or ".join(absent))
