@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qgbench.base.errors import UserError, unreadable
+from qgbench.data.cards import LARGEST_VALUE
 from qgbench.data.images import MaskSizeError, MaskValuesError
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -33,7 +34,6 @@ _PERCENTILES = (0.5, 99.5)
 _MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 _FAR = 0.1  # voxels: corners of an image and its label that are further apart do not agree
 _OTHER_SIZE = 0.01  # as a share: sizes of a voxel by affine and by pixdim that differ by more contradict each other
-_HIGHEST = 2**31 - 1  # number of a class
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, struct.error)
 
 
@@ -144,9 +144,9 @@ def read_labels(files: VolumeFiles) -> NDArray[np.int64]:
             "classes. Was it resampled with interpolation? Resample it by nearest neighbour."
         )
     for value in (values.min(), values.max()):
-        if not 0 <= value <= _HIGHEST:
+        if not 0 <= value <= LARGEST_VALUE:
             raise MaskValuesError(
-                f"{label} holds the value {value:g}: 0 is the background, and classes are above it, to {_HIGHEST}."
+                f"{label} holds the value {value:g}: 0 is the background, and classes are above it, to {LARGEST_VALUE}."
             )
     return values.astype(np.int64)
 

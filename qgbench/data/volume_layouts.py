@@ -67,13 +67,18 @@ class VolumeFolder:
         """Whether names tell patients; otherwise each volume is one."""
         return any(volume != patient for volume, patient in self.patients.items())
 
+    @property
+    def told_in(self) -> str:
+        """The file that tells the classes, or the folder."""
+        return str((*self.described_in, self.folder)[0])
+
     def named_classes(self) -> Mapping[str, int]:
         """Return the classes; raise UserError where a name in ``dataset.json`` can be that of none."""
         if wrong := [name for name in self.classes if not name or name in NO_CLASSES]:
             others = {name: f"class{value}" if name in wrong else name for name, value in self.classes.items()}
             typed = ",".join(f"{others[name]}={value}" for name, value in self.classes.items())
             raise UserError(
-                f"{self.described_in[0]}: the label {self.classes[wrong[0]]} is called '{wrong[0]}', which cannot name "
+                f"{self.told_in}: the label {self.classes[wrong[0]]} is called '{wrong[0]}', which cannot name "
                 f"a class; give names of your own: --classes {typed}"
             )
         return self.classes

@@ -90,6 +90,31 @@ def test_what_a_warning_of_near_copies_says_to_type_of_volumes_does_it(
     assert "'qgbench data add NEW --from heart --groups groups.csv' then keeps copies in one part" in plain
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"a": 1, "b": 1}, "two classes have one value."),
+        ({"a": 70000}, "a = 70000: a class has a number from 1 to 65535"),
+        ({f"c{n}": n for n in range(1, 301)}, "300 classes; at most 254 are possible."),
+    ],
+)
+def test_classes_that_cannot_be_are_told_where_they_were_said(
+    labels: dict[str, int],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    task = decathlon(tmp_path / "Task99", labels=labels)
+    add = ["data", "add", "a", "--from", str(task), "--data-dir", str(tmp_path / "data")]
+    assert call(monkeypatch, *add) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"dataset.json: {words}" in said
+    assert "--classes" not in said
+    assert call(monkeypatch, *add, "--classes", ",".join(f"{name}={value}" for name, value in labels.items())) == 2
+    assert f"--classes: {words}" in " ".join(capsys.readouterr().err.split())
+
+
 def test_what_is_said_of_pictures_is_refused_of_volumes_and_the_reverse(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -384,3 +384,8 @@ def test_labels_above_any_class_are_refused(tmp_path: Path) -> None:
     odd[0, 0, 0] = 1e30
     with pytest.raises(MaskValuesError, match=r"holds the value 1e\+30: 0 is the background"):
         read_labels(pair(tmp_path, image, odd))
+    odd[0, 0, 0] = 65536  # no card can name it
+    with pytest.raises(MaskValuesError, match=r"holds the value 65536: .* above it, to 65535\."):
+        read_labels(pair(tmp_path, image, odd))
+    odd[0, 0, 0] = 65535
+    assert read_labels(pair(tmp_path, image, odd)).max() == 65535

@@ -295,6 +295,7 @@ def own_card(
     facts: Mapping[str, str],
     threshold: float | None = None,
     classes: Mapping[str, int | str] | None = None,
+    told_in: str = "--classes",
 ) -> Card:
     """Return the card of one's own data set.
 
@@ -313,6 +314,8 @@ def own_card(
         Value above which pixels of soft masks become the lesion, see `qgbench.data.images.read_mask`.
     classes : mapping of str to int or str, optional
         Classes, with their values in masks.
+    told_in : str
+        Where that was said, for the message that refuses them.
 
     Raises
     ------
@@ -338,7 +341,7 @@ def own_card(
         )
     except ValidationError as error:
         if faults := [fault["msg"] for fault in error.errors() if fault["loc"][0] == "classes"]:
-            raise UserError(f"--classes: {faults[0].removeprefix('Value error, ')}.") from error
+            raise UserError(f"{told_in}: {faults[0].removeprefix('Value error, ')}.") from error
         raise UserError(
             f"'{name}' cannot name a data set: letters, digits, '_', '.', '-' only, the first a letter or digit."
         ) from error
