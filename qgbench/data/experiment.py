@@ -10,6 +10,7 @@ import pandas as pd
 from qgbench.base.errors import UserError
 from qgbench.base.logs import logger
 from qgbench.data.cache import Prepared
+from qgbench.data.source import name_any
 from qgbench.data.splits import classes_shown, draw_budget
 from qgbench.spec.regime import Regime
 from qgbench.spec.task import Task
@@ -189,7 +190,7 @@ def _refuse_without_lesion(prepared: Prepared, labelled: np.ndarray, train: list
             logger.warning(
                 "none of the %d labelled %ss (seed index %d) shows %s at %d x %d pixels, so nothing is learnt of "
                 "it: take more labelled %s, or another seed.",
-                *(len(labelled), noun, k, " or ".join(absent), *masks.shape[1:], more),
+                *(len(labelled), noun, k, name_any(absent), *masks.shape[1:], more),
             )
         return
     others = sum(bool(masks[row].any()) for row in train)
@@ -218,5 +219,5 @@ def _warn_of_unseen(prepared: Prepared, val: list[int], train: list[int]) -> Non
         logger.warning(
             "none of the %d %s to validate on shows %s at %d x %d pixels, and %s to train on do, so validation says "
             "nothing of it: add %s, or take another split.",
-            *(len(val), pictures, " or ".join(unseen), *masks.shape[1:], pictures, more),
+            *(len(val), pictures, name_any(unseen), *masks.shape[1:], pictures, more),
         )

@@ -98,6 +98,13 @@ def name_some(names: list[str], noun: str) -> str:
     return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({shown})"
 
 
+def name_any(names: list[str]) -> str:
+    """Return names as alternatives, of many the first five: ``a or b``; ``a, b, c, d, e or any of 3 others``."""
+    if len(names) <= 6:
+        return " or ".join(names)
+    return f"{', '.join(names[:5])} or any of {len(names) - 5} others"
+
+
 def refuse_case_twins(files: Mapping[str, Path]) -> None:
     """Refuse images or volumes, by name, that would be one on a disk that ignores case."""
     by_folded: dict[str, Path] = {}

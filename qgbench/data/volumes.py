@@ -150,7 +150,8 @@ class FileVolumes(VolumeSource):
         values = [int(value) for value in self.card.classes.values()]
         if unknown := [int(value) for value in found if value and value not in values]:
             if values:
-                names = ", ".join(f"{name}={value}" for name, value in self.card.classes.items())
+                pairs = [f"{name}={value}" for name, value in self.card.classes.items()]
+                names = ", ".join(pairs[:5]) + (f" and {len(pairs) - 5} more" if len(pairs) > 5 else "")
                 share = float(np.isin(labels, unknown).mean())
                 raise MaskValuesError(
                     f"{file} holds {name_some(list(map(str, unknown)), 'value')} that no class has ({share:.2%} of the "

@@ -24,7 +24,7 @@ from qgbench.data.phantom3d import CLASSES, LV, MYO, RV, draw_patient
 from qgbench.data.readers import open_source
 from qgbench.data.run_data import open_run_data
 from qgbench.data.sheet import draw_sheet, slices_of
-from qgbench.data.source import Slice
+from qgbench.data.source import Slice, name_any
 from qgbench.data.splits import HALF_TEST, PAPER, classes_shown, draw_patients, load_split, split_source
 from qgbench.data.volume_files import scaled
 from qgbench.data.volume_layouts import find_volumes
@@ -355,6 +355,24 @@ def test_a_label_that_cannot_be_read_leaves_nothing_behind(tmp_path: Path) -> No
     with pytest.raises(MaskValuesError, match=r"1 value \(5\) that no class has"):
         add_volumes(own_card("mine", "", "x", False, FACTS, None, found.classes), found, None, False, data)
     assert not (data / "mine").exists()
+
+
+def test_of_many_classes_a_message_names_a_few(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = find_volumes(decathlon(tmp_path / "Task99"))
+    assert found is not None
+    data = tmp_path / "data"
+    data.mkdir()
+    many = own_card("many", "", "x", False, FACTS, None, {f"c{n}": n for n in range(1, 255)})
+    add_volumes(many, found, None, False, data)
+    assert "no label shows c3, c4, c5, c6, c7 or any of 247 others: is the value right?" in caplog.text
+    caplog.clear()
+    open_run_data("many", Regime.parse("n1patients"), 0, 16, HALF_TEST, data)
+    assert "shows c3, c4, c5, c6, c7 or any of 247 others at 16 x 16 pixels" in caplog.text
+    odd = own_card("odd", "", "x", False, FACTS, None, {f"c{n}": n for n in range(2, 256)})
+    with pytest.raises(MaskValuesError, match=r"the classes are c2=2, c3=3, c4=4, c5=5, c6=6 and 249 more\. Mend"):
+        add_volumes(odd, found, None, False, data)
+    assert name_any(["a"]) == "a"
+    assert name_any([*"abcdef"]) == "a or b or c or d or e or f"
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])

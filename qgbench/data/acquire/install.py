@@ -39,6 +39,7 @@ from qgbench.data.readers import (
     open_pool,
     open_source,
 )
+from qgbench.data.source import name_any
 from qgbench.data.splits import LEAST_PATIENTS, keeps_groups
 from qgbench.data.volume_layouts import LAYOUTS, VolumeFolder, find_volumes
 from qgbench.data.volumes import FileVolumes, patients_of, spacing_words
@@ -218,7 +219,7 @@ def _write_volumes(source: FileVolumes, found: VolumeFolder, partial: Path, trac
     with closing(in_threads(labels_of, source.files)) as labels:
         shown = set(np.concatenate(list(track(labels, f"Installing {source.name}", len(source.files), "volumes"))))
     if absent := [name for label, name in enumerate(source.classes, start=1) if label not in shown]:
-        logger.warning("no label shows %s: is the value right?", " or ".join(absent))
+        logger.warning("no label shows %s: is the value right?", name_any(absent))
     files = [file for of_volume in source.files.values() for file in of_volume.all]
     for file in (*files, *found.described_in):
         target = partial / file.relative_to(found.folder)
@@ -463,7 +464,7 @@ def _write(source: FolderSource, partial: Path, track: Track) -> None:
     shown = set().union(*(labels for labels, _ in seen))
     absent = [name for label, name in enumerate(source.classes, start=1) if label not in shown]
     if source.labelled and shown and absent:
-        logger.warning("no mask shows %s: is the value right?", " or ".join(absent))
+        logger.warning("no mask shows %s: is the value right?", name_any(absent))
     if source.groups != source.ids:
         text = groups_text(dict(zip(source.ids, source.groups, strict=True)))
         (partial / "groups.csv").write_text(text, encoding="utf-8")
