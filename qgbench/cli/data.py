@@ -365,8 +365,9 @@ def add(
             raise UserError("--from DIR takes the volumes of that folder; leave --images, --masks and --threshold out.")
         facts = {key: found.facts.get(key, value) if value == _NOT_STATED else value for key, value in facts.items()}
         told = found.named_classes() if classes is None else parse_classes(classes)
+        told_in = found.told_in if classes is None else "--classes"
         group = "none known" if groups is None and not found.has_patients else "patient" if unit == "group" else unit
-        card = own_card(name, title or found.facts.get("title", name), group, False, facts, None, told)
+        card = own_card(name, title or found.facts.get("title", name), group, False, facts, None, told, told_in)
         print(add_volumes(card, found, groups, voxels, writable_data_dir(data_dir), track))
         logger.info("next: qgbench data verify %s, qgbench data show %s", name, name)
         return

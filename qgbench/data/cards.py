@@ -34,7 +34,7 @@ CARD_NAME = "card.toml"
 DATA_VARIABLE = "QGBENCH_DATA"
 Kind = Literal["labelled", "pool"]
 NO_CLASSES = ("background", MEAN)
-_LARGEST_VALUE = 65535  # of 16 bits
+LARGEST_VALUE = 65535  # of 16 bits
 _MOST_CLASSES = 254  # a label map has one byte a pixel, of which 0 and 255 are taken
 
 
@@ -106,9 +106,9 @@ class Card(BaseModel):
                 )
             if isinstance(value, str) and not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
                 raise ValueError(f"{name} = '{value}': the value is a whole number, or a colour such as '#ff0000'")
-            if value == "#000000" or (isinstance(value, int) and not 0 < value <= _LARGEST_VALUE):
+            if value == "#000000" or (isinstance(value, int) and not 0 < value <= LARGEST_VALUE):
                 raise ValueError(
-                    f"{name} = {value}: a class has a number from 1 to {_LARGEST_VALUE}, or a colour; 0, or black, is "
+                    f"{name} = {value}: a class has a number from 1 to {LARGEST_VALUE}, or a colour; 0, or black, is "
                     "the background"
                 )
         values = [value.lower() if isinstance(value, str) else value for value in classes.values()]

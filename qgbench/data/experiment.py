@@ -10,6 +10,7 @@ import pandas as pd
 from qgbench.base.errors import UserError
 from qgbench.base.logs import logger
 from qgbench.data.cache import Prepared
+from qgbench.data.source import name_any
 from qgbench.data.splits import classes_shown, draw_budget
 from qgbench.spec.regime import Regime
 from qgbench.spec.task import Task
@@ -143,8 +144,7 @@ def training_data(
     part = {name: split.loc[split["split"] == name] for name in ("train", "val")}
     drawn = labelled_ids
     if drawn is None:
-        shown = None if regime.patients else classes_shown(prepared)
-        drawn = draw_budget(part["train"], regime, dataset, k, shown)
+        drawn = draw_budget(part["train"], regime, dataset, k, classes_shown(prepared))
     budget, found, counted = regime.labelled(len(part["train"])), len(drawn), "images"
     if regime.patients:
         found, counted = part["train"].loc[part["train"]["id"].isin(drawn), "group"].nunique(), "patients"
@@ -169,12 +169,14 @@ def training_data(
             f"of {len(split)} {noun}s {len(part['train'])} are to train on and {len(part['val'])} to validate on; at "
             f"least 2 of each are needed: add {'images' if noun == 'image' else 'patients'}."
         )
-    _refuse_without_lesion(prepared, labelled, [row_of[name] for name in part["train"]["id"]], k)
+    to_train, to_validate = ([row_of[name] for name in sorted(part[each]["id"])] for each in ("train", "val"))
+    _refuse_without_lesion(prepared, labelled, to_train, k)
+    _warn_of_unseen(prepared, to_validate, to_train)
     task = Task(prepared.classes)
     return TrainingData(
         labelled=ImageSet([(prepared, labelled)], task),
         unlabelled=ImageSet(unlabelled or [(prepared, labelled)], task),
-        val=ImageSet([(prepared, np.array([row_of[name] for name in sorted(part["val"]["id"])]))], task),
+        val=ImageSet([(prepared, np.array(to_validate))], task),
         unlabelled_are_labelled=not unlabelled,
     )
 
@@ -193,7 +195,7 @@ def _refuse_without_lesion(prepared: Prepared, labelled: np.ndarray, train: list
             logger.warning(
                 "none of the %d labelled %ss (seed index %d) shows %s at %d x %d pixels, so nothing is learnt of "
                 "it: take more labelled %s, or another seed.",
-                *(len(labelled), noun, k, " or ".join(absent), *masks.shape[1:], more),
+                *(len(labelled), noun, k, name_any(absent), *masks.shape[1:], more),
             )
         return
     others = sum(bool(masks[row].any()) for row in train)
@@ -206,3 +208,21 @@ def _refuse_without_lesion(prepared: Prepared, labelled: np.ndarray, train: list
         f"none of the {len(labelled)} labelled {noun}s (seed index {k}) has a foreground pixel in its mask, at "
         f"{masks.shape[1]} x {masks.shape[2]} pixels, so there is nothing to learn; {remedy}"
     )
+
+
+def _warn_of_unseen(prepared: Prepared, val: list[int], train: list[int]) -> None:
+    """Warn of classes that images to train on (rows of `prepared`) show and none of those to validate on does."""
+    masks = prepared.masks
+    assert masks is not None, "a data set that is split has masks"
+
+    def shows(rows: list[int], label: int) -> bool:
+        return any((masks[row] == label).any() for row in rows)
+
+    labels = enumerate(prepared.classes, start=1)
+    if unseen := [name for label, name in labels if not shows(val, label) and shows(train, label)]:
+        pictures, more = ("images", "images") if prepared.volumes is None else ("slices", "patients")
+        logger.warning(
+            "none of the %d %s to validate on shows %s at %d x %d pixels, and %s to train on do, so validation says "
+            "nothing of it: add %s, or take another split.",
+            *(len(val), pictures, name_any(unseen), *masks.shape[1:], pictures, more),
+        )

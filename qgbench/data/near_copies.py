@@ -19,6 +19,7 @@ from qgbench.base.errors import QGBenchError
 from qgbench.base.files import write_atomically
 from qgbench.base.progress import Track, no_progress
 from qgbench.data.cache import Prepared
+from qgbench.data.cards import Card
 from qgbench.data.content import default_cache_dir
 from qgbench.data.duplicates import detail_of, near_pairs, waves_of
 from qgbench.data.run_data import RunData
@@ -83,15 +84,28 @@ def near_copies(data: RunData, track: Track = no_progress) -> list[NearCopy]:
     return found
 
 
-def warning(found: Sequence[NearCopy], dataset: str, pools: Sequence[str]) -> str:
-    """Return in words how many near copies there are, of which kind, and what to do about them."""
+def warning(found: Sequence[NearCopy], dataset: str, pools: Sequence[str], card: Card | None = None) -> str:
+    """Return in words how many near copies there are, of which kind, and what to do about them.
+
+    Parameters
+    ----------
+    found : sequence of NearCopy
+    dataset : str
+        As it was named.
+    pools : sequence of str
+    card : Card, optional
+        Of the data set; pictures where None.
+    """
     held_out = Counter(part for _, part in {(copy.id, copy.part) for copy in found})
     trained = Counter(copy.labelled for copy in {(copy.pool, copy.trained): copy for copy in found}.values())
     named = [f"{copy.id} ({copy.part}) and {'/'.join(filter(None, (copy.pool, copy.trained)))}" for copy in found]
     pairs = ", ".join(named[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
     look, cures = f"qgbench data verify {' '.join([dataset, *pools])}", []
     if not all(copy.pool for copy in found):
-        remedy = f"add NEW --from {dataset}" if keeps_groups(dataset) else f"prepare {dataset}"
+        of_volumes = card is not None and card.volumes is not None  # these lie as their owner laid them out
+        remedy = f"add NEW --from {dataset}" if of_volumes or keeps_groups(dataset) else f"prepare {dataset}"
+        if card is not None and card.voxels:
+            remedy += " --voxels"
         look += " --write-groups groups.csv"
         cures.append(f"'qgbench data {remedy} --groups groups.csv' then keeps copies in one part")
     if places := sorted({copy.pool for copy in found} - {""}):

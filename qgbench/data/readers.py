@@ -24,7 +24,6 @@ import copy
 import hashlib
 import inspect
 import os
-import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -57,7 +56,7 @@ from qgbench.data.content import hash_files
 from qgbench.data.images import read_image, read_labels, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
 from qgbench.data.source import Slice as Slice
-from qgbench.data.source import Source, name_some
+from qgbench.data.source import Source, name_some, refuse_case_twins, warn_of_alike
 from qgbench.data.volume_layouts import find_volumes
 from qgbench.data.volumes import PHANTOM_3D, PhantomVolumes, open_volumes
 
@@ -299,7 +298,7 @@ def open_distribution(card: Card, folders: Sequence[Path]) -> FolderSource | Non
     if found is None:
         return None
     where = f"{', '.join(map(str, folders))} ({found.layout.about})"
-    _refuse_case_twins(found.images)
+    refuse_case_twins(found.images)
     if found.spare_masks:
         spare = [file.name for file in found.spare_masks]
         raise UserError(
@@ -314,7 +313,7 @@ def open_distribution(card: Card, folders: Sequence[Path]) -> FolderSource | Non
     for file in [*images.values(), *chain.from_iterable(masks.values())]:
         _check_file(file)
     if card.grouping is not None:
-        _warn_of_alike((found.groups[id] for id in ids), where)
+        warn_of_alike((found.groups[id] for id in ids), where)
     if card.kind == "pool":
         return FolderSource(card, images, None, found.groups, None)
     if bare := [id for id, files in masks.items() if not files]:
@@ -522,20 +521,10 @@ def image_files(folder: Path, suffixes: tuple[str, ...], expected: str) -> dict[
         files[id] = file
     if not files:
         raise UserError(f"{folder} holds no images ({', '.join(suffixes)}); put them there, or name another folder.")
-    _refuse_case_twins(files)
+    refuse_case_twins(files)
     if passed_over:
         logger.warning("%s: passed over %s: none of %s.", folder, name_some(passed_over, "file"), ", ".join(suffixes))
     return files
-
-
-def _refuse_case_twins(files: dict[str, Path]) -> None:
-    by_folded: dict[str, Path] = {}
-    for id, file in files.items():
-        if (other := by_folded.setdefault(id.casefold(), file)) is not file:
-            raise UserError(
-                f"{other} and {file.name} differ in nothing but case, and on a disk that ignores case one would "
-                "replace the other; rename one of them (and its mask)."
-            )
 
 
 def _check_file(file: Path) -> None:
@@ -609,7 +598,7 @@ def _read_groups(file: Path, images: Iterable[str]) -> dict[str, str]:
     for fault, ids in faults.items():
         if ids:
             raise UserError(f"{file}: {name_some(ids, 'image')} {fault}. Every image has one row (stem, group).{hint}")
-    _warn_of_alike(groups, str(file.resolve()))  # of a link, the file that somebody wrote
+    warn_of_alike(groups, str(file.resolve()))  # of a link, the file that somebody wrote
     return dict(zip(stems, groups, strict=True))
 
 
@@ -617,19 +606,3 @@ def _plain(name: str) -> str:
     """Return a name without what spreadsheets and lists of files lose or add: zeros in front, a suffix."""
     stem = next((name[: -len(suffix)] for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)), name)
     return stem.lstrip("0")
-
-
-def _warn_of_alike(groups: Iterable[str], where: str) -> None:
-    """Warn of groups that are one if somebody, or a spreadsheet, wrote it in two ways: they may part a patient."""
-    ways: dict[str, list[str]] = {}
-    for group in sorted(set(groups)):
-        plain = re.sub(r"[\s\u200b-\u200d\ufeff]+", " ", group)
-        plain = re.sub(r"^([0-9]+)\.0+$", r"\1", plain.replace(" ", ""))
-        ways.setdefault(re.sub(r"(?<![0-9.])0+(?=[0-9])", "", plain).casefold(), []).append(group)
-    if alike := [" and ".join(map(repr, written)) for written in ways.values() if len(written) > 1]:
-        logger.warning(
-            "%s: groups that differ only in case, blanks, leading zeros or '.0' count as different ones, in %s. Write "
-            "each group in one way.",
-            where,
-            name_some(alike, "case"),
-        )

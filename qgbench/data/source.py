@@ -1,14 +1,18 @@
 """The images of one data set behind one interface, `Source`, whatever they are read from. Imports no torch."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qgbench.base.errors import UserError
+from qgbench.base.logs import logger
 from qgbench.data.cards import Card
 
 
@@ -92,3 +96,37 @@ def name_some(names: list[str], noun: str) -> str:
     """Return how many names there are, and the first five: ``7 images (a, b, c, d, e, ...)``."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({shown})"
+
+
+def name_any(names: list[str]) -> str:
+    """Return names as alternatives, of many the first five: ``a or b``; ``a, b, c, d, e or any of 3 others``."""
+    if len(names) <= 6:
+        return " or ".join(names)
+    return f"{', '.join(names[:5])} or any of {len(names) - 5} others"
+
+
+def refuse_case_twins(files: Mapping[str, Path]) -> None:
+    """Refuse images or volumes, by name, that would be one on a disk that ignores case."""
+    by_folded: dict[str, Path] = {}
+    for id, file in files.items():
+        if (other := by_folded.setdefault(id.casefold(), file)) is not file:
+            raise UserError(
+                f"{other} and {file.name} differ in nothing but case, and on a disk that ignores case one would "
+                "replace the other; rename one of them (and its mask or label)."
+            )
+
+
+def warn_of_alike(groups: Iterable[str], where: str) -> None:
+    """Warn of groups that are one if somebody, or a spreadsheet, wrote it in two ways: they may part a patient."""
+    ways: dict[str, list[str]] = {}
+    for group in sorted(set(groups)):
+        plain = re.sub(r"[\s\u200b-\u200d\ufeff]+", " ", group)
+        plain = re.sub(r"^([0-9]+)\.0+$", r"\1", plain.replace(" ", ""))
+        ways.setdefault(re.sub(r"(?<![0-9.])0+(?=[0-9])", "", plain).casefold(), []).append(group)
+    if alike := [" and ".join(map(repr, written)) for written in ways.values() if len(written) > 1]:
+        logger.warning(
+            "%s: groups that differ only in case, blanks, leading zeros or '.0' count as different ones, in %s. Write "
+            "each group in one way.",
+            where,
+            name_some(alike, "case"),
+        )

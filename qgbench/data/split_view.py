@@ -109,7 +109,7 @@ def split_of(
         table = table.assign(labelled_0=_marks(table, given.labelled))
     elif regime is not None:
         train = table.loc[table["split"] == "train"]
-        shown = None if regime.patients else classes_shown(prepared)
+        shown = classes_shown(prepared)
         columns = {f"labelled_{k}": _marks(table, draw_budget(train, regime, name, k, shown)) for k in range(draws)}
         table = table.assign(**columns)
     shares = pd.DataFrame(areas, index=source.ids, columns=source.classes)

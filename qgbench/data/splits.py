@@ -51,6 +51,7 @@ def make_split(
     fractions: Fractions = HALF_TEST,
     seed: int = 0,
     areas: ArrayLike | None = None,
+    of_volumes: bool = False,
 ) -> pd.DataFrame:
     """Return a random split of a data set, balanced in numbers of images and in lesion area.
 
@@ -59,7 +60,11 @@ def make_split(
     shuffles of the units the first is taken that gives every part 2 images and has the least miss: summed over the
     parts, 4 times how far its share of images is from the fraction, and how far its lesion areas are from those of the
     whole (Kolmogorov's distance), beyond what half of all random samples of its size reach. Of several classes it is
-    the mean of their distances.
+    the mean over those that an image shows.
+
+    Of several classes, and of volumes, whose parts are few patients, shuffles that leave fewest classes out of a part
+    go before all others, and among these those that leave fewest out of training: else the few patients of a part may
+    be those that show nothing.
 
     Parameters
     ----------
@@ -72,6 +77,8 @@ def make_split(
     areas : (N,) or (N, K) float, optional
         Share of each image that is lesion, or each of K classes, 0 to 1; numbers of images alone count where it is
         None.
+    of_volumes : bool
+        Whether the images are slices of volumes.
 
     Returns
     -------
@@ -95,11 +102,16 @@ def make_split(
     least = np.array([2, 1 if len(names) < len(table) else 2, 2])
     if len(names) < least.sum():
         raise _too_few(kind, len(names), len(table), least)
+    shown = by_class[by_class.any(axis=1)]
+    by_class = shown if len(shown) else by_class[:1]
+    shows = np.zeros((len(names), len(by_class)), dtype=bool)  # which unit shows which class
+    if of_volumes or len(by_class) > 1:
+        np.logical_or.at(shows, unit_of_row, by_class.T > 0)
     part_of_place = np.repeat(np.arange(3), _deal(len(names), percents, least))
     by_area = [np.argsort(area, kind="stable") for area in by_class]
     last_of_area = [np.append(np.diff(area[order]) > 0, True) for area, order in zip(by_class, by_area, strict=True)]
     stream = _stream("split", kind, str(seed))
-    best, least_miss = part_of_place, (math.inf, math.inf)
+    best, least_miss = part_of_place, (math.inf,) * 4
     for _ in range(_SHUFFLES):
         part_of_unit = part_of_place[_permutation(stream, len(names))]
         images = np.bincount(part_of_unit, weights=unit_sizes, minlength=3)
@@ -109,7 +121,9 @@ def make_split(
         ]
         distance = np.mean(distances, axis=0)
         off = _WEIGHT_OF_NUMBERS * np.abs(images / len(table) - percents / 100).sum() + distance.sum()
-        miss = ((images < _LEAST_IMAGES).sum(), round(float(off), 9))  # rounded: ties are ties on every machine
+        lacking = [np.count_nonzero(shows.any(axis=0) & ~shows[part_of_unit == part].any(axis=0)) for part in range(3)]
+        few = np.count_nonzero(images < _LEAST_IMAGES)
+        miss = (few, sum(lacking), lacking[0], round(float(off), 9))  # rounded: ties are ties on every machine
         if miss < least_miss:
             best, least_miss = part_of_unit, miss
     return table[["id", "group"]].assign(split=np.array(PARTS)[best[unit_of_row]])
@@ -200,7 +214,7 @@ def split_source(
             f"'{source.name}' has {patients} patient{'s' if patients != 1 else ''}; a split needs {LEAST_PATIENTS} or "
             "more (2 to train on, 1 to validate on, 2 to test on): add patients."
         )
-    return make_split(source.ids, source.groups, kind, fractions, seed, areas)
+    return make_split(source.ids, source.groups, kind, fractions, seed, areas, bool(source.volumes))
 
 
 def keeps_groups(dataset: str) -> bool:
@@ -267,19 +281,26 @@ def draw_labelled(
     queues = [[members[group][i] for i in _permutation(stream, len(members[group]))] for group in order]
     turns = max(map(len, queues))
     drawn = [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)]
-    if shown is not None:
-        met: set[str] = set()
-        first = []
-        for id in drawn:
-            if not met.issuperset(shown[id]):
-                first.append(id)
-                met.update(shown[id])
-        drawn = first + [id for id in drawn if id not in first]
-    return drawn[:budget]
+    return (drawn if shown is None else _first_that_show(drawn, shown))[:budget]
 
 
-def draw_patients(train: pd.DataFrame, budget: int, dataset: str, k: int) -> list[str]:
+def _first_that_show(drawn: list[str], shown: Mapping[str, Collection[str]]) -> list[str]:
+    """Return a draw with those before all others that show a class which none before them shows."""
+    met: set[str] = set()
+    first = []
+    for name in drawn:
+        if not met.issuperset(shown[name]):
+            first.append(name)
+            met.update(shown[name])
+    return first + [name for name in drawn if name not in first]
+
+
+def draw_patients(
+    train: pd.DataFrame, budget: int, dataset: str, k: int, shown: Mapping[str, Collection[str]] | None = None
+) -> list[str]:
     """Return all slices of the labelled patients of a data set of volumes at seed index k.
+
+    Of several classes, those patients come first that are the first to show one, as images do in `draw_labelled`.
 
     Parameters
     ----------
@@ -287,7 +308,7 @@ def draw_patients(train: pd.DataFrame, budget: int, dataset: str, k: int) -> lis
         Training rows, with the columns id and group (patient). Their order does not matter.
     budget : int
         Number of patients, at least 1.
-    dataset, k
+    dataset, k, shown
         As `draw_labelled`; a smaller draw is the beginning of a larger one.
 
     Returns
@@ -307,7 +328,12 @@ def draw_patients(train: pd.DataFrame, budget: int, dataset: str, k: int) -> lis
             "on (--labelled all takes every one)."
         )
     order = _permutation(_stream("labelled", base_name(dataset), str(k)), len(members))
-    return [id for i in order[:budget] for id in members[sorted(members)[i]]]
+    drawn = [sorted(members)[i] for i in order]
+    if shown is not None:
+        drawn = _first_that_show(
+            drawn, {name: set().union(*(shown[id] for id in ids)) for name, ids in members.items()}
+        )
+    return [id for patient in drawn[:budget] for id in members[patient]]
 
 
 def draw_budget(
@@ -316,7 +342,7 @@ def draw_budget(
     """Return the labelled images of a regime at seed index k, by `draw_patients` or else by `draw_labelled`."""
     if regime.patients:
         assert regime.budget is not None, "patients are counted by a budget"
-        return draw_patients(train, regime.budget, dataset, k)
+        return draw_patients(train, regime.budget, dataset, k, shown)
     return draw_labelled(train, regime.labelled(len(train)), dataset, k, shown)
 
 

@@ -2,9 +2,10 @@
 
 HDF5 is as SSL4MIS writes it: datasets ``image`` and ``label``.
 
-Arrays are (D, H, W). Of NIfTI, slices lie along the file's third axis, whatever the anatomy: D runs towards the head,
-the left or the back of the patient. In a slice, rows run towards the feet or the back and columns towards the left or
-the back, so that image and label agree however each of them stores its axes. HDF5 says nothing of axes: as it is.
+Arrays are (D, H, W). Of NIfTI, slices lie along the third axis of the image's file, whatever the anatomy: D runs
+towards the head, the left or the back of the patient. In a slice, rows run towards the feet or the back and columns
+towards the left or the back. A label is brought into its image's axes, however its file stores its own, before shape
+and place are compared. HDF5 says nothing of axes: as it is.
 
 Intensities are scaled by volume: its 0.5 percentile becomes 0 and its 99.5 percentile 255, what lies beyond is cut off.
 Spacing is in mm, that of the affine; where pixdim has another, the file is refused. So are volumes of more than three
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qgbench.base.errors import UserError, unreadable
+from qgbench.data.cards import LARGEST_VALUE
 from qgbench.data.images import MaskSizeError, MaskValuesError
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -36,7 +38,6 @@ _PERCENTILES = (0.5, 99.5)
 _MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 _FAR = 0.1  # voxels: corners of an image and its label that are further apart do not agree
 _OTHER_SIZE = 0.01  # as a share: sizes of a voxel by affine and by pixdim that differ by more contradict each other
-_HIGHEST = 2**31 - 1  # number of a class
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, struct.error)
 
 
@@ -147,9 +148,9 @@ def read_labels(files: VolumeFiles) -> NDArray[np.int64]:
             "classes. Was it resampled with interpolation? Resample it by nearest neighbour."
         )
     for value in (values.min(), values.max()):
-        if not 0 <= value <= _HIGHEST:
+        if not 0 <= value <= LARGEST_VALUE:
             raise MaskValuesError(
-                f"{label} holds the value {value:g}: 0 is the background, and classes are above it, to {_HIGHEST}."
+                f"{label} holds the value {value:g}: 0 is the background, and classes are above it, to {LARGEST_VALUE}."
             )
     return values.astype(np.int64)
 
@@ -282,6 +283,8 @@ def _like(image: Path, of_image: _Grid, label: Path, of_label: _Grid) -> _Grid:
     same = replace(of_label, order=of_image.order, flipped=of_image.flipped)
     if same.shape == of_image.shape and _apart(same, of_image) <= _FAR * min(of_image.spacing):
         of_label = same
+    else:
+        of_label = _turned(of_label, of_image)
     if of_label.shape != of_image.shape:
         raise MaskSizeError(
             f"{label} has {_by(of_label.shape)} voxels (D x H x W), and its image {image} {_by(of_image.shape)}."
@@ -298,6 +301,20 @@ def _like(image: Path, of_image: _Grid, label: Path, of_label: _Grid) -> _Grid:
             f"{_by(of_image.spacing)} mm. {remedy}"
         )
     return of_label
+
+
+def _turned(of_label: _Grid, of_image: _Grid) -> _Grid:
+    """Return a label's grid with the axes of its image's: D, H, W run the same way through the patient."""
+    import nibabel
+
+    orientations = [nibabel.io_orientation(grid.affine) for grid in (of_label, of_image)]
+    if not np.isfinite(orientations).all():
+        return of_label
+    axis_of, direction = nibabel.orientations.ornt_transform(*orientations).T  # of the label's axes: the image's
+    depth, height, width = (int(np.flatnonzero(axis_of == axis)[0]) for axis in of_image.order)
+    order = (depth, height, width)
+    flipped = [flip != (direction[axis] < 0) for flip, axis in zip(of_image.flipped, order, strict=True)]
+    return replace(of_label, order=order, flipped=(flipped[0], flipped[1], flipped[2]))
 
 
 def _apart(one: _Grid, other: _Grid) -> float:

@@ -22,7 +22,7 @@ from typing import Any
 from qgbench.base.errors import UserError
 from qgbench.base.text import read_text
 from qgbench.data.cards import NO_CLASSES
-from qgbench.data.source import name_some
+from qgbench.data.source import name_some, refuse_case_twins
 from qgbench.data.volume_files import VolumeFiles, is_hdf5, stem_of
 
 LAYOUTS = (
@@ -67,13 +67,18 @@ class VolumeFolder:
         """Whether names tell patients; otherwise each volume is one."""
         return any(volume != patient for volume, patient in self.patients.items())
 
+    @property
+    def told_in(self) -> str:
+        """The file that tells the classes, or the folder."""
+        return str((*self.described_in, self.folder)[0])
+
     def named_classes(self) -> Mapping[str, int]:
         """Return the classes; raise UserError where a name in ``dataset.json`` can be that of none."""
         if wrong := [name for name in self.classes if not name or name in NO_CLASSES]:
             others = {name: f"class{value}" if name in wrong else name for name, value in self.classes.items()}
             typed = ",".join(f"{others[name]}={value}" for name, value in self.classes.items())
             raise UserError(
-                f"{self.described_in[0]}: the label {self.classes[wrong[0]]} is called '{wrong[0]}', which cannot name "
+                f"{self.told_in}: the label {self.classes[wrong[0]]} is called '{wrong[0]}', which cannot name "
                 f"a class; give names of your own: --classes {typed}"
             )
         return self.classes
@@ -85,16 +90,17 @@ def find_volumes(folder: Path) -> VolumeFolder | None:
     Raises
     ------
     UserError
-        Images without a label or the reverse, several files of one volume, several channels, a ``dataset.json`` that
-        cannot be understood; or the folder cannot be read.
+        Images without a label or the reverse, several files of one volume, names that differ in nothing but case,
+        several channels, a ``dataset.json`` that cannot be understood; or the folder cannot be read.
     """
     files = list(_files(folder))
     roots = {where.parent for where, _ in _walked(folder) if where.name == "imagesTr"}
     if len(roots) > 1:
         raise UserError(f"{folder} holds several data sets ({name_some(sorted(map(str, roots)), 'folder')}); name one.")
-    if roots:
-        return _of_nnunet(roots.pop())
-    return _of_acdc(folder, files) or _of_ssl4mis(folder, files)
+    found = _of_nnunet(roots.pop()) if roots else _of_acdc(folder, files) or _of_ssl4mis(folder, files)
+    if found is not None:
+        refuse_case_twins({name: of_volume.images[0] for name, of_volume in found.volumes.items()})
+    return found
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -21,7 +21,7 @@ from qgbench.data import phantom3d
 from qgbench.data.cards import Card, load_card
 from qgbench.data.content import hash_files
 from qgbench.data.images import MaskValuesError
-from qgbench.data.source import Slice, Source, name_some
+from qgbench.data.source import Slice, Source, name_some, warn_of_alike
 from qgbench.data.volume_files import Spacing, VolumeFiles, read_labels, read_shape, read_volume
 from qgbench.data.volume_layouts import LAYOUTS, VolumeFolder, find_volumes
 
@@ -150,7 +150,8 @@ class FileVolumes(VolumeSource):
         values = [int(value) for value in self.card.classes.values()]
         if unknown := [int(value) for value in found if value and value not in values]:
             if values:
-                names = ", ".join(f"{name}={value}" for name, value in self.card.classes.items())
+                pairs = [f"{name}={value}" for name, value in self.card.classes.items()]
+                names = ", ".join(pairs[:5]) + (f" and {len(pairs) - 5} more" if len(pairs) > 5 else "")
                 share = float(np.isin(labels, unknown).mean())
                 raise MaskValuesError(
                     f"{file} holds {name_some(list(map(str, unknown)), 'value')} that no class has ({share:.2%} of the "
@@ -232,15 +233,19 @@ def open_volumes(card: Card, folder: Path) -> FileVolumes:
     return FileVolumes(card, found.volumes, patients_of(found, folder / "groups.csv"))
 
 
-def patients_of(found: VolumeFolder, table: Path) -> Mapping[str, str]:
+def patients_of(found: VolumeFolder, table: Path | None) -> Mapping[str, str]:
     """Return the patient of each volume: as a CSV with the columns stem and group says, where it is there.
+
+    It warns of patients that are one if somebody wrote it in two ways.
 
     Raises
     ------
     UserError
         It cannot be read, or a volume has no row or two.
     """
-    if not os.path.lexists(table):
+    if table is None or not os.path.lexists(table):
+        if found.has_patients:
+            warn_of_alike(found.patients.values(), str(found.folder))
         return found.patients
     rows = read_table(table, ("stem", "group"))
     if not {"stem", "group"} <= set(rows.columns):
@@ -255,6 +260,7 @@ def patients_of(found: VolumeFolder, table: Path) -> Mapping[str, str]:
     for fault, names in faults.items():
         if names:
             raise UserError(f"{table}: {name_some(names, 'volume')} {fault}. Every volume has one row (stem, group).")
+    warn_of_alike(rows["group"], str(table.resolve()))
     return dict(zip(rows["stem"], rows["group"], strict=True))
 
 

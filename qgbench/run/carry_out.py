@@ -432,7 +432,8 @@ def _carry_out(job: _Job) -> None:
 def _warn_of_near_copies(job: _Job) -> list[NearCopy]:
     copies = near_copies(job.data, track)
     if copies:
-        logger.warning("%s", warning(copies, job.spec.dataset, Regime.parse(job.spec.regime).pool_names))
+        pools = Regime.parse(job.spec.regime).pool_names
+        logger.warning("%s", warning(copies, job.spec.dataset, pools, job.data.source.card))
     return copies
 
 

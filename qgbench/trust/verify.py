@@ -874,7 +874,8 @@ def _committed_split(dataset: str, regime: Regime, protocol: Protocol) -> _Commi
 def _shows_classes_first(labelled: list[str], train: pd.DataFrame, record: Record) -> bool:
     """Return whether labelled images are those of a draw, after some that are the first to show a class.
 
-    Which these are, no record says: at most as many as there are classes, in the order of the draw.
+    Which these are, no record says: at most as many as there are classes, in the order of the draw. Of volumes nobody
+    asks: each patient of the data sets that ship shows every class.
     """
     spec, classes = record.spec, len(record.classes)
     budget = Regime.parse(spec.regime).labelled(len(train))

@@ -1,11 +1,13 @@
 """Volumes from the command line: added as they are, listed, and labelled by patient."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from qgbench.data.cards import read_card
+from qgbench.data.near_copies import NearCopy, warning
 from tests.cli.test_main import call
 from tests.data.test_volumes import acdc, decathlon
 
@@ -65,6 +67,52 @@ def test_a_folder_of_volumes_is_added_and_listed(
     assert "any number, 48 there" in shown
     assert call(monkeypatch, "data", "list", *data) == 0
     assert "12 volumes" in capsys.readouterr().out
+
+
+def test_what_a_warning_of_near_copies_says_to_type_of_volumes_does_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ["--data-dir", str(tmp_path / "data")]
+    assert call(monkeypatch, "data", "add", "heart", "--from", str(acdc(tmp_path / "ACDC")), "--voxels", *data) == 0
+    card = read_card(tmp_path / "data" / "heart" / "card.toml")
+    copy = NearCopy("patient001_frame01_z000", "test", "patient002_frame01_z000", labelled=True)
+    typed = re.findall(r"'qgbench ([^']*)'", warning([copy], "heart", [], card))
+    assert typed == [
+        "data verify heart --write-groups groups.csv",
+        "data add NEW --from heart --voxels --groups groups.csv",
+    ]
+    for command in typed:
+        call(monkeypatch, *command.split(), *data)
+    other = read_card(tmp_path / "data" / "NEW" / "card.toml")
+    assert (other.volumes, other.voxels, other.classes) == (12, True, card.classes)
+    plain = warning([copy], "heart", [], card.model_copy(update={"voxels": False}))
+    assert "'qgbench data add NEW --from heart --groups groups.csv' then keeps copies in one part" in plain
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"a": 1, "b": 1}, "two classes have one value."),
+        ({"a": 70000}, "a = 70000: a class has a number from 1 to 65535"),
+        ({f"c{n}": n for n in range(1, 301)}, "300 classes; at most 254 are possible."),
+    ],
+)
+def test_classes_that_cannot_be_are_told_where_they_were_said(
+    labels: dict[str, int],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    task = decathlon(tmp_path / "Task99", labels=labels)
+    add = ["data", "add", "a", "--from", str(task), "--data-dir", str(tmp_path / "data")]
+    assert call(monkeypatch, *add) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"dataset.json: {words}" in said
+    assert "--classes" not in said
+    assert call(monkeypatch, *add, "--classes", ",".join(f"{name}={value}" for name, value in labels.items())) == 2
+    assert f"--classes: {words}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_is_said_of_pictures_is_refused_of_volumes_and_the_reverse(

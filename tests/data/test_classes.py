@@ -29,7 +29,7 @@ from qgbench.data.packed_masks import PackedMasks
 from qgbench.data.readers import FolderSource, Slice, open_source
 from qgbench.data.run_data import open_run_data
 from qgbench.data.sheet import draw_sheet
-from qgbench.data.splits import HALF_TEST, classes_shown, draw_labelled, lesion_areas, make_split
+from qgbench.data.splits import HALF_TEST, PAPER, classes_shown, draw_labelled, lesion_areas, make_split
 from qgbench.data.views import Shared, flip, labelled_view
 from qgbench.run.predictions import read_predictions, write_predictions
 from qgbench.spec.protocol import load_protocol
@@ -415,6 +415,51 @@ def test_one_class_and_the_same_class_twice_give_one_split(kind: Any) -> None:
     one = make_split(ids, groups, kind, areas=areas.tolist())
     pd.testing.assert_frame_equal(one, make_split(ids, groups, kind, areas=areas[:, None]))
     pd.testing.assert_frame_equal(one, make_split(ids, groups, kind, areas=np.stack([areas, areas], 1)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_part_shows_every_class_that_enough_patients_show(seed: int) -> None:
+    """A class of all patients but one, one of half of them, one of three, one of a single one, and one of none."""
+    rng = np.random.default_rng(seed)
+    groups = [f"p{n // 5:02d}" for n in range(70)]
+    order = rng.permutation(14)
+    patients = (order[:13], order[2:9], order[:3], order[4:5], order[:0])
+    has = np.array([[int(group[1:]) in some for some in patients] for group in groups])
+    areas = np.where(has, rng.random(has.shape), 0.0)
+    split = make_split([f"i{n:02d}" for n in range(70)], groups, "grouped", seed=seed, areas=areas, of_volumes=True)
+    shown = {part: areas[split.index[split["split"] == part]].any(axis=0).tolist() for part in ("train", "val", "test")}
+    assert [some[:3] for some in shown.values()] == [[True] * 3] * 3
+    assert [some[3] for some in shown.values()] == [True, False, False]  # it can be learnt, at least
+    shuffled = rng.permutation(70)
+    again = make_split(
+        [f"i{n:02d}" for n in shuffled],
+        [groups[n] for n in shuffled],
+        "grouped",
+        HALF_TEST,
+        seed,
+        areas[shuffled],
+        True,
+    )
+    pd.testing.assert_frame_equal(split, again)
+
+
+def test_the_only_patient_to_validate_on_is_not_the_one_without_foreground() -> None:
+    groups = [f"p{n // 5:02d}" for n in range(70)]
+    for empty in range(14):
+        areas = [0.0 if int(group[1:]) == empty else 0.01 * (n % 5) for n, group in enumerate(groups)]
+        split = make_split([f"i{n:02d}" for n in range(70)], groups, "grouped", areas=areas, of_volumes=True)
+        assert set(split.loc[split["split"] == "val", "group"]) != {f"p{empty:02d}"}
+
+
+def test_a_class_that_nothing_shows_leaves_the_split_as_it_is() -> None:
+    rng = np.random.default_rng(1)
+    group_of = rng.integers(12, size=60)
+    areas = rng.random((12, 2))[group_of]  # of each group one, so that the few groups of a part are never balanced
+    ids, groups = [f"i{n:03d}" for n in range(60)], [f"g{group:02d}" for group in group_of]
+    with_empty = np.insert(areas, 1, np.zeros((9, 60)), axis=1)
+    for seed in range(4):
+        split = make_split(ids, groups, "grouped", PAPER, seed, areas)
+        pd.testing.assert_frame_equal(split, make_split(ids, groups, "grouped", PAPER, seed, with_empty))
 
 
 @settings(max_examples=80, deadline=None)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -112,6 +114,23 @@ def test_labelled_images_without_any_lesion_are_refused_and_a_part_without_is_no
     images.masks[:] = 0
     with pytest.raises(UserError, match="nor has any of the 6 training images: see qgbench data verify"):
         training_data(images, [], split, regime(3), "own", 0)
+
+
+def test_classes_that_validation_does_not_show_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    images = prepared("i", [1] * 10)
+    assert images.masks is not None
+    images.masks[:] = 1
+    split = split_of(images, "ttttttvvxx")
+    training_data(images, [], split, regime(3), "own", 0)
+    assert not caplog.records
+    images.masks[6:8] = 0
+    training_data(images, [], split, regime(3), "own", 0)
+    assert "none of the 2 images to validate on shows lesion at 4 x 4 pixels, and images to train on do" in caplog.text
+    caplog.clear()
+    several = replace(images, classes=("a", "b", "c"))
+    images.masks[0, 0, 0], images.masks[6], images.masks[8] = 2, 1, 3  # c is in the test alone
+    training_data(several, [], split, regime(3), "own", 0, images.ids[:3])
+    assert "to validate on shows b at 4 x 4 pixels" in caplog.text
 
 
 def test_pools_join_the_unlabelled_images_and_are_marked_as_having_no_mask() -> None:

@@ -1,5 +1,6 @@
 """Volumes in files: what is read of them, and one message for each that cannot be."""
 
+import itertools
 from pathlib import Path
 
 import h5py
@@ -121,6 +122,44 @@ def test_exchanged_axes_in_a_slice_agree_too(tmp_path: Path) -> None:
     image, label = arrays()
     files = pair(tmp_path, image, label.swapaxes(0, 1), of_label=lps()[:, [1, 0, 2, 3]])
     np.testing.assert_array_equal(read_labels(files), label.transpose(2, 1, 0))
+
+
+CODES = [
+    "".join(pair[place] for pair, place in zip(axes, ends, strict=True))
+    for axes in itertools.permutations(("LR", "PA", "IS"))
+    for ends in itertools.product((0, 1), repeat=3)
+]
+
+
+@pytest.mark.parametrize("cubic", [False, True])
+@pytest.mark.parametrize("of_image", ["LPS", "RAS", "PIR", "SLA"])
+def test_a_label_is_brought_into_the_axes_of_its_image(tmp_path: Path, of_image: str, cubic: bool) -> None:
+    """Whatever the axes of either, nibabel's being turned: the same voxels have the same label."""
+    _, labels = arrays()
+    labels = labels[:5, :5, :5] if cubic else labels
+    affine = lps()
+    affine[:3, 3] = 7, -30, 100
+    whole = nibabel.Nifti1Image(labels, affine)
+    whole.header.set_xyzt_units("mm")
+
+    def turned(code: str, name: str) -> Path:
+        to = nibabel.orientations.axcodes2ornt(code)
+        start = nibabel.io_orientation(affine)
+        file = tmp_path / f"{name}_{code}.nii"
+        nibabel.save(whole.as_reoriented(nibabel.orientations.ornt_transform(start, to)), file)
+        return file
+
+    image = turned(of_image, "image")
+    expected = read_labels(VolumeFiles((image,), (image,)))
+    assert len(CODES) == 48
+    for code in CODES:
+        found = read_labels(VolumeFiles((image,), (turned(code, "label"),)))
+        np.testing.assert_array_equal(found, expected)
+    moved = nibabel.load(turned("PIR", "label"))
+    moved.affine[0, 3] += 4
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(moved.dataobj), moved.affine), tmp_path / "moved.nii")
+    with pytest.raises(MaskSizeError, match=r"up to 4 mm apart\. Resample the label to the image; if only the header"):
+        read_labels(VolumeFiles((image,), (tmp_path / "moved.nii",)))
 
 
 def test_a_sagittal_volume_is_cut_along_its_own_third_axis(tmp_path: Path) -> None:
@@ -399,3 +438,8 @@ def test_labels_above_any_class_are_refused(tmp_path: Path) -> None:
     odd[0, 0, 0] = 1e30
     with pytest.raises(MaskValuesError, match=r"holds the value 1e\+30: 0 is the background"):
         read_labels(pair(tmp_path, image, odd))
+    odd[0, 0, 0] = 65536  # no card can name it
+    with pytest.raises(MaskValuesError, match=r"holds the value 65536: .* above it, to 65535\."):
+        read_labels(pair(tmp_path, image, odd))
+    odd[0, 0, 0] = 65535
+    assert read_labels(pair(tmp_path, image, odd)).max() == 65535

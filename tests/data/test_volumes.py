@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 
 from qgbench.base.errors import UserError
@@ -23,11 +24,19 @@ from qgbench.data.phantom3d import CLASSES, LV, MYO, RV, draw_patient
 from qgbench.data.readers import open_source
 from qgbench.data.run_data import open_run_data
 from qgbench.data.sheet import draw_sheet, slices_of
-from qgbench.data.source import Slice
-from qgbench.data.splits import HALF_TEST, PAPER, draw_patients, load_split, split_source
+from qgbench.data.source import Slice, name_any
+from qgbench.data.splits import HALF_TEST, PAPER, classes_shown, draw_patients, load_split, split_source
 from qgbench.data.volume_files import scaled
 from qgbench.data.volume_layouts import find_volumes
-from qgbench.data.volumes import FileVolumes, PhantomVolumes, counted, open_volumes, slice_id, spacing_words
+from qgbench.data.volumes import (
+    FileVolumes,
+    PhantomVolumes,
+    counted,
+    open_volumes,
+    patients_of,
+    slice_id,
+    spacing_words,
+)
 from qgbench.spec.regime import Regime
 
 FACTS = {"domain": "heart", "modality": "MR", "terms": "mine", "citation": "none"}
@@ -245,6 +254,32 @@ def test_a_table_names_patients(tmp_path: Path) -> None:
         open_volumes(card(classes={"a": 1, "b": 2}), folder)
 
 
+def test_patients_and_volumes_that_are_written_in_two_ways_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = decathlon(tmp_path / "Task99") / "groups.csv"
+    found = find_volumes(table.parent)
+    assert found is not None
+    patients = ("Bob", "bob", "007", "7", "Ann", "Ann")
+    table.write_text("\n".join(["stem,group", *(f"liver_{n},{patient}" for n, patient in enumerate(patients))]))
+    assert len(set(patients_of(found, table).values())) == 5
+    assert "count as different ones, in 2 cases ('007' and '7', 'Bob' and 'bob')" in caplog.text
+    caplog.clear()
+    assert patients_of(found, None) == found.patients
+    assert not caplog.records
+    folder = next(acdc(tmp_path / "ACDC").rglob("patient006"))
+    for file in folder.glob("*_frame14*"):
+        file.rename(file.with_name(file.name.replace("patient006", "Patient006")))
+    heart = find_volumes(tmp_path / "ACDC")
+    assert heart is not None
+    patients_of(heart, None)
+    assert "in 1 case ('Patient006' and 'patient006')" in caplog.text
+    for file in folder.glob("*_frame01*"):
+        shutil.copy(file, file.with_name(file.name.replace("patient006", "PATIENT006")))
+    with pytest.raises(UserError, match=r"006_frame01\.nii\.gz differ in nothing but case"):
+        find_volumes(tmp_path / "ACDC")
+
+
 def test_a_volume_is_decoded_once_for_all_its_slices_and_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +353,39 @@ def test_a_label_that_cannot_be_read_leaves_nothing_behind(tmp_path: Path) -> No
     data = tmp_path / "data"
     data.mkdir()
     with pytest.raises(MaskValuesError, match=r"1 value \(5\) that no class has"):
+        add_volumes(own_card("mine", "", "x", False, FACTS, None, found.classes), found, None, False, data)
+    assert not (data / "mine").exists()
+
+
+def test_of_many_classes_a_message_names_a_few(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = find_volumes(decathlon(tmp_path / "Task99"))
+    assert found is not None
+    data = tmp_path / "data"
+    data.mkdir()
+    many = own_card("many", "", "x", False, FACTS, None, {f"c{n}": n for n in range(1, 255)})
+    add_volumes(many, found, None, False, data)
+    assert "no label shows c3, c4, c5, c6, c7 or any of 247 others: is the value right?" in caplog.text
+    caplog.clear()
+    open_run_data("many", Regime.parse("n1patients"), 0, 16, HALF_TEST, data)
+    assert "shows c3, c4, c5, c6, c7 or any of 247 others at 16 x 16 pixels" in caplog.text
+    odd = own_card("odd", "", "x", False, FACTS, None, {f"c{n}": n for n in range(2, 256)})
+    with pytest.raises(MaskValuesError, match=r"the classes are c2=2, c3=3, c4=4, c5=5, c6=6 and 249 more\. Mend"):
+        add_volumes(odd, found, None, False, data)
+    assert name_any(["a"]) == "a"
+    assert name_any([*"abcdef"]) == "a or b or c or d or e or f"
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_an_image_that_no_run_could_read_is_refused_when_it_is_added(tmp_path: Path, value: float) -> None:
+    folder = decathlon(tmp_path / "Task99")
+    image, _ = volume("case3")
+    image[1, 2, 3] = value
+    nifti(folder / "imagesTr" / "liver_3.nii.gz", image)
+    found = find_volumes(folder)
+    assert found is not None
+    data = tmp_path / "data"
+    data.mkdir()
+    with pytest.raises(UserError, match=r"liver_3\.nii\.gz holds .* no finite number"):
         add_volumes(own_card("mine", "", "x", False, FACTS, None, found.classes), found, None, False, data)
     assert not (data / "mine").exists()
 
@@ -429,6 +497,45 @@ def test_a_draw_takes_all_slices_of_a_patient_and_a_smaller_one_is_its_beginning
     assert draw_patients(train, 7, "acdc", 1) != drawn
     with pytest.raises(UserError, match="the labelled budget is 70 patients; expected 1 to 69"):
         draw_patients(train, 70, "acdc", 0)
+
+
+@pytest.mark.parametrize("k", range(6))
+def test_labelled_patients_show_every_class_that_one_shows(k: int, tmp_path: Path) -> None:
+    train = pd.DataFrame({"id": [f"p{n:02}_z{z:03}" for n in range(12) for z in range(3)]})
+    train["group"] = train["id"].str[:3]
+    shown = {id: {"organ"} if id.endswith("z001") else set[str]() for id in train["id"]}
+    plain = list(dict.fromkeys(id[:3] for id in draw_patients(train, 12, "mine", k)))
+    assert draw_patients(train, 5, "mine", k, shown) == draw_patients(train, 5, "mine", k)  # each shows every class
+    shown[f"{plain[9]}_z002"] = {"rare"}
+    shown[f"{plain[7]}_z000"] = {"tumour"}
+    shown[f"{plain[8]}_z000"] = {"tumour", "organ"}
+    drawn = [list(dict.fromkeys(id[:3] for id in draw_patients(train, n, "mine", k, shown))) for n in range(1, 13)]
+    first = [plain[0], plain[7], plain[9]]
+    assert drawn[-1] == first + [patient for patient in plain if patient not in first]
+    assert all(fewer == drawn[-1][: len(fewer)] for fewer in drawn)
+    heart = load_split("phantom3d").query("split == 'train'")
+    of_heart = classes_shown(prepare(PhantomVolumes(), 32, tmp_path))
+    assert of_heart is not None
+    for n in (1, 3):
+        assert draw_patients(heart, n, "phantom3d", k, of_heart) == draw_patients(heart, n, "phantom3d", k)
+
+
+def test_a_run_on_volumes_labels_patients_that_show_every_class(tmp_path: Path) -> None:
+    folder = decathlon(tmp_path / "Task99", values=(1,))
+    for n in range(6, 14):
+        for part, array in zip(("imagesTr", "labelsTr"), volume(f"case{n}", (1,)), strict=True):
+            nifti(folder / part / f"liver_{n}.nii.gz", array)
+    found = find_volumes(folder)
+    assert found is not None
+    data = tmp_path / "data"
+    data.mkdir()
+    add_volumes(own_card("mine", "", "x", False, FACTS, None, found.classes), found, None, False, data)
+    for part, array in zip(("imagesTr", "labelsTr"), volume("case0", (1, 2)), strict=True):
+        nifti(data / "mine" / part / "liver_8.nii.gz", array)
+    for seed in range(3):
+        labelled = open_run_data("mine", Regime.parse("n2patients"), seed, 16, HALF_TEST, data).training.labelled
+        patients = {id.partition("_z")[0] for id in labelled.ids}
+        assert (len(patients), "liver_8" in patients) == (2, True)  # the one that shows the second class
 
 
 def test_a_regime_counts_patients_of_volumes_alone() -> None:

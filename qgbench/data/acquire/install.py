@@ -39,6 +39,7 @@ from qgbench.data.readers import (
     open_pool,
     open_source,
 )
+from qgbench.data.source import name_any
 from qgbench.data.splits import LEAST_PATIENTS, keeps_groups
 from qgbench.data.volume_layouts import LAYOUTS, VolumeFolder, find_volumes
 from qgbench.data.volumes import FileVolumes, patients_of, spacing_words
@@ -121,7 +122,7 @@ def _install_volumes(card: Card, folders: Sequence[Path], partial: Path, track: 
     found = next((found for folder in folders if (found := find_volumes(folder)) is not None), None)
     if found is None:
         raise UserError(f"{', '.join(map(str, folders))}: no volumes were found there; expected {LAYOUTS}.")
-    _write_volumes(FileVolumes(card, found.volumes, found.patients), found, partial, track)
+    _write_volumes(FileVolumes(card, found.volumes, patients_of(found, None)), found, partial, track)
     if len(found.volumes) != card.volumes:
         logger.warning("'%s' has %d volumes; its card expects %s.", card.name, len(found.volumes), card.volumes)
 
@@ -187,7 +188,7 @@ def add_volumes(
     Raises
     ------
     UserError
-        A data set of that name is there already; a header or a label cannot be read, or `groups` does not name the
+        A data set of that name is there already; an image or a label cannot be read, or `groups` does not name the
         volumes; a card can be of no such classes.
     QGBenchError
         As `install_distribution`.
@@ -196,7 +197,7 @@ def add_volumes(
         raise UserError(f"there is no file {groups}.")
     card = card.model_copy(update={"volumes": len(found.volumes), "voxels": voxels})
     with _place(card.name, data_dir) as partial:
-        patients = found.patients if groups is None else patients_of(found, groups)
+        patients = patients_of(found, groups)
         source = FileVolumes(card, found.volumes, patients)
         if (few := len(set(source.groups))) < LEAST_PATIENTS:
             logger.warning("'%s' has %d patients; a split needs %d or more.", card.name, few, LEAST_PATIENTS)
@@ -209,11 +210,16 @@ def add_volumes(
 
 
 def _write_volumes(source: FileVolumes, found: VolumeFolder, partial: Path, track: Track) -> None:
-    """Link the files of volumes, after their labels were read; say which classes none of them shows."""
-    with closing(in_threads(lambda name: np.unique(source.masks(name)), source.files)) as labels:
+    """Link the files of volumes, after each was read; say which classes no label shows."""
+
+    def labels_of(name: str) -> NDArray[Any]:
+        source.greys(name)  # what a run could not read is refused here
+        return np.unique(source.masks(name))
+
+    with closing(in_threads(labels_of, source.files)) as labels:
         shown = set(np.concatenate(list(track(labels, f"Installing {source.name}", len(source.files), "volumes"))))
     if absent := [name for label, name in enumerate(source.classes, start=1) if label not in shown]:
-        logger.warning("no label shows %s: is the value right?", " or ".join(absent))
+        logger.warning("no label shows %s: is the value right?", name_any(absent))
     files = [file for of_volume in source.files.values() for file in of_volume.all]
     for file in (*files, *found.described_in):
         target = partial / file.relative_to(found.folder)
@@ -290,6 +296,7 @@ def own_card(
     facts: Mapping[str, str],
     threshold: float | None = None,
     classes: Mapping[str, int | str] | None = None,
+    told_in: str = "--classes",
 ) -> Card:
     """Return the card of one's own data set.
 
@@ -308,6 +315,8 @@ def own_card(
         Value above which pixels of soft masks become the lesion, see `qgbench.data.images.read_mask`.
     classes : mapping of str to int or str, optional
         Classes, with their values in masks.
+    told_in : str
+        Where that was said, for the message that refuses them.
 
     Raises
     ------
@@ -333,7 +342,7 @@ def own_card(
         )
     except ValidationError as error:
         if faults := [fault["msg"] for fault in error.errors() if fault["loc"][0] == "classes"]:
-            raise UserError(f"--classes: {faults[0].removeprefix('Value error, ')}.") from error
+            raise UserError(f"{told_in}: {faults[0].removeprefix('Value error, ')}.") from error
         raise UserError(
             f"'{name}' cannot name a data set: letters, digits, '_', '.', '-' only, the first a letter or digit."
         ) from error
@@ -455,7 +464,7 @@ def _write(source: FolderSource, partial: Path, track: Track) -> None:
     shown = set().union(*(labels for labels, _ in seen))
     absent = [name for label, name in enumerate(source.classes, start=1) if label not in shown]
     if source.labelled and shown and absent:
-        logger.warning("no mask shows %s: is the value right?", " or ".join(absent))
+        logger.warning("no mask shows %s: is the value right?", name_any(absent))
     if source.groups != source.ids:
         text = groups_text(dict(zip(source.ids, source.groups, strict=True)))
         (partial / "groups.csv").write_text(text, encoding="utf-8")
