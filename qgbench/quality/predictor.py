@@ -1,6 +1,7 @@
 """The quality predictor g(image, mask) -> predicted Dice (arXiv 2606.01753), and how it is stored."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,13 @@ class QualityPredictor(nn.Module):
         -------
         (B,), of several classes (B, K); float32 in [0, 1].
         """
+        return torch.sigmoid(self.head(self.features(image, mask)).float()).squeeze(1)
+
+    def features(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Return what the head sees of images and masks, given as to `forward`: (B, F)."""
         stacked = (torch.cat([image, mask], 1) - self.mean) / self.std
-        features = self.backbone(stacked.contiguous(memory_format=torch.channels_last))
-        return torch.sigmoid(self.head(features).float()).squeeze(1)
+        features: Tensor = self.backbone(stacked.contiguous(memory_format=torch.channels_last))
+        return features
 
     def quality(self, image: Tensor, label: Tensor, task: Task) -> Tensor:
         """Return q, the mean predicted Dice over the classes that a label holds; over all where it holds none.
@@ -122,6 +127,11 @@ class PredictorCard(BaseModel):
     dataset: str
     classes: tuple[str, ...] = Field(
         Task().classes, exclude_if=lambda names: len(names) == 1, description="left out where there is one"
+    )
+    values: Mapping[str, int | str] = Field(
+        {},
+        exclude_if=lambda values: not values,
+        description="value or colour of each class in the masks of a folder that it was trained on; left out else",
     )
     seed: int
     size: int = Field(description="side of the images that it was trained on, pixels")
