@@ -251,6 +251,8 @@ def _print_worth(stored: "StoredPredictor") -> None:
     from rich.table import Table
 
     from qgbench.quality.audit import IMAGE_DEPENDENCE_LIMIT
+    from qgbench.report.audit import PREDICTS_RULE as RULE
+    from qgbench.report.audit import predicts
 
     card = stored.card
     table = Table("held-back images", "masks", "r", "rho", "MAE", title=f"g of {len(card.labelled_ids)} images")
@@ -258,15 +260,14 @@ def _print_worth(stored: "StoredPredictor") -> None:
         row = (_number(found.pearson), _number(found.spearman), _number(found.mae))
         table.add_row(name, str(found.masks), *row)
     print_table(table, standard_output())
-    dependent = card.image_dependence < IMAGE_DEPENDENCE_LIMIT
-    print(
-        f"image dependence {card.image_dependence:.2f}: "
-        + (
-            "it looks at the image"
-            if dependent
-            else "it judges shapes more than images, and finds no mask of another image"
+    if not predicts(card.synthetic):
+        logger.warning("this g does not predict the Dice of held-back images' masks (%s): train on more images.", RULE)
+    elif card.image_dependence >= IMAGE_DEPENDENCE_LIMIT:
+        logger.warning(
+            "this g judges shapes more than images (its output correlates %.2f with that for blacked-out or swapped "
+            "images), and will hardly find the mask of another image.",
+            card.image_dependence,
         )
-    )
     print(stored.folder)
 
 

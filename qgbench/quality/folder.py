@@ -243,7 +243,7 @@ def score_masks(stored: StoredPredictor, source: Source, accelerator: Accelerato
     prepared = prepare(source, stored.card.size, track=track)
     predictor, task = stored.predictor.to(accelerator.device), stored.task
     images = ImageSet([whole(prepared)], task)
-    batches = track(images.batches(_BATCH), "Scoring", -(-len(images) // _BATCH), "batches")
+    batches = track(images.batches(_BATCH), "Scoring", -(-len(images) // _BATCH), "parts")
     quality, of_class, distance = [], [], []
     with torch.no_grad():
         for image, mask in batches:

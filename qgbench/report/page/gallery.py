@@ -81,7 +81,7 @@ def write_gallery(
         id = shots[place].id
         picture = outlined(source.image(id), source.mask(id), len(classes), _SIDE)
         content, name = io.BytesIO(), f"{place:06}.jpg"
-        picture.save(content, "JPEG", quality=85)
+        picture.save(content, "JPEG", quality=85, subsampling=0)  # an outline is a pixel wide, and coloured
         write_atomically(folder / name, content.getvalue())
         return name, picture.size
 

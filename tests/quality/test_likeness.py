@@ -1,0 +1,62 @@
+"""How far an image is from those of the training: the distance, its shrunk covariance, its threshold."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qgbench.quality.likeness import LIKENESS_NAME, Likeness
+
+
+def ledoit_wolf(points: np.ndarray) -> np.ndarray:
+    """The covariance of Ledoit and Wolf (2004), letter by letter."""
+    count, width = points.shape
+    spread = points - points.mean(0)
+    sample = spread.T @ spread / count
+    even = np.trace(sample) / width
+    apart = ((sample - even * np.eye(width)) ** 2).sum() / width
+    noise = sum(((np.outer(row, row) - sample) ** 2).sum() / width for row in spread) / count**2
+    share = min(noise, apart) / apart
+    return share * even * np.eye(width) + (1 - share) * sample
+
+
+@pytest.mark.parametrize(("count", "width"), [(6, 30), (30, 30), (80, 10)])
+def test_the_distance_is_mahalanobis_with_a_shrunk_covariance(count: int, width: int) -> None:
+    rng = np.random.default_rng(count)
+    trained = rng.normal(size=(count, width)) * np.linspace(0.2, 3, width) + 5
+    held_back, other = rng.normal(size=(20, width)) + 5, rng.normal(size=(9, width)) * 4
+    inverse = np.linalg.inv(ledoit_wolf(trained))
+
+    def distance(points: np.ndarray) -> np.ndarray:
+        away = points - trained.mean(0)
+        return np.sqrt(np.einsum("ni,ij,nj->n", away, inverse, away))
+
+    found = Likeness.of(trained, held_back)
+    threshold = np.quantile(distance(held_back), 0.99)
+    assert found.threshold == pytest.approx(threshold)
+    assert found.of_images(other) == pytest.approx(distance(other) / threshold)
+
+
+def test_one_in_a_hundred_held_back_images_is_unlike_and_few_others() -> None:
+    rng = np.random.default_rng(0)
+    found = Likeness.of(rng.normal(size=(100, 40)), rng.normal(size=(400, 40)))
+    assert (found.of_images(rng.normal(size=(2000, 40))) > 1).mean() < 0.03
+    assert (found.of_images(rng.normal(size=(50, 40)) + 2) > 1).all()
+
+
+def test_images_without_any_variation_have_a_distance() -> None:
+    found = Likeness.of(np.ones((4, 3)), np.array([[1.0, 1.0, 1.1]]))
+    assert np.isfinite(found.of_images(np.zeros((2, 3)))).all()
+
+
+def test_what_is_stored_gives_the_same_distances(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    points = rng.normal(size=(5, 64))
+    found = Likeness.of(rng.normal(size=(12, 64)), rng.normal(size=(6, 64)))
+    found.save(tmp_path)
+    stored = Likeness.load(tmp_path)
+    assert stored is not None
+    assert stored.of_images(points) == pytest.approx(found.of_images(points), rel=1e-4)
+    (tmp_path / LIKENESS_NAME).write_bytes(b"damaged")
+    assert Likeness.load(tmp_path) is None
+    assert Likeness.load(tmp_path / "nothing") is None
