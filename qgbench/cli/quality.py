@@ -140,7 +140,9 @@ def score(
     write_atomically(output / "quality.csv", table.to_csv(index=False, float_format="%.6g").encode())
     noun = "volumes" if source.volumes else "images"
     if stored.likeness is None:
-        logger.warning("this g was trained by a run and does not know which images are unlike those of its training.")
+        logger.warning(
+            "this g does not know which images are unlike those of its training; one of qgbench quality train does."
+        )
     elif unlikes := int(table["unlike"].sum()):
         logger.warning("%d of %d %s are unlike those that g was trained on.", unlikes, len(table), noun)
     mean, least = table["quality"].mean(), table["quality"].min()

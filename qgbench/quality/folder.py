@@ -23,7 +23,7 @@ from qgbench.data.splits import split_fingerprint
 from qgbench.data.units import units_of
 from qgbench.quality.audit import ScoreAudit, audit_score
 from qgbench.quality.fit import fit_predictor, judge_masks, remove_checkpoints
-from qgbench.quality.likeness import Likeness, features
+from qgbench.quality.likeness import Likeness, can_tell, features
 from qgbench.quality.predictor import CARD_NAME, PredictorCard, QualityPredictor, load_predictor, save_predictor
 from qgbench.quality.scores import mean_of_held, predicted_dice
 from qgbench.quality.store import as_labelled
@@ -44,7 +44,7 @@ class StoredPredictor:
     folder: Path
     predictor: QualityPredictor
     card: PredictorCard
-    likeness: Likeness | None  # None where a run trained it
+    likeness: Likeness | None  # None where a run trained it, or its backbone hides its stages
 
     @property
     def task(self) -> Task:
@@ -171,7 +171,8 @@ def train_on_folder(
             labelled, val = as_labelled(training.labelled), as_labelled(training.val)
             salt = salted("g", "folder", len(training.labelled), seed)
             fitted = fit_predictor(labelled, val, protocol.quality, salt, accelerator, output, belongs_to)
-            _likeness(fitted.predictor, training.labelled, training.val, accelerator).save(output)
+            if can_tell(fitted.predictor):
+                _likeness(fitted.predictor, prepared, accelerator).save(output)
             card = PredictorCard(
                 id=id,
                 version=protocol.g_version,
@@ -206,14 +207,10 @@ def _digest(protocol: Protocol, seed: int, precision: str) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def _likeness(
-    predictor: QualityPredictor, trained: ImageSet, held_back: ImageSet, accelerator: Accelerator
-) -> Likeness:
-    def of(images: ImageSet) -> np.ndarray:
-        batches = (image.to(accelerator.device) for image, _ in images.batches())
-        return np.concatenate(list(features(predictor, batches, len(images.task.classes))))
-
-    return Likeness.of(of(trained), of(held_back))
+def _likeness(predictor: QualityPredictor, prepared: Prepared, accelerator: Accelerator) -> Likeness:
+    batches = (image.to(accelerator.device) for image, _ in ImageSet([whole(prepared)]).batches(_BATCH))
+    found = np.concatenate(list(features(predictor, batches, len(prepared.classes))))
+    return Likeness.of(found, prepared.groups)
 
 
 def score_masks(stored: StoredPredictor, source: Source, accelerator: Accelerator) -> pd.DataFrame:

@@ -1,15 +1,17 @@
 """How far an image is from those that g was trained on: the Mahalanobis distance of its features.
 
-Features are what g's backbone hands to its head for the image with an empty mask, so that a bad mask makes no image
-unlike. Their covariance is that of the images that g learnt from, shrunk towards a multiple of the identity as Ledoit
-and Wolf do (J. Multivariate Anal. 88, 2004), since there are fewer images than features. Distances are given as a share
-of a threshold, the distance that 99 % of the images held back from training stay below (of fewer than a hundred, nearly
-the largest). So of images like those of the training about one in a hundred is called unlike, and with few held back
-about one in so many.
+Features are means and standard deviations of the channels of the first three stages of g's backbone, for the image with
+an empty mask, so that a bad mask makes no image unlike. What the backbone hands to its head will not do: it is farther
+from the phantom's pictures for skin, but for inverted phantoms it is nearer than for further phantoms.
+
+The covariance is that of all images in g's folder, shrunk towards a multiple of the identity as Ledoit and Wolf do
+(J. Multivariate Anal. 88, 2004), since there may be fewer images than features. Distances are given as a share of a
+threshold: each tenth of the groups is held back in turn, and 99 % of its images lie below it. So about one in a hundred
+images like those of the training is called unlike; of fewer than a hundred images, about one in so many.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,9 @@ from qgbench.quality.predictor import QualityPredictor
 
 LIKENESS_NAME = "likeness.safetensors"
 _QUANTILE = 0.99
+_FOLDS = 10
+_STAGES = [0, 1, 2]
+_LEAST = 1e-12  # of a variance and of the threshold, which images without any difference would leave at 0
 
 Features = NDArray[np.float64]
 
@@ -52,25 +57,28 @@ class Likeness:
     threshold: float
 
     @classmethod
-    def of(cls, trained: Features, held_back: Features) -> "Likeness":
-        """Return what is remembered of images that g learnt from (N, F) and of those held back from it (M, F)."""
-        centre = trained.mean(0)
-        spread = trained - centre
+    def of(cls, features: Features, groups: Sequence[str]) -> "Likeness":
+        """Return what is remembered of images: features (N, F) and the group of each, at least two."""
+        names = sorted(set(groups))
+        order = np.random.default_rng(0).permutation(len(names))
+        fold_of = {name: place % _FOLDS for name, place in zip(names, order.tolist(), strict=True)}
+        folds = np.array([fold_of[name] for name in groups])
+        distances = [cls._fitted(features[folds != fold]).of_images(features[folds == fold]) for fold in set(folds)]
+        threshold = max(float(np.quantile(np.concatenate(distances), _QUANTILE)), _LEAST)
+        return replace(cls._fitted(features), threshold=threshold)
+
+    @classmethod
+    def _fitted(cls, features: Features) -> "Likeness":
+        centre = features.mean(0)
+        spread = features - centre
         count, width = spread.shape
         _, lengths, axes = np.linalg.svd(spread, full_matrices=False)
         variances = lengths**2 / count
         kept = variances > variances.max(initial=0.0) * 1e-10
         variances, axes = variances[kept], axes[kept]
-        even = max(float(variances.sum()) / width, np.finfo(np.float64).tiny)
+        even = max(float(variances.sum()) / width, _LEAST)
         share = _shrinkage(spread, variances, even)
-        known = cls(centre, axes, (1 - share) * variances + share * even, share * even, 1.0)
-        return cls(
-            known.centre,
-            known.axes,
-            known.scales,
-            known.beside,
-            float(np.quantile(known.of_images(held_back), _QUANTILE)),
-        )
+        return cls(centre, axes, (1 - share) * variances + share * even, share * even, 1.0)
 
     def of_images(self, features: Features) -> NDArray[np.float64]:
         """Return the distances of images: features (N, F) -> (N,), above 1 where one is unlike the training's."""
@@ -111,8 +119,16 @@ def _shrinkage(spread: Features, variances: Features, even: float) -> float:
 
 
 def features(predictor: QualityPredictor, images: Iterable[Tensor], classes: int) -> Iterator[Features]:
-    """Yield the features of batches of images, each with an empty mask: (B, 3, H, W) in [0, 1] -> (B, F)."""
+    """Yield the features of batches of images: (B, 3, H, W) in [0, 1] -> (B, F)."""
     for image in images:
         empty = image.new_zeros((len(image), classes, *image.shape[2:]))
         with torch.no_grad():
-            yield predictor.features(image, empty).double().cpu().numpy()
+            stacked = (torch.cat([image, empty], 1) - predictor.mean) / predictor.std
+            maps = predictor.backbone.forward_intermediates(stacked, indices=_STAGES, intermediates_only=True)  # type: ignore[operator]
+            found = [statistic for each in maps for statistic in (each.mean((2, 3)), each.std((2, 3)))]
+        yield torch.cat(found, 1).double().cpu().numpy()
+
+
+def can_tell(predictor: QualityPredictor) -> bool:
+    """Return whether g's backbone shows its stages, as all but a few of timm's do."""
+    return hasattr(predictor.backbone, "forward_intermediates")

@@ -81,13 +81,9 @@ class QualityPredictor(nn.Module):
         -------
         (B,), of several classes (B, K); float32 in [0, 1].
         """
-        return torch.sigmoid(self.head(self.features(image, mask)).float()).squeeze(1)
-
-    def features(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Return what the head sees of images and masks, given as to `forward`: (B, F)."""
         stacked = (torch.cat([image, mask], 1) - self.mean) / self.std
-        features: Tensor = self.backbone(stacked.contiguous(memory_format=torch.channels_last))
-        return features
+        features = self.backbone(stacked.contiguous(memory_format=torch.channels_last))
+        return torch.sigmoid(self.head(features).float()).squeeze(1)
 
     def quality(self, image: Tensor, label: Tensor, task: Task) -> Tensor:
         """Return q, the mean predicted Dice over the classes that a label holds; over all where it holds none.

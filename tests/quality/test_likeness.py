@@ -20,39 +20,46 @@ def ledoit_wolf(points: np.ndarray) -> np.ndarray:
     return share * even * np.eye(width) + (1 - share) * sample
 
 
+def distance(points: np.ndarray, trained: np.ndarray) -> np.ndarray:
+    """Mahalanobis, by the inverse of that covariance."""
+    away = points - trained.mean(0)
+    return np.sqrt(np.einsum("ni,ij,nj->n", away, np.linalg.inv(ledoit_wolf(trained)), away))
+
+
 @pytest.mark.parametrize(("count", "width"), [(6, 30), (30, 30), (80, 10)])
 def test_the_distance_is_mahalanobis_with_a_shrunk_covariance(count: int, width: int) -> None:
     rng = np.random.default_rng(count)
-    trained = rng.normal(size=(count, width)) * np.linspace(0.2, 3, width) + 5
-    held_back, other = rng.normal(size=(20, width)) + 5, rng.normal(size=(9, width)) * 4
-    inverse = np.linalg.inv(ledoit_wolf(trained))
-
-    def distance(points: np.ndarray) -> np.ndarray:
-        away = points - trained.mean(0)
-        return np.sqrt(np.einsum("ni,ij,nj->n", away, inverse, away))
-
-    found = Likeness.of(trained, held_back)
-    threshold = np.quantile(distance(held_back), 0.99)
-    assert found.threshold == pytest.approx(threshold)
-    assert found.of_images(other) == pytest.approx(distance(other) / threshold)
+    trained, other = rng.normal(size=(count, width)) * np.linspace(0.2, 3, width) + 5, rng.normal(size=(9, width)) * 4
+    found = Likeness.of(trained, [str(place) for place in range(count)])
+    assert found.of_images(other) * found.threshold == pytest.approx(distance(other, trained))
 
 
-def test_one_in_a_hundred_held_back_images_is_unlike_and_few_others() -> None:
+def test_the_threshold_is_of_images_that_others_judge() -> None:
+    """Of at most ten groups each is held back by itself."""
+    rng = np.random.default_rng(2)
+    points, groups = rng.normal(size=(12, 5)), list("aaabbbcccddd")
+    held = np.array(groups)
+    outside = np.concatenate([distance(points[held == one], points[held != one]) for one in "abcd"])
+    assert Likeness.of(points, groups).threshold == pytest.approx(np.quantile(outside, 0.99))
+
+
+def test_few_images_like_those_of_the_training_are_unlike_and_all_others() -> None:
     rng = np.random.default_rng(0)
-    found = Likeness.of(rng.normal(size=(100, 40)), rng.normal(size=(400, 40)))
+    found = Likeness.of(rng.normal(size=(200, 40)), [str(place) for place in range(200)])
     assert (found.of_images(rng.normal(size=(2000, 40))) > 1).mean() < 0.03
     assert (found.of_images(rng.normal(size=(50, 40)) + 2) > 1).all()
 
 
 def test_images_without_any_variation_have_a_distance() -> None:
-    found = Likeness.of(np.ones((4, 3)), np.array([[1.0, 1.0, 1.1]]))
-    assert np.isfinite(found.of_images(np.zeros((2, 3)))).all()
+    found = Likeness.of(np.ones((4, 3)), list("abcd"))
+    assert (found.of_images(np.zeros((2, 3))) > 1).all()
+    assert not (found.of_images(np.ones((2, 3))) > 1).any()
 
 
 def test_what_is_stored_gives_the_same_distances(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     points = rng.normal(size=(5, 64))
-    found = Likeness.of(rng.normal(size=(12, 64)), rng.normal(size=(6, 64)))
+    found = Likeness.of(rng.normal(size=(12, 64)), list("abcdefghijkl"))
     found.save(tmp_path)
     stored = Likeness.load(tmp_path)
     assert stored is not None
