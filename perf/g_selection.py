@@ -20,7 +20,7 @@ from qgbench.engine.device import make_accelerator
 from qgbench.quality.audit import agreement
 from qgbench.quality.fit import LabelledImages, PredictorFit, _judge, _Judged, _train_weak_models
 from qgbench.quality.scores import overlap
-from qgbench.quality.store import _as_labelled
+from qgbench.quality.store import as_labelled
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.suite import load_suite
@@ -39,7 +39,7 @@ def follow(dataset: str, regime: Regime, seed: int) -> None:
     settings = protocol.quality.model_copy(update={"patience": protocol.quality.validations + 1})
     accelerator = make_accelerator("cpu", protocol.precision, THREADS)
     data = open_run_data(dataset, regime, seed, protocol.size, protocol.fractions)
-    own, val = _as_labelled(data.training.labelled), _as_labelled(data.training.val)
+    own, val = as_labelled(data.training.labelled), as_labelled(data.training.val)
     with tempfile.TemporaryDirectory() as folder:
         weak, _ = _train_weak_models(own, settings, seed, accelerator, Path(folder), {})
     stages = stages_of(val, weak.of_others(val.image, accelerator.device))

@@ -32,7 +32,7 @@ from qgbench.engine.stage import train
 from qgbench.quality.audit import correlation
 from qgbench.quality.fit import PredictorFit, _audit, _judge, _Judged, _train_weak_models
 from qgbench.quality.scores import overlap
-from qgbench.quality.store import _as_labelled
+from qgbench.quality.store import as_labelled
 from qgbench.spec.protocol import load_protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.settings import apply_settings
@@ -74,7 +74,7 @@ def fit(dataset: str, seed: int, changes: dict[str, dict[str, Any]]) -> None:
     """Train the weak models of a set and seed, then each g; keep what each is worth and its seconds of a core."""
     protocol = load_protocol("small")
     data = open_run_data(dataset, Regime.parse(FEW[dataset]), seed, protocol.size, protocol.fractions).training
-    labelled, val = _as_labelled(data.labelled), _as_labelled(data.val)
+    labelled, val = as_labelled(data.labelled), as_labelled(data.val)
     accelerator = make_accelerator("cpu", protocol.precision, 1)
     of_g = salted("g", dataset, len(data.labelled), seed)
     with tempfile.TemporaryDirectory() as name:

@@ -122,7 +122,7 @@ def typed(document: str) -> list[str]:
     return re.findall(r"^(?:nice )?qgbench (.+)$", "\n".join(blocks), re.MULTILINE)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/QUALITY.md"])
 def test_the_command_line_understands_what_a_document_types(document: str) -> None:
     lines = typed(document)
     assert lines

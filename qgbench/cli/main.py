@@ -30,6 +30,7 @@ from qgbench.base.seeds import LARGEST_SEED
 from qgbench.cli import completion
 from qgbench.cli import data as data_cli
 from qgbench.cli import predict as predict_cli
+from qgbench.cli import quality as quality_cli
 from qgbench.cli import suite as suite_cli
 from qgbench.cli.options import DataDir, Output, Quiet, Verbose, name_or_path
 
@@ -69,6 +70,7 @@ Plugin = Annotated[
 new_app = typer.Typer(no_args_is_help=True, help="Begin something of your own: [bold]qgbench new method mine[/bold].")
 app.add_typer(new_app, name="new")
 app.add_typer(data_cli.app, name="data")
+app.add_typer(quality_cli.app, name="quality")
 app.add_typer(suite_cli.app, name="suite")
 
 

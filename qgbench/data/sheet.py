@@ -95,28 +95,48 @@ def draw_sheet(source: Shown, ids: Sequence[str], file: Path) -> None:
     write_atomically(file, buffer.getvalue())
 
 
-def _picture(source: Shown, id: str) -> tuple[Image.Image, str]:
-    pixels = source.image(id)
-    height, width = pixels.shape[:2]
-    scale = _PICTURE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-    if not source.labelled:
-        return Image.fromarray(small), f"{id}  {width} x {height}"
-    mask = source.mask(id)
+def outlined(pixels: NDArray[np.uint8], mask: NDArray[Any], classes: int, side: int) -> Image.Image:
+    """Return an image with the outline of each class of its mask, between two black lines.
+
+    Parameters
+    ----------
+    pixels : (H, W, 3) uint8
+    mask : (H, W)
+        bool or, of several classes, labels; as `Source.mask`.
+    classes : int
+    side : int
+        The longer side of the result, pixels.
+    """
+    small, size = _resized(pixels, side)
     outlines = []
-    for label in range(1, len(source.classes) + 1):
+    for label in range(1, classes + 1):
         drawn = Image.fromarray((mask == label).astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
         shown = np.asarray(drawn) >= 128
         outlines.append(shown & ~binary_erosion(shown, border_value=0))
         small[binary_dilation(outlines[-1])] = _HALO
-    for outline, colour in zip(outlines, _colours(len(outlines)), strict=True):
+    for outline, colour in zip(outlines, class_colours(len(outlines)), strict=True):
         small[outline] = colour
+    return Image.fromarray(small)
+
+
+def _resized(pixels: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)), size
+
+
+def _picture(source: Shown, id: str) -> tuple[Image.Image, str]:
+    pixels = source.image(id)
+    height, width = pixels.shape[:2]
+    if not source.labelled:
+        return Image.fromarray(_resized(pixels, _PICTURE)[0]), f"{id}  {width} x {height}"
+    mask = source.mask(id)
     covers = " ".join(f"{share:.1%}" for share in shares(mask, len(source.classes)))
-    return Image.fromarray(small), f"{id}  {width} x {height}  {covers}"
+    return outlined(pixels, mask, len(source.classes), _PICTURE), f"{id}  {width} x {height}  {covers}"
 
 
-def _colours(classes: int) -> list[tuple[int, int, int]]:
+def class_colours(classes: int) -> list[tuple[int, int, int]]:
     """Return the colours of outlines; of several classes, the same as in case pictures of a report."""
     if classes == 1:
         return [_OUTLINE]
@@ -128,7 +148,7 @@ def _legend(classes: Sequence[str], width: int) -> list[list[tuple[int, tuple[in
     """Return lines of (left, colour, name) that fit into a width in pixels."""
     lines: list[list[tuple[int, tuple[int, int, int], str]]] = [[]]
     left = 0
-    for name, colour in zip(classes, _colours(len(classes)), strict=True):
+    for name, colour in zip(classes, class_colours(len(classes)), strict=True):
         step = 28 + round(_FONT.getlength(name))
         if lines[-1] and left + step > width:
             lines.append([])

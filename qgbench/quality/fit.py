@@ -68,6 +68,21 @@ class FittedPredictor:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Verdicts:
+    """What g says of masks, and of the same masks on other images; of several classes, means over them."""
+
+    index: np.ndarray  # (M,) of the image that each mask is of
+    dice: np.ndarray  # (M,) true
+    quality: np.ndarray  # (M,) predicted
+    elsewhere: np.ndarray  # (2, M) predicted with the image blacked out, and swapped for another group's
+
+    @property
+    def image_dependence(self) -> float:
+        """Largest correlation of q with q of the same masks on other images."""
+        return max(correlation(self.quality, other) for other in self.elsewhere)
+
+
 @dataclass
 class _Judged:
     """Masks to be judged, with their true Dice."""
@@ -322,19 +337,14 @@ def _audit(
     accelerator: Accelerator,
     begin: float,
 ) -> FittedPredictor:
-    drawn = _synthetic(val, _AUDIT_MASKS, _mixture(settings, val.task), salted("masks that audit g", seed))
+    drawn = judge_masks(predictor, val, settings, seed, accelerator)
     of_test = _of_classes(ReleaseMixture(TEST_SHARES, settings.warp_floor).degrade, val.task)
     drawn_test = _synthetic(val, _AUDIT_MASKS, of_test, salted("masks that audit g, test shares", seed))
-    judged_apart = (replace(val, image=torch.zeros_like(val.image)), val.swapped())
 
-    def of(judged: _Judged, images: LabelledImages = val) -> np.ndarray:
-        return _of_whole(val.task, judged, _judge(predictor, images, judged, accelerator))
+    def agreement_on(judged: _Judged) -> Agreement:
+        quality = _judge(predictor, val, judged, accelerator)
+        return agreement(*(_of_whole(val.task, judged, values) for values in (quality, judged.dice)))
 
-    def agreement_on(judged: _Judged, quality: np.ndarray | None = None) -> Agreement:
-        return agreement(of(judged) if quality is None else quality, _of_whole(val.task, judged, judged.dice))
-
-    quality = of(drawn)
-    dependence = max(correlation(quality, of(drawn, other)) for other in judged_apart)
     truth, weak_val = val.mask > 0.5, weak.of_others(val.image, accelerator.device)
     weak_dice = torch.stack([_dice(val.task, masks, truth) for masks in weak_val])
     of_weak = _Judged(
@@ -342,14 +352,48 @@ def _audit(
     )
     return FittedPredictor(
         predictor=predictor,
-        synthetic=agreement_on(drawn, quality),
+        synthetic=agreement(drawn.quality, drawn.dice),
         synthetic_test=agreement_on(drawn_test),
         weak_models=agreement_on(of_weak),
         weak_dice=weak_dice.flatten(1).mean(1).tolist(),
-        image_dependence=dependence,
+        image_dependence=drawn.image_dependence,
         best_step=best_step,
         seconds=time.monotonic() - begin,
     )
+
+
+def judge_masks(
+    predictor: QualityPredictor,
+    images: LabelledImages,
+    settings: QualitySettings,
+    seed: int,
+    accelerator: Accelerator,
+    masks: Tensor | None = None,
+) -> Verdicts:
+    """Return what g says of masks whose true Dice is known.
+
+    Parameters
+    ----------
+    predictor : QualityPredictor
+    images : LabelledImages
+        With their true masks.
+    settings : QualitySettings
+        Of g's training, whose mixture synthetic masks are drawn from.
+    seed : int
+        Of synthetic masks.
+    accelerator : Accelerator
+    masks : (N, C, H, W), optional
+        The masks to be judged, 0 or 1, one for each image; 20 synthetic ones of every image where None.
+    """
+    if masks is None:
+        judged = _synthetic(images, _AUDIT_MASKS, _mixture(settings, images.task), salted("masks that audit g", seed))
+    else:
+        dice = _dice(images.task, masks > 0.5, images.mask > 0.5)
+        judged = _Judged(torch.arange(len(masks)), masks, dice.numpy())
+    elsewhere = (replace(images, image=torch.zeros_like(images.image)), images.swapped())
+    found = (judged.dice, *(_judge(predictor, on, judged, accelerator) for on in (images, *elsewhere)))
+    dice, quality, *others = (_of_whole(images.task, judged, values) for values in found)
+    return Verdicts(judged.image.numpy(), dice, quality, np.stack(others))
 
 
 def _of_whole(task: Task, judged: _Judged, values: np.ndarray) -> np.ndarray:

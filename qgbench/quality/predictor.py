@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,11 @@ class PredictorCard(BaseModel):
     dataset: str
     classes: tuple[str, ...] = Field(
         Task().classes, exclude_if=lambda names: len(names) == 1, description="left out where there is one"
+    )
+    values: Mapping[str, int | str] = Field(
+        {},
+        exclude_if=lambda values: not values,
+        description="value or colour of each class in the masks of a folder that it was trained on; left out else",
     )
     seed: int
     size: int = Field(description="side of the images that it was trained on, pixels")

@@ -100,7 +100,7 @@ def predictor_id(spec: RunSpec, protocol: Protocol, data: RunData) -> str:
 
 def _fit(folder: Path, run: str, spec: RunSpec, protocol: Protocol, data: RunData, accelerator: Accelerator) -> None:
     training = data.training
-    labelled, val = _as_labelled(training.labelled), _as_labelled(training.val)
+    labelled, val = as_labelled(training.labelled), as_labelled(training.val)
     seed = salted("g", spec.dataset_name, len(training.labelled), spec.seed)
     fitted = fit_predictor(labelled, val, protocol.quality, seed, accelerator, folder, {"images or split": folder.name})
     card = PredictorCard(
@@ -144,7 +144,8 @@ def _check_card(card: PredictorCard, folder: Path, protocol: Protocol, data: Run
     )
 
 
-def _as_labelled(images: ImageSet) -> LabelledImages:
+def as_labelled(images: ImageSet) -> LabelledImages:
+    """Return images with their masks as tensors, all in memory."""
     batches = list(images.batches())
     image, mask = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return LabelledImages(image, mask, images.task, images.groups)

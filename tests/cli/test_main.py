@@ -511,6 +511,7 @@ def test_the_code_of_an_own_arch_is_part_of_the_runs_id(
                 "new method",
             )
         ),
+        *(["quality", verb, "--help"] for verb in ("train", "score", "audit", "export")),
     ],
 )
 def test_help_teaches_with_an_example(
@@ -527,6 +528,7 @@ def test_help_teaches_with_an_example(
     ("words", "absent", "shown"),
     [
         ("--help", "torch pandas numpy pydantic", "Usage: qgbench"),
+        ("quality score --help", "torch pandas numpy pydantic", "the worst first"),
         ("methods", "torch pandas", "unimatch_v2"),
         ("methods fixmatch", "torch pandas", "Deviations that all methods share"),
         ("archs", "torch pandas", "deeplabv3plus"),

@@ -55,6 +55,6 @@ def test_images_are_chosen_over_all_ids(tmp_path: Path, count: int, expected: li
 
 
 def test_a_class_has_the_colour_that_it_has_in_case_pictures() -> None:
-    colours = ["#" + bytes(colour).hex() for colour in sheet._colours(8)]
+    colours = ["#" + bytes(colour).hex() for colour in sheet.class_colours(8)]
     assert colours == [*CLASS_COLORS, CLASS_COLORS[0]]
-    assert sheet._colours(1) == [(255, 225, 26)]
+    assert sheet.class_colours(1) == [(255, 225, 26)]
