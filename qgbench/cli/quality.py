@@ -193,9 +193,7 @@ def audit(
 
     found = audit_on_folder(stored, known, _accelerator(device, "fp32", threads), judged)
     _print_audit(found, "synthetic masks" if masks is None else "masks")
-    files = {
-        f"calibration.{kind}": data for kind, data in render(partial(draw_calibration, found), ("png", "pdf")).items()
-    }
+    files = {f"calibration.{kind}": data for kind, data in render(partial(draw_calibration, found)).items()}
     files["audit.json"] = (found.model_dump_json(indent=1) + "\n").encode()
     for name, content in files.items():
         write_atomically(output / name, content)

@@ -392,8 +392,8 @@ def judge_masks(
         judged = _Judged(torch.arange(len(masks)), masks, dice.numpy())
     elsewhere = (replace(images, image=torch.zeros_like(images.image)), images.swapped())
     found = (judged.dice, *(_judge(predictor, on, judged, accelerator) for on in (images, *elsewhere)))
-    dice, quality, *others = (_of_whole(images.task, judged, values) for values in found)
-    return Verdicts(judged.image.numpy(), dice, quality, np.stack(others))
+    true, quality, *others = (_of_whole(images.task, judged, values) for values in found)
+    return Verdicts(judged.image.numpy(), true, quality, np.stack(others))
 
 
 def _of_whole(task: Task, judged: _Judged, values: np.ndarray) -> np.ndarray:
