@@ -118,7 +118,7 @@ def test_what_a_document_links_to_is_there(document: Path) -> None:
 
 def typed(document: str) -> list[str]:
     """What stands in the document to be typed after ``qgbench``, line by line."""
-    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
     return re.findall(r"^(?:nice )?qgbench (.+)$", "\n".join(blocks), re.MULTILINE)
 
 

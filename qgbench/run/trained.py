@@ -146,6 +146,9 @@ class TrainedRun:
     def predict(self, images: "Image | Sequence[Image] | Tensor") -> list[Prediction]:
         """Return what is predicted of each image, at its own size.
 
+        It is bit for bit what the run gave its test images if it gets them all, sorted, with the run's processor
+        threads (`spec.threads`), which stay as they are here: other batches and threads change rounding.
+
         Parameters
         ----------
         images : sequence, or one image
