@@ -89,7 +89,8 @@ def _scores(record: Record) -> Rows:
     classes, noun, unit = len(record.classes), record.noun, DISTANCE_WORDS[record.distance_unit]
     tested = f"{classes} classes and {summary.images}" if classes > 1 else f"{summary.images}"
     over = f"mean over {tested} test {noun}s, not over their {summary.groups} groups"
-    lesion, lesions = ("such class", f"classes of a {noun}") if classes > 1 else ("lesion", "lesions")
+    article = "an" if noun == "image" else "a"
+    lesion, lesions = ("such class", f"classes of {article} {noun}") if classes > 1 else ("lesion", "lesions")
     return [
         ("Dice", f"{100 * means['dice']:.2f} %", over),
         *([("Dice of other networks", others, "(difference from the student's)")] if others else []),
