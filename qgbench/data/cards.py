@@ -116,6 +116,12 @@ class Card(BaseModel):
             raise ValueError("classes are told by numbers or by colours, not by both")
         if len(set(values)) < len(values):
             raise ValueError("two classes have one value")
+        folded: dict[str, str] = {}
+        for name in classes:
+            if (other := folded.setdefault(name.casefold(), name)) != name:
+                raise ValueError(
+                    f"'{other}' and '{name}' differ in nothing but case; give each class a name of its own"
+                )
         if len(values) > _MOST_CLASSES:
             raise ValueError(f"{len(values)} classes; at most {_MOST_CLASSES} are possible")
         return dict(zip(classes, values, strict=True))

@@ -105,9 +105,9 @@ def read_volume(files: VolumeFiles) -> NDArray[np.uint8]:
     values = stored.astype(np.float64)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
+        found = "1 value that is no finite number" if bad == 1 else f"{bad} values that are no finite numbers"
         raise UserError(
-            f"{first} holds {bad} values that are no finite numbers (NaN or infinite): replace them, for "
-            "example by the volume's least value."
+            f"{first} holds {found} (NaN or infinite): replace them, for example by the volume's least value."
         )
     return scaled(values)
 
@@ -143,9 +143,10 @@ def read_labels(files: VolumeFiles) -> NDArray[np.int64]:
         raise MaskSizeError(f"{label} has {_by(values.shape)} voxels (D x H x W), and its image {image} {_by(shape)}.")
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
         odd = values[~(np.isfinite(values) & (values == np.rint(values)))]
+        found = "1 value that is not an integer" if odd.size == 1 else f"{odd.size} values that are not integers"
         raise MaskValuesError(
-            f"{label} holds {odd.size} values that are not integers, such as {odd[0]:g}: labels are numbers of "
-            "classes. Was it resampled with interpolation? Resample it by nearest neighbour."
+            f"{label} holds {found}, such as {odd[0]:g}: labels are numbers of classes. Was it resampled with "
+            "interpolation? Resample it by nearest neighbour."
         )
     for value in (values.min(), values.max()):
         if not 0 <= value <= LARGEST_VALUE:

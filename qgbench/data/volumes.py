@@ -259,7 +259,10 @@ def patients_of(found: VolumeFolder, table: Path | None) -> Mapping[str, str]:
     }
     for fault, names in faults.items():
         if names:
-            raise UserError(f"{table}: {name_some(names, 'volume')} {fault}. Every volume has one row (stem, group).")
+            raise UserError(
+                f"{table}: {name_some(names, 'volume')} {fault}. Every volume has one row (stem, group), and is called "
+                f"{next(iter(found.volumes))} and the like, without suffix and channel (_0000)."
+            )
     warn_of_alike(rows["group"], str(table.resolve()))
     return dict(zip(rows["stem"], rows["group"], strict=True))
 

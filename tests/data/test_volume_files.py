@@ -217,7 +217,7 @@ def test_a_last_axis_of_one_is_let_go(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
     image, label = arrays()
     image[1, 2, 3] = value
-    with pytest.raises(UserError, match=r"v\.nii\.gz holds 1 values that are no finite numbers"):
+    with pytest.raises(UserError, match=r"v\.nii\.gz holds 1 value that is no finite number \(NaN"):
         read_volume(pair(tmp_path, image, label))
 
 
@@ -238,7 +238,10 @@ def test_labels_that_are_not_integers_are_refused(tmp_path: Path, value: float) 
     image, label = arrays()
     odd = label.astype(np.float32)
     odd[0, 0, 0] = value
-    with pytest.raises(MaskValuesError, match=rf"holds 1 values that are not integers, such as {value:g}.*nearest"):
+    with pytest.raises(MaskValuesError, match=rf"holds 1 value that is not an integer, such as {value:g}.*nearest"):
+        read_labels(pair(tmp_path, image, odd))
+    odd[0, 0, 1] = value
+    with pytest.raises(MaskValuesError, match="holds 2 values that are not integers, such"):
         read_labels(pair(tmp_path, image, odd))
     whole = pair(tmp_path, image, label.astype(np.float64))
     np.testing.assert_array_equal(read_labels(whole), label.transpose(2, 1, 0))

@@ -249,6 +249,10 @@ def test_a_table_names_patients(tmp_path: Path) -> None:
     (folder / "groups.csv").write_text("\n".join(["stem,group", *rows]))
     source = open_volumes(card(classes={"a": 1, "b": 2}), folder)
     assert counted(source) == (6, 2)
+    for wrong in ("liver_0.nii.gz", "liver_0_0000"):
+        (folder / "groups.csv").write_text("\n".join(["stem,group", f"{wrong},a", *rows[1:]]))
+        with pytest.raises(UserError, match=rf"1 volume \({wrong}\) listed that .* is called liver_0 and the like, "):
+            open_volumes(card(classes={"a": 1, "b": 2}), folder)
     (folder / "groups.csv").write_text("\n".join(["stem,group", *rows[1:]]))
     with pytest.raises(UserError, match=r"1 volume \(liver_0\) not listed"):
         open_volumes(card(classes={"a": 1, "b": 2}), folder)

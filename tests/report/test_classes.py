@@ -474,6 +474,11 @@ def test_a_finished_run_prints_a_column_for_each_class(tmp_path: Path) -> None:
     assert any(row[0] == "HD95 (pooled)" and row[1].endswith(" mm") for row in cells)
     (alone,) = outcome_tables(read_record(make_record(tmp_path, GROUP_DICE)))
     assert len(alone.columns) == 3
+    for table in outcome_tables(
+        read_record(make_record(tmp_path / "pictures", GROUP_DICE, images=rows_of(BY_CLASS, HEART)))
+    ):
+        console.print(table)
+    assert "classes of an image without any prediction" in console.file.getvalue()
 
 
 def test_r_is_told_of_the_mean_over_classes_and_of_each(tmp_path: Path) -> None:
