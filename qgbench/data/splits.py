@@ -121,8 +121,9 @@ def make_split(
         ]
         distance = np.mean(distances, axis=0)
         off = _WEIGHT_OF_NUMBERS * np.abs(images / len(table) - percents / 100).sum() + distance.sum()
-        lacking = [np.count_nonzero(shows.any(axis=0) & ~shows[part_of_unit == part].any(axis=0)) for part in range(3)]
-        few = np.count_nonzero(images < _LEAST_IMAGES)
+        shown_by = [shows[part_of_unit == part].any(axis=0) for part in range(3)]
+        lacking = [int((shows.any(axis=0) & ~by_part).sum()) for by_part in shown_by]
+        few = int((images < _LEAST_IMAGES).sum())
         miss = (few, sum(lacking), lacking[0], round(float(off), 9))  # rounded: ties are ties on every machine
         if miss < least_miss:
             best, least_miss = part_of_unit, miss
