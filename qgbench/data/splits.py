@@ -111,7 +111,7 @@ def make_split(
     by_area = [np.argsort(area, kind="stable") for area in by_class]
     last_of_area = [np.append(np.diff(area[order]) > 0, True) for area, order in zip(by_class, by_area, strict=True)]
     stream = _stream("split", kind, str(seed))
-    best, least_miss = part_of_place, [math.inf] * 4
+    best, least_miss = part_of_place, (math.inf,) * 4
     for _ in range(_SHUFFLES):
         part_of_unit = part_of_place[_permutation(stream, len(names))]
         images = np.bincount(part_of_unit, weights=unit_sizes, minlength=3)
@@ -121,14 +121,10 @@ def make_split(
         ]
         distance = np.mean(distances, axis=0)
         off = _WEIGHT_OF_NUMBERS * np.abs(images / len(table) - percents / 100).sum() + distance.sum()
-        lacking = [np.count_nonzero(shows.any(axis=0) & ~shows[part_of_unit == part].any(axis=0)) for part in range(3)]
-        few = np.count_nonzero(images < _LEAST_IMAGES)
-        miss = [
-            float(few),
-            float(sum(lacking)),
-            float(lacking[0]),
-            round(float(off), 9),
-        ]  # rounded: ties are ties on every machine
+        shown_by = [shows[part_of_unit == part].any(axis=0) for part in range(3)]
+        lacking = [int((shows.any(axis=0) & ~by_part).sum()) for by_part in shown_by]
+        few = int((images < _LEAST_IMAGES).sum())
+        miss = (few, sum(lacking), lacking[0], round(float(off), 9))  # rounded: ties are ties on every machine
         if miss < least_miss:
             best, least_miss = part_of_unit, miss
     return table[["id", "group"]].assign(split=np.array(PARTS)[best[unit_of_row]])

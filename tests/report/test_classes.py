@@ -478,7 +478,7 @@ def test_a_finished_run_prints_a_column_for_each_class(tmp_path: Path) -> None:
         read_record(make_record(tmp_path / "pictures", GROUP_DICE, images=rows_of(BY_CLASS, HEART)))
     ):
         console.print(table)
-    assert "classes of an image without any prediction" in console.file.getvalue()
+    assert "classes of images without any prediction" in console.file.getvalue()
 
 
 def test_r_is_told_of_the_mean_over_classes_and_of_each(tmp_path: Path) -> None:
