@@ -3,7 +3,8 @@
 import json
 import logging
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -129,13 +130,25 @@ def _require_onnx() -> None:
             raise UserError(f"{name} is not installed: pip install 'qgbench[onnx]'.")
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what the exporter says of its inner steps."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+
+
 def _write_onnx(trained: TrainedRun, file: Path) -> float:
     """Write a network that gives probabilities as ONNX and return its largest difference to torch."""
     module, size = _Probable(trained).eval(), trained.card.size
-    level = logging.getLogger("torch.onnx").level
     try:
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -150,8 +163,6 @@ def _write_onnx(trained: TrainedRun, file: Path) -> float:
             content = program.model_proto.SerializeToString()
     except Exception as error:  # of torch's exporter, which raises anything
         raise QGBenchError(f"arch '{trained.spec.arch}' cannot be exported to ONNX: {in_one_line(error)}.") from error
-    finally:
-        logging.getLogger("torch.onnx").setLevel(level)
     write_atomically(file, content)
     return _compared(module, content, size)
 
