@@ -13,7 +13,7 @@ def test_importing_the_package_waits_for_no_library() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
-@pytest.mark.parametrize("name", qgbench._MODULE_OF)
+@pytest.mark.parametrize("name", qgbench._MODULES)
 def test_what_it_offers_is_there(name: str) -> None:
     assert callable(getattr(qgbench, name))
 
