@@ -516,7 +516,7 @@ def test_help_teaches_with_an_example(
     ("words", "absent", "shown"),
     [
         ("--help", "torch pandas numpy pydantic", "Usage: qgbench"),
-        ("quality score --help", "torch pandas numpy pydantic", "the worst first"),
+        ("quality score --help", "torch pandas numpy", "the worst first"),
         ("methods", "torch pandas", "unimatch_v2"),
         ("methods fixmatch", "torch pandas", "Deviations that all methods share"),
         ("archs", "torch pandas", "deeplabv3plus"),
