@@ -1,17 +1,16 @@
-"""How many planted bad masks stand first by g's predicted quality: ``python perf/planted_masks.py [DATASET ...]``.
+"""How many planted bad masks stand first by predicted quality: ``python perf/planted_masks.py FOLDER [DATASET ...]``.
 
-Needs QGBENCH_DATA (cvc_colondb, isic2017, ph2). Of each set, 200 images in whole groups (half of the set where it is
-smaller) keep their true masks, but for one in ten: a mask swapped with another planted image's, shifted by a quarter of
-the image's sides, empty, or that of an image that is not among them. g is trained by `qgbench quality train` on the
-images of all other groups, and on 28 of them (7 of skin sets, whose groups are single images); a fifth is held back
-there. Printed are, for each g, the planted masks among the first as many by predicted quality, by kind; the area under
-the ROC curve, planted against true; and the mean Dice of the planted masks, since a swapped one is not always bad.
+FOLDER keeps the trained predictors, and the same command continues an interrupted one. Needs QGBENCH_DATA (cvc_colondb,
+isic2017, ph2). Of each set, 200 images in whole groups (half of the set where it is smaller) keep their true masks, but
+for one in ten: a mask swapped with another planted image's, shifted by a quarter of the sides, empty, or that of
+an image that is not among them. g is trained by `qgbench quality train` on the images of all other groups, and on 28 of
+them (7 of skin sets, whose groups are single images); a fifth is held back there. Printed are, for each g, the planted
+masks among the first as many by predicted quality, by kind; the area under the ROC curve, planted against true; the
+mean Dice of the planted masks, since a swapped one is not always bad; and r on held-back images' synthetic masks.
 """
 
 import os
 import sys
-import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -76,11 +75,12 @@ def plant(source: FolderSource, targets: list[str], others: list[str], rng: np.r
 def lay_out(source: FolderSource, ids: list[str], folder: Path, planted: dict[str, Planted]) -> tuple[Path, Path]:
     """Make folders of images, as links, and masks."""
     images, masks = folder / "images", folder / "masks"
-    images.mkdir(parents=True)
-    masks.mkdir()
+    images.mkdir(parents=True, exist_ok=True)
+    masks.mkdir(exist_ok=True)
     for id in ids:
         file = source.files(id)[0]
-        (images / f"{id}{file.suffix}").symlink_to(file.resolve())
+        if not (link := images / f"{id}{file.suffix}").exists():
+            link.symlink_to(file.resolve())
         Image.fromarray(planted[id][1] if id in planted else source.mask(id)).save(masks / f"{id}.png")
     return images, masks
 
@@ -111,11 +111,9 @@ def trial(dataset: str, scratch: Path) -> None:
         ids = sorted(rng.choice(others, labels, replace=False).tolist())
         place = scratch / dataset / str(labels)
         images, masks = lay_out(source, ids, place, {})
-        begin = time.monotonic()
         own = open_pairs(images, masks, groups=with_groups(source, ids, place))
         protocol = load_protocol("small")
         g = train_on_folder(own, place / "g", protocol, SEED, make_accelerator("cpu", "bf16", THREADS), "bf16")
-        seconds = time.monotonic() - begin
         table = score_masks(g, judged, make_accelerator("cpu", "fp32", THREADS))
         first = [id for id in table["image"][: len(planted)] if id in planted]
         of_kind, found = Counter(kind for kind, *_ in planted.values()), Counter(planted[id][0] for id in first)
@@ -125,7 +123,7 @@ def trial(dataset: str, scratch: Path) -> None:
         worth = f"{g.card.synthetic.pearson or 0:.2f}"
         print(
             f"| {dataset} | {labels} | {len(first)} of {len(planted)} | {by_kind} | {area:.2f} | {bad:.2f} | {worth} | "
-            f"{int(table['unlike'].sum())} of {len(table)} | {seconds:.0f} s |",
+            f"{int(table['unlike'].sum())} of {len(table)} | {g.card.seconds:.0f} s |",
             flush=True,
         )
 
@@ -133,9 +131,8 @@ def trial(dataset: str, scratch: Path) -> None:
 def main() -> None:
     print("| set | labels | planted in the first | by kind | AUROC | their Dice | g's r | unlike | time |")
     print("|---|---:|---:|---|---:|---:|---:|---:|---:|")
-    with tempfile.TemporaryDirectory() as scratch:
-        for dataset in sys.argv[1:] or FEW:
-            trial(dataset, Path(scratch))
+    for dataset in sys.argv[2:] or FEW:
+        trial(dataset, Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

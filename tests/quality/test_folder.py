@@ -192,7 +192,7 @@ def test_inverted_pictures_are_unlike_and_further_ones_of_the_phantom_are_not(
         Image.fromarray(phantom.image(id)).save(later / f"images/{id}.png")
         Image.fromarray(phantom.mask(id)).save(later / f"masks/{id}.png")
     alike = scored(g, open_pairs(later / "images", later / "masks"))
-    assert alike["unlike"].mean() < 0.15
+    assert alike["unlike"].mean() < 0.2
     assert scored(g, inverted(source, tmp_path / "inverted"))["unlike"].mean() > 0.95
 
 
@@ -208,7 +208,7 @@ def test_skin_is_unlike_colon(tmp_path: Path) -> None:
         return open_pairs(place / "images", place / "masks")
 
     g = trained(some("ph2", range(60)), tmp_path / "g")
-    assert scored(g, some("ph2", range(100, 140)))["unlike"].mean() < 0.15
+    assert scored(g, some("ph2", range(100, 140)))["unlike"].mean() < 0.25
     assert scored(g, some("cvc_colondb", range(0, 380, 10)))["unlike"].mean() > 0.9
 
 

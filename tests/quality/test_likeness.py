@@ -40,13 +40,13 @@ def test_the_threshold_is_of_images_that_others_judge() -> None:
     points, groups = rng.normal(size=(12, 5)), list("aaabbbcccddd")
     held = np.array(groups)
     outside = np.concatenate([distance(points[held == one], points[held != one]) for one in "abcd"])
-    assert Likeness.of(points, groups).threshold == pytest.approx(np.quantile(outside, 0.99))
+    assert Likeness.of(points, groups).threshold == pytest.approx(np.quantile(outside, 0.95))
 
 
 def test_few_images_like_those_of_the_training_are_unlike_and_all_others() -> None:
     rng = np.random.default_rng(0)
     found = Likeness.of(rng.normal(size=(200, 40)), [str(place) for place in range(200)])
-    assert (found.of_images(rng.normal(size=(2000, 40))) > 1).mean() < 0.03
+    assert (found.of_images(rng.normal(size=(2000, 40))) > 1).mean() == pytest.approx(0.05, abs=0.03)
     assert (found.of_images(rng.normal(size=(50, 40)) + 2) > 1).all()
 
 
