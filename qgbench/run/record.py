@@ -37,7 +37,7 @@ from qgbench.metrics.table import (
     filled,
     image_columns,
 )
-from qgbench.quality.audit import HELD, LABEL_COLUMNS, CheckpointAudit, QualityAudit
+from qgbench.quality.audit import LABEL_COLUMNS, CheckpointAudit, QualityAudit
 from qgbench.spec.arm import ADDON_SETTINGS, Arm
 from qgbench.spec.protocol import Protocol, load_protocol, protocol_names
 from qgbench.spec.run_spec import RunSpec
@@ -385,8 +385,7 @@ def read_labels(path: Path) -> "pd.DataFrame":
         The file is missing, cut off, or lacks a column.
     """
     labels = _read_csv(path)
-    several = [HELD] if "class" in labels and labels["class"].nunique() > 1 else []
-    if lacking := [name for name in (*LABEL_COLUMNS, *several) if name not in labels.columns]:
+    if lacking := [name for name in LABEL_COLUMNS if name not in labels.columns]:
         raise QGBenchError(f"{path} lacks the columns {', '.join(lacking)}")
     return labels
 
