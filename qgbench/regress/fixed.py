@@ -7,10 +7,14 @@ stand out from rounding. These do not:
 - ``evaluation``: a network that needs no training (darker than the image is lesion), evaluated as any other;
 - ``steps``: a few steps of the real loop for every method that ships, without the add-on and with all of its modes, on
   a toy network and a toy g that compute in float64.
+
+Of volumes and of several classes, which no run of ``smoke`` has, the phantom of volumes gives the same: who is trained
+on, each class measured in 3D, and steps of two methods.
 """
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,8 +24,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from qgbench.data.experiment import ImageSet, TrainingData, training_data
+from qgbench.data.phantom3d import CLASSES
 from qgbench.data.run_data import RunData, open_run_data
 from qgbench.data.splits import split_fingerprint
+from qgbench.data.volumes import PHANTOM_3D
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import Method, Network
 from qgbench.plugins.registry import load, method_names
@@ -43,6 +49,9 @@ _SHORT = {
     **{"steps": STEPS, "lr": 1e-2, "validations": 2, "batch_labelled": 4, "batch_unlabelled": 6},
 }
 _IMAGES = {"labelled": 8, "unlabelled": 16, "val": 8}  # at most, of those of the first run
+_VOLUMES = "n3patients@grouped"
+_OF_SEVERAL_CLASSES = "fixmatch", "contrastive"
+_ONE = Task()
 _TOY_SIDE = 32
 _GAIN = 12.0  # of the toy network's logits: an untrained network is certain of nothing, and no threshold lets it pass
 
@@ -50,16 +59,16 @@ _GAIN = 12.0  # of the toy network's logits: an untrained network is certain of 
 class _Segmenter(nn.Module):
     """The toy network of `qgbench.trust.toys` in float64, on images pooled to 32 pixels and without dropout.
 
-    Images (B, 3, H, W) -> logits (B, 1, H, W); these and the features in between are float32, as a run's.
+    Images (B, 3, H, W) -> logits (B, C, H, W); these and the features in between are float32, as a run's.
     """
 
-    task = Task()
     min_batch = 1
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, task: Task) -> None:
         super().__init__()
         self.size = size
-        self.network = ToySegmenter().double()
+        self.task = task
+        self.network = ToySegmenter(task=task).double()
         self.network.head[0] = nn.Identity()
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -80,32 +89,59 @@ class _Segmenter(nn.Module):
         return F.interpolate(logits, (self.size, self.size), mode="bilinear", align_corners=False).float()
 
     def new_decoder(self) -> "_Segmenter":
-        sibling = _Segmenter(self.size)
+        sibling = _Segmenter(self.size, self.task)
         sibling.network.encoder = self.network.encoder
         return sibling
 
 
 class _Contrast(nn.Module):
-    """A g without weights: (B, 3, H, W), (B, 1, H, W) -> (B,) in (0, 1), above 0.5 where the mask is on the darker."""
+    """A g without weights: (B, 3, H, W), (B, K, H, W) -> (B, K) in (0, 1), above 0.5 where a mask is on the darker.
+
+    Of one class (B,).
+    """
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         grey, inside = image.double().mean(1, keepdim=True), mask.double()
-        means = [(part * grey).sum((1, 2, 3)) / (part.sum((1, 2, 3)) + 1.0) for part in (inside, 1.0 - inside)]
-        return torch.sigmoid(5.0 * (means[1] - means[0])).float()
+        means = [(part * grey).sum((2, 3)) / (part.sum((2, 3)) + 1.0) for part in (inside, 1.0 - inside)]
+        return torch.sigmoid(5.0 * (means[1] - means[0])).float().squeeze(1)
 
 
 class _DarkerThanTheImage(nn.Module):
     """Images (B, 3, H, W) -> logits (B, 1, H, W): how far a pixel, smoothed, is below the mean grey of its image."""
 
-    task = Task()
+    task = _ONE
 
     def forward(self, image: Tensor) -> Tensor:
-        grey = F.avg_pool2d(image.double().mean(1, keepdim=True), 5, 1, 2)
-        return (50.0 * (grey.mean((2, 3), keepdim=True) - grey)).float()
+        return (-50.0 * _above_its_mean(image)).float()
+
+
+class _BrightLeftAndRight(nn.Module):
+    """Images (B, 3, H, W) -> logits (B, 4, H, W) of the phantom of volumes: background, rv, myo and lv.
+
+    The cavities are the bright on the left and in the middle, the wall is the dark in the middle.
+    """
+
+    task = Task(CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        above = 50.0 * _above_its_mean(image)
+        across = torch.linspace(-1.0, 1.0, image.shape[3], dtype=torch.float64).expand_as(above)
+        middle = 5.0 - 25.0 * across.abs()
+        return torch.cat(
+            [torch.zeros_like(above), above - 25.0 * across - 10.0, middle - above, middle + above], 1
+        ).float()
+
+
+def _above_its_mean(image: Tensor) -> Tensor:
+    """Return how far the grey of a pixel, smoothed, is above its image's mean: (B, 3, H, W) -> (B, 1, H, W) float64."""
+    grey = F.avg_pool2d(image.double().mean(1, keepdim=True), 5, 1, 2)
+    return grey - grey.mean((2, 3), keepdim=True)
 
 
 def fixed_numbers(specs: Sequence[RunSpec], data_dir: Path | None = None) -> Numbers:
     """Return all numbers of fixed inputs, on the data of a suite's runs; steps and evaluation on the first run's.
+
+    Those of several classes are on the phantom of volumes.
 
     Parameters
     ----------
@@ -133,13 +169,27 @@ def fixed_numbers(specs: Sequence[RunSpec], data_dir: Path | None = None) -> Num
         first = first or data
     assert first is not None
     accelerator = make_accelerator("cpu", "fp32", specs[0].threads)
-    numbers[f"evaluation: {specs[0].dataset}, darker is lesion"] = _of_evaluation(first, accelerator)
-    few = _few(first)
+    (found,) = _of_evaluation(_DarkerThanTheImage(), first, accelerator).values()
+    numbers[f"evaluation: {specs[0].dataset}, darker is lesion"] = found
+    few, protocol = _few(first), specs[0].resolve()
     for name in method_names():
         for guided in (False, True):
-            numbers[f"steps: {name}{'+qg' if guided else ''}"] = _of_steps(
-                load("method", name), guided, few, specs[0].resolve(), accelerator
-            )
+            item = f"steps: {name}{'+qg' if guided else ''}"
+            numbers[item] = _of_steps(load("method", name), guided, few, protocol, accelerator)
+    return numbers | _of_volumes(protocol, accelerator)
+
+
+def _of_volumes(protocol: Protocol, accelerator: Accelerator) -> Numbers:
+    """Return who is trained on, what each class of the test volumes measures, and steps, of the phantom of volumes."""
+    data = open_run_data(PHANTOM_3D, Regime.parse(_VOLUMES), 0, protocol.size, protocol.fractions)
+    numbers: Numbers = {f"data: {PHANTOM_3D} {_VOLUMES}, seed 0": _of_data(data)}
+    for name, found in _of_evaluation(_BrightLeftAndRight(), data, accelerator).items():
+        numbers[f"evaluation: {PHANTOM_3D}, {name}"] = found
+    few = _few(data)
+    for name in _OF_SEVERAL_CLASSES:
+        for guided in (False, True):
+            item = f"steps: {name}{'+qg' if guided else ''}, {len(CLASSES)} classes"
+            numbers[item] = _of_steps(load("method", name), guided, few, protocol, accelerator)
     return numbers
 
 
@@ -163,11 +213,18 @@ def _pixels(images: ImageSet) -> str:
     return seen.hexdigest()
 
 
-def _of_evaluation(data: RunData, accelerator: Accelerator) -> dict[str, Value]:
-    student = cast(Network, _DarkerThanTheImage())
-    tables, _ = evaluate({"student": student}, None, data.prepared, data.split, accelerator)
+def _of_evaluation(network: nn.Module, data: RunData, accelerator: Accelerator) -> Numbers:
+    """Return sums of pixels and averages over the test images or volumes: of each class and, of several, of all."""
+    tables, _ = evaluate({"student": cast(Network, network)}, None, data.prepared, data.split, accelerator)
     rows = tables["student"]
-    return {name: int(rows[name].sum()) for name in ("n_ref", "n_pred", "n_tp")} | averages(summarise(rows))
+    parts = {name: rows[rows["class"] == name] for name in data.task.classes}
+    if len(parts) > 1:
+        parts["all classes"] = rows
+    found: Numbers = {}
+    for name, own in parts.items():
+        summary = summarise(own).model_copy(update={"by_class": {}})  # each is a part by itself
+        found[name] = {count: int(own[count].sum()) for count in ("n_ref", "n_pred", "n_tp")} | averages(summary)
+    return found
 
 
 def _few(data: RunData) -> TrainingData:
@@ -185,7 +242,8 @@ def _of_steps(
     """Train, with every mode of the add-on that suits the method if `guided`, and return numbers of the steps."""
     quality = _Contrast()
     torch.manual_seed(0)
-    method = method_class(lambda arch="": _Segmenter(data.labelled.size), method_class.Settings())
+    network = partial(_Segmenter, data.labelled.size, data.labelled.task)
+    method = method_class(lambda arch="": network(), method_class.Settings())
     modes: list[AddOn] = []
     if guided and method_class.pseudo_labels:
         modes.append(QualityWeighting(QualityWeighting.Settings(), PredictedQuality(quality)))

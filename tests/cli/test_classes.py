@@ -1,6 +1,13 @@
 """A folder of three classes with any names, from its masks to a table, by the README's commands alone."""
 
+import os
+import random
+import re
 import secrets
+import shlex
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,50 +19,133 @@ from qgbench.cli.main import app
 from qgbench.run.record import find_records, read_images, read_record
 
 pytestmark = pytest.mark.slow
-VALUES = (7, 90, 201)
+README = Path(__file__).parents[2] / "README.md"
+QUICK = ["--protocol", "smoke", "--steps", "3"]
+QUICK_G = ["--set", "quality.steps=4", "--set", "quality.weak_epochs=[1,2]", "--set", "quality.weak_epoch_min_steps=2"]
+PATIENTS, OF_ONE = 14, 2
 
 
-def draw(folder: Path, count: int, rng: np.random.Generator) -> None:
-    """Three disks an image, a grey level and a value of its own each."""
-    (folder / "pictures").mkdir()
-    (folder / "outlines").mkdir()
+@dataclass(frozen=True)
+class Names:
+    """What somebody may call things, drawn anew at every run of the test."""
+
+    dataset: str
+    folders: dict[str, str]  # by the README's words
+    stems: list[str]
+    patients: list[str]
+    values: dict[str, int]  # of the classes
+
+
+@pytest.fixture
+def names() -> Names:
+    """Random names; their seed is printed, and QGBENCH_TEST_SEED repeats it."""
+    seed = int(os.environ.get("QGBENCH_TEST_SEED", secrets.randbits(32)))
+    print(f"QGBENCH_TEST_SEED={seed}")
+    rng = random.Random(seed)
+
+    def word(letters: str) -> str:
+        return rng.choice(string.ascii_letters) + "".join(rng.choices(letters, k=rng.randint(3, 9))).rstrip()
+
+    def words(count: int, letters: str) -> list[str]:
+        """No two are one on a disk that does not tell large letters from small ones."""
+        found: dict[str, str] = {}
+        while len(found) < count:
+            one = word(letters)
+            found.setdefault(one.casefold(), one)
+        return list(found.values())
+
+    plain = string.ascii_letters + string.digits + "_-"
+    spoken = plain + " öéñß"
+    told = words(4, spoken)
+    folders = dict(zip(("photos", "outlines", "patients.csv", "~/data"), told, strict=True))
+    folders["patients.csv"] += ".csv"
+    classes = dict(zip(words(3, plain + "."), rng.sample(range(1, 256), 3), strict=True))
+    # Numbered, so that no stem is another's with "_mask" or the like behind it.
+    stems = [f"{number:02}{one}" for number, one in enumerate(words(PATIENTS * OF_ONE, spoken))]
+    return Names(
+        f"d{word(string.ascii_lowercase + string.digits).lower()}", folders, stems, words(PATIENTS, spoken), classes
+    )
+
+
+def draw(folder: Path, names: Names, rng: np.random.Generator) -> None:
+    """Three disks an image, a grey level and a value of its own each; two images of each patient."""
+    images, masks = folder / names.folders["photos"], folder / names.folders["outlines"]
+    for made in (images, masks):
+        made.mkdir()
     rows, columns = np.mgrid[:48, :64]
-    for number in range(count):
+    table = ["stem,group"]
+    for number, stem in enumerate(names.stems):
         image, mask = rng.integers(0, 40, (48, 64), np.uint8), np.zeros((48, 64), np.uint8)
-        for value, grey, column in zip(VALUES, (90, 150, 230), (12, 32, 52), strict=True):
+        for value, grey, column in zip(names.values.values(), (90, 150, 230), (12, 32, 52), strict=True):
             inside = (rows - rng.integers(18, 30)) ** 2 + (columns - column) ** 2 < rng.integers(36, 80)
             image[inside], mask[inside] = grey, value
-        Image.fromarray(image).save(folder / f"pictures/case{number:02}.png")
-        Image.fromarray(mask).save(folder / f"outlines/case{number:02}.png")
+        Image.fromarray(image).save(images / f"{stem}.png")
+        Image.fromarray(mask).save(masks / f"{stem}{'_mask' if number % 2 else ''}.png")
+        table.append(f"{stem},{names.patients[number // OF_ONE]}")
+    (folder / names.folders["patients.csv"]).write_text("\n".join(table) + "\n", encoding="utf-8")
+
+
+def typed(heading: str, names: Names) -> Iterator[list[str]]:
+    """The commands of the first block under a heading of the README, with these names in the place of its own."""
+    section = README.read_text().partition(f"{heading}\n")[2]
+    block = section.split("```\n")[1]
+    own = {"mine": names.dataset, "28": "5", "results/v1/small/ph2": "runs", "results": "runs", **names.folders}
+    for line in re.findall(r"^qgbench (.+)$", block, re.MULTILINE):
+        yield [own.get(word, word) for word in shlex.split(line, comments=True)]
 
 
 def command(*words: str) -> str:
     result = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(words), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, (words, result.output)
     return result.stdout
 
 
-def test_three_classes_come_from_a_folder_to_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_classes_come_from_a_folder_to_a_table(
+    names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    names = [f"{word}_{secrets.token_hex(3)}" for word in ("aorta", "bone", "cyst")]
-    draw(tmp_path, 24, np.random.default_rng(0))
-    classes = ",".join(f"{name}={value}" for name, value in zip(names, VALUES, strict=True))
-    given = "--images", "pictures", "--masks", "outlines", "--classes", classes
-    command("data", "add", "mine", *given, "--data-dir", "data")
-    for addon in ((), ("--qg", "--set", "quality.steps=4")):
-        run = "run", "--method", "fixmatch", *addon, "--dataset", "mine", "--labelled", "5", "--data-dir", "data"
-        command(*run, "--protocol", "smoke", "--steps", "3")
-    records = [read_record(path) for path in find_records(tmp_path / "runs")]
-    assert [record.classes for record in records] == [tuple(names)] * 2
-    for record, path in zip(records, find_records(tmp_path / "runs"), strict=True):
-        rows = read_images(path.with_name("images.csv"))
-        assert list(rows["class"]) == names * record.summary.images
+    draw(tmp_path, names, np.random.default_rng(0))
+    add, run, guided, report = typed("### Your own images", names)
+    assert '`--classes "edema=1,tumour=2"`' in README.read_text()
+    command(*add, "--classes", ",".join(f"{name}={value}" for name, value in names.values.items()))
+    for seed in ("0", "1"):
+        command(*run, *QUICK, "--seed", seed)
+        command(*guided, *QUICK, *QUICK_G, "--seed", seed)
+    command(*report)
+    assert_records(tmp_path / "runs", names)
+    plain = (tmp_path / "report/report.md").read_text().replace("\\", "")
+    assert all(name in plain for name in names.values)
+    heads = [line for line in plain.splitlines() if line.startswith("|") and all(name in line for name in names.values)]
+    assert any("mean" in line for line in heads), heads
+    assert_tables(plain, tmp_path, names)
+
+
+def assert_records(folder: Path, names: Names) -> None:
+    """Every record's means are those of its rows, class by class."""
+    paths = list(find_records(folder))
+    assert len(paths) == 4
+    for path in paths:
+        record, rows = read_record(path), read_images(path.with_name("images.csv"))
+        assert record.classes == tuple(names.values)
+        assert list(rows["class"]) == list(names.values) * record.summary.images
+        assert set(rows["group"]) <= set(names.patients)
         means = rows.groupby("class", sort=False)["dice"].mean()
-        assert {name: record.summary.by_class[name]["dice"] for name in names} == pytest.approx(dict(means))
+        assert {name: record.summary.by_class[name]["dice"] for name in names.values} == pytest.approx(dict(means))
         assert record.summary.means["dice"] == pytest.approx(rows["dice"].mean())
-    command("report", "runs", "--output", "report")
-    report = (tmp_path / "report/report.md").read_text()
-    plain = report.replace("\\_", "_")
-    assert all(name in plain for name in names)
-    assert "mean" in next(line for line in plain.splitlines() if names[0] in line and names[1] in line)
-    assert command("verify", "runs")
+
+
+def assert_tables(report: str, folder: Path, names: Names) -> None:
+    """The commands under 'Tables, figures, page', and the report of one class that the text below them names."""
+    html, power, verify, _ = typed("## Tables, figures, page", names)
+    command(*html)
+    page = (folder / "report/page/classes.html").read_text()
+    assert all(name in page for name in names.values)
+    assert (folder / "report/report.md").read_text().replace("\\", "") == report
+    needed = command(*power)
+    assert "2 seeds" in needed
+    assert "mean over classes" in " ".join(needed.split())
+    assert command(*verify)
+    one = list(names.values)[1]
+    assert "`--metric dice:liver` makes a report of one class" in README.read_text()
+    command("report", "runs", "--metric", f"dice:{one}", "--output", "of one")
+    assert f"Dice of {one}" in (folder / "of one/report.md").read_text().replace("\\", "")
