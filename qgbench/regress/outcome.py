@@ -12,7 +12,7 @@ from qgbench.run.record import IMAGES_NAME, Record, Summary, read_images
 STAGE = "run"
 ROWS = "rows"
 """Name of the fingerprint of a run's per-image table, which any difference of any image changes."""
-_COUNTED = ("images", "groups")
+_COUNTED = ("images", "groups", "absent")
 _ROWS = [
     *("id", "group", "height", "width", "n_ref", "n_pred", "n_tp", "dice", "jaccard", "precision", "recall"),
     *("hd95", "hd95_max", "assd", "nsd_2px", "nsd_2pct", "status", "q", "confidence"),
