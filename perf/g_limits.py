@@ -109,10 +109,10 @@ def measure(cards: list[tuple[str, Path]], dataset: str, few: Regime, seed: int)
     for labels, folder in cards:
         stored = load_predictor(folder)
         assert stored is not None
-        seen = set(stored[1].labelled_ids)
+        seen = set(stored.card.labelled_ids)
         if seen & held_out or not seen.issuperset(data.training.labelled.ids):
             continue  # of another split
-        for statistics_of, g in (("stored", stored[0]), ("own", with_statistics(stored[0], clean, accelerator))):
+        for statistics_of, g in (("stored", stored), ("own", with_statistics(stored, clean, accelerator))):
             yield f"{labels} | {statistics_of}", columns_of(g, of_own, of_test, stages, accelerator)
 
 

@@ -67,6 +67,11 @@ class FittedPredictor:
     best_step: int
     seconds: float
 
+    @property
+    def worth(self) -> dict[str, Any]:
+        """All but the predictor, by the names that its card has for it."""
+        return {name: value for name, value in vars(self).items() if name != "predictor"}
+
 
 @dataclass(frozen=True)
 class Verdicts:

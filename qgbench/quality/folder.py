@@ -43,13 +43,17 @@ class StoredPredictor:
 
     folder: Path
     predictor: QualityPredictor
-    card: PredictorCard
     likeness: Likeness | None  # None where a run trained it, or its backbone hides its stages
+
+    @property
+    def card(self) -> PredictorCard:
+        """What g was trained on."""
+        return self.predictor.card
 
     @property
     def task(self) -> Task:
         """What it judges masks of."""
-        return Task(self.card.classes)
+        return self.predictor.task
 
     def values_of(self, named: Mapping[str, int | str] | None) -> Mapping[str, int | str]:
         """Return the value of each class in masks to be judged: as named, as in those of its training, or 1 to K.
@@ -91,7 +95,7 @@ def open_predictor(folder: Path) -> StoredPredictor:
             f"{folder} {cause}: expected {CARD_NAME} and its weights, as qgbench quality train writes them (if that "
             "was interrupted, the same command continues) or as a run with --qg leaves them in runs/predictors/ID."
         )
-    return StoredPredictor(folder, *stored, Likeness.load(folder))
+    return StoredPredictor(folder, stored, Likeness.load(folder))
 
 
 def hold_back(prepared: Prepared, seed: int) -> pd.DataFrame:
@@ -162,9 +166,9 @@ def train_on_folder(
     id = f"{source.name}-n{len(training.labelled)}-{protocol.size}px-k{seed}-{id}"
     with locked(output, "quality predictor"):
         stored = load_predictor(output)
-        if stored is not None and stored[1].id.rpartition("-")[2] != id.rpartition("-")[2]:
+        if stored is not None and stored.card.id.rpartition("-")[2] != id.rpartition("-")[2]:
             raise UserError(
-                f"{output} holds a quality predictor of other images, masks, groups or settings ({stored[1].id}); "
+                f"{output} holds a quality predictor of other images, masks, groups or settings ({stored.card.id}); "
                 "choose another --output, or remove that folder."
             )
         if stored is None:
@@ -187,13 +191,7 @@ def train_on_folder(
                 labelled_ids=training.labelled.ids,
                 data=prepared.fingerprint,
                 split=split_fingerprint(split),
-                synthetic=fitted.synthetic,
-                synthetic_test=fitted.synthetic_test,
-                weak_models=fitted.weak_models,
-                weak_dice=fitted.weak_dice,
-                image_dependence=fitted.image_dependence,
-                best_step=fitted.best_step,
-                seconds=fitted.seconds,
+                **fitted.worth,
             )
             save_predictor(output, fitted.predictor, card)
         else:

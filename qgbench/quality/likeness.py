@@ -14,6 +14,7 @@ pictures: with 99 %, g of PH2 took a third to two thirds of pictures of colons f
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +126,8 @@ def features(predictor: QualityPredictor, images: Iterable[Tensor], classes: int
         empty = image.new_zeros((len(image), classes, *image.shape[2:]))
         with torch.no_grad():
             stacked = (torch.cat([image, empty], 1) - predictor.mean) / predictor.std
-            maps = predictor.backbone.forward_intermediates(stacked, indices=_STAGES, intermediates_only=True)  # type: ignore[operator]
+            stages: Any = predictor.backbone  # one of timm's, which torch types as any module
+            maps = stages.forward_intermediates(stacked, indices=_STAGES, intermediates_only=True)
             found = [statistic for each in maps for statistic in (each.mean((2, 3)), each.std((2, 3)))]
         yield torch.cat(found, 1).double().cpu().numpy()
 

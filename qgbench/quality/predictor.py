@@ -131,7 +131,8 @@ class QualityPredictor(nn.Module):
         """
         stacked = (torch.cat([image, mask], 1) - self.mean) / self.std
         features = self.backbone(stacked.contiguous(memory_format=torch.channels_last))
-        return torch.sigmoid(self.head(features).float()).squeeze(1)
+        quality = torch.sigmoid(self.head(features).float())
+        return quality[:, 0] if quality.shape[1] == 1 else quality
 
     def score(self, images: Tensor, masks: Tensor) -> Tensor:
         """Return q: the mean of `score_by_class` over the classes that a mask holds, over all where it holds none.
@@ -280,10 +281,9 @@ def save_predictor(folder: Path, predictor: QualityPredictor, card: PredictorCar
     write_atomically(folder / CARD_NAME, (card.model_dump_json(indent=1) + "\n").encode())
 
 
-def load_predictor(folder: Path) -> tuple[QualityPredictor, PredictorCard] | None:
+def load_predictor(folder: Path) -> QualityPredictor | None:
     """Return a stored predictor, frozen and in evaluation mode; None if none is there, or only a part of one."""
     try:
-        predictor = QualityPredictor.load(folder)
+        return QualityPredictor.load(folder)
     except UserError:
         return None
-    return predictor, predictor.card

@@ -30,8 +30,8 @@ def find_or_fit(
     data: RunData,
     output: Path,
     accelerator: Accelerator,
-) -> tuple[QualityPredictor, PredictorCard]:
-    """Return g_k, trained now if no run with this labelled draw has trained it.
+) -> QualityPredictor:
+    """Return g_k and its card, trained now if no run with this labelled draw has trained it.
 
     Two processes that want the same g wait for each other; the second finds the first one's.
 
@@ -49,7 +49,8 @@ def find_or_fit(
 
     Returns
     -------
-    predictor, its card
+    QualityPredictor
+        Frozen, in evaluation mode.
 
     Raises
     ------
@@ -65,10 +66,10 @@ def find_or_fit(
                 _fit(folder, run, spec, protocol, data, accelerator)
             remove_checkpoints(folder)
     accelerator.wait_for_everyone()
-    stored = load_predictor(folder)
-    if stored is None:
+    predictor = load_predictor(folder)
+    if predictor is None:
         raise QGBenchError(f"the quality predictor {folder} is damaged as soon as it is written; check the disk.")
-    predictor, card = stored
+    card = predictor.card
     _check_card(card, folder, protocol, data)
     if not card.image_dependence < IMAGE_DEPENDENCE_LIMIT:
         logger.warning(
@@ -77,7 +78,7 @@ def find_or_fit(
             card.image_dependence,
             IMAGE_DEPENDENCE_LIMIT,
         )
-    return predictor, card
+    return predictor
 
 
 def predictor_id(spec: RunSpec, protocol: Protocol, data: RunData) -> str:
@@ -116,13 +117,7 @@ def _fit(folder: Path, run: str, spec: RunSpec, protocol: Protocol, data: RunDat
         labelled_ids=training.labelled.ids,
         data=data.prepared.fingerprint,
         split=split_fingerprint(data.split),
-        synthetic=fitted.synthetic,
-        synthetic_test=fitted.synthetic_test,
-        weak_models=fitted.weak_models,
-        weak_dice=fitted.weak_dice,
-        image_dependence=fitted.image_dependence,
-        best_step=fitted.best_step,
-        seconds=fitted.seconds,
+        **fitted.worth,
     )
     save_predictor(folder, fitted.predictor, card)
 

@@ -409,8 +409,8 @@ def _carry_out(job: _Job) -> None:
     copies = _warn_of_near_copies(job) if main else []
     predictor, card = None, None
     if spec.needs_g:
-        predictor, card = find_or_fit(folder.name, spec, protocol, data, job.output, accelerator)
-        predictor.to(accelerator.device)
+        predictor = find_or_fit(folder.name, spec, protocol, data, job.output, accelerator).to(accelerator.device)
+        card = predictor.card
     guide = make_guide(spec, predictor, spec.seed_of("add-on"))
     seed = spec.seed_of("training")
     trainer = Trainer(job.method, guide, predictor, data.training, protocol, seed, accelerator, spec.qg_norm)

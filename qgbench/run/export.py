@@ -1,33 +1,26 @@
 """Export a run's network: weights as safetensors, a card that says how to use them and whence they are, and ONNX."""
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from importlib.util import find_spec
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
-import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from qgbench.archs.build import normalisation
 from qgbench.archs.weights import weights_hash
-from qgbench.base.errors import QGBenchError, UserError, in_one_line
+from qgbench.base.errors import UserError
 from qgbench.base.files import whole_folder, write_atomically
 from qgbench.data.cards import Kind
 from qgbench.data.readers import find_card
+from qgbench.engine.onnx import require_onnx, to_onnx
 from qgbench.run.record import Record
 from qgbench.run.trained import CARD_NAME, WEIGHTS_NAME, TrainedRun, load_run
 from qgbench.spec.regime import Regime
 
 ONNX_NAME = "network.onnx"
-TOLERANCE = 1e-4  # largest difference of a probability between onnxruntime and torch, both in float32
-_CHECKED = (1, 3)  # images in the batches that are compared
 
 
 def export(run: Path, output: Path, onnx: bool = False) -> list[Path]:
@@ -55,7 +48,7 @@ def export(run: Path, output: Path, onnx: bool = False) -> list[Path]:
         The network cannot be exported to ONNX, or gives other probabilities there.
     """
     if onnx:
-        _require_onnx()
+        require_onnx()  # before the run is opened
     with whole_folder(output) as folder:
         trained = load_run(run, "cpu")
         if trained.record is None:
@@ -64,7 +57,9 @@ def export(run: Path, output: Path, onnx: bool = False) -> list[Path]:
         write_atomically(folder / WEIGHTS_NAME, save(state))
         card = _card(trained, trained.record)
         if onnx:
-            worst = _write_onnx(trained, folder / ONNX_NAME)
+            module, shape = _Probable(trained).eval(), (3, trained.card.size, trained.card.size)
+            content, worst = to_onnx(module, {"images": shape}, "probabilities", f"arch '{trained.spec.arch}'")
+            write_atomically(folder / ONNX_NAME, content)
             card["onnx"] = {
                 "input": "images (B, 3, size, size), float32 in [0, 1]",
                 "output": "probabilities (B, C, size, size)",
@@ -122,66 +117,3 @@ class _Probable(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.task.probabilities(self.network(images))
-
-
-def _require_onnx() -> None:
-    for name in ("onnx", "onnxruntime", "onnxscript"):  # torch exports with the last
-        if find_spec(name) is None:
-            raise UserError(f"{name} is not installed: pip install 'qgbench[onnx]'.")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to itself what the exporter says of its inner steps."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
-
-
-def _write_onnx(trained: TrainedRun, file: Path) -> float:
-    """Write a network that gives probabilities as ONNX and return its largest difference to torch."""
-    module, size = _Probable(trained).eval(), trained.card.size
-    try:
-        with _quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module,
-                (torch.zeros(2, 3, size, size),),
-                input_names=["images"],
-                output_names=["probabilities"],
-                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-                dynamo=True,
-                verbose=False,
-            )
-            assert program is not None
-            content = program.model_proto.SerializeToString()
-    except Exception as error:  # of torch's exporter, which raises anything
-        raise QGBenchError(f"arch '{trained.spec.arch}' cannot be exported to ONNX: {in_one_line(error)}.") from error
-    write_atomically(file, content)
-    return _compared(module, content, size)
-
-
-def _compared(module: nn.Module, content: bytes, size: int) -> float:
-    """Return the largest difference between onnxruntime and torch on random batches of several sizes."""
-    import onnxruntime
-
-    session: Any = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    generator = torch.Generator().manual_seed(0)
-    worst = 0.0
-    for count in _CHECKED:
-        images = torch.rand(count, 3, size, size, generator=generator)
-        (found,) = session.run(None, {"images": images.numpy()})
-        with torch.no_grad():
-            worst = max(worst, float(np.abs(found - module(images).numpy()).max()))
-    if not worst <= TOLERANCE:
-        raise QGBenchError(
-            f"onnxruntime gives probabilities that differ by {worst:.2g} from torch's; at most {TOLERANCE:g} is taken "
-            "for rounding, and nothing is written."
-        )
-    return worst

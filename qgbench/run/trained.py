@@ -317,9 +317,9 @@ def _predictor(folder: Path, record: Record) -> nn.Module:
     place = folder.resolve().parent / PREDICTORS / record.provenance.g
     if (stored := load_predictor(place)) is None:
         raise UserError(f"the quality predictor of {folder} is not in {place}; bring it back, or leave quality out.")
-    if record.provenance.g_weights not in (None, weights_hash(stored[0])):
+    if record.provenance.g_weights not in (None, weights_hash(stored)):
         raise UserError(f"the quality predictor in {place} is another one than {folder} was trained with.")
-    return stored[0]
+    return stored
 
 
 def _read_card(folder: Path) -> NetworkCard:

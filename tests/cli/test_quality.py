@@ -4,7 +4,6 @@ import csv
 import json
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +176,6 @@ def test_export_without_its_extra_says_what_to_install(
     desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(desk)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr("qgbench.engine.onnx.find_spec", lambda name: None)
     assert call(monkeypatch, "quality", "export", "g", "--output", str(tmp_path / "out")) == 2
     assert "pip install 'qgbench[onnx]'" in capsys.readouterr().err

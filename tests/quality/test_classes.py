@@ -218,9 +218,9 @@ def test_a_card_names_its_classes_where_there_are_several(tmp_path: Path) -> Non
     save_predictor(tmp_path, g, card)
     stored = load_predictor(tmp_path)
     assert stored is not None
-    assert stored[1] == card
-    assert stored[1].classes == ("first", "second", "third")
-    assert all(torch.equal(value, stored[0].state_dict()[name]) for name, value in g.state_dict().items())
+    assert stored.card == card
+    assert stored.card.classes == ("first", "second", "third")
+    assert all(torch.equal(value, stored.state_dict()[name]) for name, value in g.state_dict().items())
 
 
 # Weak models and the fit

@@ -50,7 +50,7 @@ def test_a_card_without_a_setting_that_came_later_says_what_was_done_before(tmp_
     with later_setting(QualitySettings, default=0.5, before=0.25):
         stored = load_predictor(tmp_path)
         assert stored is not None
-        assert stored[1].settings.model_dump() == {**SETTINGS.model_dump(), "later": 0.25}
+        assert stored.card.settings.model_dump() == {**SETTINGS.model_dump(), "later": 0.25}
 
 
 def test_a_card_of_version_2_is_read_as_what_was_done_then(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_a_card_of_version_2_is_read_as_what_was_done_then(tmp_path: Path) -> No
     (tmp_path / CARD_NAME).write_text(json.dumps(stored))
     loaded = load_predictor(tmp_path)
     assert loaded is not None
-    assert loaded[1].synthetic_test is None
-    assert loaded[1].synthetic == card().synthetic
-    done = loaded[1].settings
+    assert loaded.card.synthetic_test is None
+    assert loaded.card.synthetic == card().synthetic
+    done = loaded.card.settings
     assert (done.mixture, done.noise, done.select, done.cycles) == ("harsh", "none", "correlation", 1)
     assert (done.lr_end, done.grad_clip, done.mask_scaled, done.warp_floor) == (0, 0, True, False)
     assert done.head_init == "torch"
@@ -191,10 +191,9 @@ def test_the_gradient_in_the_mask_is_that_of_finite_differences(predictor: Quali
 
 def test_a_stored_predictor_gives_the_same_bits(predictor: QualityPredictor, tmp_path: Path) -> None:
     save_predictor(tmp_path / "g", predictor, card())
-    stored = load_predictor(tmp_path / "g")
-    assert stored is not None
-    loaded, loaded_card = stored
-    assert loaded_card == card()
+    loaded = load_predictor(tmp_path / "g")
+    assert loaded is not None
+    assert loaded.card == card()
     image, mask = images_and_masks()
     assert torch.equal(loaded(image, mask), predictor(image, mask))
     assert {path.name for path in (tmp_path / "g").iterdir()} == {WEIGHTS_NAME, CARD_NAME}
@@ -204,9 +203,8 @@ def test_a_loaded_predictor_is_frozen(predictor: QualityPredictor, tmp_path: Pat
     trainable = QualityPredictor(SETTINGS, "none")
     trainable.load_state_dict(predictor.state_dict())
     save_predictor(tmp_path, trainable.train(), card())
-    stored = load_predictor(tmp_path)
-    assert stored is not None
-    loaded = stored[0]
+    loaded = load_predictor(tmp_path)
+    assert loaded is not None
     assert not any(module.training for module in loaded.modules())
     assert not any(p.requires_grad for p in loaded.parameters())
     image, mask = images_and_masks()

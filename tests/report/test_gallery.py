@@ -36,7 +36,7 @@ class Drawn(Source):
         return mask
 
     def content_key(self) -> str:
-        raise NotImplementedError
+        raise NotImplementedError  # a page asks for images and masks alone
 
 
 def written(folder: Path, names: Sequence[str], **of_shot: Any) -> Path:
@@ -89,7 +89,7 @@ def tab() -> Iterator[Any]:
 
 
 def shown(tab: Any) -> list[str]:
-    return tab.eval_on_selector_all(".shots li:not([hidden]) bdi", "names => names.map(name => name.innerText)")
+    return tab.eval_on_selector_all(".shots li:not([hidden]) bdi", "names => names.map(name => name.textContent)")
 
 
 def test_masks_are_searched_filtered_and_ordered(tmp_path: Path, tab: Any) -> None:
