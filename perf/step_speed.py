@@ -14,17 +14,17 @@ import torch
 from torch import nn
 
 from qgbench.archs.build import build_network
-from qgbench.archs.depthwise import Float32Conv2d, Float32Conv2dSame
+from qgbench.archs.depthwise import DepthwiseConv2d, DepthwiseConv2dSame
 
 _DECODER = (128, 64, 32, 16, 16)
 
 
-def network(decoder: tuple[int, ...] = _DECODER, channels_last: bool = True, depthwise_fp32: bool = True) -> nn.Module:
+def network(decoder: tuple[int, ...] = _DECODER, channels_last: bool = True, fast_depthwise: bool = True) -> nn.Module:
     """Return the network of `small`, with random weights."""
     built = build_network("unet", "tf_efficientnet_lite0", "none", decoder, 96).train()
-    if not depthwise_fp32:
+    if not fast_depthwise:
         for module in built.modules():
-            if isinstance(module, Float32Conv2d | Float32Conv2dSame):
+            if isinstance(module, DepthwiseConv2d | DepthwiseConv2dSame):
                 module.__class__ = type(module).__mro__[2]  # torch's or timm's own layer
     layout = torch.channels_last if channels_last else torch.contiguous_format
     built.to(memory_format=layout)
@@ -70,9 +70,9 @@ def main() -> None:
     print("| way | clock, ms | processor, ms | clock / first |\n|---|---:|---:|---:|")
     found = alternate(
         {
-            "as it is: bf16, channels_last, depthwise fp32, 1 thread": step(now),
+            "as it is: bf16, channels_last, 1 thread": step(now),
             "fp32": step(now, bf16=False),
-            "bf16, depthwise layers too": step(network(depthwise_fp32=False)),
+            "torch's own depthwise layers": step(network(fast_depthwise=False)),
             "bf16, contiguous": step(network(channels_last=False)),
             "decoder 256 128 64 32 16": step(network((256, 128, 64, 32, 16))),
             "decoder 64 32 16 8 8": step(network((64, 32, 16, 8, 8))),

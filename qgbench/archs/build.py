@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from qgbench.archs.depthwise import keep_depthwise_in_float32
+from qgbench.archs.depthwise import speed_up_depthwise
 from qgbench.archs.library import has_imagenet, unsuitable
 from qgbench.archs.registry import ARCHS, Arch, Builder, require_fitting
 from qgbench.archs.weights import Weights, unpublished, weights_hash
@@ -116,7 +116,7 @@ class SegmentationNetwork(nn.Module):
 
 def _for_training(network: N) -> N:
     """Return a network, changed in place, as the trainer's devices compute it fastest."""
-    keep_depthwise_in_float32(network)
+    speed_up_depthwise(network)
     return network.to(memory_format=torch.channels_last)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from qgbench.archs.build import normalisation
-from qgbench.archs.depthwise import keep_depthwise_in_float32
+from qgbench.archs.depthwise import speed_up_depthwise
 from qgbench.archs.weights import Weights, timm_backbone
 from qgbench.base.errors import NotFoundError, QGBenchError, UserError, in_one_line, unreadable
 from qgbench.base.files import write_atomically
@@ -62,7 +62,7 @@ class QualityPredictor(nn.Module):
         classes = len(task.classes)
         self.backbone = timm_backbone(settings.backbone, weights)
         _widen(self.backbone, classes)
-        keep_depthwise_in_float32(self.backbone)
+        speed_up_depthwise(self.backbone)
         with torch.no_grad():
             width = self.backbone.eval()(torch.zeros(1, 3 + classes, 64, 64)).shape[1]
         self.head = nn.Sequential(

@@ -9,12 +9,13 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate
 from torchvision.transforms.functional import normalize
 
 from qgbench.archs.build import SegmentationNetwork, build_network, normalisation, require_buildable, weights_in_truth
-from qgbench.archs.depthwise import keep_depthwise_in_float32
+from qgbench.archs.depthwise import speed_up_depthwise
 from qgbench.archs.registry import ARCHS, Arch
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.engine.device import make_accelerator
@@ -337,7 +338,7 @@ def test_depthwise_layers_give_what_plain_ones_give_bit_for_bit() -> None:
     torch.manual_seed(0)
     plain = timm.create_model(LITE).eval()
     changed = copy.deepcopy(plain)
-    keep_depthwise_in_float32(changed)
+    speed_up_depthwise(changed)
     assert list(changed.state_dict()) == list(plain.state_dict())
     before, after = grouped(plain), grouped(changed)
     assert len(after) == 16  # one in every block of EfficientNet-Lite0
@@ -349,21 +350,63 @@ def test_depthwise_layers_give_what_plain_ones_give_bit_for_bit() -> None:
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_layers_compute_in_float32_under_autocast(stride: int) -> None:
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, (3, 5)])
+@pytest.mark.parametrize("same", [False, True])
+def test_gradients_of_depthwise_layers_are_those_of_finite_differences(
+    stride: int, size: int | tuple[int, int], same: bool
+) -> None:
     torch.manual_seed(0)
-    layer = nn.Conv2d(64, 64, 5, stride, 2, groups=64)
-    keep_depthwise_in_float32(layer)
-    image = torch.randn(2, 64, 16, 16)
-    exact = layer(image)
-    (expected,) = torch.autograd.grad(exact.square().sum(), [layer.weight])
+    pad = 0 if same or not isinstance(size, int) else size // 2
+    kind = Conv2dSame if same else nn.Conv2d
+    plain = kind(2, 2, size, stride, pad, groups=2, bias=stride > 1).double()
+    layer = copy.deepcopy(plain)
+    speed_up_depthwise(layer)
+    assert type(layer) is not type(plain)
+    image = torch.rand(2, 2, 8, 9, dtype=torch.double, requires_grad=True)
+    given = dict(layer.named_parameters())
+    names = list(given)
+
+    def output(image: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), image)
+
+    assert torch.autograd.gradcheck(output, (image, *given.values()))
+    found, expected = (
+        torch.autograd.grad(one(image).sin().sum(), [image, *one.parameters()]) for one in (layer, plain)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, 5), (2, 5), (2, 3)])
+def test_depthwise_layers_under_autocast_are_plain_ones_but_for_rounding(stride: int, size: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(64, 64, size, stride, size // 2, groups=64)
+    layer = copy.deepcopy(plain)
+    speed_up_depthwise(layer)
+    image = torch.randn(2, 64, 17, 16, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = layer(image)
+        rounded, expected = layer(image), plain(image)
     assert rounded.dtype == torch.bfloat16
-    assert torch.equal(rounded, exact.to(torch.bfloat16))
-    (found,) = torch.autograd.grad(rounded.float().square().sum(), [layer.weight])
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=2**-6, atol=2**-6 * float(expected.abs().max()))
+    assert torch.equal(rounded, expected)
+    exact = torch.autograd.grad(plain(image).square().sum(), [image, *plain.parameters()])
+    found = torch.autograd.grad(rounded.float().square().sum(), [image, *layer.parameters()])
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=2**-6, atol=2**-6 * float(other.abs().max()))
+
+
+def test_only_plain_depthwise_layers_are_changed() -> None:
+    others = [
+        nn.Conv2d(4, 8, 3, groups=4),
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 3, groups=4, dilation=2),
+        nn.Conv2d(4, 4, 3, groups=4, padding=1, padding_mode="reflect"),
+        nn.Conv2d(4, 4, 1, groups=4, padding=1),
+        nn.Conv2d(4, 4, 3),
+    ]
+    network = nn.Sequential(*others)
+    speed_up_depthwise(network)
+    assert {type(layer) for layer in network} == {nn.Conv2d}
 
 
 def test_a_deep_copy_keeps_the_classes_and_is_independent() -> None:
