@@ -14,14 +14,18 @@ class BCP(Method):
     Source: Bai et al., arXiv 2305.00673 and its code for ACDC: 0.5 cross-entropy + 0.5 Dice of the whole batch, for
     each region alone; alpha 0.5, patch 2/3 of the side, no ramp; the teacher labels in training mode, decay 0.99. The
     first phase, copy-paste among labelled images, is 10,000 of 40,000 steps (`warmup`); its best network on the
-    validation images begins the second, as student and as teacher.
+    validation images, whose masks so take part in the training, begins the second, as student and as teacher.
 
     Deviations
     ----------
+    - Where there are more unlabelled images than labelled ones, a labelled image is mixed with several, and counts
+      several times in a batch's normalisation and Dice; the authors have as many of both.
+    - One learning rate falls along a cosine through both phases; the authors' is constant in each.
     - In the first phase every labelled image gets a patch of another; the authors paste one half of the batch into the
       other half and so train on half as many mixed images.
     - The optimiser goes on where the first phase ended; the authors go back to its state at the best validation.
-    - The first phase is validated as often as the rest of the run, at equal intervals; the authors validate 50 times.
+    - The first phase is validated as often as the rest of the run, at equal intervals: 2 times where a run is 10 times,
+      and the last fifth of its steps is then given up. The authors validate it 50 times.
     """
 
     class Settings(MethodSettings):

@@ -19,7 +19,7 @@ class Contrastive(Method):
 
     Source: Chaitanya et al., arXiv 2112.09645 (its contrast within an image); head and temperature of arXiv 2101.11939;
     settings of arXiv 2606.01753, row CL. The fair twin of row CL-QW is threshold 0, labels_from teacher.
-    Labelled and unlabelled images are one batch of the student, as with Chaitanya et al.
+    Labelled and unlabelled images pass the student apart.
 
     Deviations
     ----------
@@ -28,6 +28,8 @@ class Contrastive(Method):
       label anew every 5,000 steps; here student or teacher labels the images of each step, without a CRF.
     - They contrast 3 pixels a class of the decoder's last features, of labelled images, too, and mostly across images;
       here up to 256 of the encoder's features at stride 8, within each unlabelled image, so that no label leaves it.
+    - With Chaitanya et al. labelled and unlabelled images are one batch of the student (setting apart = false); here,
+      as in the release, they are two.
     - A student labels without dropout, normalised by the unlabelled images, in a pass that trains nothing: the papers
       label between trainings, not within a step.
     """
@@ -42,9 +44,8 @@ class Contrastive(Method):
         labels_from: Literal["student", "teacher"] = Field("student", description="which network labels")
         weight: float = Field(0.1, ge=0, description="weight of the contrastive loss beside the pseudo-label loss")
         temperature: float = Field(0.1, gt=0, description="divisor of cosine similarities")
-        negatives: int = Field(
-            256, ge=1, le=4096, description="most pixels drawn of each class: anchors, and negatives"
-        )
+        apart: bool = Field(True, description="labelled and unlabelled images are batches of their own")
+        negatives: int = Field(256, ge=1, le=4096, description="most pixels drawn of a class: anchors, and negatives")
 
     settings: Settings
     needs_features = True
@@ -62,12 +63,13 @@ class Contrastive(Method):
 
     def step(self, batch: Batch) -> Step:
         """Return two terms: the pseudo-label loss, and InfoNCE summed over anchors; their number is the denominator."""
-        student, labelled = self.student, len(batch.x_l)
-        label = self.label(self.teacher or student, batch.u_w)
-        features = student.encode(torch.cat([batch.x_l, batch.u_w]))
-        pred_l, pred_u_w = student.head(student.decode(features)).split([labelled, len(batch.u_w)])
+        label = self.label(self.teacher or self.student, batch.u_w)
+        images = [batch.x_l, batch.u_w]
+        features = [self.student.encode(each) for each in (images if self.settings.apart else [torch.cat(images)])]
+        preds = torch.cat([self.student.head(self.student.decode(each)) for each in features])
+        pred_l, pred_u_w = preds.split([len(batch.x_l), len(batch.u_w)])
         loss = certain_cross_entropy(self.task, pred_u_w, label.prob, self.settings.threshold).mean((1, 2, 3))
-        contrast, anchors = self._contrast(features[self.level][labelled:], label.prob)
+        contrast, anchors = self._contrast(features[-1][self.level][-len(batch.u_w) :], label.prob)
         terms = [Term(loss, label), Term(contrast, label, anchors, coef=self.settings.weight)]
         return Step(segmentation_loss(self.task, pred_l, batch.y_l), terms)
 

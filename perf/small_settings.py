@@ -173,20 +173,23 @@ def judged(result: dict[str, Any], question: str) -> float:
 
 
 def changes(asked: list[Trial], known: dict[str, dict[str, Any]]) -> None:
-    """Print what doubled steps change of each method, in points, over sets and seeds: mean, 95 % interval by t."""
+    """Print what doubled steps change of each method, in points, over sets and seeds: mean, 95 % interval by t.
+
+    The last line is of the methods' average in each set and seed, which they share.
+    """
     dice: dict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
     for trial in asked:
         dice[trial.method, trial.overrides["train.steps"]][trial.dataset, trial.seed] = (
             100 * known[key(asdict(trial))]["dice"]
         )
     for steps in sorted({steps for _, steps in dice})[:-1]:
-        means = []
+        found = []
         print(f"\n{steps} -> {2 * steps} steps")
         for method in dict.fromkeys(method for method, _ in dice):
             before, after = dice[method, steps], dice[method, 2 * steps]
-            means.append(change := [after[place] - before[place] for place in before])
+            found.append(change := [after[place] - before[place] for place in before])
             print(f"{method:12} {statistics.mean(after.values()):6.1f}  {interval(change)}")
-        print(f"{'all':12}         {interval([statistics.mean(each) for each in means])}")
+        print(f"{'all':12}         {interval([statistics.mean(each) for each in zip(*found, strict=True)])}")
 
 
 def interval(values: list[float]) -> str:

@@ -414,5 +414,8 @@ def learning_rate(progress: float, highest: float, lowest: float) -> float:
 
 
 def decay_of_release(step: int) -> float:
-    """Return the teacher's decay after a step as the release of arXiv 2606.01753 has it: 0.5 to 0.999 in 1000 steps."""
-    return 0.5 + 0.499 * min(1.0, step / 1000)
+    """Return the teacher's decay after a step, of which the first is 0, as the release of arXiv 2606.01753 has it.
+
+    It rises from 0.5 to 0.999 in 1000 updates, the first of which counts as one.
+    """
+    return 0.5 + 0.499 * min(1.0, (step + 1) / 1000)

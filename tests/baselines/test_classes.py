@@ -188,7 +188,7 @@ def supervised(method: Any, batch: Batch, network: Any) -> Tensor:
 
 
 def mean_teacher(method: Any, batch: Batch, network: Any) -> Tensor:
-    pred_l, pred_u = split(network, batch.x_l, batch.u_w)
+    pred_l, pred_u = network(batch.x_l), network(batch.u_w)
     loss = (softmax(pred_u) - of_teacher(method, batch.u_w)).square().mean()
     return labelled_loss(pred_l, batch.y_l) + 0.25 * loss
 
@@ -203,7 +203,7 @@ def ua_mt(method: Any, batch: Batch, network: Any) -> Tensor:
     entropy = -(mean * mean.log()).sum(1)
     certain = entropy < (0.75 + 0.25 * math.exp(-5 * (1 - batch.progress) ** 2)) * math.log(4)
     assert 0.1 < certain.float().mean() < 1 or batch.progress == 1
-    pred_l, pred_u = split(network, batch.x_l, batch.u_w)
+    pred_l, pred_u = network(batch.x_l), network(batch.u_w)
     squares = (softmax(pred_u) - probs[0]).square().mean(1)
     return labelled_loss(pred_l, batch.y_l) + 0.25 * squares[certain].sum() / certain.sum()
 
@@ -241,11 +241,11 @@ def pseudo_label_confidence(method: Any, batch: Batch, network: Any) -> Tensor:
 
 def contrastive(method: Any, batch: Batch, network: Any, head: Any) -> Tensor:
     label = of_student(method, batch.u_w) if method.teacher is None else of_teacher(method, batch.u_w)
-    features = network.encode(torch.cat([batch.x_l, batch.u_w]))
-    pred_l, pred_u = network.head(network.decode(features)).split([len(batch.x_l), len(batch.u_w)])
+    features, pred_l = network.encode(batch.u_w), network(batch.x_l)
+    pred_u = network.head(network.decode(features))
     threshold = method.settings.threshold
     pseudo = (entropy_of(pred_u, label.argmax(1)) * (label.amax(1) >= threshold)).mean()
-    vectors = features[STRIDES.index(8) + 1][len(batch.x_l) :].flatten(2).transpose(1, 2)
+    vectors = features[STRIDES.index(8) + 1].flatten(2).transpose(1, 2)
     first, second = ((layer.weight.flatten(1).T, layer.bias) for layer in (head[0], head[2]))
     vectors = (vectors @ first[0] + first[1]).clamp(min=0) @ second[0] + second[1]
     cells = label.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).mean((3, 5)).flatten(2)

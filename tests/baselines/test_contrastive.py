@@ -14,7 +14,6 @@ from qgbench.plugins.registry import load
 from tests.baselines import (
     Toy,
     assert_same_gradient,
-    bce,
     buffers,
     half_bce_half_dice,
     make_batch,
@@ -22,10 +21,11 @@ from tests.baselines import (
     sharpen,
     written_gradient,
 )
-from tests.baselines.test_equations import cross_entropy, labels_of, logits, make, sigmoid, together
+from tests.baselines.test_equations import cross_entropy, labels_of, logits, make, passed, sigmoid
 
 CL = {"threshold": 0.65, "labels_from": "student"}
 TWIN_OF_CL_QW = {"threshold": 0.0, "labels_from": "teacher"}
+TOGETHER = CL | {"apart": False}
 
 
 def contrastive(**settings: object) -> Any:
@@ -39,13 +39,14 @@ def contrastive(**settings: object) -> Any:
     return method
 
 
-def encoded(network: Any, batch: Batch) -> list[Tensor]:
-    """Features of labelled and unlabelled images, which are one batch."""
-    return network.train().encode(torch.cat([batch.x_l, batch.u_w]))
+def encoded(method: Any, network: Any, batch: Batch) -> list[list[Tensor]]:
+    """Features of labelled and unlabelled images, of each batch that they are."""
+    images = [batch.x_l, batch.u_w]
+    return [network.train().encode(each) for each in (images if method.settings.apart else [torch.cat(images)])]
 
 
 def unlabelled_features(method: Any, batch: Batch) -> Tensor:
-    return encoded(copy.deepcopy(method.student), batch)[1][len(batch.x_l) :]
+    return encoded(method, copy.deepcopy(method.student), batch)[-1][1][-len(batch.u_w) :]
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -73,7 +74,7 @@ def pixels_of(method: Any, feature: Tensor) -> np.ndarray:
     return copy.deepcopy(method.head)(feature).detach().double().flatten(2).transpose(1, 2).numpy()
 
 
-@pytest.mark.parametrize("settings", [CL, TWIN_OF_CL_QW])
+@pytest.mark.parametrize("settings", [CL, TWIN_OF_CL_QW, TOGETHER])
 @pytest.mark.parametrize("unlabelled", [2, 4])
 def test_both_terms_are_those_of_the_equations(settings: dict[str, object], unlabelled: int) -> None:
     """At most 256 pixels of each class: at 16 x 16 none is left to chance."""
@@ -85,7 +86,8 @@ def test_both_terms_are_those_of_the_equations(settings: dict[str, object], unla
     label = prob.double().numpy()
     certain = np.maximum(label, 1 - label) >= threshold
     assert certain.all() == (threshold == 0)
-    student = sigmoid(logits(method.student, torch.cat([batch.x_l, batch.u_w]), True))[len(batch.x_l) :]
+    together = batch.u_w if method.settings.apart else torch.cat([batch.x_l, batch.u_w])
+    student = sigmoid(logits(method.student, together, True))[-unlabelled:]
     expected = (cross_entropy(student, label > 0.5) * certain).mean((1, 2, 3))
     np.testing.assert_allclose(pseudo.loss.detach().numpy(), expected, rtol=1e-4)
     assert pseudo.denominator is None
@@ -101,7 +103,7 @@ def test_both_terms_are_those_of_the_equations(settings: dict[str, object], unla
         torch.testing.assert_close(term.label.prob, prob)
 
 
-@pytest.mark.parametrize("settings", [CL, TWIN_OF_CL_QW])
+@pytest.mark.parametrize("settings", [CL, TWIN_OF_CL_QW, TOGETHER])
 def test_the_gradient_is_that_of_the_written_sum(settings: dict[str, object]) -> None:
     """Through the student and the head, anchors, positives and negatives alike; the labels are constants."""
     method, batch = contrastive(**settings), make_batch()
@@ -110,10 +112,10 @@ def test_the_gradient_is_that_of_the_written_sum(settings: dict[str, object]) ->
     prob = labels_of(method, batch.u_w)
     network, head = copy.deepcopy(method.student), copy.deepcopy(method.head)
     certain = (prob >= threshold) | (prob <= 1 - threshold)
-    features = encoded(network, batch)
-    prob_l, prob_u = torch.sigmoid(network.head(network.decode(features))).split([3, 4])
-    pseudo = (bce(prob_u, prob.round()) * certain).mean()
-    projected = F.normalize(head(features[1][3:]), dim=1)
+    features = encoded(method, network, batch)
+    pred_l, pred_u = torch.cat([network.head(network.decode(each)) for each in features]).split([3, 4])
+    pseudo = (F.binary_cross_entropy_with_logits(pred_u, prob.round(), reduction="none") * certain).mean()
+    projected = F.normalize(head(features[-1][1][-4:]), dim=1)
     losses = []
     for pixels, label, sure in zip(projected, prob, certain, strict=True):
         lesion = pixels[:, sure[0] & (label[0] > 0.5)].T
@@ -122,7 +124,7 @@ def test_the_gradient_is_that_of_the_written_sum(settings: dict[str, object]) ->
             positive = (own @ F.normalize(own.mean(0), dim=0) / 0.1).exp()
             losses.append(-(positive / (positive + (own @ other.T / 0.1).exp().sum(1))).log())
     contrast = torch.cat(losses).mean()
-    supervised = half_bce_half_dice(prob_l, batch.y_l)
+    supervised = half_bce_half_dice(torch.sigmoid(pred_l), batch.y_l)
     total = supervised + 0.25 * (pseudo + 0.1 * contrast)
     assert_same_gradient(ours, written_gradient(total, [network, head]))
 
@@ -146,7 +148,7 @@ def test_without_anchors_there_is_no_contrast(value: float) -> None:
     method.corrector = lambda _, label: torch.full_like(label, value)
     batch.u_w[0] = 0.5
     network, head = copy.deepcopy(method.student), copy.deepcopy(method.head)
-    prob_l, prob = together(network, batch.x_l, batch.u_w)
+    prob_l, prob = passed(method, network, batch.x_l, batch.u_w)
     supervised = half_bce_half_dice(prob_l, batch.y_l)
     pseudo = -prob.log().mean() if value > 0.5 else 0 * prob.sum()
     expected = written_gradient(supervised + 0.25 * pseudo, [network, head])
@@ -224,13 +226,13 @@ def test_the_head_is_trained_and_the_student_is_left_in_training_mode() -> None:
     assert all(int(value) == 0 for name, value in method.named_buffers() if name.endswith("num_batches_tracked"))
 
 
-@pytest.mark.parametrize("settings", [CL, TWIN_OF_CL_QW])
+@pytest.mark.parametrize("settings", [CL, TWIN_OF_CL_QW, TOGETHER])
 def test_running_statistics_move_with_the_training_passes_alone(settings: dict[str, object]) -> None:
     method = contrastive(**settings)
     before = {} if method.teacher is None else buffers(method.teacher)
     method(make_batch())
     tracked = [value for name, value in method.student.named_buffers() if name.endswith("num_batches_tracked")]
-    assert [int(value) for value in tracked] == [1, 1]
+    assert [int(value) for value in tracked] == ([2, 2] if method.settings.apart else [1, 1])
     if method.teacher is not None:
         assert all(torch.equal(value, before[name]) for name, value in method.teacher.named_buffers())
 
@@ -244,6 +246,7 @@ def test_settings_are_those_of_row_cl() -> None:
         "labels_from": "student",
         "weight": 0.1,
         "temperature": 0.1,
+        "apart": True,
         "negatives": 256,
     }
     assert load("method", "contrastive")(Toy, load("method", "contrastive").Settings()).teacher is None

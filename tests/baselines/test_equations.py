@@ -6,6 +6,7 @@ import io
 import math
 import tokenize
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,13 @@ def together(network: torch.nn.Module, *images: torch.Tensor) -> list[torch.Tens
     return list(torch.sigmoid(network.train()(torch.cat(images))).split([len(image) for image in images]))
 
 
+def passed(method: Any, network: Any, *images: torch.Tensor) -> list[torch.Tensor]:
+    """Probabilities of images that pass a network as one batch, or apart if the method has that setting."""
+    if method.settings.apart:
+        return [prob for image in images for prob in together(network, image)]
+    return together(network, *images)
+
+
 def dice_of(prob: torch.Tensor, target: torch.Tensor, smooth: float) -> torch.Tensor:
     overlap, total = (prob * target).sum((1, 2, 3)), (prob + target).sum((1, 2, 3))
     return 1 - (2 * overlap + smooth) / (total + smooth)
@@ -91,7 +99,7 @@ def written_out(name: str, method: Method, batch: Batch) -> tuple[torch.Tensor, 
     network, label, settings = copy.deepcopy(method.student), labels_of(method, batch.u_w), method.settings.model_dump()
     if name == "mean_teacher":
         view = batch.u_w if settings["view"] == "weak" else batch.u_s1
-        prob_l, prob_u = together(network, batch.x_l, view)
+        prob_l, prob_u = passed(method, network, batch.x_l, view)
         losses = ((prob_u - label) ** 2).mean((1, 2, 3))
     else:
         (prob_l,), (prob_u,) = together(network, batch.x_l), together(network, batch.u_w)
@@ -119,6 +127,7 @@ PL_QW = {"threshold": 0.0, "labels_from": "teacher", "loss": "bce_dice"}
         ("pseudo_label", PL_QW),
         ("mean_teacher", {}),
         ("mean_teacher", {"view": "strong"}),
+        ("mean_teacher", {"apart": False}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())) or "default",
 )
@@ -176,12 +185,19 @@ def test_a_teacher_states_its_average(name: str, decay: float, buffers: str) -> 
     assert (kind.ema_decay, kind.ema_buffers) == (decay, buffers)
 
 
+@pytest.mark.parametrize(("name", "highest"), [("mean_teacher", 0.999), ("ua_mt", 0.99), ("unimatch_v2", 0.996)])
+def test_a_teacher_is_the_mean_of_all_students_until_its_decay_is_reached(name: str, highest: float) -> None:
+    """Mean Teacher's code: min(1 - 1/(t + 1), decay) after step t = 0, 1, ...: the mean of t + 1 students."""
+    found = [make(name).teacher_decay(step) for step in (0, 1, 9, 98, 998, 5000)]
+    assert found == pytest.approx([min(share, highest) for share in (0, 1 / 2, 9 / 10, 98 / 99, 998 / 999, 1)])
+
+
 def test_settings_are_those_of_the_papers() -> None:
     ramped = {"lambda_u": 0.25, "warmup": 0.075, "ramp": 0.15}
     pseudo_label = {"threshold": 0.9, "labels_from": "student", "loss": "bce"}
     assert load("method", "pseudo_label").Settings().model_dump() == ramped | pseudo_label
     mean_teacher = load("method", "mean_teacher").Settings
-    assert mean_teacher().model_dump() == ramped | {"view": "weak"}
+    assert mean_teacher().model_dump() == ramped | {"view": "weak", "apart": True}
     assert mean_teacher.completed(ramped)["view"] == "strong"  # what records without it did
 
 
