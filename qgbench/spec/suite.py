@@ -210,13 +210,23 @@ def load_suite(name: str) -> Suite:
     elif not (file := Path(name)).exists():
         raise UserError(f"there is no file {name}. Suites that ship with qgbench: {', '.join(suite_names())}.")
     try:
-        suite = Suite.model_validate(parse_toml(read_text(file), file))
+        suite = Suite.model_validate(_of_now(parse_toml(read_text(file), file), name))
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise UserError(_listed(name, faults)) from error
     if faults := _inconsistencies(suite):
         raise UserError(_listed(name, faults))
     return suite
+
+
+def _of_now(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what a file says, unless it is of the form of 0.1."""
+    if former := data.keys() & {"primary", "secondary"}:
+        raise UserError(
+            f"the suite {name} has [{min(former)}], of a former form: [[confirm]] holds the questions that are tested, as "
+            "docs/suites.md shows, and [secondary] is left out."
+        )
+    return data
 
 
 def _inconsistencies(suite: Suite) -> list[str]:

@@ -7,21 +7,23 @@ table, where they share groups and seeds. Asked is ``mu = (mu_1 + ... + mu_D) / 
 
     Var(mean) = sum_d V_d / D**2,    V_d = (E MS_group + E MS_seed - E MS_res) / (G_d S_d)
 
-The parts of one kind, ``v_d = MS_d / (G_d S_d D**2)`` with ``n_d`` degrees of freedom each, are summed over sets. Their
-sum has the degrees of freedom half way between Welch's and Satterthwaite's (Biometrika 29, 1938, 350-362; Biometrics
-Bulletin 2, 1946, 110-114), ``(sum v_d)**2 / sum v_d**2 / n_d``, and the least that these can be, ``min n_d``; that least
-where a set has two seeds. With t the quantiles of these,
+The parts of one kind, ``v_d = MS_d / (G_d S_d D**2)`` with ``n_d`` degrees of freedom each, are summed over sets. Welch
+and Satterthwaite (Biometrika 29, 1938, 350-362; Biometrics Bulletin 2, 1946, 110-114) give their sum
+``w = (sum v_d)**2 / sum(v_d**2 / n_d)`` degrees of freedom, never less than the least of one set, ``n = min n_d``. Taken
+are ``n + (n - 1) / (n + 1) (w - n)``: n itself with two seeds, a third of the way from n to w with three, 3/5 with five.
+With t the quantiles of these,
 
     h**2 = max( t_group**2 sum max(MS_group - MS_res, 0) / (G S D**2) + t_seed**2 sum MS_seed / (G S D**2),
                 the same of MS_group alone, of MS_seed alone, of MS_res alone )
 
 which is crossed.py's interval where D is 1, and each kind keeps a quantile of its own for the reason given there.
 
-*Why half way.* Satterthwaite's degrees of freedom for the whole variance, or seeds pooled over sets, reject a true null
-too often: a seed mean square that is small by chance makes the variance small and the degrees of freedom many.
-``perf/null_simulation.py 6`` prints all rules side by side. Pooled seeds (D (S - 1) degrees of freedom) hold 5 % only
-where all sets have the same seed variance, which 2 degrees of freedom a set cannot show: a test of it before, at 25 %,
-leaves up to 7 % of true nulls rejected with 3 seeds.
+*Why not all of the way.* Satterthwaite's degrees of freedom for the whole variance, Welch's for each kind, and seeds
+pooled over sets reject a true null too often: a mean square that is small by chance makes the variance small and the
+degrees of freedom many. ``perf/null_simulation.py 6`` prints all of these side by side. Pooled seeds, D (S - 1) degrees
+of freedom, hold 5 % only where all sets have the same seed variance, which 2 degrees of freedom a set cannot show: a
+test of it before, at 25 %, leaves up to 7 % of true nulls rejected with 3 seeds. What is taken holds 5 % whatever the
+sets' variances; its price with 3 seeds is power, with 5 hardly any.
 
 **Seeds that sets share** (protocols 1 and 2: seed k starts every set from the same weights and orders). What a seed
 does to all sets does not average out over sets. Sets and seeds are then crossed: the seeds' part is the variance of
@@ -80,7 +82,7 @@ class Population:
 def summed(components: Sequence[Component], scales: Sequence[float]) -> Part:
     """Return the sum over sets of mean squares times `scales`; sets whose mean square has no freedom have no part.
 
-    Degrees of freedom lie half way between Welch's and the least of one set (module docstring).
+    Degrees of freedom lie between the least of one set and Welch's (module docstring).
     """
     known = [
         (scale * np.asarray(square, dtype=float), n)
@@ -91,12 +93,10 @@ def summed(components: Sequence[Component], scales: Sequence[float]) -> Part:
         return Part(np.zeros(()), np.ones(()))
     parts, degrees = (np.stack(np.broadcast_arrays(*each)) for each in zip(*known, strict=True))
     least, whole = degrees.min(axis=0).astype(float), parts.sum(axis=0)
-    if least.max() < 2:
-        return Part(whole, least)
     squared = np.stack([part**2 / n for part, n in zip(parts, degrees, strict=True)]).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         welch = np.where(squared > 0, whole**2 / squared, least)
-    return Part(whole, (least + welch) / 2)
+    return Part(whole, least + (least - 1) / (least + 1) * (welch - least))
 
 
 def _parts(squares: Sequence[MeanSquares], shared: Component | None) -> tuple[Part, Part, tuple[Part, ...]]:
