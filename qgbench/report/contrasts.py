@@ -122,7 +122,7 @@ def contrast(
         scores, other_scores = (cells[one] if found else None for one, found in zip(pair, (own, other), strict=True))
         if name == reference:  # a cell that has no twin stands where a base does
             scores, other_scores = None, scores
-        without = Contrast(kind, name, reference, scores, other_scores, None, refused, missing=missing)
+        without = Contrast(kind, name, reference, scores, other_scores, None, refused, missing=missing, tested=tested)
         return without, [Problem(where, missing or f"refused: {refused}")]
     words = ("with the add-on", "without the add-on") if is_twin else (f"of {name}", f"of {reference}")
     left_out = ((other.keys() - own.keys(), words[1]), (own.keys() - other.keys(), words[0]))
