@@ -152,7 +152,7 @@ def _confirmatory(answers: Answers, what: Metric) -> Table:
     }
     answered = [one for one in answers.confirm if one.estimate is not None]
     title = "Confirmatory questions, in their order"
-    return table(title, columns, answered, names=2, widths=(92, 40), prose=frozenset({0}))
+    return table(title, columns, answered, names=2, widths=(58, 28), prose=frozenset({0}))
 
 
 def _exploratory(answers: Answers, what: Metric) -> Table:
