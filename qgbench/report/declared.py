@@ -154,6 +154,10 @@ class Answer:
         What the same means say of a population of data sets; None of one data set.
     verdict : Verdict or None
         None for a question that is not tested.
+    tables : dict of str to (G, S) float
+        What the estimates are of: differences by group and seed in each data set.
+    seconds : dict of str to float
+        What one seed of all these runs took in each data set: training and evaluation, and g once.
     by_class : dict of str to dict of str to Estimate
         By data set of several classes, of which `by_dataset` is the mean: the same of each class.
     """
@@ -165,6 +169,8 @@ class Answer:
     by_images: Estimate | None = None
     sets: Population | None = None
     verdict: Verdict | None = None
+    tables: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     by_class: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
 
@@ -327,6 +333,7 @@ def _answer(
     tables: dict[str, np.ndarray] = {}
     weighted: dict[str, np.ndarray] = {}
     seeds: dict[str, list[int]] = {}
+    seconds: dict[str, float] = {}
     by_class: dict[str, dict[str, Estimate]] = {}
     for dataset, regimes in question.regimes.items():
         faults, pairs = _pairs(question, cells, dataset, regimes)
@@ -340,6 +347,7 @@ def _answer(
                 tables[dataset] = np.mean(differences, axis=0)
                 own = pairs[0][1]
                 seeds[dataset] = sorted(own)
+                seconds[dataset] = _seconds_of_seed(pairs)
                 weighted[dataset] = image_weighted(tables[dataset], own[min(own)].units.group_sizes)
                 by_class[dataset] = _by_class(pairs, what.name)
     if len(measured := sorted({units[dataset] for dataset in tables})) > 1:
@@ -356,6 +364,8 @@ def _answer(
         by_images=None if lacking else these_sets(weighted, of_seeds, tested=False),
         sets=None if lacking else population(tables, of_seeds),
         verdict=Verdict(False, False, narrow, False, "") if tested else None,
+        tables=tables,
+        seconds=seconds,
         by_class={dataset: found for dataset, found in by_class.items() if found},
     )
 
@@ -409,6 +419,15 @@ def _differences(pairs: Sequence[_Pair], metric: str) -> tuple[list[list[str]], 
         groups.append(units.group_names)
         differences.append(np.column_stack(columns))
     return groups, differences
+
+
+def _seconds_of_seed(pairs: Sequence[_Pair]) -> float:
+    """Return what one seed of all runs of some pairs took, on average: training, evaluation, and g once."""
+    cells = {str(run.record.spec.arm): side for _, *sides in pairs for side in sides for run in side.values()}
+    times = [[run.record.times for run in side.values()] for side in cells.values()]
+    trained = sum(float(np.mean([each.train + each.evaluate for each in of_cell])) for of_cell in times)
+    of_g = [each.g for of_cell in times for each in of_cell if each.g]
+    return trained + (float(np.mean(of_g)) if of_g else 0.0)
 
 
 def _by_class(pairs: Sequence[_Pair], metric: str) -> dict[str, Estimate]:
