@@ -2,8 +2,8 @@
 
 ``python perf/answer_robustness.py results`` reads the per-image tables of submitted records and prints, for QW (the
 primary question) and for QAR: the answer by seed, with a test of whether a seed has one effect on all data sets; the
-pairs of runs that make most of it; and the standard error that the sets' means give beside the one that groups and
-seeds inside the sets give. Then supervised Dice as a mean over groups and over images. Seconds; trains nothing.
+pairs of runs that make most of it; and the intervals of these sets and of a population of sets, with sets and seeds
+crossed and as if each set had seeds of its own. Then supervised Dice as a mean over groups and over images. Seconds; trains nothing.
 """
 
 import math
@@ -59,7 +59,7 @@ def about(results: Path, title: str, pairs: list[tuple[str, str]]) -> None:
     single = pd.Series({key: gain.mean() for key, gain in gains.items()})
     single.index.names = ["dataset", "own", "other", "seed"]
     sets = single.groupby("dataset").mean()
-    print(f"\n{title}: {interval(sets)}, t over sets; {len(single)} pairs of runs")
+    print(f"\n{title}: {interval(sets)}, t over sets, p {stats.ttest_1samp(sets, 0).pvalue:.3f}; {len(single)} pairs of runs")
 
     table = single.groupby(["dataset", "seed"]).mean().unstack().loc[list(REGIMES)]
     print(table.round(2).to_string())

@@ -12,7 +12,7 @@ of twelve contrasts. 7: skewed differences of few groups, where the level is exc
 Tables 6 and 8 test the mean over these sets (`qgbench.stats.sets`). 6: sets with seeds of their own, beside other rules,
 on normal mean squares and on such records. 8: sets that share their seeds.
 
-``python perf/null_simulation.py 4 5 6`` prints some of them. All take about six minutes on one core.
+``python perf/null_simulation.py 4 5 6`` prints some of them. All take about ten minutes on one core.
 """
 
 import itertools
