@@ -3,7 +3,8 @@
 ``python perf/answer_robustness.py results`` reads the per-image tables of submitted records and prints, for QW (the
 primary question) and for QAR: the answer by seed, with a test of whether a seed has one effect on all data sets; the
 pairs of runs that make most of it; and the intervals of these sets and of a population of sets, with sets and seeds
-crossed and as if each set had seeds of its own. Then supervised Dice as a mean over groups and over images. Seconds; trains nothing.
+crossed and as if each set had seeds of its own. Then supervised Dice as a mean over groups and over images. Takes
+seconds; trains nothing.
 """
 
 import math
@@ -59,7 +60,8 @@ def about(results: Path, title: str, pairs: list[tuple[str, str]]) -> None:
     single = pd.Series({key: gain.mean() for key, gain in gains.items()})
     single.index.names = ["dataset", "own", "other", "seed"]
     sets = single.groupby("dataset").mean()
-    print(f"\n{title}: {interval(sets)}, t over sets, p {stats.ttest_1samp(sets, 0).pvalue:.3f}; {len(single)} pairs of runs")
+    p = stats.ttest_1samp(sets, 0).pvalue
+    print(f"\n{title}: {interval(sets)}, t over sets, p {p:.3f}; {len(single)} pairs of runs")
 
     table = single.groupby(["dataset", "seed"]).mean().unstack().loc[list(REGIMES)]
     print(table.round(2).to_string())
@@ -89,9 +91,11 @@ def about(results: Path, title: str, pairs: list[tuple[str, str]]) -> None:
         assert like is not None
         assert like.estimate.interval is not None
         print(f"{about_whom}: these five sets [{these.interval[0]:.2f}, {these.interval[1]:.2f}], p {these.p:.3f},")
-        print(f"  standard error {these.standard_error:.2f}; a population of sets [{like.estimate.interval[0]:.2f}, "
-              f"{like.estimate.interval[1]:.2f}], standard error {like.estimate.standard_error:.2f}, "
-              f"Cochran's Q {like.cochran_q:.1f}, p {like.cochran_p:.2f}{'; too narrow' if like.too_narrow else ''}")
+        print(
+            f"  standard error {these.standard_error:.2f}; a population of sets [{like.estimate.interval[0]:.2f}, "
+            f"{like.estimate.interval[1]:.2f}], standard error {like.estimate.standard_error:.2f}, "
+            f"Cochran's Q {like.cochran_q:.1f}, p {like.cochran_p:.2f}{'; too narrow' if like.too_narrow else ''}"
+        )
     print(f"seeds pooled over sets, as if each had its own: {pooled(tables)}")
 
 
@@ -106,7 +110,10 @@ def pooled(tables: dict[str, np.ndarray]) -> str:
     spread = (group**2 / freedom[:, 0]).sum() + seed.sum() ** 2 / freedom[:, 1].sum()
     variance = (group + seed - rest).sum()
     degrees = variance**2 / (spread + (rest**2 / freedom.prod(axis=1)).sum())
-    mean, width = np.mean([table.mean() for table in tables.values()]), stats.t.isf(0.025, degrees) * math.sqrt(variance)
+    mean, width = (
+        np.mean([table.mean() for table in tables.values()]),
+        stats.t.isf(0.025, degrees) * math.sqrt(variance),
+    )
     return f"[{mean - width:.2f}, {mean + width:.2f}]"
 
 

@@ -7,9 +7,9 @@ drawn directly; the chance of a rejection given the mean squares is exact, so th
 0.1 points. 3: how much of what the interval covers beyond 95 % could be taken away at all.
 
 Tables 4, 5, 7 and 9 test it on records that look like real ones (`qgbench.stats.simulate`: bounded skewed Dice with
-misses, unequal groups, correlated images, run-to-run noise, shared labelled draws). 4: single contrasts. 5: Holm's family
-of twelve contrasts. 7: skewed differences of few groups, where the level is exceeded. 9: what remedies for 7 would cost.
-Tables 6 and 8 test the mean over these sets (`qgbench.stats.sets`). 6: sets with seeds of their own, beside other rules,
+misses, unequal groups, correlated images, run-to-run noise, shared labelled draws). 4: single contrasts. 5: Holm's
+family of twelve contrasts. 7: skewed differences of few groups, where the level is exceeded. 9: what remedies for 7
+would cost. Tables 6 and 8 test the mean over these sets (`qgbench.stats.sets`). 6: sets with seeds of their own, beside other rules,
 on normal mean squares and on such records. 8: sets that share their seeds.
 
 ``python perf/null_simulation.py 4 5 6`` prints some of them. All take about ten minutes on one core.
@@ -331,8 +331,8 @@ def other_rules(squares: list[MeanSquares]) -> dict[str, np.ndarray]:
     """Return half-widths of the mean over sets by rules that were tried.
 
     "own": each set's own interval, their squares summed. "t": Student's over the sets' means. "all": Satterthwaite's
-    degrees of freedom for the whole variance. "Welch": those of Welch for each kind of mean square. "pooled": seeds with
-    D (S - 1) degrees of freedom. "if alike": so where Bartlett's test of equal seed variances has p > 0.25, else Welch.
+    degrees of freedom for the whole variance. "Welch": those of Welch for each kind of mean square. "pooled": seeds
+    with D (S - 1) degrees of freedom. "if alike": so where Bartlett's test of equal seed variances has p > 0.25, else Welch.
     "these sets": the rule that is taken.
     """
     count = len(squares)
@@ -394,7 +394,9 @@ def rates(squares: list[MeanSquares]) -> dict[str, float]:
 
 # Standard deviations, in points, of the differences that the primary question of `small` is about (protocol 2): groups,
 # seeds, residual on PH2, SCD, ISIC 2017, CVC-ClinicDB, CVC-ColonDB.
-AS_FOUND = np.array([(0.35, 0.32, 1.68), (0.89, 1.00, 2.21), (1.73, 0.61, 3.81), (0.27, 0.22, 1.74), (0.43, 0.00, 2.72)])
+AS_FOUND = np.array(
+    [(0.35, 0.32, 1.68), (0.89, 1.00, 2.21), (1.73, 0.61, 3.81), (0.27, 0.22, 1.74), (0.43, 0.00, 2.72)]
+)
 AS_FOUND_GROUPS = [100, 83, 200, 14, 8]
 
 
@@ -429,7 +431,9 @@ def these_sets() -> None:
         for name, scenarios in {**unequal, **few}.items():
             drawn = []
             for index, scenario in enumerate(scenarios):
-                twins = simulate(replace(scenario, seeds=seeds), RECORDS // 2, (0.0, *GAINS[:3]), seed=90 * seeds + index)
+                twins = simulate(
+                    replace(scenario, seeds=seeds), RECORDS // 2, (0.0, *GAINS[:3]), seed=90 * seeds + index
+                )
                 by_group = twins.by_group()
                 drawn.append(mean_squares(by_group[1:] - by_group[0]))
             widths = other_rules(drawn)
@@ -439,7 +443,9 @@ def these_sets() -> None:
 
 
 def seeds_in_common() -> None:
-    print("seeds that all sets share, effect SD in points: rejected % of true nulls, by the rule for seeds of each set's")
+    print(
+        "seeds that all sets share, effect SD in points: rejected % of true nulls, by the rule for seeds of each set's"
+    )
     print("own, by t over sets, with sets and seeds crossed; then power % of the last at +0.5, +1, +2 points")
     print("sets           seeds SD")
     count = RECORDS // 2
@@ -448,7 +454,9 @@ def seeds_in_common() -> None:
             common = effect / 100 * np.random.default_rng(seeds).standard_normal((count, 1, seeds))
             tables = []
             for index, scenario in enumerate(scenarios):
-                twins = simulate(replace(scenario, seeds=seeds), count, (0.0, *GAINS[:3]), seed=70 * seeds + index).by_group()
+                twins = simulate(
+                    replace(scenario, seeds=seeds), count, (0.0, *GAINS[:3]), seed=70 * seeds + index
+                ).by_group()
                 tables.append(twins[1:] - twins[0] + common)
             squares = [mean_squares(table) for table in tables]
             shared = sets.shared_seeds(np.stack([table.mean(axis=2) for table in tables]))

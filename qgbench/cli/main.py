@@ -548,7 +548,9 @@ def power(
     dataset: Annotated[list[str] | None, typer.Option(help="Only these data sets; repeatable.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Only these methods; repeatable.")] = None,
     contrast: Annotated[list[str] | None, typer.Option(help="Also the contrast A:B; repeatable.")] = None,
-    suite: Annotated[str | None, typer.Option(help="What the first question of this suite needs, by its records.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="What the first question of this suite needs, by its records.")
+    ] = None,
     half_width: Annotated[float, typer.Option(help="Of the suite's answer, points.")] = 0.3,
     output: Annotated[
         Path | None, typer.Option(parser=expanded, help="Write power.csv and each contrast's curves here.")
@@ -558,8 +560,8 @@ def power(
 ) -> None:
     """Say how many test images, groups and seeds a claim of a gain needs, and what a contrast could have shown.
 
-    The spread comes from records, or is stated in Dice points. With --suite: which seeds, sets and test groups its first
-    question needs for an interval of +- --half-width and for a --gain, with what they cost in core-hours.
+    The spread comes from records, or is stated in Dice points. With --suite: which seeds, sets and test groups its
+    first question needs for an interval of +- --half-width and for a --gain, with what they cost in core-hours.
 
     Example: [bold]qgbench power runs --gain 1 --gain 2[/bold] or [bold]qgbench power --group-sd 2 --run-sd 1
     --image-sd 8[/bold]

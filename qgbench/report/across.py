@@ -12,8 +12,8 @@ from qgbench.report.contrasts import Contrast, is_control
 from qgbench.report.scores import Scores, shared_tables
 from qgbench.report.sections import FULL_BUDGET, Section
 from qgbench.spec.arm import ArmName
-from qgbench.spec.run_spec import Setting
 from qgbench.spec.protocol import OWN_SEEDS
+from qgbench.spec.run_spec import Setting
 from qgbench.stats.across import average_ranks, rank_frequencies
 from qgbench.stats.crossed import Estimate
 from qgbench.stats.sets import Population, population, these_sets

@@ -128,7 +128,7 @@ def _measured(runs: Sequence[Run], what: Metric) -> tuple[list[Run], list[Proble
 
 
 def _adjusted(sections: Sequence[Section]) -> list[Section]:
-    """Return sections with p adjusted for all comparisons of a kind, in whatever setting: twins, and pairs asked for."""
+    """Return sections with p adjusted for all comparisons of a kind (twins; pairs asked for), in whatever setting."""
     by_kind = {
         kind: iter(adjusted([one for section in sections for one in section.contrasts if one.kind == kind]))
         for kind in get_args(Kind)

@@ -2,9 +2,9 @@
 
 From the records' differences come three variances for each data set (`qgbench.stats.power.components`), and with them
 the half-width to be expected by the rule of `qgbench.stats.sets`, for runs whose data sets have seeds of their own. A
-variance from few seeds is no truth: each mean square is drawn anew as the observed one times its degrees of freedom over
-chi-square (the fiducial distribution; Weerahandi, JASA 88, 1993, 899-905). Printed are the median of these draws and the
-range that holds the middle 80 %.
+variance from few seeds is no truth: each mean square is drawn anew as the observed one times its degrees of freedom
+over chi-square (the fiducial distribution; Weerahandi, JASA 88, 1993, 899-905). Printed are the median of these draws
+and the range that holds the middle 80 %.
 """
 
 import math
@@ -97,14 +97,14 @@ def _drawn(table: np.ndarray, generator: np.random.Generator) -> tuple[int, np.n
     return groups, np.stack([np.maximum(group - rest, 0) / seeds, np.maximum(seed - rest, 0) / groups, rest])
 
 
-def _expected(
-    found: Sequence[tuple[int, np.ndarray]], more: int, gain: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _expected(found: Sequence[tuple[int, np.ndarray]], more: int, gain: float) -> tuple[np.ndarray, np.ndarray]:
     """Return half-widths and powers by number of seeds, with `more` times the groups."""
     widths, powers = [], []
     for seeds in _SEEDS:
         squares = [
-            MeanSquares(np.zeros_like(rest), rest + seeds * group, rest + more * groups * seed, rest, more * groups, seeds)
+            MeanSquares(
+                np.zeros_like(rest), rest + seeds * group, rest + more * groups * seed, rest, more * groups, seeds
+            )
             for groups, (group, seed, rest) in found
         ]
         width, error = sets.half_width(squares), np.sqrt(sets.variance(squares))
@@ -121,7 +121,9 @@ def print_needs(answers: Answers, what: Metric, half_width: float, gain: float, 
     sizes: Mapping[str, tuple[int, ...]] = {name: table.shape for name, table in answer.tables.items()}
     console.print(answer.question.text, style="bold", markup=False, soft_wrap=True)
     now = ", ".join(f"{name} {groups} groups x {seeds} seeds" for name, (groups, seeds) in sizes.items())
-    console.print(f"spreads from {now}; a seed of all runs takes {needs[0].seconds / 3600:.1f} core-hours", soft_wrap=True)
+    console.print(
+        f"spreads from {now}; a seed of all runs takes {needs[0].seconds / 3600:.1f} core-hours", soft_wrap=True
+    )
     first = Table(box=None, pad_edge=False)
     for heading in ("seeds", "core-hours", f"half-width ({what.difference_unit})", f"power at +{gain:g}"):
         first.add_column(heading, justify="right")

@@ -11,7 +11,6 @@ from qgbench.report.collect import Run, in_unit_of, of_class
 from qgbench.report.pairing import refusal
 from qgbench.spec.arm import ArmName
 from qgbench.spec.protocol import OWN_SEEDS, load_protocol
-from qgbench.spec.regime import Regime
 from qgbench.spec.run_spec import Place
 from qgbench.spec.suite import Asked, Confirm, Suite
 from qgbench.stats.crossed import Estimate, estimate

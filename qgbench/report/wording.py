@@ -99,7 +99,9 @@ def tested_line(analysis: Analysis) -> str:
     words = {"twin": "pairs of twins", "asked": "pairs asked for by name"}
     tested = analysis.tested
     counted = " and ".join(f"{tested[kind]} {words[kind]}" for kind in words if tested.get(kind))
-    said = f"Tested are {counted}, each kind adjusted for its number by Holm's method" if counted else "No pair is tested"
+    said = (
+        f"Tested are {counted}, each kind adjusted for its number by Holm's method" if counted else "No pair is tested"
+    )
     others = "a suite says which questions are" if analysis.answers is not None else "controls of the score are not"
     return f"{said}; {others}, and what is not tested is an estimate with its interval."
 

@@ -223,8 +223,8 @@ def _of_now(data: dict[str, Any], name: str) -> dict[str, Any]:
     """Return what a file says, unless it is of the form of 0.1."""
     if former := data.keys() & {"primary", "secondary"}:
         raise UserError(
-            f"the suite {name} has [{min(former)}], of a former form: [[confirm]] holds the questions that are tested, as "
-            "docs/suites.md shows, and [secondary] is left out."
+            f"the suite {name} has [{min(former)}], of a former form: [[confirm]] holds the questions that are tested, "
+            "as docs/suites.md shows, and [secondary] is left out."
         )
     return data
 

@@ -11,6 +11,7 @@ import scipy
 
 from qgbench.base.errors import QGBenchError
 
+
 def average_ranks(matrix: np.ndarray) -> np.ndarray:
     """Return each method's rank, averaged over the data sets (Demsar, JMLR 7, 2006, 1-30, section 3.2.2).
 

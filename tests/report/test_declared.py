@@ -1,4 +1,4 @@
-"""A suite's question is answered from all of its cells or not at all; few are tested, in order; what is missing is named."""
+"""A question is answered from all of its cells or not at all; few are tested, in order; what is missing is named."""
 
 import json
 import re
@@ -99,9 +99,7 @@ def test_the_answer_averages_methods_inside_data_sets(records: Path, suite: Decl
     assert answer.by_images.interval == pytest.approx(these_sets(even, seeds).interval), "two images in each group"
 
 
-def test_a_missing_run_is_named_and_the_answer_withheld(
-    records: Path, suite: DeclaredSuite, tmp_path: Path
-) -> None:
+def test_a_missing_run_is_named_and_the_answer_withheld(records: Path, suite: DeclaredSuite, tmp_path: Path) -> None:
     whole = collect([records])
     gone = next(r for r in whole.runs if r.record.run_id == "fixmatch--qw-k2-scd")
     found = analyse(replace(whole, runs=[run for run in whole.runs if run is not gone]), suite=suite)

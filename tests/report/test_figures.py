@@ -376,7 +376,9 @@ class TestQuestions:
         assert asked[0].estimate is not None
         assert asked[0].estimate.p is not None
         p = f"{asked[0].estimate.p:.3f}"
-        assert [text for text in shown if text.startswith("0.") and "[" not in text] == [p], "that of the question that is tested"
+        assert [text for text in shown if text.startswith("0.") and "[" not in text] == [p], (
+            "that of the question that is tested"
+        )
 
     def test_more_questions_than_a_page_holds_take_another(self, analysis: Analysis) -> None:
         assert analysis.answers is not None

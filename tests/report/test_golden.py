@@ -53,7 +53,7 @@ def make_report(place: Path) -> Path:
 
 
 def declared_of(specs: list[RunSpec]) -> DeclaredSuite:
-    """All runs and one that was never run, a question to confirm, one after it, further ones, and one without an answer."""
+    """All runs and one that was never run, two questions to confirm, further ones, and one without an answer."""
     never = Place("small", "ph2", "n28@grouped", "unet", ArmName("bcp", "", ""), 0)
     regimes = dict.fromkeys(("ph2", "scd"), ("n28@grouped", "n28@grouped"))
 

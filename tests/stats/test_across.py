@@ -1,11 +1,9 @@
 """Ranks and rank frequencies against a published example and brute force."""
 
 import itertools
-import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from qgbench.base.errors import QGBenchError
 from qgbench.stats.across import average_ranks, rank_frequencies

@@ -9,7 +9,6 @@ from qgbench.report.declared import Answer, Answers
 from qgbench.report.wording import MARK, MISSING, by_reason, in_points, p_words, protocol_line
 from qgbench.spec.protocol import OWN_SEEDS
 from qgbench.spec.task import MEAN
-from qgbench.stats.crossed import Estimate
 
 _ABREAST = 5  # columns of data sets that a landscape page holds
 

@@ -24,7 +24,8 @@ CAPTION = (
     "score (controls), and pairs asked for. Unit: test groups x seeds; bars are 95 % confidence intervals of the model "
     "with crossed random effects of both; an arrow marks an interval that goes on beyond the axis. p, of what "
     "is tested, is adjusted by Holm's method for all of its kind in the report. Diamonds: each add-on's mean over "
-    "methods and these data sets, as wide as its interval. Hollow and grey: the interval allows no verdict. Grey band, for Dice: differences of one point or less."
+    "methods and these data sets, as wide as its interval. Hollow and grey: the interval allows no verdict. Grey band, "
+    "for Dice: differences of one point or less."
 )
 
 _LABEL, _PLOT, _INTERVAL, _P, _SIZE = 2.15, 2.15, 1.2, 0.72, 0.5  # widths of the columns; 0.18 is left for gaps
