@@ -9,8 +9,8 @@ drawn directly; the chance of a rejection given the mean squares is exact, so th
 Tables 4, 5, 7 and 9 test it on records that look like real ones (`qgbench.stats.simulate`: bounded skewed Dice with
 misses, unequal groups, correlated images, run-to-run noise, shared labelled draws). 4: single contrasts. 5: Holm's
 family of twelve contrasts. 7: skewed differences of few groups, where the level is exceeded. 9: what remedies for 7
-would cost. Tables 6 and 8 test the mean over these sets (`qgbench.stats.sets`). 6: sets with seeds of their own, beside other rules,
-on normal mean squares and on such records. 8: sets that share their seeds.
+would cost. Tables 6 and 8 test the mean over these sets (`qgbench.stats.sets`). 6: sets with seeds of their own, beside
+other rules, on normal mean squares and on such records. 8: sets that share their seeds.
 
 ``python perf/null_simulation.py 4 5 6`` prints some of them. All take about ten minutes on one core.
 """
@@ -332,7 +332,8 @@ def other_rules(squares: list[MeanSquares]) -> dict[str, np.ndarray]:
 
     "own": each set's own interval, their squares summed. "t": Student's over the sets' means. "all": Satterthwaite's
     degrees of freedom for the whole variance. "Welch": those of Welch for each kind of mean square. "pooled": seeds
-    with D (S - 1) degrees of freedom. "if alike": so where Bartlett's test of equal seed variances has p > 0.25, else Welch.
+    with D (S - 1) degrees of freedom. "if alike": so where Bartlett's test of equal seed variances has
+    p > 0.25, else Welch.
     "these sets": the rule that is taken.
     """
     count = len(squares)

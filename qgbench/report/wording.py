@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from qgbench.metrics.table import Metric
 from qgbench.report.analysis import Analysis
-from qgbench.report.contrasts import Contrast
+from qgbench.report.contrasts import Contrast, Kind
 from qgbench.spec.run_spec import Setting
 from qgbench.stats.crossed import MIN_GROUPS, Estimate
 
@@ -96,7 +96,7 @@ def own_unit(dataset: str, analysis: Analysis) -> list[str]:
 
 def tested_line(analysis: Analysis) -> str:
     """Return which comparisons of cells are tested, and how many."""
-    words = {"twin": "pairs of twins", "asked": "pairs asked for by name"}
+    words: dict[Kind, str] = {"twin": "pairs of twins", "asked": "pairs asked for by name"}
     tested = analysis.tested
     counted = " and ".join(f"{tested[kind]} {words[kind]}" for kind in words if tested.get(kind))
     said = (

@@ -9,9 +9,9 @@ table, where they share groups and seeds. Asked is ``mu = (mu_1 + ... + mu_D) / 
 
 The parts of one kind, ``v_d = MS_d / (G_d S_d D**2)`` with ``n_d`` degrees of freedom each, are summed over sets.
 Welch and Satterthwaite (Biometrika 29, 1938, 350-362; Biometrics Bulletin 2, 1946, 110-114) give their sum
-``w = (sum v_d)**2 / sum(v_d**2 / n_d)`` degrees of freedom, never less than the least of one set, ``n = min n_d``. Taken
-are ``n + (n - 1) / (n + 1) (w - n)``: n itself with two seeds, a third of the way from n to w with three, 3/5 with
-five.
+``w = (sum v_d)**2 / sum(v_d**2 / n_d)`` degrees of freedom, never less than the least of one set, ``n = min n_d``.
+Taken are ``n + (n - 1) / (n + 1) (w - n)``: n itself with two seeds, a third of the way from n to w with three, 3/5
+with five.
 With t the quantiles of these,
 
     h**2 = max( t_group**2 sum max(MS_group - MS_res, 0) / (G S D**2) + t_seed**2 sum MS_seed / (G S D**2),
@@ -116,9 +116,7 @@ def _parts(squares: Sequence[MeanSquares], shared: Component | None) -> tuple[Pa
     return group, seed, (floors[0], seed, floors[2])
 
 
-def half_width(
-    squares: Sequence[MeanSquares], alpha: float | np.ndarray = 0.05, shared: Component | None = None
-) -> np.ndarray:
+def half_width(squares: Sequence[MeanSquares], alpha: float = 0.05, shared: Component | None = None) -> np.ndarray:
     """Return the half-width of the 1 - `alpha` interval of the mean of these sets.
 
     Parameters

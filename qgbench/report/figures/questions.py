@@ -19,7 +19,8 @@ CAPTION = (
     "Answers to the questions that the suite asks; those that are tested come first, in their order, and have a p; the "
     "others are exploratory. Diamonds: mean difference over pairs of cells and these data sets, as wide as its 95 % "
     "confidence interval. Small markers: the mean inside each data set, without its interval; an arrow marks one "
-    "beyond the axis. A hollow diamond: its interval allows no verdict. Grey band, for Dice: differences of one point or less."
+    "beyond the axis. A hollow diamond: its interval allows no verdict. Grey band, for Dice: differences "
+    "of one point or less."
 )
 
 _LABEL, _PLOT, _INTERVAL = 2.95, 2.1, 1.15
