@@ -1,9 +1,9 @@
 """The crossed model beside two judges, on committed records: ``python perf/stats_judges.py results``.
 
 For the mean of five pairs of twins that the first question of `small` is about, on three data sets: the variances and
-the standard error by `qgbench.stats` (mean squares) and by statsmodels' mixed model (REML, crossed random effects of groups
-and seeds), which agree where no variance is cut at 0; and p of exact sign flips over groups (all 2**G where G <= 14,
-else 100,000), which sees groups alone. Two minutes; trains nothing.
+the standard error by `qgbench.stats` (mean squares) and by statsmodels' mixed model (REML, crossed random effects of
+groups and seeds), which agree where no variance is cut at 0; and p of sign flips over groups (all 2**G where G <= 14,
+else 100,000 draws), which sees groups alone. A minute or two; trains nothing.
 """
 
 import itertools
