@@ -58,7 +58,8 @@ def main(results: Path) -> None:
     assert found.answers is not None
     tables = found.answers.confirm[0].tables
     print(
-        "| set | by | SD of groups, seeds, residual | standard error | p | p, sign flips |\n|---|---|---|---:|---:|---:|"
+        "| set | by | SD of groups, seeds, residual | standard error | p | p, sign flips |\n"
+        "|---|---|---|---:|---:|---:|"
     )
     for name in SETS:
         table = 100 * tables[name]
