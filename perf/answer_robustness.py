@@ -2,8 +2,9 @@
 
 ``python perf/answer_robustness.py results`` reads the per-image tables of submitted records and prints, for QW (the
 primary question) and for QAR: the answer by seed, with a test of whether a seed has one effect on all data sets; the
-pairs of runs that make most of it; and the standard error that the sets' means give beside the one that groups and
-seeds inside the sets give. Then supervised Dice as a mean over groups and over images. Seconds; trains nothing.
+pairs of runs that make most of it; and the intervals of these sets and of a population of sets, with sets and seeds
+crossed and as if each set had seeds of its own. Then supervised Dice as a mean over groups and over images. Takes
+seconds; trains nothing.
 """
 
 import math
@@ -15,8 +16,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from qgbench.stats.combined import half_width
 from qgbench.stats.crossed import mean_squares
+from qgbench.stats.sets import population, these_sets
 
 REGIMES = {
     "ph2": "n7@grouped",
@@ -59,7 +60,8 @@ def about(results: Path, title: str, pairs: list[tuple[str, str]]) -> None:
     single = pd.Series({key: gain.mean() for key, gain in gains.items()})
     single.index.names = ["dataset", "own", "other", "seed"]
     sets = single.groupby("dataset").mean()
-    print(f"\n{title}: {interval(sets)}, t over sets; {len(single)} pairs of runs")
+    p = stats.ttest_1samp(sets, 0).pvalue
+    print(f"\n{title}: {interval(sets)}, t over sets, p {p:.3f}; {len(single)} pairs of runs")
 
     table = single.groupby(["dataset", "seed"]).mean().unstack().loc[list(REGIMES)]
     print(table.round(2).to_string())
@@ -78,20 +80,41 @@ def about(results: Path, title: str, pairs: list[tuple[str, str]]) -> None:
     print(f"the {SHOWN} largest of {len(single)} (set, pair, seed): {named}")
     print(f"their share of the sum: {largest.sum() / single.sum():.0%}; without them {interval(left)}")
 
-    inside = [
-        mean_squares(
-            np.mean([np.column_stack([gains[dataset, a, b, seed] for seed in SEEDS]) for a, b in pairs], axis=0)
-        )
+    tables = {
+        dataset: np.mean([np.column_stack([gains[dataset, a, b, seed] for seed in SEEDS]) for a, b in pairs], axis=0)
         for dataset in REGIMES
-    ]
-    error = math.sqrt(sum(float(part.variance) for part in inside)) / len(inside)
-    width = float(half_width(inside))
-    print(
-        f"standard error from the five means {stats.sem(sets):.2f}, from groups and seeds inside the sets {error:.2f}"
+    }
+    same = dict.fromkeys(tables, tuple(SEEDS))
+    for about_whom, seeds in (("seeds crossed with sets", same), ("as if each set had its own seeds", None)):
+        these, like = these_sets(tables, seeds), population(tables, seeds)
+        assert these.interval is not None
+        assert like is not None
+        assert like.estimate.interval is not None
+        print(f"{about_whom}: these five sets [{these.interval[0]:.2f}, {these.interval[1]:.2f}], p {these.p:.3f},")
+        print(
+            f"  standard error {these.standard_error:.2f}; a population of sets [{like.estimate.interval[0]:.2f}, "
+            f"{like.estimate.interval[1]:.2f}], standard error {like.estimate.standard_error:.2f}, "
+            f"Cochran's Q {like.cochran_q:.1f}, p {like.cochran_p:.2f}{'; too narrow' if like.too_narrow else ''}"
+        )
+    print(f"seeds pooled over sets, as if each had its own: {pooled(tables)}")
+
+
+def pooled(tables: dict[str, np.ndarray]) -> str:
+    """Return Satterthwaite's interval with one seed variance for all sets, which holds its level only if that is so."""
+    squares, count = [mean_squares(table) for table in tables.values()], len(tables)
+    scale = np.array([1 / (each.groups * each.seeds * count**2) for each in squares])
+    group, seed, rest = (
+        scale * np.array([float(getattr(each, name)) for each in squares]) for name in ("group", "seed", "residual")
     )
-    print(
-        f"interval for these five sets, from groups and seeds inside them: {grand - width:.2f} to {grand + width:.2f}"
+    freedom = np.array([(each.groups - 1, each.seeds - 1) for each in squares])
+    spread = (group**2 / freedom[:, 0]).sum() + seed.sum() ** 2 / freedom[:, 1].sum()
+    variance = (group + seed - rest).sum()
+    degrees = variance**2 / (spread + (rest**2 / freedom.prod(axis=1)).sum())
+    mean, width = (
+        np.mean([table.mean() for table in tables.values()]),
+        stats.t.isf(0.025, degrees) * math.sqrt(variance),
     )
+    return f"[{mean - width:.2f}, {mean + width:.2f}]"
 
 
 def main(results: Path) -> None:

@@ -127,7 +127,10 @@ def columns_of(
 
 
 def main() -> None:
-    regimes = {name: Regime.parse(regime) for name, regime in load_suite("small").primary.regimes.items()}
+    regimes = {
+        name: Regime.parse(regime[0])
+        for name, regime in next(block for block in load_suite("small").block if block.name == "core").regimes.items()
+    }
     rows: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     cards: dict[tuple[str, int], list[tuple[str, Path]]] = defaultdict(list)
     for file in sorted(Path(sys.argv[1]).glob(f"predictors/*/{CARD_NAME}")):

@@ -39,7 +39,7 @@ from qgbench.spec.settings import apply_settings
 from qgbench.spec.suite import load_suite
 
 KEPT = Path(__file__).parent / "kept" / "g_settings.jsonl"
-FEW = load_suite("small").primary.regimes
+FEW = {name: regimes[0] for name, regimes in load_suite("small").block[0].regimes.items()}
 MASKS = ("synthetic", "synthetic_test", "weak_models")
 
 

@@ -6,12 +6,13 @@ variance with Satterthwaite's degrees of freedom. 2: the worst case over a fine 
 drawn directly; the chance of a rejection given the mean squares is exact, so that 40,000 draws leave an error of about
 0.1 points. 3: how much of what the interval covers beyond 95 % could be taken away at all.
 
-Tables 4 to 9 test it on records that look like real ones (`qgbench.stats.simulate`: bounded skewed Dice with misses,
-unequal groups, correlated images, run-to-run noise, shared labelled draws). 4: single contrasts. 5: Holm's family of
-twelve contrasts. 6: the mean over data sets (`qgbench.stats.combined`). 7: skewed differences of few groups, where
-the level is exceeded. 8 (normal means): where t over sets exceeds its level. 9: what remedies for 7 would cost.
+Tables 4, 5, 7 and 9 test it on records that look like real ones (`qgbench.stats.simulate`: bounded skewed Dice with
+misses, unequal groups, correlated images, run-to-run noise, shared labelled draws). 4: single contrasts. 5: Holm's
+family of twelve contrasts. 7: skewed differences of few groups, where the level is exceeded. 9: what remedies for 7
+would cost. Tables 6 and 8 test the mean over these sets (`qgbench.stats.sets`). 6: sets with seeds of their own, beside
+other rules, on normal mean squares and on such records. 8: sets that share their seeds.
 
-``python perf/null_simulation.py 4 5 6`` prints some of them. All take about six minutes on one core.
+``python perf/null_simulation.py 4 5 6`` prints some of them. All take about ten minutes on one core.
 """
 
 import itertools
@@ -20,9 +21,9 @@ from dataclasses import replace
 
 import numpy as np
 from scipy import optimize, sparse, stats
-from scipy.special import erfc
+from scipy.special import erfc, stdtrit
 
-from qgbench.stats import combined
+from qgbench.stats import sets
 from qgbench.stats.crossed import MIN_GROUPS, MeanSquares, half_width, mean_squares, rests_on_few_groups
 from qgbench.stats.simulate import Scenario, simulate
 
@@ -326,82 +327,147 @@ def families() -> None:
         print(f"{images:6} {groups:6} {seeds:5} | {one:5.1f} {two:5.2f} | {three:5.2f} {found:5.1f}")
 
 
-def over_sets() -> None:
-    """Print rates of both rules of `qgbench.stats.combined` on unequal data sets, whose true means differ or do not."""
-    print("mean over the first D of eight unequal data sets; their true means spread about their own mean with some SD")
-    print("rejected % under the null, and power % at +0.5, +1, +2, +4 points; * marks the rule that is taken")
-    print("D seeds SD of true means | combined                      | t over sets")
+def other_rules(squares: list[MeanSquares]) -> dict[str, np.ndarray]:
+    """Return half-widths of the mean over sets by rules that were tried.
+
+    "own": each set's own interval, their squares summed. "t": Student's over the sets' means. "all": Satterthwaite's
+    degrees of freedom for the whole variance. "Welch": those of Welch for each kind of mean square. "pooled": seeds
+    with D (S - 1) degrees of freedom. "if alike": so where Bartlett's test of equal seed variances has
+    p > 0.25, else Welch.
+    "these sets": the rule that is taken.
+    """
+    count = len(squares)
+    scales = [1 / (each.groups * each.seeds * count**2) for each in squares]
+    means = np.stack([each.mean for each in squares])
+    group, seed = (np.stack([s * each.parts[i][0] for s, each in zip(scales, squares, strict=True)]) for i in (0, 1))
+    residual = np.stack([s * each.residual for s, each in zip(scales, squares, strict=True)])
+    floor = np.stack([s * each.group for s, each in zip(scales, squares, strict=True)])
+    freedom = np.array([[each.groups - 1, each.seeds - 1] for each in squares], dtype=float)
+    n_group, n_seed = (freedom[:, i].reshape(-1, *[1] * (means.ndim - 1)) for i in (0, 1))
+
+    def t2(degrees: np.ndarray | float) -> np.ndarray:
+        return stdtrit(np.asarray(degrees, dtype=float), 0.025) ** 2
+
+    def welch(part: np.ndarray, degrees: np.ndarray) -> np.ndarray:
+        return part.sum(0) ** 2 / np.maximum((part**2 / degrees).sum(0), 1e-300)
+
+    variance = np.maximum.reduce([group.sum(0) + seed.sum(0), floor.sum(0), seed.sum(0), residual.sum(0)])
+    spread = (floor**2 / n_group).sum(0) + (seed**2 / n_seed).sum(0)
+    spread += (residual**2 / (n_group * n_seed)).sum(0)
+    by_group = t2(np.maximum(welch(group, n_group), n_group.min())) * group.sum(0)
+    alike = np.stack([each.seed / each.groups for each in squares])
+    freedom_of_seeds = n_seed.sum()
+    pooled_variance = (n_seed * alike).sum(0) / freedom_of_seeds
+    bartlett = freedom_of_seeds * np.log(pooled_variance) - (n_seed * np.log(alike)).sum(0)
+    bartlett /= 1 + ((1 / n_seed).sum() - 1 / freedom_of_seeds) / (3 * (count - 1))
+    plain = welch(seed, n_seed)
+    tested = np.where(stats.chi2.sf(bartlett, count - 1) > 0.25, freedom_of_seeds, plain)
+    return {
+        "own": np.sqrt(sum(half_width(each) ** 2 for each in squares)) / count,
+        "t": np.sqrt(t2(count - 1) / count) * means.std(axis=0, ddof=1),
+        "all": np.sqrt(t2(variance**2 / spread) * variance),
+        "Welch": np.sqrt(by_group + t2(plain) * seed.sum(0)),
+        "pooled": np.sqrt(by_group + t2(freedom_of_seeds) * seed.sum(0)),
+        "if alike": np.sqrt(by_group + t2(tested) * seed.sum(0)),
+        "these sets": sets.half_width(squares),
+    }
+
+
+def drawn_squares(
+    groups: list[int], seeds: int, sds: np.ndarray, generator: np.random.Generator, mean: float = 0.0
+) -> list[MeanSquares]:
+    """Return mean squares of D normal tables; `sds` (D, 3) are of groups, seeds and residual."""
+    found = []
+    for count, (group, seed, residual) in zip(groups, sds**2, strict=True):
+        degrees = (count - 1, seeds - 1, (count - 1) * (seeds - 1))
+        expected = (seeds * group + residual, count * seed + residual, residual)
+        squares = [e * generator.chisquare(n, DRAWS // 4) / n for e, n in zip(expected, degrees, strict=True)]
+        error = np.sqrt((expected[0] + expected[1] - expected[2]) / (count * seeds))
+        found.append(MeanSquares(mean + error * generator.standard_normal(DRAWS // 4), *squares, count, seeds))
+    return found
+
+
+def rates(squares: list[MeanSquares]) -> dict[str, float]:
+    """Return in how many percent of draws each rule rejects."""
+    mean = np.abs(np.mean([each.mean for each in squares], axis=0))
+    return {rule: 100 * float(np.mean(mean > width)) for rule, width in other_rules(squares).items()}
+
+
+# Standard deviations, in points, of the differences that the primary question of `small` is about (protocol 2): groups,
+# seeds, residual on PH2, SCD, ISIC 2017, CVC-ClinicDB, CVC-ColonDB.
+AS_FOUND = np.array(
+    [(0.35, 0.32, 1.68), (0.89, 1.00, 2.21), (1.73, 0.61, 3.81), (0.27, 0.22, 1.74), (0.43, 0.00, 2.72)]
+)
+AS_FOUND_GROUPS = [100, 83, 200, 14, 8]
+
+
+def these_sets() -> None:
+    generator = np.random.default_rng(6)
+    print("normal mean squares, 40 groups; the seed SD of one set (or two) is R times the others'; the largest over")
+    print("spreads of groups (SD 0 to 3 times the seeds') and residuals: rejected % of true nulls")
+    rules = ("all", "Welch", "pooled", "if alike", "these sets")
+    print(f"D seeds R | {', '.join(rules)}")
+    for count, seeds, ratio in itertools.product((2, 5, 8), (2, 3, 5, 10), (1, 4, 10)):
+        most = dict.fromkeys(rules, 0.0)
+        for many, by_group, residual in itertools.product((1, 2), (0.1, 0.5, 1, 3), (0.1, 2)):
+            sds = np.column_stack([np.full(count, by_group), np.ones(count), np.full(count, residual)])
+            sds[:many, 1] *= ratio
+            found = rates(drawn_squares([40] * count, seeds, sds, generator))
+            most = {rule: max(rate, found[rule]) for rule, rate in most.items()}
+        print(f"{count} {seeds:5} {ratio:2} | {' '.join(f'{rate:6.2f}' for rate in most.values())}", flush=True)
+
+    print("\nspreads as found in the records of `small`: rejected % at a true mean of 0, +0.5, +1 point")
+    print("seeds rule")
+    for seeds in (3, 5, 10):
+        gains = [rates(drawn_squares(AS_FOUND_GROUPS, seeds, AS_FOUND, generator, gain)) for gain in (0.0, 0.5, 1.0)]
+        for rule in gains[0]:
+            print(f"{seeds:5} {rule:10} | {' '.join(f'{found[rule]:6.2f}' for found in gains)}", flush=True)
+
+    print("\nrecords: the first D of eight unequal sets, and D alike of few groups that are skewed (leveling 0.5):")
+    print("rejected % under the null; power % at +0.5, +1, +2 points; by own, t, all, these sets")
+    shown = ("own", "t", "all", "these sets")
+    unequal = {f"{count} unequal": SETS[:count] for count in (2, 3, 5, 8)}
+    few = {f"{c} of {g} groups": (Scenario(12 * g, g, 3, leveling=0.5),) * c for c, g in ((2, 6), (5, 6), (5, 15))}
+    for seeds in (3, 5, 10):
+        for name, scenarios in {**unequal, **few}.items():
+            drawn = []
+            for index, scenario in enumerate(scenarios):
+                twins = simulate(
+                    replace(scenario, seeds=seeds), RECORDS // 2, (0.0, *GAINS[:3]), seed=90 * seeds + index
+                )
+                by_group = twins.by_group()
+                drawn.append(mean_squares(by_group[1:] - by_group[0]))
+            widths = other_rules(drawn)
+            mean = np.abs(np.mean([each.mean for each in drawn], axis=0))
+            found = [" ".join(f"{100 * rate:5.1f}" for rate in (mean > widths[rule]).mean(axis=1)) for rule in shown]
+            print(f"{name:16} {seeds:3} | {' | '.join(found)}", flush=True)
+
+
+def seeds_in_common() -> None:
+    print(
+        "seeds that all sets share, effect SD in points: rejected % of true nulls, by the rule for seeds of each set's"
+    )
+    print("own, by t over sets, with sets and seeds crossed; then power % of the last at +0.5, +1, +2 points")
+    print("sets           seeds SD")
     count = RECORDS // 2
-    for seeds in (2, 3, 4, 5):
-        tables: list[MeanSquares] = []
-        for index, scenario in enumerate(SETS):
-            twins = simulate(replace(scenario, seeds=seeds), count, (0.0, *GAINS), seed=100 * seeds + index).by_group()
-            tables.append(mean_squares(twins[1:] - twins[0]))
-        for sets, spread in itertools.product((2, 3, 4, 5, 8), (0.0, 0.01, 0.02)):
-            shifts = np.random.default_rng(sets).permutation(np.linspace(-1, 1, sets))
-            shifts *= spread / shifts.std()
-            moved = [each._replace(mean=each.mean + z) for each, z in zip(tables[:sets], shifts, strict=True)]
-            means = np.stack([each.mean for each in moved])
-            widths = {"combined": combined.half_width(moved), "t over sets": combined.half_width_over_sets(means)}
-            taken = combined.rule([seeds] * sets)
-            shown = [
-                " ".join(f"{100 * rate:5.1f}" for rate in (np.abs(means.mean(axis=0)) > width).mean(axis=1))
-                + " *"[rule == taken]
-                for rule, width in widths.items()
-            ]
-            print(f"{sets} {seeds:5} {100 * spread:17.0f} | {' | '.join(shown)}", flush=True)
-
-    print("\nrun effects that data sets share (SD 1 point): combined rejects % under the null")
-    for sets, seeds in itertools.product((2, 5), (2, 3, 5)):
-        effects = 0.01 * np.random.default_rng(9).standard_normal((count, 1, seeds))
-        shared = []
-        for index, scenario in enumerate(SETS[:sets]):
-            twins = simulate(replace(scenario, seeds=seeds), count, (0.0,), seed=index).by_group()
-            shared.append(mean_squares(twins[1] - twins[0] + effects))
-        mean = np.mean([each.mean for each in shared], axis=0)
-        print(f"D = {sets}, {seeds} seeds: {100 * np.mean(np.abs(mean) > combined.half_width(shared)):.1f}")
-
-    print("\nt over sets, D sets alike, strongly skewed (leveling): rejected % under the null")
-    print("D groups seeds | leveling 0, 0.3, 0.5")
-    for sets, groups, seeds in ((4, 8, 3), (5, 8, 3), (5, 3, 3), (8, 3, 2), (5, 1, 3), (5, 1, 1), (5, 40, 1)):
-        rates = []
-        for leveling in (0.0, 0.3, 0.5):
-            scenario = Scenario(max(12 * groups, 36), groups, seeds, run_sd=0.01, leveling=leveling)
-            drawn = [simulate(scenario, RECORDS, (0.0,), seed=200 + index).by_group() for index in range(sets)]
-            means = np.stack([(twins[1] - twins[0]).mean(axis=(1, 2)) for twins in drawn])
-            rates.append(np.mean(np.abs(means.mean(axis=0)) > combined.half_width_over_sets(means)))
-        print(f"{sets} {groups:6} {seeds:5} | {' '.join(f'{100 * rate:5.2f}' for rate in rates)}", flush=True)
-
-
-def rate_over_sets(errors: np.ndarray, truth: np.ndarray, noise: np.ndarray, alpha: float) -> float:
-    """Return in how many percent of draws of D means, of standard errors and true means (D,), t over sets rejects."""
-    means = (truth + errors * noise).T
-    return float(100 * np.mean(np.abs(means.mean(axis=0)) > combined.half_width_over_sets(means, alpha)))
-
-
-def unequal_sets() -> None:
-    """Search for standard errors and fixed true means, of mean 0, at which t over sets rejects most."""
-    print("t over sets of D given sets: true means fixed, unequal, their mean 0; standard errors up to R times apart")
-    print("nominal %  R   D | most rejected % found | at standard errors; at true means")
-    generator = np.random.default_rng(3)
-    for alpha, ratio, sets in itertools.product((0.05, 0.01), (1, 3, 5, 10, 1000), (4, 5, 8)):
-        noise, fresh = generator.standard_normal((10_000, sets)), generator.standard_normal((200_000, sets))
-
-        found = []
-        for trial in range(300):
-            errors = np.exp(generator.uniform(-np.log(ratio), 0, sets))
-            if trial % 2:
-                errors = np.where(np.arange(sets) <= trial % 3, 1.0, 1 / ratio)
-            truth = generator.standard_normal(sets)
-            if trial % 4 == 3:
-                truth = np.where(np.arange(sets) == 0, 1.0, -1 / (sets - 1))
-            truth = (truth - truth.mean()) * generator.choice([0.05, 0.1, 0.3, 0.6, 1, 2, 4])
-            found.append((errors / errors.max(), truth))
-        tried = np.array([rate_over_sets(errors, truth, noise, alpha) for errors, truth in found])
-        again = [(rate_over_sets(found[i][0], found[i][1], fresh, alpha), i) for i in np.argsort(-tried)[:5]]
-        most, worst = max(again)
-        errors, truth = found[worst]
-        print(f"{100 * alpha:9.0f} {ratio:4} {sets:2} | {most:6.2f} | {errors.round(2)}; {truth.round(2)}", flush=True)
+    for seeds, effect in itertools.product((2, 3, 5, 10), (0.3, 0.56)):
+        for name, scenarios in {"2 unequal": SETS[:2], "5 unequal": SETS[:5], "8 unequal": SETS}.items():
+            common = effect / 100 * np.random.default_rng(seeds).standard_normal((count, 1, seeds))
+            tables = []
+            for index, scenario in enumerate(scenarios):
+                twins = simulate(
+                    replace(scenario, seeds=seeds), count, (0.0, *GAINS[:3]), seed=70 * seeds + index
+                ).by_group()
+                tables.append(twins[1:] - twins[0] + common)
+            squares = [mean_squares(table) for table in tables]
+            shared = sets.shared_seeds(np.stack([table.mean(axis=2) for table in tables]))
+            means = np.stack([each.mean for each in squares])
+            mean = np.abs(means.mean(axis=0))
+            t = stats.t.isf(0.025, len(means) - 1) * stats.sem(means, axis=0)
+            false = [100 * np.mean(mean[0] > width[0]) for width in (sets.half_width(squares), t)]
+            crossed = 100 * np.mean(mean > sets.half_width(squares, shared=shared), axis=1)
+            shown = " ".join(f"{rate:5.2f}" for rate in (*false, crossed[0]))
+            print(f"{name:14} {seeds:3} {effect:5.2f} | {shown} | {' '.join(f'{rate:5.1f}' for rate in crossed[1:])}")
 
 
 TABLES = {
@@ -410,9 +476,9 @@ TABLES = {
     "3": narrowest,
     "4": records,
     "5": families,
-    "6": over_sets,
+    "6": these_sets,
     "7": skewed,
-    "8": unequal_sets,
+    "8": seeds_in_common,
     "9": remedies,
 }
 

@@ -548,6 +548,10 @@ def power(
     dataset: Annotated[list[str] | None, typer.Option(help="Only these data sets; repeatable.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Only these methods; repeatable.")] = None,
     contrast: Annotated[list[str] | None, typer.Option(help="Also the contrast A:B; repeatable.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="What the first question of this suite needs, by its records.")
+    ] = None,
+    half_width: Annotated[float, typer.Option(help="Of the suite's answer, points.")] = 0.3,
     output: Annotated[
         Path | None, typer.Option(parser=expanded, help="Write power.csv and each contrast's curves here.")
     ] = None,
@@ -556,7 +560,8 @@ def power(
 ) -> None:
     """Say how many test images, groups and seeds a claim of a gain needs, and what a contrast could have shown.
 
-    The spread comes from records, or is stated in Dice points.
+    The spread comes from records, or is stated in Dice points. With --suite: which seeds, sets and test groups its
+    first question needs for an interval of +- --half-width and for a --gain, with what they cost in core-hours.
 
     Example: [bold]qgbench power runs --gain 1 --gain 2[/bold] or [bold]qgbench power --group-sd 2 --run-sd 1
     --image-sd 8[/bold]
@@ -568,6 +573,9 @@ def power(
     from qgbench.report.select import Filters
     from qgbench.stats.power import stated
 
+    if suite is not None:
+        _power_of_suite(suite, folders or [Path("results")], half_width, (gain or [0.5])[0])
+        return
     spreads = (group_sd, run_sd, image_sd)
     if any(spread is not None for spread in spreads) == bool(folders):
         raise UserError("give either folders of records, or all of --group-sd, --run-sd and --image-sd.")
@@ -596,6 +604,21 @@ def power(
         write_atomically(output / "power.csv", table.to_csv(index=False, float_format="%.17g").encode())
         for file in (output / "power.csv", *draw_power(cases, groups or [15, 40, 100], seeds or [3, 5, 10], output)):
             print(file)
+
+
+def _power_of_suite(name: str, folders: list[Path], half_width: float, gain: float) -> None:
+    from qgbench.report.analysis import analyse
+    from qgbench.report.answer_power import print_needs
+    from qgbench.report.collect import collect
+    from qgbench.report.declared import declared
+    from qgbench.spec.suite import load_suite
+
+    if not (half_width > 0 and gain > 0):
+        raise UserError("--half-width and --gain are in points and above 0.")
+    asked = declared(load_suite(name))
+    found = analyse(collect(folders), metric=asked.metric, suite=asked)
+    assert found.answers is not None
+    print_needs(found.answers, found.measure, half_width, gain, standard_output())
 
 
 @app.command()

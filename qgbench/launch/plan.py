@@ -150,7 +150,7 @@ def make_plan(suite: Suite, output: Path, data_dir: Path | None, device: str, tr
         jobs.setdefault(spec.id, Job(kind="run", name=spec.id, spec=spec, needs=tuple(needs), tracker=tracker, **where))
     return Plan(
         suite=suite.name,
-        question=suite.primary.question,
+        question=suite.confirm[0].question,
         jobs=tuple(jobs.values()),
         blocks={spec.id: entry.block for spec, entry in zip(reversed(specs), reversed(entries), strict=True)},
     )
@@ -294,22 +294,22 @@ def _other_units(entries: Sequence[Entry], cards: Mapping[str, Card]) -> list[st
 
 def _unknown_metric(suite: Suite, cards: Mapping[str, Card]) -> list[str]:
     """Return why no record can answer the suite's questions: nobody knows their metric, or a data set not its class."""
-    metric, dot, name = suite.primary.metric.partition(":")
+    metric, dot, name = suite.metric.partition(":")
     faults = []
     if metric not in METRICS:  # loading those of packages takes a while
         try:
             metric_named(metric, {own.name: own for own in metrics_of(())})
         except UserError as error:
-            faults.append(f"[primary]: {error}")
+            faults.append(f"metric: {error}")
     if not dot:
         return faults
-    asked = [*suite.primary.regimes, *(dataset for one in suite.questions() for dataset in suite.regimes_of(one))]
+    asked = [dataset for one in (*suite.confirm, *suite.questions()) for dataset in suite.regimes_of(one)]
     for dataset in dict.fromkeys(dataset for dataset in asked if dataset in cards):
         classes = cards[dataset].class_names
         if len(classes) == 1:
-            faults.append(f"[primary]: metric = '{suite.primary.metric}' is of a class, and '{dataset}' has only one")
+            faults.append(f"metric = '{suite.metric}' is of a class, and '{dataset}' has only one")
         elif name not in classes:
-            faults.append(f"[primary]: {unknown_name('class', name, list(classes))} They are those of '{dataset}'.")
+            faults.append(f"metric: {unknown_name('class', name, list(classes))} They are those of '{dataset}'.")
     return faults
 
 

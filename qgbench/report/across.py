@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,11 @@ from qgbench.report.contrasts import Contrast, is_control
 from qgbench.report.scores import Scores, shared_tables
 from qgbench.report.sections import FULL_BUDGET, Section
 from qgbench.spec.arm import ArmName
+from qgbench.spec.protocol import OWN_SEEDS
 from qgbench.spec.run_spec import Setting
-from qgbench.stats.across import average_ranks, cliques, friedman, least_p, rank_frequencies, rope, win_tie_loss
-from qgbench.stats.combined import estimate_mean_of
+from qgbench.stats.across import average_ranks, rank_frequencies
 from qgbench.stats.crossed import Estimate
+from qgbench.stats.sets import Population, population, these_sets
 
 ROPE = 0.01  # in Dice: differences of one point or less are of no practical use
 
@@ -34,12 +35,10 @@ class AddonAcross:
     left_out : list of str
         Methods without a difference in some setting, each with how many it lacks.
     combined : Estimate or None
-        Mean difference over these methods and all settings, averaged within data sets, which have equal weights.
-    win_tie_loss : (int, int, int)
-        Contrasts with Holm-adjusted p below 0.05 in favour, others, against.
-    rope : (float, float, float) or None
-        P(harm), P(difference within one Dice point), P(gain) by the Bayesian signed-rank test over the contrasts; for
-        Dice only.
+        Mean difference over these methods and all settings, averaged within data sets, which have equal weights; of
+        these data sets, without p.
+    sets : Population or None
+        What the same means say of a population of data sets.
     """
 
     addon: str
@@ -47,8 +46,7 @@ class AddonAcross:
     methods: list[str]
     left_out: list[str]
     combined: Estimate | None
-    win_tie_loss: tuple[int, int, int]
-    rope: tuple[float, float, float] | None
+    sets: Population | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +67,8 @@ class Across:
         Of the measure, by block and name.
     ranks : (M,) float
         Average ranks; 1 is best.
-    friedman_p : float or None
-    cliques : list of list of ArmName
-        Names that Wilcoxon's test with Holm's correction does not tell apart.
     frequencies : (M, M) float
         Share of bootstrap draws over groups and seeds in which name m has rank r.
-    least_p : float
-        Least p that a signed-rank test over so many blocks can give.
     addons : list of AddonAcross
     measure : Metric
         What all of it is about, in the unit that all blocks have.
@@ -92,10 +85,7 @@ class Across:
     left_out: dict[ArmName, int]
     means: NDArray[np.float64]
     ranks: NDArray[np.float64]
-    friedman_p: float | None
-    cliques: list[list[ArmName]]
     frequencies: NDArray[np.float64]
-    least_p: float
     addons: list[AddonAcross]
     measure: Metric
     over_classes: bool
@@ -165,13 +155,10 @@ def _one_across(blocks: Sequence[Section], what: Metric) -> Across:
         left_out={name: lacking[name] for name in sorted(lacking, key=lambda n: n.order) if lacking[name]},
         means=means,
         ranks=ranks,
-        friedman_p=friedman(what.sign * means) if several else None,
-        cliques=[[names[i] for i in clique] for clique in cliques(what.sign * means)] if several else [],
         frequencies=rank_frequencies([what.sign * t for t in tables if t is not None])
         if several and whole
         else np.full((len(names), len(names)), np.nan),
-        least_p=least_p(len(blocks)),
-        addons=[_addon_across(addon, blocks, what) for addon in _addons(blocks)],
+        addons=[_addon_across(addon, blocks) for addon in _addons(blocks)],
         measure=blocks[0].measure,
         over_classes=any(block.over_classes for block in blocks),
     )
@@ -182,7 +169,7 @@ def _addons(blocks: Sequence[Section]) -> list[str]:
     return sorted(found - {""}, key=lambda addon: (is_control(addon), addon))
 
 
-def _addon_across(addon: str, blocks: Sequence[Section], what: Metric) -> AddonAcross:
+def _addon_across(addon: str, blocks: Sequence[Section]) -> AddonAcross:
     found = [
         (block.setting, contrast)
         for block in blocks
@@ -196,15 +183,16 @@ def _addon_across(addon: str, blocks: Sequence[Section], what: Metric) -> AddonA
         by_name[contrast.name][setting] = contrast.difference
     core = [name for name, scores in by_name.items() if len(scores) == len(settings)]
     # One table a data set: its regimes, like its methods, share test groups and seeds.
-    tables = {}
+    tables: dict[str, NDArray[np.float64]] = {}
+    seeds: dict[str, list[int]] = {}
     for dataset in dict.fromkeys(setting.dataset for setting in settings):
         cells = [by_name[name][setting] for name in core for setting in settings if setting.dataset == dataset]
         table = shared_tables(cells) if cells else None
         if table is not None:
             tables[dataset] = table.mean(axis=0)
-    estimates = [c.difference.estimate for _, c in found if c.difference is not None]
-    differences = np.array([each.mean for each in estimates])
-    tested = any(not each.p_withheld for each in estimates)  # else it would be the verdict that p withholds
+            seeds[dataset] = sorted(set.intersection(*(set(cell.seeds) for cell in cells)))
+    whole = tables.keys() == {setting.dataset for setting in settings}
+    shared = seeds if blocks[0].setting.protocol_version < OWN_SEEDS else None
     return AddonAcross(
         addon=addon,
         contrasts=found,
@@ -214,9 +202,6 @@ def _addon_across(addon: str, blocks: Sequence[Section], what: Metric) -> AddonA
             for name, scores in by_name.items()
             if name not in core
         ],
-        combined=estimate_mean_of(tables) if tables.keys() == {setting.dataset for setting in settings} else None,
-        win_tie_loss=win_tie_loss(
-            [replace(e, mean=what.sign * e.mean) for e in estimates], [c.holm_p for _, c in found]
-        ),
-        rope=rope(differences, ROPE) if is_dice(what) and len(differences) > 1 and tested else None,
+        combined=these_sets(tables, shared, tested=False) if whole else None,
+        sets=population(tables, shared) if whole else None,
     )

@@ -3,14 +3,15 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from qgbench.base.errors import UserError
 from qgbench.metrics.table import METRICS, Metric, metric_named
 from qgbench.report.across import Across, compare_settings
 from qgbench.report.collect import Collection, Problem, Run, in_unit_of, of_class
-from qgbench.report.contrasts import adjusted
+from qgbench.report.contrasts import Kind, adjusted
 from qgbench.report.declared import Answers, DeclaredSuite, Place, answers, runs_of_suite
-from qgbench.report.sections import Pairs, Section, compare_cells, supervised_with_all_labels
+from qgbench.report.sections import Section, compare_cells, supervised_with_all_labels
 from qgbench.report.select import Filters, named_pair
 from qgbench.spec.run_spec import Setting
 from qgbench.trust.claims import Claim
@@ -49,6 +50,12 @@ class Analysis:
         return any(section.over_classes for section in self.sections)
 
     @property
+    def tested(self) -> dict[Kind, int]:
+        """How many comparisons of cells have a p, by kind."""
+        found = [one.kind for section in self.sections for one in section.contrasts if one.holm_p is not None]
+        return {kind: found.count(kind) for kind in get_args(Kind)}
+
+    @property
     def mixes_units(self) -> bool:
         """Whether the measure is a distance, and settings have it in different units."""
         return len({section.measure.unit for section in self.sections}) > 1
@@ -72,8 +79,8 @@ def analyse(
     asked : sequence of str
         Further contrasts, ``A:B`` (A minus B), each side ``method`` or ``method+addon``.
     suite : DeclaredSuite, optional
-        Only its runs count; its questions are answered, its missing runs are named, and all comparisons of cells are
-        one family for Holm's adjustment.
+        Only its runs count; its questions are answered, its missing runs are named, and of its cells only pairs that
+        are `asked` for are tested.
 
     Raises
     ------
@@ -91,20 +98,18 @@ def analyse(
     for run in runs:
         by_setting[run.record.spec.setting].append(run)
     pairs = [named_pair(text, runs) for text in asked]
-    suite_pairs, unfinished = _suite_pairs(suite, runs)
     full = supervised_with_all_labels(by_setting, what)
     sections = [
-        compare_cells(setting, by_setting[setting], what, pairs, full, suite_pairs)
+        compare_cells(setting, by_setting[setting], what, pairs, full, suite is not None)
         for setting in sorted(by_setting, key=lambda each: tuple(dict(each).values()))
     ]
-    if suite is not None:
-        sections = _as_one_family(sections)
+    sections = _adjusted(sections)
     found = None if suite is None else answers(suite, runs, what, absent)
     across = compare_settings(sections, what)
     datasets = {"", *(section.setting.dataset for section in sections)}
     claims = [claim for claim in collection.claims if claim.dataset in datasets]
     shown = in_unit_of(what, runs)
-    return Analysis(shown, sections, across, [*collection.problems, *unmeasured, *unfinished], claims, found)
+    return Analysis(shown, sections, across, [*collection.problems, *unmeasured], claims, found)
 
 
 def _further(runs: Sequence[Run]) -> dict[str, Metric]:
@@ -122,20 +127,10 @@ def _measured(runs: Sequence[Run], what: Metric) -> tuple[list[Run], list[Proble
     return [run for run in runs if what.name in run.values], lacking
 
 
-def _suite_pairs(suite: DeclaredSuite | None, runs: Sequence[Run]) -> tuple[Pairs | None, list[Problem]]:
-    """Return the pairs that a suite compares, None without one, and those that its runs lack."""
-    if suite is None:
-        return None, []
-    pairs, problems = [], []
-    for text in suite.contrasts:
-        try:
-            pairs.append(named_pair(text, runs))
-        except UserError as error:  # the suite is not finished
-            problems.append(Problem(f"suite {suite.name}", str(error).removeprefix("--")))
-    return pairs, problems
-
-
-def _as_one_family(sections: Sequence[Section]) -> list[Section]:
-    """Return sections with p adjusted for all comparisons of a suite's cells, in whatever setting and table."""
-    together = iter(adjusted([contrast for section in sections for contrast in section.contrasts]))
-    return [replace(section, contrasts=[next(together) for _ in section.contrasts]) for section in sections]
+def _adjusted(sections: Sequence[Section]) -> list[Section]:
+    """Return sections with p adjusted for all comparisons of a kind (twins; pairs asked for), in whatever setting."""
+    by_kind = {
+        kind: iter(adjusted([one for section in sections for one in section.contrasts if one.kind == kind]))
+        for kind in get_args(Kind)
+    }
+    return [replace(section, contrasts=[next(by_kind[one.kind]) for one in section.contrasts]) for section in sections]

@@ -19,7 +19,7 @@ _MOST_ROWS = 12
 
 
 def print_report(analysis: Analysis, written: Sequence[Path]) -> None:
-    """Print the answer to a suite's primary question, the twins with and without the add-on, and where the files are.
+    """Print the answer to a suite's first question, the twins with and without the add-on, and where the files are.
 
     Parameters
     ----------
@@ -40,6 +40,11 @@ def print_report(analysis: Analysis, written: Sequence[Path]) -> None:
     if twins:
         over = "classes, test groups" if analysis.over_classes else "test groups"
         _print_twins(twins, analysis.measure, console, over)
+        if any(contrast.tested for _, contrast in twins):
+            count = analysis.tested["twin"]
+            console.print(f"{count} of these pairs have a p, adjusted for so many (Holm).", highlight=False)
+        else:
+            console.print("A suite says which questions are tested; these rows are exploratory.", highlight=False)
     else:
         console.print("No method is there with and without an add-on: nothing to compare yet.", soft_wrap=True)
     if problems := analysis.problems:
@@ -57,7 +62,8 @@ def _print_twins(
     table = Table(title=f"{what.label} {what.unit}, mean over {over} and seeds", title_justify="left", box=None)
     for heading in ("method", "setting"):
         table.add_column(heading, overflow="fold")
-    for heading in ("seeds", "without", "with", "difference", "p (Holm)"):
+    tested = any(contrast.tested for _, contrast in twins)
+    for heading in ("seeds", "without", "with", "difference", *(["p (Holm)"] if tested else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = [_row(setting, contrast, what) for setting, contrast in twins[:_MOST_ROWS]]
     for row in rows:
@@ -68,11 +74,11 @@ def _print_twins(
     better = "above" if what.higher_is_better else "below"
     console.print(
         f"Difference: with the add-on minus without, in {what.difference_unit}, and its 95 % interval; {better} 0 the "
-        "add-on is better. p is adjusted for the number of comparisons.",
+        "add-on is better.",
         highlight=False,
         soft_wrap=True,
     )
-    if any(difference.endswith(MARK) for *_, difference, _ in rows):
+    if any(cell.endswith(MARK) for row in rows for cell in row):
         console.print(Text(MARK_RULE), soft_wrap=True)
 
 
@@ -80,5 +86,5 @@ def _row(setting: str, contrast: Contrast, what: Metric) -> list[str]:
     sides = (contrast.reference_scores, contrast.scores)
     means = (MISSING if side is None else f"{what.scale * side.estimate.mean:.2f}" for side in sides)
     difference = difference_words(contrast, lambda found: in_points(found, what))
-    p = difference_words(contrast, lambda _: p_words(contrast.holm_p))
-    return [str(contrast.name), setting, seeds_words(contrast), *means, difference, p]
+    p = [difference_words(contrast, lambda _: p_words(contrast.holm_p))] if contrast.tested else []
+    return [str(contrast.name), setting, seeds_words(contrast), *means, difference, *p]

@@ -85,6 +85,11 @@ class Units:
         return sorted(set(self.groups))
 
     @cached_property
+    def group_sizes(self) -> NDArray[np.intp]:
+        """How many units each group has, in the order of `group_names`."""
+        return np.bincount(self._group_of, minlength=len(self.group_names))
+
+    @cached_property
     def _group_of(self) -> NDArray[np.intp]:
         place = {name: index for index, name in enumerate(self.group_names)}
         return np.array([place[group] for group in self.groups])

@@ -3,7 +3,7 @@
 A contrast compares two cells over the seeds that both have, and only if each pair of runs has the same test images,
 precision, device class and number of processes. Contrasts are: each cell with an add-on against its twin without
 (``twin``); QW by each control score against the twin, and QW by g against it (``control``); and pairs asked for by name
-(``asked``).
+(``asked``). Tested are pairs asked for, and twins where no suite says which questions are; the others are estimates.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ class Contrast:
     refused : str
         Why the two may not be compared; empty if they may, or if one is missing.
     holm_p : float or None
-        The difference's p, adjusted for all of its kind in its setting.
+        The difference's p, adjusted for all of its kind in the report; None where it is not tested, or p is withheld.
     improvement : float or None
         Probability of improvement, by groups; in the direction in which the measure is better.
     effect : float or None
@@ -46,6 +46,8 @@ class Contrast:
         Share of the distance from supervised with the budget to supervised with all labels that the difference covers.
     missing : str
         Which side has no usable record; empty if both have one.
+    tested : bool
+        Whether it is asked if the difference is 0; its p may be withheld even so.
     """
 
     kind: Kind
@@ -60,6 +62,7 @@ class Contrast:
     effect: float | None = None
     headroom: float | None = None
     missing: str = ""
+    tested: bool = False
 
     @property
     def any_scores(self) -> Scores | None:
@@ -99,8 +102,12 @@ def contrast(
     usable: Mapping[ArmName, dict[int, Run]],
     cells: Mapping[ArmName, Scores],
     what: Metric,
+    tested: bool,
 ) -> tuple[Contrast, list[Problem]]:
-    """Return the comparison of two cells, each a run by seed, either of which may be missing, and what was left out."""
+    """Return the comparison of two cells, each a run by seed, either of which may be missing, and what was left out.
+
+    With p if `tested`.
+    """
     name, reference = pair
     own = usable.get(name, {})
     other = {} if name == reference else usable.get(reference, {})
@@ -115,12 +122,12 @@ def contrast(
         scores, other_scores = (cells[one] if found else None for one, found in zip(pair, (own, other), strict=True))
         if name == reference:  # a cell that has no twin stands where a base does
             scores, other_scores = None, scores
-        without = Contrast(kind, name, reference, scores, other_scores, None, refused, missing=missing)
+        without = Contrast(kind, name, reference, scores, other_scores, None, refused, missing=missing, tested=tested)
         return without, [Problem(where, missing or f"refused: {refused}")]
     words = ("with the add-on", "without the add-on") if is_twin else (f"of {name}", f"of {reference}")
     left_out = ((other.keys() - own.keys(), words[1]), (own.keys() - other.keys(), words[0]))
     problems = [Problem(where, f"seeds {listed(only)} only {word}: left out") for only, word in left_out if only]
-    return _compared(kind, pair, (runs, other_runs), cells, what), problems
+    return _compared(kind, pair, (runs, other_runs), cells, what, tested), problems
 
 
 def _compared(
@@ -129,6 +136,7 @@ def _compared(
     runs: tuple[list[Run], list[Run]],
     cells: Mapping[ArmName, Scores],
     what: Metric,
+    tested: bool,
 ) -> Contrast:
     """Return the comparison of two cells by their runs of the same seeds."""
     common = [run.seed for run in runs[0]]
@@ -136,7 +144,7 @@ def _compared(
         cells[name] if cells[name].seeds == common else average(chosen, what)
         for name, chosen in zip(pair, runs, strict=True)
     )
-    difference = average_difference(*runs, scores, other_scores, what)
+    difference = average_difference(*runs, scores, other_scores, what, tested)
     return Contrast(
         kind=kind,
         name=pair[0],
@@ -147,6 +155,7 @@ def _compared(
         refused="",
         improvement=probability_of_improvement(what.sign * scores.table, what.sign * other_scores.table),
         effect=effect_size(difference.table),
+        tested=tested,
     )
 
 

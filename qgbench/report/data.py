@@ -42,8 +42,8 @@ RESULT_COLUMNS = [
     "sd_images",
     "sd_groups",
     "sd_seeds",
-    "p",  # of differences only, as all up to headroom
-    "p_holm",
+    "p",  # of differences only, as all up to headroom; empty where none is tested, or it is withheld
+    "p_holm",  # adjusted for all of its kind in the report
     "p_false",  # probability that the true difference has the other sign
     "p_wilcoxon",
     "improvement",  # probability that a test group is better
@@ -190,7 +190,7 @@ def _json(analysis: Analysis) -> str:
 def _suite(answers: Answers, what: Metric) -> dict[str, Any]:
     return {
         **_picked(answers.suite, "name", "metric"),
-        "primary": _answer(answers.primary),
+        "confirm": [_answer(one) for one in answers.confirm],
         "questions": [_answer(one) for one in answers.others],
         **_picked(answers, "reason", "absent"),
         "words": suite_words(answers, what),
@@ -201,8 +201,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
     return {
         **vars(answer.question),
         "estimate": answer.estimate,
-        "p_holm": answer.holm_p,
-        **_picked(answer, "by_dataset", "lacking"),
+        **_picked(answer, "verdict", "by_images", "sets", "by_dataset", "lacking"),
         **({"by_class": answer.by_class} if answer.by_class else {}),
     }
 
@@ -211,12 +210,9 @@ def _across(across: Across) -> dict[str, Any]:
     return {
         **_picked(across, "protocol", "protocol_version", "arch", "encoder", "regimes", "settings", "names"),
         "left_out": [{**name._asdict(), "missing": count} for name, count in across.left_out.items()],
-        **_picked(across, "means", "ranks", "friedman_p", "least_p", "cliques"),
+        **_picked(across, "means", "ranks"),
         "rank_frequencies": across.frequencies,
-        "addons": [
-            _picked(addon, "addon", "methods", "left_out", "combined", "win_tie_loss", "rope")
-            for addon in across.addons
-        ],
+        "addons": [_picked(addon, "addon", "methods", "left_out", "combined", "sets") for addon in across.addons],
     }
 
 

@@ -1,4 +1,4 @@
-"""What a suite declares: which its runs are, one primary question and further ones; and the answers to them."""
+"""What a suite declares: which its runs are, questions that are tested in order, further ones; and the answers."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,17 +8,16 @@ import numpy as np
 
 from qgbench.metrics.table import Metric, metric_named
 from qgbench.report.collect import Run, in_unit_of, of_class
-from qgbench.report.contrasts import holm_of
 from qgbench.report.pairing import refusal
 from qgbench.spec.arm import ArmName
-from qgbench.spec.protocol import load_protocol
-from qgbench.spec.regime import Regime
+from qgbench.spec.protocol import OWN_SEEDS, load_protocol
 from qgbench.spec.run_spec import Place
-from qgbench.spec.suite import Suite
-from qgbench.stats.combined import estimate_mean_of
+from qgbench.spec.suite import Asked, Confirm, Suite
 from qgbench.stats.crossed import Estimate, estimate
+from qgbench.stats.sets import Population, image_weighted, interval, population, these_sets
 
 _LISTED = 20  # missing cells that are named one by one
+LEVEL = 0.05  # of each question that is tested
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class DeclaredQuestion:
     Attributes
     ----------
     name : str
-        Short; ``primary`` for the suite's one question.
+        Short.
     text : str
         In words.
     pairs : tuple of (str, str)
@@ -37,6 +36,8 @@ class DeclaredQuestion:
     regimes : mapping of str to (str, str)
         Of the first and the second side, by data set. Data sets are averaged with equal weights.
     archs : tuple of str
+    margin : float or None
+        In points: what the 90 % interval has to lie inside to show that there is no larger difference.
     """
 
     name: str
@@ -44,6 +45,7 @@ class DeclaredQuestion:
     pairs: tuple[tuple[str, str], ...]
     regimes: Mapping[str, tuple[str, str]]
     archs: tuple[str, ...]
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,20 @@ class DeclaredSuite:
         Of the runs that belong to it. A run's id will not do: it differs with the machine.
     version : int
         Of the protocol, the present one until records say otherwise.
-    primary : DeclaredQuestion
+    confirm : tuple of DeclaredQuestion
+        Those that are tested, each only if all before it were shown.
     others : tuple of DeclaredQuestion
+        Those that get estimates and intervals.
     metric : str
         What all questions are about: one of `qgbench.metrics.table.METRICS`, or one of a class, ``dice:liver``.
-    contrasts : tuple of str
-        ``A:B``: what else is compared in each setting, beside twins and controls.
     """
 
     name: str
     places: frozenset[Place]
     version: int
-    primary: DeclaredQuestion
+    confirm: tuple[DeclaredQuestion, ...]
     others: tuple[DeclaredQuestion, ...] = ()
     metric: str = "dice"
-    contrasts: tuple[str, ...] = ()
 
     @property
     def protocol(self) -> str:
@@ -81,35 +82,54 @@ class DeclaredSuite:
 
 def declared(suite: Suite) -> DeclaredSuite:
     """Return what a report needs of a suite."""
-    primary, protocol = suite.primary, load_protocol(suite.protocol)
+    protocol = load_protocol(suite.protocol)
     typed: dict[str, str] = {}
     for entry in suite.entries():
         typed.setdefault(entry.row, entry.place.arm.typed)
     archs = {block.name: suite.archs_of(block) for block in suite.block}
+
+    def of(question: Asked) -> DeclaredQuestion:
+        return DeclaredQuestion(
+            name=question.name,
+            text=question.question,
+            pairs=tuple((typed[first], typed[second]) for first, second in question.sides),
+            regimes=suite.regimes_of(question),
+            archs=archs[question.block],
+            margin=question.equivalence if isinstance(question, Confirm) else None,
+        )
+
     return DeclaredSuite(
         name=suite.name,
         places=frozenset(entry.place for entry in suite.entries()),
         version=protocol.version,
-        primary=DeclaredQuestion(
-            name="primary",
-            text=primary.question,
-            pairs=tuple((typed[f"{row}+{primary.addon}"], typed[row]) for row in primary.rows),
-            regimes={dataset: (str(Regime.parse(regime)),) * 2 for dataset, regime in primary.regimes.items()},
-            archs=suite.archs_of(primary),
-        ),
-        others=tuple(
-            DeclaredQuestion(
-                name=question.name,
-                text=question.question,
-                pairs=tuple((typed[first], typed[second]) for first, second in question.sides),
-                regimes=suite.regimes_of(question),
-                archs=archs[question.block],
-            )
-            for question in suite.questions()
-        ),
-        metric=primary.metric,
-        contrasts=suite.secondary.contrasts,
+        confirm=tuple(map(of, suite.confirm)),
+        others=tuple(map(of, suite.questions())),
+        metric=suite.metric,
     )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What comes of a question that is tested.
+
+    Attributes
+    ----------
+    tested : bool
+        False where a question before it was not shown, or where there is no p.
+    shown : bool
+        Whether p is below 0.05: then the next question is tested.
+    narrow : (float, float) or None
+        The 90 % interval, where equivalence was asked for.
+    equivalent : bool
+        Whether that lies inside the margin.
+    words : str
+    """
+
+    tested: bool
+    shown: bool
+    narrow: tuple[float, float] | None
+    equivalent: bool
+    words: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +144,19 @@ class Answer:
     by_dataset : dict of str to Estimate
         The mean over pairs in each data set that lacks nothing.
     estimate : Estimate or None
-        The mean over data sets. None as soon as one cell, or one seed of it that another one has, is lacking: an
-        average over what happens to be there would answer another question.
-    holm_p : float or None
-        Its p adjusted for all further questions of the suite; None for the primary one, whose p needs none.
+        The mean over these data sets, new groups and new seeds, with p if the question is tested. None as soon as one
+        cell, or one seed of it that another one has, is lacking: an average over what happens to be there would answer
+        another question.
+    by_images : Estimate or None
+        The same where every image counts alike inside its data set, in place of every group.
+    sets : Population or None
+        What the same means say of a population of data sets; None of one data set.
+    verdict : Verdict or None
+        None for a question that is not tested.
+    tables : dict of str to (G, S) float
+        What the estimates are of: differences by group and seed in each data set.
+    seconds : dict of str to float
+        What one seed of all these runs took in each data set: training and evaluation, and g once.
     by_class : dict of str to dict of str to Estimate
         By data set of several classes, of which `by_dataset` is the mean: the same of each class.
     """
@@ -136,7 +165,11 @@ class Answer:
     lacking: list[str]
     by_dataset: dict[str, Estimate]
     estimate: Estimate | None
-    holm_p: float | None = None
+    by_images: Estimate | None = None
+    sets: Population | None = None
+    verdict: Verdict | None = None
+    tables: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     by_class: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
 
@@ -153,7 +186,7 @@ class Answers:
         How many runs that is.
     reason : str
         Why no question at all can be answered; empty if they can.
-    primary : Answer
+    confirm : list of Answer
     others : list of Answer
     units : dict of str to str
         What differences of the measure are in, by data set; of a distance it may differ.
@@ -165,7 +198,7 @@ class Answers:
     absent: list[str]
     missing: int
     reason: str
-    primary: Answer
+    confirm: list[Answer]
     others: list[Answer]
     units: dict[str, str]
     over_classes: bool
@@ -176,8 +209,8 @@ class Answers:
 
     @property
     def all(self) -> list[Answer]:
-        """The primary one first."""
-        return [self.primary, *self.others]
+        """Those that are tested first."""
+        return [*self.confirm, *self.others]
 
 
 def runs_of_suite(suite: DeclaredSuite, runs: Sequence[Run]) -> tuple[DeclaredSuite, list[Run], frozenset[Place]]:
@@ -228,7 +261,7 @@ def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Metric, absent: fro
     """
     metric, _, one_class = suite.metric.partition(":")
     asked = of_class(metric_named(metric), one_class) if one_class else metric_named(metric)
-    questions = (suite.primary, *suite.others)
+    questions = (*suite.confirm, *suite.others)
     reason = ""
     by_dataset: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -243,13 +276,38 @@ def answers(suite: DeclaredSuite, runs: Sequence[Run], what: Metric, absent: fro
         reason = f"it is about {asked.label}, and this report about {what.label}: report with --metric {suite.metric}"
         found = [Answer(question, [], {}, None) for question in questions]
     else:
-        cells = _Cells(runs)
-        found = [_answer(question, cells, what, units) for question in questions]
-    primary, *others = found
-    p_values = holm_of([None if one.estimate is None else one.estimate.p for one in others])
-    others = [replace(one, holm_p=p) for one, p in zip(others, p_values, strict=True)]
+        cells, shared = _Cells(runs), suite.version < OWN_SEEDS
+        tested = len(suite.confirm)
+        found = [_answer(one, cells, what, units, shared, place < tested) for place, one in enumerate(questions)]
+    confirm = _in_order(found[: len(suite.confirm)])
+    others = found[len(suite.confirm) :]
     over_classes = not one_class and any(len(run.record.classes) > 1 for run in runs)
-    return Answers(suite, in_words(absent), len(absent), reason, primary, others, units, over_classes)
+    return Answers(suite, in_words(absent), len(absent), reason, confirm, others, units, over_classes)
+
+
+def _in_order(answers: Sequence[Answer]) -> list[Answer]:
+    """Return answers with their verdicts: each is tested only if all before it were shown, else its p is taken away."""
+    found: list[Answer] = []
+    stopped = ""  # by which question
+    for one in answers:
+        p = None if one.estimate is None else one.estimate.p
+        narrow, margin = None if one.verdict is None else one.verdict.narrow, one.question.margin
+        shown = not stopped and p is not None and p < LEVEL
+        inside = margin is not None and narrow is not None and max(map(abs, narrow)) < margin
+        if stopped:
+            words, inside = f"not tested: '{stopped}' was not shown", False
+            if one.estimate is not None:
+                one = replace(one, estimate=replace(one.estimate, p=None, p_false=None))
+        elif p is None:
+            words, inside = "not tested: " + ("not answered" if one.estimate is None else "p is withheld"), False
+        else:
+            words = "a difference is shown" if shown else "not shown"
+            if inside:
+                words += f"; shown to be within {margin:g}" if shown else f" to differ; shown to be within {margin:g}"
+        tested = not stopped and p is not None
+        found.append(replace(one, verdict=Verdict(tested, shown, narrow, inside, words)))
+        stopped = stopped or ("" if shown else one.question.name)
+    return found
 
 
 class _Cells:
@@ -267,9 +325,14 @@ class _Cells:
         return [cells for where, cells in self._found.items() if where[:3] == (dataset, regime, arch)]
 
 
-def _answer(question: DeclaredQuestion, cells: _Cells, what: Metric, units: Mapping[str, str]) -> Answer:
+def _answer(
+    question: DeclaredQuestion, cells: _Cells, what: Metric, units: Mapping[str, str], shared: bool, tested: bool
+) -> Answer:
     lacking: list[str] = []
     tables: dict[str, np.ndarray] = {}
+    weighted: dict[str, np.ndarray] = {}
+    seeds: dict[str, list[int]] = {}
+    seconds: dict[str, float] = {}
     by_class: dict[str, dict[str, Estimate]] = {}
     for dataset, regimes in question.regimes.items():
         faults, pairs = _pairs(question, cells, dataset, regimes)
@@ -281,14 +344,27 @@ def _answer(question: DeclaredQuestion, cells: _Cells, what: Metric, units: Mapp
                 lacking.append(f"{dataset}: its cells were tested on different groups")
             else:
                 tables[dataset] = np.mean(differences, axis=0)
+                own = pairs[0][1]
+                seeds[dataset] = sorted(own)
+                seconds[dataset] = _seconds_of_seed(pairs)
+                weighted[dataset] = image_weighted(tables[dataset], own[min(own)].units.group_sizes)
                 by_class[dataset] = _by_class(pairs, what.name)
     if len(measured := sorted({units[dataset] for dataset in tables})) > 1:
         lacking.append(f"no mean over data sets that are measured in {' and in '.join(measured)}")
+    of_seeds = seeds if shared else None
+    narrow = interval(tables, of_seeds, 0.1) if question.margin is not None and not lacking else None
+    if narrow is not None:
+        narrow = (what.scale * narrow[0], what.scale * narrow[1])
     return Answer(
         question=question,
         lacking=list(dict.fromkeys(lacking)),
-        by_dataset={dataset: estimate(table) for dataset, table in tables.items()},
-        estimate=None if lacking else estimate_mean_of(tables),
+        by_dataset={dataset: estimate(table, tested=False) for dataset, table in tables.items()},
+        estimate=None if lacking else these_sets(tables, of_seeds, tested),
+        by_images=None if lacking else these_sets(weighted, of_seeds, tested=False),
+        sets=None if lacking else population(tables, of_seeds),
+        verdict=Verdict(False, False, narrow, False, "") if tested else None,
+        tables=tables,
+        seconds=seconds,
         by_class={dataset: found for dataset, found in by_class.items() if found},
     )
 
@@ -344,11 +420,20 @@ def _differences(pairs: Sequence[_Pair], metric: str) -> tuple[list[list[str]], 
     return groups, differences
 
 
+def _seconds_of_seed(pairs: Sequence[_Pair]) -> float:
+    """Return what one seed of all runs of some pairs took, on average: training, evaluation, and g once."""
+    cells = {str(run.record.spec.arm): side for _, *sides in pairs for side in sides for run in side.values()}
+    times = [[run.record.times for run in side.values()] for side in cells.values()]
+    trained = sum(float(np.mean([each.train + each.evaluate for each in of_cell])) for of_cell in times)
+    of_g = [each.g for of_cell in times for each in of_cell if each.g]
+    return trained + (float(np.mean(of_g)) if of_g else 0.0)
+
+
 def _by_class(pairs: Sequence[_Pair], metric: str) -> dict[str, Estimate]:
     """Return the mean difference of each class; nothing of one class, and of a metric that is of one."""
     runs = [run for _, *sides in pairs for side in sides for run in side.values()]
     return {
-        name: estimate(np.mean(_differences(pairs, f"{metric}:{name}")[1], axis=0))
+        name: estimate(np.mean(_differences(pairs, f"{metric}:{name}")[1], axis=0), tested=False)
         for name in runs[0].record.classes
         if all(f"{metric}:{name}" in run.values for run in runs)
     }

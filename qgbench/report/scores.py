@@ -57,12 +57,12 @@ def average(runs: Sequence[Run], what: Metric) -> Scores:
 
 
 def average_difference(
-    runs: Sequence[Run], others: Sequence[Run], scores: Scores, other_scores: Scores, what: Metric
+    runs: Sequence[Run], others: Sequence[Run], scores: Scores, other_scores: Scores, what: Metric, tested: bool
 ) -> Scores:
-    """Return the differences of runs from others of the same seeds, whose own scores are known."""
+    """Return the differences of runs from others of the same seeds, whose own scores are known; p if `tested`."""
     values = np.column_stack([a.values[what.name] - b.values[what.name] for a, b in zip(runs, others, strict=True)])
     means = {name: mean - other_scores.means[name] for name, mean in scores.means.items()}
-    return _scored(runs, values, means, tested=True)
+    return _scored(runs, values, means, tested)
 
 
 def _scored(runs: Sequence[Run], values: NDArray[np.float64], means: dict[str, float], tested: bool) -> Scores:

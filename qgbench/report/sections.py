@@ -12,7 +12,7 @@ import numpy as np
 
 from qgbench.metrics.table import METRICS, Metric
 from qgbench.report.collect import Problem, Run, in_unit_of, noun_of
-from qgbench.report.contrasts import Contrast, Kind, adjusted, contrast, controls, holm_of, listed, twins
+from qgbench.report.contrasts import Contrast, Kind, contrast, controls, holm_of, listed, twins
 from qgbench.report.pairing import refusal, units_differ
 from qgbench.report.scores import Scores, average
 from qgbench.spec.arm import OF_ADDON, Arm, ArmName
@@ -95,7 +95,7 @@ def compare_cells(
     what: Metric,
     asked: Pairs,
     full: FullMeans,
-    of_suite: Pairs | None,
+    in_suite: bool,
 ) -> Section:
     """Return the comparison of a setting's cells.
 
@@ -108,9 +108,9 @@ def compare_cells(
         Pairs that were asked for; they are missed where the setting has one of the two.
     full : mapping of (Setting, ArmName) to float
         As `supervised_with_all_labels` gives it.
-    of_suite : sequence of (ArmName, ArmName) or None
-        The pairs that a suite compares where it has both, None without a suite. What a suite lacks is named with its
-        questions, and what it never declared is not missed.
+    in_suite : bool
+        A suite says which questions are tested: twins are not. What it lacks is named with its questions, and what it
+        never declared is not missed.
     """
     by_name: dict[ArmName, dict[int, Run]] = defaultdict(dict)
     for run in sorted(runs, key=lambda run: run.seed):
@@ -118,14 +118,14 @@ def compare_cells(
     usable, problems = _usable(by_name)
     cells = {name: average(list(by_seed.values()), what) for name, by_seed in usable.items()}
     pairs = [pair for pair in asked if any(name in by_name for name in pair)]
-    pairs += [pair for pair in of_suite or () if all(name in by_name for name in pair)]
     families: dict[Kind, Pairs] = {"twin": twins(by_name), "control": controls(by_name), "asked": pairs}
     contrasts: list[Contrast] = []
     for kind, family in families.items():
-        found = [contrast(kind, pair, usable, cells, what) for pair in family]
-        contrasts += adjusted([one for one, _ in found])
+        tested = kind == "asked" or (kind == "twin" and not in_suite)
+        found = [contrast(kind, pair, usable, cells, what, tested) for pair in family]
+        contrasts += [one for one, _ in found]
         problems += [
-            problem for one, own in found for problem in own if kind == "asked" or of_suite is None or not one.missing
+            problem for one, own in found for problem in own if kind == "asked" or not in_suite or not one.missing
         ]
     if not setting.regime.startswith(FULL_BUDGET):
         where = _any_budget(setting, runs)

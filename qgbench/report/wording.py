@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from qgbench.metrics.table import Metric
 from qgbench.report.analysis import Analysis
-from qgbench.report.contrasts import Contrast
+from qgbench.report.contrasts import Contrast, Kind
 from qgbench.spec.run_spec import Setting
 from qgbench.stats.crossed import MIN_GROUPS, Estimate
 
@@ -52,6 +52,11 @@ def p_words(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.0005 else "<0.001"
 
 
+def tested_words(found: Estimate, p: float | None) -> str:
+    """Return a p-value of an estimate in words; a dash where nobody tests it."""
+    return MISSING if p is None and not found.p_withheld else p_words(p)
+
+
 def by_reason(found: Iterable[tuple[str, Estimate | None]]) -> list[str]:
     """Return why something of named estimates is withheld: one sentence a reason, with the names."""
     reasons: dict[str, list[str]] = defaultdict(list)
@@ -87,6 +92,18 @@ def own_unit(dataset: str, analysis: Analysis) -> list[str]:
     """Return the unit that a data set has the measure in, where it differs within the analysis; else nothing."""
     units = {s.measure.unit: None for s in analysis.sections if s.setting.dataset == dataset}
     return [*units] if analysis.mixes_units else []
+
+
+def tested_line(analysis: Analysis) -> str:
+    """Return which comparisons of cells are tested, and how many."""
+    words: dict[Kind, str] = {"twin": "pairs of twins", "asked": "pairs asked for by name"}
+    tested = analysis.tested
+    counted = " and ".join(f"{tested[kind]} {words[kind]}" for kind in words if tested.get(kind))
+    said = (
+        f"Tested are {counted}, each kind adjusted for its number by Holm's method" if counted else "No pair is tested"
+    )
+    others = "a suite says which questions are" if analysis.answers is not None else "controls of the score are not"
+    return f"{said}; {others}, and what is not tested is an estimate with its interval."
 
 
 def protocol_line(protocol: str, version: int) -> str:

@@ -75,7 +75,7 @@ def _chapters(analysis: Analysis, audits: Sequence[list[AuditRow]]) -> list[Chap
     chapters = [] if analysis.answers is None else [suite_chapter(analysis.answers, what)]
     chapters += [across_chapter(across) for across in analysis.across]
     chapters += overview(analysis)
-    chapters += [setting_chapter(*pair) for pair in zip(analysis.sections, audits, strict=True)]
+    chapters += [setting_chapter(*pair, analysis.tested) for pair in zip(analysis.sections, audits, strict=True)]
     chapters += [claims_chapter(analysis)] if analysis.claims else []
     return chapters
 

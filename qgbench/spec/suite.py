@@ -7,8 +7,9 @@ A suite is a TOML file, one of those that ship (``suites/``) or one's own:
 - ``[[block]]``: ``rows`` x ``regimes`` (by data set) x ``archs`` x ``seeds``, with settings for all (``set``) and
   settings that are varied (``vary``: every combination). Blocks come in the order of their importance. A row's name
   takes an add-on as the leaderboard writes it: ``fixmatch``, ``fixmatch+qw``, ``fixmatch+qw-oracle``;
-- ``[primary]``: the one question; ``[[question]]``: further ones, each answered by one mean over data sets;
-  ``[secondary]``: every pair of cells. Either family is adjusted by Holm's method.
+- ``[[confirm]]``: the few questions that are tested, in this order, each only if all before it were shown;
+  ``[[question]]``: further ones, which get estimates and intervals. Each is answered by one mean over data sets, in
+  ``metric`` (Dice if not given).
 """
 
 import itertools
@@ -52,25 +53,13 @@ class Block(Settings):
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="every combination is run")
 
 
-class Primary(Settings):
-    """The one question of a suite: an add-on's difference, averaged over rows and archs, then over data sets."""
-
-    question: str
-    addon: str = Field(description="'qw', 'qar', ...: compared with the same rows without it")
-    rows: tuple[str, ...] = Field(min_length=1)
-    regimes: dict[str, str] = Field(min_length=1, description="one for each data set")
-    archs: tuple[str, ...] = Field((), description="the protocol's if empty")
-    metric: str = Field("dice", description="of `qgbench.metrics.table`; 'dice:liver' is of one class, not of the mean")
-
-
-class Question(Settings):
-    """A further question: one difference, averaged over rows and archs, then over the data sets of a block."""
+class Asked(Settings):
+    """One difference, averaged over rows and archs, then over the data sets of a block."""
 
     name: str = Field(pattern=r"^[\w-]+$")
     question: str
     compare: str = Field(description="'A:B', A minus B; * stands for each of `rows`, as in '*+qw:*'")
     rows: tuple[str, ...] = ()
-    each: bool = Field(False, description="a question for each row, named NAME-ROW; * in `question` stands for it")
     block: str = Field(description="whose data sets, regimes and archs it is about; one regime for each data set")
     against: str = Field("", description="block whose regimes side B has; `block` if empty")
 
@@ -81,11 +70,18 @@ class Question(Settings):
         return tuple((first.replace("*", row), second.replace("*", row)) for row in self.rows or ("*",))
 
 
-class Secondary(Settings):
-    """The cells: every pair of twins, and what is named here; one family, under Holm."""
+class Confirm(Asked):
+    """A question that is tested, two-sided at 5 %, if all that stand before it were shown."""
 
-    question: str
-    contrasts: tuple[str, ...] = Field((), description="'A:B', as `qgbench report --contrast` takes them")
+    equivalence: float | None = Field(
+        None, gt=0, description="margin in points: the 90 % interval inside it shows that there is no larger difference"
+    )
+
+
+class Question(Asked):
+    """A further question, which gets an estimate and an interval."""
+
+    each: bool = Field(False, description="a question for each row, named NAME-ROW; * in `question` stands for it")
 
 
 @dataclass(frozen=True)
@@ -119,9 +115,9 @@ class Suite(Settings):
     threads: int | None = Field(None, ge=1, description="processor threads of every run; the protocol's if not given")
     rows: dict[str, Row] = Field(default_factory=dict)
     block: tuple[Block, ...] = Field(min_length=1)
-    primary: Primary
+    metric: str = Field("dice", description="of `qgbench.metrics.table`; 'dice:liver' is of one class, not of the mean")
+    confirm: tuple[Confirm, ...] = Field(min_length=1)
     question: tuple[Question, ...] = ()
-    secondary: Secondary
 
     def entries(self) -> list[Entry]:
         """Return the runs in the order in which they matter: by block, then seed, data set, regime, arch, row.
@@ -144,12 +140,12 @@ class Suite(Settings):
                         found.setdefault(entry.place, entry)
         return list(found.values())
 
-    def archs_of(self, part: Block | Primary) -> tuple[str, ...]:
-        """Return the architectures of a block or of the primary question."""
-        return part.archs or (load_protocol(self.protocol).arch,)
+    def archs_of(self, block: Block) -> tuple[str, ...]:
+        """Return the architectures of a block."""
+        return block.archs or (load_protocol(self.protocol).arch,)
 
     def questions(self) -> list[Question]:
-        """Return the secondary questions; one that asks something of each row counts as one for each."""
+        """Return the further questions; one that asks something of each row counts as one for each."""
         found: list[Question] = []
         for question in self.question:
             if not question.each:
@@ -160,7 +156,7 @@ class Suite(Settings):
                 found.append(question.model_copy(update={**own, "rows": (row,), "each": False}))
         return found
 
-    def regimes_of(self, question: Question) -> dict[str, tuple[str, str]]:
+    def regimes_of(self, question: Asked) -> dict[str, tuple[str, str]]:
         """Return the regimes of both sides of a question, by data set."""
         of = {
             block.name: {dataset: str(Regime.parse(regimes[0])) for dataset, regimes in block.regimes.items()}
@@ -214,13 +210,23 @@ def load_suite(name: str) -> Suite:
     elif not (file := Path(name)).exists():
         raise UserError(f"there is no file {name}. Suites that ship with qgbench: {', '.join(suite_names())}.")
     try:
-        suite = Suite.model_validate(parse_toml(read_text(file), file))
+        suite = Suite.model_validate(_of_now(parse_toml(read_text(file), file), name))
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise UserError(_listed(name, faults)) from error
     if faults := _inconsistencies(suite):
         raise UserError(_listed(name, faults))
     return suite
+
+
+def _of_now(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what a file says, unless it is of the form of 0.1."""
+    if former := data.keys() & {"primary", "secondary"}:
+        raise UserError(
+            f"the suite {name} has [{min(former)}], of a former form: [[confirm]] holds the questions that are tested, "
+            "as docs/suites.md shows, and [secondary] is left out."
+        )
+    return data
 
 
 def _inconsistencies(suite: Suite) -> list[str]:
@@ -232,9 +238,9 @@ def _inconsistencies(suite: Suite) -> list[str]:
     faults += [
         f"block '{name}' is there {names.count(name)} times" for name in dict.fromkeys(names) if names.count(name) > 1
     ]
-    rows = {row for block in suite.block for row in block.rows} | set(suite.primary.rows)
+    rows = {row for block in suite.block for row in block.rows}
     regimes = {regime for block in suite.block for regimes in block.regimes.values() for regime in regimes}
-    for parse, texts in ((parse_row, rows), (Regime.parse, regimes | set(suite.primary.regimes.values()))):
+    for parse, texts in ((parse_row, rows), (Regime.parse, regimes)):
         for text in sorted(texts):
             try:
                 parse(text)
@@ -256,11 +262,11 @@ def _inconsistencies(suite: Suite) -> list[str]:
 
 
 def _ill_formed(suite: Suite) -> list[str]:
-    """Return what is wrong with the form of the further questions."""
+    """Return what is wrong with the form of the questions."""
     blocks = {block.name: block for block in suite.block}
-    names = ["primary", *(question.name for question in suite.questions())]
+    names = [question.name for question in (*suite.confirm, *suite.questions())]
     faults = [f"question '{name}' is there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
-    for question in suite.question:
+    for question in (*suite.confirm, *suite.question):
         where = f"question '{question.name}'"
         for name in filter(None, (question.block, question.against)):
             if name not in blocks:
@@ -277,7 +283,7 @@ def _ill_formed(suite: Suite) -> list[str]:
             faults.append(f"{where}: compare = '{question.compare}' is not understood: expected 'A:B'")
         if ("*" in question.compare) != bool(question.rows):
             faults.append(f"{where}: give rows if compare has a *, and only then")
-        if question.each and not question.rows:
+        if isinstance(question, Question) and question.each and not question.rows:
             faults.append(f"{where}: each = true needs rows")
     return faults
 
@@ -290,18 +296,10 @@ def _unanswerable(suite: Suite) -> list[str]:
         for dataset, regimes in block.regimes.items()
         for row, regime, arch in itertools.product(block.rows, regimes, suite.archs_of(block))
     }
-    primary = suite.primary
-    asked = [
-        ("[primary]", row, dataset, str(Regime.parse(regime)), arch)
-        for base in primary.rows
-        for row in (base, f"{base}+{primary.addon}")
-        for dataset, regime in primary.regimes.items()
-        for arch in suite.archs_of(primary)
-    ]
     archs = {block.name: suite.archs_of(block) for block in suite.block}
-    asked += [
+    asked = [
         (f"question '{question.name}'", row, dataset, regime, arch)
-        for question in suite.questions()
+        for question in (*suite.confirm, *suite.questions())
         for sides in question.sides
         for dataset, regimes in suite.regimes_of(question).items()
         for row, regime in zip(sides, regimes, strict=True)

@@ -59,8 +59,8 @@ MIN_GROUPS = 6
 # Where a claim may rest on the skewness of few groups (module docstring).
 _FEW_GROUPS, _LEAST_SEEDS, _GROUPS_SHARE = 20, 4, 0.7
 
-Method: TypeAlias = Literal["crossed", "combined", "t over sets"]
-"""Crossed random effects of one table, several tables' crossed intervals combined, Student's t over tables' means."""
+Method: TypeAlias = Literal["crossed", "these sets", "these sets, shared seeds", "sets like these"]
+"""Crossed random effects of one table; the others are over several data sets (`qgbench.stats.sets`)."""
 
 Component: TypeAlias = tuple[np.ndarray, int]
 """A mean square, shape (...), and its degrees of freedom."""
@@ -118,7 +118,7 @@ class Estimate:
     reason: str
     """What is withheld and why, or why p may be too small, in words joined by "; "; empty if there is neither."""
     method: Method = "crossed"
-    """Rule that gave interval and p; the last two only over data sets (`qgbench.stats.combined`)."""
+    """Rule that gave interval and p."""
     p_withheld: bool = False
     """Whether one seed or few groups allow no p, asked for or not: then the interval allows no verdict either."""
 

@@ -33,16 +33,11 @@ about = "three runs that share g, and one whose images are nowhere"
 protocol = "smoke"
 threads = 1
 
-[primary]
+[[confirm]]
+name = "qw"
 question = "Does QW change Dice?"
-addon = "qw"
-rows = ["fixmatch"]
-
-[primary.regimes]
-{data!r} = "n6@grouped"
-
-[secondary]
-question = "Which pairs of twins differ?"
+compare = "fixmatch+qw:fixmatch"
+block = "core"
 
 [[block]]
 name = "core"

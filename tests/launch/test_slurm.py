@@ -34,14 +34,11 @@ threads = {threads}
 [rows.troubled]
 method = "{desk}/troubled.py"
 
-[primary]
+[[confirm]]
+name = "qw"
 question = "none"
-addon = "qw"
-rows = ["fixmatch"]
-regimes = {{"{desk}/mine" = "n6@grouped"}}
-
-[secondary]
-question = "none"
+compare = "fixmatch+qw:fixmatch"
+block = "core"
 
 [[block]]
 name = "core"

@@ -31,15 +31,11 @@ about = "every stage: a shared g, QW, QAR, a base method; two seeds"
 protocol = "smoke"
 threads = 1
 
-[primary]
+[[confirm]]
+name = "qw"
 question = "Does QW change Dice?"
-addon = "qw"
-rows = ["fixmatch"]
-[primary.regimes]
-{data!r} = "n6@grouped"
-
-[secondary]
-question = "none"
+compare = "fixmatch+qw:fixmatch"
+block = "core"
 
 [[block]]
 name = "core"
@@ -200,15 +196,11 @@ about = "one row fails"
 protocol = "smoke"
 threads = 1
 
-[primary]
+[[confirm]]
+name = "qar"
 question = "Does QAR change Dice?"
-addon = "qar"
-rows = ["supervised"]
-[primary.regimes]
-{data!r} = "n6@grouped"
-
-[secondary]
-question = "none"
+compare = "supervised+qar:supervised"
+block = "core"
 
 [rows.failing]
 method = {method!r}

@@ -47,15 +47,11 @@ about = "two runs of two steps; no g is trained"
 protocol = "smoke"
 threads = 1
 
-[primary]
+[[confirm]]
+name = "qw"
 question = "none"
-addon = "qw-confidence"
-rows = ["mean_teacher"]
-[primary.regimes]
-{data!r} = "n6@grouped"
-
-[secondary]
-question = "none"
+compare = "mean_teacher+qw-confidence:mean_teacher"
+block = "core"
 
 [[block]]
 name = "core"

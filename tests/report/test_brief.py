@@ -82,26 +82,18 @@ def test_what_the_numbers_are_is_said_at_every_width(tmp_path: Path) -> None:
     assert "Dice %, mean over test groups and seeds" in " ".join(console.file.getvalue().split())
 
 
-def test_of_one_seed_no_probability_of_a_gain_is_told(tmp_path: Path) -> None:
-    for seeds in (1, 2):
-        for dataset in ("ph2", "scd"):
-            make_twins(tmp_path / str(seeds), seeds=seeds, dataset=dataset)
-        (across,) = analyse(collect([tmp_path / str(seeds)])).across
-        assert [addon.rope is None for addon in across.addons] == [seeds == 1]
-
-
 def test_near_copies_are_told_beside_the_numbers_that_they_spoil(tmp_path: Path) -> None:
     make_record(tmp_path, GROUP_DICE, fields={"near_copies": {"val": [], "test": ["a", "b"]}})
     told = [problem.cause for problem in only_section(tmp_path).problems]
     assert "2 test images are near copies of images that it trains on" in told
 
 
-def test_a_suites_primary_question_is_answered_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_suites_first_question_is_answered_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_twins(tmp_path)
     collection = collect([tmp_path])
-    suite = replace(declared_of([run.record.spec for run in collection.runs]), primary=QUESTION, others=())
+    suite = replace(declared_of([run.record.spec for run in collection.runs]), confirm=(QUESTION,), others=())
     print_report(analyse(collection, suite=suite), [tmp_path / "report.md"])
     question, answer, title, *_ = capsys.readouterr().out.splitlines()
-    assert question == "Primary question, declared before the runs: Does QW help?"
-    assert answer.startswith("Primary estimate: Dice differs by +2.00 (points; 95 % confidence interval 0.91 to 3.09)")
+    assert question == "Confirmatory question, declared before the runs: Does QW help?"
+    assert answer.startswith("Answer: Dice differs by +2.00 (points; 95 % confidence interval 0.91 to 3.09)")
     assert title.startswith("Dice %")

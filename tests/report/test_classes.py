@@ -333,7 +333,7 @@ class TestTables:
 
     def test_a_report_of_one_class_has_its_distances_beside_it(self, records: Path) -> None:
         section = analyse(collect([records]), metric="dice:LV").sections[0]
-        shown, *_ = setting_chapter(section, []).tables
+        shown, *_ = setting_chapter(section, [], {}).tables
         (column,) = (number for number, name in enumerate(shown.columns) if name.startswith("HD95 voxels of LV"))
         scores = [side.means for one in section.contrasts for side in (one.reference_scores, one.scores) if side]
         assert shown.rows[0][column] == " / ".join(f"{means['hd95:LV']:.1f}" for means in scores)
@@ -380,12 +380,12 @@ class TestUnits:
         )
         collection = collect([hearts])
         suite = DeclaredSuite(
-            "s", frozenset(r.record.spec.place for r in collection.runs), 1, question, metric="nsd_2px"
+            "s", frozenset(r.record.spec.place for r in collection.runs), 1, (question,), metric="nsd_2px"
         )
         answers = analyse(collection, metric="nsd_2px", suite=suite).answers
         assert answers is not None
-        assert answers.primary.estimate is None
-        assert "in points of NSD at 2 px and in points of NSD at 2 voxels" in answers.primary.lacking[0]
+        assert answers.confirm[0].estimate is None
+        assert "in points of NSD at 2 px and in points of NSD at 2 voxels" in answers.confirm[0].lacking[0]
 
     def test_a_suites_mean_over_data_sets_is_withheld(self, hearts: Path) -> None:
         collection = collect([hearts])
@@ -393,12 +393,12 @@ class TestUnits:
         pairs = (("mean_teacher+qw", "mean_teacher"),)
         question = DeclaredQuestion("primary", "Does QW help?", pairs, regimes, ("unet",))
         places = frozenset(run.record.spec.place for run in collection.runs)
-        suite = DeclaredSuite("hearts", places, 1, question, metric="hd95")
+        suite = DeclaredSuite("hearts", places, 1, (question,), metric="hd95")
         answers = analyse(collection, metric="hd95", suite=suite).answers
         assert answers is not None
-        assert answers.primary.estimate is None
-        assert answers.primary.lacking == ["no mean over data sets that are measured in mm and in voxels"]
-        assert answers.primary.by_dataset.keys() == {"acdc", "hippocampus"}
+        assert answers.confirm[0].estimate is None
+        assert answers.confirm[0].lacking == ["no mean over data sets that are measured in mm and in voxels"]
+        assert answers.confirm[0].by_dataset.keys() == {"acdc", "hippocampus"}
         write_report(analyse(collection, metric="hd95", suite=suite), hearts / "out")
         assert "| Name | acdc (voxels) | hippocampus (mm) |" in (hearts / "out" / "report.md").read_text()
 
@@ -406,10 +406,10 @@ class TestUnits:
         collection = collect([hearts])
         regimes = {dataset: ("n28@grouped",) * 2 for dataset in ("acdc", "hippocampus")}
         question = DeclaredQuestion("primary", "?", (("mean_teacher+qw", "mean_teacher"),), regimes, ("unet",))
-        suite = DeclaredSuite("hearts", frozenset(run.record.spec.place for run in collection.runs), 1, question)
+        suite = DeclaredSuite("hearts", frozenset(run.record.spec.place for run in collection.runs), 1, (question,))
         found = analyse(collection, suite=suite)
         assert found.answers is not None
-        primary = found.answers.primary
+        primary = found.answers.confirm[0]
         assert primary.estimate is not None
         assert {dataset: [*by_class] for dataset, by_class in primary.by_class.items()} == {
             "acdc": [*HEART],
@@ -417,12 +417,12 @@ class TestUnits:
         }
         of_lv = analyse(collection, metric="dice:LV").sections[0].contrasts[0].difference
         assert of_lv is not None
-        assert primary.by_class["acdc"]["LV"] == of_lv.estimate
+        assert primary.by_class["acdc"]["LV"].interval == of_lv.estimate.interval
         write_report(found, hearts / "out")
         text = (hearts / "out" / "report.md").read_text()
         assert "### The same by class, acdc (points)\n" in text
         assert "| Name | RV | Myo | LV | mean |" in text
-        assert "Primary estimate: Dice (mean over classes) differs by" in text
+        assert "Answer: Dice (mean over classes) differs by" in text
 
     def test_a_suite_may_ask_of_one_class(self, hearts: Path) -> None:
         collection = collect([hearts])
@@ -430,12 +430,15 @@ class TestUnits:
         question = DeclaredQuestion("primary", "Does it?", pairs, {"acdc": ("n28@grouped",) * 2}, ("unet",))
         places = frozenset(run.record.spec.place for run in collection.runs if run.record.spec.dataset == "acdc")
         for metric in ("dice", "dice:LV"):
-            suite = DeclaredSuite("hearts", places, 1, question, metric=metric)
+            suite = DeclaredSuite("hearts", places, 1, (question,), metric=metric)
             found = analyse(collection, metric=metric, suite=suite)
             assert found.answers is not None
-            assert found.answers.primary.estimate == found.sections[0].contrasts[0].difference.estimate  # type: ignore[union-attr]
+            answer, twin = found.answers.confirm[0].estimate, found.sections[0].contrasts[0].difference
+            assert answer is not None
+            assert twin is not None
+            assert answer.interval == twin.estimate.interval
             assert found.answers.over_classes == (metric == "dice")
-        wrong = analyse(collection, suite=DeclaredSuite("hearts", places, 1, question, metric="dice:LV")).answers
+        wrong = analyse(collection, suite=DeclaredSuite("hearts", places, 1, (question,), metric="dice:LV")).answers
         assert wrong is not None
         assert wrong.reason == "it is about Dice of LV, and this report about Dice: report with --metric dice:LV"
 

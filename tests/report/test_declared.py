@@ -1,4 +1,4 @@
-"""A suite's primary question is answered from all of its cells or not at all; what is missing is named."""
+"""A question is answered from all of its cells or not at all; few are tested, in order; what is missing is named."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from qgbench.report.select import Filters
 from qgbench.report.write import write_report
 from qgbench.run.record import read_record
 from qgbench.spec.suite import load_suite
-from qgbench.stats.combined import estimate_mean_of
+from qgbench.stats.sets import image_weighted, interval, population, these_sets
 from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_record
 
 GAINS = {("ph2", "cps"): 1.0, ("ph2", "fixmatch"): 3.0, ("scd", "cps"): 2.0, ("scd", "fixmatch"): 0.5}
@@ -50,7 +50,7 @@ def suite(records: Path) -> DeclaredSuite:
     files = [path for path in records.glob("*/record.json") if "busi" not in path.parent.name]
     specs = [read_record(path).spec for path in files]
     places = frozenset(spec.place for spec in specs)
-    return DeclaredSuite("tiny", places, specs[0].protocol_version, asked())
+    return DeclaredSuite("tiny", places, specs[0].protocol_version, (asked(),))
 
 
 def asked(
@@ -64,12 +64,17 @@ def asked(
     return DeclaredQuestion("primary", QUESTION, pairs, dict.fromkeys(datasets, (regime, regime)), (arch,))
 
 
-def test_the_primary_estimate_averages_methods_inside_data_sets(records: Path, suite: DeclaredSuite) -> None:
+def first(found: Analysis) -> Answer:
+    assert found.answers is not None
+    return found.answers.confirm[0]
+
+
+def test_the_answer_averages_methods_inside_data_sets(records: Path, suite: DeclaredSuite) -> None:
     found = analyse(collect([records]), suite=suite)
     assert {section.setting.dataset for section in found.sections} == {"ph2", "scd"}
     assert found.answers is not None
-    assert (found.answers.absent, found.answers.primary.lacking, found.answers.reason) == ([], [], "")
-    estimate = found.answers.primary.estimate
+    assert (found.answers.absent, first(found).lacking, found.answers.reason) == ([], [], "")
+    estimate = first(found).estimate
     assert estimate is not None
     assert estimate.mean == pytest.approx(
         np.mean([np.mean([gain(*place, seed) for seed in range(3)]) for place in GAINS])
@@ -78,29 +83,37 @@ def test_the_primary_estimate_averages_methods_inside_data_sets(records: Path, s
         dataset: np.column_stack(
             [np.mean([gain(dataset, method, k) for method in ("cps", "fixmatch")], 0) for k in range(3)]
         )
-        for dataset in suite.primary.regimes
+        for dataset in suite.confirm[0].regimes
     }
-    assert estimate.interval == pytest.approx(estimate_mean_of(tables).interval)
-    assert estimate.p == pytest.approx(estimate_mean_of(tables).p)
+    seeds = dict.fromkeys(tables, (0, 1, 2))  # of a former protocol, whose data sets share them
+    judge = these_sets(tables, seeds)
+    assert estimate.interval == pytest.approx(judge.interval)
+    assert estimate.p == pytest.approx(judge.p)
+    answer = first(found)
+    assert answer.sets is not None
+    judge_of_sets = population(tables, seeds)
+    assert judge_of_sets is not None
+    assert answer.sets.estimate.interval == pytest.approx(judge_of_sets.estimate.interval)
+    assert answer.by_images is not None
+    even = {name: image_weighted(table, np.full(8, 2)) for name, table in tables.items()}
+    assert answer.by_images.interval == pytest.approx(these_sets(even, seeds).interval), "two images in each group"
 
 
-def test_a_missing_run_is_named_and_the_primary_estimate_withheld(
-    records: Path, suite: DeclaredSuite, tmp_path: Path
-) -> None:
+def test_a_missing_run_is_named_and_the_answer_withheld(records: Path, suite: DeclaredSuite, tmp_path: Path) -> None:
     whole = collect([records])
     gone = next(r for r in whole.runs if r.record.run_id == "fixmatch--qw-k2-scd")
     found = analyse(replace(whole, runs=[run for run in whole.runs if run is not gone]), suite=suite)
     assert found.answers is not None
-    assert found.answers.primary.estimate is None
+    assert first(found).estimate is None
     assert found.answers.absent == ["fixmatch + qw on scd n28@grouped, unet, seed 2"]
-    assert found.answers.primary.lacking == ["scd, n28@grouped, unet: fixmatch+qw, seed 2"]
+    assert first(found).lacking == ["scd, n28@grouped, unet: fixmatch+qw, seed 2"]
     write_report(found, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "Primary estimate: withheld" in text
+    assert "Answer: withheld" in text
     assert "scd, n28@grouped, unet: fixmatch+qw, seed 2" in text
     assert "`fixmatch + qw on scd n28@grouped, unet, seed 2`: no usable record" in text
     assert "of the suite's 24 runs 1 have no usable record" in text
-    assert json.loads((tmp_path / "report.json").read_text())["suite"]["primary"]["estimate"] is None
+    assert json.loads((tmp_path / "report.json").read_text())["suite"]["confirm"][0]["estimate"] is None
 
 
 def test_what_a_suite_never_declared_is_no_problem(records: Path, suite: DeclaredSuite) -> None:
@@ -112,7 +125,7 @@ def test_what_a_suite_never_declared_is_no_problem(records: Path, suite: Declare
     ]
     places = frozenset(place for place in suite.places if (place.dataset, place.arm.method, place.arm.addon) in alone)
     assert len(chosen) == len(places) == 6
-    asked_for = replace(suite, places=places, contrasts=("fixmatch+qw:cps",))
+    asked_for = replace(suite, places=places)
     found = analyse(replace(whole, runs=chosen), suite=asked_for)
     assert found.answers is not None
     assert (found.answers.absent, found.problems) == ([], [])
@@ -140,13 +153,13 @@ def test_what_a_suite_never_declared_is_no_problem(records: Path, suite: Declare
 def test_cells_that_were_never_run_are_named(
     records: Path, suite: DeclaredSuite, changed: dict[str, Any], lacking: str
 ) -> None:
-    found = analyse(collect([records]), suite=replace(suite, primary=asked(**changed)))
+    found = analyse(collect([records]), suite=replace(suite, confirm=(asked(**changed),)))
     assert found.answers is not None
-    assert found.answers.primary.estimate is None
-    assert lacking in found.answers.primary.lacking
+    assert first(found).estimate is None
+    assert lacking in first(found).lacking
 
 
-def test_a_refused_comparison_withholds_the_primary_estimate(suite: DeclaredSuite, tmp_path: Path) -> None:
+def test_a_refused_comparison_withholds_the_answer(suite: DeclaredSuite, tmp_path: Path) -> None:
     for dataset, method in GAINS:
         for seed in range(3):
             cell = {"dataset": dataset, "method": method, "seed": seed}
@@ -155,8 +168,8 @@ def test_a_refused_comparison_withholds_the_primary_estimate(suite: DeclaredSuit
             make_record(tmp_path, GROUP_DICE, addon="qw", **other, **cell)
     found = analyse(collect([tmp_path]), suite=suite)
     assert found.answers is not None
-    assert found.answers.primary.estimate is None
-    assert found.answers.primary.lacking == [
+    assert first(found).estimate is None
+    assert first(found).lacking == [
         "ph2, n28@grouped, unet: cps+qw : cps, refused: "
         "precision differs at seed 0: fp32 of the second, bf16 of the first"
     ]
@@ -165,11 +178,11 @@ def test_a_refused_comparison_withholds_the_primary_estimate(suite: DeclaredSuit
 def test_another_metric_or_a_filter_does_not_answer_the_question(records: Path, suite: DeclaredSuite) -> None:
     distance = analyse(collect([records]), metric="hd95", suite=suite)
     assert distance.answers is not None
-    assert distance.answers.primary.estimate is None
+    assert first(distance).estimate is None
     assert "report with --metric dice" in distance.answers.reason
     filtered = analyse(collect([records]), Filters(dataset=("ph2",)), suite=suite)
     assert filtered.answers is not None
-    assert filtered.answers.primary.lacking == ["scd: no record"]
+    assert first(filtered).lacking == ["scd: no record"]
     assert filtered.answers.absent == [], "the records are there, only not asked for"
 
 
@@ -203,7 +216,7 @@ def test_the_newest_version_of_the_protocol_that_a_record_has_answers(
     assert alone is not None
     assert (found.suite.version, both.suite.version, alone.suite.version) == (0, 1, 1)
     assert both.missing == alone.missing
-    assert both.primary.estimate == alone.primary.estimate
+    assert both.confirm[0].estimate == alone.confirm[0].estimate
 
 
 def test_runs_that_a_former_g_guides_do_not_answer_beside_those_of_a_newer(
@@ -243,11 +256,11 @@ def test_every_report_begins_with_the_suite_and_its_answer(
     mean = 100 * np.mean([np.mean([gain(*place, seed) for seed in range(3)]) for place in GAINS])
     places = [
         text.index("Suite tiny") if "html" in file or "tex" in file else text.index("Suite"),
-        text.index(f"Primary question, declared before the runs: {QUESTION}"),
-        text.index(f"Primary estimate: Dice differs by {mean:+.2f}"),
+        text.index(f"Confirmatory question, declared before the runs: {QUESTION}"),
+        text.index(f"Answer: Dice differs by {mean:+.2f}"),
         text.index("averaged over cps+qw : cps, fixmatch+qw : fixmatch inside each of ph2, scd"),
-        text.index("All other rows of this report are about cells"),
-        text.index("fixmatch" if "html" not in file else "Search", text.index("are about cells")),
+        text.index("All other questions and all rows about cells are exploratory"),
+        text.index("fixmatch" if "html" not in file else "Search", text.index("are exploratory")),
     ]
     assert places == sorted(places)
 
@@ -255,26 +268,86 @@ def test_every_report_begins_with_the_suite_and_its_answer(
 def test_reports_of_no_suite_say_nothing_of_one(records: Path, tmp_path: Path) -> None:
     write_report(analyse(collect([records])), tmp_path, html=True)
     assert json.loads((tmp_path / "report.json").read_text())["suite"] is None
-    assert "Primary" not in (tmp_path / "report.md").read_text() + (tmp_path / "page" / "index.html").read_text()
+    assert "Confirmatory" not in (tmp_path / "report.md").read_text() + (tmp_path / "page" / "index.html").read_text()
 
 
-def test_all_comparisons_of_a_suite_are_one_family_for_holm(records: Path, suite: DeclaredSuite) -> None:
+def test_a_suite_tests_its_questions_and_pairs_asked_for_and_a_report_without_one_its_twins(
+    records: Path, suite: DeclaredSuite, tmp_path: Path
+) -> None:
     def comparisons(found: Analysis) -> list[Contrast]:
         return [contrast for section in found.sections for contrast in section.contrasts]
 
-    asked = replace(suite, contrasts=("cps+qw:fixmatch", "ict:fixmatch"))
-    found = analyse(collect([records]), suite=asked)
-    together = comparisons(found)
-    assert len(together) == 4 + 2, "four pairs of twins, one declared contrast on two data sets"
-    p_values = [contrast.difference.estimate.p for contrast in together if contrast.difference is not None]
-    judge = multipletests(p_values, method="holm")[1]
-    assert [contrast.holm_p for contrast in together] == pytest.approx(list(judge))
-    apart = comparisons(analyse(collect([records]), suite=None, asked=["cps+qw:fixmatch"]))
-    assert sum(contrast.holm_p or 0 for contrast in apart) < sum(contrast.holm_p or 0 for contrast in together)
-    assert [problem for problem in found.problems if "ict" in problem.cause], "a side without a record yet is listed"
+    def judged(contrasts: list[Contrast]) -> list[float]:
+        p_values = [contrast.difference.estimate.p for contrast in contrasts if contrast.difference is not None]
+        return list(multipletests(p_values, method="holm")[1])
+
+    in_suite = analyse(collect([records]), suite=suite, asked=["cps+qw:fixmatch"])
+    asked_for = [contrast for contrast in comparisons(in_suite) if contrast.kind == "asked"]
+    assert [contrast.holm_p for contrast in asked_for] == pytest.approx(judged(asked_for))
+    assert in_suite.tested == {"twin": 0, "control": 0, "asked": 2}
+    for contrast in comparisons(in_suite):
+        assert contrast.difference is not None
+        assert contrast.tested == (contrast.kind == "asked") == (contrast.difference.estimate.p is not None)
+    free = analyse(collect([records]))
+    twins = [contrast for contrast in comparisons(free) if contrast.difference is not None]
+    assert [contrast.holm_p for contrast in twins] == pytest.approx(judged(twins))
+    assert free.tested["twin"] == len(twins) == 4
+    write_report(free, tmp_path / "free", figures=False)
+    said = "adjusted for all comparisons of this kind in the report, of which there are 4 pairs of twins"
+    assert said in (tmp_path / "free" / "report.md").read_text()
+    write_report(analyse(collect([records]), suite=suite), tmp_path / "suite", figures=False)
+    text = (tmp_path / "suite" / "report.md").read_text()
+    assert "Holm)" not in text.replace("(Holm-adjusted", "")
+    assert text.count(" p |") == 1, "the table of what is confirmed"
 
 
-def test_further_questions_are_answered_each_or_not_and_adjusted_together(records: Path, suite: DeclaredSuite) -> None:
+def test_questions_are_tested_in_their_order_and_no_further_than_the_first_that_is_not_shown(
+    records: Path, suite: DeclaredSuite
+) -> None:
+    """CPS gains 2 to 4 points on both data sets, 3 seeds; its difference from itself is 0."""
+    gains = replace(asked(methods=("fixmatch",)), name="gains", margin=9.0)
+    nothing = replace(asked(methods=("cps",)), name="nothing", pairs=(("cps", "cps"),), margin=0.5)
+    found = analyse(collect([records]), suite=replace(suite, confirm=(gains, nothing, replace(gains, name="late"))))
+    assert found.answers is not None
+    shown, null, late = found.answers.confirm
+    verdicts = [one.verdict for one in (shown, null, late)]
+    assert [one and (one.tested, one.shown, one.equivalent) for one in verdicts] == [
+        (True, True, True),
+        (True, False, True),
+        (False, False, False),
+    ]
+    assert [one and one.words for one in verdicts] == [
+        "a difference is shown; shown to be within 9",
+        "not shown to differ; shown to be within 0.5",
+        "not tested: 'nothing' was not shown",
+    ]
+    assert late.estimate is not None
+    assert shown.estimate is not None
+    assert (late.estimate.mean, late.estimate.interval, late.estimate.p) == (
+        shown.estimate.mean,
+        shown.estimate.interval,
+        None,
+    )
+    tables = {
+        dataset: np.column_stack([gain(dataset, "fixmatch", seed) for seed in range(3)]) for dataset in ("ph2", "scd")
+    }
+    narrow = interval(tables, dict.fromkeys(tables, (0, 1, 2)), 0.1)
+    assert narrow is not None
+    assert verdicts[0] is not None
+    assert verdicts[0].narrow == pytest.approx(tuple(100 * end for end in narrow))
+
+
+def test_records_of_a_protocol_with_seeds_of_each_sets_own_are_not_crossed(
+    records: Path, suite: DeclaredSuite, tmp_path: Path
+) -> None:
+    with_version(records, tmp_path, {"protocol": 3})
+    own, shared = (first(analyse(collect([folder]), suite=suite)).estimate for folder in (tmp_path, records))
+    assert own is not None
+    assert shared is not None
+    assert (own.method, shared.method) == ("these sets", "these sets, shared seeds")
+
+
+def test_further_questions_are_answered_each_or_not_and_have_no_p(records: Path, suite: DeclaredSuite) -> None:
     def named(name: str, question: DeclaredQuestion) -> DeclaredQuestion:
         return replace(question, name=name)
 
@@ -301,11 +374,9 @@ def test_further_questions_are_answered_each_or_not_and_adjusted_together(record
         for dataset in ("ph2", "scd")
     ]
     assert mean_of(answers["rivals"]) == pytest.approx(np.mean(differences))
-    known = [one for one in found.others if one.estimate is not None and one.estimate.p is not None]
-    judge = multipletests([one.estimate.p for one in known if one.estimate is not None], method="holm")[1]
-    assert [one.holm_p for one in known] == pytest.approx(list(judge))
-    assert len(known) == 3
-    assert found.primary.holm_p is None, "the one question needs no adjustment"
+    assert all(one.estimate.p is None and one.verdict is None for one in found.others if one.estimate is not None)
+    assert found.confirm[0].estimate is not None
+    assert found.confirm[0].estimate.p is not None
 
 
 def mean_of(answer: Answer, dataset: str = "") -> float:
@@ -358,9 +429,9 @@ def test_questions_stand_in_every_report(records: Path, suite: DeclaredSuite, tm
 def test_a_shipped_suite_is_recognised_in_records_of_any_machine(tmp_path: Path) -> None:
     suite = declared(load_suite("small"))
     core = ("pseudo_label", "pseudo_label_confidence", "mean_teacher", "fixmatch", "unimatch")
-    assert suite.primary.pairs == tuple((f"{method}+qw", method) for method in core)
+    assert suite.confirm[0].pairs == tuple((f"{method}+qw", method) for method in core)
     teacher = "pseudo_label(method.labels_from=teacher,method.loss=bce_dice,method.threshold=0.0)"
-    assert declared(load_suite("paper")).primary.pairs[0] == (f"{teacher}+qw", teacher)
+    assert declared(load_suite("paper")).confirm[0].pairs[0] == (f"{teacher}+qw", teacher)
     headroom = next(question for question in suite.others if question.name == "headroom")
     assert headroom.regimes["isic2017"] == ("all@grouped", "n7@grouped")
     cell = {"protocol": "small", "protocol_version": suite.version, "dataset": "ph2", "method": "fixmatch"}

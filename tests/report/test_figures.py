@@ -48,7 +48,6 @@ from tests.records import settings_of, spec_of
 PLANS = {
     "questions": questions.plan,
     "forest": forest.plan,
-    "critical_difference": ranks.plan_critical_difference,
     "rank_frequencies": ranks.plan_frequencies,
     "groups": groups.plan,
     "quality_audit": quality.plan_audit,
@@ -161,7 +160,7 @@ def analysis_of(runs: list[Run], metric: str = "dice") -> Analysis:
     found = analyse(Collection(runs, []), metric=metric)
     if not asked:
         return found
-    suite = DeclaredSuite("some", frozenset(), 2, asked[0], tuple(asked[1:]), metric)
+    suite = DeclaredSuite("some", frozenset(), 2, (asked[0],), tuple(asked[1:]), metric)
     return replace(found, answers=answers(suite, runs, metric_named(metric), frozenset()))
 
 
@@ -276,7 +275,7 @@ class TestFiles:
         loaded, drawn = pickle.loads(done.stdout)
         assert loaded == [], "importing the package needs neither"
         other = {name: content for files in drawn.values() for name, content in files.items()}
-        assert len(written) == 18
+        assert len(written) == 16
         assert [name for name, content in written.items() if other[name] != content] == []
 
     def test_what_is_sent_to_other_processes_is_only_what_is_drawn(self, analysis: Analysis) -> None:
@@ -360,7 +359,7 @@ class TestQuestions:
     def test_answers_and_data_sets_are_those_of_the_analysis(self, analysis: Analysis) -> None:
         assert analysis.answers is not None
         figure = only_figure(questions.plan(analysis))
-        asked = [analysis.answers.primary, *analysis.answers.others]
+        asked = analysis.answers.all
         diamonds = [patch.get_xy() for patch in tagged(figure, "answer")]
         assert len(diamonds) == len(asked) == 6
         for diamond, one in zip(diamonds, asked, strict=True):
@@ -374,12 +373,12 @@ class TestQuestions:
         assert inside == pytest.approx([100 * found.mean for one in asked for found in one.by_dataset.values()])
         shown = texts(figure)
         assert any(text.startswith("Does the add-on qw change the method") and "\n" in text for text in shown)
-        p = [one.estimate.p if one.holm_p is None else one.holm_p for one in asked if one.estimate is not None]
-        assert [text for text in shown if text in {f"{value:.3f}" for value in p if value}], "p is written"
-        primary = asked[0].estimate
-        assert primary is not None
-        assert primary.p is not None
-        assert f"{primary.p:.3f}*" in shown, "it is not adjusted"
+        assert asked[0].estimate is not None
+        assert asked[0].estimate.p is not None
+        p = f"{asked[0].estimate.p:.3f}"
+        assert [text for text in shown if text.startswith("0.") and "[" not in text] == [p], (
+            "that of the question that is tested"
+        )
 
     def test_more_questions_than_a_page_holds_take_another(self, analysis: Analysis) -> None:
         assert analysis.answers is not None
@@ -397,10 +396,10 @@ class TestQuestions:
 
     def test_a_data_set_beyond_the_axis_is_an_arrow(self, analysis: Analysis) -> None:
         assert analysis.answers is not None
-        primary = analysis.answers.primary
+        primary = analysis.answers.confirm[0]
         (dataset,) = primary.by_dataset
         far = replace(primary, by_dataset={dataset: replace(primary.by_dataset[dataset], mean=-0.9)})
-        figure = only_figure(questions.plan(replace(analysis, answers=replace(analysis.answers, primary=far))))
+        figure = only_figure(questions.plan(replace(analysis, answers=replace(analysis.answers, confirm=[far]))))
         first = tagged(figure, "dataset")[0]
         assert (first.get_marker(), first.get_xdata()[0]) == (4, figure.axes[0].get_xlim()[0])
 
@@ -513,38 +512,6 @@ class TestForest:
 
 
 class TestRanks:
-    def test_each_cell_hangs_from_its_rank(self, analysis: Analysis) -> None:
-        across = analysis.across[0]
-        figure = only_figure(ranks.plan_critical_difference(analysis))
-        starts = np.array([line.get_xdata()[0] for line in tagged(figure, "rank")])
-        ticks = {text.get_text(): text.get_position()[0] for text in figure.axes[0].texts if text.get_text().isdigit()}
-        left, right = ticks["1"], ticks[str(len(across.names))]
-        assert len(across.names) == 6
-        assert 1 + (starts - left) / (right - left) * (len(across.names) - 1) == pytest.approx(across.ranks)
-        found = texts(figure)
-        for name, rank in zip(across.names, across.ranks, strict=True):
-            assert any(f"{rank:.2f}" in text and str(name) in text for text in found)
-
-    def test_cliques_are_bars_and_p_values_are_written(self, analysis: Analysis) -> None:
-        names = analysis.across[0].names
-        across = replace(
-            analysis.across[0],
-            ranks=np.arange(1.0, 7.0),
-            cliques=[names[:3], names[2:4], names[4:], names[5:]],
-            friedman_p=0.0123,
-            least_p=0.5,
-        )
-        figure = only_figure(ranks.plan_critical_difference(replace(analysis, across=[across])))
-        hung = [line.get_xdata()[0] for line in tagged(figure, "rank")]
-        bars = [(line.get_xdata()[0], line.get_xdata()[1], line.get_ydata()[0]) for line in tagged(figure, "clique")]
-        spans = sorted(tuple(int(np.argmin(np.abs(np.array(hung) - x))) for x in bar[:2]) for bar in bars)
-        assert spans == [(0, 2), (2, 3), (4, 5)]
-        level = {span: bar[2] for span, bar in zip([(0, 2), (4, 5), (2, 3)], bars, strict=True)}
-        assert level[0, 2] != level[2, 3]  # they share a cell
-        words = " ".join(texts(figure))
-        assert "p 0.012" in words
-        assert "settings can give: 0.5; no two cells can be told apart." in words
-
     def test_frequencies(self, analysis: Analysis) -> None:
         figure = only_figure(ranks.plan_frequencies(analysis))
         (mesh,) = tagged(figure, "frequencies")
@@ -560,7 +527,7 @@ class TestRanks:
         assert "share no seeds" in why_not(replace(analysis, across=[across]))["rank_frequencies"]
 
     def test_one_setting_has_no_ranks(self, analysis: Analysis) -> None:
-        assert "two settings or more" in why_not(replace(analysis, across=[]))["critical_difference"]
+        assert "two settings or more" in why_not(replace(analysis, across=[]))["rank_frequencies"]
 
 
 class TestGroups:

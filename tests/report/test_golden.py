@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def make_report(place: Path) -> Path:
 
 
 def declared_of(specs: list[RunSpec]) -> DeclaredSuite:
-    """All runs and one that was never run, a primary question, a further one, and one without an answer."""
+    """All runs and one that was never run, two questions to confirm, further ones, and one without an answer."""
     never = Place("small", "ph2", "n28@grouped", "unet", ArmName("bcp", "", ""), 0)
     regimes = dict.fromkeys(("ph2", "scd"), ("n28@grouped", "n28@grouped"))
 
@@ -64,7 +65,10 @@ def declared_of(specs: list[RunSpec]) -> DeclaredSuite:
         name="golden",
         places=frozenset(spec.place for spec in specs) | {never},
         version=specs[0].protocol_version,
-        primary=question("primary", "Does QW change Dice, averaged over two methods and two data sets?", *qw[:2]),
+        confirm=(
+            question("primary", "Does QW change Dice, averaged over two methods and two data sets?", *qw[:2]),
+            replace(question("second", "Does QW change Mean Teacher?", qw[1]), margin=0.5),
+        ),
         others=(
             question("qw-fixmatch", "Does QW change 100 % of FixMatch_?", qw[0]),
             question("beats", "Do both methods beat supervised training?", *((m, "supervised") for _, m in qw[:2])),

@@ -56,7 +56,7 @@ def contrast(found: Estimate | None = None, kind: Kind = "twin", images: int = 1
     if found is None:
         missing = "" if refused else "no usable record without an add-on"
         return Contrast(kind, ADDON, BASE, side, side if refused else None, None, refused, missing=missing)
-    return Contrast(kind, ADDON, BASE, side, side, scores(found, images), "", 0.04, 0.71, 0.305, 0.234)
+    return Contrast(kind, ADDON, BASE, side, side, scores(found, images), "", 0.04, 0.71, 0.305, 0.234, tested=True)
 
 
 def test_headline_is_the_sentence_that_was_asked_for() -> None:
@@ -105,8 +105,8 @@ def test_refusal_and_missing_records_are_said() -> None:
 
 def test_details_hold_every_statistic() -> None:
     assert details(contrast(known()), DICE) == [
-        "p = 0.02; adjusted by Holm's method for all comparisons of its family (its kind in this setting; all, in a "
-        "suite's report), p = 0.04: the data tell the two apart at the 5 % level.",
+        "p = 0.02; adjusted by Holm's method for all comparisons of its kind in the report, p = 0.04: the data tell "
+        "the two apart at the 5 % level.",
         "Wilcoxon's signed-rank test on the means of test groups gives p < 0.001; it does not see how much results "
         "change from seed to seed.",
         "In one run of each, a test group does better with probability 0.71 (that of improvement).",

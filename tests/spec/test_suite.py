@@ -16,15 +16,15 @@ name = "tiny"
 about = "two rows"
 protocol = "smoke"
 
-[primary]
+[[confirm]]
+name = "first"
 question = "Does QW change Dice?"
-addon = "qw"
+compare = "*+qw:*"
 rows = ["fixmatch"]
-[primary.regimes]
-phantom = "12"
+block = "core"
+equivalence = 0.5
 
-[secondary]
-question = "Which twins differ?"
+# further questions
 
 [rows.sharp]
 method = "pseudo_label"
@@ -100,10 +100,23 @@ def test_every_fault_of_a_suite_is_listed_at_once(tmp_path: Path) -> None:
         assert part in said
 
 
-def test_a_primary_question_that_no_block_answers_is_refused(tmp_path: Path) -> None:
+def test_a_question_to_confirm_that_no_block_answers_is_refused(tmp_path: Path) -> None:
     text = TINY.replace('rows = ["fixmatch"]', 'rows = ["fixmatch", "sharp"]')
     with pytest.raises(UserError, match=r"needs sharp\+qw phantom n12@grouped unet, which no block runs"):
         load_suite(written(tmp_path, text))
+
+
+def test_questions_to_confirm_keep_their_order_and_the_form_of_old_is_refused_with_the_new_one(tmp_path: Path) -> None:
+    second = '[[confirm]]\nname = "second"\nquestion = "?"\ncompare = "sharp:fixmatch"\nblock = "core"\n\n# further'
+    suite = load_suite(written(tmp_path, TINY.replace("# further", second)))
+    assert [(one.name, one.equivalence) for one in suite.confirm] == [("first", 0.5), ("second", None)]
+    for text, said in (
+        (TINY.replace("[[confirm]]", "[primary]"), r"\[primary\], of a former form: \[\[confirm\]\]"),
+        (TINY.replace("0.5", "-1"), "confirm.0.equivalence"),
+        (TINY.replace('block = "core"\nequ', 'block = "core"\neach = true\nequ'), "confirm.0.each"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load_suite(written(tmp_path, text))
 
 
 def test_a_suite_is_read_from_a_file_with_a_mark_and_refused_in_utf_16(tmp_path: Path) -> None:
@@ -185,11 +198,11 @@ question = "Is a lower threshold better than FixMatch?"
 compare = "sharp:fixmatch"
 block = "core"
 
-[secondary]"""
+# further questions"""
 
 
 def test_a_question_asks_something_of_each_row_or_one_thing_of_all(tmp_path: Path) -> None:
-    suite = load_suite(written(tmp_path, TINY.replace("[secondary]", ASKING)))
+    suite = load_suite(written(tmp_path, TINY.replace("# further questions", ASKING)))
     each, one = suite.questions()
     assert (each.name, each.question, each.sides) == (
         "qw-fixmatch",
@@ -203,18 +216,18 @@ def test_a_question_asks_something_of_each_row_or_one_thing_of_all(tmp_path: Pat
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('block = "core"\n\n[sec', 'block = "cor"\n\n[sec', "Did you mean 'core'"),
-        ('block = "core"\n\n[sec', 'block = "taus"\n\n[sec', "block 'taus' sets or varies settings"),
+        ('block = "core"\n\n# fur', 'block = "cor"\n\n# fur', "Did you mean 'core'"),
+        ('block = "core"\n\n# fur', 'block = "taus"\n\n# fur', "block 'taus' sets or varies settings"),
         ('"sharp:fixmatch"', '"sharp"', "expected 'A:B'"),
         ('"sharp:fixmatch"', '"sharp:*"', "give rows if compare has a *"),
         ('name = "sharp"\nq', 'name = "qw-fixmatch"\nq', "question 'qw-fixmatch' is there twice"),
-        ('name = "sharp"\nq', 'name = "primary"\nq', "question 'primary' is there twice"),
+        ('name = "sharp"\nq', 'name = "first"\nq', "question 'first' is there twice"),
         ('"sharp:fixmatch"', '"sharp+qw:fixmatch"', r"question 'sharp' needs sharp\+qw phantom n12@grouped unet"),
-        ('block = "core"\n\n[sec', 'block = "core"\nagainst = "none"\n\n[sec', "unknown block 'none'"),
+        ('block = "core"\n\n# fur', 'block = "core"\nagainst = "none"\n\n# fur', "unknown block 'none'"),
     ],
 )
 def test_a_question_that_cannot_be_answered_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
-    text = TINY.replace("[secondary]", ASKING)
+    text = TINY.replace("# further questions", ASKING)
     assert text.count(old) == 1
     with pytest.raises(UserError, match=said):
         load_suite(written(tmp_path, text.replace(old, new)))

@@ -1,7 +1,7 @@
 """The chapter of one setting: methods with and without the add-on, controls, sizes of effects, the audit of g."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from qgbench.metrics.table import EMPTY_MASK_RULE, METRICS, Metric
@@ -10,7 +10,7 @@ from qgbench.report.chapters.audit import AUDIT_OF_CLASSES_RULE, AUDIT_RULE, aud
 from qgbench.report.chapters.suite import CLASSES_RULE
 from qgbench.report.chapters.table import Chapter, Columns, Table, abreast, part_title, table
 from qgbench.report.collect import Run, in_unit_of, of_class
-from qgbench.report.contrasts import Contrast
+from qgbench.report.contrasts import Contrast, Kind
 from qgbench.report.scores import Scores
 from qgbench.report.sections import Section
 from qgbench.report.wording import MISSING, by_reason, in_points, p_words, pair_words, protocol_line
@@ -20,13 +20,15 @@ from qgbench.stats.crossed import Estimate
 
 UNIT_RULE = (
     "{label}: mean over test groups (patient, lesion, video; the image where none is known) and seeds of a group's mean"
-    "{unit}, with its 95 % confidence interval. Interval, p and P(claim false), the probability that the true "
-    "difference has the other sign, come from one model with crossed random effects of groups and seeds."
+    "{unit}, with its 95 % confidence interval, from one model with crossed random effects of groups and seeds."
+)
+SAME_SEEDS_RULE = (
+    "Both {label} columns of a row and their difference (add-on minus base, in {unit}) are over the same seeds."
 )
 TEST_RULE = (
-    "Both {label} columns of a row and their difference (add-on minus base, in {unit}) are over the same seeds. "
-    "p (Holm): adjusted for all p-values of this table. p (Wilcoxon): signed-rank test on the groups' means over "
-    "seeds, zeros by Pratt's rule; it does not see the variance of seeds."
+    "p and P(claim false), the probability that the true difference has the other sign, come from the same model. "
+    "p (Holm): adjusted for all comparisons of this kind in the report, of which there are {tested}. p (Wilcoxon): "
+    "signed-rank test on the groups' means over seeds, zeros by Pratt's rule; it does not see the variance of seeds."
 )
 BOLD_RULE = "Bold: every cell that is not told apart from the best one (Holm-adjusted p of 0.05 or more, or withheld)."
 DISTANCE_RULE = "HD95 ({unit} diagonal) averages over {over} and seeds; missed: {missed}, for each seed."
@@ -45,8 +47,8 @@ CONTROL_RULE = (
 )
 
 
-def setting_chapter(section: Section, audits: list[AuditRow]) -> Chapter:
-    """Return the chapter of one setting."""
+def setting_chapter(section: Section, audits: list[AuditRow], tested: Mapping[Kind, int]) -> Chapter:
+    """Return the chapter of one setting; `tested` are how many comparisons of a kind the report tests."""
     setting, what = section.setting, section.measure
     twins, controls, asked = ([c for c in section.contrasts if c.kind == kind] for kind in ("twin", "control", "asked"))
     compared = [c for c in section.contrasts if c.difference is not None]
@@ -66,7 +68,8 @@ def setting_chapter(section: Section, audits: list[AuditRow]) -> Chapter:
         below=[
             f"Empty-mask rule ({EMPTY_MASK_RULE.replace('image', section.noun)}).",
             f"Statistical unit: test groups x seeds. {UNIT_RULE.format(label=what.label, unit=f', in {what.unit}')}",
-            TEST_RULE.format(label=what.label, unit=what.difference_unit),
+            SAME_SEEDS_RULE.format(label=what.label, unit=what.difference_unit),
+            *([TEST_RULE.format(tested=_counted(tested))] if any(one.tested for one in compared) else []),
             BOLD_RULE,
             *([CLASSES_RULE.format(label=what.label)] if section.over_classes else []),
             _distance_rule(section),
@@ -165,7 +168,7 @@ def _comparison(contrasts: list[Contrast], best: list[ArmName], what: Metric, un
         "Seeds": seeds_words,
         f"Base: {over_groups}": lambda c: _side(c.reference_scores, what),
         f"+ add-on: {over_groups}": lambda c: _side(c.scores, what),
-        **_tests(what),
+        **_tests(what, contrasts),
         f"HD95{told}{of}\nbase / +": _both(f"hd95{one}"),
         f"HD95 % diag.{of}\nbase / +": _both(f"hd95_percent{one}"),
         **({} if one else {"Missed\nbase / +": _both("missed")}),  # counted over all classes
@@ -189,7 +192,7 @@ def _pairs(title: str, contrasts: list[Contrast], what: Metric) -> Table:
         "Method": lambda c: pair_words(c)[0] or MISSING,
         "Contrast": lambda c: pair_words(c)[1],
         "Seeds": seeds_words,
-        **_tests(what),
+        **_tests(what, contrasts),
     }
     return table(title, columns, contrasts, names=2)
 
@@ -206,9 +209,20 @@ def difference_words(contrast: Contrast, of: Callable[[Estimate], str]) -> str:
     return of(contrast.difference.estimate)
 
 
-def _tests(what: Metric) -> Columns[Contrast]:
+def _counted(tested: Mapping[Kind, int]) -> str:
+    words = {"twin": "pairs of twins", "control": "controls", "asked": "asked for"}
+    return " and ".join(f"{count} {words[kind]}" for kind, count in tested.items() if count)
+
+
+def _tests(what: Metric, contrasts: Sequence[Contrast]) -> Columns[Contrast]:
+    """Return the difference, and its tests if any of the contrasts is tested."""
+    difference: Columns[Contrast] = {
+        f"Difference\n({what.difference_unit})": lambda c: difference_words(c, lambda found: in_points(found, what))
+    }
+    if not any(one.tested for one in contrasts):
+        return difference
     return {
-        f"Difference\n({what.difference_unit})": lambda c: difference_words(c, lambda found: in_points(found, what)),
+        **difference,
         "p": lambda c: difference_words(c, lambda found: p_words(found.p)),
         "p\n(Holm)": lambda c: difference_words(c, lambda _: p_words(c.holm_p)),
         "P(claim\nfalse)": lambda c: difference_words(c, lambda found: p_words(found.p_false)),

@@ -1,6 +1,5 @@
 """The first chapter: what a suite asked, and the answers."""
 
-import math
 from functools import partial
 
 from qgbench.metrics.table import Metric
@@ -8,19 +7,36 @@ from qgbench.report.chapters.table import Chapter, Columns, Table, part_title, t
 from qgbench.report.collect import Problem
 from qgbench.report.declared import Answer, Answers
 from qgbench.report.wording import MARK, MISSING, by_reason, in_points, p_words, protocol_line
+from qgbench.spec.protocol import OWN_SEEDS
 from qgbench.spec.task import MEAN
-from qgbench.stats.crossed import Estimate
 
 _ABREAST = 5  # columns of data sets that a landscape page holds
 
-QUESTIONS_RULE = (
-    "Questions: the mean, in {unit}, of the named pairs of cells inside each data set, then over data sets with equal "
-    "weights. p (Holm) is adjusted for all questions but the primary one. The intervals of single data sets are those "
-    "of the model with crossed random effects of groups and seeds."
+CONFIRM_RULE = (
+    "Confirmatory questions are tested in the order declared, two-sided at 5 %, each only if all before it were shown; "
+    "so at most 5 % of such families claim a difference that is not there."
 )
-OVER_SETS_RULE = (
-    "Interval and p over data sets ({addons}): Student's t over the data sets' means, as four or more data sets have "
-    "too few seeds each for intervals of their own. Its claim is about data sets like these."
+EQUIVALENCE_RULE = (
+    "No larger difference than a margin is shown, at 5 %, by a 90 % interval inside it; that opens no further test."
+)
+EXPLORATORY_RULE = (
+    "All other questions and all rows about cells are exploratory: estimates with 95 % intervals, each for itself, "
+    "without a test. Among many, some intervals miss 0 by chance."
+)
+SETS_RULE = (
+    "Difference: the mean, in {unit}, of the named pairs of cells inside each data set, then over data sets with equal "
+    "weights. It is about these data sets, new patients (test groups) and new seeds; every group counts alike, in the "
+    "column 'by images' every image."
+)
+SHARED_RULE = (
+    "In these records (protocol version {version}) seed k starts all data sets from the same weights and orders, so "
+    "that data sets are not independent: intervals are of sets and seeds crossed, with as many degrees of freedom as "
+    "there are seeds, less one."
+)
+POPULATION_RULE = (
+    "A population of data sets: what the same means say of data sets like these, without a test. Q: p of Cochran's "
+    "test, whether sets differ by more than their own errors. 'too narrow': the sets' means lie closer together than "
+    "the errors inside the sets allow, which is luck; read the interval for these data sets."
 )
 
 BY_CLASS_RULE = (
@@ -42,19 +58,19 @@ def suite_chapter(answers: Answers, what: Metric) -> Chapter:
 
 def suite_words(answers: Answers, what: Metric) -> list[str]:
     """Return what a suite asked before its runs, and what they answer, a sentence each."""
-    lines = [f"Primary question, declared before the runs: {answers.primary.question.text}"]
-    lines += _primary_words(answers, what)
-    if answers.others:
-        lines.append(QUESTIONS_RULE.format(unit=what.difference_unit))
+    lines = [line for number in range(len(answers.confirm)) for line in _confirm_words(answers, number, what)]
+    lines += [CONFIRM_RULE] if len(answers.confirm) > 1 else []
+    lines += [EQUIVALENCE_RULE] if any(one.question.margin for one in answers.confirm) else []
+    lines += [EXPLORATORY_RULE, SETS_RULE.format(unit=what.difference_unit)]
+    if answers.suite.version < OWN_SEEDS and any(len(one.question.regimes) > 1 for one in answers.all):
+        lines.append(SHARED_RULE.format(version=answers.suite.version))
+    lines += [POPULATION_RULE] if any(one.sets for one in answers.all) else []
     lines += [CLASSES_RULE.format(label=what.label)] if answers.over_classes else []
     lines += [BY_CLASS_RULE] if any(one.by_class for one in answers.all) else []
-    by_sets = [one.question.name for one in answers.all if over_sets(one.estimate)]
-    lines += [OVER_SETS_RULE.format(addons=", ".join(by_sets))] if by_sets else []
     lines += by_reason((one.question.name, one.estimate) for one in answers.others)
     open_ones = [one.question.name for one in answers.others if one.estimate is None]
     if open_ones and not answers.reason:
         lines.append(f"Not answered, cells or seeds are missing: {', '.join(open_ones)}.")
-    lines.append("All other rows of this report are about cells, another family: p (Holm) is adjusted for all of them.")
     if answers.missing:
         lines.append(
             f"Unfinished: of the suite's {len(answers.suite.places)} runs {answers.missing} have no usable record; "
@@ -63,28 +79,28 @@ def suite_words(answers: Answers, what: Metric) -> list[str]:
     return lines
 
 
-def _primary_words(answers: Answers, what: Metric) -> list[str]:
-    question, found = answers.primary.question, answers.primary.estimate
+def _confirm_words(answers: Answers, number: int, what: Metric) -> list[str]:
+    """Return a confirmatory question and its answer."""
+    answer = answers.confirm[number]
+    question, found, verdict = answer.question, answer.estimate, answer.verdict
+    place = f" {number + 1} of {len(answers.confirm)}" if len(answers.confirm) > 1 else ""
+    asked = f"Confirmatory question{place}, declared before the runs: {question.text}"
     if found is None:
-        cause = answers.reason or f"cells or seeds that it needs are missing ({'; '.join(answers.primary.lacking)})"
-        return [f"Primary estimate: withheld, {cause}."]
+        cause = answers.reason or f"cells or seeds that it needs are missing ({'; '.join(answer.lacking)})"
+        return [asked, f"Answer: withheld, {cause}."]
+    assert verdict is not None
     pairs = ", ".join(f"{first} : {second}" for first, second in question.pairs)
-    low, high = (f"{what.scale * end:.2f}" for end in found.interval or (math.nan, math.nan))
-    mark = MARK if found.p_withheld else ""
-    ends = f"95 % confidence interval {low} to {high}{mark}" if found.interval else "no interval"
-    change = f"{what.scale * found.mean:+.2f} ({answers.unit_of(question)}; {ends})"
+    ends = "no interval"
+    if found.interval:
+        low, high = (f"{what.scale * end:.2f}" for end in found.interval)
+        ends = f"95 % confidence interval {low} to {high}{MARK if found.p_withheld else ''}"
     label = f"{what.label} (mean over classes)" if answers.over_classes else what.label
+    tested = f", p {p_words(found.p)}" if verdict.tested else ""
     said = (
-        f"Primary estimate: {label} differs by {change}, p {p_words(found.p)}, P(claim false) "
-        f"{p_words(found.p_false)}; averaged over {pairs} inside each of {', '.join(question.regimes)}, then over "
-        "these."
+        f"Answer: {label} differs by {what.scale * found.mean:+.2f} ({answers.unit_of(question)}; {ends}){tested}: "
+        f"{verdict.words}; averaged over {pairs} inside each of {', '.join(question.regimes)}, then over these."
     )
-    return [said, *([f"{found.reason}."] if found.reason else [])]
-
-
-def over_sets(found: Estimate | None) -> bool:
-    """Return whether interval and p are Student's t over data sets."""
-    return found is not None and found.method == "t over sets"
+    return [asked, said, *([f"{found.reason}."] if found.reason else [])]
 
 
 def _mixed(answers: Answers) -> bool:
@@ -94,26 +110,76 @@ def _mixed(answers: Answers) -> bool:
 
 def suite_tables(answers: Answers, what: Metric) -> list[Table]:
     """Return the answers over data sets, and inside each; a table without rows is left out."""
-    tables = (_over_datasets(answers, what), *_inside_datasets(answers, what), *_inside_classes(answers, what))
+    tables = (
+        _confirmatory(answers, what),
+        _exploratory(answers, what),
+        _population(answers, what),
+        *_inside_datasets(answers, what),
+        *_inside_classes(answers, what),
+    )
     return [one for one in tables if one.rows]
 
 
-def _over_datasets(answers: Answers, what: Metric) -> Table:
-    """Return the answers, each one number; questions without one are left out."""
-    columns: Columns[Answer] = {
+def _over_datasets(answers: Answers, what: Metric) -> Columns[Answer]:
+    """Return the columns of an answer that is one number."""
+    return {
         "Question": lambda one: one.question.text,
         "Name": lambda one: one.question.name,
         "Pairs": lambda one: str(len(one.question.pairs) * len(one.question.archs)),
         "Sets": lambda one: str(len(one.question.regimes)),
         **({"Unit": lambda one: answers.unit_of(one.question)} if _mixed(answers) else {}),
         f"Difference\n({what.difference_unit})": lambda one: in_points(one.estimate, what),
-        "p": lambda one: p_words(one.estimate.p if one.estimate else None),
-        "p\n(Holm)": lambda one: MISSING if one is answers.primary else p_words(one.holm_p),
-        "P(claim\nfalse)": lambda one: p_words(one.estimate.p_false if one.estimate else None),
+        "By images\n" + f"({what.difference_unit})": lambda one: in_points(one.by_images, what),
     }
-    answered = [one for one in answers.all if one.estimate is not None]
-    title = "Questions that the suite asks, over data sets"
-    return table(title, columns, answered, names=2, widths=(92, 40), prose=frozenset({0}))
+
+
+def _confirmatory(answers: Answers, what: Metric) -> Table:
+    """Return the questions that are tested, in their order; those without an answer are left out."""
+
+    def p(one: Answer) -> str:
+        return p_words(one.estimate.p) if one.estimate and one.verdict and one.verdict.tested else MISSING
+
+    def narrow(one: Answer) -> str:
+        found = one.verdict.narrow if one.verdict else None
+        return MISSING if found is None else f"[{found[0]:.2f}, {found[1]:.2f}] in ±{one.question.margin:g}"
+
+    columns: Columns[Answer] = {
+        **_over_datasets(answers, what),
+        "p": p,
+        **({"90 %\ninterval": narrow} if any(one.question.margin for one in answers.confirm) else {}),
+        "Outcome": lambda one: one.verdict.words if one.verdict else MISSING,
+    }
+    answered = [one for one in answers.confirm if one.estimate is not None]
+    title = "Confirmatory questions, in their order"
+    return table(title, columns, answered, names=2, widths=(58, 28), prose=frozenset({0}))
+
+
+def _exploratory(answers: Answers, what: Metric) -> Table:
+    """Return the other questions, without a test; those without an answer are left out."""
+    answered = [one for one in answers.others if one.estimate is not None]
+    title = "Exploratory questions: estimates for these data sets"
+    return table(title, _over_datasets(answers, what), answered, names=2, widths=(92, 40), prose=frozenset({0}))
+
+
+def _population(answers: Answers, what: Metric) -> Table:
+    """Return what the answers are for a population of data sets."""
+
+    def interval(one: Answer) -> str:
+        return in_points(one.sets.estimate if one.sets else None, what)
+
+    def q(one: Answer) -> str:
+        known = one.sets is not None and one.sets.cochran_p is not None
+        return p_words(one.sets.cochran_p) if known and one.sets else MISSING
+
+    columns: Columns[Answer] = {
+        "Name": lambda one: one.question.name,
+        "Sets": lambda one: str(len(one.question.regimes)),
+        f"Difference\n({what.difference_unit})": interval,
+        "Q\n(p)": q,
+        "Note": lambda one: "too narrow" if one.sets and one.sets.too_narrow else MISSING,
+    }
+    shown = [one for one in answers.all if one.sets is not None]
+    return table("The same for a population of data sets", columns, shown, names=1)
 
 
 def _inside_datasets(answers: Answers, what: Metric) -> list[Table]:

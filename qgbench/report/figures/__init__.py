@@ -20,7 +20,6 @@ MOST_FILES = 5
 _KINDS: dict[str, tuple[Callable[[Analysis], Plan], str]] = {
     "questions": (questions.plan, questions.CAPTION),
     "forest": (forest.plan, forest.CAPTION),
-    "critical_difference": (ranks.plan_critical_difference, ranks.CRITICAL_DIFFERENCE_CAPTION),
     "rank_frequencies": (ranks.plan_frequencies, ranks.FREQUENCIES_CAPTION),
     "groups": (groups.plan, groups.CAPTION),
     "quality_audit": (quality.plan_audit, quality.AUDIT_CAPTION),

@@ -12,7 +12,7 @@ from qgbench.report.analysis import Analysis
 from qgbench.report.contrasts import Contrast, Kind
 from qgbench.report.figures import style
 from qgbench.report.figures.differences import beside, diamond, difference_axes, interval_words, scaled
-from qgbench.report.wording import p_words, pair_words, setting_words
+from qgbench.report.wording import pair_words, setting_words, tested_words
 from qgbench.stats.crossed import Estimate
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 CAPTION = (
     "Differences of every contrast, by setting: with the add-on minus without (twins), QW by g minus QW by another "
     "score (controls), and pairs asked for. Unit: test groups x seeds; bars are 95 % confidence intervals of the model "
-    "with crossed random effects of both; an arrow marks an interval that goes on beyond the axis. p is adjusted by "
-    "Holm's method within a setting and kind (in a suite's report: over all). Diamonds: each add-on's mean over "
-    "methods and settings, as wide as its interval. Hollow and grey: p is withheld, and the interval allows no verdict "
-    "either. Grey band, for Dice: differences of one point or less."
+    "with crossed random effects of both; an arrow marks an interval that goes on beyond the axis. p, of what "
+    "is tested, is adjusted by Holm's method for all of its kind in the report. Diamonds: each add-on's mean over "
+    "methods and these data sets, as wide as its interval. Hollow and grey: the interval allows no verdict. Grey band, "
+    "for Dice: differences of one point or less."
 )
 
 _LABEL, _PLOT, _INTERVAL, _P, _SIZE = 2.15, 2.15, 1.2, 0.72, 0.5  # widths of the columns; 0.18 is left for gaps
@@ -47,7 +47,7 @@ class _Row:
     label: str
     kind: Kind | Literal["heading", "combined"]
     estimate: Estimate | None = None
-    p: float | None = None
+    p: str = ""
     words: str = ""
     note: str = ""
 
@@ -90,7 +90,7 @@ def _contrast_row(contrast: Contrast) -> _Row:
     estimate = contrast.difference.estimate
     if not math.isfinite(estimate.mean):
         return _Row(label, contrast.kind, words="the difference is not a finite number")
-    return _Row(label, contrast.kind, estimate, contrast.holm_p, note=estimate.reason)
+    return _Row(label, contrast.kind, estimate, tested_words(estimate, contrast.holm_p), note=estimate.reason)
 
 
 def _scope(across: Across, analysis: Analysis) -> str:
@@ -106,12 +106,8 @@ def _combined_row(addon: AddonAcross) -> _Row:
     if estimate is None or not math.isfinite(estimate.mean):
         words = "no method has a difference in every setting" if not count else "not estimable from these records"
         return _Row(label, "combined", words=f"no combined estimate: {words}")
-    note = "one test an add-on: p is not adjusted"
-    if estimate.method == "t over sets":
-        note += "; Student's t over the data sets' means"
-    if estimate.p is None:
-        note = f"{estimate.reason}; tables count the settings above that have the add-on"
-    return _Row(label, "combined", estimate, estimate.p, note=note)
+    note = f"{estimate.reason}; tables count the settings above that have the add-on" if estimate.reason else ""
+    return _Row(label, "combined", estimate, tested_words(estimate, None), note=note)
 
 
 def _limit(estimates: list[Estimate]) -> float:
@@ -160,7 +156,7 @@ def _draw(rows: list[_Row], what: Metric, limit: float) -> "Figure":
             continue
         beside(axes, index, _PLOT + 0.1, interval_words(row.estimate, what))
         mark = f" {notes[row.note]}" if row.note else ""
-        beside(axes, index, _PLOT + 0.1 + _INTERVAL, p_words(row.p) + mark)
+        beside(axes, index, _PLOT + 0.1 + _INTERVAL, row.p + mark)
         size = f"{row.estimate.groups} × {row.estimate.seeds}"
         beside(axes, index, style.WIDTH - _LABEL - 0.06, size, ha="right")
         _mark(axes, index, row, what, limit)

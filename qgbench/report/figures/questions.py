@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTION = (
-    "Answers to the questions that the suite asks, the primary one first. Diamonds: mean difference over pairs of "
-    "cells and data sets, as wide as its 95 % confidence interval. Small markers: the mean inside each data set, "
-    "without its interval; an arrow marks one beyond the axis. p is adjusted by Holm's method for all questions but "
-    "the primary one, whose p is its own (*); where it is withheld, the diamond is hollow: its interval allows no "
-    "verdict either. Grey band, for Dice: differences of one point or less."
+    "Answers to the questions that the suite asks; those that are tested come first, in their order, and have a p; the "
+    "others are exploratory. Diamonds: mean difference over pairs of cells and these data sets, as wide as its 95 % "
+    "confidence interval. Small markers: the mean inside each data set, without its interval; an arrow marks one "
+    "beyond the axis. A hollow diamond: its interval allows no verdict. Grey band, for Dice: differences "
+    "of one point or less."
 )
 
 _LABEL, _PLOT, _INTERVAL = 2.95, 2.1, 1.15
@@ -37,7 +37,7 @@ def plan(analysis: Analysis) -> style.Plan:
     """Return a plan of every question that has an answer, as many in a file as a page is high."""
     if analysis.answers is None:
         return style.Plan([], ["questions are asked by a suite: report --suite"])
-    found = [analysis.answers.primary, *analysis.answers.others]
+    found = analysis.answers.all
     shown = [one for one in found if one.estimate is not None and one.estimate.interval is not None]
     if not shown:
         return style.Plan([], ["no question of the suite has an answer yet"])
@@ -84,7 +84,7 @@ def _draw(answers: list[Answer], what: Metric, limit: float, looks: dict[str, tu
     axes.set_ylim(sum(heights), 0)
     axes.set_yticks(middles, ["\n".join(_lines(one)) for one in answers], linespacing=1.1)
     axes.tick_params(axis="y", length=0)
-    for left, text in ((0, f"{what.difference_unit} [95 % CI]"), (_INTERVAL, "p (Holm)")):
+    for left, text in ((0, f"{what.difference_unit} [95 % CI]"), (_INTERVAL, "p")):
         style.write(figure, _LABEL + _PLOT + 0.1 + left, _HEADER, text, color=style.GREY, va="bottom")
     for row, one in zip(middles, answers, strict=True):
         assert one.estimate is not None
@@ -121,8 +121,7 @@ def _inside(
 
 
 def _p(answer: Answer) -> str:
-    """Return the adjusted p; of the primary question, which needs no adjustment, p as it is, with an asterisk."""
-    assert answer.estimate is not None
-    if answer.holm_p is None and answer.estimate.p is not None:
-        return f"{p_words(answer.estimate.p)}*"
-    return p_words(answer.holm_p)
+    """Return p of a question that is tested; of another nothing."""
+    if answer.verdict is None or answer.estimate is None:
+        return ""
+    return p_words(answer.estimate.p) if answer.verdict.tested else "not tested"

@@ -41,7 +41,7 @@ from qgbench.report.page.images import images_body, images_head
 from qgbench.report.page.names import contrast_slug, run_slug, visible
 from qgbench.report.scores import Scores
 from qgbench.report.sections import Section
-from qgbench.report.wording import MARK, MARK_RULE, protocol_line, protocol_lines
+from qgbench.report.wording import MARK, MARK_RULE, protocol_line, protocol_lines, tested_line
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, images_path
 from qgbench.spec.arm import ArmName
 from qgbench.spec.run_spec import Setting
@@ -155,6 +155,8 @@ class _Site:
             NONE=NONE,
             MARK=MARK,
             MARK_RULE=MARK_RULE,
+            TESTED=tested_line(self.analysis),
+            tested=any(one.tested for section in self.analysis.sections for one in section.contrasts),
             PREDICTS_RULE=PREDICTS_RULE,
             CLASSES_RULE=CLASSES_RULE.format(label=self.analysis.measure.label),
             words=words,

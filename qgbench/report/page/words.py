@@ -117,16 +117,16 @@ def headline(contrast: Contrast, where: str, what: Metric, noun: str = "image", 
         return f"{subject}: refused, {contrast.refused}."
     if contrast.difference is None:
         return f"{subject}: {contrast.missing}."
-    return f"{subject}: {_claim(contrast.difference, what, noun, over_classes)}."
+    return f"{subject}: {_claim(contrast.difference, what, noun, over_classes, contrast.tested)}."
 
 
-def _claim(scores: Scores, what: Metric, noun: str, over_classes: bool) -> str:
+def _claim(scores: Scores, what: Metric, noun: str, over_classes: bool, tested: bool) -> str:
     found = scores.estimate
     parts = [_amount(found, what, over_classes)]
     images = _counted(scores.images, noun)
     if found.groups != scores.images:
         images += f" in {_counted(found.groups, 'group')}"
-    parts += [f"{images}, {_counted(found.seeds, 'seed')}", _doubt(found)]
+    parts += [f"{images}, {_counted(found.seeds, 'seed')}", _doubt(found, tested)]
     return "; ".join(parts)
 
 
@@ -138,7 +138,9 @@ def _amount(found: Estimate, what: Metric, over_classes: bool) -> str:
     return text + (f", CI {interval(found, what.scale)}" if found.interval else ", no CI")
 
 
-def _doubt(found: Estimate) -> str:
+def _doubt(found: Estimate, tested: bool) -> str:
+    if not tested:
+        return "an estimate that is not tested"
     if found.p_false is None:
         return "how probably such a claim would be false is withheld"
     claim = "such a claim would be false with probability"
@@ -173,8 +175,8 @@ def _test(found: Estimate, holm_p: float | None) -> list[str]:
         return lines
     told = "tell" if holm_p < LEVEL else "do not tell"
     lines.append(
-        f"{_p(found.p)}; adjusted by Holm's method for all comparisons of its family (its kind in this setting; all, "
-        f"in a suite's report), {_p(holm_p)}: the data {told} the two apart at the 5 % level."
+        f"{_p(found.p)}; adjusted by Holm's method for all comparisons of its kind in the report, {_p(holm_p)}: the "
+        f"data {told} the two apart at the 5 % level."
     )
     if found.wilcoxon_p is not None:
         lines.append(

@@ -1,0 +1,173 @@
+"""What a suite's first question needs: seeds, sets and test groups for an interval or a gain, and their price.
+
+From the records' differences come three variances for each data set (`qgbench.stats.power.components`), and with them
+the half-width to be expected by the rule of `qgbench.stats.sets`, for runs whose data sets have seeds of their own. A
+variance from few seeds is no truth: each mean square is drawn anew as the observed one times its degrees of freedom
+over chi-square (the fiducial distribution; Weerahandi, JASA 88, 1993, 899-905). Printed are the median of these draws
+and the range that holds the middle 80 %.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from qgbench.base.errors import UserError
+from qgbench.metrics.table import Metric
+from qgbench.report.declared import Answers
+from qgbench.stats import sets
+from qgbench.stats.crossed import MeanSquares, mean_squares
+
+_DRAWS = 400
+_SEEDS = tuple(range(2, 41))
+_SHOWN = (3, 5, 8, 12, 20, 40)
+_POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one plan takes.
+
+    Attributes
+    ----------
+    plan : str
+        In words: which sets and test groups.
+    widths : (seeds, draws) float
+        Half-width to be expected with each number of `_SEEDS`.
+    powers : (seeds, draws) float
+        Probability that the interval leaves out 0 where the gain is true.
+    seconds : float
+        Of one seed.
+    """
+
+    plan: str
+    widths: np.ndarray
+    powers: np.ndarray
+    seconds: float
+
+    def seeds(self, reached: np.ndarray) -> list[int | None]:
+        """Return the fewest seeds from which on `reached` (seeds, draws) holds; None where none of 40 does."""
+        return [_SEEDS[int(column.argmax())] if column.any() else None for column in reached.T]
+
+
+def needs_of(answers: Answers, gain: float) -> list[Need]:
+    """Return what the suite's first question needs with these sets, twice their groups, and twice as many sets.
+
+    Parameters
+    ----------
+    answers : Answers
+    gain : float
+        In the unit of the values: Dice in [0, 1].
+
+    Raises
+    ------
+    UserError
+        The question has no answer yet, or some data set has one seed or one group.
+    """
+    answer = answers.confirm[0]
+    if answer.estimate is None:
+        lacking = answers.reason or "; ".join(answer.lacking)
+        raise UserError(f"the records do not answer '{answer.question.name}' of the suite yet: {lacking}.")
+    if any(min(table.shape) < 2 for table in answer.tables.values()):
+        raise UserError("spreads need 2 seeds and 2 test groups in each data set; run more seeds.")
+    generator = np.random.default_rng(0)
+    observed = [_drawn(table, generator) for table in answer.tables.values()]
+    seconds = sum(answer.seconds.values())
+    plans = (
+        ("these sets and test groups", observed, 1, 1.0),
+        ("twice the test groups and images", observed, 2, 1.0),
+        ("twice as many sets like these", [*observed, *observed], 1, 2.0),
+    )
+    return [Need(name, *_expected(found, more, gain), seconds * dearer) for name, found, more, dearer in plans]
+
+
+def _drawn(table: np.ndarray, generator: np.random.Generator) -> tuple[int, np.ndarray]:
+    """Return the number of groups and draws of the variances of groups, seeds and residual, (3, draws)."""
+    squares = mean_squares(table)
+    groups, seeds = table.shape
+    degrees = (groups - 1, seeds - 1, (groups - 1) * (seeds - 1))
+    group, seed, rest = (
+        float(square) * n / generator.chisquare(n, _DRAWS)
+        for square, n in zip((squares.group, squares.seed, squares.residual), degrees, strict=True)
+    )
+    return groups, np.stack([np.maximum(group - rest, 0) / seeds, np.maximum(seed - rest, 0) / groups, rest])
+
+
+def _expected(found: Sequence[tuple[int, np.ndarray]], more: int, gain: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return half-widths and powers by number of seeds, with `more` times the groups."""
+    widths, powers = [], []
+    for seeds in _SEEDS:
+        squares = [
+            MeanSquares(
+                np.zeros_like(rest), rest + seeds * group, rest + more * groups * seed, rest, more * groups, seeds
+            )
+            for groups, (group, seed, rest) in found
+        ]
+        width, error = sets.half_width(squares), np.sqrt(sets.variance(squares))
+        widths.append(width)
+        with np.errstate(divide="ignore"):
+            powers.append(stats.norm.sf((width - gain) / error) + stats.norm.sf((width + gain) / error))
+    return np.array(widths), np.array(powers)
+
+
+def print_needs(answers: Answers, what: Metric, half_width: float, gain: float, console: Console) -> None:
+    """Print what the suite's first question needs; `half_width` and `gain` in points, or the measure's unit."""
+    needs = needs_of(answers, gain / what.scale)
+    answer = answers.confirm[0]
+    sizes: Mapping[str, tuple[int, ...]] = {name: table.shape for name, table in answer.tables.items()}
+    console.print(answer.question.text, style="bold", markup=False, soft_wrap=True)
+    now = ", ".join(f"{name} {groups} groups x {seeds} seeds" for name, (groups, seeds) in sizes.items())
+    console.print(
+        f"spreads from {now}; a seed of all runs takes {needs[0].seconds / 3600:.1f} core-hours", soft_wrap=True
+    )
+    first = Table(box=None, pad_edge=False)
+    for heading in ("seeds", "core-hours", f"half-width ({what.difference_unit})", f"power at +{gain:g}"):
+        first.add_column(heading, justify="right")
+    for row in _by_seeds(needs[0], what):
+        first.add_row(*row)
+    console.print(first)
+    second = Table(box=None, pad_edge=False)
+    targets = (f"seeds for +-{half_width:g}", f"seeds for {_POWER:.0%} power at +{gain:g}")
+    for heading in ("with", *(text for target in targets for text in (target, "core-hours"))):
+        second.add_column(heading, justify="left" if heading == "with" else "right")
+    for need in needs:
+        row = [need.plan]
+        for reached in (what.scale * need.widths <= half_width, need.powers >= _POWER):
+            row += _range(need.seeds(reached), need.seconds)
+        second.add_row(*row)
+    console.print(second)
+    console.print(
+        "median and, in brackets, middle 80 % of what the spreads may truly be, as so few seeds tell them badly; for "
+        "runs whose data sets have seeds of their own. Core-hours are those of the records' machines.",
+        style="dim",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def _by_seeds(need: Need, what: Metric) -> Iterator[list[str]]:
+    for seeds in _SHOWN:
+        place = _SEEDS.index(seeds)
+        cells = []
+        for values, scale, digits in ((need.widths[place], what.scale, 2), (need.powers[place], 100, 0)):
+            low, middle, high = np.quantile(values, (0.1, 0.5, 0.9))
+            cells.append(f"{scale * middle:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]")
+        yield [str(seeds), f"{seeds * need.seconds / 3600:.0f}", cells[0], f"{cells[1]} %"]
+
+
+def _range(seeds: Sequence[int | None], seconds: float) -> list[str]:
+    """Return the number of seeds with its range, and the core-hours of these."""
+    most = _SEEDS[-1]
+    numbers = np.array([math.inf if count is None else count for count in seeds])
+    ends = np.quantile(numbers, (0.5, 0.1, 0.9), method="nearest")
+
+    def told(factor: float) -> str:
+        best, low, high = (f"> {factor * most:.0f}" if math.isinf(n) else f"{factor * n:.0f}" for n in ends)
+        return f"{best} [{low}, {high}]"
+
+    return [told(1.0), told(seconds / 3600)]
