@@ -32,7 +32,8 @@ from qgbench.run.record import (
 )
 from qgbench.spec.protocol import load_protocol
 from qgbench.trust.reproduce import Original, judge
-from qgbench.trust.verify import Fault, _shows_classes_first, verify_records
+from qgbench.trust.verify import Fault, verify_records
+from qgbench.trust.verify_split import _shows_classes_first
 from tests.trust.test_verify import present, rules
 
 HEART = ["rv", "myo", "lv"]
