@@ -436,7 +436,7 @@ def settings_that_differ(
         stored = dict(record.settings[part])
         for kind in classes if stored else ():  # a part that came without any was not written by a run
             stored |= kind.completed({name: stored[name] for name in kind.model_fields.keys() & stored.keys()})
-        was, now = _flat(stored), _flat(expected[part])
+        was, now = flat(stored), flat(expected[part])
         for name in sorted(was.keys() | now.keys()):
             one, other = was.get(name, "no setting"), now.get(name, "no setting")
             if one != other and name.partition(".")[0] not in {*record.spec.idle_parts, *SAID_BY_SPEC}:
@@ -444,11 +444,12 @@ def settings_that_differ(
     return found
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings, or numbers, by their names with dots: ``train.lr``."""
+    found: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:

@@ -271,7 +271,9 @@ class _Verifier:
         faults += [fault for network in record.summaries for fault in other_network(table, network, record)]
         if self._judge is not None:
             faults += self._judged(path, record, images)
-        return faults, seen_of(path, record, images, numbers["dice"])
+        present = self._protocols.get(record.spec.protocol)
+        former = present is not None and any(version < known for _, version, known in record.versions(present))
+        return faults, seen_of(path, record, images, former)
 
     def _protocol(self, path: Path, record: Record, images: pd.DataFrame) -> Iterator[Fault]:
         """Yield how a record of today differs from the protocol, the split and the draw of today."""
