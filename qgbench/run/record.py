@@ -190,6 +190,11 @@ class Record(Part):
     times: Times
     peak_memory_mib: _Amount
     provenance: Provenance
+    rows: Sha256 | None = Field(
+        None,
+        exclude_if=lambda rows: rows is None,
+        description="`hash_of_rows`: binds the rows to the run; left out of records from before they were bound",
+    )
 
     @field_validator("settings")
     @classmethod
@@ -580,6 +585,21 @@ def content_hash(record_path: Path) -> str:
         return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     except OSError as error:
         raise QGBenchError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def hash_of_rows(record_path: Path, run_id: str) -> str:
+    """Return the SHA-256 of a run's id, its rows and its audited labels: what `Record.rows` is.
+
+    Raises
+    ------
+    QGBenchError
+        One of the files is missing or cannot be read.
+    """
+    try:
+        files = [images_path(record_path).read_bytes(), labels_path(record_path).read_bytes()]
+    except OSError as error:
+        raise QGBenchError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return sha256(b"\n".join([run_id.encode(), *files])).hexdigest()
 
 
 def find_records(folder: Path) -> Iterator[Path]:

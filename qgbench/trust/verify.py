@@ -105,16 +105,18 @@ from qgbench.data.cards import Card, card_names, load_card
 from qgbench.data.readers import DRAWN, open_source
 from qgbench.metrics.table import TEXT_COLUMNS, image_columns
 from qgbench.run.folder import PREDICTIONS_NAME
-from qgbench.run.record import RECORD_NAME, Record, find_records, images_path, read_record, summarise
+from qgbench.run.record import RECORD_NAME, Record, find_records, hash_of_rows, images_path, read_record, summarise
 from qgbench.spec.protocol import load_protocol, protocol_names
 from qgbench.spec.regime import Regime
 from qgbench.trust.claims import CLAIMS_NAME, read_claims
 from qgbench.trust.found import Fault
 from qgbench.trust.judge import Judge
+from qgbench.trust.manifest import differing_files
 from qgbench.trust.reproduce import is_of_reproductions, record_path_of
 from qgbench.trust.verify_labels import differing_labels
 from qgbench.trust.verify_record import (
     another_place,
+    best_of_former,
     contradictions,
     differs_from_log,
     disagreeing_rerun,
@@ -185,7 +187,7 @@ def verify_records(folders: Sequence[Path], judge: str | None = None, track: Tra
             faults += found
             if own is not None:
                 seen.append(own)
-    faults += [*across(seen), *_lone_tables(folders), *_claims(folders)]
+    faults += [*across(seen), *_lone_tables(folders), *_claims(folders), *differing_files(folders)]
     whole = [fault for fault in faults if fault.severity == "fault"]
     notes = _gathered(fault for fault in faults if fault.severity == "note")
     return [*sorted(whole, key=_order), *sorted(notes, key=_order)]
@@ -271,6 +273,8 @@ class _Verifier:
         faults += [fault for network in record.summaries for fault in other_network(table, network, record)]
         if self._judge is not None:
             faults += self._judged(path, record, images)
+        if all(fault.severity == "note" for fault in faults):  # else the cause is told
+            faults += _unbound(path, record)
         present = self._protocols.get(record.spec.protocol)
         former = present is not None and any(version < known for _, version, known in record.versions(present))
         return faults, seen_of(path, record, images, former)
@@ -296,6 +300,7 @@ class _Verifier:
                     "and place are not compared with those of today"
                 )
                 yield Fault(path, "older", text, "note")
+                yield from (Fault(path, *found) for found in best_of_former(record))
                 return
         for rule, text in (*compare_with_spec(record), *another_place(path, record)):
             yield Fault(path, rule, text)
@@ -344,6 +349,15 @@ class _Verifier:
                 yield Fault(predictions, "judge", text)
         except QGBenchError as error:
             yield Fault(path, "not judged", f"the data cannot be opened: {error}", "note")
+
+
+def _unbound(path: Path, record: Record) -> Iterator[Fault]:
+    """Yield rows that are not those of the run: nothing tells of records from before they were bound to it."""
+    if record.rows is not None and record.rows != (found := hash_of_rows(path, record.run_id)):
+        text = f"rows is {record.rows[:12]}..., {found[:12]}... of run_id and the CSVs: rows of another run, or changed"
+        yield Fault(images_path(path), "rows", text)
+    elif record.rows is None and record.read_from > 1:
+        yield Fault(path, "rows", "from before rows were bound to their run: two runs may have exchanged them", "note")
 
 
 def _lone_tables(folders: Sequence[Path]) -> Iterator[Fault]:

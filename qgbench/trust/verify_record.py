@@ -21,6 +21,8 @@ from qgbench.trust.verify_labels import close, told
 from qgbench.trust.verify_rows import picture, unit_of
 from qgbench.trust.verify_spec import outside_code
 
+_FAR = 0.1  # Dice; of 390 records whose best step is not the last the student differs by 0.068 at most
+
 
 def contradictions(record: Record) -> Found:
     """Yield numbers that are not finite, and what of g and the add-on is there and should not be, or the reverse."""
@@ -45,6 +47,12 @@ def contradictions(record: Record) -> Found:
     if gap is not None and record.val_dice and not -SLACK <= gap + (dice := record.val_dice[-1][1]) <= 1 + SLACK:
         text = f"guidance.val_q_minus_dice is {gap:g}; with the last val_dice = {dice:g} q is {gap + dice:g}"
         yield "contradiction", text
+    if record.best_val_step is not None and (best := record.summaries.get("best_val")) is not None:
+        curve, last = dict(record.val_dice), record.summary.means["dice"]
+        on_test, on_val = best.means["dice"] - last, curve[record.best_val_step] - record.val_dice[-1][1]
+        if abs(on_test) > _FAR and abs(on_test - on_val) > _FAR:
+            text = f"summaries.best_val.means.dice is {100 * on_test:+.1f} points from the student's"
+            yield "contradiction", f"{text}; on validation images, {100 * on_val:+.1f}"
     begin, end = f"{Path(spec.dataset).name}-n", f"px-k{spec.seed}-"
     if source.g is not None and not re.fullmatch(rf"{re.escape(begin)}\d+-\d+{end}[0-9a-f]{{12}}", source.g):
         expected_g = f"{begin}<labels>-<size>{end}<12 hexadecimal digits>"
@@ -65,6 +73,21 @@ def differs_from_log(path: Path, record: Record) -> Found:
             case {"step": record.steps, "val_q_minus_dice": float(logged)} if record.guidance is not None:
                 if not close(said := record.guidance.val_q_minus_dice, logged):
                     yield "contradiction", f"guidance.val_q_minus_dice is {told(said)}; log.jsonl says {told(logged)}"
+    curve = {entry["step"]: entry["val_dice"] for entry in log if {"step", "val_dice"} <= entry.keys()}
+    differing = [(step, dice) for step, dice in record.val_dice if curve and not close(dice, curve.get(step))]
+    for step, dice in differing[:1]:
+        text = f"val_dice at step {step} is {told(dice)}; log.jsonl says {told(curve.get(step))}"
+        yield "contradiction", text + (f", and {len(differing) - 1} more differ" if len(differing) > 1 else "")
+
+
+def best_of_former(record: Record) -> Found:
+    """Yield a best step of a record of a former version that its curve does not give, whatever the ramps were."""
+    curve = dict(record.val_dice)
+    best = record.best_val_step
+    if better := [step for step, dice in record.val_dice if best is not None and step > best and dice > curve[best]]:
+        yield "contradiction", f"best_val_step is {best}; val_dice is higher after step {better[0]}"
+    elif ("best_val" in record.summaries) != (best not in (None, record.steps)):
+        yield "contradiction", f"best_val_step is {best}; summaries are of {', '.join(record.summaries)}"
 
 
 def impossible_labels(record: Record, images: pd.DataFrame) -> Found:

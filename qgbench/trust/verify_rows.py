@@ -16,9 +16,11 @@ from qgbench.data.units import volume_of
 from qgbench.metrics.masks import NSD_DIAGONAL_FRACTION, NSD_PIXELS
 from qgbench.metrics.table import DISTANCE_COLUMNS, TEXT_COLUMNS, VOLUME_COLUMNS, Metric, diagonals, image_columns
 from qgbench.run.record import IMAGES_NAME, Record, Summary, read_images, summarise
+from qgbench.trust.distance_bounds import possible_distances
 from qgbench.trust.found import EXACT, Fault, Found
 
 Column = NDArray[np.float64]
+_PERCENTILES = {"hd95": "pooled", "hd95_max": "max"}
 
 
 def read_table(path: Path, record: Record) -> pd.DataFrame:
@@ -96,7 +98,7 @@ def impossible_rows(images: pd.DataFrame, numbers: Mapping[str, Column], record:
             yield rule, f"{text}: {name_some(list(dict.fromkeys(images['id'][~right])), record.noun)}"
 
     dots = "voxels" if record.of_volumes else "pixels"
-    has_g, sides = record.provenance.g is not None, ["height", "width", *(["depth"] if record.of_volumes else [])]
+    has_g, sides = record.provenance.g is not None, [*(["depth"] if record.of_volumes else []), "height", "width"]
     n_ref, n_pred, n_tp = (numbers[name] for name in ("n_ref", "n_pred", "n_tp"))
     whole_numbers, lengths = [n_ref, n_pred, n_tp], [numbers[side] for side in sides]
     whole = np.asarray(np.isfinite([*whole_numbers, *lengths]).all(axis=0))
@@ -107,7 +109,7 @@ def impossible_rows(images: pd.DataFrame, numbers: Mapping[str, Column], record:
     if len(record.classes) > 1:  # which exclude each other
         of_unit = images.groupby("id")[["n_ref", "n_pred"]].transform("sum").to_numpy(float)
         possible &= (of_unit <= pixels[:, None]).all(axis=1)
-    voxel = np.array([numbers[name] for name in VOLUME_COLUMNS[1:]]) if record.of_volumes else np.ones((1, len(n_ref)))
+    voxel = np.array([numbers[name] for name in VOLUME_COLUMNS[1:]]) if record.of_volumes else np.ones((2, len(n_ref)))
     sound = (np.isfinite(voxel) & (voxel > 0) & ((voxel == 1) | (record.distance_unit == "mm"))).all(axis=0)
     if not (possible & sound).all():
         yield from faulty("counts", "sides of a voxel that are not positive, or not 1 though they are not known", sound)
@@ -136,7 +138,13 @@ def impossible_rows(images: pd.DataFrame, numbers: Mapping[str, Column], record:
         distance = numbers[name]
         given = (distance >= 0) & (distance <= longest)
         text = f"{name} is not between 0 and the longest possible, or not empty exactly where one mask is"
-        yield from faulty("distances", text, np.where(one_empty, np.isnan(distance), given))
+        right = np.where(one_empty, np.isnan(distance), given)
+        yield from faulty("distances", text, right)
+        masks = np.flatnonzero(right & ~one_empty & ~both_empty)
+        of_masks = [column[..., masks] for column in (n_ref, n_pred, n_tp, np.array(lengths), voxel)]
+        possible = np.ones(len(right), bool)
+        possible[masks] = possible_distances(distance[masks], _PERCENTILES.get(name, ""), *of_masks)
+        yield from faulty("distances", f"{name} is none that n_ref, n_pred, n_tp and the size allow", possible)
 
     near, far = numbers["nsd_2px"], numbers["nsd_2pct"]
     for name, share in (("nsd_2px", near), ("nsd_2pct", far)):
