@@ -1,7 +1,8 @@
 """Check records before they are believed: averages and overlap scores are recomputed, what is claimed is compared.
 
 Distances (HD95, ASSD, NSD) cannot be recomputed without the predictions; they are checked for what is impossible, and
-measured anew where predictions were kept (``judge``).
+where predictions lie beside the record, every metric is measured anew. Each ``verify_*.py`` beside this file checks
+what its name says.
 
 A fault is something that no honest, undamaged record has; one is enough to refuse it. A note is to be known and proves
 nothing. The rules, each record by itself:
@@ -20,7 +21,8 @@ counts         fault    sizes and counts that are no whole numbers, more pixels 
 overlap        fault    Dice, Jaccard, precision, recall that n_tp, n_ref, n_pred do not give (to 1e-9)
 status         fault    another status than n_ref and n_pred give
 distances      fault    HD95 (either) or ASSD that is empty though both masks have foreground or neither has, given
-                        though one is empty, below 0, longer than the image, or above 0 though the masks are equal
+                        though one is empty, below 0, longer than the image, above 0 though the masks are equal, or
+                        none that the areas allow (`qgbench.trust.distance_bounds`)
 surface dice   fault    outside [0, 1], not 0 where one mask is empty, not 1 where the masks are equal, or higher at the
                         smaller of the two tolerances
 scores         fault    q or confidence outside [0, 1]; q without a predictor g, or none with one
@@ -35,7 +37,11 @@ numbers        fault    in the JSON: NaN or infinity
 contradiction  fault    g, its weights, its audit or what the add-on did are there where the run has none, or the
                         reverse; an id of g that the run cannot have; other validations, best step or networks than
                         the settings give; mean q, kept share and effective sample size that no weights of QW have; q
-                        above its true Dice by more than it can be, or than the run's log says
+                        above its true Dice by more than it can be, or than the run's log says; validation Dice that
+                        the log does not say; a best network more than 10 points of Dice from the student where
+                        validation Dice does not say so
+rows           fault    rows that are not those of the run, as the record's hash of run id and rows tells; a note where
+                        the record is from before there was one
 data           fault    the phantom's fingerprint is not that of the phantom drawn here
 classes        fault    other classes, or another unit of distances, than the card of the data set gives
 protocol       fault    no protocol of this qgbench, or a newer version of one or of its g
@@ -50,41 +56,51 @@ place          fault    submitted under a name that is not the record's (`qgbenc
 pair           fault    a submitted CSV, or what reruns found, without its JSON
 reproduction   fault    what reruns found cannot be read or is of another record, or the last rerun disagrees
 older          note     a former version of the protocol, or of the g that guides the run: run_id, settings, split,
-                        labelled images and place are not compared with those of today
+                        labelled images and place are not compared with those of today (settings with each other's)
 split unknown  note     no split is committed for this data set, or someone else made it and it does not ship: split,
                         test images and audited images are not checked
 outside code   note     method, architecture, add-on or metric do not ship with qgbench; and whether what is here has
                         another source, or is a file, which is not run: then what it decides is not checked
 uncommitted    note     trained by code with changes that no commit holds
 near copies    note     test images that are near copies of training images, as the run found
-judge          fault    the judge counts other pixels, Dice (to 1e-9), HD95 or ASSD (to 1e-6 pixels, mm or voxels), or
-                        finds other images, classes or sizes in the predictions
-not judged     note     the predictions were not kept, or the data are not here
+judge          fault    kept predictions, where nothing is wrong with the rows by themselves, give other pixels, overlap
+                        (to 1e-9), distances or NSD (to 1e-6), or are of other images, classes or sizes; with ``judge``
+                        it is medpy that measures, whatever was found
+not judged     note     the data are not here; with ``judge``, also: the predictions were not kept
 ============== ======== ===============================================================================================
 
 and records beside each other:
 
 ============== ======== ===============================================================================================
 data           fault    records of one version of a protocol, data set and pools whose data differ in fingerprint
-g              fault    one g with different weights; a note where code or processor differ, which may be why
+g              fault    one g with different weights or audits; a note where code or processor differ and the weights
+                        do, or are not known, which may be why
+spec           fault    of former versions, whose defaults are not kept: a setting that is not what the spec overrides,
+                        or, where it overrides none, not that of most records of the version
 two records    fault    of one cell and seed, with different content
 same scores    fault    equal Dice for every image in records of different methods, seeds, regimes or architectures, to
                         the last bit; unless all images have one Dice (nothing was predicted anywhere), or only the
                         pools of supervised training differ, which reads none. A note where only the add-on or settings
                         differ, which may have no effect (the score 'one' never has)
+copied rows    fault    half of the images have, but for a few pixels, the pixels that they have in another record
+                        (`qgbench.trust.near_copies`); a note, or nothing, where same scores are
 copy           note     the same record twice
-gap            note     a seed missing below the highest of its cell
-twin           note     a cell with an add-on whose twin without it is missing, or lacks some of its seeds
+gap            note     a seed missing below the highest of its cell, or above it where a suite that ships asks for it
+twin           note     a cell with an add-on whose twin without it is missing, lacks some of its seeds, or was trained
+                        by another commit or on another processor
+manifest       fault    a file of results that have a ``MANIFEST.sha256`` which was edited, added or removed since
 claim          fault    a file of ``claims/`` that cannot be read (`qgbench.trust.claims`)
 ============== ======== ===============================================================================================
 
 What nothing in a record can be compared with is believed: q and confidence of a row within [0, 1], scores of audited
 labels, true Dice of audited labels, the audit of g on synthetic masks, mean q, kept share and effective sample size
-within the bounds above, hashes of g, encoder and data, times, memory, machine. Distances are believed without
-predictions. A rerun (`qgbench reproduce`) is what tells.
+within the bounds above, hashes of g, encoder and data, times, memory, machine; without predictions, also counts of
+predicted and of true pixels, and distances within their bounds. Hashes and manifest tell of damage and of a hurried
+hand, and nothing of who computes them anew. A rerun (`qgbench reproduce`) is what tells.
 
 Left out because they do not always hold: HD95 (pooled) is not bounded by HD95 (max) (border distances 0, 1 and 0, 1:
-percentiles are interpolated, 1 against 0.95), nor ASSD by either. Of all rules, only those of `verify_spec` need torch.
+percentiles are interpolated, 1 against 0.95), nor ASSD by either; masks at no distance need not be equal (a hole of
+one pixel in a square of three has the square's border). Of all rules, only those of `verify_spec` need torch.
 """
 
 from collections import defaultdict
@@ -158,7 +174,7 @@ def verify_records(folders: Sequence[Path], judge: str | None = None, track: Tra
     folders : sequence of Path
         Runs or submitted results, at any depth.
     judge : {'medpy'}, optional
-        Measure kept predictions anew with this library.
+        Measure kept predictions anew with this library, and not with qgbench; what has none is noted.
     track : Track
         Shows progress, record by record.
 
@@ -193,14 +209,14 @@ def verify_records(folders: Sequence[Path], judge: str | None = None, track: Tra
     return [*sorted(whole, key=_order), *sorted(notes, key=_order)]
 
 
-def print_faults(faults: Sequence[Fault], checked: int, console: Console) -> None:
+def print_faults(faults: Sequence[Fault], records: Sequence[Path], console: Console) -> None:
     """Print what was found, and a line that sums it up.
 
     Parameters
     ----------
     faults : sequence of Fault
-    checked : int
-        How many records were looked at.
+    records : sequence of Path
+        Those that were looked at.
     console : Console
     """
     for fault in faults:
@@ -211,7 +227,10 @@ def print_faults(faults: Sequence[Fault], checked: int, console: Console) -> Non
         f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
         for number, noun in zip(counts, ("fault", "note"), strict=True)
     )
-    console.print(f"{checked} record{'' if checked == 1 else 's'} checked: {summed}.", markup=False, highlight=False)
+    measured = sum(_predictions_of(record) is not None for record in records)
+    checked = f"{len(records)} record{'' if len(records) == 1 else 's'} checked"
+    checked += f", {measured} with predictions" if measured else ""
+    console.print(f"{checked}: {summed}.", markup=False, highlight=False)
 
 
 def _verify_each(paths: Sequence[Path], judge: str | None) -> Generator[tuple[list[Fault], Seen | None], None, None]:
@@ -241,7 +260,8 @@ class _Verifier:
     """
 
     def __init__(self, judge: str | None) -> None:
-        self._judge = None if judge is None else Judge()
+        self._asked = judge is not None
+        self._judge = Judge(medpy=judge == "medpy")
         self._protocols = {name: load_protocol(name) for name in protocol_names()}
         self._splits = Splits()
         self._phantoms: dict[tuple[str, int], str] = {}  # fingerprint by name and size
@@ -271,7 +291,7 @@ class _Verifier:
             averages = summarise(images, record.metrics.values())
             faults += [Fault(table, *found) for found in compared("the record", averages, record.summary)]
         faults += [fault for network in record.summaries for fault in other_network(table, network, record)]
-        if self._judge is not None:
+        if self._asked or all(fault.path != table for fault in faults):  # else the cause is told
             faults += self._judged(path, record, images)
         if all(fault.severity == "note" for fault in faults):  # else the cause is told
             faults += _unbound(path, record)
@@ -339,16 +359,22 @@ class _Verifier:
             yield Fault(path, "data", text)
 
     def _judged(self, path: Path, record: Record, images: pd.DataFrame) -> Iterator[Fault]:
-        assert self._judge is not None
-        predictions = path.with_name(PREDICTIONS_NAME)
-        if path.name != RECORD_NAME or not predictions.is_file():
-            yield Fault(path, "not judged", f"there is no {PREDICTIONS_NAME} beside the record", "note")
+        predictions = _predictions_of(path)
+        if predictions is None:
+            if self._asked:
+                yield Fault(path, "not judged", f"there is no {PREDICTIONS_NAME} beside the record", "note")
             return
         try:
             for text in self._judge.compare(predictions, record.spec.dataset, images):
                 yield Fault(predictions, "judge", text)
         except QGBenchError as error:
             yield Fault(path, "not judged", f"the data cannot be opened: {error}", "note")
+
+
+def _predictions_of(path: Path) -> Path | None:
+    """Return the kept predictions of a run's record; None where there are none."""
+    predictions = path.with_name(PREDICTIONS_NAME)
+    return predictions if path.name == RECORD_NAME and predictions.is_file() else None
 
 
 def _unbound(path: Path, record: Record) -> Iterator[Fault]:

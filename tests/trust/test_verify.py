@@ -840,7 +840,7 @@ def test_no_folder_no_records_and_no_such_judge_are_mistakes(tmp_path: Path) -> 
 def test_faults_are_printed_as_they_are_and_counted() -> None:
     console = Console(file=io.StringIO(), width=60)
     found = [Fault(Path("[red]a"), "counts", "x" * 99 + "[/]"), Fault(Path("b"), "gap", "seed", "note")]
-    print_faults(found, 1, console)
+    print_faults(found, [Path("record.json")], console)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
         *("fault: counts", "  [red]a", "  " + "x" * 99 + "[/]"),
@@ -917,6 +917,17 @@ def test_predictions_of_other_images_or_sizes_are_faults(judged: Path) -> None:
     assert "not of the same images" in found[0].text
     (judged / "predictions.npz").write_bytes(b"PK")
     assert "judge" in rules(verify_records([judged], judge="medpy"))
+
+
+@pytest.mark.parametrize(("name", "change"), [("hd95_max", 1e-5), ("nsd_2pct", -0.01), ("assd", 0.1)])
+def test_predictions_are_read_without_being_asked_for(judged: Path, name: str, change: float) -> None:
+    """Distances that masks of these sizes could have, in rows and averages: the kept masks have others."""
+    assert rules(verify_records([judged])) - {"test images", "audits"} == set()
+    images = read_images(judged / "images.csv")
+    images.loc[1, name] += change
+    write_run(judged, averaged(read_record(judged), images), images)
+    texts = [fault.text for fault in verify_records([judged]) if fault.rule == "judge"]
+    assert [text.partition(" is ")[0] for text in texts] == [f"{images.loc[1, 'id']}: {name}"]
 
 
 def test_what_cannot_be_judged_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

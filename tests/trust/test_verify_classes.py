@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ def write_run(folder: Path, regime: str, split: pd.DataFrame, labelled: list[str
     write_images(folder / "images.csv", images)
     write_labels(folder / "labels.csv", labels)
     write_predictions(folder / "predictions.npz", masks)
-    write_record(folder, Record.model_validate(data))
+    parts = [data["run_id"].encode(), *((folder / name).read_bytes() for name in ("images.csv", "labels.csv"))]
+    write_record(folder, Record.model_validate({**data, "rows": sha256(b"\n".join(parts)).hexdigest()}))
 
 
 @pytest.fixture(scope="module")
