@@ -17,6 +17,7 @@ from qgbench.data.splits import draw_labelled, load_split
 from qgbench.plugins.registry import load
 from qgbench.quality.audit import audits_of
 from qgbench.run.record import (
+    hash_of_rows,
     images_path,
     labels_path,
     read_images,
@@ -53,7 +54,8 @@ def write_results(results: Path, records: int) -> None:
         )
         images = rows.copy()
         ref, pred = images["n_ref"], images["n_pred"]
-        images["n_tp"] = tp = np.maximum(images["n_tp"] - stream.integers(0, 50, len(images)), 0)
+        fewer = stream.uniform(0.0, 0.2, len(images)) * images["n_tp"]
+        images["n_tp"] = tp = images["n_tp"] - np.floor(fewer).astype(int)
         images["dice"], images["jaccard"] = 2 * tp / (ref + pred), tp / (ref + pred - tp)
         images["precision"], images["recall"] = tp / pred, tp / ref
         if mode == "none":
@@ -76,6 +78,7 @@ def write_results(results: Path, records: int) -> None:
         target = results / result_path(record)
         write_images(images_path(target), images)
         write_labels(labels_path(target), labels if spec.needs_g else labels.drop(columns="g"))
+        record = record.model_copy(update={"rows": hash_of_rows(target, record.run_id)})
         target.write_text(record.model_dump_json(indent=1))
 
 

@@ -625,7 +625,7 @@ def _power_of_suite(name: str, folders: list[Path], half_width: float, gain: flo
 def verify(
     folders: Annotated[list[Path], typer.Argument(parser=expanded, help="Folders that hold records: runs, results.")],
     judge: Annotated[
-        str | None, typer.Option(help="medpy: also measure kept predictions again, with that library.")
+        str | None, typer.Option(help="medpy: measure kept predictions with that library, not qgbench.")
     ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -638,7 +638,7 @@ def verify(
     from qgbench.trust.verify import print_faults, record_files, verify_records
 
     faults = verify_records(folders, judge, track)
-    print_faults(faults, len(record_files(folders)), standard_output())
+    print_faults(faults, record_files(folders), standard_output())
     if any(fault.severity == "fault" for fault in faults):
         raise typer.Exit(1)
 

@@ -54,10 +54,12 @@ from qgbench.run.predictions import write_predictions
 from qgbench.run.record import (
     IMAGES_NAME,
     LABELS_NAME,
+    RECORD_NAME,
     Guidance,
     Provenance,
     Record,
     Times,
+    hash_of_rows,
     read_record,
     settings_as_used,
     summarise,
@@ -471,6 +473,7 @@ def _measure(
         write_images(path / file, table, [metric.name for metric in job.metrics])
     write_labels(path / LABELS_NAME, trainer.audited_labels())
     write_predictions(path / PREDICTIONS_NAME, masks)
+    record = record.model_copy(update={"rows": hash_of_rows(path / RECORD_NAME, record.run_id)})
     write_record(path, record)  # it marks the run as done: what its numbers need comes before
 
 

@@ -190,6 +190,11 @@ class Record(Part):
     times: Times
     peak_memory_mib: _Amount
     provenance: Provenance
+    rows: Sha256 | None = Field(
+        None,
+        exclude_if=lambda rows: rows is None,
+        description="`hash_of_rows`: binds the rows to the run; left out of records from before they were bound",
+    )
 
     @field_validator("settings")
     @classmethod
@@ -436,7 +441,7 @@ def settings_that_differ(
         stored = dict(record.settings[part])
         for kind in classes if stored else ():  # a part that came without any was not written by a run
             stored |= kind.completed({name: stored[name] for name in kind.model_fields.keys() & stored.keys()})
-        was, now = _flat(stored), _flat(expected[part])
+        was, now = flat(stored), flat(expected[part])
         for name in sorted(was.keys() | now.keys()):
             one, other = was.get(name, "no setting"), now.get(name, "no setting")
             if one != other and name.partition(".")[0] not in {*record.spec.idle_parts, *SAID_BY_SPEC}:
@@ -444,11 +449,12 @@ def settings_that_differ(
     return found
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings, or numbers, by their names with dots: ``train.lr``."""
+    found: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
@@ -579,6 +585,21 @@ def content_hash(record_path: Path) -> str:
         return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     except OSError as error:
         raise QGBenchError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def hash_of_rows(record_path: Path, run_id: str) -> str:
+    """Return the SHA-256 of a run's id, its rows and its audited labels: what `Record.rows` is.
+
+    Raises
+    ------
+    QGBenchError
+        One of the files is missing or cannot be read.
+    """
+    try:
+        files = [images_path(record_path).read_bytes(), labels_path(record_path).read_bytes()]
+    except OSError as error:
+        raise QGBenchError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return sha256(b"\n".join([run_id.encode(), *files])).hexdigest()
 
 
 def find_records(folder: Path) -> Iterator[Path]:

@@ -1,33 +1,44 @@
-"""Measure kept predictions anew with medpy, a library that shares no code with `qgbench.metrics.masks`.
+"""Measure kept predictions anew: with `qgbench.metrics.masks`, or with medpy, a library that shares no code with it.
 
-medpy is under the GPL: it is imported here, when a judge is made, and nowhere else in the package.
+medpy is under the GPL: it is imported here, when a judge is made that uses it, and nowhere else in the package.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from qgbench.base.errors import QGBenchError, UserError
 from qgbench.data.readers import Source, name_some, open_source
 from qgbench.data.units import units_of
-from qgbench.metrics.table import VOLUME_COLUMNS
+from qgbench.metrics.masks import measure
+from qgbench.metrics.table import COUNT_COLUMNS, DISTANCE_COLUMNS, METRIC_COLUMNS, VOLUME_COLUMNS
 from qgbench.run.predictions import read_predictions
 
 _PIXELS = 1e-6
-_DICE = 1e-9
+_OVERLAP = 1e-9
+_OF_BORDERS = (*DISTANCE_COLUMNS, "nsd_2px", "nsd_2pct")
 _SPACING = 1e-6  # as a share
+
+Number = tuple[str, Any, float]
+"""Name, value and the difference that is allowed."""
+Measured = Callable[[NDArray[np.bool_], NDArray[np.bool_], tuple[float, ...]], Iterator[Number]]
 
 
 class Judge:
-    """Compares the rows of a record with what medpy measures on its predictions and the reference masks."""
+    """Compares the rows of a record with what is measured on its predictions and the reference masks.
 
-    def __init__(self) -> None:
-        from medpy.metric import binary
+    Parameters
+    ----------
+    medpy : bool
+        Measure with medpy, and not with `qgbench.metrics.masks`.
+    """
 
-        self._binary = binary
+    def __init__(self, medpy: bool) -> None:
+        self._measured = _by_medpy() if medpy else _by_qgbench
         self._sources: dict[str, Source] = {}
 
     def compare(self, predictions: Path, dataset: str, images: pd.DataFrame) -> Iterator[str]:
@@ -45,8 +56,8 @@ class Judge:
         Yields
         ------
         str
-            What differs: counts at all, Dice by more than 1e-9, HD95 (pooled) or ASSD by more than 1e-6 pixels, or in
-            volumes mm or voxels.
+            What differs: counts at all, overlap by more than 1e-9, distances and NSD by more than 1e-6 (pixels, or in
+            volumes mm or voxels). medpy measures no other overlap than Dice, no HD95 (max) and no NSD.
 
         Raises
         ------
@@ -92,15 +103,26 @@ class Judge:
                     if not abs(row.get(name, np.nan) - value) <= slack:
                         yield f"{where}: {name} is {row.get(name, np.nan):.9g}; measured: {value:.9g}"
 
-    def _measured(
-        self, pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...]
-    ) -> Iterator[tuple[str, Any, float]]:
-        """Yield name, value and the difference that is allowed; of empty masks only what medpy has a number for."""
+
+def _by_medpy() -> Measured:
+    from medpy.metric import binary
+
+    def measured(pred: NDArray[np.bool_], ref: NDArray[np.bool_], spacing: tuple[float, ...]) -> Iterator[Number]:
+        """Yield what medpy has a number for: of empty masks, only counts and, unless both are empty, Dice."""
         yield "n_ref", np.count_nonzero(ref), 0
         yield "n_pred", np.count_nonzero(pred), 0
         yield "n_tp", np.count_nonzero(pred & ref), 0
         if pred.any() or ref.any():
-            yield "dice", self._binary.dc(pred, ref), _DICE
+            yield "dice", binary.dc(pred, ref), _OVERLAP
         if pred.any() and ref.any():
-            yield "hd95", self._binary.hd95(pred, ref, spacing), _PIXELS
-            yield "assd", self._binary.assd(pred, ref, spacing), _PIXELS
+            yield "hd95", binary.hd95(pred, ref, spacing), _PIXELS
+            yield "assd", binary.assd(pred, ref, spacing), _PIXELS
+
+    return measured
+
+
+def _by_qgbench(pred: NDArray[np.bool_], ref: NDArray[np.bool_], spacing: tuple[float, ...]) -> Iterator[Number]:
+    found = measure(pred, ref, spacing)
+    for name in METRIC_COLUMNS + [name for name in COUNT_COLUMNS if name.startswith("n_")]:
+        if not np.isnan(value := getattr(found, name)):  # distances where one mask is empty
+            yield name, value, 0 if name in COUNT_COLUMNS else _PIXELS if name in _OF_BORDERS else _OVERLAP

@@ -54,6 +54,7 @@ from qgbench.run.record import (
 from qgbench.spec.protocol import Protocol, load_protocol
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.task import Task
+from qgbench.trust.manifest import enter
 
 Verdict = Literal["identical", "within noise", "disagrees"]
 Role = Literal["experiment", "numbers", "none"]
@@ -264,6 +265,7 @@ def mark(record_path: Path, reproduction: Reproduction) -> None:
         ordered = sorted([*known, reproduction], key=lambda one: one.created)
         content = _Reproductions(reproductions=ordered).model_dump_json(indent=1)
         write_atomically(reproductions_path(record_path), f"{content}\n".encode())
+        enter([reproductions_path(record_path)])
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from qgbench.base.paths import is_path
 from qgbench.run.folder import RunFolder
 from qgbench.run.record import RECORD_NAME, Record, images_path, labels_path, read_record, result_path
 from qgbench.spec.protocol import load_protocol
+from qgbench.trust.manifest import enter
 from qgbench.trust.reproduce import mark, read_reproductions, reproductions_path
 from qgbench.trust.verify import verify_records
 
@@ -78,7 +79,9 @@ def submit(run: Path, results: Path) -> list[Path]:
     reruns = read_reproductions(source)
     for rerun in reruns:
         mark(target, rerun)  # beside those that are there already
-    return [target, *(file for file in contents if file != target), *([reproductions_path(target)] if reruns else [])]
+    written = [target, *(file for file in contents if file != target)]
+    enter(written)
+    return [*written, *([reproductions_path(target)] if reruns else [])]
 
 
 def _refuse(run: Path, record: Record) -> None:

@@ -19,11 +19,11 @@ from qgbench.spec.arm import ADDON_SETTINGS, AddOnSettings, RegularisationSettin
 from qgbench.spec.protocol import Protocol, TrainSettings
 from qgbench.spec.run_spec import RunSpec
 from qgbench.spec.settings import Settings, apply_settings
+from qgbench.trust.found import Found
 
 if TYPE_CHECKING:
     from qgbench.methods import Method, MethodSettings
 
-Found = Iterator[tuple[str, str]]  # rule and text
 _LEAST_WEIGHT = 1e-37  # single precision may take smaller ones to be 0
 
 

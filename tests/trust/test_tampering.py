@@ -84,15 +84,27 @@ def no_labels(run: Path) -> None:
 
 def log(val_q_minus_dice: float) -> Tamper:
     """Put the run's log beside the record."""
-    entry = {"step": 24, "val_dice": 0.18, "val_q_minus_dice": val_q_minus_dice}
+    entry = {"step": 24, "val_q_minus_dice": val_q_minus_dice}
     return lambda run: (run / "log.jsonl").write_text(json.dumps(entry) + "\n")
+
+
+def curve(run: Path) -> None:
+    """Put the log of the run's validations beside the record."""
+    entries = [{"step": step, "val_dice": dice} for step, dice in KEPT["val_dice"]]
+    (run / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def bind(run: Path) -> None:
+    """Bind the rows to the run id that the record has now."""
+    parts = [json.loads((run / J).read_text())["run_id"].encode(), (run / T).read_bytes(), (run / L).read_bytes()]
+    put("rows", sha256(b"\n".join(parts)).hexdigest())(run)
 
 
 def metric(**changes: Any) -> Tamper:
     """Add a metric that does not ship, 0.5 of each image."""
     own = Metric(name="bias", label="Bias", source="ab" * 32).model_copy(update=changes)
     averaged = put("summaries.student.means", lambda means: {**means, "bias": 0.5})
-    return both(put("metrics", {"bias": own.model_dump()}), averaged, rows(T, lambda t: t.assign(bias="0.5")))
+    return both(put("metrics", {"bias": own.model_dump()}), averaged, rows(T, lambda t: t.assign(bias="0.5")), bind)
 
 
 SPEC = "spec: settings.{} is {!r}, expected {!r}".format
@@ -106,6 +118,10 @@ SPEC = "spec: settings.{} is {!r}, expected {!r}".format
         (no_labels, L, "audits: it is missing"),
         (put("pseudo_labels", []), L, "audits: pseudo_labels: mae of agreement at 100% is null, the rows give"),
         (put("pseudo_labels.1.scores.g.pearson", 0.5), L, "audits: pseudo_labels: pearson of g at 50% is 0.5, "),
+        (put("pseudo_labels.0.scores.g.spearman", 0.5), L, "spearman of g at 25% is 0.5, "),
+        (put("pseudo_labels.2.scores.g.mae", 0.5), L, "mae of g at 75% is 0.5, "),
+        (put("pseudo_labels.3.scores.confidence.spearman", 0.5), L, "spearman of confidence at 100% is 0.5, "),
+        (put("pseudo_labels.4.scores.agreement.pearson", 0.5), L, "pearson of agreement, pooled is 0.5, "),
         (put("pseudo_labels.4.mean_dice", 0.5), L, f"is 0.5, the rows give {kept('pseudo_labels.4.mean_dice', 8)}"),
         (rows(L, lambda t: t[84:]), L, "checkpoints [0.5, 0.75, 1.0]; a run of 24 steps has"),
         (rows(L, lambda t: t[:-1]), L, "its checkpoints are not of the same images"),
@@ -127,6 +143,8 @@ SPEC = "spec: settings.{} is {!r}, expected {!r}".format
         (put("val_dice", []), J, "best_val_step is 24; expected a step of val_dice"),
         (put("val_dice", lambda old: old[1:]), J, "val_dice is of steps [12, 18, 24]; the settings give [6, 12"),
         (put("val_dice", lambda old: old[::-1]), J, "val_dice is of steps [24, 18, 12, 6]; expected steps in order"),
+        (both(curve, put("val_dice.1.1", 0.01)), J, "val_dice at step 12 is 0.01; log.jsonl says"),
+        (both(curve, put("val_dice.0.1", 0.02), put("val_dice.2.1", 0.01)), J, "and 1 more differ"),
         # What an add-on and g leave
         (put("audit", None), J, "contradiction: audit is null; a run with a g has a value"),
         (put("guidance", None), J, "contradiction: guidance is null; a run of fixmatch+qw has a value"),
@@ -137,6 +155,7 @@ SPEC = "spec: settings.{} is {!r}, expected {!r}".format
         (put("provenance.g_weights", "hello"), J, "'^[0-9a-f]{64}$', not 'hello'"),
         (put("provenance.g", "zz"), J, "provenance.g is 'zz'; expected phantom-n<labels>-<size>px-k0-<12 hex"),
         (put("provenance.g", "phantom-n12-64px-k1-2ac20115d1cd"), J, "px-k1-2ac20115d1cd'; expected phantom-n<la"),
+        (put("provenance.g", "ph2-n12-64px-k0-2ac20115d1cd"), J, "is 'ph2-n12-64px-k0-2ac20115d1cd'; expected ph"),
         (put("provenance.g_weights", "0" * 64), J, "provenance.g_weights: Value error, expected the SHA-256 of someth"),
         (put("provenance.data", "ab" * 32), J, "data: the data's fingerprint is abababababab..., that of the phantom"),
         (put("guidance.mean_q", 0.4), J, "contradiction: guidance.mean_q is 0.4; kept_share = "),
@@ -176,6 +195,9 @@ SPEC = "spec: settings.{} is {!r}, expected {!r}".format
         (put("summaries", lambda s: s | {"net7": s["student"]}), J, "summaries.net7: expected"),
         (put("summaries", lambda s: s | {"teacher": s["student"]}), J, "summaries are of student, teacher; "),
         (put("summaries", lambda s: s | {"best_val": s["student"]}), J, "summaries are of best_val, student"),
+        (put("rows", "ab" * 32), T, "rows: rows is abababababab..., "),
+        (cell(T, "confidence", "0.123"), T, "rows: rows is "),
+        (cell(T, "q", "0.123"), T, "rows: rows is "),
         # Names
         (put("read_from", 1), J, "read_from: Extra inputs are not permitted, not 1"),
         (put("spec.qg_mode", "foo"), J, "spec: unknown addon 'foo'. Known: qar, qw."),
@@ -216,6 +238,7 @@ def of_a_plugin(run: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> list
     put("spec.method", "lab.py:Mine")(run)
     put("run_id", read_record(run).spec.id)(run)
     put("settings.method.threshold", 0.5)(run)
+    bind(run)
     assert faults_of(run) == []
     return [fault.text for fault in verify_records([run]) if fault.rule == "outside code"]
 
@@ -254,7 +277,7 @@ def test_a_metric_is_compared_with_the_installed_one(run: Path, monkeypatch: pyt
 def test_one_g_with_two_kinds_of_weights(run: Path) -> None:
     other = shutil.copytree(run, run.with_name("twin"))
     both(put("provenance.g_weights", "ab" * 32), put("spec.overrides", {"method.threshold": 0.5}))(other)
-    both(put("settings.method.threshold", 0.5), put("run_id", read_record(other).spec.id))(other)
+    both(put("settings.method.threshold", 0.5), put("run_id", read_record(other).spec.id), bind)(other)
     text = f"provenance.g_weights of {SOURCE.g} is abababababab..., and {str(SOURCE.g_weights)[:12]}... in "
     assert [(fault.rule, fault.text) for fault in faults_of(run, other)] == [("g", f"{text}{run}/record.json")]
     put("provenance.hardware.processor", "another one")(other)  # where honest weights may differ
@@ -264,7 +287,7 @@ def test_one_g_with_two_kinds_of_weights(run: Path) -> None:
 
 def test_a_copy_is_one_with_its_labels(run: Path) -> None:
     other = shutil.copytree(run, run.with_name("other"))
-    assert {fault.rule for fault in verify_records([run, other])} == {"copy", "twin"}
+    assert {fault.rule for fault in verify_records([run, other])} == {"copy", "gap", "twin"}
     (other / L).write_text((other / L).read_text().replace(FIRST["dice"], FIRST["dice"][:-1], 1))
     assert {fault.rule for fault in faults_of(run, other)} == {"two records"}
     assert content_hash(run / J) != content_hash(other / J)

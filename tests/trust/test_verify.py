@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,14 +62,15 @@ def overlap_again(images: pd.DataFrame) -> None:
 
 
 def present(seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
-    """A record of the present protocol: the golden one on PH2, with a few true pixels less for each image."""
+    """A record of the present protocol: the golden one on PH2, with up to 30 % fewer true pixels in each image."""
     record, images = read_record(GOLDEN), read_images(GOLDEN / "images.csv")
     fields = {name: getattr(record.spec, name) for name in ("protocol", "dataset", "regime", "method", "arch")}
     fields |= {"encoder": record.spec.encoder, "precision": "bf16", "device": "cpu", "threads": 1, "qg_mode": "qw"}
     spec = RunSpec(**fields | {"seed": seed} | changes)
     stream = np.random.default_rng(int(spec.id[-8:], 16))
     room = images["height"] * images["width"] - images["n_ref"] - images["n_pred"] + images["n_tp"]
-    images["n_tp"] -= np.minimum(stream.integers(0, 99, len(images)), np.minimum(images["n_tp"], room))
+    fewer = np.floor(stream.uniform(0, 0.3, len(images)) * images["n_tp"]).astype(int)
+    images["n_tp"] -= np.minimum(fewer, room)
     overlap_again(images)
     data, protocol = record.model_dump(mode="json"), spec.resolve()
     own = Settings() if spec.source else load("method", spec.method).Settings(**spec.overrides_of("method"))
@@ -115,7 +117,8 @@ def labelled(seed: int) -> list[str]:
 def write_run(folder: Path, record: Record, images: pd.DataFrame) -> Path:
     write_images(folder / "images.csv", images)
     write_labels(folder / "labels.csv", labels_of(record.spec))
-    write_record(folder, record)
+    parts = [record.run_id.encode(), *((folder / name).read_bytes() for name in ("images.csv", "labels.csv"))]
+    write_record(folder, record.model_copy(update={"rows": sha256(b"\n".join(parts)).hexdigest()}))
     return folder
 
 
@@ -837,7 +840,7 @@ def test_no_folder_no_records_and_no_such_judge_are_mistakes(tmp_path: Path) -> 
 def test_faults_are_printed_as_they_are_and_counted() -> None:
     console = Console(file=io.StringIO(), width=60)
     found = [Fault(Path("[red]a"), "counts", "x" * 99 + "[/]"), Fault(Path("b"), "gap", "seed", "note")]
-    print_faults(found, 1, console)
+    print_faults(found, [Path("record.json")], console)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
         *("fault: counts", "  [red]a", "  " + "x" * 99 + "[/]"),
@@ -914,6 +917,17 @@ def test_predictions_of_other_images_or_sizes_are_faults(judged: Path) -> None:
     assert "not of the same images" in found[0].text
     (judged / "predictions.npz").write_bytes(b"PK")
     assert "judge" in rules(verify_records([judged], judge="medpy"))
+
+
+@pytest.mark.parametrize(("name", "change"), [("hd95_max", 1e-5), ("nsd_2pct", -0.01), ("assd", 0.1)])
+def test_predictions_are_read_without_being_asked_for(judged: Path, name: str, change: float) -> None:
+    """Distances that masks of these sizes could have, in rows and averages: the kept masks have others."""
+    assert rules(verify_records([judged])) - {"test images", "audits"} == set()
+    images = read_images(judged / "images.csv")
+    images.loc[1, name] += change
+    write_run(judged, averaged(read_record(judged), images), images)
+    texts = [fault.text for fault in verify_records([judged]) if fault.rule == "judge"]
+    assert [text.partition(" is ")[0] for text in texts] == [f"{images.loc[1, 'id']}: {name}"]
 
 
 def test_what_cannot_be_judged_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from qgbench.run.record import (
 )
 from qgbench.spec.protocol import load_protocol
 from qgbench.trust.reproduce import Original, judge
-from qgbench.trust.verify import Fault, _shows_classes_first, verify_records
+from qgbench.trust.verify import Fault, verify_records
+from qgbench.trust.verify_split import _shows_classes_first
 from tests.trust.test_verify import present, rules
 
 HEART = ["rv", "myo", "lv"]
@@ -93,7 +95,8 @@ def write_run(folder: Path, regime: str, split: pd.DataFrame, labelled: list[str
     write_images(folder / "images.csv", images)
     write_labels(folder / "labels.csv", labels)
     write_predictions(folder / "predictions.npz", masks)
-    write_record(folder, Record.model_validate(data))
+    parts = [data["run_id"].encode(), *((folder / name).read_bytes() for name in ("images.csv", "labels.csv"))]
+    write_record(folder, Record.model_validate({**data, "rows": sha256(b"\n".join(parts)).hexdigest()}))
 
 
 @pytest.fixture(scope="module")
