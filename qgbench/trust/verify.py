@@ -291,7 +291,8 @@ class _Verifier:
             averages = summarise(images, record.metrics.values())
             faults += [Fault(table, *found) for found in compared("the record", averages, record.summary)]
         faults += [fault for network in record.summaries for fault in other_network(table, network, record)]
-        if self._asked or all(fault.path != table for fault in faults):  # else the cause is told
+        wrong = {fault.rule for fault in faults if fault.path == table} - {"test images"}
+        if self._asked or not wrong:  # else the cause is told
             faults += self._judged(path, record, images)
         if all(fault.severity == "note" for fault in faults):  # else the cause is told
             faults += _unbound(path, record)
