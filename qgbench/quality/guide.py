@@ -29,8 +29,17 @@ from qgbench.quality.scores import (
     true_quality,
 )
 from qgbench.spec.addons import SCORES, addon_settings
-from qgbench.spec.arm import AddOnSettings, Arm, RegularisationSettings, WeightingSettings, short_name
+from qgbench.spec.arm import (
+    AddOnSettings,
+    Arm,
+    RegularisationSettings,
+    SelectionSettings,
+    WeightingSettings,
+    short_name,
+)
 from qgbench.spec.task import Task
+
+_WINDOW = 256  # labels that a selection ranks
 
 
 def ramp(progress: float, warmup: float, length: float, highest: float) -> float:
@@ -155,9 +164,44 @@ class QualityWeighting(AddOn):
     settings: WeightingSettings
 
     def weigh(self, labelling: Labelling) -> Tensor:
-        """Return w = q**T (q >= tau)."""
+        """Return w = q**T (q >= tau); the mean of these for every label where the score is `averaged`."""
         assert self.score is not None
-        return quality_weight(self.score(labelling).float(), self.settings.tau, self.settings.temperature)
+        weight = quality_weight(self.score(labelling).float(), self.settings.tau, self.settings.temperature)
+        return self.world.gather(weight).mean().expand_as(weight) if self.score.averages else weight
+
+
+class QualitySelection(AddOn):
+    """The labels of highest quality are trusted in full, the others not at all.
+
+    Quality Sentinel (arXiv 2406.00327) and semiQCSeg (arXiv 2009.00584) choose so from all labels that a finished model
+    made. Labels are made anew in each step here: one is chosen if its q is among the top share of the latest 256
+    labels of unlabelled images, its own batch's included.
+    """
+
+    Settings = SelectionSettings
+    needs_score = True
+    settings: SelectionSettings
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._latest = torch.empty(0)
+
+    def weigh(self, labelling: Labelling) -> Tensor:
+        """Return 1 for the chosen, 0 for the others."""
+        assert self.score is not None
+        quality = self.score(labelling).float()
+        seen = torch.cat([self._latest, self.world.gather(quality).cpu()])[-_WINDOW:]
+        if labelling.unlabelled:
+            self._latest = seen
+        return (quality >= seen.quantile(1 - self.settings.keep).to(quality.device)).float()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the latest qualities."""
+        return {"latest": self._latest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        self._latest = state["latest"]
 
 
 class QualityRegularisation(AddOn):

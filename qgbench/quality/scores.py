@@ -4,6 +4,7 @@ A score maps weak views and their labels to one value per image in [0, 1], witho
 of the training's own streams.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -49,6 +50,7 @@ class Score:
 
     needs_g: ClassVar[bool] = False
     needs_truth: ClassVar[bool] = False  # held-back masks of all unlabelled images; only a control may look at them
+    averaged: ClassVar[bool] = False  # every label of a batch gets the mean of the weights that the qualities give
 
     def __init__(self, predictor: nn.Module | None = None, seed: int = 0) -> None:
         if self.needs_g and predictor is None:
@@ -110,6 +112,7 @@ class Watched(Score):
         self._score = score
         self.name = name
         self.sees_truth = score.needs_truth
+        self.averages = score.averaged
         self._given: Tensor | None = None
         self._who = f"score {name}"
 
@@ -223,6 +226,13 @@ def flip_agreement(labelling: Labelling) -> Tensor:
     return true_quality(task, labelling.prob, task.hard(flipped))
 
 
+def certainty(labelling: Labelling) -> Tensor:
+    """Return 1 - the mean entropy of the pixels, as a share of the largest, ln(K + 1): (U,)."""
+    task = labelling.task
+    share = task.entropy(labelling.prob.float()).flatten(1).mean(1) / math.log(len(task.classes) + 1)
+    return (1 - share).clamp(0, 1)
+
+
 def true_quality(task: Task, label: Tensor, truth: Tensor) -> Tensor:
     """Return the Dice of labels with masks, averaged as q is: over the classes that a label holds.
 
@@ -265,6 +275,14 @@ class Agreement(Score):
         return flip_agreement(labelling)
 
 
+class Entropy(Score):
+    """How sure the labelling network is of every pixel, background or not."""
+
+    def __call__(self, labelling: Labelling) -> Tensor:
+        """Return `certainty`."""
+        return certainty(labelling)
+
+
 class TrueDice(Score):
     """Dice of the label with the held-back mask: unattainable in practice, an upper bound of what weighing gives.
 
@@ -297,6 +315,15 @@ class PredictedQuality(Score):
         """Return `label_quality`."""
         assert self.predictor is not None
         return label_quality(self.predictor, labelling.task, labelling.image, labelling.prob)
+
+
+class MeanQuality(PredictedQuality):
+    """g's scores, of whose weights every label of the batch gets the mean: a smaller lambda_u, and no choice.
+
+    A reduction that divides by the weights' sum undoes it; ``--qg-norm none`` does not.
+    """
+
+    averaged = True
 
 
 class ShuffledQuality(PredictedQuality):

@@ -85,8 +85,10 @@ def _refuse_contradictions(spec: RunSpec, method: type[Declared], archs: Sequenc
     weighs, sees_truth = any(needs_score(name) for name in spec.addons), needs_truth(spec.qg_score)
     if weighs and not method.pseudo_labels:
         raise UserError(
-            f"method '{spec.method}' makes no pseudo-labels, so QW has nothing to weigh; use --qg-mode qar."
+            f"method '{spec.method}' makes no pseudo-labels, so there is nothing to weigh; use --qg-mode qar."
         )
+    if spec.addons == ("qw",) and spec.qg_score == "mean" and spec.qg_norm == "weighted":
+        raise UserError("equal weights change nothing where the loss is divided by their sum; add --qg-norm none.")
     mute = next((arch for arch in archs if not load("arch", arch).strides), None)
     if method.needs_features and mute is not None:
         raise UserError(

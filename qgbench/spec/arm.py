@@ -14,7 +14,17 @@ OF_ADDON = ("qg.", "quality.")
 """What the names of settings begin with that change the add-on or its predictor, and so nothing of a base method."""
 
 _MODES = {"none": "", "both": "qw+qar"}  # what --qg-mode calls otherwise than tables do
-CONTROL_SCORES = ("one", "shuffled", "oracle", "confidence", "agreement")  # that ship and stand in the place of g
+CONTROL_SCORES = (
+    "one",
+    "mean",
+    "shuffled",
+    "oracle",
+    "confidence",
+    "agreement",
+    "entropy",
+)  # that ship and stand in the place of g
+SCORES_OF_G = ("g", "mean", "shuffled")  # that ship and ask it
+ASK_A_SCORE = ("qw", "select")  # add-ons that ship
 _FORM = "{0}qw, {0}qar or {0}qw+qar, another score as {0}qw-SCORE, and -unnormalised for --qg-norm none"
 # A name has no hyphen; a file's may, so that its .py ends it. What begins with qw or qar is that add-on by a score.
 _FILE = r"[^+=]*?\.py(?::\w+)?"
@@ -37,6 +47,12 @@ class WeightingSettings(AddOnSettings):
     temperature: float = Field(2.0, gt=0, description="exponent T of the weight q**T")
 
 
+class SelectionSettings(AddOnSettings):
+    """Settings of selection by quality (arXiv 2406.00327, arXiv 2009.00584)."""
+
+    keep: float = Field(0.5, gt=0, le=1, description="share of the pseudo-labels, by q, that are trusted")
+
+
 class RegularisationSettings(AddOnSettings):
     """Settings of QAR (arXiv 2606.01753, Eqns 5 and 6)."""
 
@@ -46,7 +62,7 @@ class RegularisationSettings(AddOnSettings):
 
 
 ADDON_SETTINGS: Mapping[str, type[AddOnSettings]] = MappingProxyType(
-    {"qw": WeightingSettings, "qar": RegularisationSettings}
+    {"qw": WeightingSettings, "qar": RegularisationSettings, "select": SelectionSettings}
 )
 """Settings of the add-ons that ship. They are here, and not with their code, because names are told without torch."""
 
@@ -168,9 +184,9 @@ class Arm(Settings):
 
     @property
     def needs_g(self) -> bool:
-        """Whether a quality predictor takes part: as QAR's, behind the scores g and shuffled, or for a plug-in."""
-        weighs_by_g = "qw" in self.addons and self.qg_score in ("g", "shuffled")
-        return "qar" in self.addons or weighs_by_g or self.plugin_needs_g
+        """Whether a quality predictor takes part: as QAR's, behind the scores that ask it, or for a plug-in."""
+        asked_by_score = self.qg_score in SCORES_OF_G and any(name in ASK_A_SCORE for name in self.addons)
+        return "qar" in self.addons or asked_by_score or self.plugin_needs_g
 
     @property
     def addon(self) -> str:

@@ -16,12 +16,22 @@ from qgbench.quality.guide import (
     AddOn,
     Guide,
     QualityRegularisation,
+    QualitySelection,
     QualityWeighting,
     effective_sample_size,
     quality_weight,
     ramp,
 )
-from qgbench.quality.scores import Labelling, Score, ShuffledQuality, Watched, overlap
+from qgbench.quality.scores import (
+    Labelling,
+    MeanQuality,
+    PredictedQuality,
+    Score,
+    ShuffledQuality,
+    Watched,
+    overlap,
+)
+from qgbench.spec.arm import SelectionSettings
 from qgbench.training.streams import Streams
 from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
 
@@ -207,6 +217,48 @@ def test_weights_are_those_of_equation_7_and_detached() -> None:
     (weight,) = guide.weights([term(labelled(method, image, 0))], {})
     assert weight.tolist() == pytest.approx([0.0, 0.25, 0.81])
     assert not weight.requires_grad
+
+
+def test_the_mean_of_the_weights_is_given_to_every_label(g: nn.Module) -> None:
+    image, prob = torch.rand(6, 3, 32, 32), torch.rand(6, 1, 32, 32)
+    asked = Labelling(image, prob, ToySegmenter(), None)
+    own = QualityWeighting.Settings(tau=0.5, temperature=3.0)
+    weight = QualityWeighting(own, PredictedQuality(g)).weigh(asked)
+    assert 0 < weight.count_nonzero() < 6, "the mean is one of weights, some of them 0, and not of q"
+    assert QualityWeighting(own, MeanQuality(g)).weigh(asked).tolist() == pytest.approx([float(weight.mean())] * 6)
+
+
+def selection(keep: float, qualities: list[list[float]]) -> tuple[QualitySelection, list[list[float]]]:
+    """Return an add-on after batches of given qualities, and the weights that it gave."""
+    answers = iter(torch.tensor(batch) for batch in qualities)
+    addon = QualitySelection(SelectionSettings(keep=keep), Counting(lambda _: next(answers)))
+    method = method_of()
+    image = torch.rand(len(qualities[0]), 3, 8, 8)
+    given = [Guide([addon]).weights([term(labelled(method, image, 0))], {})[0].tolist() for _ in qualities]
+    return addon, given
+
+
+def test_a_selection_keeps_the_top_share_of_the_latest_labels() -> None:
+    batches = [[0.1, 0.9, 0.2, 0.8], [0.95, 0.96, 0.97, 0.98], [0.0, 0.05, 0.06, 0.07]]
+    assert selection(0.5, batches)[1] == [[0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]]
+    assert selection(1.0, batches)[1] == [[1, 1, 1, 1]] * 3
+    assert selection(0.5, [[0.3] * 4])[1] == [[1] * 4], "equal labels are chosen together"
+
+
+def test_a_selection_ranks_the_latest_256_labels_alone() -> None:
+    bad_then_good = [[0.1] * 64] * 4 + [[0.9] * 64] * 4 + [[0.8] * 64]
+    assert [batch[0] for batch in selection(0.5, bad_then_good)[1]] == [1, 1, 1, 1, 1, 1, 1, 1, 0]
+
+
+def test_a_selection_continues_after_a_resume() -> None:
+    before, _ = selection(0.5, [[0.9] * 4])
+    after, _ = selection(0.5, [[0.5] * 4])
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    for addon in (before, after):
+        addon.score = Watched(Counting(lambda _: torch.tensor([0.4, 0.6, 0.3, 0.7])), "given")
+    asked = Labelling(torch.rand(4, 3, 8, 8), torch.rand(4, 1, 8, 8), ToySegmenter(), None)
+    assert before.weigh(asked).tolist() == after.weigh(asked).tolist() == [0, 0, 0, 0]
+    assert selection(0.5, [[0.5] * 4, [0.4, 0.6, 0.3, 0.7]])[1][1] == [0, 1, 0, 1], "as it would without"
 
 
 def test_without_modes_every_weight_is_one() -> None:
