@@ -50,6 +50,7 @@ class Score:
 
     needs_g: ClassVar[bool] = False
     needs_truth: ClassVar[bool] = False  # held-back masks of all unlabelled images; only a control may look at them
+    form: ClassVar[str] = "regressor"  # of the predictor, where the score `needs_g`
     averaged: ClassVar[bool] = False  # every label of a batch gets the mean of the weights that the qualities give
 
     def __init__(self, predictor: nn.Module | None = None, seed: int = 0) -> None:
@@ -149,10 +150,21 @@ def overlap(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(total > 0, 2 * both / total.clamp_min(1), torch.ones_like(total))
 
 
+def soft_overlap(first: Tensor, second: Tensor) -> Tensor:
+    """Return the Dice of maps in [0, 1], (2 sum p m + 1) / (sum p + sum m + 1): (B, K, H, W) twice -> (B, K)."""
+    both, total = (first * second).flatten(2).sum(2), first.flatten(2).sum(2) + second.flatten(2).sum(2)
+    return (2 * both + 1) / (total + 1)
+
+
+def hard_overlap(first: Tensor, second: Tensor) -> Tensor:
+    """Return the Dice of each class, 1 where both are empty: masks (B, K, H, W), 0 or 1, twice -> (B, K) float32."""
+    pairs = zip(first.bool().split(1, 1), second.bool().split(1, 1), strict=True)
+    return torch.stack([overlap(*pair) for pair in pairs], 1)
+
+
 def overlap_by_class(task: Task, first: Tensor, second: Tensor) -> Tensor:
     """Return the Dice of each class, 1 where both are empty: hard masks (U, C, H, W) bool twice -> (U, K) float32."""
-    pairs = zip(*(mask[:, task.lesions].split(1, 1) for mask in (first, second)), strict=True)
-    return torch.stack([overlap(*pair) for pair in pairs], 1)
+    return hard_overlap(first[:, task.lesions], second[:, task.lesions])
 
 
 def mean_of_held(task: Task, values: Tensor, label: Tensor) -> Tensor:
@@ -315,6 +327,30 @@ class PredictedQuality(Score):
         """Return `label_quality`."""
         assert self.predictor is not None
         return label_quality(self.predictor, labelling.task, labelling.image, labelling.prob)
+
+
+class PixelQuality(PredictedQuality):
+    """The same of a predictor that corrects the mask (`qgbench.quality.pixel`)."""
+
+    form = "pixel"
+
+
+class BothQuality(PredictedQuality):
+    """The same of a predictor that corrects the mask and has g's head."""
+
+    form = "both"
+
+
+class SecondQuality(PredictedQuality):
+    """Dice of the label with a second segmenter's prediction (`qgbench.quality.segmenters`)."""
+
+    form = "second"
+
+
+class EnsembleQuality(PredictedQuality):
+    """Mean Dice of the pairs of predictions of three small segmenters; it does not look at the label."""
+
+    form = "ensemble"
 
 
 class MeanQuality(PredictedQuality):

@@ -7,7 +7,7 @@ from qgbench.archs.registry import require_fitting
 from qgbench.base.errors import UserError
 from qgbench.plugins.registry import load, source
 from qgbench.run.request import addon_source
-from qgbench.spec.addons import addon_settings, needs_score, needs_truth
+from qgbench.spec.addons import addon_settings, needs_g, needs_score, needs_truth
 from qgbench.spec.arm import OF_ADDON
 from qgbench.spec.method import Declared, MethodSettings
 from qgbench.spec.protocol import Protocol, check_batches
@@ -102,6 +102,13 @@ def _refuse_contradictions(spec: RunSpec, method: type[Declared], archs: Sequenc
         if spec.addons == ("qar",):
             raise UserError("QAR needs a differentiable score: --qg-score is for QW; use --qg-mode qw or --qg-score g.")
         raise UserError(f"add-on '{spec.qg_mode}' asks no score; leave --qg-score out.")
+    if spec.form != "regressor" and (asking := next(filter(needs_g, spec.addons), None)):
+        raise UserError(
+            f"the score {spec.qg_score} takes the place of g, which {asking} asks, and a run trains one of them; leave "
+            f"{asking} out, or take another score."
+        )
+    if spec.form in ("pixel", "second", "ensemble") and "quality.loss" in spec.overrides:
+        raise UserError(f"quality.loss is of predictors with g's head; the score {spec.qg_score} has none.")
     if sees_truth and Regime.parse(spec.regime).pools:
         raise UserError("the oracle needs the masks of all unlabelled images, which a pool has not; leave --pool out.")
 

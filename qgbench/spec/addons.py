@@ -20,6 +20,10 @@ SCORES: Mapping[str, str] = MappingProxyType(
     {
         "g": "qgbench.quality.scores:PredictedQuality",
         "one": "qgbench.quality.scores:One",
+        "pixel": "qgbench.quality.scores:PixelQuality",
+        "both": "qgbench.quality.scores:BothQuality",
+        "second": "qgbench.quality.scores:SecondQuality",
+        "ensemble": "qgbench.quality.scores:EnsembleQuality",
         "mean": "qgbench.quality.scores:MeanQuality",
         "shuffled": "qgbench.quality.scores:ShuffledQuality",
         "confidence": "qgbench.quality.scores:Confidence",
@@ -33,6 +37,11 @@ SCORES: Mapping[str, str] = MappingProxyType(
 def needs_score(addon: str) -> bool:
     """Return whether an add-on asks a score of pseudo-labels."""
     return addon in ASK_A_SCORE if is_built_in("addon", addon) else load("addon", addon).needs_score
+
+
+def needs_g(addon: str) -> bool:
+    """Return whether an add-on asks the quality predictor itself, whatever the score."""
+    return addon == "qar" if is_built_in("addon", addon) else load("addon", addon).needs_g
 
 
 def needs_truth(score: str) -> bool:

@@ -14,16 +14,16 @@ OF_ADDON = ("qg.", "quality.")
 """What the names of settings begin with that change the add-on or its predictor, and so nothing of a base method."""
 
 _MODES = {"none": "", "both": "qw+qar"}  # what --qg-mode calls otherwise than tables do
+FORMS = ("pixel", "both", "second", "ensemble")  # of what is trained in the place of g; scores that ask it are named so
+SCORES_OF_G = ("g", "mean", "shuffled", *FORMS)  # that ship and ask it
+FREE_SCORES = ("one", "oracle", "confidence", "agreement", "entropy")  # that ship and need no predictor
 CONTROL_SCORES = (
-    "one",
+    *FREE_SCORES,
     "mean",
     "shuffled",
-    "oracle",
-    "confidence",
-    "agreement",
-    "entropy",
-)  # that ship and stand in the place of g
-SCORES_OF_G = ("g", "mean", "shuffled")  # that ship and ask it
+    "second",
+    "ensemble",
+)  # that stand in the place of g, which must win
 ASK_A_SCORE = ("qw", "select")  # add-ons that ship
 _FORM = "{0}qw, {0}qar or {0}qw+qar, another score as {0}qw-SCORE, and -unnormalised for --qg-norm none"
 # A name has no hyphen; a file's may, so that its .py ends it. What begins with qw or qar is that add-on by a score.
@@ -187,6 +187,11 @@ class Arm(Settings):
         """Whether a quality predictor takes part: as QAR's, behind the scores that ask it, or for a plug-in."""
         asked_by_score = self.qg_score in SCORES_OF_G and any(name in ASK_A_SCORE for name in self.addons)
         return "qar" in self.addons or asked_by_score or self.plugin_needs_g
+
+    @property
+    def form(self) -> Literal["regressor", "pixel", "both", "second", "ensemble"]:
+        """What the quality predictor is, which a score says that asks for another than g."""
+        return self.qg_score if self.qg_score in FORMS else "regressor"  # type: ignore[return-value]
 
     @property
     def addon(self) -> str:

@@ -275,7 +275,7 @@ def test_weak_models_see_the_image_as_it_is_turned_and_before_its_colours_change
     order.bit_generator.state = masks._order.bit_generator.state
     chosen = np.concatenate([order.permutation(6), order.permutation(6)])
     turned, truth = geometric_view(LABELLED.image[chosen], LABELLED.mask[chosen], views)
-    image, mask, dice = masks.next()
+    image, mask, dice, _ = masks.next()
     assert torch.equal(network.asked[0], turned)
     assert torch.equal(image, colour_view(turned, "written", views))
     assert not torch.equal(image, turned)
@@ -295,7 +295,7 @@ def test_masks_are_degraded_as_they_are_turned_and_donors_are_the_other_images_o
 
     monkeypatch.setattr(fit_module, "_mixture", lambda settings, task: kept)
     masks = training_masks(WeakMasks([[_Answers(0)]], torch.zeros(6, dtype=torch.long)), weak_share=0.0)
-    _, mask, dice = masks.next()
+    _, mask, dice, _ = masks.next()
     assert dice.tolist() == [1.0] * 12
     own = LABELLED.mask.squeeze(1).numpy() > 0.5
     moved = 0
