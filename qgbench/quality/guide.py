@@ -32,6 +32,7 @@ from qgbench.spec.addons import SCORES, addon_settings
 from qgbench.spec.arm import (
     AddOnSettings,
     Arm,
+    RefinementSettings,
     RegularisationSettings,
     SelectionSettings,
     WeightingSettings,
@@ -103,12 +104,15 @@ class AddOn:
     ----------
     world : World
         The processes of the run; an add-on sees the rows of its own process.
+    truths : list of ((U, 3, H, W), (U, C, H, W))
+        Images of the step and their true masks: what the oracle alone may look at.
     """
 
     Settings: ClassVar[type[AddOnSettings]] = AddOnSettings
     needs_score: ClassVar[bool] = False  # it weighs pseudo-labels, which the method must then make
     needs_g: ClassVar[bool] = False
     world: World = ALONE
+    truths: Sequence[tuple[Tensor, Tensor]] = ()
 
     def __init__(
         self,
@@ -202,6 +206,26 @@ class QualitySelection(AddOn):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore them."""
         self._latest = state["latest"]
+
+
+class Refinement(AddOn):
+    """Labels are corrected: by a predictor of the true mask, by a second segmenter's prediction, or by the true mask.
+
+    Error correcting supervision (Mendel et al., ECCV 2020) trains on labels that a second network corrects; ErrorNet
+    (Tajbakhsh et al., ISBI 2020) corrects predictions. Here the second network is the quality predictor of the run.
+    """
+
+    Settings = RefinementSettings
+    needs_score = True
+    settings: RefinementSettings
+
+    def correct(self, image: Tensor, prob: Tensor) -> Tensor:
+        """Return the corrected label, or the mean of both."""
+        assert self.score is not None
+        truth = next((mask for known, mask in self.truths if known is image), None)
+        with torch.no_grad():
+            better = self.score.refined(image, prob, truth).to(prob.dtype)
+        return better if self.settings.refine == "replace" else (prob + better) / 2
 
 
 class QualityRegularisation(AddOn):
@@ -305,6 +329,12 @@ class Guide:
         self._world = world
         for mode in self.modes:
             mode.world = world
+
+    def begin(self, batch: Batch, truth: Tensor | None) -> None:
+        """Tell every mode the true masks of a batch's images: those of the weak views where they are known."""
+        known = [(batch.x_l, batch.y_l), *([] if truth is None else [(batch.u_w, truth)])]
+        for mode in self.modes:
+            mode.truths = known
 
     @property
     def full_from(self) -> float:

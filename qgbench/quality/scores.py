@@ -15,6 +15,7 @@ from qgbench.base.errors import UserError
 from qgbench.engine.device import ALONE, World
 from qgbench.methods import Network, label_probabilities
 from qgbench.plugins.hooks import call, told
+from qgbench.spec.arm import CORRECTORS
 from qgbench.spec.task import Task
 
 _ROUNDING = 1e-4  # of a mean of values in [0, 1]
@@ -62,6 +63,24 @@ class Score:
     def __call__(self, labelling: Labelling) -> Tensor:
         """Return the qualities (U,) in [0, 1], without gradient and without numbers of the training's streams."""
         raise NotImplementedError
+
+    def refined(self, image: Tensor, prob: Tensor, truth: Tensor | None) -> Tensor:
+        """Return the mask that is right to this score, as probabilities, for the add-on `refine`.
+
+        Parameters
+        ----------
+        image : (U, 3, H, W)
+        prob : (U, C, H, W)
+            The label.
+        truth : (U, C, H, W) or None
+            As of `Labelling`.
+
+        Raises
+        ------
+        UserError
+            It knows of none.
+        """
+        raise UserError(f"the score {type(self).__name__} corrects no label; use --qg-score {', '.join(CORRECTORS)}.")
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a resumed run needs."""
@@ -141,6 +160,10 @@ class Watched(Score):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
         self._score.load_state_dict(state)
+
+    def refined(self, image: Tensor, prob: Tensor, truth: Tensor | None) -> Tensor:
+        """Return the score's mask."""
+        return self._score.refined(image, prob, truth)
 
 
 def overlap(first: Tensor, second: Tensor) -> Tensor:
@@ -287,6 +310,12 @@ class Agreement(Score):
         return flip_agreement(labelling)
 
 
+def _known(truth: Tensor | None) -> Tensor:
+    if truth is None:
+        raise UserError("the oracle needs masks aligned with the labelled pictures; this method mixes or changes them.")
+    return truth
+
+
 class Entropy(Score):
     """How sure the labelling network is of every pixel, background or not."""
 
@@ -311,11 +340,17 @@ class TrueDice(Score):
         UserError
             The masks were not handed in: the method labels other pictures than the weak views.
         """
-        if labelling.truth is None:
-            raise UserError(
-                "the oracle needs masks aligned with the labelled pictures; this method mixes or changes them."
-            )
-        return true_quality(labelling.task, labelling.prob, labelling.truth)
+        return true_quality(labelling.task, labelling.prob, _known(labelling.truth))
+
+    def refined(self, image: Tensor, prob: Tensor, truth: Tensor | None) -> Tensor:
+        """Return the held-back mask: the most that correction can give.
+
+        Raises
+        ------
+        UserError
+            As when it is called.
+        """
+        return _known(truth)
 
 
 class PredictedQuality(Score):
@@ -334,15 +369,20 @@ class PixelQuality(PredictedQuality):
 
     form = "pixel"
 
+    def refined(self, image: Tensor, prob: Tensor, truth: Tensor | None) -> Tensor:
+        """Return the predictor's corrected mask."""
+        better: Tensor = self.predictor.refined(image, prob)  # type: ignore[union-attr, operator]
+        return better
 
-class BothQuality(PredictedQuality):
+
+class BothQuality(PixelQuality):
     """The same of a predictor that corrects the mask and has g's head."""
 
     form = "both"
 
 
-class SecondQuality(PredictedQuality):
-    """Dice of the label with a second segmenter's prediction (`qgbench.quality.segmenters`)."""
+class SecondQuality(PixelQuality):
+    """Dice of the label with a second segmenter's prediction (`qgbench.quality.segmenters`), which corrects it, too."""
 
     form = "second"
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from qgbench.archs.registry import require_fitting
 from qgbench.base.errors import UserError
-from qgbench.plugins.registry import load, source
+from qgbench.plugins.registry import is_built_in, load, source
 from qgbench.run.request import addon_source
 from qgbench.spec.addons import addon_settings, needs_g, needs_score, needs_truth
-from qgbench.spec.arm import OF_ADDON
+from qgbench.spec.arm import CORRECTORS, OF_ADDON
 from qgbench.spec.method import Declared, MethodSettings
 from qgbench.spec.protocol import Protocol, check_batches
 from qgbench.spec.regime import Regime
@@ -102,6 +102,11 @@ def _refuse_contradictions(spec: RunSpec, method: type[Declared], archs: Sequenc
         if spec.addons == ("qar",):
             raise UserError("QAR needs a differentiable score: --qg-score is for QW; use --qg-mode qw or --qg-score g.")
         raise UserError(f"add-on '{spec.qg_mode}' asks no score; leave --qg-score out.")
+    if "refine" in spec.addons and is_built_in("score", spec.qg_score) and spec.qg_score not in CORRECTORS:
+        raise UserError(
+            f"the score {spec.qg_score} says how good a label is, and not what is wrong; refine takes --qg-score "
+            f"{', '.join(CORRECTORS)}."
+        )
     if spec.form != "regressor" and (asking := next(filter(needs_g, spec.addons), None)):
         raise UserError(
             f"the score {spec.qg_score} takes the place of g, which {asking} asks, and a run trains one of them; leave "

@@ -14,6 +14,7 @@ ADDONS: Mapping[str, str] = MappingProxyType(
         "qw": "qgbench.quality.guide:QualityWeighting",
         "qar": "qgbench.quality.guide:QualityRegularisation",
         "select": "qgbench.quality.guide:QualitySelection",
+        "refine": "qgbench.quality.guide:Refinement",
     }
 )
 SCORES: Mapping[str, str] = MappingProxyType(

@@ -17,14 +17,9 @@ _MODES = {"none": "", "both": "qw+qar"}  # what --qg-mode calls otherwise than t
 FORMS = ("pixel", "both", "second", "ensemble")  # of what is trained in the place of g; scores that ask it are named so
 SCORES_OF_G = ("g", "mean", "shuffled", *FORMS)  # that ship and ask it
 FREE_SCORES = ("one", "oracle", "confidence", "agreement", "entropy")  # that ship and need no predictor
-CONTROL_SCORES = (
-    *FREE_SCORES,
-    "mean",
-    "shuffled",
-    "second",
-    "ensemble",
-)  # that stand in the place of g, which must win
-ASK_A_SCORE = ("qw", "select")  # add-ons that ship
+CONTROL_SCORES = (*FREE_SCORES, "mean", "shuffled", "second", "ensemble")  # that stand in the place of g
+CORRECTORS = ("pixel", "both", "second", "oracle")  # that ship and know a better label
+ASK_A_SCORE = ("qw", "select", "refine")  # add-ons that ship
 _FORM = "{0}qw, {0}qar or {0}qw+qar, another score as {0}qw-SCORE, and -unnormalised for --qg-norm none"
 # A name has no hyphen; a file's may, so that its .py ends it. What begins with qw or qar is that add-on by a score.
 _FILE = r"[^+=]*?\.py(?::\w+)?"
@@ -53,6 +48,14 @@ class SelectionSettings(AddOnSettings):
     keep: float = Field(0.5, gt=0, le=1, description="share of the pseudo-labels, by q, that are trusted")
 
 
+class RefinementSettings(AddOnSettings):
+    """Settings of the correction of labels."""
+
+    refine: Literal["replace", "average"] = Field(
+        "replace", description="the corrected mask takes the label's place, or both are averaged"
+    )
+
+
 class RegularisationSettings(AddOnSettings):
     """Settings of QAR (arXiv 2606.01753, Eqns 5 and 6)."""
 
@@ -62,7 +65,7 @@ class RegularisationSettings(AddOnSettings):
 
 
 ADDON_SETTINGS: Mapping[str, type[AddOnSettings]] = MappingProxyType(
-    {"qw": WeightingSettings, "qar": RegularisationSettings, "select": SelectionSettings}
+    {"qw": WeightingSettings, "qar": RegularisationSettings, "select": SelectionSettings, "refine": RefinementSettings}
 )
 """Settings of the add-ons that ship. They are here, and not with their code, because names are told without torch."""
 
@@ -109,8 +112,11 @@ class AddOnName(NamedTuple):
 
     @property
     def is_control(self) -> bool:
-        """Whether a control stands in the place of g: ``qw-shuffled``, unlike ``qw-quality.steps=600``."""
-        return self.score in CONTROL_SCORES
+        """Whether a control stands in the place of g: ``qw-shuffled``, unlike ``qw-quality.steps=600``.
+
+        No label can be corrected by g, so nothing stands in its place there.
+        """
+        return self.score in CONTROL_SCORES and "refine" not in self.mode.split("+")
 
     @property
     def by_g(self) -> "AddOnName":

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +107,14 @@ def predictor_fit(precision: str) -> Resumable:
     return PredictorFit(LABELLED, VAL, weak, settings, 3, make_accelerator("cpu", precision, 1))
 
 
+def fit_of(form: str, precision: str) -> Resumable:
+    weak = WeakMasks([untrained(2)], torch.zeros(6, dtype=torch.long))
+    settings = SETTINGS.model_copy(update={"weak_share": 0.5})
+    return PredictorFit(LABELLED, VAL, weak, settings, 3, make_accelerator("cpu", precision, 1), form)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("make", [weak_models, predictor_fit])
+@pytest.mark.parametrize("make", [weak_models, predictor_fit, partial(fit_of, "both"), partial(fit_of, "ensemble")])
 def test_a_stage_continued_from_its_state_ends_in_the_same_state(
     make: Callable[[str], Resumable], precision: str
 ) -> None:

@@ -75,6 +75,7 @@ def test_the_quality_of_a_corrector_is_the_soft_dice_with_the_corrected_mask() -
         judge = predictor("pixel", task).eval()
         assert isinstance(judge, PixelPredictor)
         better = judge.refined(image, label)[:, task.lesions].double()
+        better = better.detach()
         expected = [
             [(2 * float((p * m).sum()) + 1) / (float(p.sum() + m.sum()) + 1) for p, m in zip(*pair, strict=True)]
             for pair in zip(better, mask.double(), strict=True)
@@ -86,7 +87,7 @@ def test_the_quality_of_a_corrector_is_the_soft_dice_with_the_corrected_mask() -
 
 
 def test_with_both_heads_quality_is_between_them() -> None:
-    image, label, mask = batch(ONE)
+    image, _, mask = batch(ONE)
     judge = predictor("both").eval()
     assert isinstance(judge, BothPredictor)
     both = judge(image, mask)
@@ -146,7 +147,7 @@ def test_a_setting_of_the_loss_is_told_apart_from_none() -> None:
     pairs.load_state_dict(judge.state_dict())
     true = torch.tensor([0.1, 0.5, 0.9])
     difference = pairs.loss(image, mask, true, label) - judge.loss(image, mask, true, label)
-    assert float(difference) == pytest.approx(float(ranking_loss(judge(image, mask), true)), rel=1e-4)
+    assert float(difference.detach()) == pytest.approx(float(ranking_loss(judge(image, mask), true).detach()), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,7 @@ def test_a_setting_of_the_loss_is_told_apart_from_none() -> None:
         ("fixmatch+qw-second", "qw", "second"),
         ("fixmatch+select", "select", "g"),
         ("fixmatch+select-pixel", "select", "pixel"),
+        ("fixmatch+refine-pixel", "refine", "pixel"),
         ("fixmatch+qw-mean-unnormalised", "qw", "mean"),
     ],
 )

@@ -1,6 +1,6 @@
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from qgbench.quality.guide import (
     QualityRegularisation,
     QualitySelection,
     QualityWeighting,
+    Refinement,
     effective_sample_size,
     quality_weight,
     ramp,
@@ -25,13 +26,15 @@ from qgbench.quality.guide import (
 from qgbench.quality.scores import (
     Labelling,
     MeanQuality,
+    PixelQuality,
     PredictedQuality,
     Score,
     ShuffledQuality,
+    TrueDice,
     Watched,
     overlap,
 )
-from qgbench.spec.arm import SelectionSettings
+from qgbench.spec.arm import RefinementSettings, SelectionSettings
 from qgbench.training.streams import Streams
 from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
 
@@ -259,6 +262,36 @@ def test_a_selection_continues_after_a_resume() -> None:
     asked = Labelling(torch.rand(4, 3, 8, 8), torch.rand(4, 1, 8, 8), ToySegmenter(), None)
     assert before.weigh(asked).tolist() == after.weigh(asked).tolist() == [0, 0, 0, 0]
     assert selection(0.5, [[0.5] * 4, [0.4, 0.6, 0.3, 0.7]])[1][1] == [0, 1, 0, 1], "as it would without"
+
+
+@pytest.mark.parametrize("how", ["replace", "average"])
+def test_a_label_is_replaced_by_the_corrected_one_or_averaged_with_it(
+    g: nn.Module, how: Literal["replace", "average"]
+) -> None:
+    batch = batch_at(0.5)
+    truth, method = torch.rand_like(batch.u_w[:, :1]).round(), method_of()
+    prob = torch.rand(len(batch.u_w), 1, 32, 32)
+    cases: list[tuple[Score, Tensor]] = [
+        (PixelQuality(g), ToyQuality().refined(batch.u_w, prob)),
+        (TrueDice(), truth),
+    ]
+    for score, better in cases:
+        guide = Guide([Refinement(RefinementSettings(refine=how), score)])
+        guide.attach(method)
+        guide.begin(batch, truth)
+        found = method.pseudo_label(batch.u_w, prob).prob
+        assert torch.allclose(found, better if how == "replace" else 0.5 * prob + 0.5 * better)
+        assert not found.requires_grad
+    own = torch.rand_like(batch.y_l)
+    expected = batch.y_l if how == "replace" else (own + batch.y_l) / 2
+    assert torch.allclose(method.pseudo_label(batch.x_l, own, view="labelled").prob, expected)
+    with pytest.raises(UserError, match="masks aligned with the labelled pictures"):
+        method.pseudo_label(batch.u_s1, prob, view="other")
+
+
+def test_a_score_without_a_mask_of_its_own_corrects_nothing(g: nn.Module) -> None:
+    with pytest.raises(UserError, match="use --qg-score pixel, both, second, oracle"):
+        Refinement(None, PredictedQuality(g)).correct(torch.rand(2, 3, 32, 32), torch.rand(2, 1, 32, 32))
 
 
 def test_without_modes_every_weight_is_one() -> None:
