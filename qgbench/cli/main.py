@@ -104,14 +104,16 @@ def run(
     qg_mode: Annotated[
         str | None,
         typer.Option(
-            parser=name_or_path, help="Choose the add-on: none, qw, qar, both, or one of your own, lab.py:Mine."
+            parser=name_or_path,
+            help="Choose the add-on: none, qw, qar, both, select, refine, or one of your own, lab.py:Mine.",
         ),
     ] = None,
     qg_score: Annotated[
         str,
         typer.Option(
             parser=name_or_path,
-            help="What QW weighs by: g, a control (one, shuffled, confidence, agreement, oracle), or one of your own.",
+            help="What QW weighs by: g, another predictor (pixel, both, second, ensemble), a control (one, mean, "
+            "shuffled, confidence, agreement, entropy, oracle), or one of your own.",
         ),
     ] = "g",
     qg_norm: Annotated[

@@ -33,7 +33,7 @@ from qgbench.launch.plan import Plan
 from qgbench.plugins.registry import load
 from qgbench.quality.fit import LabelledImages, PredictorFit
 from qgbench.quality.guide import make_guide
-from qgbench.quality.predictor import QualityPredictor
+from qgbench.quality.predictor import kind_of
 from qgbench.quality.weak import WeakMasks, WeakModels
 from qgbench.run.carry_out import build_student
 from qgbench.run.provenance import hardware, peak_memory_mib
@@ -133,7 +133,7 @@ def late_trainer(arm: Arm, protocol: Protocol, data: TrainingData, accelerator: 
     predictor = None
     if arm.needs_g:
         predictor = (
-            QualityPredictor(protocol.quality, "none", data.labelled.task)
+            kind_of(arm.form)(protocol.quality, "none", data.labelled.task, protocol.size)
             .requires_grad_(False)
             .eval()
             .to(accelerator.device)
@@ -160,7 +160,7 @@ def _time_g(spec: RunSpec, protocol: Protocol, data: TrainingData) -> dict[str, 
     weak_seconds = _seconds_per_step(models.run())
     models.keep()
     weak = WeakMasks([models.networks()], torch.zeros(len(every), dtype=torch.long))
-    fit = PredictorFit(labelled, labelled, weak, settings, spec.seed, accelerator)
+    fit = PredictorFit(labelled, labelled, weak, settings, spec.seed, accelerator, spec.form)
     return {"seconds_per_weak_step": weak_seconds, "seconds_per_step": _seconds_per_step(fit.run())}
 
 

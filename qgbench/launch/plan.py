@@ -325,6 +325,7 @@ def _predictor_name(spec: RunSpec) -> str:
         "size": protocol.size,
         "fractions": protocol.fractions,
         **{name: getattr(spec, name) for name in ("seed", "precision", "threads", "device")},
+        **({} if spec.form == "regressor" else {"form": spec.form}),
     }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     return f"g-{Path(spec.dataset).name}-{budget}-{protocol.size}px-k{spec.seed}-{digest}"

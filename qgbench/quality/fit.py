@@ -22,7 +22,7 @@ from qgbench.engine.stage import train
 from qgbench.engine.state import load_scaler_state, new_scaler, random_states, scaler_state, set_random_states
 from qgbench.quality.audit import Agreement, agreement, correlation
 from qgbench.quality.corruptions import Degrade, degrade, degrade_labels
-from qgbench.quality.predictor import QualityPredictor
+from qgbench.quality.predictor import QualityPredictor, kind_of
 from qgbench.quality.release import TEST_SHARES, ReleaseMixture
 from qgbench.quality.scores import mean_of_held, overlap_by_class
 from qgbench.quality.views import colour_view, geometric_view
@@ -105,6 +105,7 @@ def fit_predictor(
     accelerator: Accelerator,
     folder: Path,
     belongs_to: dict[str, str],
+    form: str = "regressor",
 ) -> FittedPredictor:
     """Train the weak models, then g, then audit it; an interrupted call is continued by the next.
 
@@ -122,6 +123,8 @@ def fit_predictor(
         Where checkpoints are kept meanwhile; they are removed by `remove_checkpoints`.
     belongs_to : dict of str to str
         See `qgbench.engine.checkpoint.Checkpoints`.
+    form : str
+        Which of `qgbench.quality.predictor.FORMS` is trained in the place of g, with its masks, steps and batches.
 
     Raises
     ------
@@ -131,7 +134,7 @@ def fit_predictor(
         The loss is not finite, or the folder cannot be written.
     """
     weak, seconds = _train_weak_models(labelled, settings, seed, accelerator, folder, belongs_to)
-    fit = PredictorFit(labelled, val, weak, settings, seed, accelerator)
+    fit = PredictorFit(labelled, val, weak, settings, seed, accelerator, form)
     seconds += train(fit, Checkpoints(folder / _PREDICTOR_STAGE, belongs_to), "quality predictor g")
     begin = time.monotonic() - seconds
     return _audit(fit.best(), fit.best_step, val, weak, settings, seed, accelerator, begin)
@@ -192,6 +195,8 @@ class PredictorFit:
     settings : QualitySettings
     seed : int
     accelerator : Accelerator
+    form : str
+        As of `fit_predictor`.
     """
 
     def __init__(
@@ -202,6 +207,7 @@ class PredictorFit:
         settings: QualitySettings,
         seed: int,
         accelerator: Accelerator,
+        form: str = "regressor",
     ) -> None:
         new_scaler(accelerator)
         self._val = val
@@ -209,7 +215,8 @@ class PredictorFit:
             val, settings.val_masks, _mixture(settings, val.task), salted("masks that select g", seed)
         )
         torch.manual_seed(salted("weights of g", seed))
-        predictor = QualityPredictor(settings, settings.backbone_weights, labelled.task)
+        size = labelled.image.shape[-1]
+        predictor = kind_of(form)(settings, settings.backbone_weights, labelled.task, size)
         self._predictor = predictor.to(accelerator.device)
         self._optimiser = accelerator.prepare_optimizer(
             torch.optim.AdamW(
@@ -250,12 +257,11 @@ class PredictorFit:
 
     def _train_step(self, step: int) -> None:
         settings = self._settings
-        image, mask, dice = self._masks.next()
+        image, mask, dice, truth = self._masks.next()
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate(settings, step - 1)
         with self._accelerator.autocast():
-            quality = self._predictor(image, mask)
-        loss = F.smooth_l1_loss(quality, dice)
+            loss = self._predictor.loss(image, mask, dice, truth)
         if not math.isfinite(value := float(loss.detach())):
             raise QGBenchError(f"the loss of the quality predictor is {value} at step {step}; try a lower quality.lr.")
         self._optimiser.zero_grad(set_to_none=True)
@@ -273,10 +279,25 @@ class PredictorFit:
             self._best_state = {name: v.detach().clone() for name, v in self._predictor.state_dict().items()}
 
     def _score(self) -> float:
+        if (skill := self._skill()) is not None:
+            return skill
         quality, dice = _judge(self._predictor, self._val, self._select, self._accelerator), self._select.dice
         if self._settings.select == "correlation":
             return correlation(*(_of_whole(self._val.task, self._select, values) for values in (quality, dice)))
         return -float(F.smooth_l1_loss(torch.from_numpy(quality), torch.from_numpy(dice)))
+
+    @torch.no_grad()
+    def _skill(self) -> float | None:
+        """Return the mean of the predictor's own measure of itself on the validation images, where it has one."""
+        self._predictor.eval()
+        parts = []
+        for image, truth in zip(self._val.image.split(128), self._val.mask.split(128), strict=True):
+            with self._accelerator.autocast():
+                part = self._predictor.skill(image.to(self._accelerator.device), truth.to(self._accelerator.device))
+            if part is not None:
+                parts.append(part)
+        self._predictor.train()
+        return float(torch.cat(parts).mean()) if parts else None
 
     def best(self) -> QualityPredictor:
         """Return g as it was at the best validation step, frozen, in evaluation mode."""
@@ -431,8 +452,8 @@ class _TrainingMasks:
         self._views = torch.Generator().manual_seed(salted("views of g", seed))
         self._left = np.empty(0, int)
 
-    def next(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images (B, 3, H, W), masks (B, K, H, W) and true Dice, on the training's device.
+    def next(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return images (B, 3, H, W), masks (B, K, H, W), true Dice and true masks (B, C, H, W), on the device.
 
         Of one class Dice is (B,), of several (B, K).
         """
@@ -450,7 +471,7 @@ class _TrainingMasks:
         mask[by_weak] = self._weak.of_labelled(image[by_weak], chosen[by_weak], stage[by_weak])
         task = self._labelled.task
         view = colour_view(image, self._settings.noise, self._views)
-        return view, mask[:, task.lesions].float(), _dice(task, mask, truth > 0.5)
+        return view, mask[:, task.lesions].float(), _dice(task, mask, truth > 0.5), (truth > 0.5).float()
 
     def _degraded(self, truths: Tensor, index: Tensor) -> Tensor:
         masks = [

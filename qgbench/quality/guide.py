@@ -29,8 +29,18 @@ from qgbench.quality.scores import (
     true_quality,
 )
 from qgbench.spec.addons import SCORES, addon_settings
-from qgbench.spec.arm import AddOnSettings, Arm, RegularisationSettings, WeightingSettings, short_name
+from qgbench.spec.arm import (
+    AddOnSettings,
+    Arm,
+    RefinementSettings,
+    RegularisationSettings,
+    SelectionSettings,
+    WeightingSettings,
+    short_name,
+)
 from qgbench.spec.task import Task
+
+_WINDOW = 256  # labels that a selection ranks
 
 
 def ramp(progress: float, warmup: float, length: float, highest: float) -> float:
@@ -94,12 +104,15 @@ class AddOn:
     ----------
     world : World
         The processes of the run; an add-on sees the rows of its own process.
+    truths : list of ((U, 3, H, W), (U, C, H, W))
+        Images of the step and their true masks: what the oracle alone may look at.
     """
 
     Settings: ClassVar[type[AddOnSettings]] = AddOnSettings
     needs_score: ClassVar[bool] = False  # it weighs pseudo-labels, which the method must then make
     needs_g: ClassVar[bool] = False
     world: World = ALONE
+    truths: Sequence[tuple[Tensor, Tensor]] = ()
 
     def __init__(
         self,
@@ -155,9 +168,64 @@ class QualityWeighting(AddOn):
     settings: WeightingSettings
 
     def weigh(self, labelling: Labelling) -> Tensor:
-        """Return w = q**T (q >= tau)."""
+        """Return w = q**T (q >= tau); the mean of these for every label where the score is `averaged`."""
         assert self.score is not None
-        return quality_weight(self.score(labelling).float(), self.settings.tau, self.settings.temperature)
+        weight = quality_weight(self.score(labelling).float(), self.settings.tau, self.settings.temperature)
+        return self.world.gather(weight).mean().expand_as(weight) if self.score.averages else weight
+
+
+class QualitySelection(AddOn):
+    """The labels of highest quality are trusted in full, the others not at all.
+
+    Quality Sentinel (arXiv 2406.00327) and semiQCSeg (arXiv 2009.00584) choose so from all labels that a finished model
+    made. Labels are made anew in each step here: one is chosen if its q is among the top share of the latest 256
+    labels of unlabelled images, its own batch's included.
+    """
+
+    Settings = SelectionSettings
+    needs_score = True
+    settings: SelectionSettings
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._latest = torch.empty(0)
+
+    def weigh(self, labelling: Labelling) -> Tensor:
+        """Return 1 for the chosen, 0 for the others."""
+        assert self.score is not None
+        quality = self.score(labelling).float()
+        seen = torch.cat([self._latest, self.world.gather(quality).cpu()])[-_WINDOW:]
+        if labelling.unlabelled:
+            self._latest = seen
+        return (quality >= seen.quantile(1 - self.settings.keep).to(quality.device)).float()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the latest qualities."""
+        return {"latest": self._latest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        self._latest = state["latest"]
+
+
+class Refinement(AddOn):
+    """Labels are corrected: by a predictor of the true mask, by a second segmenter's prediction, or by the true mask.
+
+    Error correcting supervision (Mendel et al., ECCV 2020) trains on labels that a second network corrects; ErrorNet
+    (Tajbakhsh et al., ISBI 2020) corrects predictions. Here the second network is the quality predictor of the run.
+    """
+
+    Settings = RefinementSettings
+    needs_score = True
+    settings: RefinementSettings
+
+    def correct(self, image: Tensor, prob: Tensor) -> Tensor:
+        """Return the corrected label, or the mean of both."""
+        assert self.score is not None
+        truth = next((mask for known, mask in self.truths if known is image), None)
+        with torch.no_grad():
+            better = self.score.refined(image, prob, truth).to(prob.dtype)
+        return better if self.settings.refine == "replace" else (prob + better) / 2
 
 
 class QualityRegularisation(AddOn):
@@ -261,6 +329,12 @@ class Guide:
         self._world = world
         for mode in self.modes:
             mode.world = world
+
+    def begin(self, batch: Batch, truth: Tensor | None) -> None:
+        """Tell every mode the true masks of a batch's images: those of the weak views where they are known."""
+        known = [(batch.x_l, batch.y_l), *([] if truth is None else [(batch.u_w, truth)])]
+        for mode in self.modes:
+            mode.truths = known
 
     @property
     def full_from(self) -> float:

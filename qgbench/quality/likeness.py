@@ -133,5 +133,5 @@ def features(predictor: QualityPredictor, images: Iterable[Tensor], classes: int
 
 
 def can_tell(predictor: QualityPredictor) -> bool:
-    """Return whether g's backbone shows its stages, as all but a few of timm's do."""
-    return hasattr(predictor.backbone, "forward_intermediates")
+    """Return whether g has a backbone that shows its stages, as all but a few of timm's do."""
+    return hasattr(getattr(predictor, "backbone", None), "forward_intermediates")

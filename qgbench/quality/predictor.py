@@ -4,9 +4,12 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -31,6 +34,23 @@ _ONE = Task()
 _ROUNDING = 1e-2  # of values in [0, 1], which resizing may have overshot
 
 
+FORMS: Mapping[str, str] = MappingProxyType(
+    {
+        "regressor": "qgbench.quality.predictor:QualityPredictor",
+        "pixel": "qgbench.quality.pixel:PixelPredictor",
+        "both": "qgbench.quality.pixel:BothPredictor",
+        "second": "qgbench.quality.segmenters:SecondPredictor",
+        "ensemble": "qgbench.quality.segmenters:EnsemblePredictor",
+    }
+)
+
+
+def kind_of(form: str) -> "type[QualityPredictor]":
+    """Return the class of predictors of one of `FORMS`."""
+    kind: type[QualityPredictor] = resolve_name(FORMS[form])
+    return kind
+
+
 class QualityPredictor(nn.Module):
     """A regressor: a timm backbone on RGB + masks, then dropout, a hidden layer, dropout, a sigmoid for each class.
 
@@ -45,48 +65,47 @@ class QualityPredictor(nn.Module):
         Where the backbone starts; 'none' when a stored predictor is about to be loaded.
     task : Task
         Whose masks it judges: K classes, C channels.
+    size : int
+        Side of the images, pixels; other forms than the regressor are built for it.
 
     Attributes
     ----------
+    form : str
+        Which of `FORMS` it is.
     card : PredictorCard
         What it was trained on; of a stored one alone.
     """
 
     card: "PredictorCard"
+    form: ClassVar[str] = "regressor"
     mean: Tensor
     std: Tensor
 
-    def __init__(self, settings: QualitySettings, weights: Weights, task: Task = _ONE) -> None:
+    def __init__(self, settings: QualitySettings, weights: Weights, task: Task = _ONE, size: int = 64) -> None:
         super().__init__()
         self.task = task
-        classes = len(task.classes)
+        self._ranks = settings.loss == "ranking"
+        self._build(settings, weights, size)
+        self.train()
+        self.to(memory_format=torch.channels_last)
+
+    def _build(self, settings: QualitySettings, weights: Weights, size: int) -> None:
+        classes = len(self.task.classes)
         self.backbone = timm_backbone(settings.backbone, weights)
-        _widen(self.backbone, classes)
+        widen(self.backbone, classes)
         speed_up_depthwise(self.backbone)
         with torch.no_grad():
             width = self.backbone.eval()(torch.zeros(1, 3 + classes, 64, 64)).shape[1]
-        self.head = nn.Sequential(
-            nn.Dropout(settings.dropout),
-            nn.Linear(width, settings.hidden),
-            nn.ReLU(),
-            nn.Dropout(settings.dropout / 2),
-            nn.Linear(settings.hidden, classes),
-        )
-        if settings.head_init == "kaiming":
-            for layer in (part for part in self.head if isinstance(part, nn.Linear)):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+        self.head = regression_head(settings, width, classes)
         mean, std = normalisation(settings.backbone)
         of_mask = (sum(mean) / 3, sum(std) / 3) if settings.mask_scaled else (0.0, 1.0)
         for name, of_image, own in zip(("mean", "std"), (mean, std), of_mask, strict=True):
             values = torch.tensor((*of_image, *[own] * classes))
             self.register_buffer(name, values.view(1, 3 + classes, 1, 1), persistent=False)
-        self.train()
-        self.to(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, path: str | Path) -> "QualityPredictor":
-        """Return a stored g, frozen and in evaluation mode, on the processor.
+        """Return a stored g, of the class that its card's form has, frozen and in evaluation mode, on the processor.
 
         Parameters
         ----------
@@ -106,7 +125,7 @@ class QualityPredictor(nn.Module):
             )
         try:
             card = PredictorCard.model_validate(json.loads((folder / CARD_NAME).read_text()))
-            predictor = cls(card.settings, "none", Task(card.classes))
+            predictor = kind_of(card.form)(card.settings, "none", Task(card.classes), card.size)
             predictor.load_state_dict(load((folder / WEIGHTS_NAME).read_bytes()))
         except OSError as error:
             raise unreadable(folder, error) from error
@@ -131,7 +150,33 @@ class QualityPredictor(nn.Module):
         """
         stacked = (torch.cat([image, mask], 1) - self.mean) / self.std
         features = self.backbone(stacked.contiguous(memory_format=torch.channels_last))
-        quality = torch.sigmoid(self.head(features).float())
+        return self._shaped(torch.sigmoid(self.head(features).float()))
+
+    def loss(self, image: Tensor, mask: Tensor, dice: Tensor, truth: Tensor) -> Tensor:
+        """Return what its training minimises, a scalar: smooth L1, and `ranking_loss` if the settings say so.
+
+        Parameters
+        ----------
+        image : (B, 3, H, W)
+            RGB in [0, 1].
+        mask : (B, K, H, W)
+            Of each class, 0 or 1.
+        dice : (B,), of several classes (B, K)
+            True Dice of the masks.
+        truth : (B, C, H, W)
+            True masks, 0 or 1.
+        """
+        quality = self(image, mask)
+        loss = F.smooth_l1_loss(quality, dice)
+        return loss + ranking_loss(quality, dice) if self._ranks else loss
+
+    def skill(self, image: Tensor, truth: Tensor) -> Tensor | None:
+        """Return by what a validation is ranked in the place of `settings.select`, (B,); None: by that."""
+        return None
+
+    @staticmethod
+    def _shaped(quality: Tensor) -> Tensor:
+        """Return what `forward` gives of (B, K): of one class (B,)."""
         return quality[:, 0] if quality.shape[1] == 1 else quality
 
     def score(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -189,8 +234,8 @@ class QualityPredictor(nn.Module):
         if not isinstance(masks, Tensor) or tuple(masks.shape) != expected:
             names = ("background", *self.task.classes) if self.task.channels > 1 else self.task.classes
             raise UserError(f"masks: expected {expected}, channels {', '.join(names)}, not {_told(masks)}.")
-        if not images.device == masks.device == self.mean.device:
-            raise UserError(f"g is on {self.mean.device}, images on {images.device}, masks on {masks.device}: use .to.")
+        if not images.device == masks.device == (own := next(self.parameters()).device):
+            raise UserError(f"g is on {own}, images on {images.device}, masks on {masks.device}: use .to.")
         if _leaves_unit_range(images):
             raise UserError(
                 "images: expected values in [0, 1], before any mean and standard deviation; "
@@ -225,7 +270,52 @@ def _leaves_unit_range(values: Tensor) -> bool:
     return bool(((values < -_ROUNDING) | (values > 1 + _ROUNDING)).any())  # NaN, of a training that diverges, may pass
 
 
-def _widen(backbone: nn.Module, classes: int) -> None:
+def ranking_loss(quality: Tensor, dice: Tensor) -> Tensor:
+    """Return log(1 + exp(s_j - s_i)), averaged over all pairs of which mask i is truly better, s the logit of q.
+
+    RankNet's loss (Burges et al., ICML 2005); Quality Sentinel (arXiv 2406.00327) ranks pairs of masks, too. Pairs are
+    of one class.
+
+    Parameters
+    ----------
+    quality, dice : (B,), of several classes (B, K)
+        Predicted and true.
+
+    Returns
+    -------
+    scalar, 0 where no two masks differ.
+    """
+    told, true = (values.float().view(len(values), -1) for values in (quality, dice))
+    logit = told.logit(1e-6)
+    better = true[:, None] > true[None]
+    losses = F.softplus(logit[None] - logit[:, None]) * better
+    return losses.sum() / better.sum().clamp_min(1)
+
+
+def regression_head(settings: QualitySettings, width: int, classes: int) -> nn.Sequential:
+    """Return the layers that turn features (B, width) into the logit of each class's Dice."""
+    head = nn.Sequential(
+        nn.Dropout(settings.dropout),
+        nn.Linear(width, settings.hidden),
+        nn.ReLU(),
+        nn.Dropout(settings.dropout / 2),
+        nn.Linear(settings.hidden, classes),
+    )
+    if settings.head_init == "kaiming":
+        for layer in (part for part in head if isinstance(part, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return head
+
+
+def widen(backbone: nn.Module, classes: int) -> None:
+    """Give the first convolution a channel for each class beside RGB's, each with the mean of the RGB weights.
+
+    Raises
+    ------
+    QGBenchError
+        The backbone begins otherwise.
+    """
     first = next(m for m in backbone.modules() if isinstance(m, nn.Conv2d))
     if first.in_channels != 3 or first.groups != 1:
         raise QGBenchError("g's backbone does not start with a convolution of RGB; choose another quality.backbone.")
@@ -241,6 +331,9 @@ class PredictorCard(BaseModel):
 
     id: str
     version: int = Field(1, description="version of how it was trained; 1 where it is not said")
+    form: Literal["regressor", "pixel", "both", "second", "ensemble"] = Field(
+        "regressor", exclude_if=lambda form: form == "regressor", description="which network; left out of a regressor"
+    )
     made_by: str = Field("", description="name of the run that trained it")
     dataset: str
     classes: tuple[str, ...] = Field(

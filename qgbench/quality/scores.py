@@ -4,6 +4,7 @@ A score maps weak views and their labels to one value per image in [0, 1], witho
 of the training's own streams.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from qgbench.base.errors import UserError
 from qgbench.engine.device import ALONE, World
 from qgbench.methods import Network, label_probabilities
 from qgbench.plugins.hooks import call, told
+from qgbench.spec.arm import CORRECTORS
 from qgbench.spec.task import Task
 
 _ROUNDING = 1e-4  # of a mean of values in [0, 1]
@@ -49,6 +51,8 @@ class Score:
 
     needs_g: ClassVar[bool] = False
     needs_truth: ClassVar[bool] = False  # held-back masks of all unlabelled images; only a control may look at them
+    form: ClassVar[str] = "regressor"  # of the predictor, where the score `needs_g`
+    averaged: ClassVar[bool] = False  # every label of a batch gets the mean of the weights that the qualities give
 
     def __init__(self, predictor: nn.Module | None = None, seed: int = 0) -> None:
         if self.needs_g and predictor is None:
@@ -59,6 +63,24 @@ class Score:
     def __call__(self, labelling: Labelling) -> Tensor:
         """Return the qualities (U,) in [0, 1], without gradient and without numbers of the training's streams."""
         raise NotImplementedError
+
+    def refined(self, image: Tensor, prob: Tensor, truth: Tensor | None) -> Tensor:
+        """Return the mask that is right to this score, as probabilities, for the add-on `refine`.
+
+        Parameters
+        ----------
+        image : (U, 3, H, W)
+        prob : (U, C, H, W)
+            The label.
+        truth : (U, C, H, W) or None
+            As of `Labelling`.
+
+        Raises
+        ------
+        UserError
+            It knows of none.
+        """
+        raise UserError(f"the score {type(self).__name__} corrects no label; use --qg-score {', '.join(CORRECTORS)}.")
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a resumed run needs."""
@@ -110,6 +132,7 @@ class Watched(Score):
         self._score = score
         self.name = name
         self.sees_truth = score.needs_truth
+        self.averages = score.averaged
         self._given: Tensor | None = None
         self._who = f"score {name}"
 
@@ -138,6 +161,10 @@ class Watched(Score):
         """Restore it."""
         self._score.load_state_dict(state)
 
+    def refined(self, image: Tensor, prob: Tensor, truth: Tensor | None) -> Tensor:
+        """Return the score's mask."""
+        return self._score.refined(image, prob, truth)
+
 
 def overlap(first: Tensor, second: Tensor) -> Tensor:
     """Return the Dice of two bool masks per image, 1 if both are empty: (U, 1, H, W) twice -> (U,) float32."""
@@ -146,10 +173,21 @@ def overlap(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(total > 0, 2 * both / total.clamp_min(1), torch.ones_like(total))
 
 
+def soft_overlap(first: Tensor, second: Tensor) -> Tensor:
+    """Return the Dice of maps in [0, 1], (2 sum p m + 1) / (sum p + sum m + 1): (B, K, H, W) twice -> (B, K)."""
+    both, total = (first * second).flatten(2).sum(2), first.flatten(2).sum(2) + second.flatten(2).sum(2)
+    return (2 * both + 1) / (total + 1)
+
+
+def hard_overlap(first: Tensor, second: Tensor) -> Tensor:
+    """Return the Dice of each class, 1 where both are empty: masks (B, K, H, W), 0 or 1, twice -> (B, K) float32."""
+    pairs = zip(first.bool().split(1, 1), second.bool().split(1, 1), strict=True)
+    return torch.stack([overlap(*pair) for pair in pairs], 1)
+
+
 def overlap_by_class(task: Task, first: Tensor, second: Tensor) -> Tensor:
     """Return the Dice of each class, 1 where both are empty: hard masks (U, C, H, W) bool twice -> (U, K) float32."""
-    pairs = zip(*(mask[:, task.lesions].split(1, 1) for mask in (first, second)), strict=True)
-    return torch.stack([overlap(*pair) for pair in pairs], 1)
+    return hard_overlap(first[:, task.lesions], second[:, task.lesions])
 
 
 def mean_of_held(task: Task, values: Tensor, label: Tensor) -> Tensor:
@@ -223,6 +261,13 @@ def flip_agreement(labelling: Labelling) -> Tensor:
     return true_quality(task, labelling.prob, task.hard(flipped))
 
 
+def certainty(labelling: Labelling) -> Tensor:
+    """Return 1 - the mean entropy of the pixels, as a share of the largest, ln(K + 1): (U,)."""
+    task = labelling.task
+    share = task.entropy(labelling.prob.float()).flatten(1).mean(1) / math.log(len(task.classes) + 1)
+    return (1 - share).clamp(0, 1)
+
+
 def true_quality(task: Task, label: Tensor, truth: Tensor) -> Tensor:
     """Return the Dice of labels with masks, averaged as q is: over the classes that a label holds.
 
@@ -265,6 +310,20 @@ class Agreement(Score):
         return flip_agreement(labelling)
 
 
+def _known(truth: Tensor | None) -> Tensor:
+    if truth is None:
+        raise UserError("the oracle needs masks aligned with the labelled pictures; this method mixes or changes them.")
+    return truth
+
+
+class Entropy(Score):
+    """How sure the labelling network is of every pixel, background or not."""
+
+    def __call__(self, labelling: Labelling) -> Tensor:
+        """Return `certainty`."""
+        return certainty(labelling)
+
+
 class TrueDice(Score):
     """Dice of the label with the held-back mask: unattainable in practice, an upper bound of what weighing gives.
 
@@ -281,11 +340,17 @@ class TrueDice(Score):
         UserError
             The masks were not handed in: the method labels other pictures than the weak views.
         """
-        if labelling.truth is None:
-            raise UserError(
-                "the oracle needs masks aligned with the labelled pictures; this method mixes or changes them."
-            )
-        return true_quality(labelling.task, labelling.prob, labelling.truth)
+        return true_quality(labelling.task, labelling.prob, _known(labelling.truth))
+
+    def refined(self, image: Tensor, prob: Tensor, truth: Tensor | None) -> Tensor:
+        """Return the held-back mask: the most that correction can give.
+
+        Raises
+        ------
+        UserError
+            As when it is called.
+        """
+        return _known(truth)
 
 
 class PredictedQuality(Score):
@@ -297,6 +362,44 @@ class PredictedQuality(Score):
         """Return `label_quality`."""
         assert self.predictor is not None
         return label_quality(self.predictor, labelling.task, labelling.image, labelling.prob)
+
+
+class PixelQuality(PredictedQuality):
+    """The same of a predictor that corrects the mask (`qgbench.quality.pixel`)."""
+
+    form = "pixel"
+
+    def refined(self, image: Tensor, prob: Tensor, truth: Tensor | None) -> Tensor:
+        """Return the predictor's corrected mask."""
+        better: Tensor = self.predictor.refined(image, prob)  # type: ignore[union-attr, operator]
+        return better
+
+
+class BothQuality(PixelQuality):
+    """The same of a predictor that corrects the mask and has g's head."""
+
+    form = "both"
+
+
+class SecondQuality(PixelQuality):
+    """Dice of the label with a second segmenter's prediction (`qgbench.quality.segmenters`), which corrects it, too."""
+
+    form = "second"
+
+
+class EnsembleQuality(PredictedQuality):
+    """Mean Dice of the pairs of predictions of three small segmenters; it does not look at the label."""
+
+    form = "ensemble"
+
+
+class MeanQuality(PredictedQuality):
+    """g's scores, of whose weights every label of the batch gets the mean: a smaller lambda_u, and no choice.
+
+    A reduction that divides by the weights' sum undoes it; ``--qg-norm none`` does not.
+    """
+
+    averaged = True
 
 
 class ShuffledQuality(PredictedQuality):

@@ -94,6 +94,7 @@ def predictor_id(spec: RunSpec, protocol: Protocol, data: RunData) -> str:
         "precision": spec.precision,
         "threads": spec.threads,
         "device": spec.device,
+        **({} if spec.form == "regressor" else {"form": spec.form}),
     }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
     return f"{Path(spec.dataset).name}-n{len(data.training.labelled)}-{protocol.size}px-k{spec.seed}-{digest}"
@@ -103,10 +104,12 @@ def _fit(folder: Path, run: str, spec: RunSpec, protocol: Protocol, data: RunDat
     training = data.training
     labelled, val = as_labelled(training.labelled), as_labelled(training.val)
     seed = salted("g", spec.dataset_name, len(training.labelled), spec.seed)
-    fitted = fit_predictor(labelled, val, protocol.quality, seed, accelerator, folder, {"images or split": folder.name})
+    belongs_to = {"images or split": folder.name}
+    fitted = fit_predictor(labelled, val, protocol.quality, seed, accelerator, folder, belongs_to, spec.form)
     card = PredictorCard(
         id=folder.name,
         version=protocol.g_version,
+        form=spec.form,
         made_by=run,
         dataset=spec.dataset,
         classes=labelled.task.classes,

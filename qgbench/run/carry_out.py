@@ -44,7 +44,7 @@ from qgbench.metrics.table import CLASS, Metric
 from qgbench.plugins.registry import load, source
 from qgbench.quality.audit import IMAGE_DEPENDENCE_LIMIT, QualityAudit, audits_of
 from qgbench.quality.guide import make_guide
-from qgbench.quality.predictor import PredictorCard, QualityPredictor
+from qgbench.quality.predictor import PredictorCard, kind_of
 from qgbench.quality.store import find_or_fit, predictor_id
 from qgbench.quality.weak import weak_network
 from qgbench.run import provenance
@@ -228,7 +228,7 @@ def rehearse(
         make_accelerator(spec.device, spec.precision, spec.threads)
         _make_method(spec, protocol.model_copy(update={"encoder_weights": "none"}), task, method_class, settings)
         if spec.needs_g:
-            QualityPredictor(protocol.quality, "none", task)
+            kind_of(spec.form)(protocol.quality, "none", task, protocol.size)
             weak_network(protocol.quality.weak_encoder, protocol.size, task)
         with said_if(AbsentDataError):
             data = _open_data(spec, protocol, data_dir, split_from)

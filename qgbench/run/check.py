@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from qgbench.archs.registry import require_fitting
 from qgbench.base.errors import UserError
-from qgbench.plugins.registry import load, source
+from qgbench.plugins.registry import is_built_in, load, source
 from qgbench.run.request import addon_source
-from qgbench.spec.addons import addon_settings, needs_score, needs_truth
-from qgbench.spec.arm import OF_ADDON
+from qgbench.spec.addons import addon_settings, needs_g, needs_score, needs_truth
+from qgbench.spec.arm import CORRECTORS, OF_ADDON
 from qgbench.spec.method import Declared, MethodSettings
 from qgbench.spec.protocol import Protocol, check_batches
 from qgbench.spec.regime import Regime
@@ -85,8 +85,10 @@ def _refuse_contradictions(spec: RunSpec, method: type[Declared], archs: Sequenc
     weighs, sees_truth = any(needs_score(name) for name in spec.addons), needs_truth(spec.qg_score)
     if weighs and not method.pseudo_labels:
         raise UserError(
-            f"method '{spec.method}' makes no pseudo-labels, so QW has nothing to weigh; use --qg-mode qar."
+            f"method '{spec.method}' makes no pseudo-labels, so there is nothing to weigh; use --qg-mode qar."
         )
+    if spec.addons == ("qw",) and spec.qg_score == "mean" and spec.qg_norm == "weighted":
+        raise UserError("equal weights change nothing where the loss is divided by their sum; add --qg-norm none.")
     mute = next((arch for arch in archs if not load("arch", arch).strides), None)
     if method.needs_features and mute is not None:
         raise UserError(
@@ -100,6 +102,18 @@ def _refuse_contradictions(spec: RunSpec, method: type[Declared], archs: Sequenc
         if spec.addons == ("qar",):
             raise UserError("QAR needs a differentiable score: --qg-score is for QW; use --qg-mode qw or --qg-score g.")
         raise UserError(f"add-on '{spec.qg_mode}' asks no score; leave --qg-score out.")
+    if "refine" in spec.addons and is_built_in("score", spec.qg_score) and spec.qg_score not in CORRECTORS:
+        raise UserError(
+            f"the score {spec.qg_score} says how good a label is, and not what is wrong; refine takes --qg-score "
+            f"{', '.join(CORRECTORS)}."
+        )
+    if spec.form != "regressor" and (asking := next(filter(needs_g, spec.addons), None)):
+        raise UserError(
+            f"the score {spec.qg_score} takes the place of g, which {asking} asks, and a run trains one of them; leave "
+            f"{asking} out, or take another score."
+        )
+    if spec.form in ("pixel", "second", "ensemble") and "quality.loss" in spec.overrides:
+        raise UserError(f"quality.loss is of predictors with g's head; the score {spec.qg_score} has none.")
     if sees_truth and Regime.parse(spec.regime).pools:
         raise UserError("the oracle needs the masks of all unlabelled images, which a pool has not; leave --pool out.")
 

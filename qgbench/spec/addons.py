@@ -6,27 +6,43 @@ from types import MappingProxyType
 
 from qgbench.base.errors import UserError, unknown_name
 from qgbench.plugins.registry import is_built_in, load
-from qgbench.spec.arm import ADDON_SETTINGS, AddOnSettings, Arm
+from qgbench.spec.arm import ADDON_SETTINGS, ASK_A_SCORE, AddOnSettings, Arm
 from qgbench.spec.settings import apply_settings
 
 ADDONS: Mapping[str, str] = MappingProxyType(
-    {"qw": "qgbench.quality.guide:QualityWeighting", "qar": "qgbench.quality.guide:QualityRegularisation"}
+    {
+        "qw": "qgbench.quality.guide:QualityWeighting",
+        "qar": "qgbench.quality.guide:QualityRegularisation",
+        "select": "qgbench.quality.guide:QualitySelection",
+        "refine": "qgbench.quality.guide:Refinement",
+    }
 )
 SCORES: Mapping[str, str] = MappingProxyType(
     {
         "g": "qgbench.quality.scores:PredictedQuality",
         "one": "qgbench.quality.scores:One",
+        "pixel": "qgbench.quality.scores:PixelQuality",
+        "both": "qgbench.quality.scores:BothQuality",
+        "second": "qgbench.quality.scores:SecondQuality",
+        "ensemble": "qgbench.quality.scores:EnsembleQuality",
+        "mean": "qgbench.quality.scores:MeanQuality",
         "shuffled": "qgbench.quality.scores:ShuffledQuality",
         "confidence": "qgbench.quality.scores:Confidence",
         "agreement": "qgbench.quality.scores:Agreement",
+        "entropy": "qgbench.quality.scores:Entropy",
         "oracle": "qgbench.quality.scores:TrueDice",
     }
 )
 
 
 def needs_score(addon: str) -> bool:
-    """Return whether an add-on weighs pseudo-labels by a score."""
-    return addon == "qw" if is_built_in("addon", addon) else load("addon", addon).needs_score
+    """Return whether an add-on asks a score of pseudo-labels."""
+    return addon in ASK_A_SCORE if is_built_in("addon", addon) else load("addon", addon).needs_score
+
+
+def needs_g(addon: str) -> bool:
+    """Return whether an add-on asks the quality predictor itself, whatever the score."""
+    return addon == "qar" if is_built_in("addon", addon) else load("addon", addon).needs_g
 
 
 def needs_truth(score: str) -> bool:

@@ -14,7 +14,12 @@ OF_ADDON = ("qg.", "quality.")
 """What the names of settings begin with that change the add-on or its predictor, and so nothing of a base method."""
 
 _MODES = {"none": "", "both": "qw+qar"}  # what --qg-mode calls otherwise than tables do
-CONTROL_SCORES = ("one", "shuffled", "oracle", "confidence", "agreement")  # that ship and stand in the place of g
+FORMS = ("pixel", "both", "second", "ensemble")  # of what is trained in the place of g; scores that ask it are named so
+SCORES_OF_G = ("g", "mean", "shuffled", *FORMS)  # that ship and ask it
+FREE_SCORES = ("one", "oracle", "confidence", "agreement", "entropy")  # that ship and need no predictor
+CONTROL_SCORES = (*FREE_SCORES, "mean", "shuffled", "second", "ensemble")  # that stand in the place of g
+CORRECTORS = ("pixel", "both", "second", "oracle")  # that ship and know a better label
+ASK_A_SCORE = ("qw", "select", "refine")  # add-ons that ship
 _FORM = "{0}qw, {0}qar or {0}qw+qar, another score as {0}qw-SCORE, and -unnormalised for --qg-norm none"
 # A name has no hyphen; a file's may, so that its .py ends it. What begins with qw or qar is that add-on by a score.
 _FILE = r"[^+=]*?\.py(?::\w+)?"
@@ -37,6 +42,20 @@ class WeightingSettings(AddOnSettings):
     temperature: float = Field(2.0, gt=0, description="exponent T of the weight q**T")
 
 
+class SelectionSettings(AddOnSettings):
+    """Settings of selection by quality (arXiv 2406.00327, arXiv 2009.00584)."""
+
+    keep: float = Field(0.5, gt=0, le=1, description="share of the pseudo-labels, by q, that are trusted")
+
+
+class RefinementSettings(AddOnSettings):
+    """Settings of the correction of labels."""
+
+    refine: Literal["replace", "average"] = Field(
+        "replace", description="the corrected mask takes the label's place, or both are averaged"
+    )
+
+
 class RegularisationSettings(AddOnSettings):
     """Settings of QAR (arXiv 2606.01753, Eqns 5 and 6)."""
 
@@ -46,7 +65,7 @@ class RegularisationSettings(AddOnSettings):
 
 
 ADDON_SETTINGS: Mapping[str, type[AddOnSettings]] = MappingProxyType(
-    {"qw": WeightingSettings, "qar": RegularisationSettings}
+    {"qw": WeightingSettings, "qar": RegularisationSettings, "select": SelectionSettings, "refine": RefinementSettings}
 )
 """Settings of the add-ons that ship. They are here, and not with their code, because names are told without torch."""
 
@@ -93,8 +112,11 @@ class AddOnName(NamedTuple):
 
     @property
     def is_control(self) -> bool:
-        """Whether a control stands in the place of g: ``qw-shuffled``, unlike ``qw-quality.steps=600``."""
-        return self.score in CONTROL_SCORES
+        """Whether a control stands in the place of g: ``qw-shuffled``, unlike ``qw-quality.steps=600``.
+
+        No label can be corrected by g, so nothing stands in its place there.
+        """
+        return self.score in CONTROL_SCORES and "refine" not in self.mode.split("+")
 
     @property
     def by_g(self) -> "AddOnName":
@@ -168,9 +190,14 @@ class Arm(Settings):
 
     @property
     def needs_g(self) -> bool:
-        """Whether a quality predictor takes part: as QAR's, behind the scores g and shuffled, or for a plug-in."""
-        weighs_by_g = "qw" in self.addons and self.qg_score in ("g", "shuffled")
-        return "qar" in self.addons or weighs_by_g or self.plugin_needs_g
+        """Whether a quality predictor takes part: as QAR's, behind the scores that ask it, or for a plug-in."""
+        asked_by_score = self.qg_score in SCORES_OF_G and any(name in ASK_A_SCORE for name in self.addons)
+        return "qar" in self.addons or asked_by_score or self.plugin_needs_g
+
+    @property
+    def form(self) -> Literal["regressor", "pixel", "both", "second", "ensemble"]:
+        """What the quality predictor is, which a score says that asks for another than g."""
+        return self.qg_score if self.qg_score in FORMS else "regressor"  # type: ignore[return-value]
 
     @property
     def addon(self) -> str:

@@ -92,6 +92,9 @@ class QualitySettings(Settings):
     cycles: Annotated[int, Before(1)] = Field(
         ge=1, le=16, description="cosines from lr to lr_end, each twice as long as the one before, that fill the budget"
     )
+    loss: Literal["smooth_l1", "ranking"] = Field(
+        "smooth_l1", description="between predicted and true Dice; 'ranking' adds a loss of pairs to it (RankNet's)"
+    )
     weight_decay: float = Field(ge=0)
     grad_clip: Annotated[float, Before(0.0)] = Field(ge=0, description="largest norm of the gradient; 0: any")
     dropout: float = Field(ge=0, lt=1, description="before the hidden layer; half of it after")

@@ -340,6 +340,7 @@ class Trainer:
             u_w = self._audit_set.images(index)
             uncut = torch.zeros_like(u_w[:, :1], dtype=torch.bool)
             batch = Batch(x_l, y_l, u_w, u_w, u_w, uncut, uncut, progress).to(self._accelerator.device)
+            self._guide.begin(batch, self._audit_set.masks(index).to(self._accelerator.device))
             with torch.random.fork_rng(devices=devices), torch.no_grad(), self._accelerator.autocast():
                 terms = method(batch).terms if method.pseudo_labels else []
                 label = next((term.label for term in terms if term.label.view == "weak"), None)

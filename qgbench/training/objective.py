@@ -67,6 +67,7 @@ class Objective(nn.Module):
         UserError
             The method broke the contract, in this step.
         """
+        self.guide.begin(batch, truth)
         losses = self.method(batch)
         check_step(losses, batch, self.method)
         total = losses.supervised

@@ -18,7 +18,7 @@ from qgbench.engine.device import make_accelerator
 from qgbench.metrics.table import METRICS, UNEQUAL_SPACING, Metric, require_further
 from qgbench.plugins.registry import catalogue, kinds_of, load
 from qgbench.quality.guide import AddOn, corrected, weights_of
-from qgbench.quality.scores import Labelling, PredictedQuality, Score, Watched
+from qgbench.quality.scores import Labelling, PixelQuality, Score, Watched
 from qgbench.spec.task import Task
 from qgbench.trust.conformance import Bench, Finding, asked_twice, check_method, check_resume, difference, finish
 from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data
@@ -85,7 +85,7 @@ def _of_addon(addon: type[AddOn], task: Task) -> Iterator[Finding]:
 
     def added(quality: nn.Module) -> list[AddOn]:
         """Return the add-on with what its class says that it needs, as a run does, and no more."""
-        score = PredictedQuality(quality) if addon.needs_score else None
+        score = PixelQuality(quality) if addon.needs_score else None
         return [addon(addon.Settings(), score, quality if addon.needs_g else None, 0)]
 
     of_weights = list(_of_weights(added(ToyQuality(len(task.classes))), task))

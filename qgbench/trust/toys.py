@@ -82,6 +82,10 @@ class ToyQuality(nn.Module):
         """Return a quality per mask, of several classes (B, K)."""
         return torch.sigmoid(4.0 * self.layers(torch.cat([image, mask], 1))).squeeze(1)
 
+    def refined(self, image: Tensor, label: Tensor) -> Tensor:
+        """Return labels (B, C, H, W), blurred."""
+        return nn.functional.avg_pool2d(label, 3, 1, 1, count_include_pad=False)
+
 
 def toy_protocol(steps: int) -> Protocol:
     """Return the smoke protocol with a budget of `steps`, for toy images."""

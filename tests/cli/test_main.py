@@ -68,9 +68,16 @@ RUN = ["run", "--protocol", "smoke", "--threads", "1"]
         (["--method", "fixmatch", "--qg-mode", "qww"], "unknown addon 'qww'. Did you mean 'qw'?"),
         (
             ["--method", "fixmatch", "--qg", "--qg-score", "dice"],
-            "unknown score 'dice'. Known: agreement, confidence, g, one",
+            "unknown score 'dice'. Known: agreement, confidence, entropy, g, mean, one",
         ),
         (["--method", "fixmatch", "--qg-score", "shuffled"], "add --qg"),
+        (["--method", "fixmatch", "--qg", "--qg-score", "mean"], "add --qg-norm none"),
+        (["--method", "fixmatch", "--qg-mode", "both", "--qg-score", "second"], "and a run trains one of them"),
+        (["--method", "fixmatch", "--qg-mode", "refine"], "refine takes --qg-score pixel, both, second, oracle"),
+        (
+            ["--method", "fixmatch", "--qg", "--qg-score", "pixel", "--set", "quality.loss=ranking"],
+            "quality.loss is of predictors with g's head",
+        ),
         (["--method", "supervised", "--qg-mode", "qw"], "makes no pseudo-labels"),
         (["--method", "fixmatch", "--qg-mode", "qar", "--qg-score", "oracle"], "QAR needs a differentiable score"),
         (["--method", "fixmatch", "--regime", "28@both"], "is not understood"),

@@ -9,12 +9,13 @@ from qgbench.base.errors import UserError
 from qgbench.launch.job import Job, carry_out
 from qgbench.plugins.registry import BUILT_IN, KINDS, Kind, catalogue, kinds_of, load, resolve, source
 from qgbench.quality.guide import QualityWeighting, make_guide
+from qgbench.quality.scores import Score
 from qgbench.run.carry_out import rehearse
 from qgbench.run.carry_out import run as carry_out_run
 from qgbench.run.record import read_images
 from qgbench.run.request import make_spec, metrics_of
-from qgbench.spec.addons import ADDONS, SCORES, addon_settings, needs_score, needs_truth, settings_of
-from qgbench.spec.arm import CONTROL_SCORES, AddOnName, Arm, short_name
+from qgbench.spec.addons import ADDONS, SCORES, addon_settings, needs_g, needs_score, needs_truth, settings_of
+from qgbench.spec.arm import CONTROL_SCORES, CORRECTORS, AddOnName, Arm, short_name
 from qgbench.spec.run_spec import RunSpec
 from qgbench.trust.conformance import Finding
 from qgbench.trust.conformance_of_plugins import findings
@@ -200,7 +201,16 @@ def test_of_what_ships_is_said_what_its_class_says() -> None:
 
 
 def test_controls_are_the_scores_that_ship() -> None:
-    assert set(SCORES) == {"g", *CONTROL_SCORES}
+    assert set(SCORES) == {"g", "pixel", "both", *CONTROL_SCORES}
+
+
+def test_what_asks_the_predictor_and_which_is_said_as_by_the_classes() -> None:
+    for name in SCORES:
+        arm, kind = Arm(method="fixmatch", qg_mode="qw", qg_score=name), load("score", name)
+        assert (arm.needs_g, arm.form) == (kind.needs_g, kind.form)
+        assert (name in CORRECTORS) == (kind.refined is not Score.refined)
+    for name in ADDONS:
+        assert needs_g(name) == load("addon", name).needs_g
 
 
 def test_metrics_have_names_of_their_own(parts: str, wrong: str) -> None:

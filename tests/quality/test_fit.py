@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +107,14 @@ def predictor_fit(precision: str) -> Resumable:
     return PredictorFit(LABELLED, VAL, weak, settings, 3, make_accelerator("cpu", precision, 1))
 
 
+def fit_of(form: str, precision: str) -> Resumable:
+    weak = WeakMasks([untrained(2)], torch.zeros(6, dtype=torch.long))
+    settings = SETTINGS.model_copy(update={"weak_share": 0.5})
+    return PredictorFit(LABELLED, VAL, weak, settings, 3, make_accelerator("cpu", precision, 1), form)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("make", [weak_models, predictor_fit])
+@pytest.mark.parametrize("make", [weak_models, predictor_fit, partial(fit_of, "both"), partial(fit_of, "ensemble")])
 def test_a_stage_continued_from_its_state_ends_in_the_same_state(
     make: Callable[[str], Resumable], precision: str
 ) -> None:
@@ -275,7 +282,7 @@ def test_weak_models_see_the_image_as_it_is_turned_and_before_its_colours_change
     order.bit_generator.state = masks._order.bit_generator.state
     chosen = np.concatenate([order.permutation(6), order.permutation(6)])
     turned, truth = geometric_view(LABELLED.image[chosen], LABELLED.mask[chosen], views)
-    image, mask, dice = masks.next()
+    image, mask, dice, _ = masks.next()
     assert torch.equal(network.asked[0], turned)
     assert torch.equal(image, colour_view(turned, "written", views))
     assert not torch.equal(image, turned)
@@ -295,7 +302,7 @@ def test_masks_are_degraded_as_they_are_turned_and_donors_are_the_other_images_o
 
     monkeypatch.setattr(fit_module, "_mixture", lambda settings, task: kept)
     masks = training_masks(WeakMasks([[_Answers(0)]], torch.zeros(6, dtype=torch.long)), weak_share=0.0)
-    _, mask, dice = masks.next()
+    _, mask, dice, _ = masks.next()
     assert dice.tolist() == [1.0] * 12
     own = LABELLED.mask.squeeze(1).numpy() > 0.5
     moved = 0

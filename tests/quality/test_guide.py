@@ -1,6 +1,6 @@
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,12 +16,25 @@ from qgbench.quality.guide import (
     AddOn,
     Guide,
     QualityRegularisation,
+    QualitySelection,
     QualityWeighting,
+    Refinement,
     effective_sample_size,
     quality_weight,
     ramp,
 )
-from qgbench.quality.scores import Labelling, Score, ShuffledQuality, Watched, overlap
+from qgbench.quality.scores import (
+    Labelling,
+    MeanQuality,
+    PixelQuality,
+    PredictedQuality,
+    Score,
+    ShuffledQuality,
+    TrueDice,
+    Watched,
+    overlap,
+)
+from qgbench.spec.arm import RefinementSettings, SelectionSettings
 from qgbench.training.streams import Streams
 from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
 
@@ -207,6 +220,78 @@ def test_weights_are_those_of_equation_7_and_detached() -> None:
     (weight,) = guide.weights([term(labelled(method, image, 0))], {})
     assert weight.tolist() == pytest.approx([0.0, 0.25, 0.81])
     assert not weight.requires_grad
+
+
+def test_the_mean_of_the_weights_is_given_to_every_label(g: nn.Module) -> None:
+    image, prob = torch.rand(6, 3, 32, 32), torch.rand(6, 1, 32, 32)
+    asked = Labelling(image, prob, ToySegmenter(), None)
+    own = QualityWeighting.Settings(tau=0.5, temperature=3.0)
+    weight = QualityWeighting(own, PredictedQuality(g)).weigh(asked)
+    assert 0 < weight.count_nonzero() < 6, "the mean is one of weights, some of them 0, and not of q"
+    assert QualityWeighting(own, MeanQuality(g)).weigh(asked).tolist() == pytest.approx([float(weight.mean())] * 6)
+
+
+def selection(keep: float, qualities: list[list[float]]) -> tuple[QualitySelection, list[list[float]]]:
+    """Return an add-on after batches of given qualities, and the weights that it gave."""
+    answers = iter(torch.tensor(batch) for batch in qualities)
+    addon = QualitySelection(SelectionSettings(keep=keep), Counting(lambda _: next(answers)))
+    method = method_of()
+    image = torch.rand(len(qualities[0]), 3, 8, 8)
+    given = [Guide([addon]).weights([term(labelled(method, image, 0))], {})[0].tolist() for _ in qualities]
+    return addon, given
+
+
+def test_a_selection_keeps_the_top_share_of_the_latest_labels() -> None:
+    batches = [[0.1, 0.9, 0.2, 0.8], [0.95, 0.96, 0.97, 0.98], [0.0, 0.05, 0.06, 0.07]]
+    assert selection(0.5, batches)[1] == [[0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]]
+    assert selection(1.0, batches)[1] == [[1, 1, 1, 1]] * 3
+    assert selection(0.5, [[0.3] * 4])[1] == [[1] * 4], "equal labels are chosen together"
+
+
+def test_a_selection_ranks_the_latest_256_labels_alone() -> None:
+    bad_then_good = [[0.1] * 64] * 4 + [[0.9] * 64] * 4 + [[0.8] * 64]
+    assert [batch[0] for batch in selection(0.5, bad_then_good)[1]] == [1, 1, 1, 1, 1, 1, 1, 1, 0]
+
+
+def test_a_selection_continues_after_a_resume() -> None:
+    before, _ = selection(0.5, [[0.9] * 4])
+    after, _ = selection(0.5, [[0.5] * 4])
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    for addon in (before, after):
+        addon.score = Watched(Counting(lambda _: torch.tensor([0.4, 0.6, 0.3, 0.7])), "given")
+    asked = Labelling(torch.rand(4, 3, 8, 8), torch.rand(4, 1, 8, 8), ToySegmenter(), None)
+    assert before.weigh(asked).tolist() == after.weigh(asked).tolist() == [0, 0, 0, 0]
+    assert selection(0.5, [[0.5] * 4, [0.4, 0.6, 0.3, 0.7]])[1][1] == [0, 1, 0, 1], "as it would without"
+
+
+@pytest.mark.parametrize("how", ["replace", "average"])
+def test_a_label_is_replaced_by_the_corrected_one_or_averaged_with_it(
+    g: nn.Module, how: Literal["replace", "average"]
+) -> None:
+    batch = batch_at(0.5)
+    truth, method = torch.rand_like(batch.u_w[:, :1]).round(), method_of()
+    prob = torch.rand(len(batch.u_w), 1, 32, 32)
+    cases: list[tuple[Score, Tensor]] = [
+        (PixelQuality(g), ToyQuality().refined(batch.u_w, prob)),
+        (TrueDice(), truth),
+    ]
+    for score, better in cases:
+        guide = Guide([Refinement(RefinementSettings(refine=how), score)])
+        guide.attach(method)
+        guide.begin(batch, truth)
+        found = method.pseudo_label(batch.u_w, prob).prob
+        assert torch.allclose(found, better if how == "replace" else 0.5 * prob + 0.5 * better)
+        assert not found.requires_grad
+    own = torch.rand_like(batch.y_l)
+    expected = batch.y_l if how == "replace" else (own + batch.y_l) / 2
+    assert torch.allclose(method.pseudo_label(batch.x_l, own, view="labelled").prob, expected)
+    with pytest.raises(UserError, match="masks aligned with the labelled pictures"):
+        method.pseudo_label(batch.u_s1, prob, view="other")
+
+
+def test_a_score_without_a_mask_of_its_own_corrects_nothing(g: nn.Module) -> None:
+    with pytest.raises(UserError, match="use --qg-score pixel, both, second, oracle"):
+        Refinement(None, PredictedQuality(g)).correct(torch.rand(2, 3, 32, 32), torch.rand(2, 1, 32, 32))
 
 
 def test_without_modes_every_weight_is_one() -> None:

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import entropy
 from torch import Tensor, nn
 
 from qgbench.base.errors import UserError
@@ -14,6 +16,7 @@ from qgbench.plugins.registry import load
 from qgbench.quality.audit import agreement, correlation
 from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.scores import (
+    Entropy,
     Labelling,
     One,
     PredictedQuality,
@@ -61,6 +64,25 @@ def test_confidence_is_the_mean_probability_of_the_foreground_alone() -> None:
 def test_confidence_against_numpy(prob: np.ndarray) -> None:
     expected = [image[image > 0.5].mean(dtype=float) if (image > 0.5).any() else 0.0 for image in prob]
     assert foreground_confidence(labelling(prob)).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+# Entropy
+
+
+def test_entropy_by_hand() -> None:
+    found = Entropy()(labelling([picture([0.5, 0.5], [0.5, 0.5]), picture([0, 1], [1, 0]), FULL]))
+    of_nine_tenths = -(0.9 * math.log2(0.9) + 0.1 * math.log2(0.1))
+    assert found.tolist() == pytest.approx([0.0, 1.0, 1 - of_nine_tenths])
+
+
+def test_entropy_of_classes_against_scipy() -> None:
+    task = Task(("a", "b", "c"))
+    prob = torch.rand(5, 4, 6, 7).softmax(1)
+    found = Entropy()(Labelling(torch.rand(5, 3, 6, 7), prob, ToySegmenter(task=task), None))
+    expected = 1 - entropy(prob.numpy(), base=4, axis=1).mean((1, 2))
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    even = Entropy()(Labelling(torch.rand(1, 3, 6, 7), torch.full((1, 4, 6, 7), 0.25), ToySegmenter(task=task), None))
+    assert even.tolist() == pytest.approx([0.0], abs=1e-6)
 
 
 # Overlap and the oracle

@@ -29,7 +29,7 @@ from qgbench.engine.here import processes
 from qgbench.methods import Batch, Method, Step, Term
 from qgbench.methods.losses import pixel_cross_entropy, segmentation_loss
 from qgbench.plugins.registry import load
-from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualityWeighting
+from qgbench.quality.guide import AddOn, Guide, QualityRegularisation, QualitySelection, QualityWeighting
 from qgbench.quality.scores import Labelling, Score, Watched
 from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer, convert_sync_batchnorm
@@ -110,6 +110,10 @@ def regularised(g: nn.Module) -> list[AddOn]:
     return [QualityRegularisation(settings, predictor=g, seed=SEED)]
 
 
+def selected(g: nn.Module) -> list[AddOn]:
+    return [QualitySelection(None, Watched(load("score", "g")(g, SEED), "g"))]
+
+
 def both(g: nn.Module) -> list[AddOn]:
     return [*weighed("g", 0.0)(g), *regularised(g)]
 
@@ -155,7 +159,9 @@ CASES: dict[str, tuple[type[Method], dict[str, Any], Modes, str]] = {
     "score shuffled": (FixMatch, {"threshold": 0.5, **ALONE}, weighed("shuffled", 0.0), "weighted"),
     "score confidence": (FixMatch, {"threshold": 0.5, **ALONE}, weighed("confidence", 0.0), "weighted"),
     "score agreement": (MeanTeacher, EAGER, weighed("agreement", 0.0), "weighted"),
+    "score mean": (FixMatch, {"threshold": 0.5, **ALONE}, weighed("mean", 0.0), "none"),
     "score oracle": (FixMatch, {"threshold": 0.5, **ALONE}, weighed("oracle", 0.0), "weighted"),
+    "selection": (FixMatch, {"threshold": 0.5, **ALONE}, selected, "weighted"),
     "QAR": (Supervised, {}, regularised, "weighted"),
     "QW and QAR": (FixMatch, {"threshold": 0.5, **ALONE}, both, "weighted"),
 }
