@@ -289,5 +289,6 @@ def test_a_copy_is_one_with_its_labels(run: Path) -> None:
     other = shutil.copytree(run, run.with_name("other"))
     assert {fault.rule for fault in verify_records([run, other])} == {"copy", "gap", "twin"}
     (other / L).write_text((other / L).read_text().replace(FIRST["dice"], FIRST["dice"][:-1], 1))
+    bind(other)
     assert {fault.rule for fault in faults_of(run, other)} == {"two records"}
     assert content_hash(run / J) != content_hash(other / J)
