@@ -150,7 +150,7 @@ def make_plan(suite: Suite, output: Path, data_dir: Path | None, device: str, tr
         jobs.setdefault(spec.id, Job(kind="run", name=spec.id, spec=spec, needs=tuple(needs), tracker=tracker, **where))
     return Plan(
         suite=suite.name,
-        question=suite.confirm[0].question,
+        question=suite.confirm[0].question if suite.confirm else suite.about,
         jobs=tuple(jobs.values()),
         blocks={spec.id: entry.block for spec, entry in zip(reversed(specs), reversed(entries), strict=True)},
     )

@@ -66,8 +66,10 @@ def needs_of(answers: Answers, gain: float) -> list[Need]:
     Raises
     ------
     UserError
-        The question has no answer yet, or some data set has one seed or one group.
+        The suite confirms nothing, the question has no answer yet, or some data set has one seed or one group.
     """
+    if not answers.confirm:
+        raise UserError(f"the suite '{answers.suite.name}' has no [[confirm]]: its first question is what power is of.")
     answer = answers.confirm[0]
     if answer.estimate is None:
         lacking = answers.reason or "; ".join(answer.lacking)

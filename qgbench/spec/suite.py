@@ -116,7 +116,7 @@ class Suite(Settings):
     rows: dict[str, Row] = Field(default_factory=dict)
     block: tuple[Block, ...] = Field(min_length=1)
     metric: str = Field("dice", description="of `qgbench.metrics.table`; 'dice:liver' is of one class, not of the mean")
-    confirm: tuple[Confirm, ...] = Field(min_length=1)
+    confirm: tuple[Confirm, ...] = ()
     question: tuple[Question, ...] = ()
 
     def entries(self) -> list[Entry]:

@@ -19,6 +19,7 @@ from qgbench.spec.suite import load_suite, suite_names
 from tests.cli.test_main import ARCH
 from tests.spec.test_suite import TINY, written
 
+RUNS = TINY.partition("[[confirm]]")[0] + TINY.partition("# further questions")[2]  # and nothing asked of them
 GOLDEN = Path(__file__).parents[1] / "golden/records/v1"
 
 
@@ -41,7 +42,7 @@ def test_what_runs_share_is_planned_once_and_before_its_first_user(smoke: Plan) 
 def test_one_predictor_serves_a_budget_whatever_the_pool_and_another_setting_of_it_makes_another(
     tmp_path: Path,
 ) -> None:
-    text = TINY.replace('phantom = ["n12"]', 'ph2 = ["n28", "n28+isic_pool", "n56"]\nphantom = ["n12"]').replace(
+    text = RUNS.replace('phantom = ["n12"]', 'ph2 = ["n28", "n28+isic_pool", "n56"]\nphantom = ["n12"]').replace(
         "qg.tau", "quality.steps"
     )
     plan = make_plan(load_suite(written(tmp_path, text.replace("0.5, 0.9", "24, 12"))), tmp_path, None, "cpu")
@@ -198,8 +199,7 @@ def test_shipped_suites_can_be_planned_without_their_data_and_have_as_many_runs_
 def test_an_arch_of_one_class_is_refused_for_a_data_set_of_several(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(ARCH)
     block = f'seeds = [0, 1]\narchs = ["{tmp_path / "nets.py"}:flat"]\nset = {{ encoder_weights = "none" }}'
-    head, _, _ = TINY.replace("seeds = [0, 1]", block).rpartition("[[block]]")
-    text = head.replace('addon = "qw"', f'addon = "qw"\narchs = ["{tmp_path / "nets.py"}:flat"]')
+    text, _, _ = RUNS.replace("seeds = [0, 1]", block).rpartition("[[block]]")
     assert make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu").runs
     both = text.replace('phantom = ["n12"]', 'phantom = ["n12"]\nphantom3d = ["n2patients"]')
     with pytest.raises(UserError, match=r"nets\.py:flat' segments one class, and there are 3"):
@@ -211,7 +211,7 @@ def test_regimes_that_count_what_a_data_set_has_not_are_listed(tmp_path: Path) -
 phantom = ["n12", "n2patients"]
 phantom3d = ["n2", "p10", "n2patients@image", "n2patients"]
 """
-    text = TINY.replace('\nphantom = ["n12"]\n', wrong)
+    text = RUNS.replace('\nphantom = ["n12"]\n', wrong)
     with pytest.raises(UserError) as failure:
         make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
     assert str(failure.value).splitlines()[1:] == [
@@ -225,16 +225,14 @@ phantom3d = ["n2", "p10", "n2patients@image", "n2patients"]
 
 
 def test_a_metric_or_class_that_nobody_knows_is_listed(tmp_path: Path) -> None:
-    asked = TINY.replace('phantom = "12"', 'phantom3d = "n2patients"').replace(
-        '["n12"]', '["n12"]\nphantom3d = ["n2patients"]'
-    )
+    asked = TINY.replace('phantom = ["n12"]', 'phantom3d = ["n2patients"]')
     for metric, regimes, said in (
         ("dice:nosuch", asked, r"unknown class 'nosuch'.*lv, myo, rv.*'phantom3d'"),
         ("dize:lv", asked, r"unknown metric 'dize'. Did you mean 'dice'"),
         ("dice:lesion", TINY, r"'dice:lesion' is of a class, and 'phantom' has only one"),
     ):
-        text = regimes.replace('addon = "qw"', f'addon = "qw"\nmetric = "{metric}"')
+        text = regimes.replace('"smoke"', f'"smoke"\nmetric = "{metric}"')
         with pytest.raises(UserError, match=said):
             make_plan(load_suite(written(tmp_path, text)), tmp_path, None, "cpu")
-    known = asked.replace('addon = "qw"', 'addon = "qw"\nmetric = "hd95:lv"')
+    known = asked.replace('"smoke"', '"smoke"\nmetric = "hd95:lv"')
     assert make_plan(load_suite(written(tmp_path, known)), tmp_path, None, "cpu").runs

@@ -34,12 +34,6 @@ threads = {threads}
 [rows.troubled]
 method = "{desk}/troubled.py"
 
-[[confirm]]
-name = "qw"
-question = "none"
-compare = "fixmatch+qw:fixmatch"
-block = "core"
-
 [[block]]
 name = "core"
 rows = ["fixmatch", "fixmatch+qw"]

@@ -200,8 +200,8 @@ SPEC = "spec: settings.{} is {!r}, expected {!r}".format
         (cell(T, "q", "0.123"), T, "rows: rows is "),
         # Names
         (put("read_from", 1), J, "read_from: Extra inputs are not permitted, not 1"),
-        (put("spec.qg_mode", "foo"), J, "spec: unknown addon 'foo'. Known: qar, qw."),
-        (put("spec.qg_score", "foo"), J, "spec: unknown score 'foo'. Known: agreement, confidence, g,"),
+        (put("spec.qg_mode", "foo"), J, "spec: unknown addon 'foo'. Known: qar, qw, refine, select."),
+        (put("spec.qg_score", "foo"), J, "spec: unknown score 'foo'. Known: agreement, both, confidence,"),
         (put("spec.method", "foo"), J, "spec: unknown method 'foo'."),
         (put("spec.method", "lab.py:Mine"), J, "spec: unknown method 'lab.py:Mine'."),
         (put("spec.arch", "foo"), J, "spec: unknown arch 'foo'."),
