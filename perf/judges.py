@@ -51,7 +51,8 @@ from qgbench.spec.suite import load_suite
 from qgbench.training.loop import Trainer
 
 KEPT = Path(__file__).parent / "kept" / "judges.jsonl"
-FEW = load_suite("small").primary.regimes
+FEW = next(block.regimes for block in load_suite("small").block if block.name == "core")
+RIVALS = ("second", "confidence", "agreement")  # that r is to lie above
 FREE = {"confidence": foreground_confidence, "agreement": flip_agreement, "entropy": certainty}
 JUDGES: dict[str, tuple[str, dict[str, Any]]] = {
     "g": ("regressor", {}),
@@ -117,7 +118,7 @@ def fit(asked: Question, place: Place) -> None:
         found[name] = []
         for true, labels in checkpoints:
             quality = torch.cat([label_quality(best, task, image, prob) for image, prob in labels])
-            found[name].append(agreement(quality.numpy(), true["dice"]).model_dump())
+            found[name].append(agreement(quality[: len(true["dice"])].numpy(), true["dice"]).model_dump())
     keep({"place": place, "protocol": asked.protocol, "s": time.process_time() - begin, "judges": found})
 
 
@@ -147,7 +148,8 @@ def pseudo_labels(protocol: Any, data: Any, seed: int, accelerator: Any) -> list
                     seen[name].append(score(asked).float())
             seen["dice"].append(true_quality(task, label.prob, trainer._audit_set.masks(index)))
             labels.append((label.image, label.prob))
-        values: dict[str, np.ndarray] = {name: torch.cat(parts).numpy() for name, parts in seen.items()}
+        images = len(trainer._audit_index)  # with which the last batch was filled up again
+        values: dict[str, np.ndarray] = {name: torch.cat(parts)[:images].numpy() for name, parts in seen.items()}
         worth = {name: agreement(values[name], values["dice"]).model_dump() for name in FREE}
         checkpoints.append(({"dice": values["dice"], **worth}, labels))
     return checkpoints
@@ -174,6 +176,11 @@ def cell(values: list[float]) -> str:
     return f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"
 
 
+def of_seeds(here: list[dict[str, Any]], judge: str, what: str) -> list[float]:
+    """Return a judge's mean over the checkpoints in each line; what cannot be computed counts as 0."""
+    return [statistics.mean(each[what] or 0.0 for each in one["judges"][judge]) for one in here]
+
+
 def main() -> None:
     asked, workers = QUESTIONS[sys.argv[1]], int(sys.argv[2]) if len(sys.argv) > 2 else 2
     KEPT.parent.mkdir(exist_ok=True)
@@ -186,13 +193,20 @@ def main() -> None:
     for dataset, regime in asked.places:
         here = [one for one in found if tuple(one["place"][:2]) == (dataset, regime)]
         print(f"\n{dataset}, {regime}: {statistics.mean(one['s'] for one in here):.0f} s of a core a seed\n")
-        print("| judge | r | rho | MAE |\n|---|---|---|---|")
+        print(
+            "| judge | r | rho | MAE | "
+            + " | ".join(f"r above {rival}" for rival in RIVALS)
+            + " |\n"
+            + "|---" * 7
+            + "|"
+        )
         for name in (*JUDGES, *FREE):
-            told = [
-                [statistics.mean(each[what] or 0.0 for each in one["judges"][name]) for one in here]
-                for what in ("pearson", "spearman", "mae")
+            told = [of_seeds(here, name, what) for what in ("pearson", "spearman", "mae")]
+            above = [
+                [own - other for own, other in zip(told[0], of_seeds(here, rival, "pearson"), strict=True)]
+                for rival in RIVALS
             ]
-            print(f"| {name} | " + " | ".join(map(cell, told)) + " |")
+            print(f"| {name} | " + " | ".join(map(cell, [*told, *above])) + " |")
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ class Refinement(AddOn):
     def correct(self, image: Tensor, prob: Tensor) -> Tensor:
         """Return the corrected label, or the mean of both."""
         assert self.score is not None
-        truth = next((mask for known, mask in self.truths if known is image), None)
+        truth = next((mask for known, mask in self.truths if torch.equal(known, image)), None)
         with torch.no_grad():
             better = self.score.refined(image, prob, truth).to(prob.dtype)
         return better if self.settings.refine == "replace" else (prob + better) / 2

@@ -202,8 +202,8 @@ def _weights(record: Record, addons: list[AddOnSettings]) -> Found:
     own = next((own for own in addons if isinstance(own, WeightingSettings)), None)
     if own is None or record.guidance is None or record.spec.addon_source:
         return
-    if record.spec.qg_score == "mean":  # its weights are means over batches, which q's own says little of
-        return
+    if record.spec.qg_score == "mean" or "select" in record.spec.addons:
+        return  # of means over batches, and of weights that selection takes away, each q's own says little
     q, kept, effective = record.guidance.mean_q, record.guidance.kept_share, record.guidance.effective_sample_size
     if q is None or kept is None or effective is None:
         return

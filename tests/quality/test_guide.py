@@ -279,7 +279,7 @@ def test_a_label_is_replaced_by_the_corrected_one_or_averaged_with_it(
         guide = Guide([Refinement(RefinementSettings(refine=how), score)])
         guide.attach(method)
         guide.begin(batch, truth)
-        found = method.pseudo_label(batch.u_w, prob).prob
+        found = method.pseudo_label(batch.u_w.clone(), prob).prob
         assert torch.allclose(found, better if how == "replace" else 0.5 * prob + 0.5 * better)
         assert not found.requires_grad
     own = torch.rand_like(batch.y_l)

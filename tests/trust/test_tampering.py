@@ -14,6 +14,7 @@ import pytest
 from qgbench.metrics.table import Metric
 from qgbench.plugins.registry import Catalogue, Known
 from qgbench.run.record import content_hash, read_record
+from qgbench.spec.addons import addon_settings
 from qgbench.trust import verify_spec
 from qgbench.trust.verify import Fault, verify_records
 
@@ -292,3 +293,15 @@ def test_a_copy_is_one_with_its_labels(run: Path) -> None:
     bind(other)
     assert {fault.rule for fault in faults_of(run, other)} == {"two records"}
     assert content_hash(run / J) != content_hash(other / J)
+
+
+def test_what_selection_takes_away_says_nothing_of_each_quality() -> None:
+    """High qualities of which few are kept contradict QW alone, where every one above tau has a weight."""
+    record = read_record(GOLDEN)
+    assert record.guidance is not None
+    few = {"mean_q": 0.9, "kept_share": 0.1, "effective_sample_size": 0.1}
+    record = record.model_copy(update={"guidance": record.guidance.model_copy(update=few)})
+    for mode, faults in (("qw", ["contradiction"]), ("qw+select", [])):
+        spec = record.spec.model_copy(update={"qg_mode": mode, "qg_score": "g", "overrides": {}})
+        found = verify_spec._weights(record.model_copy(update={"spec": spec}), addon_settings(spec))
+        assert [rule for rule, _ in found] == faults
