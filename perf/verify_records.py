@@ -1,7 +1,7 @@
 """Seconds and memory that verifying takes: ``python perf/verify_records.py [RECORDS]``, 10,000 by default.
 
 Every record is of the protocol of today, so that all rules apply: the golden record (100 images of PH2) under another
-learning rate or seed, with other counts, and 336 audited pseudo-labels.
+learning rate or seed, with other counts, and as many audited pseudo-labels as its seeds leave unlabelled images.
 """
 
 import resource
@@ -43,6 +43,9 @@ def write_results(results: Path, records: int) -> None:
     of_ph2, labels = read_record(GOLDEN / "v1"), read_labels(GOLDEN / "v2/labels.csv")
     split = load_split("ph2")
     labelled = [draw_labelled(split[split["split"] == "train"], 28, "ph2", seed) for seed in range(SEEDS)]
+    unlabelled = sorted({*split["id"][split["split"] == "train"]} - {id for ids in labelled for id in ids})
+    names = dict(zip(labels["id"].unique(), unlabelled, strict=False))
+    labels = labels[labels["id"].isin(names)].assign(id=labels["id"].map(names))
     stream = np.random.default_rng(0)
     for number in range(records):
         cell, seed = divmod(number, SEEDS)
@@ -55,14 +58,15 @@ def write_results(results: Path, records: int) -> None:
         images = rows.copy()
         ref, pred = images["n_ref"], images["n_pred"]
         fewer = stream.uniform(0.0, 0.2, len(images)) * images["n_tp"]
-        images["n_tp"] = tp = images["n_tp"] - np.floor(fewer).astype(int)
+        room = images["height"] * images["width"] - ref - pred + images["n_tp"]
+        images["n_tp"] = tp = images["n_tp"] - np.minimum(np.floor(fewer).astype(int), room)
         images["dice"], images["jaccard"] = 2 * tp / (ref + pred), tp / (ref + pred - tp)
         images["precision"], images["recall"] = tp / pred, tp / ref
         if mode == "none":
             images["q"] = np.nan
         protocol, addons = spec.resolve(), addon_settings(spec)
         every, steps = protocol.train.steps // protocol.train.validations, protocol.train.steps
-        of_g = {"g": f"ph2-n28-{protocol.size}px-k{seed}-{'0' * 12}", "g_weights": f"{seed:064}"}
+        of_g = {"g": f"ph2-n28-{protocol.size}px-k{seed}-{'0' * 12}", "g_weights": f"{seed + 1:064}"}
         source = {"labelled_ids": labelled[seed], **(of_g if spec.needs_g else dict.fromkeys(of_g))}
         changes: dict[str, Any] = {
             "run_id": spec.id,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from qgbench.methods.contract import sums_to_other_than_one
 from qgbench.plugins.hooks import told as _told
 from qgbench.quality.audit import Agreement
 from qgbench.quality.scores import mean_of_held, predicted_dice
+from qgbench.spec.arm import Form
 from qgbench.spec.protocol import QualitySettings
 from qgbench.spec.task import Task
 
@@ -331,7 +332,7 @@ class PredictorCard(BaseModel):
 
     id: str
     version: int = Field(1, description="version of how it was trained; 1 where it is not said")
-    form: Literal["regressor", "pixel", "both", "second", "ensemble"] = Field(
+    form: Form = Field(
         "regressor", exclude_if=lambda form: form == "regressor", description="which network; left out of a regressor"
     )
     made_by: str = Field("", description="name of the run that trained it")

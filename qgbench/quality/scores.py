@@ -371,7 +371,8 @@ class PixelQuality(PredictedQuality):
 
     def refined(self, image: Tensor, prob: Tensor, truth: Tensor | None) -> Tensor:
         """Return the predictor's corrected mask."""
-        better: Tensor = self.predictor.refined(image, prob)  # type: ignore[union-attr, operator]
+        predictor: Any = self.predictor
+        better: Tensor = predictor.refined(image, prob)
         return better
 
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from qgbench.archs.weights import Weights
-from qgbench.methods import Network
 from qgbench.methods.losses import segmentation_loss
 from qgbench.quality.pixel import unet
 from qgbench.quality.predictor import QualityPredictor
@@ -53,8 +52,7 @@ class SecondPredictor(QualityPredictor):
         return torch.stack(found).mean((0, 2))
 
     def _masks(self, image: Tensor) -> list[Tensor]:
-        networks: list[Network] = list(self.networks)  # type: ignore[arg-type]
-        return [self.task.hard(self.task.probabilities(each(image)))[:, self.task.lesions] for each in networks]
+        return [self.task.hard(self.task.probabilities(each(image)))[:, self.task.lesions] for each in self.networks]
 
 
 class EnsemblePredictor(SecondPredictor):

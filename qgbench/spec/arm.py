@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import Field, field_validator
 
@@ -14,6 +14,7 @@ OF_ADDON = ("qg.", "quality.")
 """What the names of settings begin with that change the add-on or its predictor, and so nothing of a base method."""
 
 _MODES = {"none": "", "both": "qw+qar"}  # what --qg-mode calls otherwise than tables do
+Form = Literal["regressor", "pixel", "both", "second", "ensemble"]
 FORMS = ("pixel", "both", "second", "ensemble")  # of what is trained in the place of g; scores that ask it are named so
 SCORES_OF_G = ("g", "mean", "shuffled", *FORMS)  # that ship and ask it
 FREE_SCORES = ("one", "oracle", "confidence", "agreement", "entropy")  # that ship and need no predictor
@@ -195,9 +196,9 @@ class Arm(Settings):
         return "qar" in self.addons or asked_by_score or self.plugin_needs_g
 
     @property
-    def form(self) -> Literal["regressor", "pixel", "both", "second", "ensemble"]:
+    def form(self) -> Form:
         """What the quality predictor is, which a score says that asks for another than g."""
-        return self.qg_score if self.qg_score in FORMS else "regressor"  # type: ignore[return-value]
+        return cast(Form, self.qg_score) if self.qg_score in FORMS else "regressor"
 
     @property
     def addon(self) -> str:

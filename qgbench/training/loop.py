@@ -29,10 +29,10 @@ from qgbench.quality.scores import (
     Labelling,
     flip_agreement,
     foreground_confidence,
+    mean_of_held,
     overlap_by_class,
     predicted_dice,
     predicted_quality,
-    true_quality,
 )
 from qgbench.spec.protocol import Protocol, check_batches
 from qgbench.training.ahead import Ahead
@@ -245,10 +245,11 @@ class Trainer:
             self.history.best_state = {k: v.detach().cpu().clone() for k, v in self.method.student.state_dict().items()}
 
     def _judge_validation(self) -> dict[str, np.ndarray]:
-        """Return true Dice of the evaluated network's validation predictions, at training size, and their scores: (V,).
+        """Return what the evaluated network's validation predictions are worth, at training size, each (V,).
 
-        'dice' and 'confidence', and 'q' where there is a g. Of several classes, 'dice' and 'q' are means over those
-        that the prediction holds.
+        'dice' is true Dice, of several classes their mean; 'quality' is what the scores are of: that mean over the
+        classes that the prediction holds, so that who misses a class loses in 'dice' alone. The scores are 'confidence'
+        and, where there is a g, 'q'. Volumes are judged slice by slice.
         """
         task = self.method.task
         found: dict[str, list[Tensor]] = {}
@@ -256,8 +257,11 @@ class Trainer:
             image = image.to(self._accelerator.device)
             with self._accelerator.autocast(), torch.no_grad():
                 prob = self.method.predict(image)
+                label = prob.cpu()
+                by_class = overlap_by_class(task, task.hard(label).bool(), mask > 0.5)
                 scores = {
-                    "dice": true_quality(task, prob.cpu(), mask),
+                    "dice": by_class.mean(1),
+                    "quality": mean_of_held(task, by_class, label),
                     "confidence": foreground_confidence(Labelling(image, prob, self.method.student, None)),
                 }
                 if self._predictor is not None:
@@ -267,10 +271,10 @@ class Trainer:
         return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
     def _log_validation(self, done: int, dice: float, judged: dict[str, np.ndarray]) -> None:
-        scores = {name: values for name, values in judged.items() if name != "dice"}
-        entry = {f"val_{name}": value for name, value in correlations(judged["dice"], **scores).items()}
+        scores = {name: values for name, values in judged.items() if name not in ("dice", "quality")}
+        entry = {f"val_{name}": value for name, value in correlations(judged["quality"], **scores).items()}
         if "q" in judged:
-            gaps = judged["q"] - judged["dice"]
+            gaps = judged["q"] - judged["quality"]
             self.history.val_gap = float(gaps.mean())
             entry |= {"val_q": float(judged["q"].mean()), "val_q_minus_dice": self.history.val_gap}
             begins = self._guide.pleases_g_from

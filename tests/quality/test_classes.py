@@ -350,6 +350,29 @@ def test_qar_is_one_minus_the_mean_over_the_classes_that_are_predicted() -> None
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
 
 
+def test_a_network_that_misses_classes_is_not_the_best_on_validation_images() -> None:
+    """medpy judges: 1 of the class that is found, 0 of those that are missed, 1 of those that are not there."""
+    trainer, _ = trainer_of(lambda g: [])
+    trainer.method.settings = trainer.method.settings.model_copy(update={"warmup": 0.0, "ramp": 0.0})
+    batches = [mask for _, mask in trainer._data.val.batches()]
+    dice = []
+    for step, missed in ((1, (1, 2)), (2, ()), (3, (2, 3))):
+        found = [mask.clone() for mask in batches]
+        for mask in found:
+            mask[:, missed] = 0.0
+            mask[:, 3, ::4] = 0.0  # of the last class a quarter of the rows is never found
+            mask[:, 0] = 1.0 - mask[:, 1:].sum(1)
+        masks = iter(found)
+        trainer.method.predict = lambda image, masks=masks: next(masks)
+        trainer._validate(step)
+        hard, truth = torch.cat(found).bool().numpy(), torch.cat(batches).bool().numpy()
+        pairs = [(h[c], t[c]) for h, t in zip(hard, truth, strict=True) for c in (1, 2, 3)]
+        dice.append(np.mean([dc(h, t) if h.any() or t.any() else 1.0 for h, t in pairs]))
+    assert [value for _, value in trainer.history.val_dice] == pytest.approx(dice, abs=1e-6)
+    assert dice[1] > dice[0] + 0.2
+    assert trainer.history.best_step == 2
+
+
 def test_labels_are_audited_by_class() -> None:
     trainer, g = trainer_of(
         lambda g: [QualityWeighting(QualityWeighting.Settings(tau=0.0), Watched(PredictedQuality(g), "g"))]
