@@ -115,7 +115,9 @@ class Card(BaseModel):
         if len({type(value) for value in values}) > 1:
             raise ValueError("classes are told by numbers or by colours, not by both")
         if len(set(values)) < len(values):
-            raise ValueError("two classes have one value")
+            twice = next(value for value in values if values.count(value) > 1)
+            named = [name for name, value in zip(classes, values, strict=True) if value == twice]
+            raise ValueError(f"two classes have one value: {' and '.join(named)} have {twice}")
         folded: dict[str, str] = {}
         for name in classes:
             if (other := folded.setdefault(name.casefold(), name)) != name:

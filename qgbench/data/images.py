@@ -34,6 +34,7 @@ from qgbench.base.errors import UserError, unreadable
 from qgbench.base.logs import logger
 from qgbench.data.layouts import MaskRule
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # Pillow opens MPO as a kind of JPEG
 
 _GREY_MODES = ("1", "L")

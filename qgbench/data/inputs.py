@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from qgbench.base.cores import in_threads
 from qgbench.base.errors import UserError
 from qgbench.data.cache import squeezed
-from qgbench.data.images import read_image
-from qgbench.data.readers import IMAGE_SUFFIXES, image_files
+from qgbench.data.images import IMAGE_SUFFIXES, read_image
+from qgbench.data.readers import image_files
 from qgbench.data.source import name_some
 from qgbench.data.volume_files import HDF5_SUFFIXES, NIFTI_SUFFIXES, VolumeFiles, read_volume, stem_of
 

@@ -53,7 +53,7 @@ from qgbench.data.cards import (
     read_card,
 )
 from qgbench.data.content import hash_files
-from qgbench.data.images import read_image, read_labels, read_mask
+from qgbench.data.images import IMAGE_SUFFIXES, read_image, read_labels, read_mask
 from qgbench.data.layouts import MaskRule, match_layouts
 from qgbench.data.source import Slice as Slice
 from qgbench.data.source import Source, name_some, refuse_case_twins, warn_of_alike
@@ -62,7 +62,6 @@ from qgbench.data.volumes import PHANTOM_3D, PhantomVolumes, open_volumes
 
 PHANTOM_NAME = "phantom"
 DRAWN = (PHANTOM_NAME, PHANTOM_3D)  # data sets that need no files
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 MASK_ENDINGS = ("", "_mask", "_segmentation")
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # put into every folder by a desktop

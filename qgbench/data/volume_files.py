@@ -38,6 +38,7 @@ _PERCENTILES = (0.5, 99.5)
 _MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 _FAR = 0.1  # voxels: corners of an image and its label that are further apart do not agree
 _OTHER_SIZE = 0.01  # as a share: sizes of a voxel by affine and by pixdim that differ by more contradict each other
+_CHUNK = 1 << 24  # bytes
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, struct.error)
 
 
@@ -145,8 +146,8 @@ def read_labels(files: VolumeFiles) -> NDArray[np.int64]:
         odd = values[~(np.isfinite(values) & (values == np.rint(values)))]
         found = "1 value that is not an integer" if odd.size == 1 else f"{odd.size} values that are not integers"
         raise MaskValuesError(
-            f"{label} holds {found}, such as {odd[0]:g}: labels are numbers of classes. Was it resampled with "
-            "interpolation? Resample it by nearest neighbour."
+            f"{label} holds {found}, such as {odd[0]!s}: labels are numbers of classes. Was it resampled with "
+            "interpolation? Resample it by nearest neighbour; numbers that are merely inexact, round."
         )
     for value in (values.min(), values.max()):
         if not 0 <= value <= LARGEST_VALUE:
@@ -330,6 +331,10 @@ def _nifti(file: Path, grid: _Grid) -> NDArray[Any]:
     with _named(file):
         image: Any = nibabel.load(file)
         values = np.asanyarray(image.dataobj)
+        if file.suffix.lower() == ".gz":  # nibabel stops after the last voxel, before the checksum
+            with gzip.open(file) as stream:
+                while stream.read(_CHUNK):
+                    pass
     values = values.reshape(values.shape[:3]).transpose(grid.order)
     return np.flip(values, tuple(axis for axis in range(3) if grid.flipped[axis]))
 

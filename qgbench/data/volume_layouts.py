@@ -22,6 +22,7 @@ from typing import Any
 from qgbench.base.errors import UserError
 from qgbench.base.text import read_text
 from qgbench.data.cards import NO_CLASSES
+from qgbench.data.images import IMAGE_SUFFIXES
 from qgbench.data.source import name_some, refuse_case_twins
 from qgbench.data.volume_files import VolumeFiles, is_hdf5, stem_of
 
@@ -108,6 +109,11 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (where / name for name in names if not name.startswith(".") and stem_of(Path(name)))
 
 
+def _pictures(folder: Path) -> Iterator[str]:
+    for _, names in _walked(folder):
+        yield from (name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."))
+
+
 def _walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield each folder that is looked into, and the names of its files."""
 
@@ -148,6 +154,12 @@ def _of_nnunet(root: Path) -> VolumeFolder:
             several.append(file.name)
         else:
             _keep_one(images, name if numbered is None else numbered["case"], file)
+    pictures = [name for part in ("imagesTr", "labelsTr") for name in _pictures(root / part)]
+    if pictures and (images or labels):
+        raise UserError(
+            f"{root} holds pictures beside volumes ({name_some(pictures, 'file')}): keep one kind, or make two data "
+            "sets."
+        )
     if several:
         raise UserError(
             f"{root / 'imagesTr'} holds several channels a case ({name_some(several, 'file')}), and one is segmented "

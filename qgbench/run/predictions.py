@@ -51,7 +51,7 @@ def write_predictions(path: Path, masks: Mapping[str, NDArray[Any]]) -> None:
     write_atomically(path, file.getvalue())
 
 
-def read_predictions(path: Path) -> PackedMasks:
+def read_predictions(path: Path | str) -> PackedMasks:
     """Return the masks that `write_predictions` wrote.
 
     Returns
@@ -65,7 +65,7 @@ def read_predictions(path: Path) -> PackedMasks:
         The file is missing, cut off, damaged, or not a file of predictions.
     """
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise QGBenchError(f"{path} cannot be read: {error.strerror}") from error
     try:

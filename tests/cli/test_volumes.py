@@ -93,7 +93,7 @@ def test_what_a_warning_of_near_copies_says_to_type_of_volumes_does_it(
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ({"a": 1, "b": 1}, "two classes have one value."),
+        ({"a": 1, "b": 1}, "two classes have one value: a and b have 1."),
         ({"a": 70000}, "a = 70000: a class has a number from 1 to 65535"),
         ({f"c{n}": n for n in range(1, 301)}, "300 classes; at most 254 are possible."),
     ],

@@ -202,7 +202,7 @@ def test_masks_of_one_image_are_joined_unless_they_contradict_each_other(tmp_pat
         ("a=#ff00", "a = '#ff00': the value is a whole number, or a colour"),
         ("a=1,b=#ff0000", "by numbers or by colours, not by both"),
         ("a=1,b=1", "two classes have one value"),
-        ("a=#FF0000,b=#ff0000", "two classes have one value"),
+        ("a=#FF0000,b=#ff0000", "two classes have one value: a and b have #ff0000"),
         ("Cyst=1,b=2,CYST=3", "'Cyst' and 'CYST' differ in nothing but case"),
         (",".join(f"c{n}={n}" for n in range(1, 256)), "255 classes; at most 254"),
     ],

@@ -240,6 +240,11 @@ def test_labels_that_are_not_integers_are_refused(tmp_path: Path, value: float) 
     odd[0, 0, 0] = value
     with pytest.raises(MaskValuesError, match=rf"holds 1 value that is not an integer, such as {value:g}.*nearest"):
         read_labels(pair(tmp_path, image, odd))
+    if value == 0.5:
+        odd[0, 0, 0] = 1.0000001
+        with pytest.raises(MaskValuesError, match=r"such as 1\.0000001: .*merely inexact, round"):
+            read_labels(pair(tmp_path, image, odd))
+        odd[0, 0, 0] = value
     odd[0, 0, 1] = value
     with pytest.raises(MaskValuesError, match="holds 2 values that are not integers, such"):
         read_labels(pair(tmp_path, image, odd))
@@ -295,6 +300,8 @@ def test_an_empty_a_cut_off_and_a_strange_file_are_refused_by_name(tmp_path: Pat
     for name, content, said in (
         ("empty.nii.gz", b"", r"empty \(0 bytes\)"),
         ("cut.nii.gz", whole[: len(whole) // 2], words),
+        ("short.nii.gz", whole[:-4], words),
+        ("sum.nii.gz", whole[:-8] + bytes(4) + whole[-4:], words),
         ("cut.nii", plain[: len(plain) // 2], words),
         ("text.nii.gz", b"no volume", words),
         ("text.nii", b"no volume", words),

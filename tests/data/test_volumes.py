@@ -179,6 +179,7 @@ def spoil_json(folder: Path, **told: object) -> None:
             lambda folder: (folder / "imagesTr" / "liver_1.nii.gz").unlink(),
             r"1 label \(liver_1\) of .* without an image",
         ),
+        (lambda folder: (folder / "labelsTr" / "p.PNG").touch(), r"pictures beside volumes \(1 file \(p\.PNG\)\)"),
         (lambda folder: shutil.rmtree(folder / "labelsTr"), "there is no folder .*labelsTr beside imagesTr"),
         (lambda folder: shutil.copytree(folder, folder / "again"), "holds several data sets"),
         (lambda folder: (folder / "dataset.json").write_text("{"), r"dataset\.json is not understood"),

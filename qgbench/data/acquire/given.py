@@ -25,8 +25,9 @@ from qgbench.base.errors import UserError, unreadable
 from qgbench.base.logs import logger
 from qgbench.base.text import read_table, read_text, refuse_empty
 from qgbench.data.cards import Card, card_folder, load_card
+from qgbench.data.images import IMAGE_SUFFIXES
 from qgbench.data.layouts import id_of
-from qgbench.data.readers import IMAGE_SUFFIXES, Source, name_some
+from qgbench.data.readers import Source, name_some
 from qgbench.data.source import Slice
 from qgbench.data.splits import PARTS
 from qgbench.data.units import volume_of

@@ -14,7 +14,8 @@ from qgbench.base.errors import UserError
 from qgbench.base.paths import list_folder, no_folder
 from qgbench.data.acquire.install import own_card
 from qgbench.data.cards import Card
-from qgbench.data.readers import IMAGE_SUFFIXES, MASK_ENDINGS, open_files
+from qgbench.data.images import IMAGE_SUFFIXES
+from qgbench.data.readers import MASK_ENDINGS, open_files
 from qgbench.data.source import Source, name_some
 from qgbench.data.volume_files import VolumeFiles, is_hdf5, stem_of
 from qgbench.data.volume_layouts import VolumeFolder
