@@ -68,7 +68,7 @@ RUN = ["run", "--protocol", "smoke", "--threads", "1"]
         (["--method", "fixmatch", "--qg-mode", "qww"], "unknown addon 'qww'. Did you mean 'qw'?"),
         (
             ["--method", "fixmatch", "--qg", "--qg-score", "dice"],
-            "unknown score 'dice'. Known: agreement, confidence, entropy, g, mean, one",
+            "unknown score 'dice'. Known: agreement, both, confidence, ensemble, entropy, g, mean, one",
         ),
         (["--method", "fixmatch", "--qg-score", "shuffled"], "add --qg"),
         (["--method", "fixmatch", "--qg", "--qg-score", "mean"], "add --qg-norm none"),
