@@ -51,7 +51,8 @@ from qgbench.spec.suite import load_suite
 from qgbench.training.loop import Trainer
 
 KEPT = Path(__file__).parent / "kept" / "judges.jsonl"
-FEW = next(block.regimes for block in load_suite("small").block if block.name == "core")
+_CORE = next(block.regimes for block in load_suite("small").block if block.name == "core")
+FEW = {dataset: regimes[0] for dataset, regimes in _CORE.items()}
 RIVALS = ("second", "confidence", "agreement")  # that r is to lie above
 FREE = {"confidence": foreground_confidence, "agreement": flip_agreement, "entropy": certainty}
 JUDGES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -80,7 +81,7 @@ class Question:
     quality: dict[str, Any]
 
 
-_EVERYWHERE = tuple(itertools.chain(FEW.items(), ((dataset, "all@grouped") for dataset in FEW)))
+_EVERYWHERE = (*FEW.items(), *((dataset, "all@grouped") for dataset in FEW))
 QUESTIONS = {
     "all": Question("small", _EVERYWHERE, 3, {}, {}),
     "trial": Question("smoke", (("phantom", "n12@grouped"),), 1, {"steps": 4}, {"steps": 2, "validations": 1}),

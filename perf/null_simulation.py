@@ -381,9 +381,12 @@ def drawn_squares(
     for count, (group, seed, residual) in zip(groups, sds**2, strict=True):
         degrees = (count - 1, seeds - 1, (count - 1) * (seeds - 1))
         expected = (seeds * group + residual, count * seed + residual, residual)
-        squares = [e * generator.chisquare(n, DRAWS // 4) / n for e, n in zip(expected, degrees, strict=True)]
+        by_group, by_seed, rest = (
+            e * generator.chisquare(n, DRAWS // 4) / n for e, n in zip(expected, degrees, strict=True)
+        )
         error = np.sqrt((expected[0] + expected[1] - expected[2]) / (count * seeds))
-        found.append(MeanSquares(mean + error * generator.standard_normal(DRAWS // 4), *squares, count, seeds))
+        means = mean + error * generator.standard_normal(DRAWS // 4)
+        found.append(MeanSquares(means, by_group, by_seed, rest, count, seeds))
     return found
 
 
@@ -435,12 +438,12 @@ def these_sets() -> None:
                 twins = simulate(
                     replace(scenario, seeds=seeds), RECORDS // 2, (0.0, *GAINS[:3]), seed=90 * seeds + index
                 )
-                by_group = twins.by_group()
-                drawn.append(mean_squares(by_group[1:] - by_group[0]))
+                scores = twins.by_group()
+                drawn.append(mean_squares(scores[1:] - scores[0]))
             widths = other_rules(drawn)
-            mean = np.abs(np.mean([each.mean for each in drawn], axis=0))
-            found = [" ".join(f"{100 * rate:5.1f}" for rate in (mean > widths[rule]).mean(axis=1)) for rule in shown]
-            print(f"{name:16} {seeds:3} | {' | '.join(found)}", flush=True)
+            size = np.abs(np.mean([each.mean for each in drawn], axis=0))
+            cells = [" ".join(f"{100 * rate:5.1f}" for rate in (size > widths[rule]).mean(axis=1)) for rule in shown]
+            print(f"{name:16} {seeds:3} | {' | '.join(cells)}", flush=True)
 
 
 def seeds_in_common() -> None:
