@@ -23,6 +23,7 @@ _SIDE = 224  # pixels, for which the release gives its sizes
 _EIGHT = np.ones((3, 3), bool)  # neighbours of a pixel, diagonal ones too
 _FEWEST = 5  # points that an ellipse needs
 _HALVINGS = 20  # of the tolerance, at most, in search of a number of corners
+_RIM = 1e-6  # pixels: a disc holds the pixels at its radius too, as those of OpenCV do
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _circular_blob(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     out = np.zeros_like(mask)
     if mask.any():
         centre = _moments(mask)[0].astype(int)
-        out[disk(centre, int(np.sqrt(np.count_nonzero(mask) / np.pi)) + 0.5, shape=mask.shape)] = True
+        out[disk(centre, int(np.sqrt(np.count_nonzero(mask) / np.pi)) + _RIM, shape=mask.shape)] = True
     return out
 
 
@@ -249,7 +250,7 @@ def _discs(where: np.ndarray, rng: np.random.Generator, count: int, least: int, 
     places = np.argwhere(where)
     for _ in range(count if len(places) else 0):
         radius = max(1, round(_scaled(float(rng.integers(least, most, endpoint=True)), where)))
-        out[disk(places[rng.integers(len(places))], radius + 0.5, shape=where.shape)] = True
+        out[disk(places[rng.integers(len(places))], radius + _RIM, shape=where.shape)] = True
     return out
 
 

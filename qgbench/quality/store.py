@@ -103,7 +103,7 @@ def predictor_id(spec: RunSpec, protocol: Protocol, data: RunData) -> str:
 def _fit(folder: Path, run: str, spec: RunSpec, protocol: Protocol, data: RunData, accelerator: Accelerator) -> None:
     training = data.training
     labelled, val = as_labelled(training.labelled), as_labelled(training.val)
-    seed = salted("g", spec.dataset_name, len(training.labelled), spec.seed)
+    seed = _seed(spec, len(training.labelled))
     belongs_to = {"images or split": folder.name}
     fitted = fit_predictor(labelled, val, protocol.quality, seed, accelerator, folder, belongs_to, spec.form)
     card = PredictorCard(
@@ -123,6 +123,11 @@ def _fit(folder: Path, run: str, spec: RunSpec, protocol: Protocol, data: RunDat
         **fitted.worth,
     )
     save_predictor(folder, fitted.predictor, card)
+
+
+def _seed(spec: RunSpec, labelled: int) -> int:
+    """Return the seed of g's random streams, which data sets and numbers of labels do not share; twins do."""
+    return salted("g", spec.dataset_name, labelled, spec.seed)
 
 
 def _check_card(card: PredictorCard, folder: Path, protocol: Protocol, data: RunData) -> None:

@@ -136,7 +136,7 @@ def assert_records(folder: Path, names: Names) -> None:
 
 def assert_tables(report: str, folder: Path, names: Names) -> None:
     """The commands under 'Tables, figures, page', and the report of one class that the text below them names."""
-    html, power, verify, _ = typed("## Tables, figures, page", names)
+    html, power, _, verify, _ = typed("## Tables, figures, page", names)
     command(*html)
     page = (folder / "report/page/classes.html").read_text()
     assert all(name in page for name in names.values)

@@ -33,12 +33,6 @@ about = "three runs that share g, and one whose images are nowhere"
 protocol = "smoke"
 threads = 1
 
-[[confirm]]
-name = "qw"
-question = "Does QW change Dice?"
-compare = "fixmatch+qw:fixmatch"
-block = "core"
-
 [[block]]
 name = "core"
 rows = ["fixmatch", "fixmatch+qw", "fixmatch+qw-shuffled"]

@@ -31,12 +31,6 @@ about = "every stage: a shared g, QW, QAR, a base method; two seeds"
 protocol = "smoke"
 threads = 1
 
-[[confirm]]
-name = "qw"
-question = "Does QW change Dice?"
-compare = "fixmatch+qw:fixmatch"
-block = "core"
-
 [[block]]
 name = "core"
 rows = ["supervised+qar", "fixmatch", "fixmatch+qw"]
@@ -195,12 +189,6 @@ name = "tiny"
 about = "one row fails"
 protocol = "smoke"
 threads = 1
-
-[[confirm]]
-name = "qar"
-question = "Does QAR change Dice?"
-compare = "supervised+qar:supervised"
-block = "core"
 
 [rows.failing]
 method = {method!r}

@@ -1,15 +1,16 @@
 """The release's mixture of masks, against what the release's own operators gave when they were run."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
-from qgbench.quality.release import FAMILY_SHARES, TEST_SHARES, ReleaseMixture
+from qgbench.quality.release import FAMILY_SHARES, TEST_SHARES, Entry, ReleaseMixture, _discs
 
 SIDE = 224
-# Least, mean and largest Dice of 60 draws with the release's code, on a lobed lesion of 16 % of the image. The lesion
-# there was another one of that kind, so that a mean may differ by what the shape does, and not by more.
+# Least, mean and largest Dice of 60 draws with the release's code, on a lobed lesion of 16 % of the image.
 MEASURED = {
     "erosion_5": (0.942, 0.942, 0.942),
     "erosion_7": (0.912, 0.912, 0.912),
@@ -63,22 +64,46 @@ MEASURED = {
     "full": (0.273, 0.273, 0.273),
     "random": (0.240, 0.240, 0.240),
 }
+WEIGHTS = {
+    **dict.fromkeys(("erosion_5", "erosion_7", "dilation_5", "dilation_7", "ellipse", "convex_hull"), 1.0),
+    **dict.fromkeys(("jagged_3", "jagged_5", "elastic_light", "grid_light", "holes_small", "islands_small"), 1.0),
+    **dict.fromkeys(("holes_and_islands", "shift_small", "scale_down", "scale_up", "rotation_small"), 1.0),
+    **dict.fromkeys(("gaussian_blob",), 1.0),
+    **dict.fromkeys(("erosion_9", "dilation_9", "polygon_5", "polygon_8", "smoothed_11", "smoothed_15"), 0.8),
+    **dict.fromkeys(("elastic_heavy", "holes_large", "largest_component", "dropped_rectangle", "shift_medium"), 0.8),
+    **dict.fromkeys(("affine", "circular_blob"), 0.8),
+    **dict.fromkeys(("grid_heavy", "rotation_large", "gaussian_blob_large"), 0.7),
+    **dict.fromkeys(("opening", "closing", "polygon_3", "bounding_box", "dropped_component", "shift_large"), 0.5),
+}
 MIXTURE = ReleaseMixture()
 ENTRIES = {name: entry for family in MIXTURE.families.values() for name, entry in family.items()}
 
 
 def lesion(seed: int, side: int = SIDE) -> np.ndarray:
-    """A lobed lesion of 16 % of the image."""
+    """A lobed lesion of 16 % of the image, one of many.
+
+    Seed 0 looks as the release's lesion measures: found by search over area, two lobes and their angles, it gives all
+    23 numbers without chance within 0.006.
+    """
     rng = np.random.default_rng(seed)
+    three, five = (3.53, 1.22) if seed == 0 else rng.uniform(0, 6, 2)
     rows, columns = np.indices((side, side)) - (side - 1) / 2
     angle = np.arctan2(rows, columns)
-    lobes = 0.15 * np.cos(3 * angle + rng.uniform(0, 6)) + 0.08 * np.cos(5 * angle + rng.uniform(0, 6))
-    return np.hypot(rows, columns) < 0.2254 * side * (1 + lobes)
+    lobes = 0.092 * np.cos(3 * angle + three) + 0.116 * np.cos(5 * angle + five)
+    return np.hypot(rows, columns) < 0.2227 * side * (1 + lobes)
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
     total = np.count_nonzero(one) + np.count_nonzero(other)
     return 2 * np.count_nonzero(one & other) / total if total else 1.0
+
+
+def test_the_weights_are_the_releases() -> None:
+    assert {name: entry.weight for name, entry in MIXTURE.singles.items()} == WEIGHTS
+    catastrophes = {"inverted": 1.0, "empty": 0.5, "full": 0.5, "random": 0.3}
+    assert {name: entry.weight for name, entry in MIXTURE.families["catastrophic"].items()} == catastrophes
+    for family in ("heavy", "blob"):
+        assert len({entry.weight for entry in MIXTURE.families[family].values()}) == 1, "each as likely"
 
 
 def test_the_entries_are_the_releases() -> None:
@@ -99,14 +124,15 @@ def test_the_entries_are_the_releases() -> None:
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_a_corruption_degrades_as_the_releases_does(name: str) -> None:
+    """Without chance within 0.006; else the mean of 60 draws there within four of its standard errors."""
     least, mean, most = MEASURED[name]
     mask = lesion(0)
-    drawn = [dice(ENTRIES[name].corrupt(mask, np.random.default_rng(seed)), mask) for seed in range(60)]
-    assert np.mean(drawn) == pytest.approx(mean, abs=0.075)
+    drawn = [dice(ENTRIES[name].corrupt(mask, np.random.default_rng(seed)), mask) for seed in range(120)]
+    error = np.std(drawn) / np.sqrt(60)
+    assert np.mean(drawn) == pytest.approx(mean, abs=max(4 * error, 0.002 if least < most else 0.006))
     if least < most:
-        assert min(drawn) == pytest.approx(least, abs=0.09)
-        spread = np.std(drawn)
-        assert (most - least) / 6 < spread < most - least
+        assert min(drawn[:60]) == pytest.approx(least, abs=0.09)
+        assert (most - least) / 8 < np.std(drawn) < most - least
 
 
 def test_the_whole_mixture_has_the_releases_targets() -> None:
@@ -125,6 +151,70 @@ def test_the_whole_mixture_has_the_releases_targets() -> None:
     assert np.mean(np.less(targets, 0.1)) == pytest.approx(0.034, abs=0.015)
     for family, share in FAMILY_SHARES.items():
         assert families[family] / 2000 == pytest.approx(share, abs=4 * np.sqrt(share / 2000))
+
+
+def test_a_chain_is_of_two_or_three_different_entries_that_are_no_blob(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture, rng = ReleaseMixture(dict.fromkeys(FAMILY_SHARES, 0.0) | {"chain": 1.0}), np.random.default_rng(3)
+    assert mixture.chained == [
+        mixture.singles[name] for name in mixture.singles if name not in mixture.families["blob"]
+    ]
+    called: list[int] = []
+
+    def counted(number: int) -> Entry:
+        def corrupt(mask: np.ndarray, _: np.random.Generator) -> np.ndarray:
+            called.append(number)
+            return mask
+
+        return Entry(corrupt)
+
+    monkeypatch.setattr(mixture, "chained", [counted(number) for number in range(35)])
+    chains = []
+    for _ in range(2000):
+        called.clear()
+        mixture.degrade(lesion(0, 32), rng, [])
+        chains.append(tuple(called))
+    assert all(len(set(chain)) == len(chain) for chain in chains)
+    lengths = Counter(len(chain) for chain in chains)
+    assert set(lengths) == {2, 3}
+    assert lengths[2] / 2000 == pytest.approx(0.5, abs=0.045)
+    for place in (0, 1):
+        assert chisquare(np.bincount([chain[place] for chain in chains], minlength=35)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("family", ["blob", "heavy"])
+def test_entries_of_a_family_without_weights_are_equally_likely(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture, rng = ReleaseMixture(dict.fromkeys(FAMILY_SHARES, 0.0) | {family: 1.0}), np.random.default_rng(4)
+    drawn: Counter[str] = Counter()
+
+    def counted(name: str) -> Entry:
+        return replace(mixture.families[family][name], corrupt=lambda mask, _: (drawn.update([name]), mask)[1])
+
+    counters = {name: counted(name) for name in mixture.families[family]}
+    monkeypatch.setattr(mixture, "families", {**mixture.families, family: counters})
+    for _ in range(2000):
+        mixture.degrade(lesion(0, 32), rng, [])
+    assert len(drawn) == len(counters)
+    assert chisquare(list(drawn.values())).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("radius", "pixels"), [(3, 29), (4, 49), (5, 81), (6, 113), (8, 197), (10, 317), (15, 709), (20, 1257)]
+)
+def test_a_disc_holds_the_lattice_points_within_its_radius(radius: int, pixels: int) -> None:
+    """Gauss's circle problem; a filled circle of OpenCV, which the release draws, holds as many."""
+    only_middle = np.zeros((SIDE, SIDE), bool)
+    only_middle[112, 112] = True
+    assert np.count_nonzero(_discs(only_middle, np.random.default_rng(0), 1, radius, radius)) == pixels
+
+
+@pytest.mark.parametrize(
+    ("name", "at_224", "at_96"), [(f"erosion_{k}", k, s) for k, s in ((5, 3), (7, 3), (9, 3), (11, 5))]
+)
+def test_a_square_has_the_odd_side_nearest_to_the_scaled_one(name: str, at_224: int, at_96: int) -> None:
+    for side, square in ((224, at_224), (96, at_96)):
+        mask = np.zeros((side, side), bool)
+        mask[20:60, 20:60] = True
+        assert np.count_nonzero(ENTRIES[name].corrupt(mask, np.random.default_rng(0))) == (40 - (square - 1)) ** 2
 
 
 def test_entries_are_drawn_by_weight_inside_their_family() -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pandas as pd
 
-from qgbench.quality.store import predictor_id
+from qgbench.quality.store import _seed, predictor_id
 from qgbench.run.request import make_spec
 from qgbench.spec.arm import Arm
 from qgbench.spec.protocol import QualitySettings
@@ -43,3 +43,13 @@ def test_g_is_named_after_what_its_weights_depend_on_and_nothing_else() -> None:
         assert id_of(spec) == known
     with later_setting(QualitySettings, before=0.25):
         assert id_of(spec) != known
+
+
+def test_seeds_of_g_differ_between_data_sets_and_numbers_of_labels_and_agree_between_methods() -> None:
+    def seed(dataset: str = "phantom", labelled: int = 2, k: int = 0, method: str = "fixmatch") -> int:
+        return _seed(
+            make_spec("smoke", dataset, "n2", Arm(method=method, qg_mode="qw"), seed=k, device="cpu"), labelled
+        )
+
+    assert len({seed(), seed(dataset="phantom3d"), seed(labelled=3), seed(k=1)}) == 4
+    assert seed() == seed(method="mean_teacher")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scipy.stats import kstest
 from torch import Generator, Tensor
 
 from qgbench.quality import views
@@ -25,6 +26,22 @@ def test_flips_and_rotations_move_image_and_mask_alike() -> None:
     straight = [sum(torch.equal(one, flipped) for one in turned) / 200 for flipped in flips]
     assert straight == pytest.approx([0.125] * 4, abs=0.1)
     assert sum(straight) == pytest.approx(0.5, abs=0.15)
+
+
+def test_half_of_the_images_turn_by_up_to_twenty_degrees_alike_often() -> None:
+    """The angle of a long bar, from its second moments."""
+    bar = torch.zeros(600, 1, 96, 96)
+    bar[:, :, 45:51, 18:78] = 1
+    _, turned = geometric_view(bar.expand(-1, 3, -1, -1), bar, generator(1))
+    at = torch.arange(96.0) - 47.5
+    rows, columns, both = (
+        (turned[:, 0] * product).sum((1, 2)) for product in (at[:, None] ** 2, at[None] ** 2, at[:, None] * at[None])
+    )
+    angle = 0.5 * torch.atan2(2 * both, columns - rows).rad2deg()
+    moved = angle[angle.abs() > 1e-3]
+    assert len(moved) / 600 == pytest.approx(0.5, abs=0.07)
+    assert kstest(moved.numpy(), "uniform", args=(-20, 40)).pvalue > 1e-3
+    assert float(moved.abs().max()) == pytest.approx(20, abs=0.6)
 
 
 @pytest.mark.parametrize(

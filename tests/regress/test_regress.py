@@ -47,12 +47,6 @@ about = "two runs of two steps; no g is trained"
 protocol = "smoke"
 threads = 1
 
-[[confirm]]
-name = "qw"
-question = "none"
-compare = "mean_teacher+qw-confidence:mean_teacher"
-block = "core"
-
 [[block]]
 name = "core"
 rows = ["mean_teacher", "mean_teacher+qw-confidence"]

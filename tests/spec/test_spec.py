@@ -401,7 +401,8 @@ def test_the_parts_of_stored_settings_are_completed_too() -> None:
 
 def test_what_an_id_is_made_of_has_every_setting_that_was_always_there() -> None:
     quality = load_protocol("paper").quality
-    assert quality.telling() == quality.model_dump(mode="json")
+    assert {**quality.before(), **quality.telling()} == quality.model_dump(mode="json")
+    assert set(quality.model_dump()) - set(quality.telling()) <= set(quality.before())
     with later_setting(QualitySettings, default=0.5, before=0.25):
         assert load_protocol("paper").quality.telling() == {**quality.telling(), "later": 0.5}
 
