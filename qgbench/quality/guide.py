@@ -180,6 +180,11 @@ class QualitySelection(AddOn):
     Quality Sentinel (arXiv 2406.00327) and semiQCSeg (arXiv 2009.00584) choose so from all labels that a finished model
     made. Labels are made anew in each step here: one is chosen if its q is among the top share of the latest 256
     labels of unlabelled images, its own batch's included.
+
+    Raises
+    ------
+    UserError
+        The score is `averaged`, so that it tells no label from another.
     """
 
     Settings = SelectionSettings
@@ -188,6 +193,11 @@ class QualitySelection(AddOn):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.score is not None and self.score.averages:
+            raise UserError(
+                f"the score {self.score.name} gives every label of a batch the same weight, so that none can be "
+                "selected by it; use another --qg-score, or --qg-mode qw."
+            )
         self._latest = torch.empty(0)
 
     def weigh(self, labelling: Labelling) -> Tensor:

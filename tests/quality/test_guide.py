@@ -289,6 +289,11 @@ def test_a_label_is_replaced_by_the_corrected_one_or_averaged_with_it(
         method.pseudo_label(batch.u_s1, prob, view="other")
 
 
+def test_a_score_that_gives_all_labels_one_weight_selects_none(g: nn.Module) -> None:
+    with pytest.raises(UserError, match="MeanQuality gives every label of a batch the same weight"):
+        QualitySelection(None, MeanQuality(g))
+
+
 def test_a_score_without_a_mask_of_its_own_corrects_nothing(g: nn.Module) -> None:
     with pytest.raises(UserError, match="use --qg-score pixel, both, second, oracle"):
         Refinement(None, PredictedQuality(g)).correct(torch.rand(2, 3, 32, 32), torch.rand(2, 1, 32, 32))
