@@ -215,7 +215,7 @@ class TestContent:
         assert row[2:5] == ["PH2", "28 labels", "unet"]
         assert row[6] == f"+2.0 {100 * low:.1f} to {100 * high:.1f}"
         assert float(row[7]) == pytest.approx(contrast.holm_p, rel=0.05)
-        assert float(row[8]) == pytest.approx(contrast.difference.estimate.p_false, rel=0.05)
+        assert float(row[8]) == pytest.approx(contrast.difference.estimate.p_one_sided, rel=0.05)
 
     def test_top_clique_is_marked(self, analysis: Analysis, site: Path) -> None:
         marked = [
@@ -261,7 +261,7 @@ class TestContent:
         assert any(
             re.search(
                 r"FixMatch \+ QW against FixMatch on PH2, 28 labels: \+2\.0 Dice points, CI 0\.9 to 3\.1; 16 images "
-                r"in 8 groups, 3 seeds; such a claim would be false with probability 0\.0\d+\.",
+                r"in 8 groups, 3 seeds; one-sided p 0\.0\d+\.",
                 text,
             )
             for text in texts

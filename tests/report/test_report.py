@@ -176,7 +176,7 @@ class TestNumbers:
         assert row.difference.estimate.mean == pytest.approx(0.02)
         assert row.difference.estimate.interval == pytest.approx(tuple(judge.confidence_interval()), rel=1e-6)
         assert row.difference.estimate.p == pytest.approx(judge.pvalue, rel=1e-6)
-        assert row.difference.estimate.p_false == pytest.approx(judge.pvalue / 2, rel=1e-6)
+        assert row.difference.estimate.p_one_sided == pytest.approx(judge.pvalue / 2, rel=1e-6)
         assert row.holm_p == row.difference.estimate.p
         assert row.reference_scores.estimate.mean == pytest.approx(GROUP_DICE.mean() + 0.02)
         assert row.reference_scores.seeds == [0, 1, 2]

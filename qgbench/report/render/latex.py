@@ -1,11 +1,16 @@
 """Chapters as a LaTeX document, and tables that go into any."""
 
 import re
+import textwrap
 
 from qgbench.report.chapters.table import Chapter, Table
 from qgbench.report.collect import Problem
+from qgbench.report.glossary import GLOSSARY
 from qgbench.report.render.document import TITLE, Document
 from qgbench.report.wording import MARK, MISSING
+
+_LINE = 150
+"""Characters of a line above a table: what a landscape page is wide."""
 
 
 def latex(document: Document) -> str:
@@ -44,6 +49,7 @@ def latex(document: Document) -> str:
                 lines += [r"\clearpage", rf"\begin{{center}}{picture}\end{{center}}", escape_latex(caption), ""]
     if document.undrawn:
         lines += [r"\section*{Figures that were not drawn}", *listed(document.undrawn)]
+    lines += [r"\section*{Words}", *itemised([escape_latex(f"{word}: {text}") for word, text in GLOSSARY.items()])]
     lines += [r"\section*{Records that were not used}", *listed(document.unused), r"\end{document}"]
     return "\n".join(lines) + "\n"
 
@@ -84,7 +90,7 @@ def latex_table(table: Table, above: list[str]) -> str:
             rf"\begin{{longtable}}{{@{{}}{''.join(widths)}{'r' * (len(table.columns) - table.names)}@{{}}}}",
             # The title is part of the table's first head, so that no page ends between the two.
             spanning(rf"\large\bfseries {escape_latex(table.title)}"),
-            *(spanning(escape_latex(line)) for line in above),
+            *(spanning(escape_latex(line)) for text in (*above, table.says) for line in textwrap.wrap(text, _LINE)),
             r"\addlinespace",
             *head,
             r"\endfirsthead",
