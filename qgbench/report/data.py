@@ -244,6 +244,7 @@ def _across(across: Across) -> dict[str, Any]:
         "left_out": [{**name._asdict(), "missing": count} for name, count in across.left_out.items()],
         **_picked(across, "means", "ranks"),
         "rank_frequencies": across.frequencies,
+        **_picked(across, "agreements", "noise"),
         "addons": [_picked(addon, "addon", "methods", "left_out", "combined", "sets") for addon in across.addons],
     }
 
