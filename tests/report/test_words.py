@@ -47,7 +47,7 @@ def known(
 def scores(found: Estimate, images: int = 100) -> Scores:
     table = np.full((found.groups, found.seeds), found.mean)
     spread = Spread(images=0.041, groups=0.02, seeds=None)
-    return Scores([0, 1, 2], images, [f"g{i}" for i in range(found.groups)], table, found, spread, {})
+    return Scores([0, 1, 2], images, [f"g{i}" for i in range(found.groups)], table, found, spread, {}, {}, {})
 
 
 def contrast(found: Estimate | None = None, kind: Kind = "twin", images: int = 100, refused: str = "") -> Contrast:
@@ -61,8 +61,8 @@ def contrast(found: Estimate | None = None, kind: Kind = "twin", images: int = 1
 
 def test_headline_is_the_sentence_that_was_asked_for() -> None:
     assert headline(contrast(known()), "PH2, 28 labels", DICE) == (
-        "FixMatch + QW against FixMatch on PH2, 28 labels: +1.3 Dice points, CI 0.4 to 2.2; 100 images, 3 seeds; such "
-        "a claim would be false with probability 0.01."
+        "FixMatch + QW against FixMatch on PH2, 28 labels: +1.3 Dice points, CI 0.4 to 2.2; 100 images, 3 seeds; "
+        "one-sided p 0.01."
     )
 
 
