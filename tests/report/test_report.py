@@ -804,7 +804,7 @@ class TestLatex:
         make_twins(tmp_path, method="a & b")
         report(tmp_path, tmp_path / "out")
         tex = (tmp_path / "out" / "report.tex").read_text()
-        assert r"a \& b & \raggedright qw & 3 & 73.50 {[}" in tex
+        assert r"a \& b & \raggedright qw & 3 & \textbf{73.50 {[}" in tex
         for table in tex.split(r"\begin{longtable}")[1:]:
             spec, *lines = table.partition(r"\end{longtable}")[0].splitlines()
             numeric = re.search(r"(r+)@", spec)
@@ -822,6 +822,13 @@ class TestLatex:
         for number in range(9):  # more settings than a page is wide
             for method in ("cps", "ict"):
                 make_record(tmp_path, GROUP_DICE, method=method, dataset=f"a_long_name_of_set_{number}", arch="fpn")
+        found, none = (Agreement(masks=9, pearson=r, spearman=r, mae=0.1) for r in (0.5, None))
+        for seed in range(3):  # each number of the widest audit has "(1 of 3)" behind it
+            one = none if seed else found
+            masks = {"synthetic": one, "synthetic_test": None if seed else one, "weak_models": one}
+            audit = QualityAudit(**masks, image_dependence=0.5, image_dependent=True)
+            fields = {"audit": audit}
+            make_record(tmp_path, GROUP_DICE, audited=True, method="bcp", addon="qw", seed=seed, fields=fields)
         cut(make_record(tmp_path, GROUP_DICE, method="ict"))
         report(tmp_path, tmp_path / "out")
         tex = (tmp_path / "out" / "report.tex").read_text()

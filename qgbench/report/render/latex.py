@@ -81,12 +81,14 @@ def latex_table(table: Table, above: list[str]) -> str:
 
     head = [r"\toprule", " & ".join(map(_latex_header, table.columns)) + r" \\", r"\midrule"]
     footnote = [r"\bottomrule", spanning(escape_latex(table.footnote)), r"\endlastfoot"] if table.footnote else []
+    size = _size(table)
     widths = [f"p{{{width}mm}}" for width in table.widths[: table.names]]
     body = [
         " & ".join(cell(place, i, text) for i, text in enumerate(row)) + r" \\" for place, row in enumerate(table.rows)
     ]
     return "\n".join(
         [
+            *([rf"\begingroup{size}"] if size else []),
             rf"\begin{{longtable}}{{@{{}}{''.join(widths)}{'r' * (len(table.columns) - table.names)}@{{}}}}",
             # The title is part of the table's first head, so that no page ends between the two.
             spanning(rf"\large\bfseries {escape_latex(table.title)}"),
@@ -101,8 +103,23 @@ def latex_table(table: Table, above: list[str]) -> str:
             *footnote,
             *body,
             r"\end{longtable}",
+            *([r"\endgroup"] if size else []),
         ]
     )
+
+
+_PAGE = 273.0  # mm that a table may be wide
+_CHARACTER, _GAP = 1.5, 2.9  # mm of a digit at 8 points, and between two columns
+_SMALLER = (("", 1.0), (r"\scriptsize", 0.875), (r"\tiny", 0.625))  # sizes below the document's
+
+
+def _size(table: Table) -> str:
+    """Return the command for the largest type in which a table is not wider than a page; "" where it fits as it is."""
+    columns = zip(table.columns, *table.rows, strict=True)
+    numbers = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns][table.names :]
+    fixed = sum(table.widths[: table.names]) + _GAP * len(table.columns)
+    fitting = (size for size, scale in _SMALLER if fixed + scale * _CHARACTER * sum(numbers) <= _PAGE)
+    return next(fitting, _SMALLER[-1][0])
 
 
 def _latex_header(column: str) -> str:
