@@ -50,8 +50,6 @@ RESULT_COLUMNS = [
     "effect",  # standardised mean difference over groups
     "headroom",  # share of the way to supervised training with all labels
     *(f"image_{name}" for name in METRICS),  # means over images and seeds, or their differences
-    "missed",  # images for each seed
-    "spurious",
     *(
         f"{what}_{part}" for what in (one.name for one in BESIDE) for part in ("mean", "ci_low", "ci_high")
     ),  # over groups
@@ -59,6 +57,8 @@ RESULT_COLUMNS = [
     "image_iqm",  # interquartile mean
     "image_worst_tenth",
     "collapsed",  # runs more than 5 points of Dice under supervised training with their seed
+    "missed",  # images for each seed
+    "spurious",
     "reason",  # why something was withheld or refused
 ]
 """Of every results.csv; after them stand `distance_unit` and the means by class, where records have such."""

@@ -245,14 +245,13 @@ def _beside(section: Section) -> Table:
         f"{_nsd(section)} %\nmean over groups": mean(METRICS["nsd_2px"]),
         "Missed %\nmean over groups": mean(MISSED),
     }
-    several = len(section.classes) > 1
     says = BESIDE_RULE.format(
         over=_over(section),
         least=LEAST_OF_MEAN,
         noun=section.noun,
         distance="pixels of the original image" if unit == "px" else unit,
         missed=MISSED_OF_CLASSES.format(noun=section.noun)
-        if several
+        if section.over_classes
         else f"{section.noun}s, those without any prediction of a lesion that is there",
     )
     return table(f"Distances, surfaces and misses{_of(section)}", columns, section.cells, names=2, says=says)
