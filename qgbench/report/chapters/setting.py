@@ -48,8 +48,8 @@ BESIDE_RULE = (
 DIFFERENCES_RULE = (
     "First minus second, over common seeds: mean over {over} of a test group, then over groups and seeds, with its "
     "95 % interval from the same model as that of {label}; exploratory, without a test. Of HD95 and missed, less is "
-    "better. An interval of these is given where at least {least} groups differ in what is missed (of HD95 also "
-    "where none does): else it would hold the truth far too rarely."
+    "better. An interval of these is given where at least {least} groups differ in what is missed: else it would hold "
+    "the truth far too rarely. Of HD95 it is also given where none differs, and speaks of images that neither misses."
 )
 MISSED_OF_CLASSES = "{noun}s and classes of which there is something and nothing was predicted"
 EFFECT_RULE = (
