@@ -6,6 +6,7 @@ NSD is logistic in it, and 0 there. Printed, in per cent: how often the crossed 
 over all experiments, and over those in which the rules of `qgbench.stats.misses` give one, with the share of these.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -39,13 +40,17 @@ def draw(groups: int, images: int, seeds: int, share: float, replicates: int = R
         for _ in shares
     ]
     population = SD * ndtri((np.arange(200_000) + 0.5) / 200_000)
-    measures = {"missed": _missed, "hd95": _hd95, "nsd": _nsd}
-    tables = {
-        name: tuple(of(one, part).mean(axis=2) for one, part in zip(latent, shares, strict=True))
-        for name, of in measures.items()
-    }
-    truth = {name: tuple(float(of(population, part).mean()) for part in shares) for name, of in measures.items()}
-    return Drawn(*(tables[name] for name in ("missed", "hd95", "nsd")), truth)  # type: ignore[arg-type]
+    measures: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {"missed": _missed, "hd95": _hd95, "nsd": _nsd}
+
+    def tables(name: str) -> tuple[np.ndarray, np.ndarray]:
+        one, other = (measures[name](ease, part).mean(axis=2) for ease, part in zip(latent, shares, strict=True))
+        return one, other
+
+    def truth(name: str) -> tuple[float, float]:
+        one, other = (float(measures[name](population, part).mean()) for part in shares)
+        return one, other
+
+    return Drawn(tables("missed"), tables("hd95"), tables("nsd"), {name: truth(name) for name in measures})
 
 
 def _missed(latent: np.ndarray, share: float) -> np.ndarray:
