@@ -145,7 +145,7 @@ def spec_of(method: str) -> RunSpec:
 
 
 def test_the_worker_is_another_process_and_imports_this_very_file(elsewhere: Elsewhere) -> None:
-    """Not a package of the same name that some distribution installs (baycomp has a top-level `tests`)."""
+    """Not a package of the same name that some distribution installs (a few have a top-level `tests`)."""
     pid, file = elsewhere(whereabouts)
     assert pid != whereabouts()[0]
     assert Path(file).samefile(__file__)

@@ -152,6 +152,8 @@ EMPTY_MASK_RULE = (
     "both empty: Dice 1, distances 0, NSD 1; one empty: Dice 0, NSD 0, distances = the image diagonal in every average"
 )
 
+MISSED = Metric(name="missed_share", label="Missed", higher_is_better=False, both_empty=0.0, one_empty=1.0)
+"""1 where there is something and nothing was predicted, else 0: of reports, no column of images.csv."""
 CLASS = "lesion"
 """The one class of a data set that names none."""
 DistanceUnit = Literal["px", "mm", "voxel"]

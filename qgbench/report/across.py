@@ -1,10 +1,12 @@
 """What holds over the settings of one protocol: ranks of the cells, and each add-on's effect."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from qgbench.metrics.table import Metric
@@ -49,6 +51,25 @@ class AddonAcross:
     sets: Population | None
 
 
+class Agreement(NamedTuple):
+    """How far ranks by another rule agree with the ranks that are shown: Kendall's tau (b, where ranks tie)."""
+
+    rule: str
+    rankings: int
+    mean: float
+    least: float
+
+
+class Noise(NamedTuple):
+    """How far the cells of a setting differ, and the runs of a cell: standard deviations, in the measure's unit."""
+
+    setting: Setting
+    cells: float
+    """Over the cells' means."""
+    seeds: float
+    """Over a cell's runs, each a mean over groups; root mean square over cells."""
+
+
 @dataclass(frozen=True, eq=False)
 class Across:
     """What holds over the data sets of one protocol, architecture, encoder and kind of regime.
@@ -69,6 +90,10 @@ class Across:
         Average ranks; 1 is best.
     frequencies : (M, M) float
         Share of bootstrap draws over groups and seeds in which name m has rank r.
+    agreements : list of Agreement
+        Of the ranks with those by other rules; empty with fewer than three names.
+    noise : list of Noise
+        Of the settings in which all these names have two seeds or more.
     addons : list of AddonAcross
     measure : Metric
         What all of it is about, in the unit that all blocks have.
@@ -86,6 +111,8 @@ class Across:
     means: NDArray[np.float64]
     ranks: NDArray[np.float64]
     frequencies: NDArray[np.float64]
+    agreements: list[Agreement]
+    noise: list[Noise]
     addons: list[AddonAcross]
     measure: Metric
     over_classes: bool
@@ -158,10 +185,55 @@ def _one_across(blocks: Sequence[Section], what: Metric) -> Across:
         frequencies=rank_frequencies([what.sign * t for t in tables if t is not None])
         if several and whole
         else np.full((len(names), len(names)), np.nan),
+        agreements=_agreements(blocks, names, what, ranks) if len(names) > 2 else [],
+        noise=[_noise(block, names) for block in blocks if several and _least_seeds(block, names) > 1],
         addons=[_addon_across(addon, blocks) for addon in _addons(blocks)],
         measure=blocks[0].measure,
         over_classes=any(block.over_classes for block in blocks),
     )
+
+
+def _agreements(
+    blocks: Sequence[Section], names: Sequence[ArmName], what: Metric, ranks: NDArray[np.float64]
+) -> list[Agreement]:
+    """Return how far the ranks agree with those by images, by HD95, by single seeds, and without a data set."""
+
+    def of(chosen: Iterable[Section], mean: Callable[[Scores], float], sign: int = what.sign) -> NDArray[np.float64]:
+        return average_ranks(np.array([[sign * mean(block.cells[name]) for name in names] for block in chosen]))
+
+    def by_seed(seed: int) -> NDArray[np.float64]:
+        return of(blocks, lambda scores: float(scores.table[:, scores.seeds.index(seed)].mean()))
+
+    seeds = set.intersection(*(set(block.cells[name].seeds) for block in blocks for name in names))
+    datasets = list(dict.fromkeys(block.setting.dataset for block in blocks))
+    others = {
+        "by means over images": [of(blocks, lambda scores: scores.means[what.name])],
+        "by HD95": [of(blocks, lambda scores: scores.beside["hd95"].mean, -1)],
+        "by a single seed": [by_seed(seed) for seed in sorted(seeds)] if len(seeds) > 1 else [],
+        "without one data set": [
+            of((block for block in blocks if block.setting.dataset != dataset), lambda scores: scores.estimate.mean)
+            for dataset in datasets
+            if len(datasets) > 1
+        ],
+    }
+    taus = {rule: [_tau(ranks, one) for one in found] for rule, found in others.items()}
+    return [Agreement(rule, len(tau), float(np.mean(tau)), min(tau)) for rule, tau in taus.items() if tau]
+
+
+def _tau(ranks: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Return Kendall's tau of two rankings; NaN where one of them ranks nothing, all being tied."""
+    return float(scipy.stats.kendalltau(ranks, others).statistic)
+
+
+def _least_seeds(block: Section, names: Sequence[ArmName]) -> int:
+    return min(len(block.cells[name].seeds) for name in names)
+
+
+def _noise(block: Section, names: Sequence[ArmName]) -> Noise:
+    cells = [block.cells[name] for name in names]
+    between = float(np.std([scores.estimate.mean for scores in cells], ddof=1))
+    variances = [float(scores.table.mean(axis=0).var(ddof=1)) for scores in cells]
+    return Noise(block.setting, between, float(np.sqrt(np.mean(variances))))
 
 
 def _addons(blocks: Sequence[Section]) -> list[str]:

@@ -24,6 +24,7 @@ from qgbench.base.schema import not_finite
 from qgbench.metrics.table import (
     DISTANCE_COLUMNS,
     METRICS,
+    MISSED,
     TEXT_COLUMNS,
     VOLUME_COLUMNS,
     Metric,
@@ -110,8 +111,9 @@ class Run:
     record : Record
     units : Units
     values : dict of str to (N,) float
-        Each of `METRICS` by unit, in the order of `units`; distances where a mask is empty are the diagonal. Of several
-        classes it is their mean, and those of each class stand under the names that `of_class` gives: ``dice:liver``.
+        Each of `METRICS` and `MISSED` by unit, in the order of `units`; distances where a mask is empty are the
+        diagonal. Of several classes it is their mean, and those of each class stand under the names that `of_class`
+        gives: ``dice:liver``.
     content : bytes
         Equal for records with the same rows.
     rerun : Reproduction or None
@@ -267,7 +269,8 @@ def _read(path: Path) -> Run:
     units = Units(ids, groups, diagonals(columns)[:: len(record.classes)], key)
     measured = [columns[name] for name in metrics if name in columns]
     content = hashlib.sha256(key + np.array(measured).tobytes()).digest()
-    values = _by_unit(filled(columns, metrics.values()), record.classes)
+    missed = ((columns["n_ref"] > 0) & (columns["n_pred"] == 0)).astype(float)
+    values = _by_unit({**filled(columns, metrics.values()), MISSED.name: missed}, record.classes)
     return Run(path, record, units, values, content, audits_by_class=_audits_by_class(path, record))
 
 

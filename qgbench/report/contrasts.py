@@ -180,11 +180,6 @@ def listed(seeds: Iterable[int]) -> str:
 
 def adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
     """Return contrasts with the Holm-adjusted p-values of one family."""
-    p_values = holm_of([None if c.difference is None else c.difference.estimate.p for c in contrasts])
-    return [replace(contrast, holm_p=p) for contrast, p in zip(contrasts, p_values, strict=True)]
-
-
-def holm_of(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values adjusted for the number of those that are known."""
+    p_values = [None if c.difference is None else c.difference.estimate.p for c in contrasts]
     known = iter(holm([p for p in p_values if p is not None]))
-    return [None if p is None else next(known) for p in p_values]
+    return [replace(c, holm_p=None if p is None else next(known)) for c, p in zip(contrasts, p_values, strict=True)]

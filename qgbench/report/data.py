@@ -19,7 +19,7 @@ from qgbench.report.analysis import Analysis
 from qgbench.report.audit import AuditRow
 from qgbench.report.chapters.suite import suite_words
 from qgbench.report.declared import Answer, Answers
-from qgbench.report.scores import Scores
+from qgbench.report.scores import BESIDE, Scores
 from qgbench.report.sections import Section
 from qgbench.spec.arm import ArmName
 from qgbench.spec.run_spec import Setting
@@ -44,12 +44,19 @@ RESULT_COLUMNS = [
     "sd_seeds",
     "p",  # of differences only, as all up to headroom; empty where none is tested, or it is withheld
     "p_holm",  # adjusted for all of its kind in the report
-    "p_false",  # probability that the true difference has the other sign
+    "p_one_sided",  # of "the true difference has not this sign"
     "p_wilcoxon",
     "improvement",  # probability that a test group is better
     "effect",  # standardised mean difference over groups
     "headroom",  # share of the way to supervised training with all labels
     *(f"image_{name}" for name in METRICS),  # means over images and seeds, or their differences
+    *(
+        f"{what}_{part}" for what in (one.name for one in BESIDE) for part in ("mean", "ci_low", "ci_high")
+    ),  # over groups
+    "image_median",  # of the measure, of cells only, as the next three
+    "image_iqm",  # interquartile mean
+    "image_worst_tenth",
+    "collapsed",  # runs more than 5 points of Dice under supervised training with their seed
     "missed",  # images for each seed
     "spurious",
     "reason",  # why something was withheld or refused
@@ -111,7 +118,10 @@ def _result_rows(analysis: Analysis) -> list[dict[str, Any]]:
 def _rows_of(section: Section, further: Sequence[str]) -> list[dict[str, Any]]:
     common = {"measure": section.measure.name, **_picked(section.setting, *_SETTING)}
     common |= {"distance_unit": section.distance_unit} if "distance_unit" in further else {}
-    rows = [{"kind": "cell", **common, **_scored(name, scores, further)} for name, scores in section.cells.items()]
+    rows = [
+        {"kind": "cell", **common, **_scored(name, scores, further), **_of_cell(section, name)}
+        for name, scores in section.cells.items()
+    ]
     for contrast in section.contrasts:
         if contrast.name == contrast.reference:
             continue
@@ -121,7 +131,12 @@ def _rows_of(section: Section, further: Sequence[str]) -> list[dict[str, Any]]:
             rows.append({"kind": contrast.kind, **named, **contrast.name._asdict(), "reason": reason})
             continue
         found = contrast.difference.estimate
-        tests = {"p": found.p, "p_holm": contrast.holm_p, "p_false": found.p_false, "p_wilcoxon": found.wilcoxon_p}
+        tests = {
+            "p": found.p,
+            "p_holm": contrast.holm_p,
+            "p_one_sided": found.p_one_sided,
+            "p_wilcoxon": found.wilcoxon_p,
+        }
         tests |= _picked(contrast, "improvement", "effect", "headroom")
         rows.append({"kind": contrast.kind, **named, **_scored(contrast.name, contrast.difference, further), **tests})
     return rows
@@ -144,7 +159,24 @@ def _scored(name: ArmName, scores: Scores, further: Sequence[str]) -> dict[str, 
         **{f"image_{measure}": scores.means[measure] for measure in METRICS},
         **{key: scores.means[key] for key in ("missed", "spurious")},
         **{key: scores.means.get(key.removeprefix("image_")) for key in further if ":" in key},
+        **{f"{what}_mean": one.mean for what, one in scores.beside.items()},
+        **{
+            f"{what}_ci_{end}": (one.interval or (None, None))[place]
+            for what, one in scores.beside.items()
+            for place, end in enumerate(("low", "high"))
+        },
         "reason": found.reason,
+    }
+
+
+def _of_cell(section: Section, name: ArmName) -> dict[str, Any]:
+    found = section.cells[name].shapes[section.measure.name]
+    collapsed = section.collapsed.get(name)
+    return {
+        "image_median": found.median,
+        "image_iqm": found.interquartile_mean,
+        "image_worst_tenth": found.worst_tenth,
+        "collapsed": None if collapsed is None else collapsed[0],
     }
 
 
@@ -212,6 +244,7 @@ def _across(across: Across) -> dict[str, Any]:
         "left_out": [{**name._asdict(), "missing": count} for name, count in across.left_out.items()],
         **_picked(across, "means", "ranks"),
         "rank_frequencies": across.frequencies,
+        **_picked(across, "agreements", "noise"),
         "addons": [_picked(addon, "addon", "methods", "left_out", "combined", "sets") for addon in across.addons],
     }
 

@@ -297,7 +297,7 @@ def _in_order(answers: Sequence[Answer]) -> list[Answer]:
         if stopped:
             words, inside = f"not tested: '{stopped}' was not shown", False
             if one.estimate is not None:
-                one = replace(one, estimate=replace(one.estimate, p=None, p_false=None))
+                one = replace(one, estimate=replace(one.estimate, p=None, p_one_sided=None))
         elif p is None:
             words, inside = "not tested: " + ("not answered" if one.estimate is None else "p is withheld"), False
         else:

@@ -1,15 +1,19 @@
 """A cell's scores over its seeds, or the difference of two cells'."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qgbench.metrics.table import Metric
+from qgbench.metrics.table import METRICS, MISSED, Metric
 from qgbench.report.collect import Run
 from qgbench.stats.crossed import Estimate, estimate
-from qgbench.stats.effects import Spread, spread
+from qgbench.stats.effects import Shape, Spread, shape, spread
+from qgbench.stats.misses import LEAST_OF_DIFFERENCE, LEAST_OF_MEAN, carrying
+
+BESIDE = (*(METRICS[name] for name in ("hd95", "hd95_percent", "nsd_2px")), MISSED)
+"""What is shown beside the measure, averaged as it is: over the units of a group, then over groups and seeds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,11 @@ class Scores:
     means : dict of str to float
         Each of `Run.values` averaged over units and seeds; ``missed`` and ``spurious``, images (or units and classes)
         for each seed.
+    beside : dict of str to Estimate
+        Of each of `BESIDE` the mean over groups and seeds; where the measure is of one class, of that class. Of misses
+        and distances without an interval where too few groups show a miss (`qgbench.stats.misses`).
+    shapes : dict of str to Shape
+        How the measure, and HD95, are spread over the units of a run; empty of a difference.
     """
 
     seeds: list[int]
@@ -41,6 +50,8 @@ class Scores:
     estimate: Estimate
     spread: Spread
     means: dict[str, float]
+    beside: dict[str, Estimate]
+    shapes: dict[str, Shape]
 
 
 def average(runs: Sequence[Run], what: Metric) -> Scores:
@@ -53,21 +64,51 @@ def average(runs: Sequence[Run], what: Metric) -> Scores:
     means |= {
         name: float(np.mean([getattr(run.record.summary, name) for run in runs])) for name in ("missed", "spurious")
     }
-    return _scored(runs, np.column_stack([run.values[what.name] for run in runs]), means, tested=False)
+    shapes = {
+        name: shape(_columns(runs, name), one.higher_is_better)
+        for name, one in ((what.name, what), (_of_same(what, METRICS["hd95"]), METRICS["hd95"]))
+    }
+    beside = {one.name: _columns(runs, _of_same(what, one)) for one in BESIDE}
+    return _scored(runs, _columns(runs, what.name), means, beside, shapes, tested=False)
 
 
 def average_difference(
     runs: Sequence[Run], others: Sequence[Run], scores: Scores, other_scores: Scores, what: Metric, tested: bool
 ) -> Scores:
     """Return the differences of runs from others of the same seeds, whose own scores are known; p if `tested`."""
-    values = np.column_stack([a.values[what.name] - b.values[what.name] for a, b in zip(runs, others, strict=True)])
+
+    def difference(name: str) -> NDArray[np.float64]:
+        return _columns(runs, name) - _columns(others, name)
+
     means = {name: mean - other_scores.means[name] for name, mean in scores.means.items()}
-    return _scored(runs, values, means, tested)
+    beside = {one.name: difference(_of_same(what, one)) for one in BESIDE}
+    return _scored(runs, difference(what.name), means, beside, {}, tested)
 
 
-def _scored(runs: Sequence[Run], values: NDArray[np.float64], means: dict[str, float], tested: bool) -> Scores:
+def _columns(runs: Sequence[Run], name: str) -> NDArray[np.float64]:
+    """Return a metric by unit and seed."""
+    return np.column_stack([run.values[name] for run in runs])
+
+
+def _of_same(what: Metric, one: Metric) -> str:
+    """Return the name of a metric, of the class that `what` is of if it is of one."""
+    return one.name + "".join(what.name.partition(":")[1:])
+
+
+def _scored(
+    runs: Sequence[Run],
+    values: NDArray[np.float64],
+    means: dict[str, float],
+    beside: dict[str, NDArray[np.float64]],
+    shapes: dict[str, Shape],
+    tested: bool,
+) -> Scores:
     units = runs[0].units
-    table = np.column_stack([units.by_group(column) for column in values.T])
+
+    def by_group(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack([units.by_group(column) for column in columns.T])
+
+    table = by_group(values)
     return Scores(
         seeds=[run.seed for run in runs],
         images=len(units.ids),
@@ -76,7 +117,22 @@ def _scored(runs: Sequence[Run], values: NDArray[np.float64], means: dict[str, f
         estimate=estimate(table, tested),
         spread=spread(values, units.groups),
         means=means,
+        beside=_beside({name: by_group(columns) for name, columns in beside.items()}, of_difference=not shapes),
+        shapes=shapes,
     )
+
+
+def _beside(tables: dict[str, NDArray[np.float64]], of_difference: bool) -> dict[str, Estimate]:
+    """Return the estimates of `BESIDE`, those of misses and distances with an interval where that holds its level."""
+    found = {name: estimate(table, tested=False) for name, table in tables.items()}
+    count = int(carrying(tables[MISSED.name]))
+    least = LEAST_OF_DIFFERENCE if of_difference else LEAST_OF_MEAN
+    for one in BESIDE:
+        unharmed = of_difference and one is not MISSED and count == 0
+        if count < least and not unharmed and not one.higher_is_better:
+            reason = f"no interval: {count} test groups show a miss, at least {least} are needed"
+            found[one.name] = replace(found[one.name], interval=None, standard_error=None, reason=reason)
+    return found
 
 
 def shared_tables(cells: Sequence[Scores]) -> NDArray[np.float64] | None:

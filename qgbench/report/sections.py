@@ -12,17 +12,17 @@ import numpy as np
 
 from qgbench.metrics.table import METRICS, Metric
 from qgbench.report.collect import Problem, Run, in_unit_of, noun_of
-from qgbench.report.contrasts import Contrast, Kind, contrast, controls, holm_of, listed, twins
-from qgbench.report.pairing import refusal, units_differ
+from qgbench.report.contrasts import Contrast, Kind, contrast, controls, listed, twins
+from qgbench.report.pairing import units_differ
 from qgbench.report.scores import Scores, average
 from qgbench.spec.arm import OF_ADDON, Arm, ArmName
 from qgbench.spec.regime import GIVEN
 from qgbench.spec.run_spec import Setting
-from qgbench.stats.crossed import p_value
 from qgbench.stats.effects import headroom_share
 
 FULL_BUDGET = "all"  # how a regime with all labels begins
-_TOLD_APART = 0.05  # adjusted p below which two cells are
+COLLAPSE = 0.05
+"""How far a run's mean Dice lies below that of supervised training with the same seed if it collapsed."""
 
 Pairs = Sequence[tuple[ArmName, ArmName]]
 FullMeans = Mapping[tuple[Setting, ArmName], float]
@@ -43,8 +43,11 @@ class Section:
     contrasts : list of Contrast
         Twins first; each kind in the order of its names.
     best : list of ArmName
-        The cells that are not told apart from the one with the best mean: those whose contrast with it has a
-        Holm-adjusted p of 0.05 or more, or none. Never the best alone where others cannot be excluded.
+        The cell with the best mean, and those whose own 95 % interval reaches that mean, or allows no verdict. No test:
+        a reader sees in the table why a cell is among them.
+    collapsed : dict of ArmName to (int, int)
+        Of each cell that has runs with the seeds of supervised training: how many of these are more than `COLLAPSE`
+        below it in mean Dice over groups, and how many there are.
     problems : list of Problem
     """
 
@@ -54,6 +57,7 @@ class Section:
     cells: dict[ArmName, Scores]
     contrasts: list[Contrast]
     best: list[ArmName]
+    collapsed: dict[ArmName, tuple[int, int]]
     problems: list[Problem]
 
     @property
@@ -133,7 +137,14 @@ def compare_cells(
         ends = {name: (cells.get(own), full.get((where, own))) for name, own in plain.items()}
         contrasts = [_with_headroom(one, *ends.get(one.name, (None, None)), what) for one in contrasts]
     return Section(
-        setting, in_unit_of(what, runs), list(runs), cells, contrasts, _best(usable, cells, what), sorted(problems)
+        setting=setting,
+        measure=in_unit_of(what, runs),
+        runs=list(runs),
+        cells=cells,
+        contrasts=contrasts,
+        best=_best(cells, what),
+        collapsed=_collapsed(usable),
+        problems=sorted(problems),
     )
 
 
@@ -198,17 +209,31 @@ def _with_headroom(one: Contrast, budget: Scores | None, full: float | None, wha
     return replace(one, headroom=headroom_share(what.sign * one.difference.estimate.mean, *ends))
 
 
-def _best(usable: dict[ArmName, dict[int, Run]], cells: dict[ArmName, Scores], what: Metric) -> list[ArmName]:
-    """Return the cells that cannot be told apart from the best one, by the test that a contrast with it would get."""
+def _best(cells: dict[ArmName, Scores], what: Metric) -> list[ArmName]:
+    """Return the cell with the best mean, and those whose interval reaches it or allows no verdict."""
     if not cells:
         return []
-    top = max(cells, key=lambda name: what.sign * cells[name].estimate.mean)
-    p_of: dict[ArmName, float | None] = {}
-    for name in cells:
-        common = sorted(usable[top].keys() & usable[name].keys())
-        if name != top and not refusal([(usable[top][seed], usable[name][seed]) for seed in common]):
-            tables = (cells[one].table[:, [cells[one].seeds.index(seed) for seed in common]] for one in (top, name))
-            p_of[name] = p_value(np.subtract(*tables))
-    adjusted_p = dict(zip(p_of, holm_of(list(p_of.values())), strict=True))
-    told_apart = {name for name, p in adjusted_p.items() if p is not None and p < _TOLD_APART}
-    return [name for name in cells if name not in told_apart]
+    top = max(what.sign * scores.estimate.mean for scores in cells.values())
+
+    def reaches(scores: Scores) -> bool:
+        found = scores.estimate
+        if found.p_withheld or found.interval is None:
+            return True
+        return max(what.sign * end for end in found.interval) >= top
+
+    return [name for name, scores in cells.items() if reaches(scores)]
+
+
+def _collapsed(usable: Mapping[ArmName, dict[int, Run]]) -> dict[ArmName, tuple[int, int]]:
+    """Return of each cell how many runs collapsed, and how many have supervised training of their seed beside them."""
+    dice = {
+        name: {seed: float(run.units.by_group(run.values["dice"]).mean()) for seed, run in runs.items()}
+        for name, runs in usable.items()
+    }
+    found = {}
+    for name, runs in usable.items():
+        plain = supervised_like(next(iter(runs.values())).record.spec)
+        common = dice[name].keys() & dice.get(plain, {}).keys() if name != plain else ()
+        if common:
+            found[name] = sum(dice[name][seed] < dice[plain][seed] - COLLAPSE for seed in common), len(common)
+    return found

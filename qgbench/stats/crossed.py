@@ -1,4 +1,4 @@
-"""Crossed random effects of test groups x seeds: the one model behind every interval, p-value and P(claim false).
+"""Crossed random effects of test groups x seeds: the one model behind every interval and p-value.
 
 A table ``y`` of shape (G, S) holds one number for each test group (patient, lesion, video) and each seed: a group's
 mean Dice, or the difference of two twins. Groups and seeds are both samples, each seed meets each group once, so
@@ -39,9 +39,8 @@ interval is nearly Student's t over the groups, and p < 0.05 occurs in up to 8 %
 the level there cost 10 to 20 points of power where nothing is skewed (table 9); instead `Estimate.reason` carries a
 warning wherever such a p is below 0.05.
 
-**p** is the level at which the interval just touches 0. **P(claim false)** is half of it: the mass that the same
-model's confidence distribution of the true mean puts on the sign opposite to the estimate's, 0.5 where the estimate
-is 0.
+**p** is the level at which the interval just touches 0. The **one-sided p** is half of it: p of "the true mean has not
+the sign of the estimate", 0.5 where the estimate is 0.
 """
 
 import math
@@ -111,8 +110,8 @@ class Estimate:
     standard_error: float | None
     p: float | None
     """Two-sided p of "the true mean is 0"; None where withheld."""
-    p_false: float | None
-    """P(claim false): probability that the true mean has the sign opposite to `mean`; None where `p` is."""
+    p_one_sided: float | None
+    """p of "the true mean has not the sign of `mean`", half of `p`; None where that is."""
     wilcoxon_p: float | None
     """Wilcoxon signed-rank (Pratt) of the groups' means over seeds: blind to seed variance; None where `p` is."""
     reason: str
@@ -197,14 +196,6 @@ def rests_on_few_groups(squares: MeanSquares) -> np.ndarray:
     return large & (squares.groups < _FEW_GROUPS) & (squares.seeds >= _LEAST_SEEDS)
 
 
-def p_value(values: np.ndarray) -> float | None:
-    """Return the two-sided p of "the true mean is 0" of a table (G, S): that of `estimate`, None where withheld."""
-    values = np.asarray(values, dtype=float)
-    if values.shape[0] < MIN_GROUPS or values.shape[1] == 1:
-        return None
-    return _p_value(mean_squares(values))
-
-
 def estimate(values: np.ndarray, tested: bool = True) -> Estimate:
     """Return an estimate of the mean of one table.
 
@@ -267,7 +258,7 @@ def estimate(values: np.ndarray, tested: bool = True) -> Estimate:
         interval=None if width is None else (mean - width, mean + width),
         standard_error=error,
         p=p,
-        p_false=None if p is None else p / 2,
+        p_one_sided=None if p is None else p / 2,
         wilcoxon_p=wilcoxon,
         reason="; ".join(reasons),
         p_withheld=groups < MIN_GROUPS or seeds == 1,

@@ -28,6 +28,43 @@ class Spread:
     """Over seeds, of a run's mean over groups (each group's mean counts once, as in `crossed.estimate`)."""
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a mean over images hides, in the units of the values; each is of a run, averaged over seeds.
+
+    They describe the test images of a run, and have no interval: those that a bootstrap of groups gives for a tail
+    cover less than they say.
+    """
+
+    median: float
+    interquartile_mean: float
+    """Mean of the middle half (a quarter cut off at each end, rounded down to whole images)."""
+    worst_tenth: float
+    """Mean of the worst 10 % of the images, rounded up to whole images."""
+
+
+def shape(values: np.ndarray, higher_is_better: bool = True) -> Shape:
+    """Return median, interquartile mean and worst tenth over images, averaged over seeds.
+
+    The interquartile mean is that of Agarwal et al., Deep RL at the Edge of the Statistical Precipice, NeurIPS 2021.
+
+    Parameters
+    ----------
+    values : (N, S) float
+        Of each image, for each seed.
+    higher_is_better : bool
+        Which end is the worst.
+    """
+    ordered = np.sort(_full(np.asarray(values, dtype=float)), axis=0)
+    worst = -(-len(ordered) // 10)
+    tail = ordered[:worst] if higher_is_better else ordered[-worst:]
+    return Shape(
+        median=float(np.median(ordered, axis=0).mean()),
+        interquartile_mean=float(scipy.stats.trim_mean(ordered, 0.25, axis=0).mean()),
+        worst_tenth=float(tail.mean()),
+    )
+
+
 def spread(values: np.ndarray, groups: Sequence[str]) -> Spread:
     """Return how far images, test groups and runs of a cell lie apart.
 

@@ -5,8 +5,10 @@
 purpose are entered, and those removed taken out, by ``python -m qgbench.trust.manifest results``.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,11 +32,12 @@ def write_manifest(folder: Path) -> Path:
     """
     if not folder.is_dir():
         raise UserError(f"{no_folder(folder)}. Give the folder of submitted results.")
-    return _write(folder / MANIFEST_NAME, {name: _digest(folder / name) for name in _names(folder)})
+    with _locked(folder):
+        return _write(folder / MANIFEST_NAME, {name: _digest(folder / name) for name in _names(folder)})
 
 
 def enter(files: Iterable[Path]) -> None:
-    """Enter files into the manifest above them, where there is one.
+    """Enter files into the manifest above them, where there is one; processes that enter at a time wait for each other.
 
     Raises
     ------
@@ -43,8 +46,9 @@ def enter(files: Iterable[Path]) -> None:
     """
     for file in files:
         if (manifest := _above(file.parent)) is not None:
-            own = {file.resolve().relative_to(manifest.parent.resolve()).as_posix(): _digest(file)}
-            _write(manifest, _read(manifest) | own)
+            name = file.resolve().relative_to(manifest.parent.resolve()).as_posix()
+            with _locked(manifest.parent):
+                _write(manifest, _read(manifest) | {name: _digest(file)})
 
 
 def differing_files(folders: Sequence[Path]) -> Iterator[Fault]:
@@ -71,6 +75,19 @@ def differing_files(folders: Sequence[Path]) -> Iterator[Fault]:
                 yield Fault(root / name, "manifest", f"{MANIFEST_NAME} has no entry of it")
             elif entered[name] != _digest(root / name):
                 yield Fault(root / name, "manifest", "edited since it was entered")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the folder itself: the manifest is replaced as a whole, and a lock file would stay among the results."""
+    import fcntl  # late: verify, which only reads, also runs where it is missing
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _names(folder: Path) -> list[str]:

@@ -261,16 +261,17 @@ class TestTables:
         text = (report / "report.md").read_text()
         assert text.count("Of several classes, Dice of an image or volume is the mean over all of them") == 3
         for distance in (
-            "HD95 (voxels; % of the volume's diagonal) averages over classes, test volumes and seeds; "
-            "missed: volumes and classes of which there is something and nothing was predicted, for each seed.",
-            "HD95 (mm; % of the volume's diagonal)",
-            "HD95 (pixels of the original image; % of its diagonal) averages over test images and seeds; "
-            "missed: images with a lesion of which nothing was predicted, for each seed.",
+            "Means are over classes and volumes of a test group, then over groups and seeds; the median is over the "
+            "volumes of a run, then averaged over seeds. HD95 in voxels, where one mask is empty the diagonal. Missed: "
+            "% of volumes and classes of which there is something and nothing was predicted.",
+            "HD95 in mm, where one mask",
+            "Means are over images of a test group, then over groups and seeds",
+            "HD95 in pixels of the original image, where one mask is empty the diagonal. Missed: % of images, those "
+            "without any prediction of a lesion that is there.",
         ):
             assert distance in text
-        assert "HD95 voxels base / +" in text
-        assert "HD95 mm base / +" in text
-        assert "HD95 base / +" in text
+        for unit in ("voxels", "mm", "px"):
+            assert f"HD95 {unit} mean over groups" in text
 
     def test_programs_get_classes_and_units_in_columns_of_their_own(self, report: Path, tmp_path: Path) -> None:
         table = pd.read_csv(report / "results.csv", keep_default_na=False, na_values=[""])
@@ -333,12 +334,12 @@ class TestTables:
 
     def test_a_report_of_one_class_has_its_distances_beside_it(self, records: Path) -> None:
         section = analyse(collect([records]), metric="dice:LV").sections[0]
-        shown, *_ = setting_chapter(section, [], {}).tables
-        (column,) = (number for number, name in enumerate(shown.columns) if name.startswith("HD95 voxels of LV"))
-        scores = [side.means for one in section.contrasts for side in (one.reference_scores, one.scores) if side]
-        assert shown.rows[0][column] == " / ".join(f"{means['hd95:LV']:.1f}" for means in scores)
-        assert all(means["hd95:LV"] != means["hd95"] for means in scores)
-        assert not any(name.startswith("Missed") for name in shown.columns), "it is counted over all classes"
+        tables = {table.title: table for table in setting_chapter(section, [], {}).tables}
+        shown = tables["Distances, surfaces and misses of LV"]
+        (column,) = (number for number, name in enumerate(shown.columns) if name == "HD95 voxels\nmean over groups")
+        for row, scores in zip(shown.rows, section.cells.values(), strict=True):
+            assert row[column] == f"{scores.means['hd95:LV']:.2f}", "groups are of one size"
+            assert scores.means["hd95:LV"] != scores.means["hd95"]
 
     def test_the_terminal_says_it_too(self, records: Path, capsys: pytest.CaptureFixture[str]) -> None:
         print_report(analyse(collect([records])), [Path("report.md")])

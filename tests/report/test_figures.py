@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.text import Text
 
-from qgbench.metrics.table import METRICS, metric_named
+from qgbench.metrics.table import METRICS, MISSED, metric_named
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.collect import Collection, Run, Units
@@ -46,7 +46,8 @@ from qgbench.spec.arm import ArmName
 from tests.records import settings_of, spec_of
 
 PLANS = {
-    "questions": questions.plan,
+    "questions": questions.plan_confirm,
+    "exploratory": questions.plan_exploratory,
     "forest": forest.plan,
     "rank_frequencies": ranks.plan_frequencies,
     "groups": groups.plan,
@@ -84,6 +85,7 @@ def a_run(
     dice = np.clip(np.linspace(0.5, 0.8, count) + gain + rng.normal(0, 0.01, count), 0, 1)
     ids = [f"image{index:03}" for index in range(count)]
     values = {name: 50 * (1 - dice) if name.startswith(("hd95", "assd")) else dice for name in METRICS}
+    values[MISSED.name] = np.zeros(count)
     mean = float(dice.mean())
     means = {name: 5.0 if name.startswith(("hd95", "assd")) else mean for name in METRICS}
     student = Summary(images=count, groups=count, means=means, missed=0, spurious=0)
@@ -356,52 +358,75 @@ def _is_drawn(text: Text, figure: Figure) -> bool:
 
 
 class TestQuestions:
-    def test_answers_and_data_sets_are_those_of_the_analysis(self, analysis: Analysis) -> None:
+    def test_answers_are_those_of_the_analysis_and_nothing_lies_on_them(self, analysis: Analysis) -> None:
         assert analysis.answers is not None
-        figure = only_figure(questions.plan(analysis))
-        asked = analysis.answers.all
-        diamonds = [patch.get_xy() for patch in tagged(figure, "answer")]
-        assert len(diamonds) == len(asked) == 6
-        for diamond, one in zip(diamonds, asked, strict=True):
-            assert one.estimate is not None
-            assert one.estimate.interval is not None
-            low, high = one.estimate.interval
-            assert diamond[:4, 0] == pytest.approx(
-                [100 * low, 100 * one.estimate.mean, 100 * high, 100 * one.estimate.mean]
-            )
-        inside = [line.get_xdata()[0] for line in tagged(figure, "dataset")]
-        assert inside == pytest.approx([100 * found.mean for one in asked for found in one.by_dataset.values()])
-        shown = texts(figure)
+        for plan, asked in (
+            (questions.plan_confirm(analysis), analysis.answers.confirm),
+            (questions.plan_exploratory(analysis), analysis.answers.others),
+        ):
+            figure = only_figure(plan)
+            diamonds = [patch.get_xy() for patch in tagged(figure, "answer")]
+            assert len(diamonds) == len(asked) > 0
+            for diamond, one in zip(diamonds, asked, strict=True):
+                assert one.estimate is not None
+                assert one.estimate.interval is not None
+                low, high = one.estimate.interval
+                assert diamond[:4, 0] == pytest.approx(
+                    [100 * low, 100 * one.estimate.mean, 100 * high, 100 * one.estimate.mean]
+                )
+            rows = [diamond[0, 1] for diamond in diamonds]
+            marked = [line.get_ydata()[0] for line in tagged(figure, "mean")]
+            assert len({*rows, *marked}) == len(rows) + len(marked), "each estimate has a row of its own"
+
+    def test_only_what_is_tested_has_a_p(self, analysis: Analysis) -> None:
+        assert analysis.answers is not None
+        primary = analysis.answers.confirm[0]
+        assert primary.estimate is not None
+        assert primary.estimate.p is not None
+
+        def ps(plan: Plan) -> list[str]:
+            return [text for text in texts(only_figure(plan)) if text.startswith("0.") and "[" not in text]
+
+        assert ps(questions.plan_confirm(analysis)) == [f"{primary.estimate.p:.3f}"]
+        assert ps(questions.plan_exploratory(analysis)) == []
+        shown = texts(only_figure(questions.plan_exploratory(analysis)))
         assert any(text.startswith("Does the add-on qw change the method") and "\n" in text for text in shown)
-        assert asked[0].estimate is not None
-        assert asked[0].estimate.p is not None
-        p = f"{asked[0].estimate.p:.3f}"
-        assert [text for text in shown if text.startswith("0.") and "[" not in text] == [p], (
-            "that of the question that is tested"
+        assert "p" not in shown
+
+    def test_data_sets_stand_below_a_question_with_their_intervals(self, analysis: Analysis) -> None:
+        assert analysis.answers is not None
+        primary = analysis.answers.confirm[0]
+        (own,) = primary.by_dataset.values()
+        assert own.interval is not None
+        low, high = own.interval
+        far = replace(own, mean=own.mean, interval=(low - 0.9, high))
+        several = replace(primary, by_dataset={"one": own, "another": far})
+        figure = only_figure(
+            questions.plan_confirm(replace(analysis, answers=replace(analysis.answers, confirm=[several])))
         )
+        assert [line.get_xdata()[0] for line in tagged(figure, "mean")] == pytest.approx([100 * own.mean] * 2)
+        near, cut = (line.get_xdata() for line in tagged(figure, "interval"))
+        assert list(near) == pytest.approx([100 * low, 100 * high])
+        assert cut[0] == figure.axes[0].get_xlim()[0] > 100 * (low - 0.9)
+        arrows = [line.get_marker() for line in figure.axes[0].lines if line.get_marker() in (4, 5)]
+        assert arrows == [4]
+        assert {"one", "another"} <= set(texts(figure))
 
     def test_more_questions_than_a_page_holds_take_another(self, analysis: Analysis) -> None:
         assert analysis.answers is not None
-        many = replace(analysis.answers, others=analysis.answers.others * 8)
-        plan = questions.plan(replace(analysis, answers=many))
+        many = replace(analysis.answers, others=analysis.answers.others * 9)
+        plan = questions.plan_exploratory(replace(analysis, answers=many))
         assert len(plan.draws) == 2
-        assert sum(len(tagged(figure, "answer")) for figure in figures(plan)) == 41
+        assert sum(len(tagged(figure, "answer")) for figure in figures(plan)) == 45
 
     def test_questions_without_an_answer_are_counted(self, analysis: Analysis) -> None:
         assert analysis.answers is not None
         first, *others = analysis.answers.others
         some = replace(analysis.answers, others=[replace(first, estimate=None), *others])
-        assert questions.plan(replace(analysis, answers=some)).left_out == ["questions without an answer: 1"]
-        assert questions.plan(replace(analysis, answers=None)).draws == []
-
-    def test_a_data_set_beyond_the_axis_is_an_arrow(self, analysis: Analysis) -> None:
-        assert analysis.answers is not None
-        primary = analysis.answers.confirm[0]
-        (dataset,) = primary.by_dataset
-        far = replace(primary, by_dataset={dataset: replace(primary.by_dataset[dataset], mean=-0.9)})
-        figure = only_figure(questions.plan(replace(analysis, answers=replace(analysis.answers, confirm=[far]))))
-        first = tagged(figure, "dataset")[0]
-        assert (first.get_marker(), first.get_xdata()[0]) == (4, figure.axes[0].get_xlim()[0])
+        plan = questions.plan_exploratory(replace(analysis, answers=some))
+        assert plan.left_out == ["questions without an answer: 1"]
+        nothing = replace(analysis, answers=None)
+        assert questions.plan_confirm(nothing).draws == questions.plan_exploratory(nothing).draws == []
 
 
 class TestForest:
@@ -614,6 +639,12 @@ class TestLearning:
         assert list(addon.get_ydata()) == pytest.approx([54, 64, 84])
         assert base.get_color() == addon.get_color()
         assert (base.get_linestyle(), addon.get_linestyle()) == (DASHED, LINE_OF_ADDON)
+
+    def test_a_single_panel_is_as_wide_as_the_figure(self) -> None:
+        one = only_figure(learning.plan(analysis_of([a_run()])))
+        two = only_figure(learning.plan(analysis_of([a_run(), a_run(dataset="scd")])))
+        assert one.axes[0].get_position().width > 0.85 > 0.45 > two.axes[0].get_position().width
+        assert one.get_figheight() == two.get_figheight() < 3, "no room is kept for legends that are not there"
 
     def test_what_is_not_finite_is_passed_over(self) -> None:
         run = a_run()

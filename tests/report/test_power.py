@@ -1,17 +1,23 @@
 """``qgbench power``: from stated spreads and from records."""
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from typer.testing import CliRunner, Result
 
 from qgbench.base.errors import UserError
 from qgbench.cli.main import app
 from qgbench.report.analysis import analyse
+from qgbench.report.answer_power import Need, needs_of
 from qgbench.report.collect import collect
+from qgbench.report.declared import declared
 from qgbench.report.power import cases_of, power_rows
+from qgbench.spec.suite import load_suite
 from qgbench.stats.crossed import estimate
 from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_record
 
@@ -109,3 +115,89 @@ def test_one_seed_has_no_known_spread(tmp_path: Path) -> None:
 def test_mistakes_get_one_message(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         qgbench(*words)
+
+
+class TestSuite:
+    """``qgbench power --suite``: the first question of the suite smoke, on records of known spread."""
+
+    @staticmethod
+    def records(folder: Path, by_seed: float = 0.0, by_group: float = 1.0, seeds: int = 2) -> np.ndarray:
+        """Twins of the suite smoke, of which two seeds belong to it; give the differences by group and seed."""
+        gains = by_group * GROUP_GAIN[:, None] + by_seed * (np.arange(seeds) - (seeds - 1) / 2)
+        cell = {"method": "fixmatch", "dataset": "phantom", "regime": "n12@grouped", "protocol": "smoke"}
+        for seed in range(seeds):
+            make_record(folder, GROUP_DICE, seed=seed, **cell)
+            make_record(folder, GROUP_DICE + gains[:, seed], addon="qw", seed=seed, **cell)
+        return gains
+
+    @staticmethod
+    def needs(folder: Path, gain: float) -> list[Need]:
+        found = analyse(collect([folder]), suite=declared(load_suite("smoke"))).answers
+        assert found is not None
+        return needs_of(found, gain)
+
+    def test_where_groups_alone_differ_the_half_width_is_students_whatever_the_seeds(self, tmp_path: Path) -> None:
+        gains = self.records(tmp_path)
+        now, more, _ = self.needs(tmp_path, 0.02)
+        variance = gains[:, 0].var(ddof=1)
+        judge = stats.t.isf(0.025, 7) * np.sqrt(variance * 7 / stats.chi2.median(7) / 8)
+        assert np.median(now.widths, axis=1) == pytest.approx(judge, rel=0.05)  # of 400 draws
+        twice = stats.t.isf(0.025, 15) * np.sqrt(variance * 7 / stats.chi2.median(7) / 16)
+        assert np.median(more.widths, axis=1) == pytest.approx(twice, rel=0.05)
+        error = now.widths[0] / stats.t.isf(0.025, 7)
+        shown = stats.norm.cdf((0.02 - now.widths[0]) / error) + stats.norm.cdf((-0.02 - now.widths[0]) / error)
+        assert now.powers[0] == pytest.approx(shown)
+
+    def test_where_seeds_alone_differ_the_half_width_is_students_over_seeds(self, tmp_path: Path) -> None:
+        gains = self.records(tmp_path, by_seed=0.01, by_group=0)
+        now, more, sets = self.needs(tmp_path, 0.02)
+        seeds = np.arange(2, 41)
+        drawn = gains[0].var(ddof=1) / stats.chi2.median(1)
+        judge = stats.t.isf(0.025, seeds - 1) * np.sqrt(drawn / seeds)
+        assert np.median(now.widths, axis=1) == pytest.approx(judge, rel=0.1)
+        assert more.widths == pytest.approx(now.widths), "more patients do not average out what a run shares"
+        assert (sets.widths < now.widths).all()
+        seed = 2 * (60.5 + 3)  # two runs, trained and evaluated
+        assert (now.seconds, more.seconds, sets.seconds) == (seed, seed, 2 * seed)
+        assert (np.diff(now.widths, axis=0) < 0).all()
+
+    def test_the_fewest_seeds_are_those_from_which_on_the_target_is_reached(self, tmp_path: Path) -> None:
+        self.records(tmp_path, by_seed=0.01, by_group=0)
+        now = self.needs(tmp_path, 0.02)[0]
+        target = float(np.median(now.widths[8]))  # of 10 seeds
+        fewest = now.seeds(now.widths <= target)
+        assert np.median([count or np.inf for count in fewest]) == pytest.approx(10, abs=1)
+        assert set(now.seeds(now.widths < 0)) == {None}
+
+    def test_the_command_prints_plans_and_their_price(self, tmp_path: Path) -> None:
+        self.records(tmp_path)
+        shown = qgbench(str(tmp_path), "--suite", "smoke", "--half-width", "5", "--gain", "9").stdout
+        assert "Does QW change Dice?" in shown
+        assert "spreads from phantom 8 groups x 2 seeds" in shown
+        for plan in ("these sets and test groups", "twice the test groups and images", "twice as many sets like these"):
+            (line,) = [line for line in shown.splitlines() if line.startswith(plan)]
+            assert re.findall(r"\d+ \[\d+, \d+\]", line)[::2] == ["2 [2, 2]"] * 2
+        assert "seeds for +-5" in shown
+        assert "seeds for 80% power at +9" in shown
+
+    def test_a_suite_without_records_or_without_an_answer_says_what_is_lacking(self, tmp_path: Path) -> None:
+        noisy_twins(tmp_path / "others")
+        with pytest.raises(UserError, match="no record belongs to the suite 'smoke'; do its runs with qgbench suite"):
+            qgbench(str(tmp_path / "others"), "--suite", "smoke")
+        with pytest.raises(UserError, match="nowhere"):
+            qgbench(str(tmp_path / "nowhere"), "--suite", "smoke")
+        self.records(tmp_path / "whole")
+        shutil.rmtree(next((tmp_path / "whole").glob("fixmatch--qw-k1*")))
+        with pytest.raises(UserError, match=r"do not answer 'primary' of the suite yet: phantom.*fixmatch\+qw, seed 1"):
+            qgbench(str(tmp_path / "whole"), "--suite", "smoke")
+        self.records(tmp_path / "one", seeds=1)
+        with pytest.raises(UserError, match="spreads need 2 seeds and 2 test groups"):
+            qgbench(str(tmp_path / "one"), "--suite", "smoke")
+        with pytest.raises(UserError, match="above 0"):
+            qgbench(str(tmp_path / "whole"), "--suite", "smoke", "--half-width", "0")
+
+    def test_help_says_what_it_does(self) -> None:
+        shown = " ".join(qgbench("--help").stdout.split())
+        assert "--suite" in shown
+        assert "--half-width" in shown
+        assert "core-hours" in shown

@@ -40,14 +40,14 @@ def known(
     reason: str = "",
     groups: int = 100,
 ) -> Estimate:
-    p_false = None if p is None else p / 2
-    return Estimate(groups, 3, mean, interval, 0.004, p, p_false, None if p is None else 0.0004, reason)
+    p_one_sided = None if p is None else p / 2
+    return Estimate(groups, 3, mean, interval, 0.004, p, p_one_sided, None if p is None else 0.0004, reason)
 
 
 def scores(found: Estimate, images: int = 100) -> Scores:
     table = np.full((found.groups, found.seeds), found.mean)
     spread = Spread(images=0.041, groups=0.02, seeds=None)
-    return Scores([0, 1, 2], images, [f"g{i}" for i in range(found.groups)], table, found, spread, {})
+    return Scores([0, 1, 2], images, [f"g{i}" for i in range(found.groups)], table, found, spread, {}, {}, {})
 
 
 def contrast(found: Estimate | None = None, kind: Kind = "twin", images: int = 100, refused: str = "") -> Contrast:
@@ -61,8 +61,8 @@ def contrast(found: Estimate | None = None, kind: Kind = "twin", images: int = 1
 
 def test_headline_is_the_sentence_that_was_asked_for() -> None:
     assert headline(contrast(known()), "PH2, 28 labels", DICE) == (
-        "FixMatch + QW against FixMatch on PH2, 28 labels: +1.3 Dice points, CI 0.4 to 2.2; 100 images, 3 seeds; such "
-        "a claim would be false with probability 0.01."
+        "FixMatch + QW against FixMatch on PH2, 28 labels: +1.3 Dice points, CI 0.4 to 2.2; 100 images, 3 seeds; "
+        "one-sided p 0.01."
     )
 
 
@@ -70,7 +70,7 @@ def test_headline_of_a_loss_counts_groups_and_writes_true_minus_signs() -> None:
     found = known(-0.0135, (-0.0463, 0.0193), 0.227, groups=14)
     assert headline(contrast(found, images=305), "CVC, 28 labels", DICE) == (
         "FixMatch + QW against FixMatch on CVC, 28 labels: −1.4 Dice points, CI −4.6 to 1.9; 305 images in 14 groups, "
-        "3 seeds; such a claim would be false with probability 0.11."
+        "3 seeds; one-sided p 0.11."
     )
 
 
@@ -83,7 +83,7 @@ def test_headline_of_a_distance_has_its_unit_and_says_which_way_is_better() -> N
 def test_withheld_p_is_said_with_its_reason() -> None:
     reason = "p withheld: 5 test groups, at least 6 are needed; the interval is over test groups only"
     found = contrast(known(p=None, reason=reason))
-    assert headline(found, "PH2", DICE).endswith("; how probably such a claim would be false is withheld.")
+    assert headline(found, "PH2", DICE).endswith("; p is withheld.")
     assert details(found, DICE)[:2] == [
         "p is withheld: 5 test groups, at least 6 are needed.",
         "The interval is over test groups only.",

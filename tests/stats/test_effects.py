@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from qgbench.base.errors import QGBenchError
-from qgbench.stats.effects import Spread, effect_size, headroom_share, probability_of_improvement, spread
+from qgbench.stats.effects import Spread, effect_size, headroom_share, probability_of_improvement, shape, spread
 
 
 def test_spread_by_hand() -> None:
@@ -18,6 +18,18 @@ def test_spread_by_hand() -> None:
     assert result.images == pytest.approx(math.sqrt(20 / 3))
     assert result.groups == pytest.approx(math.sqrt(19 / 3))
     assert result.seeds == pytest.approx(math.sqrt(2))
+
+
+def test_shape_by_hand() -> None:
+    # Seed 0: 0 to 7, twice; a quarter of 16 is 4: the middle half is 2, 2 to 5, 5; the worst tenth is two images.
+    first = np.repeat(np.arange(8.0), 2)
+    values = np.column_stack([first, first + 10])
+    found = shape(values[::-1])
+    assert (found.median, found.interquartile_mean, found.worst_tenth) == (8.5, 8.5, 5)
+    assert shape(values, higher_is_better=False).worst_tenth == 12
+    skewed = np.array([[0.0], [0.8], [0.9], [0.9]])
+    assert shape(skewed).interquartile_mean == pytest.approx(stats.trim_mean(skewed, 0.25)[0]) == pytest.approx(0.85)
+    assert shape(np.array([[0.3, 0.5]])) == shape(np.array([[0.4]]))
 
 
 def test_spread_counts_each_group_once_whatever_its_images() -> None:

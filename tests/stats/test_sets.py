@@ -93,14 +93,14 @@ def test_interval_of_confidence_one_minus_p_just_touches_zero(
     assert touching is not None
     assert min(map(abs, touching)) == pytest.approx(0, abs=1e-7)
     assert (result.p < 0.05) == (result.interval[0] > 0 or result.interval[1] < 0)
-    assert result.p_false == result.p / 2
+    assert result.p_one_sided == result.p / 2
     assert these_sets({name: -5 * table for name, table in values.items()}, seeds).p == pytest.approx(result.p)
     assert these_sets(values, seeds, tested=False).p is None
 
 
 def test_all_zero_and_all_equal() -> None:
     zero = these_sets({"a": np.zeros((6, 2)), "b": np.zeros((9, 3))})
-    assert (zero.mean, zero.interval, zero.p, zero.p_false) == (0, (0, 0), 1, 0.5)
+    assert (zero.mean, zero.interval, zero.p, zero.p_one_sided) == (0, (0, 0), 1, 0.5)
     sure = these_sets({"a": np.ones((6, 2)), "b": np.ones((9, 3))})
     assert (sure.mean, sure.interval, sure.p) == (1, (1, 1), 0)
 
@@ -172,7 +172,7 @@ class TestWithheld:
         values["clinic"] = values["clinic"][:4]
         result = these_sets(values)
         assert result.interval is not None
-        assert (result.p, result.p_false, result.p_withheld) == (None, None, True)
+        assert (result.p, result.p_one_sided, result.p_withheld) == (None, None, True)
         assert result.reason == "p withheld: too few test groups (4 in clinic), at least 6 are needed"
 
     def test_one_seed_in_one_table(self) -> None:

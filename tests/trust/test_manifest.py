@@ -48,6 +48,28 @@ def test_what_is_entered_is_no_difference_and_nothing_else_is_believed(results: 
     assert found(results) == [("seed0.csv", "edited since it was entered")]
 
 
+def test_what_several_processes_enter_at_a_time_is_all_there(results: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from qgbench.trust.manifest import enter\n"
+        "sys.stdin.readline()\n"
+        "for file in sorted(Path(sys.argv[1]).glob(sys.argv[2])): enter([file])"
+    )
+    for process in range(3):
+        for number in range(20):
+            (results / f"v2/p{process}n{number}.json").write_text(f"{process} {number}")
+    command = [sys.executable, "-c", script, str(results / "v2")]
+    running = [
+        subprocess.Popen([*command, f"p{process}n*.json"], stdin=subprocess.PIPE, text=True) for process in range(3)
+    ]
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert found(results) == []
+    assert {file.name for file in results.iterdir()} == {"v2", "claims", MANIFEST_NAME}, "no lock stays behind"
+
+
 def test_without_a_manifest_nothing_is_entered_or_found(tmp_path: Path) -> None:
     (tmp_path / "seed0.json").write_text("")
     enter([tmp_path / "seed0.json"])

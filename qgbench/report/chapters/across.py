@@ -4,13 +4,24 @@ import math
 from functools import partial
 
 from qgbench.metrics.table import Metric
-from qgbench.report.across import Across, AddonAcross
+from qgbench.report.across import Across, AddonAcross, Agreement, Noise
 from qgbench.report.chapters.suite import CLASSES_RULE, POPULATION_RULE, SHARED_RULE
 from qgbench.report.chapters.table import Chapter, Columns, Table, abreast, part_title, table
 from qgbench.report.wording import MISSING, in_points, p_words, protocol_line
 from qgbench.spec.protocol import OWN_SEEDS
 
+RANKED_RULE = "Ranked by {label}, in {unit}: mean over images of a test group, groups and seeds, shown by setting."
 ACROSS_RULE = "Ranks are over the cells that every setting has; 1 is best. They describe: nothing here is tested."
+FIRST_RULE = "First: share of bootstrap draws over groups and seeds in which the cell has the best rank."
+AGREEMENT_RULE = (
+    "Kendall's tau between the average ranks above and those by another rule: 1 where all pairs of cells keep their "
+    "order, 0 where half of them do, -1 where none does. By a single seed, and without one data set: over all choices."
+)
+NOISE_RULE = (
+    "Between methods: standard deviation of the means of the cells that every setting has. Between seeds: that of a "
+    "cell's runs, root mean square over cells. Ratio: the first by the second; were all cells alike, it would be "
+    "about 1 by the root of the number of seeds (0.58 with 3), less where a seed moves all cells alike."
+)
 COMBINED_RULE = (
     "Combined: mean difference over the methods that have it in every setting and over the settings, averaged inside "
     "data sets and then over these with equal weights; it is about these data sets, new patients (test groups) and new "
@@ -28,14 +39,14 @@ def across_chapter(across: Across) -> Chapter:
     return Chapter(
         title=f"Across settings: {across.title}",
         above=[protocol_line(across.protocol, across.protocol_version)],
-        tables=[one for one in (_addons(across, what), *_ranks(across, what)) if one.rows],
+        tables=[
+            one
+            for one in (_addons(across, what), *_ranks(across, what), _agreements(across), _noise(across, what))
+            if one.rows
+        ],
         below=[
-            ACROSS_RULE,
             *([CLASSES_RULE.format(label=what.label)] if across.over_classes else []),
-            "First: share of bootstrap draws over groups and seeds in which the cell has the best rank.",
-            COMBINED_RULE,
             *([SHARED_RULE.format(version=across.protocol_version)] if shared else []),
-            *([POPULATION_RULE] if any(addon.sets for addon in across.addons) else []),
             *(f"{found.reason} (combined, {name})." for name, found in combined.items() if found.reason),
             *([f"Left out of the ranks: {'; '.join(absent)}."] if absent else []),
             *([f"Left out of 'combined': {'; '.join(partly)}."] if partly else []),
@@ -57,7 +68,32 @@ def _addons(across: Across, what: Metric) -> Table:
         "Q\n(p)": q,
         "Note": lambda addon: "too narrow" if addon.sets and addon.sets.too_narrow else MISSING,
     }
-    return table("What the add-ons do over all settings", columns, across.addons, names=1)
+    says = " ".join([COMBINED_RULE, *([POPULATION_RULE] if any(addon.sets for addon in across.addons) else [])])
+    return table("What the add-ons do over all settings", columns, across.addons, names=1, says=says)
+
+
+def _agreements(across: Across) -> Table:
+    columns: Columns[Agreement] = {
+        "Ranked instead": lambda one: one.rule,
+        "Rankings": lambda one: str(one.rankings),
+        "Kendall's tau,\nmean": lambda one: _two(one.mean),
+        "Kendall's tau,\nleast": lambda one: _two(one.least),
+    }
+    return table("How far these ranks hold", columns, across.agreements, names=1, widths=(50,), says=AGREEMENT_RULE)
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else MISSING
+
+
+def _noise(across: Across, what: Metric) -> Table:
+    columns: Columns[Noise] = {
+        "Setting": lambda one: f"{one.setting.dataset} {one.setting.regime}",
+        f"SD between methods\n({what.difference_unit})": lambda one: f"{what.scale * one.cells:.2f}",
+        f"SD between seeds\n({what.difference_unit})": lambda one: f"{what.scale * one.seeds:.2f}",
+        "Ratio": lambda one: f"{one.cells / one.seeds:.2f}" if one.seeds > 0 else MISSING,
+    }
+    return table("Do methods differ by more than seeds?", columns, across.noise, names=1, widths=(60,), says=NOISE_RULE)
 
 
 def _ranks(across: Across, what: Metric) -> list[Table]:
@@ -65,10 +101,11 @@ def _ranks(across: Across, what: Metric) -> list[Table]:
     rows = range(len(across.names))
     parts = abreast([max(len(setting.dataset), len(setting.regime)) for setting in across.settings])
     title = f"Average ranks over {len(across.settings)} settings"
+    says = f"{ACROSS_RULE} {RANKED_RULE.format(label=what.label, unit=what.unit)} {FIRST_RULE}"
 
     def share(row: int) -> str:
         found = across.frequencies[row, 0]
-        return MISSING if math.isnan(found) else f"{found:.2f}"
+        return _two(found)
 
     def mean(block: int, row: int) -> str:
         return f"{what.scale * across.means[block, row]:.2f}"
@@ -84,5 +121,5 @@ def _ranks(across: Across, what: Metric) -> list[Table]:
                 for block in shown
             },
         }
-        tables.append(table(part_title(title, number, len(parts)), columns, rows, names=1))
+        tables.append(table(part_title(title, number, len(parts)), columns, rows, names=1, says=says))
     return tables

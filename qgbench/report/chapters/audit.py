@@ -23,10 +23,12 @@ def audit_tables(audits: list[AuditRow]) -> list[Table]:
     """Return the tables of the audit; a table without rows is left out."""
     with_test = any(row.averages["synthetic_test_mae"].defined for row in audits if row.part == "predictor")
     by_class = [row for row in audits if row.of_class and row.progress in (None, 1.0)]
-    of_classes = table("Quality predictor audit: pseudo-labels by class", _BY_CLASS, by_class, names=3)
+    of_classes = table(
+        "Quality predictor audit: pseudo-labels by class", _BY_CLASS, by_class, names=3, says=AUDIT_OF_CLASSES_RULE
+    )
     together = [row for row in audits if not row.of_class]
     tables = [
-        table(title, columns, [row for row in together if row.part == part], names)
+        table(title, columns, [row for row in together if row.part == part], names, says=AUDIT_RULE)
         for part, title, columns, names in (
             ("predictor", "Quality predictor audit: masks of validation images", _predictors(with_test), 0),
             (

@@ -21,7 +21,8 @@ def claims_chapter(analysis: Analysis) -> Chapter:
         "Claimed": lambda claim: claim.text,
         f"Measured here\n(Dice: mean over {nouns or 'images'})": lambda claim: _measured(claim, analysis, predictors),
     }
-    shown = table("Claimed by papers, not measured here", columns, analysis.claims, names=3)
+    says = "Claimed: as the source averages it. Measured here: mean over images and seeds, each image alike."
+    shown = table("Claimed by papers, not measured here", columns, analysis.claims, names=3, says=says)
     below = ["Claimed numbers are copied from their sources, whose data, protocol and metrics may differ from these."]
     return Chapter("Claims of papers", [], [shown] if shown.rows else [], below, [])
 

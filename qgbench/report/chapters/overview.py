@@ -66,8 +66,9 @@ def _guidance_chapter(analysis: Analysis) -> Chapter:
         ),
     }
     guided = [one for section in analysis.sections if (one := _guided(section)).within or one.pooled]
-    shown = table("What the quality predictor g is worth, by setting", columns, guided, names=1, widths=(42,))
-    below = [GUIDANCE_RULE, *_where_g_fails(analysis.sections)]
+    title = "What the quality predictor g is worth, by setting"
+    shown = table(title, columns, guided, names=1, widths=(42,), says=GUIDANCE_RULE)
+    below = [*_where_g_fails(analysis.sections)]
     return Chapter(
         "Quality guidance",
         protocol_lines(section.setting for section in analysis.sections),
@@ -145,13 +146,14 @@ def _splits_chapter(analysis: Analysis) -> Chapter:
         f"By image: {what.label} {what.unit},\nmean over groups": lambda both: in_points(both.by_image, what),
     }
     cells = list(_on_both(analysis.sections))
-    shown = table("The same cells on both kinds of split", columns, cells, names=2, widths=(50, 30))
+    says = f"Mean over images of a test group, groups and seeds, with its 95 % interval. {SPLITS_RULE}"
+    shown = table("The same cells on both kinds of split", columns, cells, names=2, widths=(50, 30), says=says)
     title = "What a split of images is worth"
     return Chapter(
         title,
         protocol_lines(section.setting for section in analysis.sections),
         [shown] if cells else [],
-        [SPLITS_RULE],
+        [],
         [],
     )
 

@@ -4,41 +4,59 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from qgbench.metrics.table import EMPTY_MASK_RULE, METRICS, Metric
+from qgbench.metrics.table import EMPTY_MASK_RULE, METRICS, MISSED, Metric
 from qgbench.report.audit import AuditRow
-from qgbench.report.chapters.audit import AUDIT_OF_CLASSES_RULE, AUDIT_RULE, audit_tables
+from qgbench.report.chapters.audit import audit_tables
 from qgbench.report.chapters.suite import CLASSES_RULE
 from qgbench.report.chapters.table import Chapter, Columns, Table, abreast, part_title, table
 from qgbench.report.collect import Run, in_unit_of, of_class
 from qgbench.report.contrasts import Contrast, Kind
 from qgbench.report.scores import Scores
-from qgbench.report.sections import Section
+from qgbench.report.sections import COLLAPSE, Section
 from qgbench.report.wording import MISSING, by_reason, in_points, p_words, pair_words, protocol_line
 from qgbench.spec.arm import ArmName
 from qgbench.spec.task import MEAN
 from qgbench.stats.crossed import Estimate
+from qgbench.stats.misses import LEAST_OF_DIFFERENCE, LEAST_OF_MEAN
 
-UNIT_RULE = (
-    "{label}: mean over test groups (patient, lesion, video; the image where none is known) and seeds of a group's mean"
-    "{unit}, with its 95 % confidence interval, from one model with crossed random effects of groups and seeds."
+AVERAGED_RULE = (
+    "{label}, in {unit}: mean over {over} of a test group (patient, lesion, video; the image where none is known), "
+    "then over groups and seeds, with its 95 % interval from one model with crossed random effects of groups and "
+    "seeds."
 )
-SAME_SEEDS_RULE = (
-    "Both {label} columns of a row and their difference (add-on minus base, in {unit}) are over the same seeds."
-)
+SAME_SEEDS_RULE = "A row's columns are over the same seeds; the difference, in {unit}, is with the add-on minus base."
 TEST_RULE = (
-    "p and P(claim false), the probability that the true difference has the other sign, come from the same model. "
-    "p (Holm): adjusted for all comparisons of this kind in the report, of which there are {tested}. p (Wilcoxon): "
-    "signed-rank test on the groups' means over seeds, zeros by Pratt's rule; it does not see the variance of seeds."
+    "p (Holm): adjusted for all comparisons of this kind in the report, of which there are {tested}. p (one-sided): of "
+    "'the true difference has not this sign', unadjusted. p (Wilcoxon): signed-rank test on the groups' means over "
+    "seeds, zeros by Pratt's rule; it does not see the variance of seeds."
 )
-BOLD_RULE = "Bold: every cell that is not told apart from the best one (Holm-adjusted p of 0.05 or more, or withheld)."
-DISTANCE_RULE = "HD95 ({unit} diagonal) averages over {over} and seeds; missed: {missed}, for each seed."
-MISSED = "{noun}s with a lesion of which nothing was predicted"
+BOLD_RULE = (
+    "Bold: the best mean of this setting, and each cell whose interval reaches it or allows no verdict (no test)."
+)
+SHAPE_RULE = (
+    "{label}, in {unit}, of the {over} of a run, each counting alike whatever its group, averaged over seeds: mean, "
+    "median, mean of the middle half (interquartile), mean of the worst tenth. Collapsed: of the runs that have "
+    "supervised training with their seed beside them, those whose mean Dice over groups is more than {collapse:.0f} "
+    "points under it."
+)
+BESIDE_RULE = (
+    "Means are over {over} of a test group, then over groups and seeds; the median is over the {noun}s of a run, "
+    "then averaged over seeds. HD95 in {distance}, where one mask is empty the diagonal. Missed: % of {missed}. An "
+    "interval of HD95 or missed is given where at least {least} groups have a miss: else it would hold the truth far "
+    "too rarely."
+)
+DIFFERENCES_RULE = (
+    "First minus second, over common seeds: mean over {over} of a test group, then over groups and seeds, with its "
+    "95 % interval from the same model as that of {label}; exploratory, without a test. Of HD95 and missed, less is "
+    "better. An interval of these is given where at least {least} groups differ in what is missed: else it would hold "
+    "the truth far too rarely. Of HD95 it is also given where none differs, and speaks of images that neither misses."
+)
 MISSED_OF_CLASSES = "{noun}s and classes of which there is something and nothing was predicted"
 EFFECT_RULE = (
-    "Standard deviations: of {noun}s and of groups, averaged over seeds, and of the seeds' means. Improvement: "
-    "probability that a test group is better with the add-on. Effect: standardised mean difference over groups "
-    "(Hedges). Headroom: share of the distance from supervised training with the budget to supervised training with "
-    "all labels."
+    "Of the differences in {label}, first minus second. Standard deviations: of {noun}s and of groups, averaged over "
+    "seeds, and of the seeds' means. Improvement: probability that a test group is better in the first. Effect: "
+    "standardised mean difference over groups (Hedges). Headroom: share of the distance from supervised training "
+    "with the budget to supervised training with all labels."
 )
 CONTROL_RULE = (
     "Controls put another score in the place of g: if the oracle (true Dice) does not help, QW cannot; if shuffled "
@@ -53,11 +71,14 @@ def setting_chapter(section: Section, audits: list[AuditRow], tested: Mapping[Ki
     twins, controls, asked = ([c for c in section.contrasts if c.kind == kind] for kind in ("twin", "control", "asked"))
     compared = [c for c in section.contrasts if c.difference is not None]
     tables = [
-        _comparison(twins, section.best, what, section.distance_unit),
+        _comparison(twins, section, _test_rule(twins, tested)),
         *class_tables(section),
-        _pairs("Controls of the quality score", controls, what),
-        _pairs("Contrasts asked for", asked, what),
-        _effects(compared, what, section.noun),
+        _pairs("Controls of the quality score", controls, section, CONTROL_RULE),
+        _pairs("Contrasts asked for", asked, section, _test_rule(asked, tested)),
+        _shapes(section),
+        _beside(section),
+        _beside_differences(compared, section),
+        _effects(compared, section),
         *audit_tables(audits),
     ]
     audited_on = sorted({run.record.pseudo_labels_on for run in section.runs if run.record.pseudo_labels})
@@ -67,17 +88,8 @@ def setting_chapter(section: Section, audits: list[AuditRow], tested: Mapping[Ki
         tables=[one for one in tables if one.rows],
         below=[
             f"Empty-mask rule ({EMPTY_MASK_RULE.replace('image', section.noun)}).",
-            f"Statistical unit: test groups x seeds. {UNIT_RULE.format(label=what.label, unit=f', in {what.unit}')}",
-            SAME_SEEDS_RULE.format(label=what.label, unit=what.difference_unit),
-            *([TEST_RULE.format(tested=_counted(tested))] if any(one.tested for one in compared) else []),
-            BOLD_RULE,
             *([CLASSES_RULE.format(label=what.label)] if section.over_classes else []),
-            _distance_rule(section),
-            *([CONTROL_RULE] if controls else []),
-            *([EFFECT_RULE.format(noun=section.noun)] if compared else []),
             *by_reason((str(c.name), scores.estimate) for c in section.contrasts if (scores := c.any_scores)),
-            AUDIT_RULE,
-            *([AUDIT_OF_CLASSES_RULE] if any(row.of_class for row in audits) else []),
             *([f"Pseudo-labels audited on: {', '.join(audited_on)}."] if audited_on else []),
             *_reruns(section.runs),
         ],
@@ -85,14 +97,18 @@ def setting_chapter(section: Section, audits: list[AuditRow], tested: Mapping[Ki
     )
 
 
-def _distance_rule(section: Section) -> str:
-    """Return in what HD95 is, what it averages over, and what counts as missed."""
-    noun, unit, several = section.noun, section.distance_unit, len(section.classes) > 1
-    return DISTANCE_RULE.format(
-        unit="pixels of the original image; % of its" if unit == "px" else f"{unit}; % of the {noun}'s",
-        over=f"classes, test {noun}s" if several else f"test {noun}s",
-        missed=MISSED_OF_CLASSES.format(noun=noun) if several else MISSED.format(noun=noun),
-    )
+def _over(section: Section) -> str:
+    """Return what a mean is over inside a group."""
+    return f"classes and {section.noun}s" if section.over_classes else f"{section.noun}s"
+
+
+def _averaged(section: Section) -> str:
+    what = section.measure
+    return AVERAGED_RULE.format(label=what.label, unit=what.unit, over=f"the {_over(section)}")
+
+
+def _test_rule(contrasts: Sequence[Contrast], tested: Mapping[Kind, int]) -> str:
+    return TEST_RULE.format(tested=_counted(tested)) if any(one.tested for one in contrasts) else ""
 
 
 def class_tables(section: Section) -> list[Table]:
@@ -124,7 +140,8 @@ def class_tables(section: Section) -> list[Table]:
             "Seeds": lambda name: str(len(section.cells[name].seeds)),
             **{heading: partial(score, metric) for place in part for metric, heading in pieces[place]},
         }
-        tables.append(table(part_title(title, number, len(parts)), columns, section.cells, names=2))
+        says = f"Each {section.noun} counts alike, whatever its group; {MEAN}: over classes. No intervals."
+        tables.append(table(part_title(title, number, len(parts)), columns, section.cells, names=2, says=says))
     return tables
 
 
@@ -156,10 +173,8 @@ def _reruns(runs: Sequence[Run]) -> list[str]:
     return [f"Reruns of these {len(runs)} records: {counted}.", *(f"Its rerun disagrees: {one}" for one in disputed)]
 
 
-def _comparison(contrasts: list[Contrast], best: list[ArmName], what: Metric, unit: str) -> Table:
-    told = "" if unit == "px" else f" {unit}"
-    _, colon, name = what.name.partition(":")  # of one class alone
-    one, of = colon + name, f" of {name}" if name else ""
+def _comparison(contrasts: list[Contrast], section: Section, test_rule: str) -> Table:
+    what, best = section.measure, section.best
     break_before, break_after = (" ", "\n") if what.unit in ("%", "px") else ("\n", " ")  # a narrow column
     over_groups = f"{what.label}{break_before}{what.unit},{break_after}mean over groups"
     columns: Columns[Contrast] = {
@@ -169,9 +184,6 @@ def _comparison(contrasts: list[Contrast], best: list[ArmName], what: Metric, un
         f"Base: {over_groups}": lambda c: _side(c.reference_scores, what),
         f"+ add-on: {over_groups}": lambda c: _side(c.scores, what),
         **_tests(what, contrasts),
-        f"HD95{told}{of}\nbase / +": _both(f"hd95{one}"),
-        f"HD95 % diag.{of}\nbase / +": _both(f"hd95_percent{one}"),
-        **({} if one else {"Missed\nbase / +": _both("missed")}),  # counted over all classes
     }
     bold = {
         (row, column)
@@ -179,22 +191,116 @@ def _comparison(contrasts: list[Contrast], best: list[ArmName], what: Metric, un
         for column, name, scores in ((3, c.reference, c.reference_scores), (4, c.name, c.scores))
         if scores is not None and name in best
     }
-    return table("Methods with and without the add-on", columns, contrasts, names=2, bold=frozenset(bold))
+    rules = (_averaged(section), SAME_SEEDS_RULE.format(unit=what.difference_unit), BOLD_RULE, test_rule)
+    title = "Methods with and without the add-on"
+    return table(title, columns, contrasts, names=2, bold=frozenset(bold), says=" ".join(filter(None, rules)))
+
+
+def _cell_columns(section: Section) -> Columns[ArmName]:
+    return {
+        "Method": lambda name: str(name.without_addon),
+        "Add-on": lambda name: name.addon or MISSING,
+        "Seeds": lambda name: str(len(section.cells[name].seeds)),
+    }
+
+
+def _shapes(section: Section) -> Table:
+    """Return what the mean over images hides, and runs that collapsed."""
+    what = section.measure
+
+    def of(part: str) -> Callable[[ArmName], str]:
+        return lambda name: _optional(getattr(section.cells[name].shapes[what.name], part), what.scale)
+
+    def collapsed(name: ArmName) -> str:
+        found = section.collapsed.get(name)
+        return MISSING if found is None else f"{found[0]} of {found[1]}"
+
+    columns: Columns[ArmName] = {
+        **_cell_columns(section),
+        f"Mean over\n{section.noun}s": lambda name: _optional(section.cells[name].means[what.name], what.scale),
+        "Median": of("median"),
+        "Interquartile\nmean": of("interquartile_mean"),
+        "Worst\n10 %": of("worst_tenth"),
+        "Collapsed\nruns": collapsed,
+    }
+    says = SHAPE_RULE.format(label=what.label, unit=what.unit, over=f"{section.noun}s", collapse=100 * COLLAPSE)
+    return table(
+        f"{what.label} over {section.noun}s, and runs that collapsed", columns, section.cells, names=2, says=says
+    )
+
+
+def _beside(section: Section) -> Table:
+    """Return distances, surfaces and misses of every cell."""
+    unit = section.distance_unit
+    hd95 = "hd95" + "".join(section.measure.name.partition(":")[1:])
+
+    def mean(metric: Metric) -> Callable[[ArmName], str]:
+        return lambda cell: in_points(section.cells[cell].beside[metric.name], metric)
+
+    columns: Columns[ArmName] = {
+        **_cell_columns(section),
+        f"HD95 {unit}\nmean over groups": mean(METRICS["hd95"]),
+        f"HD95 {unit}\nmedian over {section.noun}s": lambda cell: _optional(section.cells[cell].shapes[hd95].median),
+        "HD95 % of diagonal\nmean over groups": mean(METRICS["hd95_percent"]),
+        f"{_nsd(section)} %\nmean over groups": mean(METRICS["nsd_2px"]),
+        "Missed %\nmean over groups": mean(MISSED),
+    }
+    says = BESIDE_RULE.format(
+        over=_over(section),
+        least=LEAST_OF_MEAN,
+        noun=section.noun,
+        distance="pixels of the original image" if unit == "px" else unit,
+        missed=MISSED_OF_CLASSES.format(noun=section.noun)
+        if section.over_classes
+        else f"{section.noun}s, those without any prediction of a lesion that is there",
+    )
+    return table(f"Distances, surfaces and misses{_of(section)}", columns, section.cells, names=2, says=says)
+
+
+def _beside_differences(contrasts: list[Contrast], section: Section) -> Table:
+    """Return the differences in distances, surfaces and misses."""
+
+    def of(metric: Metric) -> Callable[[Contrast], str]:
+        return lambda c: in_points(c.difference.beside[metric.name] if c.difference else None, metric)
+
+    columns: Columns[Contrast] = {
+        "Contrast": lambda c: f"{c.name} : {c.reference}",
+        "Seeds": seeds_words,
+        f"HD95\n({section.distance_unit})": of(METRICS["hd95"]),
+        "HD95 of diagonal\n(points)": of(METRICS["hd95_percent"]),
+        f"{_nsd(section)}\n(points)": of(METRICS["nsd_2px"]),
+        "Missed\n(points)": of(MISSED),
+    }
+    says = DIFFERENCES_RULE.format(over=_over(section), label=section.measure.label, least=LEAST_OF_DIFFERENCE)
+    title = f"Differences in distances, surfaces and misses{_of(section)}"
+    return table(title, columns, contrasts, names=1, widths=(60,), says=says)
+
+
+def _nsd(section: Section) -> str:
+    return in_unit_of(METRICS["nsd_2px"], section.runs).label
+
+
+def _of(section: Section) -> str:
+    """Return which class a table is of, where the report is of one."""
+    name = section.measure.name.partition(":")[2]
+    return f" of {name}" if name else ""
 
 
 def _side(scores: Scores | None, what: Metric) -> str:
     return in_points(scores.estimate if scores else None, what)
 
 
-def _pairs(title: str, contrasts: list[Contrast], what: Metric) -> Table:
+def _pairs(title: str, contrasts: list[Contrast], section: Section, rule: str) -> Table:
     """Return contrasts that are no twins."""
+    what = section.measure
     columns: Columns[Contrast] = {
         "Method": lambda c: pair_words(c)[0] or MISSING,
         "Contrast": lambda c: pair_words(c)[1],
         "Seeds": seeds_words,
         **_tests(what, contrasts),
     }
-    return table(title, columns, contrasts, names=2)
+    says = " ".join(filter(None, (f"First minus second, over common seeds. {_averaged(section)}", rule)))
+    return table(title, columns, contrasts, names=2, says=says)
 
 
 def seeds_words(contrast: Contrast) -> str:
@@ -225,20 +331,14 @@ def _tests(what: Metric, contrasts: Sequence[Contrast]) -> Columns[Contrast]:
         **difference,
         "p": lambda c: difference_words(c, lambda found: p_words(found.p)),
         "p\n(Holm)": lambda c: difference_words(c, lambda _: p_words(c.holm_p)),
-        "P(claim\nfalse)": lambda c: difference_words(c, lambda found: p_words(found.p_false)),
+        "p\n(one-sided)": lambda c: difference_words(c, lambda found: p_words(found.p_one_sided)),
         "p\n(Wilcoxon)": lambda c: difference_words(c, lambda found: p_words(found.wilcoxon_p)),
     }
 
 
-def _both(measure: str) -> Callable[[Contrast], str]:
-    def cell(contrast: Contrast) -> str:
-        sides = (contrast.reference_scores, contrast.scores)
-        return " / ".join(MISSING if side is None else f"{side.means[measure]:.1f}" for side in sides)
+def _effects(contrasts: list[Contrast], section: Section) -> Table:
+    what, noun = section.measure, section.noun
 
-    return cell
-
-
-def _effects(contrasts: list[Contrast], what: Metric, noun: str) -> Table:
     def sd(over: str) -> Callable[[Contrast], str]:
         return lambda c: _optional(getattr(c.difference.spread, over) if c.difference else None, what.scale)
 
@@ -252,7 +352,8 @@ def _effects(contrasts: list[Contrast], what: Metric, noun: str) -> Table:
         "Effect": lambda c: _optional(c.effect),
         "Headroom": lambda c: MISSING if c.headroom is None else f"{100 * c.headroom:.0f} %",
     }
-    return table("Spread of the differences and size of the effects", columns, contrasts, names=1)
+    says = EFFECT_RULE.format(label=what.label, noun=noun)
+    return table("Spread of the differences and size of the effects", columns, contrasts, names=1, says=says)
 
 
 def _optional(value: float | None, scale: float = 1.0) -> str:

@@ -24,14 +24,19 @@ EXPLORATORY_RULE = (
     "without a test. Among many, some intervals miss 0 by chance."
 )
 SETS_RULE = (
-    "Difference: the mean, in {unit}, of the named pairs of cells inside each data set, then over data sets with equal "
-    "weights. It is about these data sets, new patients (test groups) and new seeds; every group counts alike, in the "
-    "column 'by images' every image."
+    "Difference: the mean, in {unit}, of the named pairs of cells inside each data set (over the images of a test "
+    "group, groups and seeds), then over data sets with equal weights, with its 95 % interval. It is about these "
+    "data sets, new patients (test groups) and new seeds; every group counts alike, in the column 'by images' every "
+    "image."
 )
 SHARED_RULE = (
     "In these records (protocol version {version}) seed k starts all data sets from the same weights and orders, so "
     "that data sets are not independent: intervals are of sets and seeds crossed, with as many degrees of freedom as "
     "there are seeds, less one."
+)
+INSIDE_RULE = (
+    "The mean of the named pairs of cells inside one data set, over the images of a test group, groups and seeds, with "
+    "its 95 % interval; without a test."
 )
 POPULATION_RULE = (
     "A population of data sets: what the same means say of data sets like these, without a test. Q: p of Cochran's "
@@ -61,12 +66,10 @@ def suite_words(answers: Answers, what: Metric) -> list[str]:
     lines = [line for number in range(len(answers.confirm)) for line in _confirm_words(answers, number, what)]
     lines += [CONFIRM_RULE] if len(answers.confirm) > 1 else []
     lines += [EQUIVALENCE_RULE] if any(one.question.margin for one in answers.confirm) else []
-    lines += [EXPLORATORY_RULE, SETS_RULE.format(unit=what.difference_unit)]
+    lines += [EXPLORATORY_RULE]
     if answers.suite.version < OWN_SEEDS and any(len(one.question.regimes) > 1 for one in answers.all):
         lines.append(SHARED_RULE.format(version=answers.suite.version))
-    lines += [POPULATION_RULE] if any(one.sets for one in answers.all) else []
     lines += [CLASSES_RULE.format(label=what.label)] if answers.over_classes else []
-    lines += [BY_CLASS_RULE] if any(one.by_class for one in answers.all) else []
     lines += by_reason((one.question.name, one.estimate) for one in answers.others)
     open_ones = [one.question.name for one in answers.others if one.estimate is None]
     if open_ones and not answers.reason:
@@ -151,14 +154,17 @@ def _confirmatory(answers: Answers, what: Metric) -> Table:
     }
     answered = [one for one in answers.confirm if one.estimate is not None]
     title = "Confirmatory questions, in their order"
-    return table(title, columns, answered, names=2, widths=(58, 28), prose=frozenset({0}))
+    says = f"{SETS_RULE.format(unit=what.difference_unit)} p: two-sided, of a question that is tested."
+    return table(title, columns, answered, names=2, widths=(58, 28), prose=frozenset({0}), says=says)
 
 
 def _exploratory(answers: Answers, what: Metric) -> Table:
     """Return the other questions, without a test; those without an answer are left out."""
     answered = [one for one in answers.others if one.estimate is not None]
     title = "Exploratory questions: estimates for these data sets"
-    return table(title, _over_datasets(answers, what), answered, names=2, widths=(92, 40), prose=frozenset({0}))
+    says = SETS_RULE.format(unit=what.difference_unit)
+    columns = _over_datasets(answers, what)
+    return table(title, columns, answered, names=2, widths=(92, 40), prose=frozenset({0}), says=says)
 
 
 def _population(answers: Answers, what: Metric) -> Table:
@@ -179,7 +185,7 @@ def _population(answers: Answers, what: Metric) -> Table:
         "Note": lambda one: "too narrow" if one.sets and one.sets.too_narrow else MISSING,
     }
     shown = [one for one in answers.all if one.sets is not None]
-    return table("The same for a population of data sets", columns, shown, names=1)
+    return table("The same for a population of data sets", columns, shown, names=1, says=POPULATION_RULE)
 
 
 def _inside_datasets(answers: Answers, what: Metric) -> list[Table]:
@@ -199,6 +205,7 @@ def _inside_datasets(answers: Answers, what: Metric) -> list[Table]:
             {"Name": lambda one: one.question.name, **{heads[dataset]: partial(inside, dataset) for dataset in part}},
             found,
             names=1,
+            says=INSIDE_RULE,
         )
         for number, part in enumerate(parts, start=1)
     ]
@@ -226,5 +233,5 @@ def _inside_classes(answers: Answers, what: Metric) -> list[Table]:
                 **{name: partial(of_class, name) for name in part},
                 MEAN: mean,
             }
-            tables.append(table(title, columns, own, names=1))
+            tables.append(table(title, columns, own, names=1, says=f"{INSIDE_RULE} {BY_CLASS_RULE}"))
     return tables

@@ -27,6 +27,8 @@ class Table:
     """Of the columns of free text on paper, mm."""
     prose: frozenset[int] = frozenset()
     """Columns of free text that are sentences, not names."""
+    says: str = ""
+    """What its numbers are: what is averaged, over what, and what the looks of a cell mean."""
 
     @property
     def footnote(self) -> str:

@@ -18,7 +18,8 @@ MOST_FILES = 5
 """How many figures of a kind are drawn; `why_not` says what is left out."""
 
 _KINDS: dict[str, tuple[Callable[[Analysis], Plan], str]] = {
-    "questions": (questions.plan, questions.CAPTION),
+    "questions": (questions.plan_confirm, questions.CONFIRM_CAPTION),
+    "exploratory": (questions.plan_exploratory, questions.EXPLORATORY_CAPTION),
     "forest": (forest.plan, forest.CAPTION),
     "rank_frequencies": (ranks.plan_frequencies, ranks.FREQUENCIES_CAPTION),
     "groups": (groups.plan, groups.CAPTION),

@@ -43,6 +43,22 @@ def diamond(axes: "Axes", found: Estimate, y: float, half: float, what: Metric, 
     axes.fill(*zip(*corners, strict=True), facecolor=face, edgecolor=edge, linewidth=0.6, **look)
 
 
+def bar(axes: "Axes", found: Estimate, y: float, limit: float, what: Metric, look: tuple[str, str]) -> None:
+    """Draw a mean, in a colour and with a marker, with its interval; grey and hollow where that allows no verdict.
+
+    What lies beyond the axis, from `-limit` to `limit`, is cut, with an arrow at its end.
+    """
+    low, mean, high = scaled(found, what)
+    color, marker = (GREY, look[1]) if found.p_withheld else look
+    face = "white" if found.p_withheld else color
+    axes.plot([max(low, -limit), min(high, limit)], [y, y], color=color, linewidth=1.1, gid="interval")
+    if abs(mean) <= limit:
+        axes.plot([mean], [y], color=color, marker=marker, markerfacecolor=face, linestyle="none", gid="mean", zorder=3)
+    for end, arrow, beyond in ((-limit, 4, low < -limit), (limit, 5, high > limit)):  # CARETLEFT, CARETRIGHT
+        if beyond:
+            axes.plot([end], [y], color=color, marker=arrow, markersize=4, linestyle="none", clip_on=False)
+
+
 def beside(axes: "Axes", y: float, left: float, text: str, **style: Any) -> None:
     """Write into a row, in inches from the left edge of the axes."""
     axes.text(

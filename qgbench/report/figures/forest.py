@@ -11,7 +11,7 @@ from qgbench.report.across import Across, AddonAcross
 from qgbench.report.analysis import Analysis
 from qgbench.report.contrasts import Contrast, Kind
 from qgbench.report.figures import style
-from qgbench.report.figures.differences import beside, diamond, difference_axes, interval_words, scaled
+from qgbench.report.figures.differences import bar, beside, diamond, difference_axes, interval_words
 from qgbench.report.wording import pair_words, setting_words, tested_words
 from qgbench.stats.crossed import Estimate
 
@@ -193,16 +193,9 @@ def _head(figure: "Figure", rows: list[_Row], what: Metric) -> None:
 
 def _mark(axes: "Axes", index: int, row: _Row, what: Metric, limit: float) -> None:
     assert row.estimate is not None
-    low, mean, high = scaled(row.estimate, what)
     if row.kind == "combined":
         diamond(axes, row.estimate, index, 0.36, what, zorder=3, gid="combined")
         return
     assert row.kind != "heading"
     color, marker, _ = _LOOKS[row.kind]
-    color = style.GREY if row.estimate.p_withheld else color
-    axes.plot([max(low, -limit), min(high, limit)], [index, index], color=color, linewidth=1.1, gid="interval")
-    face = "white" if row.estimate.p_withheld else color
-    axes.plot([mean], [index], color=color, marker=marker, markerfacecolor=face, linestyle="none", gid="mean", zorder=3)
-    for end, arrow, beyond in ((-limit, 4, low < -limit), (limit, 5, high > limit)):  # CARETLEFT, CARETRIGHT
-        if beyond:
-            axes.plot([end], [index], color=color, marker=arrow, markersize=4, linestyle="none", clip_on=False)
+    bar(axes, row.estimate, index, limit, what, (color, marker))

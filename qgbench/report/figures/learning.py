@@ -1,6 +1,7 @@
 """Learning curves: validation Dice over the steps of training."""
 
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +25,8 @@ CAPTION = (
 )
 
 _LINES = 8  # in one panel
-_LAYOUT = Layout(columns=2, rows=3, height=1.75, below=0.95, left=0.45, right=0.12)
+_LAYOUT = Layout(columns=2, rows=3, height=1.75, below=0.33, left=0.45, right=0.12)
+_ENTRIES = 2  # of a legend side by side
 
 
 class _Curve(NamedTuple):
@@ -85,14 +87,16 @@ def _parts(curves: list[_Curve]) -> list[list[_Curve]]:
 
 
 def _draw(panels: list[tuple[str, str, list[_Curve]]], looks: Looks) -> "Figure":
-    figure, grid = _LAYOUT.draw(len(panels))
+    entries = max(-(-len(curves) // _ENTRIES) for *_, curves in panels)
+    layout = replace(_LAYOUT, columns=min(_LAYOUT.columns, len(panels)), below=_LAYOUT.below + entries * 0.155)
+    figure, grid = layout.draw(len(panels))
     for axes, (setting, words, curves) in zip(grid, panels, strict=True):
-        _panel(axes, curves, looks)
-        _LAYOUT.head(axes, setting, words)
+        _panel(axes, curves, looks, layout)
+        layout.head(axes, setting, words)
     return figure
 
 
-def _panel(axes: "Axes", curves: list[_Curve], looks: Looks) -> None:
+def _panel(axes: "Axes", curves: list[_Curve], looks: Looks, layout: Layout) -> None:
     for curve in curves:
         color, marker = looks.of_method(curve.name)
         dashes, fillstyle = looks.addons[curve.name.addon]
@@ -107,13 +111,14 @@ def _panel(axes: "Axes", curves: list[_Curve], looks: Looks) -> None:
             fillstyle=fillstyle,
             gid=str(curve.name),
         )
+    axes.margins(x=0.02)
     axes.set(xlabel="step", ylabel="validation Dice (%)")
     axes.legend(
         axes.lines,
-        [fitted(str(curve.name), 1.3) for curve in curves],
+        [fitted(str(curve.name), (layout.width + layout.left) / _ENTRIES - 0.5) for curve in curves],
         loc="upper left",
-        bbox_to_anchor=(-0.14, -0.2),
-        ncols=2,
+        bbox_to_anchor=((0.06 - layout.left) / layout.width, -0.2),
+        ncols=_ENTRIES,
         handlelength=2.6,
         labelspacing=0.25,
         columnspacing=0.6,

@@ -34,12 +34,13 @@ from qgbench.report.collect import Run, in_unit_of, of_class
 from qgbench.report.contrasts import Contrast
 from qgbench.report.data import results_csv
 from qgbench.report.figures import CAPTIONS
+from qgbench.report.glossary import GLOSSARY
 from qgbench.report.page import words
 from qgbench.report.page.board import NONE, Board, board, protocol_words
 from qgbench.report.page.cards import dataset_cards, method_cards
 from qgbench.report.page.images import images_body, images_head
 from qgbench.report.page.names import contrast_slug, run_slug, visible
-from qgbench.report.scores import Scores
+from qgbench.report.scores import BESIDE, Scores
 from qgbench.report.sections import Section
 from qgbench.report.wording import MARK, MARK_RULE, protocol_line, protocol_lines, tested_line
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, images_path
@@ -158,6 +159,7 @@ class _Site:
             TESTED=tested_line(self.analysis),
             tested=any(one.tested for section in self.analysis.sections for one in section.contrasts),
             PREDICTS_RULE=PREDICTS_RULE,
+            GLOSSARY=GLOSSARY,
             CLASSES_RULE=CLASSES_RULE.format(label=self.analysis.measure.label),
             words=words,
             protocol_words=protocol_words,
@@ -228,6 +230,7 @@ class _Site:
             contrast=contrast,
             what=section.measure,
             measures=_measures(section, ("dice", "hd95")),
+            besides=[in_unit_of(one, section.runs) for one in BESIDE],
             over_classes=section.over_classes,
             several=len(section.classes) > 1,
             noun=section.noun,

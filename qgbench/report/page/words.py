@@ -106,8 +106,8 @@ def headline(contrast: Contrast, where: str, what: Metric, noun: str = "image", 
     Returns
     -------
     str
-        'FixMatch + QW against FixMatch on PH2, 28 labels: +1.3 Dice points, CI 0.4 to 2.2; 100 images, 3 seeds; such a
-        claim would be false with probability 0.01.' Where there is no difference, why not.
+        'FixMatch + QW against FixMatch on PH2, 28 labels: +1.3 Dice points, CI 0.4 to 2.2; 100 images, 3 seeds;
+        one-sided p 0.01.' Where there is no difference, why not.
     """
     if contrast.name == contrast.reference:
         subject = f"{name_words(contrast.name)} on {where}"
@@ -141,10 +141,9 @@ def _amount(found: Estimate, what: Metric, over_classes: bool) -> str:
 def _doubt(found: Estimate, tested: bool) -> str:
     if not tested:
         return "an estimate that is not tested"
-    if found.p_false is None:
-        return "how probably such a claim would be false is withheld"
-    claim = "such a claim would be false with probability"
-    return f"{claim} {probability(found.p_false)}"
+    if found.p_one_sided is None:
+        return "p is withheld"
+    return f"one-sided p {probability(found.p_one_sided)}"
 
 
 def details(contrast: Contrast, what: Metric) -> list[str]:

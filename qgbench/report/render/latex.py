@@ -1,11 +1,16 @@
 """Chapters as a LaTeX document, and tables that go into any."""
 
 import re
+import textwrap
 
 from qgbench.report.chapters.table import Chapter, Table
 from qgbench.report.collect import Problem
+from qgbench.report.glossary import GLOSSARY
 from qgbench.report.render.document import TITLE, Document
 from qgbench.report.wording import MARK, MISSING
+
+_LINE = 150
+"""Characters of a line above a table: what a landscape page is wide."""
 
 
 def latex(document: Document) -> str:
@@ -44,6 +49,7 @@ def latex(document: Document) -> str:
                 lines += [r"\clearpage", rf"\begin{{center}}{picture}\end{{center}}", escape_latex(caption), ""]
     if document.undrawn:
         lines += [r"\section*{Figures that were not drawn}", *listed(document.undrawn)]
+    lines += [r"\section*{Words}", *itemised([escape_latex(f"{word}: {text}") for word, text in GLOSSARY.items()])]
     lines += [r"\section*{Records that were not used}", *listed(document.unused), r"\end{document}"]
     return "\n".join(lines) + "\n"
 
@@ -75,16 +81,18 @@ def latex_table(table: Table, above: list[str]) -> str:
 
     head = [r"\toprule", " & ".join(map(_latex_header, table.columns)) + r" \\", r"\midrule"]
     footnote = [r"\bottomrule", spanning(escape_latex(table.footnote)), r"\endlastfoot"] if table.footnote else []
+    size = _size(table)
     widths = [f"p{{{width}mm}}" for width in table.widths[: table.names]]
     body = [
         " & ".join(cell(place, i, text) for i, text in enumerate(row)) + r" \\" for place, row in enumerate(table.rows)
     ]
     return "\n".join(
         [
+            *([rf"\begingroup{size}"] if size else []),
             rf"\begin{{longtable}}{{@{{}}{''.join(widths)}{'r' * (len(table.columns) - table.names)}@{{}}}}",
             # The title is part of the table's first head, so that no page ends between the two.
             spanning(rf"\large\bfseries {escape_latex(table.title)}"),
-            *(spanning(escape_latex(line)) for line in above),
+            *(spanning(escape_latex(line)) for text in (*above, table.says) for line in textwrap.wrap(text, _LINE)),
             r"\addlinespace",
             *head,
             r"\endfirsthead",
@@ -95,8 +103,23 @@ def latex_table(table: Table, above: list[str]) -> str:
             *footnote,
             *body,
             r"\end{longtable}",
+            *([r"\endgroup"] if size else []),
         ]
     )
+
+
+_PAGE = 273.0  # mm that a table may be wide
+_CHARACTER, _GAP = 1.5, 2.9  # mm of a digit at 8 points, and between two columns
+_SMALLER = (("", 1.0), (r"\scriptsize", 0.875), (r"\tiny", 0.625))  # sizes below the document's
+
+
+def _size(table: Table) -> str:
+    """Return the command for the largest type in which a table is not wider than a page; "" where it fits as it is."""
+    columns = zip(table.columns, *table.rows, strict=True)
+    numbers = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns][table.names :]
+    fixed = sum(table.widths[: table.names]) + _GAP * len(table.columns)
+    fitting = (size for size, scale in _SMALLER if fixed + scale * _CHARACTER * sum(numbers) <= _PAGE)
+    return next(fitting, _SMALLER[-1][0])
 
 
 def _latex_header(column: str) -> str:

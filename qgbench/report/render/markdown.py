@@ -2,6 +2,7 @@
 
 from qgbench.report.chapters.table import Table
 from qgbench.report.collect import Problem
+from qgbench.report.glossary import GLOSSARY
 from qgbench.report.render.document import TITLE, Document
 from qgbench.report.wording import MISSING
 
@@ -16,7 +17,8 @@ def markdown(document: Document) -> str:
     for part in document.chapters:
         blocks.append(f"## {markdown_name(part.title)}")
         for table in part.tables:
-            blocks += [f"### {table.title}", *map(markdown_plain, part.above), markdown_table(table)]
+            said = [markdown_plain(line) for line in (*part.above, table.says) if line]
+            blocks += [f"### {table.title}", *said, markdown_table(table)]
         blocks.append("\n".join(f"- {markdown_plain(line)}" for line in part.below))
         blocks += ["### Problems", "\n".join(listed(part.problems)) or "None."]
     pictures = [(caption, [name for name in names if name.endswith(".svg")]) for caption, names in document.figures]
@@ -27,6 +29,7 @@ def markdown(document: Document) -> str:
             blocks += [markdown_plain(caption)] if names else []
     if document.undrawn:
         blocks += ["## Figures that were not drawn", "\n".join(listed(document.undrawn))]
+    blocks += ["## Words", "\n".join(f"- {word}: {markdown_plain(text)}" for word, text in GLOSSARY.items())]
     blocks += ["## Records that were not used", "\n".join(listed(document.unused)) or "None."]
     return "\n\n".join(blocks) + "\n"
 
