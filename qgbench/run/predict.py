@@ -32,7 +32,7 @@ from qgbench.data.inputs import find_images, squeeze_all
 from qgbench.data.packed_masks import PackedMasks
 from qgbench.data.sheet import choose_images, draw_sheet
 from qgbench.data.source import Slice
-from qgbench.data.volume_files import VolumeFiles, label_file, read_shape, read_volume, stem_of
+from qgbench.data.volume_files import VolumeFiles, is_hdf5, label_file, read_shape, read_volume, stem_of
 from qgbench.data.volumes import slice_id
 from qgbench.engine.device import repeat_where_cuda_can
 from qgbench.run.trained import Prediction, TrainedRun, load_run
@@ -147,7 +147,7 @@ class _Sheet:
         if stem_of(file) is not None:
             place = int((masks != 0).sum((1, 2)).argmax())
             volume, id = id, slice_id(id, place)
-            self.volumes[id] = Slice(volume, place, read_shape(VolumeFiles((file,), ()))[1])
+            self.volumes[id] = Slice(volume, place, None if is_hdf5(file) else read_shape(VolumeFiles((file,), ()))[1])
         self.ids.append(id)
         self._place[id] = file, place
         self._masks.add(id, masks[place])
