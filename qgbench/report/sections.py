@@ -147,12 +147,11 @@ def _usable(by_name: Mapping[ArmName, dict[int, Run]]) -> tuple[dict[ArmName, di
             problems.append(Problem(str(name), cause))
         else:
             usable[name] = by_name[name]
-        problems += [
-            Problem(f"{name}, seed {seed}", f"{len(copies)} test {what}s are near copies of {what}s that it trains on")
-            for what in ["slice" if next(iter(by_name[name].values())).record.of_volumes else "image"]
-            for seed, run in by_name[name].items()
-            if (copies := (run.record.near_copies or {}).get("test"))
-        ]
+        for seed, run in by_name[name].items():
+            if copies := (run.record.near_copies or {}).get("test"):
+                what = run.record.picture
+                text = f"{len(copies)} test {what}s are near copies of {what}s that it trains on"
+                problems.append(Problem(f"{name}, seed {seed}", text))
     return usable, problems
 
 
