@@ -114,7 +114,8 @@ def _decode(name: str, data_dir: Path | None, size: int) -> None:
     decoded = decode(source, size, track=track)
     if source.extra is not None:
         decode(source.extra, size, track=track)
-    logger.info("%s: %d images of %d px are ready, fingerprint %s", name, len(decoded.ids), size, decoded.fingerprint)
+    count = f"{len(decoded.ids)} {decoded.noun}s"
+    logger.info("%s: %s of %d px are ready, fingerprint %s", name, count, size, decoded.fingerprint)
 
 
 @app.command()
@@ -219,7 +220,8 @@ def _write_groups(name: str, source: "Source", findings: "Sequence[Finding]", fi
     if after < before:
         cure = f"add NEW --from {name}" if keeps_groups(name) else f"prepare {name}"
         logger.info("next: qgbench data %s --groups %s", cure, file)
-    print(f"{file}: {len(joined)} images in {after} groups; {before} before copies were joined")
+    noun = "volumes" if source.volumes else "images"
+    print(f"{file}: {len(joined)} {noun} in {after} groups; {before} before copies were joined")
 
 
 @app.command("split")
@@ -283,7 +285,7 @@ def show(
     ids = slices_of(source, ids or [])
     for id in ids:
         if id not in source.ids:
-            raise unknown_name("image", id, source.ids)
+            raise unknown_name(source.noun, id, source.ids)
     file = output or Path(f"{source.name}.png")
     draw_sheet(source, ids or choose_images(source.ids, count), file)
     print(file)

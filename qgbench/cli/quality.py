@@ -43,7 +43,10 @@ Groups = Annotated[
     ),
 ]
 Stored = Annotated[
-    Path, typer.Argument(parser=expanded, help="Folder of a quality predictor, of quality train or a run.")
+    list[Path],
+    typer.Argument(
+        parser=expanded, metavar="PREDICTOR", help="Folder of a quality predictor, of quality train or a run."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Processor threads.")]
@@ -228,10 +231,15 @@ def _parsed(classes: str | None) -> dict[str, int | str] | None:
     return None if classes is None else parse_classes(classes)
 
 
-def _opened(folder: Path) -> "StoredPredictor":
+def _opened(named: list[Path]) -> "StoredPredictor":
+    if len(named) > 1:
+        raise UserError(
+            f"{len(named)} quality predictors are named ({', '.join(map(str, named))}): run this once for each, with "
+            "an --output of its own, and compare what they say."
+        )
     from qgbench.quality.folder import open_predictor
 
-    return open_predictor(folder)
+    return open_predictor(named[0])
 
 
 def _accelerator(device: str, precision: str, threads: int) -> "Accelerator":

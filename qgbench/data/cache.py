@@ -93,6 +93,11 @@ class Prepared:
     classes: tuple[str, ...] = Task().classes
     volumes: list[Slice] | None = None
 
+    @property
+    def noun(self) -> str:
+        """What an image is: 'image', or 'slice' of a volume."""
+        return "image" if self.volumes is None else "slice"
+
     def original_mask(self, index: int) -> NDArray[Any]:
         """Return a mask at its original size, as `Source.mask`: (H, W), bool for one class, uint8 0 to K for K > 1.
 
@@ -403,7 +408,7 @@ def _check_space(cache_dir: Path, source: Source, size: int, rows: int) -> None:
     needed = rows * size * size * (4 if source.labelled else 3)
     if (free := shutil.disk_usage(cache_dir).free) < needed:
         raise UnwritableError(
-            f"cannot write the cache {cache_dir}: the images of '{source.name}' at {size} x {size} pixels need "
+            f"cannot write the cache {cache_dir}: the {source.noun}s of '{source.name}' at {size} x {size} pixels need "
             f"{amount(needed)} more, and {amount(free)} are free. Free some space, or {_ELSEWHERE}."
         )
 
@@ -415,7 +420,7 @@ def _write_rows(partial: _PartialEntry, source: Source, size: int, track: Track)
     # Threads, as Pillow holds the interpreter's lock for a seventh of the time: they keep about 7 cores busy, and
     # processes did no better on 2.
     with closing(in_threads(lambda id: _decode(source, id, size), source.ids[done:])) as decoded_in_turn:
-        for decoded in track(decoded_in_turn, f"Preparing {source.name}", count, "images", done):
+        for decoded in track(decoded_in_turn, f"Preparing {source.name}", count, f"{source.noun}s", done):
             partial.append(decoded)
             if (begin := time.monotonic()) >= save_at:
                 partial.save()

@@ -158,7 +158,7 @@ def training_data(
     unlabelled = list(extra)
     if rest:
         unlabelled.insert(0, (prepared, np.array(rest)))
-    noun = "image" if prepared.volumes is None else "slice"
+    noun = prepared.noun
     if len(drawn) < 2:
         raise UserError(
             f"the labelled budget is {len(drawn)} {noun}; give --labelled 2 or more (there are {len(part['train'])} "
@@ -188,7 +188,7 @@ def _refuse_without_lesion(prepared: Prepared, labelled: np.ndarray, train: list
     """
     masks = prepared.masks
     assert masks is not None, "a data set that is split has masks"
-    noun, more = ("image", "images") if prepared.volumes is None else ("slice", "patients")
+    noun, more = prepared.noun, "images" if prepared.volumes is None else "patients"
     if any(masks[row].any() for row in labelled):
         shown = {label for row in labelled for label in np.unique(masks[row]).tolist()}
         if absent := [name for label, name in enumerate(prepared.classes, start=1) if label not in shown]:
@@ -220,7 +220,7 @@ def _warn_of_unseen(prepared: Prepared, val: list[int], train: list[int]) -> Non
 
     labels = enumerate(prepared.classes, start=1)
     if unseen := [name for label, name in labels if not shows(val, label) and shows(train, label)]:
-        pictures, more = ("images", "images") if prepared.volumes is None else ("slices", "patients")
+        pictures, more = f"{prepared.noun}s", "images" if prepared.volumes is None else "patients"
         logger.warning(
             "none of the %d %s to validate on shows %s at %d x %d pixels, and %s to train on do, so validation says "
             "nothing of it: add %s, or take another split.",

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from qgbench.base.cores import in_threads
 from qgbench.base.errors import UserError
+from qgbench.base.logs import logger
 from qgbench.data.cache import squeezed
 from qgbench.data.images import IMAGE_SUFFIXES, read_image
 from qgbench.data.readers import image_files
 from qgbench.data.source import name_some
-from qgbench.data.volume_files import HDF5_SUFFIXES, NIFTI_SUFFIXES, VolumeFiles, read_volume, stem_of
+from qgbench.data.volume_files import HDF5_SUFFIXES, NIFTI_SUFFIXES, VolumeFiles, is_slice, read_volume, stem_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,12 @@ def find_images(folder: Path) -> dict[str, Path]:
     volumes = [file.name for file in found.values() if stem_of(file) is not None]
     if 0 < len(volumes) < len(found):
         raise UserError(f"{folder} holds pictures and {name_some(volumes, 'volume')}; give a folder of one kind.")
+    if slices := [id for id, file in found.items() if is_slice(file)]:
+        logger.warning(
+            "%s: the greys of each are scaled alone, in training with those of its volume. Give whole volumes "
+            "where there are any.",
+            name_some(slices, "slice"),
+        )
     return found
 
 

@@ -130,7 +130,9 @@ def _waves(images: Prepared, track: Track) -> NDArray[np.float32]:
         if waves.shape == (count, 16, 16):
             return waves
     with ThreadPoolExecutor(usable_cores()) as pool:
-        waves = np.stack(list(track(pool.map(_waves_of_image, images.images), "Comparing images", count, "images")))
+        waves = np.stack(
+            list(track(pool.map(_waves_of_image, images.images), f"Comparing {images.noun}s", count, f"{images.noun}s"))
+        )
     with suppress(QGBenchError):  # it costs time only
         content = BytesIO()
         np.save(content, waves)

@@ -160,7 +160,8 @@ def _refuse_leaks(prepared: Prepared, split: pd.DataFrame, parts: Sequence[Part]
             if np.array_equal(images.images[row], prepared.images[other])
         )
         if leaked:
+            noun = prepared.noun
             raise UserError(
-                f"of the unlabelled images, {name_some(leaked, 'image')} are images to validate or test on: remove "
+                f"of the unlabelled {noun}s, {name_some(leaked, noun)} are {noun}s to validate or test on: remove "
                 f"them from the pool ({', '.join(names) or 'unlabelled/'}). qgbench data verify names the pairs."
             )

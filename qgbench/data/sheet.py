@@ -1,7 +1,7 @@
 """A contact sheet: images side by side, each with the outline of its mask, to be looked at."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,11 +13,12 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from qgbench.base.colors import CLASS_COLORS
 from qgbench.base.files import write_atomically
 from qgbench.data.readers import Source
+from qgbench.data.source import Slice
 from qgbench.data.splits import shares
 
 _PICTURE = 240  # pixels, longer side
 _GAP = 8
-_CAPTION = 16
+_LINE = 16
 _COLUMNS = 6
 _OUTLINE, _HALO = (255, 225, 26), (0, 0, 0)
 _FONT = ImageFont.load_default(11)
@@ -27,6 +28,10 @@ class Shown(Protocol):
     """Images that can be shown, with masks or without: a `Source`, or something alike."""
 
     labelled: bool
+
+    @property
+    def volumes(self) -> Mapping[str, Slice]:
+        """Where images that are slices of volumes lie; of pictures empty."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -57,7 +62,8 @@ def draw_sheet(source: Shown, ids: Sequence[str], file: Path) -> None:
     """Draw a contact sheet as PNG.
 
     The outline is yellow between two black lines; under each picture stand its id, its original size and the lesion's
-    share of it. Several classes have a colour each, told below the pictures, and their shares stand in their order.
+    share of it. Several classes have a colour each, told below the pictures, and under each picture stand those that
+    it shows. Slices of volumes whose spacing is known have the shape that they have in mm.
 
     Parameters
     ----------
@@ -75,27 +81,31 @@ def draw_sheet(source: Shown, ids: Sequence[str], file: Path) -> None:
     """
     rows = -(-len(ids) // _COLUMNS)
     columns = min(_COLUMNS, len(ids))
-    cell = (_PICTURE + _GAP, _PICTURE + _GAP + _CAPTION)
+    drawn = [_picture(source, id) for id in ids]
+    captions = [_wrapped(caption) for _, caption in drawn]
+    cell = (_PICTURE + _GAP, _PICTURE + _GAP + _LINE * max(map(len, captions), default=1))
     legend = _legend(source.classes, columns * cell[0]) if source.labelled and len(source.classes) > 1 else []
-    height = rows * cell[1] + _GAP + len(legend) * _CAPTION
+    height = rows * cell[1] + _GAP + len(legend) * _LINE
     sheet = Image.new("RGB", (columns * cell[0] + _GAP, height), "white")
     draw = ImageDraw.Draw(sheet)
     for line, entries in enumerate(legend):
-        top = rows * cell[1] + line * _CAPTION
+        top = rows * cell[1] + line * _LINE
         for left, colour, name in entries:
             draw.rectangle((_GAP + left, top + 2, _GAP + left + 10, top + 12), fill=colour, outline=_HALO)
             draw.text((_GAP + left + 14, top), name, fill="black", font=_FONT)
-    for place, id in enumerate(ids):
+    for place, ((picture, _), caption) in enumerate(zip(drawn, captions, strict=True)):
         left, top = _GAP + place % columns * cell[0], _GAP + place // columns * cell[1]
-        picture, caption = _picture(source, id)
         sheet.paste(picture, (left + (_PICTURE - picture.width) // 2, top + (_PICTURE - picture.height) // 2))
-        draw.text((left, top + _PICTURE + 1), _cut(caption), fill="black", font=_FONT)
+        for line, text in enumerate(caption):
+            draw.text((left, top + _PICTURE + 1 + line * _LINE), text, fill="black", font=_FONT)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     write_atomically(file, buffer.getvalue())
 
 
-def outlined(pixels: NDArray[np.uint8], mask: NDArray[Any], classes: int, side: int) -> Image.Image:
+def outlined(
+    pixels: NDArray[np.uint8], mask: NDArray[Any], classes: int, side: int, voxel: tuple[float, float] = (1.0, 1.0)
+) -> Image.Image:
     """Return an image with the outline of each class of its mask, between two black lines.
 
     Parameters
@@ -106,8 +116,10 @@ def outlined(pixels: NDArray[np.uint8], mask: NDArray[Any], classes: int, side: 
     classes : int
     side : int
         The longer side of the result, pixels.
+    voxel : (height, width)
+        Of a pixel, in any unit.
     """
-    small, size = _resized(pixels, side)
+    small, size = _resized(pixels, side, voxel)
     outlines = []
     for label in range(1, classes + 1):
         drawn = Image.fromarray((mask == label).astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
@@ -119,21 +131,30 @@ def outlined(pixels: NDArray[np.uint8], mask: NDArray[Any], classes: int, side: 
     return Image.fromarray(small)
 
 
-def _resized(pixels: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    height, width = pixels.shape[:2]
+def _resized(
+    pixels: NDArray[np.uint8], side: int, voxel: tuple[float, float]
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    height, width = (n * length for n, length in zip(pixels.shape[:2], voxel, strict=True))
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)), size
 
 
-def _picture(source: Shown, id: str) -> tuple[Image.Image, str]:
+def _picture(source: Shown, id: str) -> tuple[Image.Image, list[str]]:
+    """Return a picture, and the parts of its caption."""
     pixels = source.image(id)
-    height, width = pixels.shape[:2]
+    place = source.volumes.get(id)
+    voxel = (1.0, 1.0) if place is None or place.spacing is None else place.spacing[1:]
+    caption = [id, f"{pixels.shape[1]} x {pixels.shape[0]}"]
     if not source.labelled:
-        return Image.fromarray(_resized(pixels, _PICTURE)[0]), f"{id}  {width} x {height}"
+        return Image.fromarray(_resized(pixels, _PICTURE, voxel)[0]), caption
     mask = source.mask(id)
-    covers = " ".join(f"{share:.1%}" for share in shares(mask, len(source.classes)))
-    return outlined(pixels, mask, len(source.classes), _PICTURE), f"{id}  {width} x {height}  {covers}"
+    covers = [f"{share:.1%}" for share in shares(mask, len(source.classes))]
+    if len(covers) > 1:
+        present = set(np.unique(mask).tolist())
+        named = enumerate(zip(source.classes, covers, strict=True), start=1)
+        covers = [f"{name} {cover}" for label, (name, cover) in named if label in present]
+    return outlined(pixels, mask, len(source.classes), _PICTURE, voxel), caption + covers
 
 
 def class_colours(classes: int) -> list[tuple[int, int, int]]:
@@ -158,7 +179,17 @@ def _legend(classes: Sequence[str], width: int) -> list[list[tuple[int, tuple[in
     return lines
 
 
-def _cut(caption: str) -> str:
-    while _FONT.getlength(caption) > _PICTURE:
-        caption = f"{caption[: len(caption) // 2 - 2]}..{caption[len(caption) // 2 + 2 :]}"
-    return caption
+def _wrapped(caption: Sequence[str]) -> list[str]:
+    """Return lines as wide as a picture at most: broken between parts, and within those that are wider."""
+    lines = [""]
+    for part in caption:
+        longer = f"{lines[-1]}  {part}" if lines[-1] else part
+        if _FONT.getlength(longer) <= _PICTURE:
+            lines[-1] = longer
+            continue
+        lines += [""] if lines[-1] else []
+        for char in part:
+            if _FONT.getlength(lines[-1] + char) > _PICTURE:
+                lines.append("")
+            lines[-1] += char
+    return lines

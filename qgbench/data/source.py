@@ -67,6 +67,11 @@ class Source(ABC):
         return self.card.name
 
     @property
+    def noun(self) -> str:
+        """What an image is: 'image', or 'slice' of a volume."""
+        return "slice" if self.volumes else "image"
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the K classes that masks show."""
         return self.card.class_names

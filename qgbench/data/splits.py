@@ -477,9 +477,9 @@ def _check_same_images(split: pd.DataFrame, source: Source) -> None:
         "not listed in the split": sorted(set(present) - set(listed)),
         "in another group than listed": sorted(id for id in set(listed) & set(present) if listed[id] != present[id]),
     }
-    if found := [f"{name_some(ids, 'image')} {fault}" for fault, ids in faults.items() if ids]:
+    if found := [f"{name_some(ids, source.noun)} {fault}" for fault, ids in faults.items() if ids]:
         raise UserError(
-            f"the committed split of '{source.name}' lists {len(listed)} images and yours are {len(present)}: "
+            f"the committed split of '{source.name}' lists {len(listed)} {source.noun}s and yours are {len(present)}: "
             f"{'; '.join(found)}. Complete the folder, or open it by its path under another name to split it anew."
         )
 

@@ -75,6 +75,11 @@ def is_hdf5(file: Path) -> bool:
     return file.name.lower().endswith(HDF5_SUFFIXES)
 
 
+def is_slice(file: Path) -> bool:
+    """Return whether a file is HDF5 and its image has two dimensions. Raises UserError if it cannot be read."""
+    return is_hdf5(file) and len(_hdf5_shape(file)) == 2
+
+
 def read_shape(files: VolumeFiles) -> tuple[tuple[int, int, int], Spacing | None]:
     """Return the shape (D, H, W) of a volume and its spacing in mm, None where the format has none; of headers alone.
 
@@ -94,7 +99,7 @@ def read_shape(files: VolumeFiles) -> tuple[tuple[int, int, int], Spacing | None
 
 
 def read_volume(files: VolumeFiles) -> NDArray[np.uint8]:
-    """Read a volume's image: (D, H, W) uint8, scaled as the top of this module says.
+    """Read a volume's image: (D, H, W) uint8, scaled as the top of this module says; of an HDF5 slice D is 1.
 
     Raises
     ------
@@ -166,7 +171,7 @@ def as_stored(file: Path, volume: NDArray[Any]) -> NDArray[Any]:
         What `read_shape` raises.
     """
     if is_hdf5(file):
-        return volume
+        return volume.reshape(_hdf5_shape(file))
     grid = _grid(file)
     unflipped = np.flip(volume, tuple(axis for axis in range(3) if grid.flipped[axis]))
     return unflipped.transpose(np.argsort(grid.order))
@@ -340,9 +345,9 @@ def _nifti(file: Path, grid: _Grid) -> NDArray[Any]:
 
 
 def _hdf5_values(files: tuple[Path, ...], dataset: str) -> NDArray[Any]:
-    """Return a volume (D, H, W) as its files hold it."""
+    """Return a volume (D, H, W) as its files hold it; of a single slice D is 1."""
     if len(files) == 1:
-        return _hdf5(files[0], dataset, 3)
+        return _hdf5(files[0], dataset, 2)[None] if is_slice(files[0]) else _hdf5(files[0], dataset, 3)
     slices = [_hdf5(file, dataset, 2) for file in files]
     for file, values in zip(files, slices, strict=True):
         if values.shape != slices[0].shape:
@@ -410,6 +415,11 @@ def _of_dimensions(file: Path, shape: tuple[int, ...], wanted: int) -> Any:
     kept = tuple(int(n) for n in shape)
     while len(kept) > wanted and kept[-1] == 1:
         kept = kept[:-1]
+    if len(kept) == 2 and wanted == 3 and 0 not in kept:
+        raise UserError(
+            f"{file} holds one slice, {_by(kept)} pixels, where a volume is expected: save volumes whole; of HDF5, "
+            "slices may be files of their own, VOLUME_slice_1.h5 and so on."
+        )
     if len(kept) != wanted or 0 in kept:
         several = f"{kept[3]} volumes (times or channels)" if len(kept) == 4 else f"{len(kept)} dimensions"
         raise UserError(

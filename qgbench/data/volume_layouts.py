@@ -54,6 +54,8 @@ class VolumeFolder:
         What the folder says of itself: title, terms, citation.
     described_in : tuple of Path
         Files that this was read from, beside the volumes.
+    promised : int, optional
+        How many volumes ``dataset.json`` says there are (``numTraining``); None where it does not say.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class VolumeFolder:
     classes: Mapping[str, int]
     facts: Mapping[str, str]
     described_in: tuple[Path, ...] = ()
+    promised: int | None = None
 
     @property
     def has_patients(self) -> bool:
@@ -167,8 +170,7 @@ def _of_nnunet(root: Path) -> VolumeFolder:
         )
     if not images and not labels:
         raise UserError(f"{root / 'imagesTr'} holds no .nii or .nii.gz file; other formats are not read.")
-    classes, facts, described_in = _described(root / "dataset.json")
-    return VolumeFolder(root, _paired(root, images, labels), _patients(images), classes, facts, described_in)
+    return VolumeFolder(root, _paired(root, images, labels), _patients(images), *_described(root / "dataset.json"))
 
 
 def _of_ssl4mis(folder: Path, files: list[Path]) -> VolumeFolder | None:
@@ -227,10 +229,10 @@ def _patients(volumes: Mapping[str, Any]) -> dict[str, str]:
     return {name: found["patient"] for name, found in sorted(frames.items()) if found}
 
 
-def _described(file: Path) -> tuple[dict[str, int], dict[str, str], tuple[Path, ...]]:
-    """Return classes and facts that a ``dataset.json`` tells, and the file; nothing where it is not there."""
+def _described(file: Path) -> tuple[dict[str, int], dict[str, str], tuple[Path, ...], int | None]:
+    """Return what a ``dataset.json`` tells, as the last fields of `VolumeFolder`; nothing where it is not there."""
     if not file.is_file():
-        return {}, {}, ()
+        return {}, {}, (), None
     try:
         told = json.loads(read_text(file))
         labels = told.get("labels", {})
@@ -245,7 +247,9 @@ def _described(file: Path) -> tuple[dict[str, int], dict[str, str], tuple[Path, 
             "segmented here: make a folder of one channel, with a dataset.json of one."
         )
     facts = {"title": told.get("name"), "terms": told.get("licence"), "citation": told.get("reference")}
-    return _classes(file, labels), {name: str(text) for name, text in facts.items() if text}, (file,)
+    told_facts = {name: str(text) for name, text in facts.items() if text}
+    promised = told.get("numTraining")
+    return _classes(file, labels), told_facts, (file,), promised if isinstance(promised, int) else None
 
 
 def _classes(file: Path, labels: Mapping[str, Any]) -> dict[str, int]:

@@ -90,6 +90,8 @@ def open_predictor(folder: Path) -> StoredPredictor:
         There is none, or only a part of one.
     """
     if (stored := load_predictor(folder)) is None:
+        if inside := sorted(card.parent.name for card in folder.glob(f"*/{CARD_NAME}")):
+            raise UserError(f"{folder} holds {name_some(inside, 'quality predictor')}: name one, {folder / inside[0]}.")
         cause = "holds no whole quality predictor" if folder.is_dir() else "is no folder"
         raise UserError(
             f"{folder} {cause}: expected {CARD_NAME} and its weights, as qgbench quality train writes them (if that "
@@ -119,8 +121,8 @@ def hold_back(prepared: Prepared, seed: int) -> pd.DataFrame:
     count = max(round(len(names) / _HELD_BACK), 1, int(np.searchsorted(images, _LEAST)) + 1)
     if count >= len(names) or len(table) - images[count - 1] < _LEAST:
         raise UserError(
-            f"{len(table)} images in {len(names)} groups are too few: a fifth of the groups is held back from "
-            f"training, and {_LEAST} images are needed in either part; add images, or mend the table of groups."
+            f"{len(table)} {prepared.noun}s in {len(names)} groups are too few: a fifth of the groups is held back "
+            f"from training, and {_LEAST} {prepared.noun}s are needed in either part; add more, or mend the groups."
         )
     return table.assign(split=np.where(table["group"].isin(order[:count]), "val", "train"))
 
@@ -304,12 +306,12 @@ def audit_on_folder(
     if masks is not None and masks.ids != truth.ids:
         differing = sorted(set(masks.ids) ^ set(truth.ids))
         raise UserError(
-            f"{name_some(differing, 'image')} have a true mask or one to be judged, not both; complete them."
+            f"{name_some(differing, truth.noun)} have a true mask or one to be judged, not both; complete them."
         )
     prepared = prepare(truth, stored.card.size, track=track)
     if len(prepared.ids) < _LEAST:
-        raise UserError("an audit needs 2 images or more: each is judged with another's mask, too.")
-    _warn_of_trained(stored.card, prepared.ids)
+        raise UserError(f"an audit needs 2 {truth.noun}s or more: each is judged with another's mask, too.")
+    _warn_of_trained(stored.card, prepared)
     known = as_labelled(ImageSet([whole(prepared)], stored.task))
     given = None
     if masks is not None:
@@ -320,10 +322,10 @@ def audit_on_folder(
     return audit_score(found.quality, found.dice, groups, found.elsewhere)
 
 
-def _warn_of_trained(card: PredictorCard, ids: Sequence[str]) -> None:
+def _warn_of_trained(card: PredictorCard, prepared: Prepared) -> None:
     """Warn of images that bear the name of one that g learnt from."""
-    if trained := sorted(set(ids) & set(card.labelled_ids)):
+    if trained := sorted(set(prepared.ids) & set(card.labelled_ids)):
         logger.warning(
             "%s bear the name of one that g was trained on: what an audit finds on those is too good.",
-            name_some(trained, "image"),
+            name_some(trained, prepared.noun),
         )

@@ -81,7 +81,7 @@ def needs_of(answers: Answers, gain: float) -> list[Need]:
     seconds = sum(answer.seconds.values())
     plans = (
         ("these sets and test groups", observed, 1, 1.0),
-        ("twice the test groups and images", observed, 2, 1.0),
+        ("twice the test groups", observed, 2, 1.0),
         ("twice as many sets like these", [*observed, *observed], 1, 2.0),
     )
     return [Need(name, *_expected(found, more, gain), seconds * dearer) for name, found, more, dearer in plans]

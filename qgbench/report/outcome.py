@@ -89,7 +89,8 @@ def _scores(record: Record) -> Rows:
     classes, noun, unit = len(record.classes), record.noun, DISTANCE_WORDS[record.distance_unit]
     tested = f"{classes} classes and {summary.images}" if classes > 1 else f"{summary.images}"
     rows = classes * summary.images
-    over = f"mean over {tested} test {noun}s, not over their {summary.groups} groups"
+    groups = "1 group" if summary.groups == 1 else f"{summary.groups} groups"
+    over = f"mean over {tested} test {noun}s, not over their {groups}"
     lesion, lesions = ("such class", f"classes of {noun}s") if classes > 1 else ("lesion", "lesions")
     return [
         ("Dice", f"{100 * means['dice']:.2f} %", over),
@@ -114,11 +115,11 @@ def _predictor(record: Record) -> Rows:
     verdict = "below 0.70: depends on" if audit.image_dependent else "not below 0.70: judges shapes more than"
     failed = not_predicted(record)
     note = f"yes if {PREDICTS_RULE} on all masks" + (f"; it does not on {' and '.join(failed)}" if failed else "")
-    of_test = audit.synthetic_test
+    of_test, judged = audit.synthetic_test, f"validation {record.picture}s"
     return [
-        ("g, synthetic masks", _numbers(audit.synthetic), "validation images"),
-        *([("g, test mixture", _numbers(of_test), "validation images, as the release tests g")] if of_test else []),
-        ("g, weak models' masks", _numbers(audit.weak_models), "validation images"),
+        ("g, synthetic masks", _numbers(audit.synthetic), judged),
+        *([("g, test mixture", _numbers(of_test), f"{judged}, as the release tests g")] if of_test else []),
+        ("g, weak models' masks", _numbers(audit.weak_models), judged),
         ("g, image dependence", f"{audit.image_dependence:.2f}", f"{verdict} the image"),
         ("g predicts quality", "no" if failed else "yes", note),
     ]
@@ -133,7 +134,7 @@ def _pseudo_labels(record: Record) -> Rows:
         over_all = _number(pooled.scores[score].pearson)
         note = f"{found.masks} pseudo-labels at the end; pooled over checkpoints {over_all}"
         rows.append((f"{score} against true Dice", _numbers(found), note))
-    return [*rows, ("", "", f"({record.pseudo_labels_on})")]
+    return [*rows, ("", "", f"({record.audited_on})")]
 
 
 def _guidance(record: Record) -> Rows:

@@ -39,5 +39,5 @@ def refusal(pairs: Sequence[tuple[Run, Run]], words: tuple[str, str] = SIDE_WORD
             if one != two:
                 return f"{what} differs at seed {own.seed}: {two} {words[1]}, {one} {words[0]}"
     if units_differ([run for pair in pairs for run in pair]):
-        return "the test images differ"
+        return f"the test {pairs[0][0].record.noun}s differ"
     return ""

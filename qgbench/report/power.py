@@ -149,8 +149,8 @@ def print_power(table: pd.DataFrame, console: Console) -> None:
             grid.add_row(f"{100 * float(str(gain)):.2f}", *shown, *needed)
         console.print(grid)
     console.print(
-        "by number of seeds: test groups (and test images, in groups of the size that they have) that a gain needs for "
-        "p < 0.05 in 8 of 10 cases. Spreads from few seeds are rough.",
+        "by number of seeds: test groups (and test images or volumes, in groups of the size that they have) that a "
+        "gain needs for p < 0.05 in 8 of 10 cases. Spreads from few seeds are rough.",
         highlight=False,
         soft_wrap=True,
         style="dim",

@@ -153,15 +153,16 @@ def _usable(by_name: Mapping[ArmName, dict[int, Run]]) -> tuple[dict[ArmName, di
     usable, problems = {}, []
     for name in sorted(by_name, key=lambda name: name.order):
         if units_differ(list(by_name[name].values())):
-            cause = f"refused: seeds {listed(by_name[name])} were tested on different images"
+            noun = next(iter(by_name[name].values())).record.noun
+            cause = f"refused: seeds {listed(by_name[name])} were tested on different {noun}s"
             problems.append(Problem(str(name), cause))
         else:
             usable[name] = by_name[name]
-        problems += [
-            Problem(f"{name}, seed {seed}", f"{len(copies)} test images are near copies of images that it trains on")
-            for seed, run in by_name[name].items()
-            if (copies := (run.record.near_copies or {}).get("test"))
-        ]
+        for seed, run in by_name[name].items():
+            if copies := (run.record.near_copies or {}).get("test"):
+                what = run.record.picture
+                text = f"{len(copies)} test {what}s are near copies of {what}s that it trains on"
+                problems.append(Problem(f"{name}, seed {seed}", text))
     return usable, problems
 
 

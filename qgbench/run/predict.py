@@ -31,7 +31,8 @@ from qgbench.data.images import read_image
 from qgbench.data.inputs import find_images, squeeze_all
 from qgbench.data.packed_masks import PackedMasks
 from qgbench.data.sheet import choose_images, draw_sheet
-from qgbench.data.volume_files import VolumeFiles, label_file, read_volume, stem_of
+from qgbench.data.source import Slice
+from qgbench.data.volume_files import VolumeFiles, is_hdf5, label_file, read_shape, read_volume, stem_of
 from qgbench.data.volumes import slice_id
 from qgbench.engine.device import repeat_where_cuda_can
 from qgbench.run.trained import Prediction, TrainedRun, load_run
@@ -132,6 +133,7 @@ class _Sheet:
     def __init__(self, classes: tuple[str, ...], files: dict[str, Path]) -> None:
         self.classes = classes
         self.ids: list[str] = []
+        self.volumes: dict[str, Slice] = {}
         self._chosen = set(choose_images(list(files), _SHOWN))
         self._files = files
         self._place: dict[str, tuple[Path, int | None]] = {}
@@ -144,7 +146,8 @@ class _Sheet:
         file, place, masks = self._files[id], 0, prediction.slices
         if stem_of(file) is not None:
             place = int((masks != 0).sum((1, 2)).argmax())
-            id = slice_id(id, place)
+            volume, id = id, slice_id(id, place)
+            self.volumes[id] = Slice(volume, place, None if is_hdf5(file) else read_shape(VolumeFiles((file,), ()))[1])
         self.ids.append(id)
         self._place[id] = file, place
         self._masks.add(id, masks[place])

@@ -267,6 +267,16 @@ class Record(Part):
         return "volume" if self.of_volumes else "image"
 
     @property
+    def picture(self) -> str:
+        """What a network sees, and a label is of: 'image' or 'slice'."""
+        return "slice" if self.of_volumes else "image"
+
+    @property
+    def audited_on(self) -> str:
+        """`pseudo_labels_on`, of volumes 'slices' in the place of 'images'."""
+        return self.pseudo_labels_on.replace("image", self.picture)
+
+    @property
     def steps(self) -> int:
         """The step budget."""
         return self.settings["protocol"]["train"]["steps"]

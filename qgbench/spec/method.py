@@ -40,6 +40,8 @@ class Declared:
     - Teachers are averaged at min(1 - 1/(t + 1), decay), with the decay of their authors; BCP's, as theirs, at its
       decay throughout. The release of arXiv 2606.01753 raises it linearly from 0.5 to 0.999 over 1,000 steps; the
       protocol paper (train.ema = "release") does so in every method.
+    - Volumes: validation is at training size by slice, where a class that neither mask has counts 1; the field's by
+      volume, where SSL4MIS gives an empty prediction Dice 0. The test is of whole volumes.
     - Unlabelled images pass from the first step on, also while their loss has no weight, except in BCP's first phase;
       in the release they do not.
     """

@@ -15,9 +15,10 @@ A file ``claims/<name>.toml`` beside the submitted results holds what one source
     least = 0.913                         # one number has least = most; an open end is left out
     most = 0.913
     unit = "share"                        # Dice of 91.3 is a share of 0.913
-    note = "three seeds, as published"    # what a reader must know to compare
+    note = "three seeds, as published"    # what else the source says of it
+    differs = "all labels; here 28"       # between the source's setting and ours: what a reader must know to compare
 
-A claim says under which conditions only as far as its source does, so that nothing is computed from it.
+What all claims of a file share, `differs` too, may stand above the first. Nothing is computed from a claim.
 """
 
 from pathlib import Path
@@ -51,6 +52,7 @@ class Claim(BaseModel):
     most: float | None = Field(None, description="None for an open end")
     unit: Literal["share", "pixels", "percent of diagonal", "correlation"]
     note: str = ""
+    differs: str = Field(min_length=1, description="between the source's setting and ours")
 
     @model_validator(mode="after")
     def _has_a_possible_value(self) -> Self:

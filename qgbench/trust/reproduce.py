@@ -565,13 +565,15 @@ def judge(original: Original, rerun_path: Path) -> Reproduction:
 
 def _verdict(first: pd.DataFrame, second: pd.DataFrame, dice: float, noise: Noise | None) -> tuple[Verdict, str]:
     """Return the verdict over two tables of rows, sorted by id; noise is None where exactness is expected."""
+    of_volumes = are_volumes(first.columns)
+    noun = "volume" if of_volumes else "image"
     if first.equals(second):
-        return "identical", "every number of every image is the same."
-    given = [name for name in _NOT_TRAINED if name not in VOLUME_COLUMNS or are_volumes(first.columns)]
+        return "identical", f"every number of every {noun} is the same."
+    given = [name for name in _NOT_TRAINED if name not in VOLUME_COLUMNS or of_volumes]
     if not first[given].equals(second[given]):
         return (
             "disagrees",
-            "ids, groups, sizes or reference masks of the test images differ, which no training changes.",
+            f"ids, groups, sizes or reference masks of the test {noun}s differ, which no training changes.",
         )
     if noise is None:
         return "disagrees", (
@@ -646,7 +648,7 @@ def print_conditions(conditions: Sequence[Condition], console: Console) -> None:
 
 def print_reproduction(original: Original, reproduction: Reproduction, console: Console) -> None:
     """Print the averages of record and rerun, and the verdict."""
-    table = Table(title="averages over the test images")
+    table = Table(title=f"averages over the test {original.record.noun}s")
     table.add_column("measure")
     for title in ("record", "rerun", "difference"):
         table.add_column(title, justify="right")

@@ -13,7 +13,7 @@ from qgbench.quality.audit import HELD, LABEL_COLUMNS, CheckpointAudit, audited_
 from qgbench.run.record import Record, labels_path, read_labels
 from qgbench.spec.arm import CONTROL_SCORES, short_name
 from qgbench.trust.found import EXACT, Fault
-from qgbench.trust.verify_rows import picture, refuse_form, unit_of
+from qgbench.trust.verify_rows import refuse_form, unit_of
 
 _SHOWN = 3  # of many numbers that differ
 _OF_WHOLE_LABELS = ("confidence", "agreement")  # of several classes, in the row of each
@@ -55,34 +55,34 @@ def _label_rows(labels: pd.DataFrame, record: Record, tested: Collection[str]) -
     if others := sorted(set(labels["class"]) - set(classes)):
         yield f"it has rows of another class than {', '.join(classes)}: {', '.join(map(repr, others))}"
     if (twice := labels.duplicated(["progress", "id", "class"])).any():
-        yield f"{name_some(labels['id'][twice].tolist(), picture(record))} twice at one checkpoint"
+        yield f"{name_some(labels['id'][twice].tolist(), record.picture)} twice at one checkpoint"
     if len(classes) > 1:
         of_label = labels.groupby(["progress", "id"])
         if (lacking := of_label.size() < len(classes)).any():
             names = sorted(set(lacking.index[lacking].get_level_values("id")))
-            yield f"{name_some(names, picture(record))} without a row of each class: {', '.join(classes)}"
+            yield f"{name_some(names, record.picture)} without a row of each class: {', '.join(classes)}"
         if (differing := (of_label[[*_OF_WHOLE_LABELS]].nunique(dropna=False) > 1).any(axis=1)).any():
             names = sorted(set(differing.index[differing].get_level_values("id")))
-            named = name_some(names, picture(record))
+            named = name_some(names, record.picture)
             yield f"{' or '.join(_OF_WHOLE_LABELS)} is another one in another class: {named}"
         if (overlaps := (labels[HELD] != 1) & (labels["dice"] > 0) & (labels["dice"] < 1)).any():
-            named = name_some(labels["id"][overlaps].tolist(), picture(record))
+            named = name_some(labels["id"][overlaps].tolist(), record.picture)
             yield f"a class that the label does not hold overlaps the mask: {named}"
     unit, ids = unit_of(record), set(labels["id"])
     tested_too = sorted(id for id in ids if unit(id) in tested)
     for known, what in ((tested_too, "test"), (sorted(ids & set(record.provenance.labelled_ids)), "labelled")):
         if known:
-            yield f"{name_some(known, f'{what} {picture(record)}')}, which no audit looks at"
+            yield f"{name_some(known, f'{what} {record.picture}')}, which no audit looks at"
     numbers = labels.drop(columns=["id", "class"])
     for name, right in ((numbers >= 0) & (numbers <= 1)).items():
         if not right.all():
-            yield f"{name} is missing or outside [0, 1]: {name_some(labels['id'][~right].tolist(), picture(record))}"
+            yield f"{name} is missing or outside [0, 1]: {name_some(labels['id'][~right].tolist(), record.picture)}"
     # `compare_with_spec` knows which of them; records of before had all where a method makes no labels, too.
     whole, last = (list(audited_after(record.steps, labels_are_made).values()) for labels_are_made in (True, False))
     if (found := labels["progress"].unique().tolist()) not in (whole, last):
         yield f"it is of the checkpoints {found}; a run of {record.steps} steps has {whole}"
     if labels.groupby("progress")["id"].apply(frozenset).nunique() > 1:
-        yield f"its checkpoints are not of the same {picture(record)}s"
+        yield f"its checkpoints are not of the same {record.picture}s"
 
 
 def _differing_audits(found: Sequence[CheckpointAudit], record: Record) -> str:

@@ -18,7 +18,7 @@ from qgbench.spec.regime import Regime
 from qgbench.trust.found import Fault, Found
 from qgbench.trust.reproduce import reproduction_of
 from qgbench.trust.verify_labels import close, told
-from qgbench.trust.verify_rows import picture, unit_of
+from qgbench.trust.verify_rows import unit_of
 from qgbench.trust.verify_spec import outside_code
 
 _FAR = 0.1  # Dice; of 390 records whose best step is not the last the student differs by 0.068 at most
@@ -94,7 +94,7 @@ def impossible_labels(record: Record, images: pd.DataFrame) -> Found:
     """Yield what is wrong with the labelled images, whatever the split."""
     labelled, unit = record.provenance.labelled_ids, unit_of(record)
     if len(set(labelled)) < len(labelled):
-        yield "labels", f"labelled {picture(record)}s are there twice"
+        yield "labels", f"labelled {record.picture}s are there twice"
     if both := sorted(set(map(unit, labelled)) & set(images["id"])):
         yield "labels", f"{name_some(both, record.noun)} labelled in training and tested on"
     regime = Regime.parse(record.spec.regime)

@@ -60,11 +60,6 @@ def refuse_form(path: Path, rows: pd.DataFrame, columns: Iterable[str], text: Co
             raise QGBenchError(f"{path} has text where a number belongs: {name} is {said}")
 
 
-def picture(record: Record) -> str:
-    """Return what a network sees, and a label is of."""
-    return "slice" if record.of_volumes else "image"
-
-
 def unit_of(record: Record) -> Callable[[str], str]:
     """Return what gives the unit that an image is of."""
     return volume_of if record.of_volumes else str

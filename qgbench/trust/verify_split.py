@@ -16,7 +16,7 @@ from qgbench.spec.protocol import Protocol
 from qgbench.spec.regime import GIVEN, Regime
 from qgbench.trust.found import Fault
 from qgbench.trust.verify_labels import audited_ids
-from qgbench.trust.verify_rows import picture, unit_of
+from qgbench.trust.verify_rows import unit_of
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Splits:
             self._splits[key] = _committed_split(cell.dataset, regime, protocol)
         committed = self._splits[key]
         if committed is None:
-            text = f"no split of '{cell.dataset}' is committed that is '{regime.split}': test and audited images "
-            text += "are not checked"
+            text = f"no split of '{cell.dataset}' is committed that is '{regime.split}': test {record.noun}s and "
+            text += f"audited {record.picture}s are not checked"
             yield Fault(path, "split unknown", text, "note")
             return
         provenance = record.provenance
@@ -61,14 +61,14 @@ class Splits:
             yield Fault(images_path(path), "test images", text + _differences(tested, to_test, noun))
         audited_of = committed.val if record.pseudo_labels_on.startswith("validation") else set(committed.train["id"])
         if foreign := sorted(audited_ids(path) - audited_of - committed.test.keys()):
-            text = f"{name_some(foreign, picture(record))}, which the committed split has not among the "
-            yield Fault(labels_path(path), "audits", text + record.pseudo_labels_on)
+            text = f"{name_some(foreign, record.picture)}, which the committed split has not among the "
+            yield Fault(labels_path(path), "audits", text + record.audited_on)
         draw = (*key, cell.regime, cell.seed)
         if draw not in self._draws:
             units = committed.train["group"].nunique() if regime.patients else len(committed.train)
             drawable = 1 <= regime.labelled(units) <= units
             self._draws[draw] = draw_budget(committed.train, regime, cell.dataset, cell.seed) if drawable else []
-        drawn, labelled, shown = self._draws[draw], provenance.labelled_ids, picture(record)
+        drawn, labelled, shown = self._draws[draw], provenance.labelled_ids, record.picture
         if regime.patients:
             group_of = dict(zip(committed.train["id"], committed.train["group"], strict=True))
             patients = len({group_of.get(id, id) for id in labelled})

@@ -1,4 +1,4 @@
-"""A folder of three classes with any names, from its masks to a table, by the README's commands alone."""
+"""A folder of several classes with any names, from its masks to a table, by the README's commands alone."""
 
 import os
 import random
@@ -36,8 +36,8 @@ class Names:
     values: dict[str, int]  # of the classes
 
 
-@pytest.fixture
-def names() -> Names:
+@pytest.fixture(params=[3, 12])
+def names(request: pytest.FixtureRequest) -> Names:
     """Random names; their seed is printed, and QGBENCH_TEST_SEED repeats it."""
     seed = int(os.environ.get("QGBENCH_TEST_SEED", secrets.randbits(32)))
     print(f"QGBENCH_TEST_SEED={seed}")
@@ -59,7 +59,7 @@ def names() -> Names:
     told = words(4, spoken)
     folders = dict(zip(("photos", "outlines", "patients.csv", "~/data"), told, strict=True))
     folders["patients.csv"] += ".csv"
-    classes = dict(zip(words(3, plain + "."), rng.sample(range(1, 256), 3), strict=True))
+    classes = dict(zip(words(request.param, plain + "."), rng.sample(range(1, 256), request.param), strict=True))
     # Numbered, so that no stem is another's with "_mask" or the like behind it.
     stems = [f"{number:02}{one}" for number, one in enumerate(words(PATIENTS * OF_ONE, spoken))]
     return Names(
@@ -68,7 +68,7 @@ def names() -> Names:
 
 
 def draw(folder: Path, names: Names, rng: np.random.Generator) -> None:
-    """Three disks an image, a grey level and a value of its own each; two images of each patient."""
+    """A disk of each class in an image, with a grey level and a value of its own; two images of each patient."""
     images, masks = folder / names.folders["photos"], folder / names.folders["outlines"]
     for made in (images, masks):
         made.mkdir()
@@ -76,9 +76,12 @@ def draw(folder: Path, names: Names, rng: np.random.Generator) -> None:
     table = ["stem,group"]
     for number, stem in enumerate(names.stems):
         image, mask = rng.integers(0, 40, (48, 64), np.uint8), np.zeros((48, 64), np.uint8)
-        for value, grey, column in zip(names.values.values(), (90, 150, 230), (12, 32, 52), strict=True):
-            inside = (rows - rng.integers(18, 30)) ** 2 + (columns - column) ** 2 < rng.integers(36, 80)
-            image[inside], mask[inside] = grey, value
+        lines = -(-len(names.values) // 4)
+        for place, value in enumerate(names.values.values()):
+            line, column = divmod(place, 4)
+            middle = (line + 0.5) * 48 / lines + rng.integers(-2, 3)
+            inside = (rows - middle) ** 2 + (columns - 8 - 16 * column) ** 2 < rng.integers(25, 49)
+            image[inside], mask[inside] = 80 + 175 * place // len(names.values), value
         Image.fromarray(image).save(images / f"{stem}.png")
         Image.fromarray(mask).save(masks / f"{stem}{'_mask' if number % 2 else ''}.png")
         table.append(f"{stem},{names.patients[number // OF_ONE]}")
@@ -100,9 +103,7 @@ def command(*words: str) -> str:
     return result.stdout
 
 
-def test_three_classes_come_from_a_folder_to_a_table(
-    names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_classes_come_from_a_folder_to_a_table(names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draw(tmp_path, names, np.random.default_rng(0))
     add, run, guided, report = typed("### Your own images", names)

@@ -154,6 +154,10 @@ def test_each_mistake_is_one_message(
         ([*score, "absent"], "there is no folder absent"),
         ([*score, "predicted", "--device", "tpu"], "--device tpu: expected auto, cpu, cuda or mps."),
         (["quality", "score", "new", *score[3:], "predicted"], "new holds no whole quality predictor"),
+        (
+            ["quality", "score", "g", "h", *score[3:], "predicted"],
+            "2 quality predictors are named (g, h): run this once",
+        ),
         ([*train, "--set", "train.steps=3"], "--set train.steps: g has settings quality.NAME=VALUE"),
         ([*train, "--set", "quality.stepps=3"], "Did you mean 'quality.steps'?"),
         ([*train, "--set", "quality.lr=-1"], "setting quality.lr = -1"),

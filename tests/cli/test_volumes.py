@@ -4,10 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from qgbench.data.cards import read_card
 from qgbench.data.near_copies import NearCopy, warning
+from qgbench.data.phantom3d import draw_patient
+from qgbench.run.record import read_images, read_record
 from tests.cli.test_main import call
 from tests.data.test_volumes import acdc, decathlon
 
@@ -44,6 +48,41 @@ def test_a_budget_or_split_that_parts_patients_is_refused(
     run = ["run", "--protocol", "smoke", "--method", "supervised", "--dataset", "phantom3d", *words, "--dry-run"]
     assert call(monkeypatch, *run) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_folder_of_ssl4mis_and_its_lists_come_to_a_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Three patients: slices to train on, volumes to validate and to test on, as its scripts and lists have them."""
+    monkeypatch.chdir(tmp_path)
+    slices, volumes = tmp_path / "ssl4mis/data/slices", tmp_path / "ssl4mis/data"
+    slices.mkdir(parents=True)
+    named: dict[str, list[str]] = {"train_slices": [], "val": [], "test": []}
+    for patient, part in enumerate(named, start=1):
+        for frame, drawn in enumerate(draw_patient(patient, depth=3, size=40), start=1):
+            name = f"patient{patient:03}_frame{frame:02}"
+            content = {"image": (drawn.image / 255).astype(np.float32), "label": drawn.labels}
+            with h5py.File(volumes / f"{name}.h5", "w") as file:
+                file.update(content)
+            if part != "train_slices":
+                named[part].append(name)
+                continue
+            for place in range(3):
+                with h5py.File(slices / f"{name}_slice_{place + 1}.h5", "w") as file:
+                    file.update({key: values[place] for key, values in content.items()})
+                named[part].append(f"{name}_slice_{place + 1}")
+    for part, lines in named.items():
+        (tmp_path / f"ssl4mis/{part}.list").write_text("\n".join(lines) + "\n")
+    assert call(monkeypatch, "data", "add", "mine", "--from", "./ssl4mis", "--data-dir", "data") == 0
+    run = ["run", "--protocol", "smoke", "--dataset", "mine", "--data-dir", "data", "--output", "runs", "--steps", "2"]
+    assert call(monkeypatch, *run, "--method", "supervised", "--split-from", "ssl4mis", "--labelled", "1") == 0
+    record = read_record(next((tmp_path / "runs").glob("*/record.json")))
+    assert (record.classes, record.distance_unit) == (("rv", "myo", "lv"), "voxel")
+    assert record.provenance.labelled_ids == [f"patient001_frame0{f}_z00{z}" for f in (1, 2) for z in range(3)]
+    rows = read_images(next((tmp_path / "runs").glob("*/images.csv")))
+    assert set(rows["id"]) == {"patient003_frame01", "patient003_frame02"}
+    label = draw_patient(3, depth=3, size=40)[0].labels
+    first = rows[rows["id"] == "patient003_frame01"].set_index("class")["n_ref"]
+    assert first.to_dict() == {name: int((label == k).sum()) for k, name in enumerate(record.classes, start=1)}
 
 
 def test_a_folder_of_volumes_is_added_and_listed(

@@ -229,7 +229,9 @@ def test_several_channels_are_refused(tmp_path: Path) -> None:
 
 def test_a_picture_is_refused(tmp_path: Path) -> None:
     image, label = arrays()
-    with pytest.raises(UserError, match="holds 2 dimensions, 5 x 6 voxels; expected 3"):
+    with pytest.raises(
+        UserError, match="holds one slice, 5 x 6 pixels, where a volume is expected: save volumes whole"
+    ):
         read_shape(pair(tmp_path, image[..., 0], label))
 
 

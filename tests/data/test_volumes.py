@@ -395,6 +395,25 @@ def test_an_image_that_no_run_could_read_is_refused_when_it_is_added(tmp_path: P
     assert not (data / "mine").exists()
 
 
+def test_a_partial_folder_and_a_constant_volume_are_warned_of_when_they_are_added(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    added = own_card("mine", "", "x", False, FACTS, None, {"liver": 1, "tumour": 2})
+    for number, is_told in ((8, True), (6, False), ("six", False)):
+        folder = decathlon(tmp_path / f"{number}", numTraining=number)
+        data = tmp_path / f"data{number}"
+        data.mkdir()
+        caplog.clear()
+        add_volumes(added, find_volumes(folder), None, False, data)  # type: ignore[arg-type]
+        words = f"{folder}/dataset.json says numTraining 8, and there are 6 volumes with labels"
+        assert (words in caplog.text) == ("numTraining" in caplog.text) == is_told
+        assert "every voxel" not in caplog.text
+    nifti(folder / "imagesTr" / "liver_4.nii.gz", np.full((6, 7, 4), 13.5, np.float32))
+    shutil.rmtree(data / "mine")
+    add_volumes(added, find_volumes(folder), None, False, data)  # type: ignore[arg-type]
+    assert "1 volume (liver_4) with one and the same value in every voxel" in caplog.text
+
+
 def test_shipped_volumes_are_installed_from_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = tmp_path / "data"
     data.mkdir()

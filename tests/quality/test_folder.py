@@ -1,6 +1,7 @@
 """g on two folders: trained, interrupted, scored, audited, exported; against the harness's own functions."""
 
 import copy
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,6 +116,12 @@ def test_the_folder_of_g_is_whole_and_moves(g: StoredPredictor, source: Source, 
         open_predictor(tmp_path)
     with pytest.raises(UserError, match="is no folder"):
         open_predictor(tmp_path / "nothing")
+    for name in ("first", "second"):
+        shutil.copytree(g.folder, tmp_path / "predictors" / name)
+    with pytest.raises(
+        UserError, match=r"holds 2 quality predictors \(first, second\): name one, .*predictors/first\."
+    ):
+        open_predictor(tmp_path / "predictors")
 
 
 def test_an_interrupted_training_goes_on_and_gives_the_same_g(

@@ -537,7 +537,7 @@ def test_power_is_of_means_over_classes_and_of_patients(tmp_path: Path) -> None:
 
 def test_a_claim_may_be_of_one_class_or_of_their_mean(tmp_path: Path) -> None:
     make_heart(tmp_path, seeds=1)
-    head = 'source = "Paper"\nreference = "arXiv 2606.01753"\n'
+    head = 'source = "Paper"\nreference = "arXiv 2606.01753"\ndiffers = "there 256 px; here 96"\n'
     claim = '[[claim]]\nabout = "segmentation"\ndataset = "acdc"\nmethod = "mean_teacher"\nleast = 0.9\nmost = 0.9\n'
     both = [f'{claim}metric = "{metric}"\nunit = "share"\n' for metric in ("dice", "dice:LV")]
     (tmp_path / "claims").mkdir()
@@ -545,6 +545,7 @@ def test_a_claim_may_be_of_one_class_or_of_their_mean(tmp_path: Path) -> None:
     found = analyse(collect([tmp_path]))
     (table,) = claims_chapter(found).tables
     assert table.columns[-1].endswith("(Dice: mean over volumes)")
+    assert [row[table.columns.index("What differs")] for row in table.rows] == ["there 256 px; here 96"] * 2
     means = found.sections[0].cells[ArmName("mean_teacher", "", "")].means
     assert [row[-1] for row in table.rows] == [
         f"{means['dice']:.3f} (n28@grouped, unet, small; mean over classes)",

@@ -282,7 +282,9 @@ class TestNumbers:
         (tmp_path / "claims").mkdir()
         claim = '[[claim]]\nabout = "segmentation"\nmethod = "cps"\nmetric = "dice"\nleast = 0.5\nunit = "share"\n'
         told = "".join(f'{claim}dataset = "{name}"\n' for name in (own, "another", ""))
-        (tmp_path / "claims/a.toml").write_text(f'source = "A paper"\nreference = "arXiv 2606.01753"\n{told}')
+        (tmp_path / "claims/a.toml").write_text(
+            f'source = "A paper"\nreference = "arXiv 2606.01753"\ndiffers = "the data"\n{told}'
+        )
         assert [claim.dataset for claim in analyse(collect([tmp_path])).claims] == [own, ""]
 
     def test_another_metric(self, tmp_path: Path) -> None:

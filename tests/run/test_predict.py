@@ -23,7 +23,7 @@ from qgbench.base.errors import QGBenchError, UserError
 from qgbench.cli.main import app
 from qgbench.data.images import read_image, read_labels
 from qgbench.data.phantom3d import CLASSES, draw_patient
-from qgbench.data.volume_files import VolumeFiles, read_volume
+from qgbench.data.volume_files import VolumeFiles, read_volume, scaled
 from qgbench.data.volume_files import read_labels as read_volume_labels
 from qgbench.engine import onnx
 from qgbench.run import export as exporting
@@ -275,6 +275,26 @@ def test_a_run_of_pictures_takes_grey_volumes_of_hdf5(guided: tuple[Path, Path],
     scores = pd.read_csv(tmp_path / "out/quality.csv")
     assert scores["quality"].item() == pytest.approx(np.mean([one.quality for one in slices]))
     assert json.loads((tmp_path / "out/prediction.json").read_text())["values"] == {"lesion": 1}
+
+
+def test_slices_of_hdf5_are_predicted_one_by_one_and_said_to_be(
+    guided: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As SSL4MIS has them: image and label of one slice in a file. Each is a picture, scaled by its own greys."""
+    (tmp_path / "new").mkdir()
+    first, second = (draw_patient(0, depth=3, size=40)[0].image[:2, :, :30] / 255).astype(np.float32)
+    for number, grey in enumerate((first, second), start=1):
+        with h5py.File(tmp_path / f"new/patient001_frame01_slice_{number}.h5", "w") as file:
+            file["image"], file["label"] = grey, np.zeros(grey.shape, np.uint8)
+    predict_folder(guided[0], tmp_path / "new", tmp_path / "out", probabilities=True, quality=True)
+    assert "2 slices (patient001_frame01_slice_1, patient001_frame01_slice_2): the greys of each" in caplog.text
+    with h5py.File(tmp_path / "out/masks/patient001_frame01_slice_2.h5") as file:
+        mask = np.asarray(file["label"])
+    (alone,) = load_run(guided[0]).predict([scaled(second.astype(np.float64))])
+    np.testing.assert_array_equal(mask, alone.mask)
+    probabilities = np.load(tmp_path / "out/probabilities/patient001_frame01_slice_2.npz")["probabilities"]
+    assert probabilities.shape == (1, 40, 30)
+    assert len(pd.read_csv(tmp_path / "out/quality.csv")) == 2
 
 
 def test_masks_of_several_classes_are_palettes_of_their_numbers(volumes: tuple[Path, Path], tmp_path: Path) -> None:

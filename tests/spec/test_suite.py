@@ -170,6 +170,11 @@ def test_shipped_suites_name_themselves_and_answer_their_question(name: str) -> 
     assert len({entry.place for entry in entries}) == len(entries)
 
 
+def test_unimatch_on_volumes_is_the_form_that_its_authors_have_for_them() -> None:
+    entries = [entry for entry in load_suite("acdc").entries() if entry.arm.method == "unimatch"]
+    assert {dict(entry.arm.overrides)["method.unlabelled_loss"] for entry in entries} == {"dice"}
+
+
 def test_the_paper_suite_is_five_sets_by_three_archs_by_the_papers_rows_and_two_twins_by_three_seeds() -> None:
     entries = load_suite("paper").entries()
     assert len(entries) == 5 * 3 * (14 + 2) * 3

@@ -18,6 +18,7 @@ CLAIM = {
     "most": "0.913",
     "unit": '"share"',
     "note": '"three seeds"',
+    "differs": '"all labels; here 28"',
 }
 
 
@@ -33,6 +34,7 @@ def test_what_is_claimed_in_this_repository_can_be_read() -> None:
     found = {(claim.reference, claim.about, claim.metric): claim.text for claim in claims}
     assert found[("arXiv 2606.01753", "predictor", "pearson")] == "> 0.92"
     assert found[("arXiv 2606.01753", "predictor", "mae")] == "0.043 to 0.088"
+    assert all("here: " in claim.differs for claim in claims)  # each has two sides
 
 
 def test_a_claim_is_read_whole_and_files_come_by_name(tmp_path: Path) -> None:
@@ -41,6 +43,7 @@ def test_a_claim_is_read_whole_and_files_come_by_name(tmp_path: Path) -> None:
     assert (claim.source, claim.reference, claim.table) == ("A paper", "arXiv 2606.01753", "Table 2")
     assert (claim.dataset, claim.method, claim.addon, claim.metric) == ("ph2", "fixmatch", "qw", "dice")
     assert (claim.least, claim.most, claim.unit, claim.note) == (0.913, 0.913, "share", "three seeds")
+    assert claim.differs == "all labels; here 28"
     assert other.dataset == "scd"
     assert read_claims(tmp_path / "none") == []
 
@@ -66,6 +69,8 @@ def test_values_open_and_closed(tmp_path: Path, least: str | None, most: str | N
         ({"method": None}, "names a method"),
         ({"metrics": '"dice"'}, "metrics"),
         ({"metric": None}, "metric: Field required"),
+        ({"differs": None}, "differs: Field required"),
+        ({"differs": '""'}, "differs: "),
         ({"head": 'source = "A"\nreference = "somewhere"\n'}, "reference"),
         ({"head": 'reference = "10.1000/182"\n'}, "source"),
         ({"head": HEAD + "year = 2026\n"}, "year"),

@@ -109,15 +109,15 @@ def read_given(paths: Sequence[Path], source: Source, pools: Sequence[Source] = 
                     from_pools[pool.name] |= ids
             if part is None and (found or not pools):
                 raise UserError(
-                    f"{file} does not say which part its images belong to: give it a column "
+                    f"{file} does not say which part its {source.noun}s belong to: give it a column "
                     f"({', '.join(PART_COLUMNS)}) or a name with one of {', '.join(_WORDS)}; or, to qgbench run, "
                     "name the pool that it lists (--pool)."
                 )
             if absent:
                 places = " or ".join(f"'{place.name}'" for place in (source, *pools))
                 raise UserError(
-                    f"{file}: {name_some(absent, 'image')} not in {places}. Complete the folder, or take the split of "
-                    "these images."
+                    f"{file}: {name_some(absent, 'volume' if source.volumes else 'image')} not in {places}. Complete "
+                    "the folder, or take the split of what is in it."
                 )
             ids_of_part[part or _UNLABELLED] |= found
     return _assembled(ids_of_part, from_pools, source)
@@ -312,17 +312,18 @@ def _part_of_name(file: Path) -> str | None:
 def _assembled(ids_of_part: dict[str, set[str]], from_pools: dict[str, set[str]], source: Source) -> GivenSplit:
     labelled = ids_of_part[_LABELLED]
     if twice := sorted(labelled & ids_of_part[_UNLABELLED]):
-        raise UserError(f"the split calls {name_some(twice, 'image')} labelled and unlabelled.")
+        raise UserError(f"the split calls {name_some(twice, source.noun)} labelled and unlabelled.")
     ids_of_part = {**ids_of_part, "train": ids_of_part["train"] | labelled | ids_of_part[_UNLABELLED]}
     part_of: dict[str, str] = {}
     for part in PARTS:
         if twice := sorted(set(part_of) & ids_of_part[part]):
-            raise UserError(f"the split has {name_some(twice, 'image')} in two parts ({part_of[twice[0]]} and {part}).")
+            where = f"{part_of[twice[0]]} and {part}"
+            raise UserError(f"the split has {name_some(twice, source.noun)} in two parts ({where}).")
         part_of.update(dict.fromkeys(ids_of_part[part], part))
         if len(ids_of_part[part]) < _LEAST_IMAGES:
             raise UserError(
-                f"the split has {len(ids_of_part[part])} images to {_PURPOSE[part]}; 2 or more are needed. Name "
-                f"another file with --split-from, whose name says {part}."
+                f"the split has {len(ids_of_part[part])} {source.noun}s to {_PURPOSE[part]}; 2 or more are needed. "
+                f"Name another file with --split-from, whose name says {part}."
             )
     _refuse_parted(source, part_of)
     _refuse_parted_labels(source, labelled, ids_of_part["train"])
@@ -330,12 +331,13 @@ def _assembled(ids_of_part: dict[str, set[str]], from_pools: dict[str, set[str]]
     rows = [(id, group_of[id], part) for id, part in sorted(part_of.items())]
     table = pd.DataFrame(rows, columns=["id", "group", "split"])
     if left_out := sorted(set(source.ids) - set(part_of)):
-        logger.warning("the split leaves out %s of '%s'.", name_some(left_out, "image"), source.name)
+        logger.warning("the split leaves out %s of '%s'.", name_some(left_out, source.noun), source.name)
     if crossing := int((table.groupby("group")["split"].nunique() > 1).sum()):
         logger.warning(
-            "in this split %d groups (%s) have images in several parts: scores on its test part are too good.",
+            "in this split %d groups (%s) have %ss in several parts: scores on its test part are too good.",
             crossing,
             source.card.groups,
+            source.noun,
         )
     pool = sorted(set().union(*from_pools.values()))
     if pool and (unused := [name for name, ids in from_pools.items() if not ids]):

@@ -201,6 +201,13 @@ def add_volumes(
         source = FileVolumes(card, found.volumes, patients)
         if (few := len(set(source.groups))) < LEAST_PATIENTS:
             logger.warning("'%s' has %d patients; a split needs %d or more.", card.name, few, LEAST_PATIENTS)
+        if found.promised not in (None, card.volumes):
+            logger.warning(
+                "%s says numTraining %d, and there are %d volumes with labels: is the folder complete?",
+                found.told_in,
+                found.promised,
+                card.volumes,
+            )
         _write_volumes(source, found, partial, track)
         if groups is not None:
             (partial / "groups.csv").write_text(groups_text(patients), encoding="utf-8")
@@ -210,14 +217,20 @@ def add_volumes(
 
 
 def _write_volumes(source: FileVolumes, found: VolumeFolder, partial: Path, track: Track) -> None:
-    """Link the files of volumes, after each was read; say which classes no label shows."""
+    """Link the files of volumes, after each was read; say which have one value, and which classes no label shows."""
 
-    def labels_of(name: str) -> NDArray[Any]:
-        source.greys(name)  # what a run could not read is refused here
-        return np.unique(source.masks(name))
+    def look(name: str) -> tuple[bool, NDArray[Any]]:
+        is_constant = np.ptp(source.greys(name)) == 0  # what a run could not read is refused here
+        return bool(is_constant), np.unique(source.masks(name))
 
-    with closing(in_threads(labels_of, source.files)) as labels:
-        shown = set(np.concatenate(list(track(labels, f"Installing {source.name}", len(source.files), "volumes"))))
+    with closing(in_threads(look, source.files)) as looked:
+        seen = list(track(looked, f"Installing {source.name}", len(source.files), "volumes"))
+    if constant := [name for name, (is_constant, _) in zip(source.files, seen, strict=True) if is_constant]:
+        logger.warning(
+            "%s with one and the same value in every voxel: fetch it again, or leave it out.",
+            name_some(constant, "volume"),
+        )
+    shown = set(np.concatenate([labels for _, labels in seen]))
     if absent := [name for label, name in enumerate(source.classes, start=1) if label not in shown]:
         logger.warning("no label shows %s: is the value right?", name_any(absent))
     files = [file for of_volume in source.files.values() for file in of_volume.all]

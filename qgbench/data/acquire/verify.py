@@ -285,7 +285,7 @@ def joined_groups(source: Source, findings: Sequence[Finding]) -> dict[str, str]
 def _look_at_all(source: Source, track: Track) -> list[_Looked]:
     """Read every image and mask, on all cores; return what was seen, in the order of the ids."""
     with closing(in_threads(partial(_look, source), source.ids)) as looked:
-        return list(track(looked, f"Verifying {source.name}", len(source.ids), "images"))
+        return list(track(looked, f"Verifying {source.name}", len(source.ids), f"{source.noun}s"))
 
 
 def _look(source: Source, id: str) -> _Looked:
@@ -355,7 +355,7 @@ def _split(
     numbers = table.groupby("group")["split"].nunique()
     if (crossing := numbers.index[numbers > 1]).empty:
         return parts, []
-    text = f"{len(crossing)} of {len(numbers)} groups have images in several parts"
+    text = f"{len(crossing)} of {len(numbers)} groups have {source.noun}s in several parts"
     if kind == "image":
         return parts, [Finding("warning", source.name, "groups cross", f"{text}, as this kind of split means it")]
     images = tuple(table.loc[table["group"].isin(crossing), "id"])
@@ -375,7 +375,7 @@ def _counts(source: Source, listed: set[str] | None) -> Iterator[Finding]:
     expected, count = source.card.images, len(source.ids)
     if expected is None or count == expected:
         return
-    text = f"{count} images; the card says {expected}"
+    text = f"{count} {source.noun}s; the card says {expected}"
     known = listed or set(source.ids)
     if count < expected:
         yield Finding("error", source.name, "missing images", text, tuple(sorted(known - set(source.ids))))

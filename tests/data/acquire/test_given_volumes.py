@@ -135,7 +135,7 @@ def test_a_volume_that_a_split_parts_or_does_not_name_whole_is_refused(tmp_path:
 
 def test_patients_that_are_not_there_are_named(tmp_path: Path) -> None:
     write(ssl4mis(tmp_path) / "val.list", ["patient099_frame01", "patient001_frame03"])
-    with pytest.raises(UserError, match=r"2 images \(patient099_frame01, patient001_frame03\) not in 'acdc'"):
+    with pytest.raises(UserError, match=r"2 volumes \(patient099_frame01, patient001_frame03\) not in 'acdc'"):
         read_given([tmp_path], Listed())
 
 
