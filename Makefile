@@ -46,7 +46,7 @@ site: install
 	$(BIN)/python docs/site_reference.py build/site/pages/reference
 	$(BIN)/zensical build --strict
 	$(BIN)/python docs/site_links.py build/site/html
-	@echo "Open build/site/html/index.html"
+	@echo "Open build/site/html/index.html; with its search: python -m http.server --directory build/site/html"
 
 lint: install
 	$(BIN)/ruff check .

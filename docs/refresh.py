@@ -8,8 +8,8 @@ A document quotes a table of docs/results/report.md between two comments, and ev
 The title follows that of its chapter. ``; rows 1-5, qar, qw-*`` after it quotes the first five
 rows and those with such names only, ``; columns 1, 4-6`` some columns.
 
-docs/reference/methods.md has what all methods do otherwise than their authors after ``<!-- shared -->``, and what each does after
-``<!-- deviations -->``, up to the next ``<!-- end -->``.
+docs/reference/methods.md has what all methods do otherwise than their authors after ``<!-- shared -->``, and what each
+does after ``<!-- deviations -->``, up to the next ``<!-- end -->``.
 """
 
 import re

@@ -20,6 +20,7 @@ PLACES = {
     "docs/STATISTICS.md": "explanation/statistics.md",
     "docs/PERFORMANCE.md": "explanation/performance.md",
     "docs/index.md": "index.md",
+    "docs/site.css": "site.css",
 }
 SHOWN = (".md", ".py", ".png", ".svg", ".html", ".css", ".js", ".json", ".csv", ".ipynb", ".jpg")
 _LINK = re.compile(r"\]\((?!\w+:)(?P<file>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
