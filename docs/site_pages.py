@@ -1,6 +1,7 @@
 """Lay out the pages of the documentation site: ``python docs/site_pages.py FOLDER``.
 
-The pages are those of docs/ and some documents of the repository's top, at the places that `PLACES` gives them. Links
+The pages are those of docs/, its notebooks, and some documents of the repository's top, at the places that `PLACES`
+gives them. Links
 between them are turned; one to a file that is not in the site ends the command. `make site` goes on from there.
 """
 
@@ -9,6 +10,8 @@ import re
 import shutil
 import sys
 from pathlib import Path
+
+from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -61,7 +64,12 @@ def lay_out(folder: Path) -> None:
     for source in written:
         target = folder / (place(source) or "")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.suffix == ".md":
+        if source.suffix == ".ipynb":
+            text, shown = MarkdownExporter().from_filename(str(source))
+            target.with_suffix(".md").write_text(text, encoding="utf-8")
+            for name, picture in shown["outputs"].items():
+                target.with_name(name).write_bytes(picture)
+        elif source.suffix == ".md":
             target.write_text(turned(source.read_text(encoding="utf-8"), source), encoding="utf-8")
         else:
             shutil.copyfile(source, target)

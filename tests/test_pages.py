@@ -1,8 +1,9 @@
 """What the how-to pages type works, line by line, on generated images and with few steps.
 
-Pages with tests of their own: your-images and report (tests/cli/test_classes.py), bad-masks (tests/cli/test_quality.py),
-method, network, addon and package (tests/plugins), loop (tests/test_library_page.py), demo (`make demo`). Engines of
-suites have theirs in tests/launch. tests/test_documents.py sees that the command line understands every page.
+Pages with tests of their own: your-images and report (tests/cli/test_classes.py), bad-masks
+(tests/cli/test_quality.py), method, network, addon and package (tests/plugins), loop (tests/test_library_page.py), demo
+(`make demo`). Engines of suites have theirs in tests/launch. That the command line understands every page,
+tests/test_documents.py sees.
 """
 
 import json
@@ -110,6 +111,7 @@ def test_the_volumes_that_need_no_download_run(tmp_path: Path, monkeypatch: pyte
 def test_a_suite_is_planned_for_every_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for page in ("suite", "slurm", "ray"):
-        wanted = "suite plan small"
-        said = type_page(f"docs/how-to/{page}.md", lambda line: line.partition(" #")[0].strip() == wanted, {}, [])
+        said = type_page(
+            f"docs/how-to/{page}.md", lambda line: line.partition(" #")[0].strip() == "suite plan small", {}, []
+        )
         assert said
