@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint install results clean
+.PHONY: demo test lint install results site clean
 
 install: $(STAMP)
 
@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/qgbench run --protocol smoke --method fixmatch --qg --arch unet --output runs/demo
 	$(BIN)/qgbench report runs/demo --output runs/demo/report --html
 	@echo "That was FixMatch without and with quality weighting (qw), a few steps each: a comparison works here, and its"
-	@echo "numbers mean nothing. README.md goes on with runs that count."
+	@echo "numbers mean nothing. docs/start/ goes on with runs that count."
 
 # xdist would begin with the files that hold the most tests, and the long ones, of few tests, would run alone at the end.
 test: install
@@ -36,6 +36,17 @@ results: install
 	rm -f docs/results/report.aux docs/results/report.log
 	rm -rf docs/results/.page.work
 	$(BIN)/python docs/refresh.py
+
+# The documentation site, build/site/html: pages of docs/, the reference from the code, the page of the results. Ends at a
+# link that leads nowhere.
+site: install
+	[ -d docs/results/page ] || $(MAKE) results
+	rm -rf build/site
+	$(BIN)/python docs/site_pages.py build/site/pages
+	$(BIN)/python docs/site_reference.py build/site/pages/reference
+	$(BIN)/zensical build --strict
+	$(BIN)/python docs/site_links.py build/site/html
+	@echo "Open build/site/html/index.html; with its search: python -m http.server --directory build/site/html"
 
 lint: install
 	$(BIN)/ruff check .

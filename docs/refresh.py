@@ -8,8 +8,8 @@ A document quotes a table of docs/results/report.md between two comments, and ev
 The title follows that of its chapter. ``; rows 1-5, qar, qw-*`` after it quotes the first five
 rows and those with such names only, ``; columns 1, 4-6`` some columns.
 
-docs/METHODS.md has what all methods do otherwise than their authors after ``<!-- shared -->``, and what each does after
-``<!-- deviations -->``, up to the next ``<!-- end -->``.
+docs/reference/methods.md has what all methods do otherwise than their authors after ``<!-- shared -->``, and what each
+does after ``<!-- deviations -->``, up to the next ``<!-- end -->``.
 """
 
 import re
@@ -24,8 +24,8 @@ from qgbench.spec.method import Declared, declared
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "docs" / "results" / "report.md"
-DOCUMENTS = (ROOT / "README.md", ROOT / "BENCHMARK.md")
-METHODS = ROOT / "docs" / "METHODS.md"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "findings" / "small.md")
+METHODS = ROOT / "docs" / "reference" / "methods.md"
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ images, and the masks that weak models, trained on the few labels, give of the t
 within each of six stages of that training, and averaged: what counts for QW is the order among masks of one moment.
 Each predictor judges twice: with the running statistics of its batch normalisation as they are stored, and with those
 of the labelled images as they are, which is how it is asked about images: the two should differ little. Means over
-seeds. Nothing is chosen by these numbers. BENCHMARK.md says what came out.
+seeds. Nothing is chosen by these numbers. docs/decisions/g-2.md says what came out.
 """
 
 import copy

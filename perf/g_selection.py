@@ -4,7 +4,7 @@ Run with qgbench installed and QGBENCH_DATA set: ``python perf/g_selection.py SE
 `small` to the end, without patience. At every validation: r and mean absolute error on synthetic masks of the
 validation images, which may select a step; and what selection is for, r and error within each of the six stages of a
 weak model's training, on its masks of the same validation images, averaged. Test images are not read.
-BENCHMARK.md says what came out.
+docs/decisions/g-2.md says what came out.
 """
 
 import statistics

@@ -6,7 +6,7 @@ cheaper ones on five sets, three seeds. Judged are synthetic masks, by the share
 script, and the masks of weak models, all of them and within each (r averaged over the models). Weak models depend on
 data and seed alone: they are trained once, and their seconds stand before those of each g. No test image is read.
 Results are kept in ``perf/kept/g_settings.jsonl``, so that the same command continues; changed code must begin without
-that file. BENCHMARK.md and docs/PERFORMANCE.md say what came out.
+that file. docs/decisions/g-2.md and docs/PERFORMANCE.md say what came out.
 """
 
 import itertools

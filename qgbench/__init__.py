@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from qgbench.quality.predictor import QualityPredictor
     from qgbench.run.trained import load_run
 
-__version__ = "0.1.0"
+__version__ = "0.3.0"
 
 __all__ = ["QualityGuide", "QualityPredictor", "load_run"]
 

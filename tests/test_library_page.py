@@ -1,4 +1,4 @@
-"""docs/LIBRARY.md and its examples: what is shown is what runs, and what runs uses the guide alone."""
+"""docs/how-to/loop.md and its examples: what is shown is what runs, and what runs uses the guide alone."""
 
 import ast
 import os
@@ -20,7 +20,7 @@ from tests.quality.test_library import fitted, method_of
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
-PAGE = (ROOT / "docs" / "LIBRARY.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "loop.md").read_text()
 sys.path.append(str(EXAMPLES))
 import unimatch_style  # noqa: E402
 

@@ -1,5 +1,9 @@
 """The wheel: it holds what the package needs and nothing else, and does the main job far from any checkout."""
 
+import json
+import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -96,3 +100,48 @@ def test_the_demo_runs_in_an_empty_folder(call: Call, desk: Path) -> None:
     table = (desk / "report" / "report.md").read_text()
     assert "fixmatch" in table
     assert "qw" in table
+
+
+def test_the_sdist_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
+    build = "from setuptools.build_meta import build_sdist; import sys; build_sdist(sys.argv[1])"
+    copy = tmp_path / "source"  # a build leaves files in its folder
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("*.egg-info", "build"))
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=copy, check=True, capture_output=True, timeout=300)
+    (sdist,) = tmp_path.glob("qgbench-*.tar.gz")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(sdist)], check=True, timeout=300)
+    with zipfile.ZipFile(wheel) as built, zipfile.ZipFile(*tmp_path.glob("*.whl")) as again:
+        files = {name: built.read(name) for name in built.namelist() if "dist-info" not in name}
+        assert files == {name: again.read(name) for name in again.namelist() if "dist-info" not in name}
+
+
+def test_the_steps_of_the_dockerfile_make_a_program(source: Path, home: Path, call: Call, tmp_path: Path) -> None:
+    """In a plain environment: what it copies suffices for its last RUN, and its ENTRYPOINT is there and works."""
+    lines = [line.split() for line in (source / "Dockerfile").read_text().splitlines() if line and line[0] != "#"]
+    image, work = tmp_path / "image", tmp_path / "work"
+    image.mkdir()
+    work.mkdir()
+    installed = []
+    for step, *words in lines:
+        if step == "COPY":
+            for name in words[:-1]:
+                if (source / name).is_dir():
+                    shutil.copytree(source / name, image / words[-1])
+                else:
+                    shutil.copy(source / name, image / words[-1])
+        elif step == "RUN":
+            assert words[:3] == ["pip", "install", "--no-cache-dir"]
+            installed.append(words[3:])
+    assert installed[0][:2] == ["torch", "torchvision"], "first, from the index for processors"
+    assert [what.strip('"').partition("[")[0] for what in installed[1]] == ["."]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--force-reinstall"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", str(home), "install", *options, str(image)], check=True, timeout=300
+    )
+    (entry,) = (json.loads(" ".join(words)) for step, *words in lines if step == "ENTRYPOINT")
+    (default,) = (json.loads(" ".join(words)) for step, *words in lines if step == "CMD")
+    assert "--protocol" not in call(work, *entry, *default)
+    assert "record: " in call(work, *entry, *RUN, "fixmatch", "--steps", "4")
+    let_in = {line[1:] for line in (source / ".dockerignore").read_text().splitlines() if line[0] == "!"}
+    copied = {name for step, *words in lines if step == "COPY" for name in words[:-1]}
+    assert copied == let_in

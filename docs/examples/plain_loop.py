@@ -1,4 +1,4 @@
-"""A U-Net, a few labels, QW and QAR: python docs/examples/plain_loop.py ARRAYS G STEPS (docs/LIBRARY.md)."""
+"""A U-Net, a few labels, QW and QAR: python docs/examples/plain_loop.py ARRAYS G STEPS (docs/how-to/loop.md)."""
 
 import json
 import sys

@@ -1,6 +1,6 @@
 """QW in a loop of UniMatch's style (arXiv 2208.09910): one weak view, two CutMix strong ones, perturbed features.
 
-python docs/examples/unimatch_style.py ARRAYS G STEPS (docs/LIBRARY.md). The lines with `guide` are what QW adds.
+python docs/examples/unimatch_style.py ARRAYS G STEPS (docs/how-to/loop.md). The lines with `guide` are what QW adds.
 """
 
 import json

@@ -398,7 +398,7 @@ def check(
         )
         failed += not finding.passed
     if failed:
-        raise UserError(f"{method} breaks {failed} of the rules above; CONTRIBUTING.md explains them.")
+        raise UserError(f"{method} breaks {failed} of the rules above; docs/how-to/method.md explains them.")
 
 
 @app.command()
@@ -749,7 +749,7 @@ def submit(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Copy finished runs into results/, after the checks of qgbench verify; CONTRIBUTING.md says what comes next.
+    """Copy finished runs into results/, after the checks of qgbench verify; docs/how-to/submit.md says what comes next.
 
     Example: [bold]qgbench submit runs/small-ph2-n28@grouped-unet-fixmatch-k0-1a2b3c4d[/bold]
     """

@@ -185,7 +185,7 @@ class PredictorFit:
     Validations judge the same synthetic masks each time, so that two of them differ by g alone; in the release of arXiv
     2606.01753 they are drawn anew. The best, by `settings.select`, has the least loss, as there, or the highest
     correlation with true Dice. On polyps the loss may be least at the first validation, when g misjudges a model's
-    masks most; the correlation is blind to that error (BENCHMARK.md, "Why version 2 of g" and "Version 3 of g").
+    masks most; the correlation is blind to that error (docs/decisions/g-2.md and g-3.md).
 
     Parameters
     ----------

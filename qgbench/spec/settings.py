@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -149,6 +149,8 @@ def allowed(field: FieldInfo) -> str:
 
 def _type_in_words(annotation: Any) -> str:
     values = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return allowed(FieldInfo.from_annotation(annotation))
     if get_origin(annotation) is Literal:
         return " or ".join(filter(None, (", ".join(map(str, values[:-1])), str(values[-1]))))
     if get_origin(annotation) in (Union, UnionType):

@@ -224,7 +224,7 @@ def _of_now(data: dict[str, Any], name: str) -> dict[str, Any]:
     if former := data.keys() & {"primary", "secondary"}:
         raise UserError(
             f"the suite {name} has [{min(former)}], of a former form: [[confirm]] holds the questions that are tested, "
-            "as docs/suites.md shows, and [secondary] is left out."
+            "as docs/how-to/suite.md shows, and [secondary] is left out."
         )
     return data
 

@@ -7,8 +7,8 @@ refused.
 What the rerun is then measured by:
 
 - On a CPU, with the same commit (without changes), packages, processor (its instructions too: those of several kinds
-  have one name on rented machines) and starting weights, every number is expected to be the same (BENCHMARK.md,
-  Repeatability). One that is not means a defect, a computation that does not repeat, or a record that was changed.
+  have one name on rented machines) and starting weights, every number is expected to be the same (docs/explanation/
+  repeatability.md). One that is not means a defect, a computation that does not repeat, or a record that was changed.
 - Elsewhere the mean Dice may differ by the noise of one training, see `noise_of`.
 - Ids, groups, sizes and reference masks' areas of the test images are no result of training and never differ.
 

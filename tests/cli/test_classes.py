@@ -1,4 +1,4 @@
-"""A folder of several classes with any names, from its masks to a table, by the README's commands alone."""
+"""A folder of several classes with any names, from its masks to a table, by the commands of two pages alone."""
 
 import os
 import random
@@ -19,7 +19,8 @@ from qgbench.cli.main import app
 from qgbench.run.record import find_records, read_images, read_record
 
 pytestmark = pytest.mark.slow
-README = Path(__file__).parents[2] / "README.md"
+DOCS = Path(__file__).parents[2] / "docs"
+IMAGES, TABLES = DOCS / "start" / "your-images.md", DOCS / "how-to" / "report.md"
 QUICK = ["--protocol", "smoke", "--steps", "3"]
 QUICK_G = ["--set", "quality.steps=4", "--set", "quality.weak_epochs=[1,2]", "--set", "quality.weak_epoch_min_steps=2"]
 PATIENTS, OF_ONE = 14, 2
@@ -30,7 +31,7 @@ class Names:
     """What somebody may call things, drawn anew at every run of the test."""
 
     dataset: str
-    folders: dict[str, str]  # by the README's words
+    folders: dict[str, str]  # by the pages' words
     stems: list[str]
     patients: list[str]
     values: dict[str, int]  # of the classes
@@ -88,10 +89,9 @@ def draw(folder: Path, names: Names, rng: np.random.Generator) -> None:
     (folder / names.folders["patients.csv"]).write_text("\n".join(table) + "\n", encoding="utf-8")
 
 
-def typed(heading: str, names: Names) -> Iterator[list[str]]:
-    """The commands of the first block under a heading of the README, with these names in the place of its own."""
-    section = README.read_text().partition(f"{heading}\n")[2]
-    block = section.split("```\n")[1]
+def typed(page: Path, names: Names) -> Iterator[list[str]]:
+    """The commands of the first block of a page, with these names in the place of its own."""
+    block = page.read_text().split("```\n")[1]
     own = {"mine": names.dataset, "28": "5", "results/v1/small/ph2": "runs", "results": "runs", **names.folders}
     for line in re.findall(r"^qgbench (.+)$", block, re.MULTILINE):
         yield [own.get(word, word) for word in shlex.split(line, comments=True)]
@@ -106,8 +106,8 @@ def command(*words: str) -> str:
 def test_classes_come_from_a_folder_to_a_table(names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draw(tmp_path, names, np.random.default_rng(0))
-    add, run, guided, report = typed("### Your own images", names)
-    assert '`--classes "edema=1,tumour=2"`' in README.read_text()
+    add, run, guided, report = typed(IMAGES, names)
+    assert '`--classes "edema=1,tumour=2"`' in IMAGES.read_text()
     command(*add, "--classes", ",".join(f"{name}={value}" for name, value in names.values.items()))
     for seed in ("0", "1"):
         command(*run, *QUICK, "--seed", seed)
@@ -136,8 +136,8 @@ def assert_records(folder: Path, names: Names) -> None:
 
 
 def assert_tables(report: str, folder: Path, names: Names) -> None:
-    """The commands under 'Tables, figures, page', and the report of one class that the text below them names."""
-    html, power, _, verify, _ = typed("## Tables, figures, page", names)
+    """The commands of the page about reports, and the report of one class that the text below them names."""
+    html, power, _, verify, _ = typed(TABLES, names)
     command(*html)
     page = (folder / "report/page/classes.html").read_text()
     assert all(name in page for name in names.values)
@@ -147,6 +147,6 @@ def assert_tables(report: str, folder: Path, names: Names) -> None:
     assert "mean over classes" in " ".join(needed.split())
     assert command(*verify)
     one = list(names.values)[1]
-    assert "`--metric dice:liver` makes a report of one class" in README.read_text()
+    assert "`--metric dice:liver` makes a report of one class" in TABLES.read_text()
     command("report", "runs", "--metric", f"dice:{one}", "--output", "of one")
     assert f"Dice of {one}" in (folder / "of one/report.md").read_text().replace("\\", "")

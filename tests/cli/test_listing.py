@@ -251,7 +251,7 @@ def test_every_architecture_has_a_line_and_a_page(console: Console) -> None:
         assert encoder == ("any" if arch.own_encoder is None else "own")
         assert batch == str(arch.min_batch)
     assert "1505.04597" in line_of("unet", lines)
-    table = (Path(__file__).parents[2] / "BENCHMARK.md").read_text(encoding="utf-8").splitlines()
+    table = (Path(__file__).parents[2] / "docs" / "reference" / "archs.md").read_text(encoding="utf-8").splitlines()
     for name, arch in ARCHS.items():
         print_arch(name, console)
         shown = " ".join(" ".join(lines_of(console)).replace("│", " ").split())

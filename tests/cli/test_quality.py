@@ -1,4 +1,4 @@
-"""The verbs of ``qgbench quality``: what docs/QUALITY.md types works, and each mistake is one message."""
+"""The verbs of ``qgbench quality``: what docs/how-to/bad-masks.md types works, and each mistake is one message."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with everything that docs/QUALITY.md names, and everything typed there done in it."""
+    """A folder with everything that docs/how-to/bad-masks.md names, and everything typed there done in it."""
     desk = tmp_path_factory.mktemp("desk")
     known = small_data(desk / "known")
     for part, own in (("images", "photos"), ("masks", "outlines")):
@@ -51,7 +51,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images.rename(desk / HEART_FOLDER / "imagesTs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(desk)
-        for line in typed("docs/QUALITY.md"):
+        for line in typed("docs/how-to/bad-masks.md"):
             words = shlex.split(line, comments=True)
             if words[1] == "export":
                 pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")

@@ -187,7 +187,7 @@ def test_shipped_suites_can_be_planned_without_their_data_and_have_as_many_runs_
 ) -> None:
     monkeypatch.delenv("QGBENCH_DATA", raising=False)
     plan = make_plan(load_suite(name), tmp_path, None, "cpu")
-    documented = (Path(__file__).parents[2] / "BENCHMARK.md").read_text(encoding="utf-8")
+    documented = (Path(__file__).parents[2] / "docs" / "how-to" / "suite.md").read_text(encoding="utf-8")
     (runs,) = re.findall(rf"^\| `{name}` \| (\d+) \|", documented, re.MULTILINE)
     assert len(plan.runs) == int(runs)
     assert not list(tmp_path.iterdir())

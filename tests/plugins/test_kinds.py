@@ -61,8 +61,8 @@ worse = Metric(name="worse", label="Worse", measure=lambda pred, ref, spacing: f
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The file of CONTRIBUTING.md that has an add-on, a score and a metric."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
+    """The file of docs/how-to/addon.md that has an add-on, a score and a metric."""
+    text = (ROOT / "docs/how-to/addon.md").read_text()
     (block,) = re.findall(r"`parts\.py` has[^\n]*:\n\n```python\n(.*?)```", text, re.DOTALL)
     file = tmp_path_factory.mktemp("lab") / "parts.py"
     file.write_text(block)

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md, typed as it is written: in an empty folder, with the installed wheel."""
+"""The pages about parts of one's own, typed as they are written: in an empty folder, with the installed wheel."""
 
 import json
 import re
@@ -19,14 +19,13 @@ pytest_plugins = ["tests.wheel"]
 
 Call = Callable[..., str]
 ROOT = Path(__file__).parents[2]
-SECTION = "## A method of your own"
+PAGES = "\n".join((ROOT / f"docs/how-to/{name}.md").read_text() for name in ("method", "network", "addon", "package"))
 # A file to write, named at the end of the paragraph above it; or commands, one a line.
 BLOCK = re.compile(r"(?:`(?P<file>[\w./]+)`(?: has[^\n]*)?:\n\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
 
 
 def blocks() -> Iterator[tuple[str | None, str, str]]:
-    section = (ROOT / "CONTRIBUTING.md").read_text().split(f"{SECTION}\n")[1].split("\n## ")[0]
-    for found in BLOCK.finditer(section):
+    for found in BLOCK.finditer(PAGES):
         yield found["file"], found["language"], found["text"]
 
 
@@ -39,7 +38,7 @@ def install(home: Path, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def walked(typed: Call, home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Path]:
-    """Follow the section; give what each command printed (the last time that it was typed), and the folder."""
+    """Follow the pages; give what each command printed (the last time that it was typed), and the folder."""
     desk = tmp_path_factory.mktemp("outsider")
     printed: dict[str, str] = {}
     for file, language, text in blocks():
@@ -69,8 +68,7 @@ def only(printed: dict[str, str], *parts: str) -> str:
 def test_every_block_is_understood() -> None:
     """A file that nobody writes or a command that nobody types would make the other tests hollow."""
     found = list(blocks())
-    section = (ROOT / "CONTRIBUTING.md").read_text().split(f"{SECTION}\n")[1].split("\n## ")[0]
-    assert len(found) == section.count("\n```") / 2
+    assert len(found) == PAGES.count("\n```") / 2
     assert [file for file, _, _ in found if file] == [
         "mine.py",
         "lab.py",

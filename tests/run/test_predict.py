@@ -238,7 +238,9 @@ def test_what_the_readme_types_in_python_works(
     shutil.copy(next(guided[1].iterdir()), "a.png")
     volume = nibabel.load(next(volumes[1].iterdir()))
     nibabel.save(volume, "b.nii.gz")
-    (code,) = re.findall(r"```python\n(import qgbench\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(import qgbench\n.*?)```", (ROOT / "docs/how-to/predict.md").read_text(), re.DOTALL
+    )
     known: dict[str, Any] = {}
     exec(code, known)
     assert known["found"].mask.shape == volume.shape

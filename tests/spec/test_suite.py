@@ -152,7 +152,7 @@ def test_an_unknown_suite_is_refused_with_the_nearest_and_a_missing_file_by_name
 
 
 def test_the_example_of_the_documentation_is_a_suite(tmp_path: Path) -> None:
-    documented = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    documented = (Path(__file__).parents[2] / "docs" / "how-to" / "suite.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```toml\n(.*?)```", documented, re.DOTALL)
     suite = load_suite(written(tmp_path, example))
     assert [len([entry for entry in suite.entries() if entry.block == block.name]) for block in suite.block] == [

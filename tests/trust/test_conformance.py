@@ -494,7 +494,7 @@ def test_a_planted_defect_is_found_by_its_rule(method: type[Method], rule: str) 
 
 
 def test_the_method_in_contributing_keeps_the_contract(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/how-to/method.md").read_text()
     code = text.split("```python\n")[1].split("```")[0]
     file = tmp_path / "mine.py"
     file.write_text(code)

@@ -23,8 +23,15 @@ def claims_chapter(analysis: Analysis) -> Chapter:
         f"Measured here\n(Dice: mean over {nouns or 'images'})": lambda claim: _measured(claim, analysis, predictors),
     }
     says = "Claimed: as the source averages it. Measured here: mean over images and seeds, each image alike."
-    looks = {"names": 4, "widths": (38, 18, 18, 75), "prose": frozenset({3})}
-    shown = table("Claimed by papers, not measured here", columns, analysis.claims, says=says, **looks)
+    shown = table(
+        "Claimed by papers, not measured here",
+        columns,
+        analysis.claims,
+        names=4,
+        widths=(38, 18, 18, 75),
+        prose=frozenset({3}),
+        says=says,
+    )
     below = ["Claimed numbers are copied from their sources; what is known to differ from here stands beside each."]
     return Chapter("Claims of papers", [], [shown] if shown.rows else [], below, [])
 
