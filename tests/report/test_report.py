@@ -364,6 +364,8 @@ class TestNumbers:
         base = section.cells[ArmName("mean_teacher", "", "")].beside["missed_share"]
         assert base.mean == pytest.approx((15 + 16) / 32)
         assert base.interval is not None
+        assert base.mean > base.interval[0] > 0.5
+        assert base.interval[1] == 1, "no more than all"
         (twin,) = section.contrasts
         assert twin.difference is not None
         assert twin.difference.beside["missed_share"].mean == pytest.approx(-(15 + 16) / 32)
