@@ -132,6 +132,10 @@ def _beside(tables: dict[str, NDArray[np.float64]], of_difference: bool) -> dict
         if count < least and not unharmed and not one.higher_is_better:
             reason = f"no interval: {count} test groups show a miss, at least {least} are needed"
             found[one.name] = replace(found[one.name], interval=None, standard_error=None, reason=reason)
+        elif not of_difference and (ends := found[one.name].interval):
+            # A mean is nowhere outside what its metric can be: the interval loses nothing that it could hold.
+            most = np.inf if one.highest is None else one.highest
+            found[one.name] = replace(found[one.name], interval=(max(ends[0], 0.0), min(ends[1], most)))
     return found
 
 

@@ -306,7 +306,7 @@ class TestTables:
         index = (report / "page" / "index.html").read_text()
         assert 'href="classes.html"' in index
         assert "mean over classes, test groups and seeds" in index
-        assert "HD95 <small>mm / px / voxels</small>" in index
+        assert "HD95 mm / px / voxels <small>mean over groups</small>" in index
         runs = [path.read_text() for path in (report / "page" / "runs").glob("acdc-*.html")]
         assert len(runs) == 6
         for text in runs:

@@ -277,7 +277,7 @@ class TestFiles:
         loaded, drawn = pickle.loads(done.stdout)
         assert loaded == [], "importing the package needs neither"
         other = {name: content for files in drawn.values() for name, content in files.items()}
-        assert len(written) == 16
+        assert len(written) == 18
         assert [name for name, content in written.items() if other[name] != content] == []
 
     def test_what_is_sent_to_other_processes_is_only_what_is_drawn(self, analysis: Analysis) -> None:

@@ -87,7 +87,7 @@ class TestOfAnInterval:
         (mean,) = draw().findobj(lambda artist: artist.get_gid() == "mean")
         assert to_hex(mean.get_color()) == to_hex(GREY if is_open else BLUE)
         assert to_hex(mean.get_markerfacecolor()) == to_hex("white" if is_open else BLUE)
-        (draw,) = questions.plan(found).draws
+        (draw,) = questions.plan_confirm(found).draws
         (diamond,) = draw().findobj(lambda artist: artist.get_gid() == "answer")
         assert to_hex(diamond.get_facecolor()) == to_hex("white" if is_open else BLACK)
 
