@@ -22,8 +22,8 @@ def claims_chapter(analysis: Analysis) -> Chapter:
         "Claimed": lambda claim: claim.text,
         f"Measured here\n(Dice: mean over {nouns or 'images'})": lambda claim: _measured(claim, analysis, predictors),
     }
-    looks = {"names": 4, "widths": (38, 18, 18, 75), "prose": frozenset({3})}
-    shown = table("Claimed by papers, not measured here", columns, analysis.claims, **looks)
+    title, widths = "Claimed by papers, not measured here", (38, 18, 18, 75)
+    shown = table(title, columns, analysis.claims, names=4, widths=widths, prose=frozenset({3}))
     below = ["Claimed numbers are copied from their sources; what is known to differ from here stands beside each."]
     return Chapter("Claims of papers", [], [shown] if shown.rows else [], below, [])
 
