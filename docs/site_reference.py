@@ -51,8 +51,8 @@ def settings() -> str:
     for name, addon in ADDON_SETTINGS.items():
         parts += [f"## The add-on `{name}`", table(_HEAD, _defaults("qg", addon))]
     for name in method_names():
-        rows = list(_defaults("method", declared(name).Settings))
-        parts += [f"## The method `{name}`", table(_HEAD, rows) if rows else "It has no settings."]
+        own = list(_defaults("method", declared(name).Settings))
+        parts += [f"## The method `{name}`", table(_HEAD, own) if own else "It has no settings."]
     return "\n\n".join(parts) + "\n"
 
 
