@@ -45,7 +45,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = said(notebook)
     if path.stem == "own-images":
         assert "mine, n6@grouped" in text
-        assert "fixmatch + qw" in text
+        assert "+ qw" in text
         assert (tmp_path / "report/report.md").is_file()
         assert (tmp_path / "cases.jpg").is_file()
     else:

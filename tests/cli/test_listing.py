@@ -61,6 +61,7 @@ class Example(Settings):
     only: Literal["one"] = "one"
     limit: int | None = None
     widths: tuple[int, ...] = (1, 2)
+    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.5,)
     label: str = ""
 
 
@@ -78,6 +79,7 @@ class Example(Settings):
         ("only", "one"),
         ("limit", "an integer or nothing"),
         ("widths", "a list of: an integer"),
+        ("shares", "a list of: a number >= 0 and <= 1"),
         ("label", "text"),
     ],
 )
