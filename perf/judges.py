@@ -10,6 +10,7 @@ labels, three seeds; ``trial`` on the phantom in a few steps, to see that the co
 
 import itertools
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from qgbench.plugins.registry import load
 from qgbench.quality.audit import agreement, audited_after
 from qgbench.quality.fit import PredictorFit, _train_weak_models
 from qgbench.quality.guide import Guide
+from qgbench.quality.predictor import QualityPredictor
 from qgbench.quality.scores import (
     Labelling,
     certainty,
@@ -48,6 +50,7 @@ from qgbench.spec.protocol import load_protocol
 from qgbench.spec.regime import Regime
 from qgbench.spec.settings import apply_settings
 from qgbench.spec.suite import load_suite
+from qgbench.spec.task import Task
 from qgbench.training.loop import Trainer
 
 KEPT = Path(__file__).parent / "kept" / "judges.jsonl"
@@ -57,8 +60,6 @@ RIVALS = ("second", "confidence", "agreement")  # that r is to lie above
 FREE = {"confidence": foreground_confidence, "agreement": flip_agreement, "entropy": certainty}
 JUDGES: dict[str, tuple[str, dict[str, Any]]] = {
     "g": ("regressor", {}),
-    "g, selected by loss": ("regressor", {"select": "loss"}),
-    "g, last step": ("regressor", {"validations": 1}),
     "g, half of the masks weak": ("regressor", {"weak_share": 0.5}),
     "g, half of the masks weak, out of fold": ("regressor", {"weak_share": 0.5, "weak_folds": 4}),
     "g, ranking": ("regressor", {"loss": "ranking"}),
@@ -67,6 +68,12 @@ JUDGES: dict[str, tuple[str, dict[str, Any]]] = {
     "second": ("second", {}),
     "ensemble": ("ensemble", {}),
 }
+BY_RULE = {
+    "g": "correlation",
+    "g, selected by loss": "loss",
+    "g, last step": "",
+}  # one training, selected in three ways
+NAMES = (*BY_RULE, *(name for name in JUDGES if name not in BY_RULE))
 Place = tuple[str, str, int]  # data set, regime, seed
 
 
@@ -86,6 +93,36 @@ QUESTIONS = {
     "all": Question("small", _EVERYWHERE, 3, {}, {}),
     "trial": Question("smoke", (("phantom", "n12@grouped"),), 1, {"steps": 4}, {"steps": 2, "validations": 1}),
 }
+
+
+class ByEveryRule(PredictorFit):
+    """g that trains to its last step and keeps what it was, and was worth, at each validation."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._patience, self._settings = (
+            self._settings.patience,
+            self._settings.model_copy(update={"patience": self._settings.validations}),
+        )
+        self._seen: list[tuple[dict[str, float], dict[str, torch.Tensor]]] = []
+
+    def _validate(self, step: int) -> None:
+        scores = {}
+        for rule in ("correlation", "loss"):
+            self._settings = self._settings.model_copy(update={"select": rule})
+            scores[rule] = self._score()
+        self._seen.append((scores, {name: v.detach().clone() for name, v in self._predictor.state_dict().items()}))
+
+    def chosen(self, rule: str) -> QualityPredictor:
+        """Return g as a rule selects it, with the patience of its settings; by no rule, as it was at the last step."""
+        best, at = -math.inf, len(self._seen) - 1
+        for place, (scores, _) in enumerate(self._seen if rule else []):
+            if scores[rule] > best:
+                best, at = scores[rule], place
+            elif place - at >= self._patience:
+                break
+        self._best_state = self._seen[at][1]
+        return self.best()
 
 
 def fit(asked: Question, place: Place) -> None:
@@ -113,14 +150,25 @@ def fit(asked: Question, place: Place) -> None:
         with tempfile.TemporaryDirectory() as folder:
             if (folds := settings.weak_folds) not in weak:
                 weak[folds], _ = _train_weak_models(labelled, settings, of_g, accelerator, Path(folder), {})
-            judge = PredictorFit(labelled, val, weak[folds], settings, of_g, accelerator, form)
+            kind = ByEveryRule if name in BY_RULE else PredictorFit
+            judge = kind(labelled, val, weak[folds], settings, of_g, accelerator, form)
             train(judge, Checkpoints(Path(folder) / "judge", {}), name)
-        best, task = judge.best(), labelled.task
-        found[name] = []
-        for true, labels in checkpoints:
-            quality = torch.cat([label_quality(best, task, image, prob) for image, prob in labels])
-            found[name].append(agreement(quality[: len(true["dice"])].numpy(), true["dice"]).model_dump())
+        if isinstance(judge, ByEveryRule):
+            found |= {each: worth(judge.chosen(rule), labelled.task, checkpoints) for each, rule in BY_RULE.items()}
+        else:
+            found[name] = worth(judge.best(), labelled.task, checkpoints)
     keep({"place": place, "protocol": asked.protocol, "s": time.process_time() - begin, "judges": found})
+
+
+def worth(
+    judge: QualityPredictor, task: Task, checkpoints: list[tuple[dict[str, Any], list[Any]]]
+) -> list[dict[str, Any]]:
+    """Return how well a judge tells the true Dice of each checkpoint's labels."""
+    found = []
+    for true, labels in checkpoints:
+        quality = torch.cat([label_quality(judge, task, image, prob) for image, prob in labels])
+        found.append(agreement(quality[: len(true["dice"])].numpy(), true["dice"]).model_dump())
+    return found
 
 
 def pseudo_labels(protocol: Any, data: Any, seed: int, accelerator: Any) -> list[tuple[dict[str, Any], list[Any]]]:
@@ -151,8 +199,8 @@ def pseudo_labels(protocol: Any, data: Any, seed: int, accelerator: Any) -> list
             labels.append((label.image, label.prob))
         images = len(trainer._audit_index)  # with which the last batch was filled up again
         values: dict[str, np.ndarray] = {name: torch.cat(parts)[:images].numpy() for name, parts in seen.items()}
-        worth = {name: agreement(values[name], values["dice"]).model_dump() for name in FREE}
-        checkpoints.append(({"dice": values["dice"], **worth}, labels))
+        of_free = {name: agreement(values[name], values["dice"]).model_dump() for name in FREE}
+        checkpoints.append(({"dice": values["dice"], **of_free}, labels))
     return checkpoints
 
 
@@ -201,7 +249,7 @@ def main() -> None:
             + "|---" * 7
             + "|"
         )
-        for name in (*JUDGES, *FREE):
+        for name in (*NAMES, *FREE):
             told = [of_seeds(here, name, what) for what in ("pearson", "spearman", "mae")]
             above = [
                 [own - other for own, other in zip(told[0], of_seeds(here, rival, "pearson"), strict=True)]
