@@ -828,7 +828,7 @@ class TestLatex:
         assert text.count(r"\begingroup\tiny") == text.count(r"\endgroup") == 1
         for name, content in {
             "smaller": text,
-            "plain": text.replace(r"\begingroup\scriptsize", r"\begingroup"),
+            "plain": text.replace(r"\begingroup\tiny", r"\begingroup"),
         }.items():
             (tmp_path / f"{name}.tex").write_text(content)
             command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]
