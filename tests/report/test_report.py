@@ -21,9 +21,11 @@ from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import analyse
 from qgbench.report.audit import audit
 from qgbench.report.chapters.audit import audit_tables
+from qgbench.report.chapters.table import Chapter, Table
 from qgbench.report.collect import collect
 from qgbench.report.figures import budgets
-from qgbench.report.render.latex import escape_latex
+from qgbench.report.render.document import Document
+from qgbench.report.render.latex import escape_latex, latex
 from qgbench.report.render.markdown import markdown_name
 from qgbench.report.sections import Section
 from qgbench.report.select import Filters
@@ -818,6 +820,23 @@ class TestLatex:
             rows = [line for line in lines if line.endswith(r" \\") and not line.startswith(r"\multicolumn")]
             assert len(rows) > 1
             assert {line.replace(r"\&", "").count("&") + 1 for line in rows} == {columns}
+
+    @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+    def test_a_table_wider_than_a_page_is_set_smaller(self, tmp_path: Path) -> None:
+        cells = ["mean_teacher", "qw", *["0.500 (1 of 3)"] * 11]
+        wide = Table("Audit", ["Method", "Add-on", *["Pearson\ng"] * 11], [cells] * 3, names=2)
+        chapter = Chapter("A setting", [], [wide, replace(wide, columns=wide.columns[:5], rows=[cells[:5]])], [], [])
+        text = latex(Document([chapter], [], [], []))
+        assert text.count(r"\begingroup\tiny") == text.count(r"\endgroup") == 1
+        for name, content in {
+            "smaller": text,
+            "plain": text.replace(r"\begingroup\tiny", r"\begingroup"),
+        }.items():
+            (tmp_path / f"{name}.tex").write_text(content)
+            command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]
+            for _ in range(2):
+                done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+            assert ("Overfull" in done.stdout) == (name == "plain")
 
     @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
     def test_compiles(self, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def latex(document: Document) -> str:
         lines += [latex_table(table, part.above) for table in part.tables]
         lines += itemised([escape_latex(line) for line in part.below])
         lines += [r"\subsection*{Problems}", *listed(part.problems)]
+    lines += [r"\section*{Words}", *itemised([escape_latex(f"{word}: {text}") for word, text in GLOSSARY.items()])]
     for caption, names in document.figures:
         for name in names:
             if name.endswith(".pdf"):
@@ -49,7 +50,6 @@ def latex(document: Document) -> str:
                 lines += [r"\clearpage", rf"\begin{{center}}{picture}\end{{center}}", escape_latex(caption), ""]
     if document.undrawn:
         lines += [r"\section*{Figures that were not drawn}", *listed(document.undrawn)]
-    lines += [r"\section*{Words}", *itemised([escape_latex(f"{word}: {text}") for word, text in GLOSSARY.items()])]
     lines += [r"\section*{Records that were not used}", *listed(document.unused), r"\end{document}"]
     return "\n".join(lines) + "\n"
 

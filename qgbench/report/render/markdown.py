@@ -21,6 +21,7 @@ def markdown(document: Document) -> str:
             blocks += [f"### {table.title}", *said, markdown_table(table)]
         blocks.append("\n".join(f"- {markdown_plain(line)}" for line in part.below))
         blocks += ["### Problems", "\n".join(listed(part.problems)) or "None."]
+    blocks += ["## Words", "\n".join(f"- {word}: {markdown_plain(text)}" for word, text in GLOSSARY.items())]
     pictures = [(caption, [name for name in names if name.endswith(".svg")]) for caption, names in document.figures]
     if any(names for _, names in pictures):
         blocks.append("## Figures")
@@ -29,7 +30,6 @@ def markdown(document: Document) -> str:
             blocks += [markdown_plain(caption)] if names else []
     if document.undrawn:
         blocks += ["## Figures that were not drawn", "\n".join(listed(document.undrawn))]
-    blocks += ["## Words", "\n".join(f"- {word}: {markdown_plain(text)}" for word, text in GLOSSARY.items())]
     blocks += ["## Records that were not used", "\n".join(listed(document.unused)) or "None."]
     return "\n\n".join(blocks) + "\n"
 
