@@ -136,7 +136,7 @@ def assert_records(folder: Path, names: Names) -> None:
 
 def assert_tables(report: str, folder: Path, names: Names) -> None:
     """The commands of the page about reports, and the report of one class that the text below them names."""
-    html, power, verify, _ = typed(TABLES, names)
+    html, power, _, verify, _ = typed(TABLES, names)
     command(*html)
     page = (folder / "report/page/classes.html").read_text()
     assert all(name in page for name in names.values)
