@@ -13,11 +13,12 @@ import numpy as np
 from qgbench.metrics.table import METRICS, Metric
 from qgbench.report.collect import Problem, Run, in_unit_of, noun_of
 from qgbench.report.contrasts import Contrast, Kind, contrast, controls, listed, twins
-from qgbench.report.pairing import units_differ
+from qgbench.report.pairing import refusal, units_differ
 from qgbench.report.scores import Scores, average
 from qgbench.spec.arm import OF_ADDON, Arm, ArmName
 from qgbench.spec.regime import GIVEN
 from qgbench.spec.run_spec import Setting
+from qgbench.stats.crossed import estimate
 from qgbench.stats.effects import headroom_share
 
 FULL_BUDGET = "all"  # how a regime with all labels begins
@@ -43,8 +44,8 @@ class Section:
     contrasts : list of Contrast
         Twins first; each kind in the order of its names.
     best : list of ArmName
-        The cell with the best mean, and those whose own 95 % interval reaches that mean, or allows no verdict. No test:
-        a reader sees in the table why a cell is among them.
+        The cell with the best mean, and those whose paired difference from it has a 95 % interval with 0 in it, or one
+        that allows no verdict. Each interval stands alone.
     collapsed : dict of ArmName to (int, int)
         Of each cell that has runs with the seeds of supervised training: how many of these are more than `COLLAPSE`
         below it in mean Dice over groups, and how many there are.
@@ -142,7 +143,7 @@ def compare_cells(
         runs=list(runs),
         cells=cells,
         contrasts=contrasts,
-        best=_best(cells, what),
+        best=_best(usable, cells, what),
         collapsed=_collapsed(usable),
         problems=sorted(problems),
     )
@@ -210,19 +211,21 @@ def _with_headroom(one: Contrast, budget: Scores | None, full: float | None, wha
     return replace(one, headroom=headroom_share(what.sign * one.difference.estimate.mean, *ends))
 
 
-def _best(cells: dict[ArmName, Scores], what: Metric) -> list[ArmName]:
-    """Return the cell with the best mean, and those whose interval reaches it or allows no verdict."""
+def _best(usable: Mapping[ArmName, dict[int, Run]], cells: dict[ArmName, Scores], what: Metric) -> list[ArmName]:
+    """Return the cell with the best mean, and those whose paired difference from it may be 0."""
     if not cells:
         return []
-    top = max(what.sign * scores.estimate.mean for scores in cells.values())
+    top = max(cells, key=lambda name: what.sign * cells[name].estimate.mean)
 
-    def reaches(scores: Scores) -> bool:
-        found = scores.estimate
-        if found.p_withheld or found.interval is None:
-            return True
-        return max(what.sign * end for end in found.interval) >= top
+    def below(name: ArmName) -> bool:
+        common = sorted(usable[top].keys() & usable[name].keys())
+        if name == top or refusal([(usable[top][seed], usable[name][seed]) for seed in common]):
+            return False
+        tables = (cells[one].table[:, [cells[one].seeds.index(seed) for seed in common]] for one in (top, name))
+        found = estimate(np.subtract(*tables), tested=False)
+        return found.interval is not None and not found.p_withheld and not found.interval[0] <= 0 <= found.interval[1]
 
-    return [name for name, scores in cells.items() if reaches(scores)]
+    return [name for name in cells if not below(name)]
 
 
 def _collapsed(usable: Mapping[ArmName, dict[int, Run]]) -> dict[ArmName, tuple[int, int]]:

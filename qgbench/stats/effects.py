@@ -32,8 +32,7 @@ class Spread:
 class Shape:
     """What a mean over images hides, in the units of the values; each is of a run, averaged over seeds.
 
-    They describe the test images of a run, and have no interval: those that a bootstrap of groups gives for a tail
-    cover less than they say.
+    They describe the test images of a run, and have no interval.
     """
 
     median: float

@@ -229,6 +229,7 @@ class TestContent:
         ]
         assert marked == [name in section.best for section in analysis.sections for name in section.cells]
         assert any(marked)
+        assert not all(marked)
 
     def test_protocol_stands_above_every_number(self, site: Path) -> None:
         pages = [site / "index.html", *site.glob("contrasts/*.html"), *site.glob("runs/*.html")]

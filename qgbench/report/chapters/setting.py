@@ -31,7 +31,8 @@ TEST_RULE = (
     "seeds, zeros by Pratt's rule; it does not see the variance of seeds."
 )
 BOLD_RULE = (
-    "Bold: the best mean of this setting, and each cell whose interval reaches it or allows no verdict (no test)."
+    "Bold: the best mean of this setting, and each cell whose paired difference from it has a 95 % interval with 0 in "
+    "it, or one that allows no verdict."
 )
 SHAPE_RULE = (
     "{label}, in {unit}, of the {over} of a run, each counting alike whatever its group, averaged over seeds: mean, "
