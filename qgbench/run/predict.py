@@ -95,7 +95,8 @@ def predict_folder(
 
 def _predicted(trained: TrainedRun, files: Sequence[Path]) -> Iterator[Prediction]:
     with closing(squeeze_all(files, trained.card.size)) as squeezed:
-        yield from track(trained.predict_each(squeezed), "predicting", len(files), "images")
+        noun = "volumes" if any(map(stem_of, files)) else "images"
+        yield from track(trained.predict_each(squeezed), "predicting", len(files), noun)
 
 
 def _write_mask(folder: Path, image: Path, id: str, mask: NDArray[Any]) -> None:

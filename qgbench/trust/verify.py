@@ -117,7 +117,7 @@ from qgbench.base.errors import QGBenchError, UserError, unknown_name
 from qgbench.base.paths import no_folder
 from qgbench.base.progress import Track, no_progress
 from qgbench.data.cache import joint_fingerprint, prepare
-from qgbench.data.cards import Card, card_names, load_card
+from qgbench.data.cards import DATA_VARIABLE, Card, card_names, load_card
 from qgbench.data.readers import DRAWN, open_source
 from qgbench.metrics.table import TEXT_COLUMNS, image_columns
 from qgbench.run.folder import PREDICTIONS_NAME
@@ -369,7 +369,8 @@ class _Verifier:
             for text in self._judge.compare(predictions, record.spec.dataset, images):
                 yield Fault(predictions, "judge", text)
         except QGBenchError as error:
-            yield Fault(path, "not judged", f"the data cannot be opened: {error}", "note")
+            where = f"verify looks in the folder that {DATA_VARIABLE} names"
+            yield Fault(path, "not judged", f"the data cannot be opened ({where}): {error}", "note")
 
 
 def _predictions_of(path: Path) -> Path | None:

@@ -935,4 +935,4 @@ def test_what_cannot_be_judged_is_noted(tmp_path: Path, monkeypatch: pytest.Monk
     assert "not judged" in rules(verify_records([tmp_path], judge="medpy"), "note")
     write_predictions(tmp_path / "predictions.npz", {})
     notes = [fault for fault in verify_records([tmp_path], judge="medpy") if fault.rule == "not judged"]
-    assert "the data cannot be opened" in notes[0].text
+    assert "the data cannot be opened (verify looks in the folder that QGBENCH_DATA names)" in notes[0].text
