@@ -30,6 +30,7 @@ from qgbench.quality.weak import WeakMasks, WeakModels, draw_folds
 from qgbench.spec.protocol import QualitySettings
 from qgbench.spec.task import Task
 
+_MOST_VAL = 200  # images with which g is selected and audited, or the masks of many volumes take longer than training
 _AUDIT_MASKS = 20  # synthetic masks of each validation image, drawn apart from those that select the best step
 _WEAK_STAGE, _PREDICTOR_STAGE = "weak", "g"  # folders of their checkpoints
 
@@ -52,6 +53,14 @@ class LabelledImages:
             return next((each for each in before if groups[each] != groups[index]), before[0])
 
         return replace(self, image=self.image[[other(index) for index in range(count)]])
+
+    def at_most(self, count: int) -> "LabelledImages":
+        """Return `count` of the images, evenly spaced in their order, so that each volume keeps its share; or all."""
+        if len(self.image) <= count:
+            return self
+        kept = np.linspace(0, len(self.image) - 1, count).round().astype(int)
+        groups = None if self.groups is None else [self.groups[place] for place in kept]
+        return replace(self, image=self.image[kept], mask=self.mask[kept], groups=groups)
 
 
 @dataclass
@@ -114,7 +123,7 @@ def fit_predictor(
     labelled : LabelledImages
         The run's labelled draw: all that g learns from.
     val : LabelledImages
-        Images for selection and audit.
+        Images for selection and audit; of more than 200, as slices of volumes are, 200 of them.
     settings : QualitySettings
     seed : int
         Fixes weights, order, views and degraded masks.
@@ -134,6 +143,7 @@ def fit_predictor(
         The loss is not finite, or the folder cannot be written.
     """
     weak, seconds = _train_weak_models(labelled, settings, seed, accelerator, folder, belongs_to)
+    val = val.at_most(_MOST_VAL)
     fit = PredictorFit(labelled, val, weak, settings, seed, accelerator, form)
     seconds += train(fit, Checkpoints(folder / _PREDICTOR_STAGE, belongs_to), "quality predictor g")
     begin = time.monotonic() - seconds

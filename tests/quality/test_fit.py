@@ -1,6 +1,7 @@
 """Training of g and of the weak models: continued after an interruption, bit for bit."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -387,6 +388,21 @@ def test_an_epoch_of_weak_models_takes_every_image_once(images: int, sizes: list
     settings = SETTINGS.model_copy(update={"weak_batch": 16, "weak_epoch_min_steps": 1})
     assert settings.weak_epoch_steps(images) == len(sizes)
     assert batches != epoch_batches(images, 16, torch.Generator().manual_seed(1)) or images < 3
+
+
+def test_of_many_images_some_are_taken_from_all_parts() -> None:
+    images = LabelledImages(
+        torch.arange(35.0).view(35, 1, 1, 1),
+        -torch.arange(35.0).view(35, 1, 1, 1),
+        groups=[str(n // 7) for n in range(35)],
+    )
+    assert images.at_most(35) is images
+    kept = images.at_most(10)
+    places = kept.image.flatten().int().tolist()
+    assert len(set(places)) == 10
+    assert kept.mask.flatten().tolist() == [-place for place in places]
+    assert list(kept.groups or ()) == [str(place // 7) for place in places]
+    assert Counter(kept.groups or ()) == dict.fromkeys("01234", 2)
 
 
 def test_folds_are_even_and_follow_from_the_seed() -> None:
