@@ -154,6 +154,8 @@ EMPTY_MASK_RULE = (
 
 MISSED = Metric(name="missed_share", label="Missed", higher_is_better=False, both_empty=0.0, one_empty=1.0)
 """1 where there is something and nothing was predicted, else 0: of reports, no column of images.csv."""
+ONE_EMPTY = Metric(name="one_empty_share", label="One empty", higher_is_better=False, both_empty=0.0, one_empty=1.0)
+"""1 where one of the two masks is empty, so that a distance is the diagonal: missed, or predicted where nothing is."""
 CLASS = "lesion"
 """The one class of a data set that names none."""
 DistanceUnit = Literal["px", "mm", "voxel"]

@@ -25,6 +25,7 @@ from qgbench.metrics.table import (
     DISTANCE_COLUMNS,
     METRICS,
     MISSED,
+    ONE_EMPTY,
     TEXT_COLUMNS,
     VOLUME_COLUMNS,
     Metric,
@@ -111,9 +112,9 @@ class Run:
     record : Record
     units : Units
     values : dict of str to (N,) float
-        Each of `METRICS` and `MISSED` by unit, in the order of `units`; distances where a mask is empty are the
-        diagonal. Of several classes it is their mean, and those of each class stand under the names that `of_class`
-        gives: ``dice:liver``.
+        Each of `METRICS`, `MISSED` and `ONE_EMPTY` by unit, in the order of `units`; distances where a mask is empty
+        are the diagonal. Of several classes it is their mean, and those of each class stand under the names that
+        `of_class` gives: ``dice:liver``.
     content : bytes
         Equal for records with the same rows.
     rerun : Reproduction or None
@@ -270,7 +271,9 @@ def _read(path: Path) -> Run:
     measured = [columns[name] for name in metrics if name in columns]
     content = hashlib.sha256(key + np.array(measured).tobytes()).digest()
     missed = ((columns["n_ref"] > 0) & (columns["n_pred"] == 0)).astype(float)
-    values = _by_unit({**filled(columns, metrics.values()), MISSED.name: missed}, record.classes)
+    one_empty = ((columns["n_ref"] > 0) != (columns["n_pred"] > 0)).astype(float)
+    whole = {**filled(columns, metrics.values()), MISSED.name: missed, ONE_EMPTY.name: one_empty}
+    values = _by_unit(whole, record.classes)
     return Run(path, record, units, values, content, audits_by_class=_audits_by_class(path, record))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qgbench.metrics.table import METRICS, MISSED, Metric
+from qgbench.metrics.table import METRICS, MISSED, ONE_EMPTY, Metric
 from qgbench.report.collect import Run
 from qgbench.stats.crossed import Estimate, estimate
 from qgbench.stats.effects import Shape, Spread, shape, spread
@@ -68,7 +68,7 @@ def average(runs: Sequence[Run], what: Metric) -> Scores:
         name: shape(_columns(runs, name), one.higher_is_better)
         for name, one in ((what.name, what), (_of_same(what, METRICS["hd95"]), METRICS["hd95"]))
     }
-    beside = {one.name: _columns(runs, _of_same(what, one)) for one in BESIDE}
+    beside = {one.name: _columns(runs, _of_same(what, one)) for one in (*BESIDE, ONE_EMPTY)}
     return _scored(runs, _columns(runs, what.name), means, beside, shapes, tested=False)
 
 
@@ -81,7 +81,7 @@ def average_difference(
         return _columns(runs, name) - _columns(others, name)
 
     means = {name: mean - other_scores.means[name] for name, mean in scores.means.items()}
-    beside = {one.name: difference(_of_same(what, one)) for one in BESIDE}
+    beside = {one.name: difference(_of_same(what, one)) for one in (*BESIDE, ONE_EMPTY)}
     return _scored(runs, difference(what.name), means, beside, {}, tested)
 
 
@@ -124,13 +124,15 @@ def _scored(
 
 def _beside(tables: dict[str, NDArray[np.float64]], of_difference: bool) -> dict[str, Estimate]:
     """Return the estimates of `BESIDE`, those of misses and distances with an interval where that holds its level."""
-    found = {name: estimate(table, tested=False) for name, table in tables.items()}
-    count = int(carrying(tables[MISSED.name]))
+    found = {one.name: estimate(tables[one.name], tested=False) for one in BESIDE}
     least = LEAST_OF_DIFFERENCE if of_difference else LEAST_OF_MEAN
     for one in BESIDE:
+        # The diagonal stands for a distance where something is predicted and nothing is there, too.
+        counted, shown = (MISSED, "a miss") if one is MISSED else (ONE_EMPTY, "an empty mask beside one that is not")
+        count = int(carrying(tables[counted.name]))
         unharmed = of_difference and one is not MISSED and count == 0
         if count < least and not unharmed and not one.higher_is_better:
-            reason = f"no interval: {count} test groups show a miss, at least {least} are needed"
+            reason = f"no interval: {count} test groups show {shown}, at least {least} are needed"
             found[one.name] = replace(found[one.name], interval=None, standard_error=None, reason=reason)
         elif not of_difference and (ends := found[one.name].interval):
             # A mean is nowhere outside what its metric can be: the interval loses nothing that it could hold.

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.text import Text
 
-from qgbench.metrics.table import METRICS, MISSED, metric_named
+from qgbench.metrics.table import METRICS, MISSED, ONE_EMPTY, metric_named
 from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.collect import Collection, Run, Units
@@ -85,7 +85,7 @@ def a_run(
     dice = np.clip(np.linspace(0.5, 0.8, count) + gain + rng.normal(0, 0.01, count), 0, 1)
     ids = [f"image{index:03}" for index in range(count)]
     values = {name: 50 * (1 - dice) if name.startswith(("hd95", "assd")) else dice for name in METRICS}
-    values[MISSED.name] = np.zeros(count)
+    values |= {name: np.zeros(count) for name in (MISSED.name, ONE_EMPTY.name)}
     mean = float(dice.mean())
     means = {name: 5.0 if name.startswith(("hd95", "assd")) else mean for name in METRICS}
     student = Summary(images=count, groups=count, means=means, missed=0, spurious=0)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -358,7 +359,30 @@ class TestNumbers:
         alone = section.cells[ArmName("mean_teacher", "", "")].beside
         assert alone["hd95"].mean == pytest.approx(base.mean())
         assert alone["hd95"].interval is None
-        assert "0 test groups show a miss, at least 8" in alone["hd95"].reason
+        assert "0 test groups show an empty mask beside one that is not, at least 8" in alone["hd95"].reason
+        assert "0 test groups show a miss, at least 8" in alone["missed_share"].reason
+
+    @pytest.mark.parametrize(("groups", "given"), [(1, False), (2, False), (3, True)])
+    def test_what_is_predicted_where_nothing_is_counts_with_the_diagonal_as_a_miss_does(
+        self, tmp_path: Path, groups: int, given: bool
+    ) -> None:
+        """The difference of HD95 is the diagonals of one, two or three of eight groups, and none is missed."""
+        both_empty = {"n_ref": 0, "n_tp": 0, "n_pred": 0, "hd95": 0.0, "hd95_max": 0.0, "assd": 0.0}
+        both_empty |= {"status": "both_empty", "dice": 1.0, "jaccard": 1.0, "precision": 1.0, "recall": 1.0}
+        spurious = {"n_pred": 100, "hd95": math.nan, "hd95_max": math.nan, "assd": math.nan, "status": "spurious"}
+        spurious |= {"dice": 0.0, "jaccard": 0.0, "precision": 0.0, "recall": 0.0}
+        for seed, addon in product(range(2), ("", "qw")):
+            images = make_images(GROUP_DICE)
+            for row in range(0, 2 * groups, 2):
+                for name, value in {**both_empty, **(spurious if addon else {})}.items():
+                    images.loc[row, name] = value
+                images.loc[row, ["nsd_2px", "nsd_2pct"]] = 0.0 if addon else 1.0
+            make_record(tmp_path, GROUP_DICE, images=images, addon=addon, seed=seed)
+        (twin,) = only_section(tmp_path).contrasts
+        assert twin.difference is not None
+        assert twin.difference.beside["hd95"].mean == pytest.approx(groups * 25 / 8)
+        assert (twin.difference.beside["hd95"].interval is not None) == given
+        assert twin.difference.beside["missed_share"].interval is None
 
     def test_shares_missed_are_of_each_group(self, tmp_path: Path) -> None:
         for seed in range(2):
