@@ -13,7 +13,7 @@ from qgbench.spec.arm import ArmName
 from qgbench.spec.protocol import OWN_SEEDS, load_protocol
 from qgbench.spec.run_spec import Place
 from qgbench.spec.suite import Asked, Confirm, Suite
-from qgbench.stats.crossed import Estimate, estimate
+from qgbench.stats.crossed import Estimate, estimate, without_p
 from qgbench.stats.sets import Population, image_weighted, interval, population, these_sets
 
 _LISTED = 20  # missing cells that are named one by one
@@ -156,7 +156,7 @@ class Answer:
     tables : dict of str to (G, S) float
         What the estimates are of: differences by group and seed in each data set.
     seconds : dict of str to float
-        What one seed of all these runs took in each data set: training and evaluation, and g once.
+        What one seed of all these runs took in each data set, in seconds of a core: training and evaluation, g once.
     by_class : dict of str to dict of str to Estimate
         By data set of several classes, of which `by_dataset` is the mean: the same of each class.
     """
@@ -297,7 +297,7 @@ def _in_order(answers: Sequence[Answer]) -> list[Answer]:
         if stopped:
             words, inside = f"not tested: '{stopped}' was not shown", False
             if one.estimate is not None:
-                one = replace(one, estimate=replace(one.estimate, p=None, p_one_sided=None))
+                one = replace(one, estimate=without_p(one.estimate))
         elif p is None:
             words, inside = "not tested: " + ("not answered" if one.estimate is None else "p is withheld"), False
         else:
@@ -421,11 +421,14 @@ def _differences(pairs: Sequence[_Pair], metric: str) -> tuple[list[list[str]], 
 
 
 def _seconds_of_seed(pairs: Sequence[_Pair]) -> float:
-    """Return what one seed of all runs of some pairs took, on average: training, evaluation, and g once."""
+    """Return what one seed of all runs of some pairs took, on average: training, evaluation, and g once.
+
+    In seconds of a core: a run of two threads holds two.
+    """
     cells = {str(run.record.spec.arm): side for _, *sides in pairs for side in sides for run in side.values()}
-    times = [[run.record.times for run in side.values()] for side in cells.values()]
-    trained = sum(float(np.mean([each.train + each.evaluate for each in of_cell])) for of_cell in times)
-    of_g = [each.g for of_cell in times for each in of_cell if each.g]
+    times = [[(run.record.times, run.record.spec.threads) for run in side.values()] for side in cells.values()]
+    trained = sum(float(np.mean([cores * (each.train + each.evaluate) for each, cores in cell])) for cell in times)
+    of_g = [cores * each.g for of_cell in times for each, cores in of_cell if each.g]
     return trained + (float(np.mean(of_g)) if of_g else 0.0)
 
 

@@ -20,6 +20,7 @@ from qgbench.stats.crossed import (
     holm,
     mean_squares,
     rests_on_few_groups,
+    without_p,
 )
 
 # Rows 6 groups, columns 2 seeds. Worked by hand: mean 4; group means 1, 2, 3, 5, 6, 7; seed means 3, 5.
@@ -240,6 +241,10 @@ class TestSkewedFewGroups:
         result = estimate(np.repeat(means[:, None], 4, axis=1))
         assert result.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue, rel=1e-9)
         assert result.reason.startswith("p may be too small: it rests on 8 test groups")
+        untested = without_p(result)
+        assert (untested.p, untested.p_one_sided, untested.wilcoxon_p) == (None, None, None)
+        assert untested.reason == "", "no warning of a p that nobody sees"
+        assert (untested.mean, untested.interval) == (result.mean, result.interval)
         assert ";" not in result.reason
 
     def test_no_claim_no_warning(self) -> None:
