@@ -1,5 +1,6 @@
 """``qgbench power``: from stated spreads and from records."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from typer.testing import CliRunner, Result
 from qgbench.base.errors import UserError
 from qgbench.cli.main import app
 from qgbench.report.analysis import analyse
-from qgbench.report.answer_power import Need, needs_of
+from qgbench.report.answer_power import Need, drawn, needs_of
 from qgbench.report.collect import collect
 from qgbench.report.declared import declared
 from qgbench.report.power import cases_of, power_rows
@@ -157,9 +158,30 @@ class TestSuite:
         assert np.median(now.widths, axis=1) == pytest.approx(judge, rel=0.1)
         assert more.widths == pytest.approx(now.widths), "more patients do not average out what a run shares"
         assert (sets.widths < now.widths).all()
-        seed = 2 * (60.5 + 3)  # two runs, trained and evaluated
+        seed = 2 * 2 * (60.5 + 3)  # two runs of two threads, trained and evaluated
         assert (now.seconds, more.seconds, sets.seconds) == (seed, seed, 2 * seed)
         assert (np.diff(now.widths, axis=0) < 0).all()
+
+    def test_core_hours_count_every_thread(self, tmp_path: Path) -> None:
+        self.records(tmp_path)
+        for file in tmp_path.glob("*/record.json"):
+            record = json.loads(file.read_text())
+            record["spec"]["threads"] = 4
+            file.write_text(json.dumps(record))
+        assert self.needs(tmp_path, 0.02)[0].seconds == 2 * 4 * (60.5 + 3)
+
+    def test_what_the_spread_of_seeds_over_five_sets_may_be_lies_around_the_truth(self) -> None:
+        """Sets of 50 groups, 3 seeds; groups alone would need no seeds: the truth is 5 x 1."""
+        noise = np.random.default_rng(4)
+        medians, below, above = [], 0, 0
+        for _ in range(200):
+            tables = [noise.standard_normal((1, 3)) + 0.1 * noise.standard_normal((50, 3)) for _ in range(5)]
+            low, middle, high = np.quantile(sum(found[1] for _, found in drawn(tables, noise)), (0.1, 0.5, 0.9))
+            medians.append(middle)
+            below, above = below + (low > 5), above + (high < 5)
+        assert 4 < np.median(medians) < 6.5  # 11.4 with a factor for each set
+        assert below < 0.25 * 200  # 0.41 with a factor for each set; nominal 0.1
+        assert above < 0.25 * 200
 
     def test_the_fewest_seeds_are_those_from_which_on_the_target_is_reached(self, tmp_path: Path) -> None:
         self.records(tmp_path, by_seed=0.01, by_group=0)
