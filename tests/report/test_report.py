@@ -367,9 +367,15 @@ class TestNumbers:
         self, tmp_path: Path, groups: int, given: bool
     ) -> None:
         """The difference of HD95 is the diagonals of one, two or three of eight groups, and none is missed."""
-        both_empty = {"n_ref": 0, "n_tp": 0, "n_pred": 0, "hd95": 0.0, "hd95_max": 0.0, "assd": 0.0}
+        both_empty: dict[str, Any] = {"n_ref": 0, "n_tp": 0, "n_pred": 0, "hd95": 0.0, "hd95_max": 0.0, "assd": 0.0}
         both_empty |= {"status": "both_empty", "dice": 1.0, "jaccard": 1.0, "precision": 1.0, "recall": 1.0}
-        spurious = {"n_pred": 100, "hd95": math.nan, "hd95_max": math.nan, "assd": math.nan, "status": "spurious"}
+        spurious: dict[str, Any] = {
+            "n_pred": 100,
+            "hd95": math.nan,
+            "hd95_max": math.nan,
+            "assd": math.nan,
+            "status": "spurious",
+        }
         spurious |= {"dice": 0.0, "jaccard": 0.0, "precision": 0.0, "recall": 0.0}
         for seed, addon in product(range(2), ("", "qw")):
             images = make_images(GROUP_DICE)
