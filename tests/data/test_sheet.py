@@ -84,8 +84,13 @@ def test_voxels_have_their_shape_where_the_spacing_is_known(
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (size[0], size[1] // 2)
 
 
+def test_a_caption_parts_the_name_of_a_class_from_its_share() -> None:
+    _, caption = sheet._picture(Slices(None), "v_z000")
+    assert caption == ["v_z000", "40 x 20", "second: 50.0%"]  # and not the classes that it does not show
+
+
 @pytest.mark.parametrize(
-    "parts", [["a_z000", "40 x 20", "second 50.0%"], ["w" * 99, "9 x 9"], ["some class 1.0%"] * 30, ["short"]]
+    "parts", [["a_z000", "40 x 20", "second: 50.0%"], ["w" * 99, "9 x 9"], ["some class: 1.0%"] * 30, ["short"]]
 )
 def test_captions_are_whole(parts: list[str]) -> None:
     lines = sheet._wrapped(parts)

@@ -14,6 +14,7 @@ from statsmodels.stats.multitest import multipletests
 
 from qgbench.base.errors import UserError
 from qgbench.report.analysis import Analysis, analyse
+from qgbench.report.chapters.setting import _counted
 from qgbench.report.collect import collect
 from qgbench.report.contrasts import Contrast
 from qgbench.report.declared import Answer, DeclaredQuestion, DeclaredSuite, declared
@@ -444,3 +445,8 @@ def test_a_shipped_suite_is_recognised_in_records_of_any_machine(tmp_path: Path)
     assert found.answers.missing == len(suite.places) - 2
     assert len(found.answers.absent) == 21, "the first cells are named, the others counted"
     assert re.fullmatch(r"and \d+ cells more", found.answers.absent[-1])
+
+
+def test_a_report_that_withholds_every_p_says_that_it_tests_none() -> None:
+    assert _counted({"twin": 0, "control": 0, "asked": 0}) == "none"
+    assert _counted({"twin": 4, "control": 0, "asked": 0}) == "4 pairs of twins"

@@ -318,7 +318,7 @@ def difference_words(contrast: Contrast, of: Callable[[Estimate], str]) -> str:
 
 def _counted(tested: Mapping[Kind, int]) -> str:
     words = {"twin": "pairs of twins", "control": "controls", "asked": "asked for"}
-    return " and ".join(f"{count} {words[kind]}" for kind, count in tested.items() if count)
+    return " and ".join(f"{count} {words[kind]}" for kind, count in tested.items() if count) or "none"
 
 
 def _tests(what: Metric, contrasts: Sequence[Contrast]) -> Columns[Contrast]:
