@@ -753,7 +753,7 @@ class TestFiles:
         interval = stats.ttest_1samp(GROUP_GAIN, 0).confidence_interval()
         difference = f"2.00 [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
         (row,) = [line for line in lines if difference in line]
-        assert row.startswith("| `mean_teacher` | `qw` | 2 | **72.50 [")
+        assert row.startswith("| `mean_teacher` | `qw` | 2 | 72.50 [")
         assert [line for line in lines if line.startswith("| `mean_teacher` | `qw` | 2 | 5.00 | 5.00 | 10.00 |")]
         sentence = (
             "protocol small v1: not a replication of the paper's experiments (96 px or less, EfficientNet-Lite0, few "
@@ -841,7 +841,7 @@ class TestLatex:
         make_twins(tmp_path, method="a & b")
         report(tmp_path, tmp_path / "out")
         tex = (tmp_path / "out" / "report.tex").read_text()
-        assert r"a \& b & \raggedright qw & 3 & \textbf{73.50 {[}" in tex
+        assert r"a \& b & \raggedright qw & 3 & 73.50 {[}" in tex
         for table in tex.split(r"\begin{longtable}")[1:]:
             spec, *lines = table.partition(r"\end{longtable}")[0].splitlines()
             numeric = re.search(r"(r+)@", spec)

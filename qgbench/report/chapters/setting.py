@@ -43,8 +43,8 @@ SHAPE_RULE = (
 BESIDE_RULE = (
     "Means are over {over} of a test group, then over groups and seeds; the median is over the {noun}s of a run, "
     "then averaged over seeds. HD95 in {distance}, where one mask is empty the diagonal. Missed: % of {missed}. An "
-    "interval of HD95 or missed is given where at least {least} groups have a miss: else it would hold the truth far "
-    "too rarely."
+    "interval of HD95 or missed is given where at least {least} groups have a miss (for HD95, one mask empty and the "
+    "other not): else it would hold the truth far too rarely."
 )
 DIFFERENCES_RULE = (
     "First minus second, over common seeds: mean over {over} of a test group, then over groups and seeds, with its "
