@@ -8,7 +8,7 @@ COPY baselines baselines
 COPY datasets datasets
 COPY suites suites
 RUN pip install --no-cache-dir ".[hdf5,onnx]"
-ENV QGBENCH_CACHE=/work/cache QGBENCH_DATA=/work/data
-WORKDIR /work
+ENV QGBENCH_CACHE=/bench/cache QGBENCH_DATA=/bench/data
+WORKDIR /bench
 ENTRYPOINT ["qgbench"]
 CMD ["--help"]

@@ -95,7 +95,7 @@ def test_the_python_that_a_page_shows_runs(page: Path) -> None:
 def test_the_reference_has_every_command_setting_and_field() -> None:
     reference = script("site_reference")
     commands = reference.command_line()
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]  # it is a group
         assert f"\n## `qgbench {name}`\n" in commands
         options = [option for param in command.params for option in param.opts if option.startswith("--")]
         assert all(f"{option}" in commands for option in options)

@@ -404,13 +404,13 @@ def test_a_partial_folder_and_a_constant_volume_are_warned_of_when_they_are_adde
         data = tmp_path / f"data{number}"
         data.mkdir()
         caplog.clear()
-        add_volumes(added, find_volumes(folder), None, False, data)  # type: ignore[arg-type]
+        add_volumes(added, find_volumes(folder), None, False, data)  # type: ignore[arg-type]  # a folder was found
         words = f"{folder}/dataset.json says numTraining 8, and there are 6 volumes with labels"
         assert (words in caplog.text) == ("numTraining" in caplog.text) == is_told
         assert "every voxel" not in caplog.text
     nifti(folder / "imagesTr" / "liver_4.nii.gz", np.full((6, 7, 4), 13.5, np.float32))
     shutil.rmtree(data / "mine")
-    add_volumes(added, find_volumes(folder), None, False, data)  # type: ignore[arg-type]
+    add_volumes(added, find_volumes(folder), None, False, data)  # type: ignore[arg-type]  # a folder was found
     assert "1 volume (liver_4) with one and the same value in every voxel" in caplog.text
 
 
