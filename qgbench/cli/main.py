@@ -575,10 +575,14 @@ def power(
     from qgbench.report.select import Filters
     from qgbench.stats.power import stated
 
+    spreads = (group_sd, run_sd, image_sd)
     if suite is not None:
+        if any(other is not None for other in (*spreads, seeds, groups, dataset, method, contrast, output)):
+            raise UserError("--suite goes with --gain and --half-width alone: it asks the suite's first question.")
+        if len(gain or []) > 1:
+            raise UserError("with --suite, give one --gain.")
         _power_of_suite(suite, folders or [Path("results")], half_width, (gain or [0.5])[0])
         return
-    spreads = (group_sd, run_sd, image_sd)
     if any(spread is not None for spread in spreads) == bool(folders):
         raise UserError("give either folders of records, or all of --group-sd, --run-sd and --image-sd.")
     if folders:

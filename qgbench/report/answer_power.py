@@ -81,7 +81,7 @@ def needs_of(answers: Answers, gain: float) -> list[Need]:
     if any(min(table.shape) < 2 for table in answer.tables.values()):
         raise UserError("spreads need 2 seeds and 2 test groups in each data set; run more seeds.")
     generator = np.random.default_rng(0)
-    observed = drawn(list(answer.tables.values()), generator)
+    observed = drawn([mean_squares(table) for table in answer.tables.values()], generator)
     seconds = sum(answer.seconds.values())
     plans = (
         ("these sets and test groups", observed, 1, 1.0),
@@ -91,26 +91,35 @@ def needs_of(answers: Answers, gain: float) -> list[Need]:
     return [Need(name, *_expected(found, more, gain), seconds * dearer) for name, found, more, dearer in plans]
 
 
-def drawn(tables: Sequence[np.ndarray], generator: np.random.Generator) -> list[tuple[int, np.ndarray]]:
+def drawn(squares: Sequence[MeanSquares], generator: np.random.Generator) -> list[tuple[int, np.ndarray]]:
     """Return of each data set its number of groups and draws of its variances of groups, seeds and rest.
 
     Parameters
     ----------
-    tables : sequence of (G_d, S_d) float
+    squares : sequence of MeanSquares
+        One for each data set.
     generator : Generator
 
     Returns
     -------
     list of (int, (3, draws) float)
     """
-    squares = [mean_squares(table) for table in tables]
     kinds = zip(*(each.floors for each in squares), strict=True)
     scales = np.array([1 / (each.groups * each.seeds) for each in squares])
     group, seed, rest = (np.outer([square for square, _ in kind], _factors(kind, scales, generator)) for kind in kinds)
+    groups, seeds = (np.array([[getattr(each, name)] for each in squares]) for name in ("groups", "seeds"))
+    by_group, by_seed = _cut((group - rest) / seeds, 1 / groups), _cut((seed - rest) / groups, np.ones_like(groups))
     return [
-        (each.groups, np.stack([np.maximum(a - c, 0) / each.seeds, np.maximum(b - c, 0) / each.groups, c]))
-        for each, a, b, c in zip(squares, group, seed, rest, strict=True)
+        (each.groups, np.stack(variances)) for each, *variances in zip(squares, by_group, by_seed, rest, strict=True)
     ]
+
+
+def _cut(spreads: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return (sets, draws) variances with none below 0 and the weighted sum that they had, 0 if that was negative."""
+    positive = np.maximum(spreads, 0)
+    whole = (weights * positive).sum(axis=0)
+    kept = np.maximum((weights * spreads).sum(axis=0), 0)
+    return positive * np.divide(kept, whole, out=np.zeros_like(whole), where=whole > 0)
 
 
 def _factors(kind: Sequence[Component], scales: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -19,7 +19,7 @@ from qgbench.report.collect import collect
 from qgbench.report.declared import declared
 from qgbench.report.power import cases_of, power_rows
 from qgbench.spec.suite import load_suite
-from qgbench.stats.crossed import estimate
+from qgbench.stats.crossed import estimate, mean_squares
 from tests.report.test_report import GROUP_DICE, GROUP_GAIN, make_record
 
 
@@ -111,6 +111,8 @@ def test_one_seed_has_no_known_spread(tmp_path: Path) -> None:
         (["--group-sd", "2", "--run-sd", "1", "--image-sd", "1", "--icc", "2"], "ICC is 2"),
         (["--group-sd", "2", "--run-sd", "1", "--image-sd", "1", "--gain", "0"], "above 0"),
         (["results", "--group-sd", "2"], "give either folders"),
+        (["--suite", "smoke", "--seeds", "3"], "--suite goes with --gain and --half-width alone"),
+        (["--suite", "smoke", "--gain", "1", "--gain", "2"], "give one --gain"),
     ],
 )
 def test_mistakes_get_one_message(words: list[str], message: str) -> None:
@@ -176,12 +178,23 @@ class TestSuite:
         medians, below, above = [], 0, 0
         for _ in range(200):
             tables = [noise.standard_normal((1, 3)) + 0.1 * noise.standard_normal((50, 3)) for _ in range(5)]
-            low, middle, high = np.quantile(sum(found[1] for _, found in drawn(tables, noise)), (0.1, 0.5, 0.9))
+            squares = [mean_squares(table) for table in tables]
+            low, middle, high = np.quantile(sum(found[1] for _, found in drawn(squares, noise)), (0.1, 0.5, 0.9))
             medians.append(middle)
             below, above = below + (low > 5), above + (high < 5)
         assert 4 < np.median(medians) < 6.5  # 11.4 with a factor for each set
         assert below < 0.25 * 200  # 0.41 with a factor for each set; nominal 0.1
         assert above < 0.25 * 200
+
+    def test_a_spread_that_is_not_there_is_not_made_by_cutting_each_set_at_nothing(self) -> None:
+        """Ten sets without a spread of seeds: about half of the estimates are below 0, and their sum is about 0."""
+        noise = np.random.default_rng(1)
+        alone, found = [], []
+        for _ in range(200):
+            squares = [mean_squares(noise.standard_normal((50, 3))) for _ in range(10)]
+            alone.append(sum(max(float(one.seed - one.residual), 0) / one.groups for one in squares))
+            found.append(np.median(sum(variances[1] for _, variances in drawn(squares, noise))))
+        assert np.mean(found) < 0.5 * np.mean(alone)
 
     def test_the_fewest_seeds_are_those_from_which_on_the_target_is_reached(self, tmp_path: Path) -> None:
         self.records(tmp_path, by_seed=0.01, by_group=0)
