@@ -75,8 +75,8 @@ and records beside each other:
 data           fault    records of one version of a protocol, data set and pools whose data differ in fingerprint
 g              fault    one g with different weights or audits; a note where code or processor differ and the weights
                         do, or are not known, which may be why
-spec           fault    of former versions, whose defaults are not kept: a setting that is not what the spec overrides,
-                        or, where it overrides none, not that of most records of the version
+spec           fault    of former versions: a setting that is not what the spec overrides, or, where it overrides none,
+                        not the default of that version (of a plug-in: not that of most records)
 two records    fault    of one cell and seed, with different content
 same scores    fault    equal Dice for every image in records of different methods, seeds, regimes or architectures, to
                         the last bit; unless all images have one Dice (nothing was predicted anywhere), or only the

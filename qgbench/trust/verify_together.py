@@ -1,10 +1,12 @@
 """Records beside each other: what several must share, and what no two of them can."""
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
+from importlib.resources import files
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -147,26 +149,40 @@ def _on_one_machine(one: Seen, other: Seen) -> bool:
 
 
 def _settings_differ(seen: Sequence[Seen]) -> Iterator[Fault]:
-    """Yield settings, of records of former versions, that are neither what the spec overrides nor what the others have.
+    """Yield settings, of records of former versions, that are neither overridden nor what they were in that version.
 
-    No defaults of former versions are kept; but records of one version that do not override a setting share it. Some
-    may lack it: it came after them.
+    The defaults of a former version are in ``former/PROTOCOL-VERSION.json``: those that its published records shared
+    when the next version came. Where none are kept, as of a plug-in, the others' setting is what most records have.
+    Some may lack it: it came after them.
     """
     for part in _PARTS:
-        for group in _by((one for one in seen if one.settings), partial(_kind, part)).values():
+        for kind, group in _by((one for one in seen if one.settings), partial(_kind, part)).items():
+            kept = _former(kind[0], kind[1])[part]
+            kept = kept if part == "protocol" else kept.get(kind[2][0], {})
             for name in dict.fromkeys(name for one in group for name in one.settings[part]):
-                yield from _setting_differs([one for one in group if name in one.settings[part]], part, name)
+                yield from _setting_differs([one for one in group if name in one.settings[part]], part, name, kept)
 
 
-def _setting_differs(having: Sequence[Seen], part: str, name: str) -> Iterator[Fault]:
+def _setting_differs(having: Sequence[Seen], part: str, name: str, kept: dict[str, Any]) -> Iterator[Fault]:
     key = f"{_PARTS[part]}{name}"
     most = _most([one for one in having if key not in one.spec.overrides], lambda one: one.settings[part][name])
     for one in having:
         value, overrides = one.settings[part][name], one.spec.overrides
-        expected = overrides[key] if key in overrides else most[0].settings[part][name]
+        if key in overrides:
+            expected, why = overrides[key], "its override"
+        elif name in kept:
+            expected, why = kept[name], f"the default of version {one.spec.protocol_version}"
+        else:
+            expected, why = most[0].settings[part][name], f"that of {most[0].path}, which overrides it as little"
         if repr(value) != repr(expected) and not (part == "protocol" and key.partition(".")[0] in one.spec.idle_parts):
-            why = "its override" if key in overrides else f"that of {most[0].path}, which overrides it as little"
             yield Fault(one.path, "spec", f"settings.{part}.{name} is {value!r}, expected {expected!r}, {why}")
+
+
+@cache
+def _former(protocol: str, version: int) -> dict[str, dict[str, Any]]:
+    """Return the defaults of a former version that are kept: protocol, method (by name), qg (by name)."""
+    file = files("qgbench.trust") / "former" / f"{protocol}-{version}.json"
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {part: {} for part in _PARTS}
 
 
 def _kind(part: str, one: Seen) -> tuple[Any, ...]:

@@ -52,9 +52,14 @@ def later(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("where", "value", "rule", "said"),
     [
-        ("settings.method.threshold", 0.9, "spec", "settings.method.threshold is 0.9, expected 0.95, that of"),
-        ("settings.protocol.train.lr", 0.01, "spec", "settings.protocol.train.lr is 0.01, expected 0.001, that of"),
-        ("settings.protocol.qg.tau", 0.7, "spec", "settings.qg.tau is 0.7, expected 0.5, that of"),
+        (
+            "settings.method.threshold",
+            0.9,
+            "spec",
+            "settings.method.threshold is 0.9, expected 0.95, the default of version 2",
+        ),
+        ("settings.protocol.train.lr", 0.01, "spec", "settings.protocol.train.lr is 0.01, expected 0.001, the default"),
+        ("settings.protocol.qg.tau", 0.7, "spec", "settings.qg.tau is 0.7, expected 0.5, the default"),
         ("audit.synthetic.pearson", 0.999, "g", "audit.synthetic.pearson of ph2-n7-"),
         ("audit.image_dependence", 0.001, "g", "audit.image_dependence of ph2-n7-"),
     ],
@@ -67,6 +72,17 @@ def test_a_fact_that_other_records_of_its_kind_have_otherwise(
     found = [fault for fault in verify_records([committed]) if fault.rule in {"spec", "g"}]
     assert [(fault.path, fault.rule) for fault in found] == [(committed / ONE, rule)]
     assert said in found[0].text
+
+
+def test_a_setting_that_all_records_of_a_former_version_have_otherwise(committed: Path) -> None:
+    """Nobody else's record tells: the version's default does."""
+    files = sorted(committed.glob("v1/small/*/*/*/fixmatch*/seed*.json"))
+    assert len(files) == 6
+    for file in files:
+        put(file, "settings.method.threshold", 0.9)
+    found = [fault for fault in verify_records([committed]) if fault.rule == "spec"]
+    assert {fault.path for fault in found} == set(files)
+    assert all("threshold is 0.9, expected 0.95, the default of version 2" in fault.text for fault in found)
 
 
 @pytest.mark.parametrize(("change", "said"), [(best, "best_val.means.dice is -"), (later, "is higher after step")])
