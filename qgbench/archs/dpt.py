@@ -6,6 +6,7 @@ class token beside the features, for which `encode` has no place, and leaves out
 DINOv2's and DINOv3's authors apply to each level. Of the same features, both give the same logits where both can.
 """
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch.nn.functional as F
@@ -18,14 +19,19 @@ from torch import Tensor, nn
 
 from qgbench.archs.vit_patches import ENCODER, LEVELS
 from qgbench.archs.weights import Weights, timm_backbone, timm_names
-from qgbench.base.errors import UserError
+from qgbench.base.errors import UserError, unknown_name
 
 _FAMILIES = (VisionTransformer.__module__, Eva.__module__)  # DINOv3 is of the second
 
 
 def is_plain_vit(encoder: str) -> bool:
     """Return whether a name is that of a plain vision transformer of timm, on which `dpt` can be built."""
-    return encoder in timm_names() and model_entrypoint(encoder).__module__ in _FAMILIES
+    return bool(plain_vits(timm_names() & {encoder}))
+
+
+def plain_vits(names: Iterable[str]) -> set[str]:
+    """Return which of timm's names are those of plain vision transformers."""
+    return {name for name in names if model_entrypoint(name).__module__ in _FAMILIES}
 
 
 def other_arch(encoder: str) -> str:
@@ -177,11 +183,13 @@ def build_dpt(
     Raises
     ------
     UserError
-        The encoder is no plain vision transformer.
+        timm knows no such encoder, or it is no plain vision transformer.
     QGBenchError
         Its weights cannot be fetched.
     """
-    if encoder in timm_names() and not is_plain_vit(encoder):
+    if encoder not in timm_names():
+        raise unknown_name("vision transformer", encoder, plain_vits(timm_names()))
+    if not is_plain_vit(encoder):
         raise UserError(
             f"archs 'dpt' and 'dpt_frozen' need a plain vision transformer, encoder '{encoder}' is none: type "
             f"--encoder {ENCODER}, or --encoder vit_small_patch14_dinov2."

@@ -76,10 +76,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> NotFoundError:
     name : str
         The name that was given.
     known : iterable of str
-        All names that exist; the nearest is suggested.
+        All names that exist; the nearest is suggested: the shortest that holds the given one, or else the most alike.
     """
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+    holding = sorted((known for known in names if len(name) > 3 and name.lower() in known.lower()), key=len)
+    near = holding[:4] or difflib.get_close_matches(name, names, n=4, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     if len(names) > _LISTED:
         others = f" Others like it: {', '.join(near[1:])}." if near[1:] else ""

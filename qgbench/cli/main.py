@@ -860,7 +860,8 @@ def _explained(error: Any) -> QGBenchError:
         return error
     if isinstance(error, _WRONG_USAGE):
         message = " ".join(error.format_message().split())  # empty where the help was asked for, and printed
-        return UserError(message and f"{message.rstrip('.')}. See {error.ctx.command_path} --help.")
+        end = "" if message.endswith(("?", ".")) else "."
+        return UserError(message and f"{message}{end} See {error.ctx.command_path} --help.")
     if isinstance(error, OSError):
         where = "standard output" if error.errno in DISK_FULL else type(error).__name__
         return QGBenchError(f"{error.filename or where}: {error.strerror or error}.")

@@ -65,8 +65,7 @@ class Regime(Settings):
                 "all), any pools, a split kind (grouped or image): for example 'n28@grouped' or 'all+isic_pool@image'."
             )
         if number and int(number[1]) == 0:
-            counted = number[2] or "images"
-            raise UserError(f"regime '{text}' has a budget of 0 labelled {counted}; give at least 1.")
+            raise UserError(f"regime '{text}' labels nothing: its budget is 0; give at least 1.")
         share = float(percent[1] or percent[2]) if percent else None
         if share is not None and not 0 < share <= 100:
             raise UserError(f"regime '{text}' has a budget of {share:g} %; give more than 0 and at most 100.")

@@ -243,7 +243,7 @@ def test_mistakes_about_groups_get_one_message(data_dir: Path, tmp_path: Path, w
         (["split", "phantom", "--split", "video"], "expected grouped or image"),
         (["split", "phantom", "--shares", "40/60"], "such as 40/10/50"),
         (["split", "phantom", "--shares", "40/10/60"], "add up to 1"),
-        (["split", "phantom", "--labelled", "0"], "budget of 0 labelled images"),
+        (["split", "phantom", "--labelled", "0"], "its budget is 0; give at least 1"),
         (["split", "phantom", "--labelled", "97"], "expected 1 to 96"),
         (["add", "ph2", "--images", "."], "is a data set that qgbench knows"),
         (["add", "p", "--images", ".", "--groups", "g.csv"], "a pool is not split"),
@@ -269,7 +269,7 @@ def test_a_split_that_cannot_be_read_is_found_out_before_images_are(
     for words, message in (
         (["--split-from", "nowhere.csv"], "there is no file or folder nowhere.csv"),
         (["--split-from", str(tmp_path / "split.csv"), "--labelled", "2"], "names its labelled images"),
-        (["--labelled", "0"], "budget of 0 labelled images"),
+        (["--labelled", "0"], "its budget is 0; give at least 1"),
     ):
         with pytest.raises(UserError, match=message):
             qgbench("split", "mine", *words)

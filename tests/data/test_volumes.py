@@ -569,7 +569,7 @@ def test_a_regime_counts_patients_of_volumes_alone() -> None:
     assert str(Regime.parse("all").of_volumes()) == "all@grouped"
     with pytest.raises(UserError, match="of volumes a number of patients has labels, not a share"):
         Regime.parse("10%").of_volumes()
-    with pytest.raises(UserError, match="has a budget of 0 labelled patients"):
+    with pytest.raises(UserError, match="labels nothing: its budget is 0"):
         Regime.parse("n0patients")
     for regime_text, dataset, words in (
         ("n3", "phantom3d", "'phantom3d' is volumes, whose budget counts patients; write 'n3patients@grouped'"),
