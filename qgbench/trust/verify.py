@@ -72,7 +72,7 @@ not judged     note     the data are not here; with ``judge``, also: the predict
 and records beside each other:
 
 ============== ======== ===============================================================================================
-data           fault    records of one version of a protocol, data set and pools whose data differ in fingerprint
+data           fault    records of one version of a protocol, size, data set and pools whose data differ in fingerprint
 g              fault    one g with different weights or audits; a note where code or processor differ and the weights
                         do, or are not known, which may be why
 spec           fault    of former versions: a setting that is not what the spec overrides, or, where it overrides none,

@@ -95,9 +95,9 @@ def _by(seen: Iterable[Seen], key: Any) -> dict[Any, list[Seen]]:
 
 
 def _data_differ(seen: Sequence[Seen]) -> Iterator[Fault]:
-    def same_data(one: Seen) -> tuple[str, int, str, str]:
+    def same_data(one: Seen) -> tuple[Any, ...]:
         pools = one.spec.regime.partition("@")[0].partition("+")[2]
-        return one.spec.protocol, one.spec.protocol_version, one.spec.dataset, pools
+        return one.spec.protocol, one.spec.protocol_version, one.spec.overrides.get("size"), one.spec.dataset, pools
 
     for group in _by(seen, same_data).values():
         by_data = _by(group, lambda one: one.provenance.data)

@@ -748,6 +748,14 @@ def test_data_that_differ_are_named_on_both_sides(tmp_path: Path) -> None:
     assert str(tmp_path / "a/record.json") in faults[0].text
 
 
+def test_the_same_data_at_another_size_have_another_fingerprint(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", *present())
+    record, images = present(overrides={"size": 64})
+    other = record.provenance.model_copy(update={"data": "f" * 64})
+    write_run(tmp_path / "b", record.model_copy(update={"provenance": other}), images)
+    assert "data" not in {fault.rule for fault in verify_records([tmp_path])}
+
+
 # Many records
 
 
