@@ -306,7 +306,7 @@ def test_an_encoder_of_another_kind_is_refused_with_what_to_type(encoder: str) -
 def test_an_unknown_encoder_names_the_nearest() -> None:
     with pytest.raises(UserError, match=rf"unknown vision transformer 'vit_smal_patch14_dinov2'.*Did you mean '{V2}"):
         build_network("dpt", "vit_smal_patch14_dinov2", "none", (32,), 224)
-    with pytest.raises(UserError, match="unknown vision transformer 'DINOv3'.*vit_small_patch16_dinov3"):
+    with pytest.raises(UserError, match=r"unknown vision transformer 'DINOv3'.*vit_small_patch16_dinov3"):
         build_network("dpt", "DINOv3", "none", (32,), 64)
 
 
