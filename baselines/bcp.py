@@ -28,6 +28,8 @@ class BCP(Method):
       and the last fifth of its steps is then given up. The authors validate it 50 times.
     """
 
+    strong_views = 0
+
     class Settings(MethodSettings):
         """Settings of bidirectional copy-paste."""
 
@@ -93,10 +95,9 @@ class BCP(Method):
         (l_a, l_b), (u_a, u_b) = regions.paired_halves(x_l, u_w)
         pred_out = self.student(torch.where(inside, x_l[l_a], u_w[u_a]))
         pred_in = self.student(torch.where(inside, u_w[u_b], x_l[l_b]))
-        supervised = loss(pred_out, y_l[l_a], inside) + loss(pred_in, y_l[l_b], ~inside)
         terms = [
             Term(rows, label, divisor, owner, coef=self.settings.alpha * coef)
             for pred, owner, region in ((pred_out, u_a, ~inside), (pred_in, u_b, inside))
             for rows, divisor, coef in self.losses(pred, target[owner], region)
         ]
-        return Step(supervised, terms)
+        return Step(loss(pred_out, y_l[l_a], inside) + loss(pred_in, y_l[l_b], ~inside), terms)

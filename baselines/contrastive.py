@@ -34,6 +34,7 @@ class Contrastive(Method):
       label between trainings, not within a step.
     """
 
+    strong_views = 0
     ema_decay = 0.999
     ema_buffers = "copied"
 
@@ -95,6 +96,5 @@ class Contrastive(Method):
 
     def _draw(self, pixels: Tensor, chance: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
         """Return up to `negatives` candidates of each image (U, K, C), and which of the K places are taken."""
-        count = min(self.settings.negatives, pixels.shape[1])
-        drawn, index = torch.where(candidate, chance, -1.0).topk(count, dim=1)
+        drawn, index = torch.where(candidate, chance, -1.0).topk(min(self.settings.negatives, pixels.shape[1]), dim=1)
         return pixels.gather(1, index.unsqueeze(2).expand(-1, -1, pixels.shape[2])), drawn >= 0

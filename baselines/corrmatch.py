@@ -38,6 +38,8 @@ class CorrMatch(Method):
     - Their decoder learns at 10 times the encoder's rate; here both have one rate.
     """
 
+    strong_views = 1
+
     class Settings(MethodSettings):
         """Settings of CorrMatch."""
 

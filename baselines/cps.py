@@ -24,6 +24,8 @@ class CrossPseudoSupervision(Method):
     - The authors' weight is constant from the start; here it rises linearly to 0.25, as in the release of the row.
     """
 
+    strong_views = 0
+
     networks: ClassVar[int] = 2
 
     def crossed(self, image: Tensor, preds: tuple[Tensor, Tensor], view: View) -> list[Term]:

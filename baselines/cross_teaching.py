@@ -24,6 +24,8 @@ class CrossTeaching(Method):
       or none.
     """
 
+    strong_views = 0
+
     class Settings(MethodSettings):
         """Settings of cross teaching."""
 

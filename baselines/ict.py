@@ -26,6 +26,7 @@ class InterpolationConsistency(Method):
     - The authors' weight rises as exp(-5 (1 - t)^2); here linearly to 0.25, as in the release.
     """
 
+    strong_views = 0
     ema_decay = 0.999
     ema_buffers = "copied"
 

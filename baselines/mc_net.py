@@ -33,6 +33,8 @@ class MCNet(Method):
       elsewhere differs by its weights alone.
     """
 
+    strong_views = 0
+
     class Settings(MethodSettings):
         """Settings of MC-Net."""
 

@@ -31,6 +31,7 @@ class MeanTeacher(Method):
       release, they are two.
     """
 
+    strong_views = 1  # with view strong
     ema_decay = 0.999
     ema_buffers = "copied"
 

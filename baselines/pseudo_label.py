@@ -20,6 +20,7 @@ class PseudoLabel(Method):
       here a student labels without dropout, normalised by the unlabelled images, in a pass that trains nothing.
     """
 
+    strong_views = 0
     ema_decay = 0.999
     ema_buffers = "copied"
 

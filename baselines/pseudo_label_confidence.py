@@ -21,6 +21,8 @@ class PseudoLabelConfidence(Method):
       images, in a pass that trains nothing.
     """
 
+    strong_views = 0
+
     class Settings(MethodSettings):
         """Settings of pseudo-labelling weighted by confidence."""
 

@@ -14,6 +14,7 @@ class Supervised(Method):
     - None known beside those that all methods share.
     """
 
+    strong_views = 0
     pseudo_labels = False
 
     def step(self, batch: Batch) -> Step:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -151,6 +152,8 @@ def colour_jitter(
     factors = [_uniform(count, c - a, c + a, shared, image) for c, a in zip(centres, amounts, strict=True)]
     order = shared.rand(count, len(_CHANGES)).argsort(1)
     order[shared.rand(count) >= probability] = -1
+    if not image.numel():
+        return image
     changed = image.clone()
     for turn in order.T:
         for which, change in enumerate(_CHANGES):
@@ -164,7 +167,7 @@ def blur(image: Tensor, sigma: tuple[float, float], probability: float, shared: 
     """Return images, a share of them blurred by a Gaussian whose standard deviation in pixels is drawn from a range."""
     width_of = _uniform(len(image), *sigma, shared, image)
     rows = (shared.rand(len(image)) < probability).nonzero().flatten()
-    if not len(rows):
+    if not len(rows) or not image.numel():
         return image
     rows = rows.to(image.device, non_blocking=True)
     sharp = image[rows]
@@ -189,7 +192,10 @@ def labelled_view(image: Tensor, mask: Tensor, settings: TrainSettings, shared: 
 
 
 def strong_view(image: Tensor, settings: TrainSettings, shared: Shared) -> Tensor:
-    """Return a strong view, aligned with its input: colour jitter, grey, blur (UniMatch, arXiv 2208.09910)."""
+    """Return a strong view, aligned with its input: colour jitter, grey, blur (UniMatch, arXiv 2208.09910).
+
+    Of images without pixels the same numbers are drawn, and nothing is computed.
+    """
     image = colour_jitter(image, settings.jitter, settings.jitter_p, shared)
     image = torch.where(_chosen(len(image), settings.grey_p, shared, image), grey(image).expand_as(image), image)
     return blur(image, settings.blur_sigma, settings.blur_p, shared)
@@ -203,18 +209,17 @@ def cutmix_region(count: int, size: int, shared: Shared, device: torch.device | 
     """
     own, generator, count = shared.rows(count), shared.generator, shared.size * count
     used = torch.rand(count, generator=generator) < 0.5
-    area = (torch.rand(count, generator=generator) * 0.38 + 0.02) * size**2
-    box = torch.zeros(4, count)  # top, left, height, width
-    out = torch.ones(count, dtype=torch.bool)
-    while out.any():
-        rows = out.nonzero().flatten()
-        ratio, top, left = torch.rand(3, len(rows), generator=generator)
+    area = (torch.rand(count, generator=generator).numpy() * 0.38 + 0.02) * size**2
+    box = np.zeros((4, count), np.float32)  # top, left, height, width
+    out = np.ones(count, bool)
+    while out.any():  # in NumPy: so few numbers at a time take torch three times as long
+        ratio, top, left = torch.rand(3, int(out.sum()), generator=generator).numpy()
         ratio = ratio * (1 / 0.3 - 0.3) + 0.3
-        height, width = (area[rows] * ratio).sqrt().floor(), (area[rows] / ratio).sqrt().floor()
-        box[:, rows] = torch.stack([(top * size).floor(), (left * size).floor(), height, width])
+        height, width = np.sqrt(area[out] * ratio), np.sqrt(area[out] / ratio)
+        box[:, out] = np.floor([top * size, left * size, height, width])
         out = (box[0] + box[2] > size) | (box[1] + box[3] > size)
-    box[2:, ~used] = 0
-    top, left, height, width = box[:, own, None].to(device, non_blocking=True)
+    box[2:, ~used.numpy()] = 0
+    top, left, height, width = torch.from_numpy(box)[:, own, None].to(device, non_blocking=True)
     axis = torch.arange(size, device=device)
     rows = (axis >= top) & (axis < top + height)
     columns = (axis >= left) & (axis < left + width)

@@ -28,7 +28,10 @@ _ROUNDING = 1e-2  # of the sum of a pixel's probabilities, which autocast may ha
 
 @dataclass
 class Batch:
-    """One step's images. Float RGB in [0, 1]; every network normalises its own input."""
+    """One step's images. Float RGB in [0, 1]; every network normalises its own input.
+
+    A strong view that the method does not read (`Method.strong_views`) has no pixels: (U, 3, 0, 0).
+    """
 
     x_l: Tensor  # (B, 3, H, W) labelled images
     y_l: Tensor  # (B, C, H, W) their masks, 0 or 1

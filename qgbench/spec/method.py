@@ -50,6 +50,7 @@ class Declared:
     networks: ClassVar[int] = 1  # number of students
     pseudo_labels: ClassVar[bool] = True  # False: no Term is ever returned, QW has nothing to weigh
     needs_features: ClassVar[bool] = False  # True: `step` calls ``encode``, ``decode`` or ``head`` of a network
+    strong_views: ClassVar[int] = 2  # how many `step` reads: 0, 1 (u_s1, cut1) or 2; others are not made
     ema_decay: ClassVar[float] = 0.999  # highest decay of the teacher's average
     ema_buffers: ClassVar[Literal["averaged", "copied"]] = "copied"  # what the teacher's running statistics are
     settings: MethodSettings

@@ -109,7 +109,7 @@ class Trainer:
         self._settings = protocol.train
         self._accelerator = accelerator
         new_scaler(accelerator)
-        streams = Streams(data, protocol.train, seed, self._world, accelerator.device)
+        streams = Streams(data, protocol.train, seed, self._world, accelerator.device, self.method.strong_views)
         self._streams = Ahead(streams) if core_to_spare(accelerator) else streams
         self._objective: nn.Module = Objective(self.method, guide, norm, self._world)
         new_scaler(accelerator)

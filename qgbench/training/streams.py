@@ -62,6 +62,8 @@ class Streams:
         Its size P divides both batches (`check_batches`).
     device : torch.device or str
         Where views are made; the numbers are drawn on the processor.
+    strong_views : int
+        How many are made; of others, and of their CutMix regions, the numbers are drawn alone.
     """
 
     def __init__(
@@ -71,11 +73,13 @@ class Streams:
         seed: int,
         world: World = ALONE,
         device: torch.device | str = "cpu",
+        strong_views: int = 2,
     ) -> None:
         self._data = data
         self._world = world
         self._device = device
         self._settings = settings
+        self._strong_views = strong_views
         self._generators = {
             name: torch.Generator().manual_seed(salted(name, seed)) for name in ("labelled", "unlabelled")
         }
@@ -104,12 +108,16 @@ class Streams:
         masks = data.unlabelled.masks(index, device).masked_fill(unknown, torch.nan)
         both = flip(torch.cat([data.unlabelled.images(index, device), masks], 1), unlabelled)
         u_w, truth = both[:, :3].contiguous(), both[:, 3:].contiguous()
+        strong = [
+            strong_view(u_w if number < self._strong_views else u_w[..., :0, :0], settings, unlabelled)
+            for number in range(2)
+        ]
         batch = Batch(
             x_l=x_l,
             y_l=y_l,
             u_w=u_w,
-            u_s1=strong_view(u_w, settings, unlabelled),
-            u_s2=strong_view(u_w, settings, unlabelled),
+            u_s1=strong[0],
+            u_s2=strong[1],
             cut1=cutmix_region(len(u_w), u_w.shape[-1], unlabelled, device),
             cut2=cutmix_region(len(u_w), u_w.shape[-1], unlabelled, device),
             progress=progress,

@@ -125,6 +125,18 @@ def test_the_unlabelled_stream_ignores_the_labelled_one(labelled: ImageSet, batc
     assert same(plain, other, UNLABELLED)
 
 
+@pytest.mark.parametrize("made", [0, 1])
+def test_strong_views_that_no_method_reads_are_drawn_and_not_made(made: int) -> None:
+    """What is made is the same, now and later: the numbers of the others are taken from the generator all the same."""
+    data = training(pictures(8), pictures(16))
+    plain = draw(Streams(data, train_settings(), 3), 6)
+    fewer = draw(Streams(data, train_settings(), 3, strong_views=made), 6)
+    names = [name for name in TENSORS if name not in ("u_s1", "u_s2")[made:]]
+    assert same(plain, fewer, names)
+    for batch, _ in fewer:
+        assert [view.numel() > 0 for view in (batch.u_s1, batch.u_s2)] == [made > 0, False]
+
+
 def test_equal_seeds_give_equal_batches_other_seeds_others_whatever_the_global_generator() -> None:
     data = training(pictures(8), pictures(16))
     torch.manual_seed(0)
