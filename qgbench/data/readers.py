@@ -441,17 +441,19 @@ def _name_what_is_not_meant(name: str, folder: Path | None = None) -> None:
 
 
 def _named_folder(name: str, data_dir: Path | None, kind: Kind) -> Path:
-    data_folder = folder_of_data(data_dir)
+    data_folder, volumes = folder_of_data(data_dir), load_card(name).volumes is not None
     if data_folder is None:
+        files = f"volumes: put them at DIR/{name}" if volumes else f"images: put them at DIR/{name}/{_LAYOUT[kind]}"
         raise AbsentDataError(
-            f"'{name}' needs its images: put them at DIR/{name}/{_LAYOUT[kind]}, then give --data-dir DIR or set "
-            f"{DATA_VARIABLE}=DIR. 'qgbench data list {name}' says how to get them."
+            f"'{name}' needs its {files}, then give --data-dir DIR or set {DATA_VARIABLE}=DIR. "
+            f"'qgbench data list {name}' says how to get them."
         )
     folder = data_folder / name
     if not folder.is_dir():
+        layout = f"as 'qgbench data list {name}' says" if volumes else f"with {_LAYOUT[kind]}"
         raise AbsentDataError(
             f"there is no folder {folder}; '{name}' is looked for in the data folder (--data-dir or {DATA_VARIABLE}), "
-            f"with {_LAYOUT[kind]}."
+            f"{layout}."
         )
     return folder
 

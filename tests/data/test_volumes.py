@@ -641,3 +641,11 @@ def test_few_patients_are_warned_of_and_refused_by_their_number(
     assert "'few' has 4 patients; a split needs 5 or more" in caplog.text
     with pytest.raises(UserError, match=r"'few' has 4 patients; a split needs 5 .* 2 to test on\): add patients\.$"):
         load_split(open_source("few", tmp_path))
+
+
+def test_absent_volumes_are_not_asked_for_as_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QGBENCH_DATA", raising=False)
+    for data_dir in (None, tmp_path):
+        with pytest.raises(UserError, match="'qgbench data list acdc' says") as caught:
+            open_source("acdc", data_dir)
+        assert "images/" not in str(caught.value)

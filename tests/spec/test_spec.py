@@ -96,7 +96,7 @@ def test_a_regime_of_another_form_is_refused_with_an_example(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["n0", "0@image"])
 def test_a_budget_of_nothing_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="0 labelled images; give at least 1"):
+    with pytest.raises(UserError, match="its budget is 0; give at least 1"):
         Regime.parse(text)
 
 
