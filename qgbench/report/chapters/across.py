@@ -1,6 +1,7 @@
 """The chapter of what holds over the settings of a protocol: add-ons, and ranks of the cells."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 from qgbench.metrics.table import Metric
@@ -29,8 +30,12 @@ COMBINED_RULE = (
 )
 
 
-def across_chapter(across: Across) -> Chapter:
-    """Return what holds over the data sets and regimes of one protocol, architecture and encoder."""
+def across_chapter(across: Across, addons: bool = True) -> Chapter:
+    """Return what holds over the data sets and regimes of one protocol, architecture and encoder.
+
+    `addons`: with what the add-ons do; beside a suite's answers that would be said twice.
+    """
+    across = across if addons else replace(across, addons=[])
     what, settings = across.measure, len(across.settings)
     combined = {addon.addon: addon.combined for addon in across.addons if addon.combined is not None}
     absent = [f"{name}: missing in {count} of {settings}" for name, count in across.left_out.items()]
@@ -97,7 +102,9 @@ def _noise(across: Across, what: Metric) -> Table:
 
 
 def _ranks(across: Across, what: Metric) -> list[Table]:
-    """Return ranks beside the means of the settings, as many of these in a table as a page is wide."""
+    """Return ranks beside the means of the settings, as many of these in a table as a page is wide; of one cell none."""
+    if len(across.names) < 2:
+        return []
     rows = range(len(across.names))
     parts = abreast([max(len(setting.dataset), len(setting.regime)) for setting in across.settings])
     title = f"Average ranks over {len(across.settings)} settings"
