@@ -342,7 +342,7 @@ def _final(value: Any) -> Any:
 
 def _breakable(text: str) -> Markup:
     """Return a name that may break behind its signs, ``fixmatch + qw-oracle``, and nowhere within a word."""
-    return Markup("<wbr>").join(re.split(r"(?<=[_+,:=@-])", visible(text)))
+    return Markup("<wbr>").join(re.split(r"(?<=[_+,:=@./-])", visible(text)))
 
 
 def _unbroken(text: str) -> Markup:

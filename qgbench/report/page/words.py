@@ -161,15 +161,17 @@ def _twins(analysis: Analysis) -> str:
             else "no method is here both with and without an add-on."
         )
     better, worse = (sum(p < LEVEL and way * mean > 0 for p, mean in tested) for way in (1, -1))
+    of_pairs = f"of {_counted(len(found), 'pair')}"
     if not tested:
         higher = sum(mean > 0 for _, mean in found)
-        return f"Estimates only: {label} is better with the add-on in {higher} of {_counted(len(found), 'pair')}, untested."
+        return f"Estimates only: {label} is better with the add-on in {higher} {of_pairs}, untested."
+    if not better + worse:
+        return f"Not settled whether the add-on changes {label}: shown in none {of_pairs}."
+    said = " and ".join(f"{word} in {count}" for word, count in (("better", better), ("worse", worse)) if count)
     rest = len(found) - better - worse
-    settled = [f"better in {better}" if better else "", f"worse in {worse}" if worse else ""]
-    if not any(settled):
-        return f"Not settled in any of {_counted(len(found), 'pair')} whether the add-on changes {label}."
-    said = f"With the add-on {label} is {' and '.join(filter(None, settled))} of {_counted(len(found), 'pair')}"
-    return f"{said}; not settled in {'the other ' if rest else ''}{rest or 'none'}."
+    return f"With the add-on {label} is {said} {of_pairs}; " + (
+        f"not settled in {rest}." if rest else "all are settled."
+    )
 
 
 def headline(contrast: Contrast, where: str, what: Metric, noun: str = "image", over_classes: bool = False) -> str:
