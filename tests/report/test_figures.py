@@ -359,6 +359,39 @@ def _is_drawn(text: Text, figure: Figure) -> bool:
     return True
 
 
+class TestAnswer:
+    def test_a_suites_first_question_stands_above_its_data_sets(self, analysis: Analysis) -> None:
+        assert analysis.answers is not None
+        first = analysis.answers.confirm[0]
+        assert first.estimate is not None
+        (own,) = first.by_dataset.values()
+        several = replace(first, by_dataset={"one": own, "another": own})
+        figure = only_figure(answer.plan(replace(analysis, answers=replace(analysis.answers, confirm=[several]))))
+        (diamond,) = tagged(figure, "answer")
+        assert diamond.get_xy()[1, 0] == pytest.approx(100 * first.estimate.mean)
+        assert [line.get_xdata()[0] for line in tagged(figure, "mean")] == pytest.approx([100 * own.mean] * 2)
+        assert {"mean of all", "one", "another"} <= set(texts(figure))
+
+    def test_without_a_suite_it_is_each_method_below_the_mean_of_its_add_on(self, analysis: Analysis) -> None:
+        figure = only_figure(answer.plan(replace(analysis, answers=None)))
+        drawn = {
+            row.get_text(): line.get_xdata()[0]
+            for row, line in zip(
+                [text for text in figure.axes[0].texts if "+ qw" in text.get_text()],
+                tagged(figure, "mean"),
+                strict=True,
+            )
+        }
+        twins = [c for c in contrasts(analysis, "twin") if c.difference is not None and c.name.addon == "qw"]
+        gains = {
+            f"{method} + qw": 100 * np.mean([c.difference.estimate.mean for c in twins if c.name.method == method])
+            for method in ("fixmatch", "cps")
+        }
+        assert drawn == pytest.approx(gains)
+        (diamond,) = tagged(figure, "answer")
+        assert diamond.get_xy()[1, 0] == pytest.approx(np.mean(list(gains.values())))
+
+
 class TestQuestions:
     def test_answers_are_those_of_the_analysis_and_nothing_lies_on_them(self, analysis: Analysis) -> None:
         assert analysis.answers is not None

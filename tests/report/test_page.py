@@ -24,7 +24,7 @@ from qgbench.report.collect import collect
 from qgbench.report.data import results_csv
 from qgbench.report.figures import CAPTIONS
 from qgbench.report.page import build
-from qgbench.report.page.build import MARKER, write_page
+from qgbench.report.page.build import write_page
 from qgbench.report.page.names import run_slug, slug
 from qgbench.report.page.words import headline
 from qgbench.report.wording import number, signed

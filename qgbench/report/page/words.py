@@ -156,7 +156,7 @@ def _twins(analysis: Analysis) -> str:
     tested = [(p, mean) for p, mean in found if p is not None]
     if not found:
         return "Only a leaderboard: " + (
-            f"none of the {_counted(len(pairs), 'pair')} can be compared."
+            f"none of {_counted(len(pairs), 'pair')} can be compared."
             if pairs
             else "no method is here both with and without an add-on."
         )
