@@ -23,6 +23,7 @@ from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.collect import collect
 from qgbench.report.data import results_csv
 from qgbench.report.figures import CAPTIONS
+from qgbench.report.figures.style import BLACK, BLUE, GREY, VERMILLION
 from qgbench.report.page import build
 from qgbench.report.page.build import write_page
 from qgbench.report.page.names import run_slug, slug
@@ -538,6 +539,23 @@ def test_text_has_contrast_of_4_5_on_every_background(site: Path, scheme: int) -
         for ground in ("paper", "raised", "note"):
             dark, light = sorted((luminance(colours[text]), luminance(colours[ground])))
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+def in_the_dark(colour: str, invert: float) -> str:
+    """A colour of a figure as the style sheet shows it: inverted, then turned by half a circle (Filter Effects 1)."""
+    turned = np.array([[-0.574, 1.43, 0.144], [0.426, 0.43, 0.144], [0.426, 1.43, -0.856]])
+    values = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    shown = np.clip(turned @ (invert + values * (1 - 2 * invert)), 0, 1)
+    return "#" + "".join(f"{round(255 * value):02x}" for value in shown)
+
+
+def test_figures_have_contrast_in_the_light_and_in_the_dark(site: Path) -> None:
+    style = (site / "static" / "page.css").read_text()
+    (invert,) = re.findall(r"filter: invert\(([\d.]+)\) hue-rotate\(180deg\)", style)
+    for shown in (str, lambda colour: in_the_dark(colour, float(invert))):
+        for colour, least in ((BLACK, 4.5), (GREY, 4.5), (BLUE, 3), (VERMILLION, 3)):
+            dark, light = sorted((luminance(shown(colour)), luminance(shown("#ffffff"))))
+            assert (light + 0.05) / (dark + 0.05) >= least, (colour, shown(colour))
 
 
 @pytest.fixture(scope="module")
