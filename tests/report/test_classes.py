@@ -299,6 +299,12 @@ class TestTables:
         for complaint in ("Missing character", "Overfull", "Warning"):
             assert complaint not in said
 
+    def test_pseudo_labels_of_volumes_are_audited_on_slices(self, report: Path) -> None:
+        said = [line for line in (report / "report.md").read_text().splitlines() if "Pseudo-labels audited on" in line]
+        assert "- Pseudo-labels audited on: unlabelled training slices." in said
+        runs = [path.read_text() for path in (report / "page" / "runs").glob("acdc-*.html")]
+        assert any("Scores against true Dice, on unlabelled training slices." in text for text in runs)
+
     def test_the_page_shows_classes_where_there_are_several(self, report: Path) -> None:
         index = (report / "page" / "index.html").read_text()
         classes = index[index.index('<div id="classes">') :]
