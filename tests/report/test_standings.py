@@ -7,6 +7,7 @@ import pytest
 
 from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.collect import Collection, collect
+from qgbench.report.page.words import where_words
 from qgbench.report.standings import standings
 from qgbench.spec.arm import ArmName
 from tests.report.test_report import GROUP_DICE, make_record
@@ -49,6 +50,7 @@ def test_rows_are_means_over_data_sets_with_equal_weights_the_best_first(tmp_pat
             assert row.gain.mean == pytest.approx(np.mean([0.01, 0.02, 0.03]))
     assert {section.setting.dataset for section in found.sections} == {"ph2", "scd", "cvc"}
     assert found.across is not None
+    assert where_words(found, {"ph2": "PH2", "scd": "SCD", "cvc": "CVC"}) == "3 data sets, 28 labels"
 
 
 def test_of_one_setting_rows_are_its_cells(tmp_path: Path) -> None:

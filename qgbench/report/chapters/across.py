@@ -102,9 +102,7 @@ def _noise(across: Across, what: Metric) -> Table:
 
 
 def _ranks(across: Across, what: Metric) -> list[Table]:
-    """Return ranks beside the means of the settings, as many in a table as a page is wide; none of one cell."""
-    if len(across.names) < 2:
-        return []
+    """Return ranks beside the means of the settings, as many of these in a table as a page is wide."""
     rows = range(len(across.names))
     parts = abreast([max(len(setting.dataset), len(setting.regime)) for setting in across.settings])
     title = f"Average ranks over {len(across.settings)} settings"

@@ -209,7 +209,8 @@ class _Site:
         suite = None if answers is None else (answers, suite_words(answers, what), suite_tables(answers, what))
         asked, said = words.first_words(self.analysis)
         best = standings(self.analysis)
-        across = [across_chapter(one, addons=suite is None) for one in self.analysis.across]
+        ranked = [one for one in self.analysis.across if len(one.names) > 1]
+        across = [across_chapter(one, addons=suite is None) for one in ranked]
         several = [section for section in self.analysis.sections if len(section.classes) > 1]
         self._page(
             "index.html",
@@ -221,7 +222,7 @@ class _Site:
             asked=asked,
             said=said,
             best=best,
-            where=words.where_words(best, self.titles),
+            where=words.where_words(best, self.titles) if best.rows else "",
             across=_once(across, suite[1] if suite else ()),
             overview=overview(self.analysis),
             classes=[(each.setting, class_tables(each)) for each in several],

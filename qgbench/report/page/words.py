@@ -73,14 +73,13 @@ def regime_words(regime: str) -> str:
 
 
 def where_words(best: Standings, titles: Mapping[str, str]) -> str:
-    """Return what the rows of the short leaderboard are means over: 'PH2, 28 labels', '5 data sets'."""
+    """Return what the rows of the short leaderboard are means over: 'PH2, 28 labels'; '5 data sets, 7 labels'."""
     settings = [section.setting for section in best.sections]
-    datasets = {setting.dataset for setting in settings}
-    regimes = {regime_words(setting.regime) for setting in settings}
-    where = titles[settings[0].dataset] if len(datasets) == 1 else f"{len(datasets)} data sets"
-    if len(regimes) == 1:
-        return f"{where}, {regimes.pop()}"
-    return where if len(settings) == len(datasets) else f"{where}, {len(settings)} settings"
+    datasets = dict.fromkeys(titles[setting.dataset] for setting in settings)
+    regimes = dict.fromkeys(regime_words(setting.regime) for setting in settings)
+    where = next(iter(datasets)) if len(datasets) == 1 else f"{len(datasets)} data sets"
+    labels = " or " if len(settings) == len(datasets) else " and "
+    return f"{where}, {labels.join(regimes) if len(regimes) < 4 else f'{len(regimes)} regimes'}"
 
 
 def kind_words(kind: str) -> str:
