@@ -4,7 +4,7 @@ Nothing is fetched when a page is looked at: one style sheet and one script lie 
 Policy forbids all others. Names, ids and texts come from records, that is, from anybody: the templates escape all of
 them, file names are made by `qgbench.report.page.names`, and characters that do not show are replaced by their code.
 
-Tables are sorted and filtered by 150 lines of JavaScript of our own. itables (DataTables, jQuery) would add 1 MB of
+Tables are sorted and filtered by 180 lines of JavaScript of our own. itables (DataTables, jQuery) would add 1 MB of
 inline script to each page, which no such policy allows, and its rows could not be sorted by keyboard on the heading.
 """
 
