@@ -254,17 +254,7 @@ def _addon_across(addon: str, blocks: Sequence[Section]) -> AddonAcross:
         assert contrast.difference is not None
         by_name[contrast.name][setting] = contrast.difference
     core = [name for name, scores in by_name.items() if len(scores) == len(settings)]
-    # One table a data set: its regimes, like its methods, share test groups and seeds.
-    tables: dict[str, NDArray[np.float64]] = {}
-    seeds: dict[str, list[int]] = {}
-    for dataset in dict.fromkeys(setting.dataset for setting in settings):
-        cells = [by_name[name][setting] for name in core for setting in settings if setting.dataset == dataset]
-        table = shared_tables(cells) if cells else None
-        if table is not None:
-            tables[dataset] = table.mean(axis=0)
-            seeds[dataset] = sorted(set.intersection(*(set(cell.seeds) for cell in cells)))
-    whole = tables.keys() == {setting.dataset for setting in settings}
-    shared = seeds if blocks[0].setting.protocol_version < OWN_SEEDS else None
+    tables = by_set([(setting, by_name[name][setting]) for name in core for setting in settings])
     return AddonAcross(
         addon=addon,
         contrasts=found,
@@ -274,6 +264,37 @@ def _addon_across(addon: str, blocks: Sequence[Section]) -> AddonAcross:
             for name, scores in by_name.items()
             if name not in core
         ],
-        combined=these_sets(tables, shared, tested=False) if whole else None,
-        sets=population(tables, shared) if whole else None,
+        combined=these_sets(*tables, tested=False) if tables else None,
+        sets=population(*tables) if tables else None,
     )
+
+
+def by_set(
+    cells: Sequence[tuple[Setting, Scores]],
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, list[int]] | None] | None:
+    """Return what `these_sets` takes: a table of each data set, the mean of its cells, and seeds that sets share.
+
+    A data set's regimes, like its methods, share test groups and seeds: they are averaged inside one table.
+
+    Parameters
+    ----------
+    cells : sequence of (Setting, Scores)
+        Of one version of a protocol.
+
+    Returns
+    -------
+    (dict of str to (G, S) float, dict of str to list of int or None) or None
+        None where there is no cell, or where those of a data set differ in groups or have no seed in common.
+    """
+    tables: dict[str, NDArray[np.float64]] = {}
+    seeds: dict[str, list[int]] = {}
+    for dataset in dict.fromkeys(setting.dataset for setting, _ in cells):
+        own = [scores for setting, scores in cells if setting.dataset == dataset]
+        table = shared_tables(own)
+        if table is None:
+            return None
+        tables[dataset] = table.mean(axis=0)
+        seeds[dataset] = sorted(set.intersection(*(set(cell.seeds) for cell in own)))
+    if not tables:
+        return None
+    return tables, seeds if cells[0][0].protocol_version < OWN_SEEDS else None

@@ -54,7 +54,8 @@ def write_report(
     audits = [audit(section.runs) for section in analysis.sections]
     chapters = _chapters(analysis, audits)
     drawn, undrawn = _drawn(analysis) if figures else ({}, [])
-    shown = [(caption, list(drawn.get(kind, {}))) for kind, caption in CAPTIONS.items()]
+    # The page begins with "answer"; paper has "questions" and "forest", which hold as much and more.
+    shown = [(caption, list(drawn.get(kind, {}))) for kind, caption in CAPTIONS.items() if kind != "answer"]
     document = Document(chapters, shown, undrawn, analysis.problems)
     files = {
         "report.md": markdown(document).encode(),

@@ -299,13 +299,18 @@ class TestTables:
         for complaint in ("Missing character", "Overfull", "Warning"):
             assert complaint not in said
 
+    def test_pseudo_labels_of_volumes_are_audited_on_slices(self, report: Path) -> None:
+        said = [line for line in (report / "report.md").read_text().splitlines() if "Pseudo-labels audited on" in line]
+        assert "- Pseudo-labels audited on: unlabelled training slices." in said
+        runs = [path.read_text() for path in (report / "page" / "runs").glob("acdc-*.html")]
+        assert any("Scores against true Dice, on unlabelled training slices." in text for text in runs)
+
     def test_the_page_shows_classes_where_there_are_several(self, report: Path) -> None:
-        classes = (report / "page" / "classes.html").read_text()
+        index = (report / "page" / "index.html").read_text()
+        classes = index[index.index('<div id="classes">') :]
         for heading in ("Dice %\nMyo", "HD95 voxels\nLV", "HD95 mm\nposterior", "HD95 mm\nmean"):
             assert f">{heading}</th>" in classes
-        index = (report / "page" / "index.html").read_text()
-        assert 'href="classes.html"' in index
-        assert "mean over classes, test groups and seeds" in index
+        assert "mean over classes, test groups (patient" in index
         assert "HD95 mm / px / voxels <small>mean over groups</small>" in index
         runs = [path.read_text() for path in (report / "page" / "runs").glob("acdc-*.html")]
         assert len(runs) == 6
@@ -323,7 +328,6 @@ class TestTables:
     def test_a_page_of_one_class_has_no_page_of_classes(self, tmp_path: Path) -> None:
         make_record(tmp_path / "runs", GROUP_DICE)
         write_report(analyse(collect([tmp_path / "runs"])), tmp_path / "out", html=True)
-        assert not (tmp_path / "out" / "page" / "classes.html").exists()
         assert "classes" not in (tmp_path / "out" / "page" / "index.html").read_text()
 
     def test_verdicts_say_that_they_are_of_the_mean_over_classes(self, records: Path) -> None:

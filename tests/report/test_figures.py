@@ -30,6 +30,7 @@ from qgbench.report.declared import DeclaredQuestion, DeclaredSuite, answers
 from qgbench.report.figures import (
     CAPTIONS,
     MOST_FILES,
+    answer,
     budgets,
     draw_figures,
     forest,
@@ -46,6 +47,7 @@ from qgbench.spec.arm import ArmName
 from tests.records import settings_of, spec_of
 
 PLANS = {
+    "answer": answer.plan,
     "questions": questions.plan_confirm,
     "exploratory": questions.plan_exploratory,
     "forest": forest.plan,
@@ -239,7 +241,7 @@ class TestFiles:
                 assert content.startswith(b"%PDF")
                 assert b"CreationDate" not in content
             else:
-                assert b'width="496.8pt"' in content
+                assert (b'width="252pt"' if "answer" in name else b'width="496.8pt"') in content
                 assert b">fixmatch" in content or b"</text>" in content, "text stays text"
                 assert b"'DejaVu Sans', sans-serif" in content, "whatever fonts a browser has"
                 assert b"<dc:date>" not in content
@@ -277,7 +279,7 @@ class TestFiles:
         loaded, drawn = pickle.loads(done.stdout)
         assert loaded == [], "importing the package needs neither"
         other = {name: content for files in drawn.values() for name, content in files.items()}
-        assert len(written) == 18
+        assert len(written) == 20
         assert [name for name, content in written.items() if other[name] != content] == []
 
     def test_what_is_sent_to_other_processes_is_only_what_is_drawn(self, analysis: Analysis) -> None:
@@ -307,7 +309,7 @@ class TestPage:
     @pytest.mark.parametrize("kind", PLANS)
     def test_no_text_is_cut_small_or_on_another(self, drawn: dict[str, list[Figure]], kind: str) -> None:
         for figure in drawn[kind]:
-            assert figure.get_figwidth() == 6.9
+            assert figure.get_figwidth() == (3.5 if kind == "answer" else 6.9), "a column, or a page"
             assert figure.get_figheight() < 9.7
             figure.set_dpi(200)
             with matplotlib.style.context(["default", RC]):
@@ -355,6 +357,39 @@ def _is_drawn(text: Text, figure: Figure) -> bool:
                 if text in (tick.label1, tick.label2):
                     return bool(low <= tick.get_loc() <= high) and axes.axison
     return True
+
+
+class TestAnswer:
+    def test_a_suites_first_question_stands_above_its_data_sets(self, analysis: Analysis) -> None:
+        assert analysis.answers is not None
+        first = analysis.answers.confirm[0]
+        assert first.estimate is not None
+        (own,) = first.by_dataset.values()
+        several = replace(first, by_dataset={"one": own, "another": own})
+        figure = only_figure(answer.plan(replace(analysis, answers=replace(analysis.answers, confirm=[several]))))
+        (diamond,) = tagged(figure, "answer")
+        assert diamond.get_xy()[1, 0] == pytest.approx(100 * first.estimate.mean)
+        assert [line.get_xdata()[0] for line in tagged(figure, "mean")] == pytest.approx([100 * own.mean] * 2)
+        assert {"mean of all", "one", "another"} <= set(texts(figure))
+
+    def test_without_a_suite_it_is_each_method_below_the_mean_of_its_add_on(self, analysis: Analysis) -> None:
+        figure = only_figure(answer.plan(replace(analysis, answers=None)))
+        drawn = {
+            row.get_text(): line.get_xdata()[0]
+            for row, line in zip(
+                [text for text in figure.axes[0].texts if "+ qw" in text.get_text()],
+                tagged(figure, "mean"),
+                strict=True,
+            )
+        }
+        twins = [c for c in contrasts(analysis, "twin") if c.difference is not None and c.name.addon == "qw"]
+        gains = {
+            f"{method} + qw": 100 * np.mean([c.difference.estimate.mean for c in twins if c.name.method == method])
+            for method in ("fixmatch", "cps")
+        }
+        assert drawn == pytest.approx(gains)
+        (diamond,) = tagged(figure, "answer")
+        assert diamond.get_xy()[1, 0] == pytest.approx(np.mean(list(gains.values())))
 
 
 class TestQuestions:

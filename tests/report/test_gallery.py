@@ -139,17 +139,17 @@ def expect_shown(tab: Any, count: int) -> None:
     expect(tab.locator(".shots li:not([hidden])")).to_have_count(count)
 
 
-def test_thousands_of_masks_are_shown_by_parts(tmp_path: Path, tab: Any) -> None:
-    names = [f"{place:05}" for place in range(3000)]
+def test_a_thousand_masks_are_shown_by_parts(tmp_path: Path, tab: Any) -> None:
+    names = [f"{place:05}" for place in range(1000)]
     tab.set_viewport_size({"width": 1200, "height": 800})
     tab.goto(written(tmp_path, names).as_uri())
-    assert tab.inner_text(".shown") == "3000 images, the first 400 shown"
+    assert tab.inner_text(".shown") == "1000 images, the first 400 shown"
     assert len(shown(tab)) == 400
     loaded = tab.eval_on_selector_all(".shots img", "all => all.filter(img => img.complete && img.naturalWidth).length")
     assert loaded < 400
-    tab.fill("input[name=q]", "299")
-    assert shown(tab) == ["00299", "01299", "02299", *names[2990:]]
+    tab.fill("input[name=q]", "99")
+    assert shown(tab) == [name for name in names if "99" in name]
     tab.click("button[type=reset]")
     expect_shown(tab, 400)
     tab.click("button.more")
-    assert len(shown(tab)) == 3000
+    assert len(shown(tab)) == 1000

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 
 from qgbench.base.errors import QGBenchError, UserError
@@ -22,8 +23,9 @@ from qgbench.report.analysis import Analysis, analyse
 from qgbench.report.collect import collect
 from qgbench.report.data import results_csv
 from qgbench.report.figures import CAPTIONS
+from qgbench.report.figures.style import BLACK, BLUE, GREY, VERMILLION
 from qgbench.report.page import build
-from qgbench.report.page.build import MARKER, write_page
+from qgbench.report.page.build import write_page
 from qgbench.report.page.names import run_slug, slug
 from qgbench.report.page.words import headline
 from qgbench.report.wording import number, signed
@@ -56,6 +58,7 @@ class Document(HTMLParser):
         self.links: list[str] = []
         self.ids: set[str] = set()
         self.tables: list[list[list[str]]] = []
+        self.board: list[list[str]] = []
         self.text = ""
         self.in_table = False
         self.feed(path.read_text(encoding="utf-8"))
@@ -68,6 +71,8 @@ class Document(HTMLParser):
         if tag == "table":
             self.tables.append([])
             self.in_table = True
+            if "board" in found.get("class", ""):
+                self.board = self.tables[-1]
         elif tag == "tr":
             self.tables[-1].append([])
         elif tag in ("td", "th"):
@@ -85,8 +90,8 @@ class Document(HTMLParser):
 
     @property
     def cells(self) -> list[list[str]]:
-        """Text of the first table's rows, white space joined, without its heading."""
-        return [[" ".join(cell.split()) for cell in row] for row in self.tables[0][1:]]
+        """Text of the rows that are sorted and filtered, white space joined, without their heading."""
+        return [[" ".join(cell.split()) for cell in row] for row in self.board[1:]]
 
 
 @cache
@@ -145,7 +150,7 @@ def small(records: Path) -> Analysis:
 @pytest.fixture(scope="module")
 def site(analysis: Analysis, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    write_page(analysis, folder / "page", {"forest": {"forest.svg": SVG}})
+    write_page(analysis, folder / "page", {"answer": {"answer.svg": SVG}, "forest": {"forest.svg": SVG}})
     return folder / "page"
 
 
@@ -155,25 +160,22 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     for place, name in enumerate(HOSTILE):
         for addon in ("", "qw"):
-            for seed in range(2):
-                gain = 0 if not addon else GROUP_GAIN
-                images = make_images(GROUP_DICE + gain)
-                images.loc[0, ["id", "group"]] = [f"image{name}", name]
-                packages = {"packages": {name: name}, "created": name, "python": name, "hardware": {name: name}}
-                record = make_record(
-                    folder / "records" / str(place),
-                    GROUP_DICE,
-                    images=images,
-                    addon=addon,
-                    seed=seed,
-                    audited=bool(addon),
-                    fields={"warnings": [name]},
-                )
-                data = json.loads(record.read_text())
-                data["provenance"] |= packages
-                data["settings"]["method"] = {name: {name: name}}
-                record.write_text(json.dumps(data))
-                rewrite(record, method=name, dataset=name, arch=name, encoder=name, overrides={name: [name]})
+            images = make_images(GROUP_DICE + GROUP_GAIN if addon else GROUP_DICE)
+            images.loc[0, ["id", "group"]] = [f"image{name}", name]
+            packages = {"packages": {name: name}, "created": name, "python": name, "hardware": {name: name}}
+            record = make_record(
+                folder / "records" / str(place),
+                GROUP_DICE,
+                images=images,
+                addon=addon,
+                audited=bool(addon),
+                fields={"warnings": [name]},
+            )
+            data = json.loads(record.read_text())
+            data["provenance"] |= packages
+            data["settings"]["method"] = {name: {name: name}}
+            record.write_text(json.dumps(data))
+            rewrite(record, method=name, dataset=name, arch=name, encoder=name, overrides={name: [name]})
     found = analyse(collect([folder / "records"]))
     assert len(found.sections) == len(HOSTILE)
     write_page(found, folder / "page")
@@ -204,22 +206,43 @@ class TestContent:
                 )
         rows = read(site / "index.html").cells
         found = [
-            (row[2].split()[0], row[3].split()[0] if row[3] else "", row[9].split()[0], row[10].split()[0], row[11])
+            (row[2].split()[0], row[3].split()[0] if row[3] else "", row[7].split()[0], row[8].split()[0], row[9])
             for row in rows
         ]
         assert found == expected
         assert len(rows) == 18
 
-    def test_leaderboard_shows_interval_p_and_doubt(self, analysis: Analysis, site: Path) -> None:
+    def test_interval_stands_in_the_leaderboard_and_p_among_the_comparisons(
+        self, analysis: Analysis, site: Path
+    ) -> None:
         section = analysis.sections[1]
         (contrast,) = [c for c in section.contrasts if c.name == ArmName("fixmatch", "", "qw") and c.kind == "twin"]
         assert contrast.difference is not None
         low, high = contrast.difference.estimate.interval or (0, 0)
-        (row,) = [r for r in read(site / "index.html").cells if r[:2] == ["FixMatch", "QW"] and r[7] == "28 labels"]
-        assert row[6:9] == ["PH2", "28 labels", "unet"]
+        (row,) = [r for r in read(site / "index.html").cells if r[:2] == ["FixMatch", "QW"] and r[5] == "28 labels"]
+        assert row[4:7] == ["PH2", "28 labels", "unet"]
         assert row[3] == f"+2.0 {100 * low:.1f} to {100 * high:.1f}"
-        assert float(row[4]) == pytest.approx(contrast.holm_p, rel=0.05)
-        assert float(row[5]) == pytest.approx(contrast.difference.estimate.p_one_sided, rel=0.05)
+        (row,) = [
+            r
+            for r in read(site / "comparisons.html").cells
+            if r[:2] == ["FixMatch + QW", "FixMatch"] and r[6] == "28 labels"
+        ]
+        assert float(row[3]) == pytest.approx(contrast.holm_p, rel=0.05)
+        assert float(row[4]) == pytest.approx(contrast.difference.estimate.p_one_sided, rel=0.05)
+
+    def test_first_screen_is_a_sentence_a_figure_and_the_methods_with_and_without(
+        self, analysis: Analysis, site: Path
+    ) -> None:
+        found = read(site / "index.html")
+        assert "With the add-on Dice is better in 4 of 5 pairs; not settled in 1." in " ".join(found.text.split())
+        assert next(a["src"] for tag, a in found.tags if tag == "img") == "figures/answer.svg"
+        rows = {row[0].split()[0]: [cell.split()[0] for cell in row[1:]] for row in found.tables[0][1:]}
+        of_ph2 = [section for section in analysis.sections if section.setting.dataset == "ph2"]
+        mean = 100 * np.mean([section.cells[ArmName("cps", "", "")].table for section in of_ph2])
+        assert rows["FixMatch"] == rows["CPS"] == [f"{mean:.1f}", f"{mean + 2:.1f}", "+2.0"]
+        assert rows["Supervised"] == [f"{100 * GROUP_DICE.mean():.1f}", "–", "–"]
+        assert list(rows) == ["CPS", "FixMatch", "Supervised", "ICT"], "best first"
+        assert len(found.tables[0]) == 5
 
     def test_top_clique_is_marked(self, analysis: Analysis, site: Path) -> None:
         marked = [
@@ -325,7 +348,8 @@ class TestContent:
         assert "refused: precision differs at seed 0" in problems
         comparisons = read(site / "comparisons.html")
         assert [link for link in comparisons.links if link.startswith("figures/")] == ["figures/forest.svg"]
-        assert {path.name: path.read_bytes() for path in (site / "figures").iterdir()} == {"forest.svg": SVG}
+        drawn = {path.name: path.read_bytes() for path in (site / "figures").iterdir()}
+        assert drawn == {"answer.svg": SVG, "forest.svg": SVG}
         assert CAPTIONS["forest"] in comparisons.text
 
     def test_records_are_copied_and_no_pictures(self, records: Path, analysis: Analysis, site: Path) -> None:
@@ -341,7 +365,7 @@ class TestContent:
     def test_same_records_give_the_same_bytes(self, analysis: Analysis, site: Path, tmp_path: Path) -> None:
         write_page(analysis, tmp_path / "again")
         for path in tmp_path.rglob("again/**/*"):
-            if path.is_file() and path.name != "comparisons.html":
+            if path.is_file() and path.name not in ("index.html", "comparisons.html"):  # they show figures
                 assert path.read_bytes() == (site / path.relative_to(tmp_path / "again")).read_bytes()
 
 
@@ -383,12 +407,12 @@ class TestSafety:
     def test_hostile_names_are_shown_as_they_are_and_stay_inside(self, hostile: Path) -> None:
         assert all(re.fullmatch(r"[a-z0-9-]{1,90}(\.html)?", p.name) for p in hostile.glob("contrasts/*.html"))
         assert all(re.fullmatch(r"[a-z0-9-]{1,90}", path.name) for path in (hostile / "data").iterdir())
-        assert {path.name for path in hostile.parent.iterdir()} == {"page", "records", ".page.work"}
+        assert {path.name for path in hostile.parent.iterdir()} == {"page", "records"}
         rows = read(hostile / "index.html").cells
         assert len(rows) == 2 * len(HOSTILE)
         for name in HOSTILE:
             shown = name.replace("\u202e", "⟨U+202E⟩")
-            assert sum(row[8] == shown for row in rows) == 2, name
+            assert sum(row[6] == shown for row in rows) == 2, name
         assert not any("\u202e" in path.read_text() for path in hostile.rglob("*.html"))
 
     def test_names_that_differ_only_in_signs_have_files_of_their_own(self) -> None:
@@ -441,7 +465,7 @@ class TestFolder:
         (tmp_path / "page" / "stale.html").write_text("old")
         assert write_page(small, tmp_path / "page") == tmp_path / "page" / "index.html"
         assert not (tmp_path / "page" / "stale.html").exists()
-        assert {path.name for path in (tmp_path / ".page.work").iterdir()} == {".lock"}
+        assert [path.name for path in tmp_path.iterdir()] == ["page"], "nothing is left beside it"
 
     def test_anything_else_is_refused(self, small: Analysis, tmp_path: Path) -> None:
         (tmp_path / "mine").mkdir()
@@ -469,7 +493,7 @@ class TestFolder:
         with pytest.raises(QGBenchError if isinstance(error, OSError) else KeyboardInterrupt):
             write_page(small, tmp_path / "page")
         assert (tmp_path / "page" / "old").read_text() == "kept"
-        assert {path.name for path in (tmp_path / ".page.work").iterdir()} == {".lock"}
+        assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
     def test_a_failed_move_puts_the_earlier_page_back(
         self, small: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -487,16 +511,7 @@ class TestFolder:
         with pytest.raises(QGBenchError, match="Input/output error"):
             write_page(small, tmp_path / "page")
         assert (tmp_path / "page" / "old").read_text() == "kept"
-
-    def test_a_page_that_a_killed_process_had_moved_aside_comes_back(self, small: Analysis, tmp_path: Path) -> None:
-        write_page(small, tmp_path / "page")
-        (tmp_path / "page").rename(tmp_path / ".page.work" / "old")
-        (tmp_path / ".page.work" / "new").mkdir()
-        (tmp_path / ".page.work" / "new" / "half.html").write_text("half")
-        write_page(small, tmp_path / "page")
-        assert (tmp_path / "page" / MARKER).is_file()
-        assert not (tmp_path / "page" / "half.html").exists()
-        assert {path.name for path in (tmp_path / ".page.work").iterdir()} == {".lock"}
+        assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
     def test_records_that_vanished_meanwhile_are_named(self, tmp_path: Path) -> None:
         record = make_record(tmp_path / "r", GROUP_DICE)
@@ -521,6 +536,23 @@ def test_text_has_contrast_of_4_5_on_every_background(site: Path, scheme: int) -
         for ground in ("paper", "raised", "note"):
             dark, light = sorted((luminance(colours[text]), luminance(colours[ground])))
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+def in_the_dark(colour: str, invert: float) -> str:
+    """A colour of a figure as the style sheet shows it: inverted, then turned by half a circle (Filter Effects 1)."""
+    turned = np.array([[-0.574, 1.43, 0.144], [0.426, 0.43, 0.144], [0.426, 1.43, -0.856]])
+    values = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    shown = np.clip(turned @ (invert + values * (1 - 2 * invert)), 0, 1)
+    return "#" + "".join(f"{round(255 * value):02x}" for value in shown)
+
+
+def test_figures_have_contrast_in_the_light_and_in_the_dark(site: Path) -> None:
+    style = (site / "static" / "page.css").read_text()
+    (invert,) = re.findall(r"filter: invert\(([\d.]+)\) hue-rotate\(180deg\)", style)
+    for shown in (str, lambda colour: in_the_dark(colour, float(invert))):
+        for colour, least in ((BLACK, 4.5), (GREY, 4.5), (BLUE, 3), (VERMILLION, 3)):
+            dark, light = sorted((luminance(shown(colour)), luminance(shown("#ffffff"))))
+            assert (light + 0.05) / (dark + 0.05) >= least, (colour, shown(colour))
 
 
 @pytest.fixture(scope="module")
@@ -563,6 +595,23 @@ PHONE = {"width": 360, "height": 740}
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
+OPEN_ALL = "() => { for (const fold of document.querySelectorAll('details')) fold.open = true; }"
+BROKEN_WORDS = """() => {
+  const found = [], range = document.createRange();
+  const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    if (/:\\/\\/|[0-9a-f]{20}/.test(node.textContent)) continue; // addresses and hashes
+    for (const word of node.textContent.matchAll(/[\\p{L}\\p{N}]+/gu)) {
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) found.push(word[0]);
+    }
+  }
+  return found;
+}"""
+
+
 def column(tab: Any, number: int) -> list[str]:
     """Text of a column's visible rows."""
     return tab.eval_on_selector_all(
@@ -579,7 +628,7 @@ def numbers(texts: list[str]) -> list[float]:
 
 class TestBrowser:
     def test_click_and_keyboard_sort(self, site: Path, tab: Any) -> None:
-        tab.goto((site / "index.html").as_uri())
+        tab.goto((site / "index.html").as_uri() + "#board")
         original = column(tab, 2)
         heading = tab.locator("table.board thead th").nth(2)
         assert heading.get_attribute("aria-sort") == "none"
@@ -593,7 +642,7 @@ class TestBrowser:
         assert tab.locator("[aria-sort=ascending], [aria-sort=descending]").count() == 1
 
     def test_missing_values_are_last_both_ways(self, site: Path, tab: Any) -> None:
-        tab.goto((site / "index.html").as_uri())
+        tab.goto((site / "index.html").as_uri() + "#board")
         button = tab.locator("table.board thead th").nth(3).locator("button")
         for _ in range(2):
             button.click()
@@ -603,17 +652,17 @@ class TestBrowser:
             assert len(numbers(shown[:known])) == known
 
     def test_text_columns_sort_in_natural_order(self, site: Path, tab: Any) -> None:
-        tab.goto((site / "index.html").as_uri())
-        tab.locator("table.board thead th").nth(7).locator("button").click()
-        assert list(dict.fromkeys(column(tab, 7))) == ["14 labels", "28 labels", "all labels, image split"]
+        tab.goto((site / "index.html").as_uri() + "#board")
+        tab.locator("table.board thead th").nth(5).locator("button").click()
+        assert list(dict.fromkeys(column(tab, 5))) == ["14 labels", "28 labels", "all labels, image split"]
 
     def test_filters_and_search_are_announced_and_kept_in_the_address(self, site: Path, tab: Any) -> None:
-        tab.goto((site / "index.html").as_uri())
+        tab.goto((site / "index.html").as_uri() + "#board")
         status = tab.locator("[role=status]")
         assert status.get_attribute("aria-live") == "polite"
         assert status.inner_text() == "18 rows"
         tab.select_option("select[name=regime]", "n28@grouped")
-        assert set(column(tab, 7)) == {"28 labels"}
+        assert set(column(tab, 5)) == {"28 labels"}
         tab.select_option("select[name=addon]", "none")
         assert set(column(tab, 1)) == {""}
         assert status.inner_text() == "4 of 18 rows"
@@ -636,10 +685,12 @@ class TestBrowser:
     def test_links_with_a_choice_lead_to_it(self, site: Path, tab: Any) -> None:
         tab.goto((site / "methods.html").as_uri())
         tab.locator("article", has_text="lab.py:Mine").get_by_text("Its results").click()
+        tab.locator("form.filters").wait_for()
         assert column(tab, 0) == ["lab.py:Mine"] * 2
         (page,) = site.glob("contrasts/ph2-n28-grouped-unet-fixmatch-qw-vs-fixmatch-twin-*.html")
         tab.goto(page.as_uri())
         tab.get_by_text("All comparisons of this setting").click()
+        tab.locator("form.filters").wait_for()
         assert set(column(tab, 6)) == {"28 labels"}
 
     def test_figures_are_loaded(self, site: Path, tab: Any) -> None:
@@ -655,35 +706,93 @@ class TestBrowser:
         assert dice == sorted(dice)
         assert len(dice) == 16
 
-    def test_keyboard_reaches_everything_and_its_focus_is_seen(self, site: Path, tab: Any) -> None:
+    def test_first_screen_of_a_desk_holds_sentence_figure_and_leaderboard(self, site: Path, tab: Any) -> None:
+        tab.set_viewport_size({"width": 1200, "height": 800})
         tab.goto((site / "index.html").as_uri())
-        reached = []
-        for _ in range(30):
-            tab.keyboard.press("Tab")
-            reached.append(
-                tab.evaluate(
-                    "() => { const e = document.activeElement, s = getComputedStyle(e);"
-                    " return [e.tagName, e.innerText?.trim().split('\\n')[0], s.outlineStyle, s.outlineWidth]; }"
-                )
-            )
-        assert reached[0][1] == "Skip to the content"
-        assert {"A", "SELECT", "INPUT", "BUTTON", "DIV"} <= {tag for tag, *_ in reached}
-        assert all(style != "none" and width != "0px" for _, _, style, width in reached)
-        assert "Method" in [text for tag, text, *_ in reached if tag == "BUTTON"]
+        for part in ("h1", ".first img", ".standings", "a[href='#board']"):
+            box = tab.locator(part).bounding_box()
+            assert box["y"] + box["height"] <= 800, part
+            assert box["width"] > 60, part
 
-    def test_no_page_scrolls_sideways_on_a_phone(self, site: Path, tab: Any) -> None:
-        tab.set_viewport_size(PHONE)
-        for page in [*site.glob("*.html"), *list(site.glob("contrasts/*"))[:9], *list(site.glob("runs/*"))[:9]]:
-            tab.goto(page.as_uri())
-            assert tab.evaluate(WIDER) == 0, page.name
+    def test_statistics_are_folded_until_a_link_or_paper_needs_them(self, site: Path, tab: Any) -> None:
+        tab.goto((site / "index.html").as_uri())
+        folds = tab.locator("details")
+        summaries = folds.locator("> summary span").all_inner_texts()
+        assert len(summaries) == folds.count() >= 3
+        assert all(len(said) > 10 for said in summaries)
+        assert tab.locator("details[open]").count() == 0
+        assert not tab.locator("table.board").is_visible()
+        tab.get_by_text("All 18 cells").click()
+        assert tab.locator("table.board").is_visible()
+        assert tab.locator("details[open]").count() == 1
+        for event, opened in (("beforeprint", folds.count()), ("afterprint", 1)):
+            tab.evaluate("name => dispatchEvent(new Event(name)) && null", event)
+            assert tab.locator("details[open]").count() == opened
+        tab.goto("about:blank")
+        tab.goto((site / "index.html").as_uri() + "#words")
+        assert tab.locator("dt", has_text="Kendall's tau").is_visible()
+        tab.goto("about:blank")
+        tab.goto((site / "index.html").as_uri() + "#regime=n28%40grouped")
+        assert set(column(tab, 5)) == {"28 labels"}
+
+    def test_all_is_done_by_keyboard_and_its_focus_is_seen(self, site: Path, tab: Any) -> None:
+        tab.goto((site / "index.html").as_uri())
+        focus = (
+            "() => { const e = document.activeElement, s = getComputedStyle(e);"
+            " return [e.tagName, e.innerText?.trim().split('\\n')[0], s.outlineStyle, s.outlineWidth]; }"
+        )
+
+        def tab_to(tag: str, text: str) -> None:
+            for _ in range(40):
+                tab.keyboard.press("Tab")
+                found = tab.evaluate(focus)
+                assert found[2] != "none", found
+                assert found[3] != "0px", found
+                reached.append(found[0])
+                if found[0] == tag and found[1].startswith(text):
+                    return
+            raise AssertionError(f"no {tag} {text} among {reached}")
+
+        reached: list[str] = []
+        tab_to("A", "Skip to the content")
+        tab.keyboard.press("Enter")
+        tab_to("A", "All 18 cells")
+        tab_to("SUMMARY", "Whole leaderboard")
+        for key in ("Enter", "Enter", " "):
+            tab.keyboard.press(key)
+        assert tab.locator("details[open]").count() == 1
+        tab_to("BUTTON", "Method")
+        heading = tab.locator("table.board thead th").first
+        for key, order in (("Enter", "ascending"), (" ", "descending")):
+            tab.keyboard.press(key)
+            assert heading.get_attribute("aria-sort") == order
+        assert {"A", "SELECT", "INPUT", "BUTTON", "DIV", "SUMMARY"} <= set(reached)
+
+    def test_a_phone_shows_numbers_and_whole_words_and_scrolls_nothing_sideways(self, site: Path, tab: Any) -> None:
+        for page in [*site.glob("*.html"), *list(site.glob("contrasts/*"))[:4], *list(site.glob("runs/*"))[:4]]:
+            for width in (360, 390):
+                tab.set_viewport_size({"width": width, "height": 844})
+                tab.goto(page.as_uri())
+                tab.evaluate(OPEN_ALL)
+                assert tab.evaluate(WIDER) == 0, page.name
+            assert tab.evaluate(BROKEN_WORDS) == [], page.name
+        tab.goto((site / "index.html").as_uri())
+        cells = tab.eval_on_selector_all(".standings td", "all => all.map(td => td.getBoundingClientRect().right)")
+        assert len(cells) == 12
+        assert max(cells) <= 390
+        assert tab.eval_on_selector(".first img", "img => img.getBoundingClientRect().right") <= 390
+        tab.goto((site / "index.html").as_uri() + "#board")
+        assert tab.locator("table.board tbody td").nth(1).bounding_box()["x"] < 260
+        tab.locator("table.board").evaluate("table => { table.parentElement.scrollLeft = 300; }")
+        assert tab.locator("table.board tbody th").first.bounding_box()["x"] >= 0, "the first column stays in sight"
 
     def test_hostile_names_run_nothing_and_fit_a_phone(self, hostile: Path, tab: Any) -> None:
         tab.set_viewport_size(PHONE)
-        for page in [*hostile.glob("*.html"), *hostile.glob("contrasts/*"), *list(hostile.glob("runs/*"))[::4]]:
+        for page in [*hostile.glob("*.html"), *hostile.glob("contrasts/*"), *list(hostile.glob("runs/*"))[::2]]:
             tab.goto(page.as_uri())
             assert tab.locator("img, h1 img, td h1").count() == 0
             assert tab.evaluate(WIDER) == 0, page.name
-        tab.goto((hostile / "index.html").as_uri())
+        tab.goto((hostile / "index.html").as_uri() + "#board")
         for name in HOSTILE:
             shown = name.replace("\u202e", "⟨U+202E⟩")
             tab.select_option("select[name=dataset]", shown)
@@ -705,16 +814,18 @@ class TestBrowser:
         assert "Content Security Policy" in messages[0]
         page.close()
 
-    def test_of_three_thousand_sorted_rows_the_first_are_shown_and_all_on_demand(
+    def test_of_many_sorted_rows_the_first_are_shown_and_all_on_demand(
         self, site: Path, tab: Any, tmp_path: Path
     ) -> None:
-        shutil.copytree(site / "static", tmp_path / "static")
+        for folder in ("static", "figures"):
+            shutil.copytree(site / folder, tmp_path / folder)
         text = (site / "index.html").read_text()
-        head, _, rest = text.partition("<tbody>")
+        above, board, rest = text.partition('<table class="sortable board">')
+        head, _, rest = rest.partition("<tbody>")
         body, _, tail = rest.partition("</tbody>")
-        (tmp_path / "index.html").write_text(f"{head}<tbody>{body * 167}</tbody>{tail}")
-        tab.goto((tmp_path / "index.html").as_uri())
-        assert tab.locator("[role=status]").inner_text() == "3006 rows, the first 400 shown"
+        (tmp_path / "index.html").write_text(f"{above}{board}{head}<tbody>{body * 24}</tbody>{tail}")
+        tab.goto((tmp_path / "index.html").as_uri() + "#board")
+        assert tab.locator("[role=status]").inner_text() == "432 rows, the first 400 shown"
         assert len(column(tab, 0)) == 400
         for place in (0, 2):
             button = tab.locator("table.board thead th").nth(place).locator("button")
@@ -722,7 +833,7 @@ class TestBrowser:
                 button.click()
         assert len(column(tab, 0)) == 400
         first = column(tab, 2)
-        tab.get_by_text("Show all 3006 rows").click()
+        tab.get_by_text("Show all 432 rows").click()
         shown = column(tab, 2)
-        assert len(shown) == 3006
+        assert len(shown) == 432
         assert numbers(first) == sorted(numbers(shown))[:400]

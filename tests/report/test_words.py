@@ -1,13 +1,18 @@
 """Statistics in words, from numbers that are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from qgbench.metrics.table import METRICS
+from qgbench.report.analysis import Analysis
 from qgbench.report.contrasts import Contrast, Kind
+from qgbench.report.declared import Answer, Answers, DeclaredQuestion, DeclaredSuite, Verdict
 from qgbench.report.page.words import (
     addon_words,
     details,
+    first_words,
     headline,
     method_words,
     name_words,
@@ -15,6 +20,7 @@ from qgbench.report.page.words import (
     regime_words,
 )
 from qgbench.report.scores import Scores
+from qgbench.report.sections import Section
 from qgbench.report.wording import number, signed
 from qgbench.spec.arm import ArmName
 from qgbench.spec.run_spec import Setting
@@ -177,3 +183,78 @@ def test_names() -> None:
     )
     assert (addon_words("qw+qar"), addon_words(""), addon_words("<i>-x")) == ("QW+QAR", "", "<i>-x")
     assert (method_words("ua_mt"), method_words("lab.py:Mine")) == ("UA-MT", "lab.py:Mine")
+
+
+TWO = {"ph2": ("n28@grouped", "n28@grouped"), "scd": ("n28@grouped", "n28@grouped")}
+
+
+def answered(
+    found: Estimate | None, verdict: Verdict, *pairs: tuple[str, str], margin: float | None = None
+) -> tuple[str, str]:
+    asked = DeclaredQuestion("primary", "Does it help?", pairs, TWO, ("unet",), margin)
+    answer = Answer(asked, [] if found else ["ph2: no record"], {}, found, verdict=verdict)
+    units = dict.fromkeys(TWO, "points")
+    suite = DeclaredSuite("tiny", frozenset(), 2, (asked,))
+    return first_words(Analysis(DICE, [], [], [], [], Answers(suite, [], 0, "", [answer], [], units, False)))
+
+
+SHOWN = Verdict(True, True, None, False, "")
+NOT_SHOWN = replace(SHOWN, shown=False)
+
+
+@pytest.mark.parametrize(
+    ("mean", "verdict", "said"),
+    [
+        (0.013, SHOWN, "QW raises Dice: +1.3 points on average, 95 % interval 0.4 to 2.2."),
+        (-0.013, SHOWN, "QW lowers Dice: −1.3 points on average, 95 % interval 0.4 to 2.2."),
+        (0.013, NOT_SHOWN, "Not settled whether QW changes Dice: +1.3 points on average, 95 % interval 0.4 to 2.2."),
+        (
+            0.001,
+            replace(NOT_SHOWN, equivalent=True),
+            "QW changes Dice by less than 3 points, if at all: +0.1 points on average, 95 % interval 0.4 to 2.2.",
+        ),
+        (
+            0.013,
+            replace(SHOWN, equivalent=True),
+            "QW raises Dice, by less than 3 points: +1.3 points on average, 95 % interval 0.4 to 2.2.",
+        ),
+        (
+            0.013,
+            replace(NOT_SHOWN, tested=False),
+            "Too few test groups or seeds to test whether QW changes Dice: +1.3 points on average, 95 % interval 0.4 "
+            "to 2.2.",
+        ),
+    ],
+)
+def test_first_sentence_answers_the_suites_first_question(mean: float, verdict: Verdict, said: str) -> None:
+    pairs = (("fixmatch(threshold=0.9)+qw", "fixmatch(threshold=0.9)"), ("cps+qw", "cps"))
+    assert answered(known(mean), verdict, *pairs, margin=3) == ("Does it help?", said)
+
+
+def test_first_sentence_of_other_pairs_names_no_add_on_and_of_missing_runs_gives_no_number() -> None:
+    for pairs in ([("fixmatch", "supervised")], [("cps+qw", "cps"), ("cps+qar", "cps")]):
+        _, said = answered(known(), NOT_SHOWN, *pairs)
+        assert said == "Not settled whether Dice differs: +1.3 points on average, 95 % interval 0.4 to 2.2."
+    _, said = answered(None, replace(NOT_SHOWN, tested=False), ("cps+qw", "cps"))
+    assert said == "Not answered yet whether QW changes Dice: runs that it needs are missing."
+
+
+def twins(*found: tuple[float, float | None]) -> str:
+    """The first sentence about pairs of twins, given as mean and adjusted p."""
+    pairs = [replace(contrast(known(mean)), holm_p=p) for mean, p in found]
+    section = Section(PH2, DICE, [], {}, pairs, [], {}, [])
+    return first_words(Analysis(DICE, [section], [], []))[1]
+
+
+def test_first_sentence_without_a_suite_counts_the_pairs_of_twins() -> None:
+    assert twins((0.01, 0.01), (0.02, 0.04), (-0.01, 0.01), (0.01, 0.05), (0.01, None)) == (
+        "With the add-on Dice is better in 2 and worse in 1 of 5 pairs; not settled in 2."
+    )
+    assert twins((0.01, 0.01)) == "With the add-on Dice is better in 1 of 1 pair; all are settled."
+    assert twins((0.01, 0.5), (0.01, 0.6)) == ("Not settled whether the add-on changes Dice: shown in none of 2 pairs.")
+    assert twins((0.01, None), (-0.01, None)) == (
+        "Estimates only: Dice is better with the add-on in 1 of 2 pairs, untested."
+    )
+    assert twins() == "Only a leaderboard: no method is here both with and without an add-on."
+    refused = Section(PH2, DICE, [], {}, [contrast(refused="the test images differ")], [], {}, [])
+    assert first_words(Analysis(DICE, [refused], [], []))[1] == "Only a leaderboard: none of 1 pair can be compared."

@@ -1,6 +1,7 @@
 """The chapter of what holds over the settings of a protocol: add-ons, and ranks of the cells."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 from qgbench.metrics.table import Metric
@@ -29,8 +30,12 @@ COMBINED_RULE = (
 )
 
 
-def across_chapter(across: Across) -> Chapter:
-    """Return what holds over the data sets and regimes of one protocol, architecture and encoder."""
+def across_chapter(across: Across, addons: bool = True) -> Chapter:
+    """Return what holds over the data sets and regimes of one protocol, architecture and encoder.
+
+    `addons`: with what the add-ons do; beside a suite's answers that would be said twice.
+    """
+    across = across if addons else replace(across, addons=[])
     what, settings = across.measure, len(across.settings)
     combined = {addon.addon: addon.combined for addon in across.addons if addon.combined is not None}
     absent = [f"{name}: missing in {count} of {settings}" for name, count in across.left_out.items()]

@@ -82,7 +82,7 @@ def setting_chapter(section: Section, audits: list[AuditRow], tested: Mapping[Ki
         _effects(compared, section),
         *audit_tables(audits),
     ]
-    audited_on = sorted({run.record.pseudo_labels_on for run in section.runs if run.record.pseudo_labels})
+    audited_on = sorted({run.record.audited_on for run in section.runs if run.record.pseudo_labels})
     return Chapter(
         title=f"{setting.dataset}, {setting.regime}, {setting.arch}, {setting.encoder}",
         above=[protocol_line(setting.protocol, setting.protocol_version)],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qgbench.base.cores import on_all_cores
 from qgbench.report.analysis import Analysis
-from qgbench.report.figures import budgets, forest, groups, learning, quality, questions, ranks
+from qgbench.report.figures import answer, budgets, forest, groups, learning, quality, questions, ranks
 from qgbench.report.figures.style import RC, Plan
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ MOST_FILES = 5
 """How many figures of a kind are drawn; `why_not` says what is left out."""
 
 _KINDS: dict[str, tuple[Callable[[Analysis], Plan], str]] = {
+    "answer": (answer.plan, answer.CAPTION),
     "questions": (questions.plan_confirm, questions.CONFIRM_CAPTION),
     "exploratory": (questions.plan_exploratory, questions.EXPLORATORY_CAPTION),
     "forest": (forest.plan, forest.CAPTION),

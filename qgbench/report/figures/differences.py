@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from qgbench.metrics.table import Metric
 from qgbench.report.across import ROPE, is_dice
-from qgbench.report.figures.style import BLACK, GREY, LIGHT_GREY, WIDTH, fitted, place
+from qgbench.report.figures.style import BLACK, GREY, LIGHT_GREY, fitted, place
 from qgbench.report.wording import number, signed
 from qgbench.stats.crossed import Estimate
 
@@ -62,7 +62,7 @@ def bar(axes: "Axes", found: Estimate, y: float, limit: float, what: Metric, loo
 def beside(axes: "Axes", y: float, left: float, text: str, **style: Any) -> None:
     """Write into a row, in inches from the left edge of the axes."""
     axes.text(
-        left / (axes.get_position().width * WIDTH),
+        left * axes.figure.dpi / axes.bbox.width,
         y,
         text,
         transform=axes.get_yaxis_transform(),

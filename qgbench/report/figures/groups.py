@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTION = (
-    "Each test group (patient, lesion, video; the image where none is known) with the add-on against the same group "
-    "without it, one panel a twin contrast. A dot is a group's mean over its images and the common seeds; no error "
-    "bars. On the line nothing changed. Panels of one setting have the same axes."
+    "Each test group (patient, lesion, video; the image or volume where none is known) with the add-on against the "
+    "same group without it, one panel a twin contrast. A dot is a group's mean over its images or volumes and the "
+    "common seeds; no error bars. On the line nothing changed. Panels of one setting have the same axes."
 )
 
 _LAYOUT = Layout(columns=3, rows=4, height=1.5, below=0.25, left=0.45, right=0.12)

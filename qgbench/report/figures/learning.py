@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTION = (
-    "Mean Dice over the validation images, at the resolution of training, by step. Unit: runs; lines are means over "
-    "seeds, bands their range. A method keeps its colour with an add-on; without one it is dashed. Settings with many "
-    "cells take several panels. Controls are not shown."
+    "Mean Dice over the validation images or slices, at the resolution of training, by step. Unit: runs; lines are "
+    "means over seeds, bands their range. A method keeps its colour with an add-on; without one it is dashed. "
+    "Settings with many cells take several panels. Controls are not shown."
 )
 
 _LINES = 8  # in one panel

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 CONFIRM_CAPTION = (
     "Answers to the questions that the suite tests, in their order. Diamonds: mean difference over pairs of cells and "
-    "these data sets (over images of a test group, groups and seeds), as wide as its 95 % confidence interval. Below "
-    "each, squares: the same mean inside each data set, with its 95 % interval; an arrow marks one that goes on beyond "
-    "the axis. Hollow: the interval allows no verdict. Grey band, for Dice: differences of one point or less."
+    "these data sets (over images or volumes of a test group, groups and seeds), as wide as its 95 % confidence "
+    "interval. Below each, squares: the same mean inside each data set, with its 95 % interval; an arrow marks one "
+    "that goes on beyond the axis. Hollow: the interval allows no verdict. Grey band, for Dice: differences of one "
+    "point or less."
 )
 EXPLORATORY_CAPTION = (
     "Answers to the other questions of the suite, without a test. Diamonds: mean difference over pairs of cells and "
-    "these data sets (over images of a test group, groups and seeds), as wide as its 95 % confidence interval; hollow: "
-    "the interval allows no verdict. Means inside each data set are in the tables. Grey band, for Dice: differences of "
-    "one point or less."
+    "these data sets (over images or volumes of a test group, groups and seeds), as wide as its 95 % confidence "
+    "interval; hollow: the interval allows no verdict. Means inside each data set are in the tables. Grey band, for "
+    "Dice: differences of one point or less."
 )
 
 _LABEL, _PLOT, _INTERVAL = 2.95, 2.1, 1.15

@@ -4,24 +4,24 @@ Nothing is fetched when a page is looked at: one style sheet and one script lie 
 Policy forbids all others. Names, ids and texts come from records, that is, from anybody: the templates escape all of
 them, file names are made by `qgbench.report.page.names`, and characters that do not show are replaced by their code.
 
-Tables are sorted and filtered by 150 lines of JavaScript of our own. itables (DataTables, jQuery) would add 1 MB of
+Tables are sorted and filtered by 180 lines of JavaScript of our own. itables (DataTables, jQuery) would add 1 MB of
 inline script to each page, which no such policy allows, and its rows could not be sorted by keyboard on the heading.
 """
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from qgbench.base.errors import UserError, unreadable, unwritable
-from qgbench.base.locks import locked
 from qgbench.metrics.table import METRICS, Metric
 from qgbench.report import wording
 from qgbench.report.analysis import Analysis
@@ -30,6 +30,7 @@ from qgbench.report.chapters.across import across_chapter
 from qgbench.report.chapters.overview import overview
 from qgbench.report.chapters.setting import class_tables
 from qgbench.report.chapters.suite import CLASSES_RULE, suite_tables, suite_words
+from qgbench.report.chapters.table import Chapter
 from qgbench.report.collect import Run, in_unit_of, of_class
 from qgbench.report.contrasts import Contrast
 from qgbench.report.data import results_csv
@@ -42,6 +43,7 @@ from qgbench.report.page.images import images_body, images_head
 from qgbench.report.page.names import contrast_slug, run_slug, visible
 from qgbench.report.scores import BESIDE, Scores
 from qgbench.report.sections import Section
+from qgbench.report.standings import standings
 from qgbench.report.wording import MARK, MARK_RULE, protocol_line, protocol_lines, tested_line
 from qgbench.run.record import IMAGES_NAME, RECORD_NAME, Record, images_path
 from qgbench.spec.arm import ArmName
@@ -58,7 +60,7 @@ def write_page(
 ) -> Path:
     """Write the pages of a report.
 
-    The folder is built beside its place, in ``.<name>.work``, and moved there when it is whole.
+    The folder is built beside its place and moved there when it is whole.
 
     Parameters
     ----------
@@ -85,21 +87,14 @@ def write_page(
     """
     output = output.resolve()
     _refuse_others(output)
-    work = output.with_name(f".{output.name}.work")
+    work = output
     try:
-        with locked(work, "page"):
-            new, old = work / "new", work / "old"
-            _restore(output, old)
-            shutil.rmtree(new, ignore_errors=True)
-            try:
-                _Site(analysis, new, figures, run_pages).write()
-                _refuse_others(output)
-                if output.exists():
-                    output.rename(old)
-                new.rename(output)
-            finally:
-                _restore(output, old)
-                shutil.rmtree(new, ignore_errors=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
+            work = Path(name)
+            _Site(analysis, work / "new", figures, run_pages).write()
+            _refuse_others(output)
+            _swap(work / "new", output, work / "old")
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not Path(error.filename).is_relative_to(work):
             raise unreadable(Path(error.filename), error) from error
@@ -114,11 +109,15 @@ def _refuse_others(output: Path) -> None:
         raise UserError(f"{output} holds something else than a page of qgbench; give another folder, or empty it.")
 
 
-def _restore(output: Path, old: Path) -> None:
-    """Put the earlier page back where its successor did not take its place; remove it where it did."""
-    if old.exists() and not output.exists():
-        old.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
+def _swap(new: Path, output: Path, old: Path) -> None:
+    """Put a folder in its place, and the earlier one aside; back again where that fails."""
+    if output.exists():
+        output.rename(old)
+    try:
+        new.rename(output)
+    finally:
+        if old.exists() and not output.exists():
+            old.rename(output)
 
 
 @dataclass
@@ -145,6 +144,7 @@ class _Site:
             mixes_units=self.analysis.mixes_units,
             over_classes=self.analysis.over_classes,
             several_classes=any(len(run.record.classes) > 1 for run in runs),
+            units=" or ".join(sorted({section.noun for section in self.analysis.sections})),
             nouns=" or ".join(sorted({f"{section.noun}s" for section in self.analysis.sections})),
             titles=self.titles,
             method_anchors={each.name: each.anchor for each in self.method_cards},
@@ -174,10 +174,6 @@ class _Site:
         self._page("methods.html", "methods.html", cards=self.method_cards)
         self._page("datasets.html", "datasets.html", cards=self.dataset_cards)
         self._page("problems.html", "problems.html", analysis=self.analysis)
-        chapters = [across_chapter(across) for across in self.analysis.across]
-        self._page("across.html", "across.html", chapters=[*chapters, *overview(self.analysis)])
-        if several := [section for section in self.analysis.sections if len(section.classes) > 1]:
-            self._page("classes.html", "classes.html", sections=[(each, class_tables(each)) for each in several])
         for pictures in self.figures.values():
             for name, content in pictures.items():
                 self._put(f"figures/{name}", content)
@@ -209,11 +205,28 @@ class _Site:
     def _leaderboard(self, laid_out: Board) -> None:
         lines = protocol_lines(section.setting for section in self.analysis.sections)
         runs = sum(len(section.runs) for section in self.analysis.sections)
-        answers = self.analysis.answers
-        suite = None
-        if answers is not None:
-            suite = (answers, *(part(answers, self.analysis.measure) for part in (suite_words, suite_tables)))
-        self._page("index.html", "index.html", board=laid_out, protocol_lines=lines, run_count=runs, suite=suite)
+        answers, what = self.analysis.answers, self.analysis.measure
+        suite = None if answers is None else (answers, suite_words(answers, what), suite_tables(answers, what))
+        asked, said = words.first_words(self.analysis)
+        best = standings(self.analysis)
+        ranked = [one for one in self.analysis.across if len(one.names) > 1]
+        across = [across_chapter(one, addons=suite is None) for one in ranked]
+        several = [section for section in self.analysis.sections if len(section.classes) > 1]
+        self._page(
+            "index.html",
+            "index.html",
+            board=laid_out,
+            protocol_lines=lines,
+            run_count=runs,
+            suite=suite,
+            asked=asked,
+            said=said,
+            best=best,
+            where=words.where_words(best, self.titles) if best.rows else "",
+            across=_once(across, suite[1] if suite else ()),
+            overview=overview(self.analysis),
+            classes=[(each.setting, class_tables(each)) for each in several],
+        )
         self._page("comparisons.html", "comparisons.html", board=laid_out, protocol_lines=lines)
         self._put("results.csv", results_csv(self.analysis, guarded=True).encode())
 
@@ -277,6 +290,17 @@ class _Site:
         )
 
 
+def _once(chapters: Sequence[Chapter], said: Collection[str]) -> list[Chapter]:
+    """Return the chapters that have tables, each sentence where it comes first, and none that was said before."""
+    said, found = {*said}, []
+    for chapter in chapters:
+        tables = [replace(one, says="") if one.says in said else one for one in chapter.tables]
+        below = [line for line in chapter.below if line not in said]
+        said |= {*below, *(one.says for one in tables)}
+        found += [replace(chapter, tables=tables, below=below)] if tables else []
+    return found
+
+
 def _measures(section: Section, of_classes: Sequence[str] = ()) -> list[Metric]:
     """Return the metrics that ship in the units of a section, then some of them of each of its classes."""
     own = {name: in_unit_of(metric, section.runs) for name, metric in METRICS.items()}
@@ -302,6 +326,8 @@ def _environment() -> Environment:
         method=words.method_words,
         addon=words.addon_words,
         name=words.name_words,
+        breakable=_breakable,
+        unbroken=_unbroken,
         regime=words.regime_words,
     )
     return templates
@@ -313,6 +339,16 @@ def _final(value: Any) -> Any:
         return words.MISSING
     # Not of subclasses: Markup is already HTML.
     return visible(value) if type(value) is str else value
+
+
+def _breakable(text: str) -> Markup:
+    """Return a name that may break behind its signs, ``fixmatch + qw-oracle``, and nowhere within a word."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_+,:=@./-])", visible(text)))
+
+
+def _unbroken(text: str) -> Markup:
+    """Return a sentence in which no line ends between a number and its unit."""
+    return Markup(re.sub(r"(?<=\d) (?=[%\w])", "&nbsp;", str(escape(visible(text)))))
 
 
 def _pages_by_name(section: Section) -> dict[ArmName, list[tuple[Contrast, str]]]:

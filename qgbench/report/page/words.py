@@ -1,15 +1,19 @@
 """Statistics in words and in short numbers, as the pages show them. Plain text: the templates escape it."""
 
+from collections.abc import Mapping
+
 from qgbench.base.errors import UserError
 from qgbench.metrics.table import Metric
+from qgbench.report.analysis import Analysis
 from qgbench.report.contrasts import Contrast
+from qgbench.report.declared import LEVEL, Answers, DeclaredQuestion
 from qgbench.report.scores import Scores
+from qgbench.report.standings import Standings
 from qgbench.report.wording import MARK, number, signed
 from qgbench.spec.arm import ArmName
 from qgbench.spec.regime import Regime
 from qgbench.stats.crossed import Estimate
 
-LEVEL = 0.05
 MISSING = "–"
 
 _METHODS = {
@@ -68,6 +72,16 @@ def regime_words(regime: str) -> str:
     return " + ".join((labels, *parsed.pools)) + split
 
 
+def where_words(best: Standings, titles: Mapping[str, str]) -> str:
+    """Return what the rows of the short leaderboard are means over: 'PH2, 28 labels'; '5 data sets, 7 labels'."""
+    settings = [section.setting for section in best.sections]
+    datasets = dict.fromkeys(titles[setting.dataset] for setting in settings)
+    regimes = dict.fromkeys(regime_words(setting.regime) for setting in settings)
+    where = next(iter(datasets)) if len(datasets) == 1 else f"{len(datasets)} data sets"
+    labels = " or " if len(settings) == len(datasets) else " and "
+    return f"{where}, {labels.join(regimes) if len(regimes) < 4 else f'{len(regimes)} regimes'}"
+
+
 def kind_words(kind: str) -> str:
     """Return what a kind of contrast compares."""
     return _KINDS[kind]
@@ -87,6 +101,76 @@ def probability(value: float | None) -> str:
     if value < 0.001:
         return "below 0.001"
     return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def first_words(analysis: Analysis) -> tuple[str, str]:
+    """Return what a report asks first, and the answer in a sentence.
+
+    Of a suite: its first confirmatory question. Else, of the pairs of twins: in how many the add-on is better.
+    """
+    answers = analysis.answers
+    if answers is not None and answers.confirm:
+        return answers.confirm[0].question.text, _answer(answers, analysis.measure)
+    asked = "Pairs of twins: a method with its add-on against the same method without, on the same images and seeds."
+    return asked, _twins(analysis)
+
+
+def _answer(answers: Answers, what: Metric) -> str:
+    """Return the answer to a suite's first confirmatory question."""
+    first = answers.confirm[0]
+    found, verdict, addon = first.estimate, first.verdict, _common_addon(first.question)
+    what_changes = f"{addon} changes {what.label}" if addon else f"{what.label} differs"
+    if found is None or verdict is None:
+        return f"Not answered yet whether {what_changes}: {answers.reason or 'runs that it needs are missing'}."
+    unit = answers.unit_of(first.question)
+    margin = f"by less than {first.question.margin or 0:g} {unit}"
+    if verdict.shown:
+        risen = f"{addon} {'raises' if found.mean > 0 else 'lowers'} {what.label}" if addon else f"{what.label} differs"
+        said = risen + (f", {margin}" if verdict.equivalent else "")
+    elif verdict.equivalent:
+        said = f"{what_changes} {margin}, if at all"
+    elif verdict.tested:
+        said = f"Not settled whether {what_changes}"
+    else:
+        said = f"Too few test groups or seeds to test whether {what_changes}"
+    size = f"{signed(found.mean, what.scale)} {unit}"
+    over = " on average" if len(first.question.pairs) * len(first.question.regimes) > 1 else ""
+    ends = f"95 % interval {interval(found, what.scale)}" if found.interval else "without an interval"
+    return f"{said}: {size}{over}, {ends}."
+
+
+def _common_addon(question: DeclaredQuestion) -> str:
+    """Return the add-on, in words, that all pairs of a question have and leave out; empty where they are no twins."""
+    left = {one.removeprefix(f"{other}+") if one.startswith(f"{other}+") else "" for one, other in question.pairs}
+    return addon_words(left.pop()) if len(left) == 1 else ""
+
+
+def _twins(analysis: Analysis) -> str:
+    """Return in how many pairs of twins the add-on is better and worse, and how many are not settled."""
+    label, sign = analysis.measure.label, analysis.measure.sign
+    pairs = [
+        one for section in analysis.sections for one in section.contrasts if one.kind == "twin" and one.against_twin
+    ]
+    found = [(one.holm_p, sign * one.difference.estimate.mean) for one in pairs if one.difference is not None]
+    tested = [(p, mean) for p, mean in found if p is not None]
+    if not found:
+        return "Only a leaderboard: " + (
+            f"none of {_counted(len(pairs), 'pair')} can be compared."
+            if pairs
+            else "no method is here both with and without an add-on."
+        )
+    better, worse = (sum(p < LEVEL and way * mean > 0 for p, mean in tested) for way in (1, -1))
+    of_pairs = f"of {_counted(len(found), 'pair')}"
+    if not tested:
+        higher = sum(mean > 0 for _, mean in found)
+        return f"Estimates only: {label} is better with the add-on in {higher} {of_pairs}, untested."
+    if not better + worse:
+        return f"Not settled whether the add-on changes {label}: shown in none {of_pairs}."
+    said = " and ".join(f"{word} in {count}" for word, count in (("better", better), ("worse", worse)) if count)
+    rest = len(found) - better - worse
+    return f"With the add-on {label} is {said} {of_pairs}; " + (
+        f"not settled in {rest}." if rest else "all are settled."
+    )
 
 
 def headline(contrast: Contrast, where: str, what: Metric, noun: str = "image", over_classes: bool = False) -> str:

@@ -1,5 +1,6 @@
 "use strict";
-// Sorts tables by their headings; filters and searches the rows of a board, and keeps that choice in the address.
+// Sorts tables by their headings; filters and searches the rows of a board, and keeps that choice in the address;
+// opens what is folded where a link leads into it, and all of it for paper.
 // Text of records is only ever read and compared, never turned into markup or code.
 
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
@@ -9,6 +10,11 @@ const OPPOSITE = { ascending: "descending", descending: "ascending" };
 function keyOf(cell, isNumber) {
   const text = cell.dataset.v ?? cell.textContent.trim();
   return isNumber ? Number.parseFloat(text) : text;
+}
+
+/** Whether the # of an address is the choice of a board, and not a place on the page. */
+function isChoice(hash) {
+  return hash.includes("=");
 }
 
 function isMissing(key) {
@@ -141,7 +147,9 @@ function makeBoard(table, form) {
     history.replaceState(null, "", location.pathname + location.search);
     setTimeout(recall);
   });
-  window.addEventListener("hashchange", recall);
+  window.addEventListener("hashchange", () => {
+    if (isChoice(location.hash) || location.hash === "") recall();
+  });
   form.hidden = false;
   recall();
 }
@@ -151,3 +159,23 @@ for (const table of document.querySelectorAll("table.sortable")) {
   if (form === null) makeSortable(table, () => {});
   else makeBoard(table, form);
 }
+
+/** Open the folds around what the address names: a place, or the board whose choice it holds. */
+function reveal() {
+  const hash = location.hash;
+  const target = isChoice(hash) ? document.querySelector("form.filters") : document.getElementById(hash.slice(1));
+  for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  target?.scrollIntoView();
+}
+
+window.addEventListener("hashchange", reveal);
+reveal();
+
+let closed = [];
+window.addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  for (const fold of closed) fold.open = true;
+});
+window.addEventListener("afterprint", () => {
+  for (const fold of closed) fold.open = false;
+});
