@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RESULTS := build/results
 
 .PHONY: demo test lint install results site clean
 
@@ -27,22 +28,23 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# What docs/results shows, from the records of results/. With LaTeX at hand, also as one PDF, which git ignores.
+# The report of the records in results/, build/results, which the site shows; with LaTeX at hand, also as one PDF. What
+# documents quote of it, and the picture of README, are refreshed.
 results: install
-	rm -rf docs/results
-	$(BIN)/qgbench report results --suite small --html --no-run-pages --output docs/results
-	if command -v pdflatex > /dev/null; then cd docs/results && for i in 1 2 3; do \
+	rm -rf $(RESULTS)
+	$(BIN)/qgbench report results --suite small --html --no-run-pages --output $(RESULTS)
+	if command -v pdflatex > /dev/null; then cd $(RESULTS) && for i in 1 2 3; do \
 	  SOURCE_DATE_EPOCH=0 pdflatex -interaction=batchmode -halt-on-error report.tex > /dev/null || exit 1; done; fi
-	rm -f docs/results/report.aux docs/results/report.log
-	rm -rf docs/results/.page.work
+	rm -rf $(RESULTS)/report.aux $(RESULTS)/report.log $(RESULTS)/.page.work
 	$(BIN)/python docs/refresh.py
+	touch $(RESULTS)/.done
 
-# The documentation site, build/site/html: pages of docs/, the reference from the code, the page of the results. Ends at a
-# link that leads nowhere.
+# The documentation site, build/site/html: pages of docs/, the reference from the code, the results, made anew where they
+# are older than the records. Ends at a link that leads nowhere.
 site: install
-	[ -d docs/results/page ] || $(MAKE) results
+	[ -f $(RESULTS)/.done ] && [ -z "$$(find results suites/small.toml -newer $(RESULTS)/.done)" ] || $(MAKE) results
 	rm -rf build/site
-	$(BIN)/python docs/site_pages.py build/site/pages
+	$(BIN)/python docs/site_pages.py build/site/pages $(RESULTS)
 	$(BIN)/python docs/site_reference.py build/site/pages/reference
 	$(BIN)/zensical build --strict
 	$(BIN)/python docs/site_links.py build/site/html

@@ -1,6 +1,7 @@
 """Copy into documents what they quote, tables of a report and docstrings of methods: ``python docs/refresh.py``.
 
-A document quotes a table of docs/results/report.md between two comments, and everything between them is replaced::
+A document quotes a table of build/results/report.md, which `make results` writes, between two comments, and everything
+between them is replaced::
 
     <!-- table: Suite small > The same in each data set (points) -->
     <!-- end -->
@@ -9,7 +10,7 @@ The title follows that of its chapter. ``; rows 1-5, qar, qw-*`` after it quotes
 rows and those with such names only, ``; columns 1, 4-6`` some columns.
 
 docs/reference/methods.md has what all methods do otherwise than their authors after ``<!-- shared -->``, and what each
-does after ``<!-- deviations -->``, up to the next ``<!-- end -->``.
+does after ``<!-- deviations -->``, up to the next ``<!-- end -->``. docs/pictures has the figure that README shows.
 """
 
 import re
@@ -23,7 +24,8 @@ from qgbench.plugins.registry import method_names
 from qgbench.spec.method import Declared, declared
 
 ROOT = Path(__file__).resolve().parents[1]
-REPORT = ROOT / "docs" / "results" / "report.md"
+RESULTS = ROOT / "build" / "results"
+PICTURE = ROOT / "docs" / "pictures" / "questions.svg"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "findings" / "small.md")
 METHODS = ROOT / "docs" / "reference" / "methods.md"
 
@@ -79,6 +81,11 @@ def with_deviations(document: str) -> str:
     return document
 
 
+def words(picture: str) -> list[str]:
+    """Return every word and number that an SVG shows; versions of matplotlib draw the same ones otherwise."""
+    return re.findall(r"<text[^>]*>([^<]*)</text>", picture)
+
+
 def _tables(report: str) -> dict[str, list[list[str]]]:
     """Return each table's rows of cells, by the headings above it."""
     found: dict[str, list[list[str]]] = {}
@@ -126,7 +133,10 @@ def _parts(places: str) -> list[str]:
 
 
 def main() -> None:
-    report = REPORT.read_text(encoding="utf-8")
+    report = (RESULTS / "report.md").read_text(encoding="utf-8")
+    drawn = (RESULTS / "figures" / PICTURE.name).read_text(encoding="utf-8")
+    if words(drawn) != words(PICTURE.read_text(encoding="utf-8")):
+        PICTURE.write_text(drawn, encoding="utf-8")
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         try:

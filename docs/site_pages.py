@@ -1,8 +1,9 @@
-"""Lay out the pages of the documentation site: ``python docs/site_pages.py FOLDER``.
+"""Lay out the pages of the documentation site: ``python docs/site_pages.py FOLDER RESULTS``.
 
 The pages are those of docs/, its notebooks, and some documents of the repository's top, at the places that `PLACES`
-gives them. Links
-between them are turned; one to a file that is not in the site ends the command. `make site` goes on from there.
+gives them. Links between them are turned; one to a file that is not in the site ends the command. RESULTS is what
+`make results` wrote. It is not in git, so that documents name a file of it, as `build/results/report.md`, and the site
+makes a link of the name. `make site` goes on from there.
 """
 
 import os
@@ -26,6 +27,8 @@ PLACES = {
     "docs/site.css": "site.css",
 }
 SHOWN = (".md", ".py", ".png", ".svg", ".html", ".css", ".js", ".json", ".csv", ".ipynb", ".jpg")
+RESULTS = "build/results/"
+_MADE = re.compile(f"`{RESULTS}(?P<file>[^`\\s]+)`")
 _LINK = re.compile(r"\]\((?!\w+:)(?P<file>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -38,7 +41,7 @@ def place(source: Path) -> str | None:
 
 
 def turned(text: str, source: Path) -> str:
-    """Return a page with its links as they are in the site.
+    """Return a page with its links as they are in the site, and with links to what it names of the results.
 
     Raises
     ------
@@ -54,11 +57,13 @@ def turned(text: str, source: Path) -> str:
             raise ValueError(f"{source.relative_to(ROOT)} links to {found['file']}, which is not in the site")
         return f"]({os.path.relpath(target, Path(here).parent)}{found['anchor'] or ''})"
 
-    return _LINK.sub(link, text)
+    results = os.path.relpath("results", Path(here).parent)
+    return _MADE.sub(rf"[`\g<file>`]({results}/\g<file>)", _LINK.sub(link, text))
 
 
-def lay_out(folder: Path) -> None:
-    """Write every page and every file that pages show."""
+def lay_out(folder: Path, results: Path) -> None:
+    """Write every page and every file that pages show, and the results from their folder."""
+    shutil.copytree(results, folder / "results", ignore=shutil.ignore_patterns("*.pdf", "*.tex", ".*"))
     written = [ROOT / name for name in PLACES if name != "README.md"]
     written += [file for file in DOCS.rglob("*") if file.suffix in SHOWN and file.parent != DOCS]
     for source in written:
@@ -77,6 +82,6 @@ def lay_out(folder: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        lay_out(Path(sys.argv[1]))
+        lay_out(*map(Path, sys.argv[1:]))
     except ValueError as error:
         sys.exit(f"error: {error}")

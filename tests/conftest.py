@@ -2,8 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from qgbench.report.analysis import Analysis
 
 # Two threads that wait for each other burn the cores of a shared machine; sleeping waits change no result.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -25,4 +29,25 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     os.environ["QGBENCH_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small() -> "Analysis":
+    """The suite `small`, from the committed records."""
+    from qgbench.report.analysis import analyse
+    from qgbench.report.collect import collect
+    from qgbench.report.declared import declared
+    from qgbench.spec.suite import load_suite
+
+    return analyse(collect([Path(__file__).parents[1] / "results"]), suite=declared(load_suite("small")))
+
+
+@pytest.fixture(scope="session")
+def small_report(small: "Analysis", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `make results` would write now, without figures, which take longest."""
+    from qgbench.report.write import write_report
+
+    folder = tmp_path_factory.mktemp("small")
+    write_report(small, folder, html=True, run_pages=False)
     return folder

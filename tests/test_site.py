@@ -35,9 +35,9 @@ def script(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pages(small_report: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
-    script("site_pages").lay_out(folder)
+    script("site_pages").lay_out(folder, small_report)
     return folder
 
 
@@ -69,6 +69,9 @@ def test_links_between_documents_are_turned_to_pages(pages: Path) -> None:
     assert "](../decisions/protocol-3.md)" in (pages / "explanation/protocol.md").read_text()
     assert "](../examples/plain_loop.py)" in (pages / "how-to/loop.md").read_text()
     assert (pages / "examples/plain_loop.py").is_file()
+    assert "| [`page/index.html`](../results/page/index.html) |" in (pages / "findings/index.md").read_text()
+    assert (pages / "results/page/index.html").is_file()
+    assert "](../pictures/questions.svg)" in (pages / "findings/index.md").read_text()
 
 
 def test_a_link_out_of_the_site_is_refused() -> None:
@@ -137,11 +140,11 @@ def test_the_demo_page_types_what_make_demo_types() -> None:
 
 
 @pytest.mark.slow
-def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
+def test_the_site_is_built_without_a_broken_link(small_report: Path, tmp_path: Path) -> None:
     """What `make site` does, elsewhere."""
     pytest.importorskip("zensical", reason="the extra 'docs' is not installed")
     folder = tmp_path / "build/site/pages"
-    calls = (["docs/site_pages.py", folder], ["docs/site_reference.py", folder / "reference"])
+    calls = (["docs/site_pages.py", folder, small_report], ["docs/site_reference.py", folder / "reference"])
     for words in calls:
         subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True)
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)

@@ -1,9 +1,11 @@
 """The wheel: it holds what the package needs and nothing else, and does the main job far from any checkout."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -116,12 +118,19 @@ def built(source: Path, folder: Path) -> Path:
     return file
 
 
-def test_the_sdist_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
+def test_the_sdist_builds_the_same_wheel_and_holds_what_the_readme_links_to(
+    source: Path, wheel: Path, tmp_path: Path
+) -> None:
     build = "from setuptools.build_meta import build_sdist; import sys; build_sdist(sys.argv[1])"
     copy = tmp_path / "source"  # a build leaves files in its folder
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("*.egg-info", "build"))
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=copy, check=True, capture_output=True, timeout=300)
     (sdist,) = tmp_path.glob("qgbench-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    linked = set(re.findall(r"\]\((?!https?:|#)([^)#\s]+)", (source / "README.md").read_text()))
+    assert "docs/pictures/questions.svg" in linked
+    assert linked <= held
     assert files(built(sdist, tmp_path)) == files(wheel)
 
 
