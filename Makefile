@@ -35,7 +35,7 @@ results: install
 	$(BIN)/qgbench report results --suite small --html --no-run-pages --output $(RESULTS)
 	if command -v pdflatex > /dev/null; then cd $(RESULTS) && for i in 1 2 3; do \
 	  SOURCE_DATE_EPOCH=0 pdflatex -interaction=batchmode -halt-on-error report.tex > /dev/null || exit 1; done; fi
-	rm -rf $(RESULTS)/report.aux $(RESULTS)/report.log $(RESULTS)/.page.work
+	rm -rf $(RESULTS)/report.aux $(RESULTS)/report.log
 	$(BIN)/python docs/refresh.py
 	touch $(RESULTS)/.done
 

@@ -25,7 +25,7 @@ from qgbench.spec.method import Declared, declared
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "build" / "results"
-PICTURE = ROOT / "docs" / "pictures" / "questions.svg"
+PICTURE = ROOT / "docs" / "pictures" / "answer.svg"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "findings" / "small.md")
 METHODS = ROOT / "docs" / "reference" / "methods.md"
 

@@ -71,7 +71,7 @@ def test_links_between_documents_are_turned_to_pages(pages: Path) -> None:
     assert (pages / "examples/plain_loop.py").is_file()
     assert "| [`page/index.html`](../results/page/index.html) |" in (pages / "findings/index.md").read_text()
     assert (pages / "results/page/index.html").is_file()
-    assert "](../pictures/questions.svg)" in (pages / "findings/index.md").read_text()
+    assert "](../pictures/answer.svg)" in (pages / "findings/index.md").read_text()
 
 
 def test_a_link_out_of_the_site_is_refused() -> None:

@@ -129,7 +129,7 @@ def test_the_sdist_builds_the_same_wheel_and_holds_what_the_readme_links_to(
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     linked = set(re.findall(r"\]\((?!https?:|#)([^)#\s]+)", (source / "README.md").read_text()))
-    assert "docs/pictures/questions.svg" in linked
+    assert "docs/pictures/answer.svg" in linked
     assert linked <= held
     assert files(built(sdist, tmp_path)) == files(wheel)
 
