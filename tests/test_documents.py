@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from qgbench.cli.main import app
 from qgbench.report.analysis import Analysis
-from qgbench.report.figures import questions, render
+from qgbench.report.figures import answer, render
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "docs/findings/small.md"
@@ -60,7 +60,7 @@ def test_quoted_tables_are_those_of_the_records(refresh: ModuleType, small_repor
 def test_the_picture_of_the_readme_is_that_of_the_records(refresh: ModuleType, small: Analysis) -> None:
     """Its words and numbers: what else is in the file, versions of matplotlib write otherwise."""
     kept = refresh.PICTURE.read_bytes()
-    (draw,) = questions.plan_confirm(small).draws
+    (draw,) = answer.plan(small).draws
     shown = refresh.words(kept.decode())
     assert "scd" in shown
     assert shown == refresh.words(render(draw)["svg"].decode()), "results/ or the figure changed: run make results"

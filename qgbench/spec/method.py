@@ -36,7 +36,7 @@ class Declared:
     - Logits: one class has one, and a sigmoid, where most authors have two and a softmax. The loss of a pixel is the
       same, a squared error that of either channel.
     - Views are the protocol's, without the random scale and crop of natural images. Strong views are blurred by 0.1 to
-      2 pixels whatever the image's size: at 96 px more than at the authors' 256 to 801.
+      2 pixels whatever the image's size. The authors' images have 256 to 801 px; at 96 px such a blur is more.
     - Teachers are averaged at min(1 - 1/(t + 1), decay), with the decay of their authors; BCP's, as theirs, at its
       decay throughout. The release of arXiv 2606.01753 raises it linearly from 0.5 to 0.999 over 1,000 steps; the
       protocol paper (train.ema = "release") does so in every method.
