@@ -32,7 +32,7 @@ METHODS = ROOT / "docs" / "reference" / "methods.md"
 T = TypeVar("T")
 
 _QUOTE = re.compile(
-    r"(?P<begin><!-- table: (?P<title>[^;\n]+?)(?P<parts>(?:; (?:rows|columns) [\w, *-]+?)*) -->\n)"
+    r"(?P<begin><!-- table: (?P<title>[^;\n]+?)(?P<parts>(?:;\s(?:rows|columns) [\w, *-]+?)*) -->\n)"
     r".*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
@@ -58,7 +58,7 @@ def refreshed(document: str, report: str) -> str:
         if title not in tables:
             raise ValueError(f"the report has no table '{title}'; it has: {'; '.join(tables)}")
         head, rule, *rows = tables[title]
-        for what, places in re.findall(r"; (rows|columns) ([\w, *-]+)", found["parts"]):
+        for what, places in re.findall(r";\s(rows|columns) ([\w, *-]+)", found["parts"]):
             if what == "rows":
                 rows = _chosen_rows(rows, places)
             else:
