@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal, NamedTuple
 
-from qgbench.quality.audit import Agreement, CheckpointAudit
+from qgbench.quality.audit import Agreement, CheckpointAudit, QualityAudit
 from qgbench.report.collect import Run
 from qgbench.run.record import Record
 from qgbench.spec.arm import ArmName
@@ -38,6 +38,8 @@ class AuditRow:
     averages: dict[str, Average]
     of_class: str = ""
     """The class whose pseudo-labels these are; empty for their mean, and where there is one."""
+    predictor: str = ""
+    """What the predictors are (`predictor_of`); empty in the other parts."""
 
 
 def audit(runs: list[Run]) -> list[AuditRow]:
@@ -51,9 +53,9 @@ def audit(runs: list[Run]) -> list[AuditRow]:
     Returns
     -------
     list of AuditRow
-        At most one row of part ``predictor`` (each predictor counts once, however many runs used it); then for each
-        cell its ``pseudo_labels`` by progress, the pooled row last (of several classes those of their mean, then of
-        each), and one row of part ``run``: seconds, kept share in [0, 1], effective sample size in [0, 1].
+        A row of part ``predictor`` for g and for each other predictor (each counts once, however many runs used it);
+        then for each cell its ``pseudo_labels`` by progress, the pooled row last (of several classes those of
+        their mean, then of each), and one row of part ``run``: seconds, kept share and effective sample size in [0, 1].
     """
     by_name: dict[ArmName, list[Run]] = defaultdict(list)
     for run in runs:
@@ -62,6 +64,11 @@ def audit(runs: list[Run]) -> list[AuditRow]:
     for name in sorted(by_name, key=lambda name: name.order):
         rows += [*_pseudo_labels(name, by_name[name]), _run(name, by_name[name])]
     return rows
+
+
+def predictor_of(record: Record) -> str:
+    """Return what the quality predictor of a run is called: g, or the score that asks for another."""
+    return "g" if record.spec.form == "regressor" else record.spec.form
 
 
 def predicts(found: Agreement) -> bool:
@@ -96,11 +103,14 @@ def _median(seconds: Iterable[float]) -> Average:
 
 
 def _predictors(runs: list[Run]) -> list[AuditRow]:
-    records = [run.record for run in runs]
-    by_predictor = {r.provenance.g or r.run_id: r.audit for r in records if r.audit is not None}
-    audits = list(by_predictor.values())
-    if not audits:
-        return []
+    found: dict[str, dict[str, QualityAudit]] = defaultdict(dict)
+    for record in (run.record for run in runs):
+        if record.audit is not None:
+            found[predictor_of(record)][record.provenance.g or record.run_id] = record.audit
+    return [_predictor(name, list(audits.values())) for name, audits in sorted(found.items())]
+
+
+def _predictor(name: str, audits: list[QualityAudit]) -> AuditRow:
     averages = {
         **{
             f"{kind}_{measure}": _mean(getattr(getattr(audit, masks), measure, None) for audit in audits)
@@ -115,7 +125,7 @@ def _predictors(runs: list[Run]) -> list[AuditRow]:
         "image_dependent": _mean(float(audit.image_dependent) for audit in audits),
         "predicts": _mean(float(predicts(audit.synthetic) and predicts(audit.weak_models)) for audit in audits),
     }
-    return [AuditRow("predictor", None, None, len(audits), averages)]
+    return AuditRow("predictor", None, None, len(audits), averages, predictor=name)
 
 
 def _pseudo_labels(name: ArmName, runs: list[Run]) -> list[AuditRow]:

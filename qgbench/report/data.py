@@ -66,6 +66,7 @@ AUDIT_COLUMNS = [
     *_SETTING,
     *ArmName._fields,
     "part",  # predictor | pseudo_labels | run
+    "predictor",  # of that part: g, or the score that asks for another
     "progress",  # fraction of the run; empty for pooled checkpoints and for the other parts
     "quantity",
     "value",
@@ -186,6 +187,7 @@ def _audit_rows(section: Section, audits: list[AuditRow]) -> list[dict[str, Any]
             **_picked(section.setting, *_SETTING),
             **(row.name._asdict() if row.name is not None else {}),
             "part": row.part,
+            "predictor": row.predictor,
             "class": row.of_class,
             "progress": row.progress,
             "quantity": quantity,

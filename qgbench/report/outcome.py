@@ -8,7 +8,7 @@ from rich.text import Text
 from qgbench.base.console import standard_output
 from qgbench.metrics.table import METRICS
 from qgbench.quality.audit import Agreement
-from qgbench.report.audit import PREDICTS_RULE, not_predicted
+from qgbench.report.audit import PREDICTS_RULE, not_predicted, predictor_of
 from qgbench.report.collect import DISTANCE_WORDS
 from qgbench.run.record import Record
 from qgbench.spec.task import MEAN
@@ -115,13 +115,13 @@ def _predictor(record: Record) -> Rows:
     verdict = "below 0.70: depends on" if audit.image_dependent else "not below 0.70: judges shapes more than"
     failed = not_predicted(record)
     note = f"yes if {PREDICTS_RULE} on all masks" + (f"; it does not on {' and '.join(failed)}" if failed else "")
-    of_test, judged = audit.synthetic_test, f"validation {record.picture}s"
+    of_test, judged, g = audit.synthetic_test, f"validation {record.picture}s", predictor_of(record)
     return [
-        ("g, synthetic masks", _numbers(audit.synthetic), judged),
-        *([("g, test mixture", _numbers(of_test), f"{judged}, as the release tests g")] if of_test else []),
-        ("g, weak models' masks", _numbers(audit.weak_models), judged),
-        ("g, image dependence", f"{audit.image_dependence:.2f}", f"{verdict} the image"),
-        ("g predicts quality", "no" if failed else "yes", note),
+        (f"{g}, synthetic masks", _numbers(audit.synthetic), judged),
+        *([(f"{g}, test mixture", _numbers(of_test), f"{judged}, as the release tests g")] if of_test else []),
+        (f"{g}, weak models' masks", _numbers(audit.weak_models), judged),
+        (f"{g}, image dependence", f"{audit.image_dependence:.2f}", f"{verdict} the image"),
+        (f"{g} predicts quality", "no" if failed else "yes", note),
     ]
 
 
@@ -133,7 +133,8 @@ def _pseudo_labels(record: Record) -> Rows:
     for score, found in last.scores.items():
         over_all = _number(pooled.scores[score].pearson)
         note = f"{found.masks} pseudo-labels at the end; pooled over checkpoints {over_all}"
-        rows.append((f"{score} against true Dice", _numbers(found), note))
+        name = predictor_of(record) if score == "g" else score
+        rows.append((f"{name} against true Dice", _numbers(found), note))
     return [*rows, ("", "", f"({record.audited_on})")]
 
 

@@ -25,6 +25,7 @@ from qgbench.report.chapters.audit import audit_tables
 from qgbench.report.chapters.table import Chapter, Table
 from qgbench.report.collect import collect
 from qgbench.report.figures import budgets
+from qgbench.report.outcome import outcome_table
 from qgbench.report.render.document import Document
 from qgbench.report.render.latex import escape_latex, latex
 from qgbench.report.render.markdown import markdown_name
@@ -738,6 +739,24 @@ class TestAudit:
         (predictor,) = [row for row in audit(only_section(tmp_path).runs) if row.part == "predictor"]
         assert predictor.records == 2
         assert predictor.averages["synthetic_pearson"].value == pytest.approx((0.90 + 0.92) / 2)
+
+    def test_another_predictor_is_not_averaged_with_g_nor_called_g(self, tmp_path: Path) -> None:
+        make_twins(tmp_path, seeds=1)
+        make_record(tmp_path, GROUP_DICE, audited=True, addon="qw-pixel", seed=1)
+        runs = only_section(tmp_path).runs
+        first, _, _ = shown = audit_tables(audit(runs))
+        assert [row[:2] for row in first.rows] == [["g", "1"], ["pixel", "1"]]
+        found = [dict(zip(first.columns, row, strict=True))["Synthetic\nPearson"] for row in first.rows]
+        assert found == ["0.900", "0.920"]
+        assert all("Where an add-on asks another predictor" in part.says for part in shown)
+        (of_pixel,) = [run for run in runs if run.record.spec.qg_score == "pixel"]
+        names = list(outcome_table(of_pixel.record).columns[0].cells)
+        rows = [name for name in names if str(name).startswith(("g,", "g ", "pixel"))]
+        assert rows == [
+            *(f"pixel, {what}" for what in ("synthetic masks", "weak models' masks", "image dependence")),
+            "pixel predicts quality",
+            "pixel against true Dice",
+        ]
 
 
 class TestFiles:

@@ -169,7 +169,7 @@ class TestOfG:
         assert "g does not predict quality here: ph2 n28@grouped, 2 of 3 runs. It would if" in text
         predictors, labels = (
             [line for line in text.splitlines() if line.startswith(begin)]
-            for begin in ("| 3 | ", "| `mean_teacher` | `qw` | 3 | ")
+            for begin in ("| `g` | 3 | ", "| `mean_teacher` | `qw` | 3 | ")
         )
         assert predictors[0].endswith("| 3 of 3 | 2 of 3 |"), "all depend on the image, one is useless on weak masks"
         assert [line.split(" | ")[-1] for line in labels if " %" in line or "pooled" in line] == [

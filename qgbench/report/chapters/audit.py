@@ -11,6 +11,7 @@ AUDIT_RULE = (
     "'(1 of 3)': defined in so many records only. Pooled: the masks of all checkpoints together. Predicts quality: "
     f"{PREDICTS_RULE}; of a predictor, on synthetic masks and on those of weak models."
 )
+OTHERS_RULE = "Where an add-on asks another predictor, which its name ends with, columns of g are of that one."
 AUDIT_OF_CLASSES_RULE = (
     "Of several classes it is the mean over the classes of a pseudo-label, of Dice and of g, that counts; by class, "
     "confidence and agreement are of the whole pseudo-label."
@@ -21,16 +22,18 @@ Cell = Callable[[AuditRow], str]
 
 def audit_tables(audits: list[AuditRow]) -> list[Table]:
     """Return the tables of the audit; a table without rows is left out."""
-    with_test = any(row.averages["synthetic_test_mae"].defined for row in audits if row.part == "predictor")
+    predictors = [row for row in audits if row.part == "predictor"]
+    with_test = any(row.averages["synthetic_test_mae"].defined for row in predictors)
+    says = AUDIT_RULE if {row.predictor for row in predictors} <= {"g"} else f"{AUDIT_RULE} {OTHERS_RULE}"
     by_class = [row for row in audits if row.of_class and row.progress in (None, 1.0)]
     of_classes = table(
         "Quality predictor audit: pseudo-labels by class", _BY_CLASS, by_class, names=3, says=AUDIT_OF_CLASSES_RULE
     )
     together = [row for row in audits if not row.of_class]
     tables = [
-        table(title, columns, [row for row in together if row.part == part], names, says=AUDIT_RULE)
+        table(title, columns, [row for row in together if row.part == part], names, says=says)
         for part, title, columns, names in (
-            ("predictor", "Quality predictor audit: masks of validation images", _predictors(with_test), 0),
+            ("predictor", "Quality predictor audit: masks of validation images", _predictors(with_test), 1),
             (
                 "pseudo_labels",
                 "Quality predictor audit: pseudo-labels, scores against their true Dice",
@@ -75,7 +78,8 @@ def _predictors(with_test: bool) -> Columns[AuditRow]:
     """Return the columns of the predictors, those of the release's test mixture only where a record has it."""
     kinds = {"synthetic": "Synthetic", "synthetic_test": "Synthetic, test mixture", "weak": "Weak models"}
     return {
-        "Predictors": lambda row: str(row.records),
+        "Predictor": lambda row: row.predictor,
+        "Number": lambda row: str(row.records),
         **{
             f"{masks}\n{measure}": _average(f"{kind}_{measure.lower()}", 3)
             for kind, masks in kinds.items()

@@ -12,7 +12,7 @@ from qgbench.trust.claims import Claim
 
 def claims_chapter(analysis: Analysis) -> Chapter:
     """Return the claims of papers; nothing is computed from them."""
-    predictors = [row for section in analysis.sections for row in audit(section.runs) if row.part == "predictor"]
+    predictors = [row for section in analysis.sections for row in audit(section.runs) if row.predictor == "g"]
     nouns = " or ".join(sorted({f"{section.noun}s" for section in analysis.sections}))
     columns: Columns[Claim] = {
         "Source": lambda claim: f"{claim.source} ({_place(claim)})",

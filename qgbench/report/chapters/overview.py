@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from qgbench.report.analysis import Analysis
-from qgbench.report.audit import PREDICTS_RULE, SCORES, AuditRow, audit, not_predicted
+from qgbench.report.audit import PREDICTS_RULE, SCORES, AuditRow, audit, not_predicted, predictor_of
 from qgbench.report.chapters.table import Chapter, Columns, table
 from qgbench.report.contrasts import is_control
 from qgbench.report.sections import Section
@@ -96,7 +96,7 @@ def _guided(section: Section) -> _Guided:
     methods = {name.without_addon for name in names}
     return _Guided(
         setting=f"{section.setting.dataset} {section.setting.regime}, {section.setting.arch}",
-        predictor=[row for row in rows if row.part == "predictor"],
+        predictor=[row for row in rows if row.predictor == "g"],
         within=[row for row in guided if row.part == "pseudo_labels" and row.progress is not None and not row.of_class],
         pooled=[row for row in guided if row.part == "pseudo_labels" and row.progress is None and not row.of_class],
         runs=[row for row in guided if row.part == "run"],
@@ -105,9 +105,10 @@ def _guided(section: Section) -> _Guided:
 
 
 def _weighed(record: Record) -> bool:
-    """Return whether an add-on weighed pseudo-labels and no control did; without weights the record would say so."""
+    """Return whether g weighed pseudo-labels, no control and no other predictor; without weights the record says so."""
     none = record.guidance is not None and record.guidance.kept_share is None
-    return record.spec.addon != "" and not is_control(record.spec.addon) and not none
+    of_g = record.spec.addon != "" and not is_control(record.spec.addon) and predictor_of(record) == "g"
+    return of_g and not none
 
 
 def _mean(rows: str, quantity: str, digits: int) -> Callable[[_Guided], str]:

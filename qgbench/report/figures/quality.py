@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from qgbench.quality.audit import CheckpointAudit
 from qgbench.report.analysis import Analysis
-from qgbench.report.audit import SCORES, Average, audit
+from qgbench.report.audit import SCORES, Average, audit, predictor_of
 from qgbench.report.collect import Run
 from qgbench.report.contrasts import is_control
 from qgbench.report.figures import style
@@ -70,7 +70,8 @@ def _point(values: Iterable[float | None]) -> _Point | None:
 
 def _asked(runs: Iterable[Run]) -> list[CheckpointAudit]:
     """Return the audits of runs whose pseudo-labels were scored by g: there all scores judge the same masks."""
-    asked = [run for run in runs if any("g" in each.scores for each in run.record.pseudo_labels)]
+    of_g = [run for run in runs if predictor_of(run.record) == "g"]
+    asked = [run for run in of_g if any("g" in each.scores for each in run.record.pseudo_labels)]
     return [each for run in asked for each in run.record.pseudo_labels]
 
 
@@ -87,7 +88,7 @@ def plan_audit(analysis: Analysis) -> style.Plan:
     shown = [
         _Audit(
             setting_words(section.setting, analysis),
-            [row.averages for row in audit(section.runs) if row.part == "predictor"],
+            [row.averages for row in audit(section.runs) if row.predictor == "g"],
             _asked(section.runs),
         )
         for section in analysis.sections

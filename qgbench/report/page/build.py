@@ -25,7 +25,7 @@ from qgbench.base.errors import UserError, unreadable, unwritable
 from qgbench.metrics.table import METRICS, Metric
 from qgbench.report import wording
 from qgbench.report.analysis import Analysis
-from qgbench.report.audit import PREDICTS_RULE, not_predicted
+from qgbench.report.audit import PREDICTS_RULE, not_predicted, predictor_of
 from qgbench.report.chapters.across import across_chapter
 from qgbench.report.chapters.overview import overview
 from qgbench.report.chapters.setting import class_tables
@@ -275,6 +275,7 @@ class _Site:
             audits_by_class=run.audits_by_class,
             rerun=run.rerun,
             not_predicted=not_predicted(record),
+            predictor=predictor_of(record),
             setting=setting,
             name=record.spec.arm,
             contrasts=contrasts,
