@@ -34,7 +34,7 @@ class AddonAcross:
         Against the twins without, wherever there is a difference.
     methods : list of str
         Those with a difference in every setting: what `combined` averages over.
-    left_out : list of str
+    left_out : dict of str to int
         Methods without a difference in some setting, each with how many it lacks.
     combined : Estimate or None
         Mean difference over these methods and all settings, averaged within data sets, which have equal weights; of
@@ -46,7 +46,7 @@ class AddonAcross:
     addon: str
     contrasts: list[tuple[Setting, Contrast]]
     methods: list[str]
-    left_out: list[str]
+    left_out: dict[str, int]
     combined: Estimate | None
     sets: Population | None
 
@@ -259,11 +259,11 @@ def _addon_across(addon: str, blocks: Sequence[Section]) -> AddonAcross:
         addon=addon,
         contrasts=found,
         methods=[name.without_addon.typed for name in core],
-        left_out=[
-            f"{name.without_addon.typed} (in {len(settings) - len(scores)} of {len(settings)} settings)"
+        left_out={
+            name.without_addon.typed: len(settings) - len(scores)
             for name, scores in by_name.items()
             if name not in core
-        ],
+        },
         combined=these_sets(*tables, tested=False) if tables else None,
         sets=population(*tables) if tables else None,
     )

@@ -1,6 +1,7 @@
 """The chapter of what holds over the settings of a protocol: add-ons, and ranks of the cells."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -36,10 +37,8 @@ def across_chapter(across: Across, addons: bool = True) -> Chapter:
     `addons`: with what the add-ons do; beside a suite's answers that would be said twice.
     """
     across = across if addons else replace(across, addons=[])
-    what, settings = across.measure, len(across.settings)
+    what = across.measure
     combined = {addon.addon: addon.combined for addon in across.addons if addon.combined is not None}
-    absent = [f"{name}: missing in {count} of {settings}" for name, count in across.left_out.items()]
-    partly = [f"{addon.addon}: {'; '.join(addon.left_out)}" for addon in across.addons if addon.left_out]
     shared = across.protocol_version < OWN_SEEDS and any(addon.sets for addon in across.addons)
     return Chapter(
         title=f"Across settings: {across.title}",
@@ -53,11 +52,19 @@ def across_chapter(across: Across, addons: bool = True) -> Chapter:
             *([CLASSES_RULE.format(label=what.label)] if across.over_classes else []),
             *([SHARED_RULE.format(version=across.protocol_version)] if shared else []),
             *(f"{found.reason} (combined, {name})." for name, found in combined.items() if found.reason),
-            *([f"Left out of the ranks: {'; '.join(absent)}."] if absent else []),
-            *([f"Left out of 'combined': {'; '.join(partly)}."] if partly else []),
+            *_left_out("of the ranks", {str(name): count for name, count in across.left_out.items()}),
+            *(line for addon in across.addons for line in _left_out(f"of 'combined', {addon.addon}", addon.left_out)),
         ],
         problems=[],
     )
+
+
+def _left_out(what: str, lacking: Mapping[str, int]) -> Iterator[str]:
+    """Yield a line for each number of settings that something lacks."""
+    for count in sorted(set(lacking.values())):
+        names = [name for name, missing in lacking.items() if missing == count]
+        lack = "1 setting lacks" if count == 1 else f"{count} settings lack"
+        yield f"Left out {what}, as {lack} them: {', '.join(names)}."
 
 
 def _addons(across: Across, what: Metric) -> Table:
