@@ -26,7 +26,7 @@ demo: install
 
 # xdist would begin with the files that hold the most tests, and the long ones, of few tests, would run alone at the end.
 test: install
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The report of the records in results/, build/results, which the site shows; with LaTeX at hand, also as one PDF. What
 # documents quote of it, and the picture of README, are refreshed.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from qgbench.data.readers import open_source
@@ -28,7 +29,11 @@ _CONTEXT.set_forkserver_preload(
 
 RUN = ["run", "--protocol", "smoke", "--threads", "1", "--steps", "10", "--labelled", "6"]
 QUICK_G = ["--set", "quality.steps=6", "--set", "quality.weak_epochs=[1,2]", "--set", "quality.weak_epoch_min_steps=2"]
-COARSE = 40.0  # dots per inch of a run's pictures: drawing them in full takes longer than a run of a few steps
+BRIEF = {  # what takes longer than the training where that has a few steps
+    "qgbench.report.figures.cases._RESOLUTION": 40.0,  # dots per inch
+    "qgbench.training.loop.AUDIT_IMAGES": 16,  # whose pseudo-labels are judged at each quarter
+    "qgbench.quality.fit._AUDIT_MASKS": 4,  # of each validation image, which g is judged by at its end
+}
 
 
 def small_data(folder: Path) -> Path:
@@ -44,6 +49,12 @@ def small_data(folder: Path) -> Path:
     return folder
 
 
+def make_brief(patch: pytest.MonkeyPatch) -> None:
+    """Let runs draw coarsely, and judge few labels and masks."""
+    for name, value in BRIEF.items():
+        patch.setattr(name, value)
+
+
 def _main(words: list[str], said: Path, cache: Path, seconds: float, file_limit: int | None) -> None:
     """Become the command: its standard output and error go to a file, its exit code is the process's."""
     os.environ["QGBENCH_CACHE"] = str(cache)
@@ -55,9 +66,8 @@ def _main(words: list[str], said: Path, cache: Path, seconds: float, file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     from qgbench.cli.main import main
     from qgbench.engine import stage
-    from qgbench.report.figures import cases
 
-    cases._RESOLUTION = COARSE
+    make_brief(pytest.MonkeyPatch())
     stage.SECONDS_BETWEEN_CHECKPOINTS = seconds
     main()
 

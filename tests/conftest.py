@@ -1,6 +1,7 @@
 """Fixtures that train once for all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,16 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     os.environ["QGBENCH_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def brief_runs() -> Iterator[None]:
+    """Runs in this process leave out most of what takes longer than a few steps of training."""
+    from tests.commands import make_brief
+
+    with pytest.MonkeyPatch.context() as patch:
+        make_brief(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Every method with every form of the add-on; every architecture in a run from end to end."""
 
-from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from qgbench.run.trained import load_run
 from qgbench.spec.addons import SCORES
 from qgbench.training.loop import Trainer
 from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data, toy_protocol
-from tests.commands import COARSE, small_data
+from tests.commands import small_data
 
 ADD_ONS = ["", "qar", *(f"qw-{score}" for score in SCORES), *(f"qw-{score}+qar" for score in SCORES)]
 LABELLING = [name for name in method_names() if load("method", name).pseudo_labels]
@@ -76,13 +75,6 @@ def test_the_fair_twins_of_the_papers_rows_differ_by_quality_alone(name: str) ->
     assert [entry["total"] for entry in base][1:] != [entry["total"] for entry in guided][1:]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def coarse_pictures() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qgbench.report.figures.cases._RESOLUTION", COARSE)
-        yield
-
-
 @pytest.fixture(scope="session")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("every")
@@ -100,6 +92,7 @@ def test_the_runs_cover_every_method_and_architecture() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("brief_runs")
 @pytest.mark.parametrize(("method", "arch"), PAIRS)
 def test_every_method_and_architecture_runs_from_end_to_end(
     method: str, arch: str, output: Path, pictures: Path
@@ -107,9 +100,9 @@ def test_every_method_and_architecture_runs_from_end_to_end(
     """With both add-ons; g is trained by the first of these runs and reused by the others."""
     words = ["--method", method, "--arch", arch, "--qg-mode", "both" if method in LABELLING else "qar"]
     words += ["--dataset", str(pictures), "--labelled", "6"]
-    words += ["--protocol", "smoke", "--threads", "1", "--steps", "4", "--output", str(output)]
+    words += ["--protocol", "smoke", "--threads", "1", "--steps", "2", "--output", str(output)]
     words += ["--set", "quality.steps=4", "--set", "quality.weak_epochs=[1]", "--set", "quality.weak_epoch_min_steps=1"]
-    words += ["--set", "method.warmup=0", "--set", "method.ramp=0"]
+    words += ["--set", "method.warmup=0", "--set", "method.ramp=0", "--set", "train.validations=1"]
     words += ["--set", "qg.tau=0"] if method in LABELLING else []
     archs = [other or arch for other in load("method", method).archs(load("method", method).Settings())]
     words += ["--set", "encoder_weights=none"] if any(ARCHS[each].own_encoder for each in archs) else []

@@ -20,7 +20,7 @@ from tests.commands import QUICK_G
 from tests.data.acquire.test_pairs import nnunet
 from tests.test_documents import typed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("brief_runs")]
 QUICK = ["--protocol", "smoke", "--steps", "3", "--threads", "1"]
 Said = dict[str, str]
 

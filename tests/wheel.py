@@ -16,13 +16,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import BRIEF
+
 ROOT = Path(__file__).parent.parent
 
 # Reads a folder, words and two files for output a line; carries each out in a fork, and prints its exit code.
 FORKER = """
 import json, os, sys
-import qgbench.cli.main, qgbench.run.carry_out
+import qgbench.cli.main, qgbench.quality.fit, qgbench.report.figures.cases, qgbench.run.carry_out, qgbench.training.loop
 
+for name, value in json.loads(sys.argv[1]).items():
+    module, _, of_it = name.rpartition(".")
+    assert hasattr(sys.modules[module], of_it)
+    setattr(sys.modules[module], of_it, value)
 for line in sys.stdin:
     desk, words, *files = json.loads(line)
     if (child := os.fork()) == 0:
@@ -124,10 +130,10 @@ def call(home: Path) -> Callable[..., str]:
 def typed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
     """Type ``qgbench WORDS`` in a folder (``typed(desk, "methods")``), as `call` does.
 
-    Each is a process of its own, forked from one that has imported torch and nothing of a plug-in.
+    Each is a process of its own, forked from one that has imported torch and nothing of a plug-in. Runs are brief.
     """
     files = [str(tmp_path_factory.mktemp("typed") / name) for name in ("out", "err")]
-    command = [str(home / "bin" / "python"), "-P", "-c", FORKER]
+    command = [str(home / "bin" / "python"), "-P", "-c", FORKER, json.dumps(BRIEF)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=_environment()) as forker:
         assert forker.stdin is not None

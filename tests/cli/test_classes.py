@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from qgbench.cli.main import app
 from qgbench.run.record import find_records, read_images, read_record
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("brief_runs")]
 DOCS = Path(__file__).parents[2] / "docs"
 IMAGES, TABLES = DOCS / "start" / "your-images.md", DOCS / "how-to" / "report.md"
 QUICK = ["--protocol", "smoke", "--steps", "3"]

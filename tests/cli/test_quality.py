@@ -17,7 +17,7 @@ from tests.commands import QUICK_G, small_data
 from tests.data.acquire.test_pairs import nnunet, picture
 from tests.test_documents import typed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("brief_runs")]
 HEART_FOLDER = Path("nnUNet_raw/Dataset007_Heart")
 
 

@@ -51,6 +51,7 @@ def test_a_budget_or_split_that_parts_patients_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("brief_runs")
 def test_a_folder_of_ssl4mis_and_its_lists_come_to_a_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Three patients: slices to train on, volumes to validate and to test on, as its scripts and lists have them."""
     monkeypatch.chdir(tmp_path)

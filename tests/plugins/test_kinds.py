@@ -343,6 +343,7 @@ def test_a_broken_metric_of_a_package_stops_only_who_asks_for_it(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("brief_runs")
 def test_a_job_of_a_suite_measures_the_metrics_of_installed_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_dir: Path
 ) -> None:

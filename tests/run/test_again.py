@@ -16,7 +16,7 @@ from qgbench.run.folder import RunFolder, find_runs
 from qgbench.run.record import read_record
 from tests.commands import QUICK_G, small_data
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("brief_runs")]
 
 Change = Callable[[], object]
 

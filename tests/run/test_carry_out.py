@@ -25,8 +25,9 @@ from qgbench.run.predictions import read_predictions
 from qgbench.run.record import Record, read_images, read_labels, read_record, summarise, write_record
 from qgbench.spec.task import Task
 from qgbench.trust.verify import verify_records
+from tests.commands import BRIEF
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("brief_runs")]
 
 QUICK = ["--protocol", "smoke", "--threads", "1", "--steps", "8", "--set", "method.threshold=0.5"]
 QUICK_G = ["--set", "quality.steps=6", "--set", "quality.weak_epochs=[1,2]", "--set", "quality.weak_epoch_min_steps=1"]
@@ -39,23 +40,23 @@ def run(output: Path, *options: str, quick: list[str] = QUICK) -> tuple[Path, st
     return folder, result.stdout
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def base(output: Path) -> tuple[Path, str]:
     return run(output, "--method", "fixmatch", "--arch", "unet")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guided(output: Path, base: tuple[Path, str]) -> tuple[Path, str]:
     """After its twin, which it compares itself with."""
     return run(output, "--method", "fixmatch", "--qg", "--arch", "unet", *QUICK_G)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def neutral(output: Path, base: tuple[Path, str]) -> tuple[Path, str]:
     """With weights of one, after the run without weights."""
     return run(output, "--method", "fixmatch", "--qg", "--qg-score", "one")
@@ -117,7 +118,7 @@ def test_predictions_and_pictures_are_those_of_the_rows(base: tuple[Path, str], 
             assert measure(masks[name], source.mask(name)).dice == rows.loc[name, "dice"]
             assert masks[name].sum() == rows.loc[name, "n_pred"]
         with Image.open(folder / "cases.png") as picture:
-            assert picture.width > 600
+            assert picture.width > 4 * BRIEF["qgbench.report.figures.cases._RESOLUTION"]  # inches
     # The guided run finished second and knows its twin: one more row of pictures.
     with Image.open(base[0] / "cases.png") as alone, Image.open(guided[0] / "cases.png") as beside:
         assert beside.height / beside.width > 1.2 * alone.height / alone.width

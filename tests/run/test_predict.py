@@ -33,9 +33,9 @@ from qgbench.run.predictions import read_predictions
 from qgbench.run.record import read_images, read_record
 from qgbench.run.trained import TrainedRun, load_run
 from tests.cli.test_main import call
-from tests.commands import COARSE, QUICK_G, RUN, only_run, small_data
+from tests.commands import QUICK_G, RUN, only_run, small_data
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("brief_runs")]
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,14 +84,12 @@ tiny = Arch(build, "one convolution", "this file", "nothing", strides=(1,), own_
 
 
 def trained(output: Path, *words: str) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qgbench.report.figures.cases._RESOLUTION", COARSE)
-        result = CliRunner().invoke(app, [*RUN, "-q", *words, "--output", str(output)], catch_exceptions=False)
+    result = CliRunner().invoke(app, [*RUN, "-q", *words, "--output", str(output)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return only_run(output).path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guided(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A guided run and a folder of its test images."""
     folder = tmp_path_factory.mktemp("guided")
@@ -103,7 +101,7 @@ def guided(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return run, folder / "new"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run on volumes of three classes, whose files lie in several ways, and a folder of its test volumes."""
     folder = tmp_path_factory.mktemp("volumes")
@@ -133,7 +131,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return run, folder / "new"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def own(guided: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a network of one's own; it was started in the folder above `runs`, which holds lab.py."""
     folder = tmp_path_factory.mktemp("own")

@@ -45,6 +45,7 @@ from tests.trust.test_verify import overlap_again, present, with_metrics, write_
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RUN = ["run", "--protocol", "smoke", "--threads", "1", "--steps", "3", "--labelled", "6", "-q"]
+pytestmark = pytest.mark.usefixtures("brief_runs")
 Change = Callable[[dict[str, Any], pd.DataFrame], object]
 
 
