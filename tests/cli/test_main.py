@@ -44,6 +44,7 @@ def folder(tmp_path: Path) -> Path:
     return home
 
 
+pytestmark = pytest.mark.usefixtures("brief_runs")
 RUN = ["run", "--protocol", "smoke", "--threads", "1"]
 
 
