@@ -144,7 +144,9 @@ def own(guided: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         return trained(folder / "runs", *words)
 
 
-def test_own_test_pictures_get_the_runs_masks_and_scores(guided: tuple[Path, Path], tmp_path: Path) -> None:
+def test_own_test_pictures_get_the_runs_masks_and_scores(
+    guided: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run, new = guided
     result = CliRunner().invoke(
         app,
@@ -154,6 +156,7 @@ def test_own_test_pictures_get_the_runs_masks_and_scores(guided: tuple[Path, Pat
     assert result.exit_code == 0
     names = ["contact_sheet.png", "masks", "prediction.json", "probabilities", "quality.csv"]
     assert result.stdout.splitlines() == [str(tmp_path / "out" / name) for name in names]
+    assert "its g does not predict the quality of synthetic masks" in caplog.text  # after so few steps
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     masks = read_predictions(run / "predictions.npz")
     assert len(masks) == 20
