@@ -69,7 +69,7 @@ def export(
     run: Run,
     output: OutputFolder,
     onnx: Annotated[
-        bool, typer.Option("--onnx", help="Also write network.onnx (qgbench[onnx]), compared with torch.")
+        bool, typer.Option("--onnx", help="Also write network.onnx (qgbench\\[onnx]), compared with torch.")
     ] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
