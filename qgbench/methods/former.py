@@ -52,9 +52,9 @@ def refusal(error: Exception, code: type) -> UserError | None:
     if line is None:
         return None
     said = f"{error}\n{line.line}"
-    of_label = isinstance(error, AttributeError) and said.startswith("'PseudoLabel'")
-    if of_label and not hasattr(torch.Tensor, error.name):
-        return None  # a slip: in 0.1 a label was a tensor, which has no such attribute either
+    slip = isinstance(error, AttributeError) and not hasattr(torch.Tensor, error.name or "")
+    if slip and said.startswith("'PseudoLabel'"):
+        return None  # in 0.1 a label was a tensor, which has no such attribute either
     advice = next((text for pattern, text in _ADVICE if re.search(pattern, said)), None)
     if advice is None:
         return None
