@@ -33,7 +33,8 @@ _LINK = re.compile(r"\]\((?!\w+:)(?P<file>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 
 
 def place(source: Path) -> str | None:
-    """Return where a file of the repository stands in the site, or None if it is not in it."""
+    """Return where a file of the repository stands in the site, a notebook as a page; None if it is not in it."""
+    source = source.with_suffix(".md") if source.suffix == ".ipynb" else source
     name = source.relative_to(ROOT).as_posix() if source.is_relative_to(ROOT) else ""
     if name in PLACES:
         return PLACES[name]
@@ -71,7 +72,7 @@ def lay_out(folder: Path, results: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == ".ipynb":
             text, shown = MarkdownExporter().from_filename(str(source))
-            target.with_suffix(".md").write_text(text, encoding="utf-8")
+            target.write_text(text, encoding="utf-8")
             for name, picture in shown["outputs"].items():
                 target.with_name(name).write_bytes(picture)
         elif source.suffix == ".md":

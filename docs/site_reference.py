@@ -23,6 +23,13 @@ def command_line() -> str:
     call = [sys.executable, "-m", "typer", "qgbench.cli.main", "utils", "docs", "--name", "qgbench"]
     text = subprocess.run(call, capture_output=True, text=True, check=True).stdout
     text = re.sub(r'<span style="font-weight: bold">(.*?)</span>|\[bold\](.*?)\[/bold\]', r"`\1\2`", text)
+    lines = text.splitlines()
+
+    def whole(cut: re.Match[str]) -> str:
+        """Return what a list of commands says of one as its own section says it: typer cuts it to 45 characters."""
+        return cut[1] + next(line for line in lines if line.startswith(cut[2]))
+
+    text = re.sub(r"^(\* `\w+`: )(.*)\.\.\.$", whole, text, flags=re.MULTILINE)
     return text.replace("# `qgbench`", "# The command line\n\n`qgbench COMMAND --help` prints the same.", 1)
 
 

@@ -102,6 +102,9 @@ def test_the_reference_has_every_command_setting_and_field() -> None:
         assert f"\n## `qgbench {name}`\n" in commands
         options = [option for param in command.params for option in param.opts if option.startswith("--")]
         assert all(f"{option}" in commands for option in options)
+    assert "* `run`: Train one method on one data set, with or without quality guidance, and measure it" in commands
+    assert not re.search(r"^\* .*\.\.\.$", commands, re.MULTILINE)
+    assert commands.count("qgbench[onnx]") == 3
     assert "span" not in commands
     assert "[bold]" not in commands
     settings = reference.settings()

@@ -1,5 +1,6 @@
 """The verbs of ``qgbench data``: thin, over `qgbench.data`."""
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -371,7 +372,7 @@ def add(
         group = "none known" if groups is None and not found.has_patients else "patient" if unit == "group" else unit
         card = own_card(name, title or found.facts.get("title", name), group, False, facts, None, told, told_in)
         print(add_volumes(card, found, groups, voxels, writable_data_dir(data_dir), track))
-        logger.info("next: qgbench data verify %s, qgbench data show %s", name, name)
+        _say_next(name, data_dir)
         return
     if voxels:
         raise UserError("--voxels is said of volumes; give it with --from DIR, a folder of volumes.")
@@ -399,7 +400,14 @@ def add(
     named = None if classes is None else parse_classes(classes)
     card = own_card(name, title or name, unit if groups else "none known", masks is None, facts, threshold, named)
     print(add_own(card, images, masks, groups, writable_data_dir(data_dir), track))
-    logger.info("next: qgbench data verify %s, qgbench data show %s", name, name)
+    _say_next(name, data_dir)
+
+
+def _say_next(name: str, data_dir: Path | None) -> None:
+    """Log what to type after a data set was added, for the data folder that it went to."""
+    where = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    verify, show = (shlex.join(["qgbench", "data", verb, name, *where]) for verb in ("verify", "show"))
+    logger.info("next: %s, %s", verify, show)
 
 
 def _volumes_at(origin: str, data_dir: Path | None) -> "VolumeFolder | None":

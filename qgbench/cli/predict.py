@@ -51,12 +51,16 @@ def predict(
     """
     if device not in _DEVICES:
         raise UserError(f"--device {device}: expected {', '.join(_DEVICES[:-1])} or {_DEVICES[-1]}.")
+    from qgbench.report.audit import not_predicted
     from qgbench.run.predict import predict_folder
+    from qgbench.run.record import read_record
 
     with _nothing_kept():
         values = predict_folder(run, images, output, probabilities, quality, device)
     meaning = ", ".join(f"{value} is {name}" for name, value in values.items())
     logger.info("in the masks %s, and 0 is the background.", meaning)
+    if quality and (masks := not_predicted(read_record(run))):
+        logger.warning("by the run's record its g does not predict the quality of %s.", " and ".join(masks))
     for path in sorted(output.iterdir()):
         print(path)
 
@@ -65,7 +69,7 @@ def export(
     run: Run,
     output: OutputFolder,
     onnx: Annotated[
-        bool, typer.Option("--onnx", help="Also write network.onnx (qgbench[onnx]), compared with torch.")
+        bool, typer.Option("--onnx", help="Also write network.onnx (qgbench\\[onnx]), compared with torch.")
     ] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,

@@ -210,7 +210,7 @@ def export(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write g as ONNX, for programs without torch, checked with onnxruntime (pip install "qgbench[onnx]").
+    r"""Write g as ONNX, for programs without torch, checked with onnxruntime (pip install "qgbench\[onnx]").
 
     Its weights as safetensors and its card as JSON are in its folder already.
 

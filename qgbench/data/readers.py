@@ -425,7 +425,15 @@ def _own_folder(dataset: str, data_dir: Path | None, kind: Kind | None) -> Path:
         if path and Path(path).is_dir():
             raise UserError(f"'{dataset}' is no data set that is known; for the folder of that name type {path}.")
     known = [*card_names(kind), *own_names(data_dir)]
-    raise UnknownDataError(str(unknown_name("pool" if kind == "pool" else "dataset", dataset, known)))
+    unknown = unknown_name("pool" if kind == "pool" else "dataset", dataset, known)
+    raise UnknownDataError(f"{unknown} {_where_own_are(data_folder)}")
+
+
+def _where_own_are(data_folder: Path | None) -> str:
+    """Return the sentence that says where data sets of one's own are looked for."""
+    if data_folder is None:
+        return "Your own are found with --data-dir or QGBENCH_DATA, neither of which is given."
+    return f"Your own are looked for in {data_folder}."
 
 
 def _here(name: str) -> str:

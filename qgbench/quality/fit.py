@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from qgbench.base.errors import QGBenchError, UserError
+from qgbench.base.logs import logger
 from qgbench.base.seeds import salted
 from qgbench.engine.checkpoint import Checkpoints
 from qgbench.engine.stage import train
@@ -146,6 +147,9 @@ def fit_predictor(
     val = val.at_most(_MOST_VAL)
     fit = PredictorFit(labelled, val, weak, settings, seed, accelerator, form)
     seconds += train(fit, Checkpoints(folder / _PREDICTOR_STAGE, belongs_to), "quality predictor g")
+    if fit.step < fit.steps:
+        best, end = fit.best_step, fit.step
+        logger.info("quality predictor g: no better since step %d, so it ends at step %d of %d.", best, end, fit.steps)
     begin = time.monotonic() - seconds
     return _audit(fit.best(), fit.best_step, val, weak, settings, seed, accelerator, begin)
 

@@ -41,8 +41,8 @@ def print_report(analysis: Analysis, written: Sequence[Path]) -> None:
         over = "classes, test groups" if analysis.over_classes else "test groups"
         _print_twins(twins, analysis.measure, console, over)
         if any(contrast.tested for _, contrast in twins):
-            count = analysis.tested["twin"]
-            console.print(f"{count} of these pairs have a p, adjusted for so many (Holm).", highlight=False)
+            if count := analysis.tested["twin"]:
+                console.print(f"{count} of these pairs have a p, adjusted for so many (Holm).", highlight=False)
         else:
             console.print("A suite says which questions are tested; these rows are exploratory.", highlight=False)
     else:

@@ -110,9 +110,10 @@ def protocol_line(protocol: str, version: int) -> str:
     """Return the protocol and its version, and what it is not."""
     line = f"protocol {protocol} v{version}"
     if protocol in NOT_A_REPLICATION:
+        worth = "its scores mean nothing; " if protocol == "smoke" else ""
         return (
-            f"{line}: not a replication of the paper's experiments (96 px or less, EfficientNet-Lite0, few steps, "
-            "stand-in sets and pools)"
+            f"{line}: {worth}not a replication of the paper's experiments (96 px or less, EfficientNet-Lite0, few "
+            "steps, stand-in sets and pools)"
         )
     return line
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -52,6 +53,19 @@ def own(data_dir: Path, tmp_path: Path) -> None:
     words = ("--images", str(tmp_path / "raw/images"), "--masks", str(tmp_path / "raw/masks"), "--groups", str(groups))
     result = qgbench("add", "mine", *words, "--domain", "skin", "--unit", "patient")
     assert result.stdout.strip() == str(data_dir / "mine")
+
+
+def test_what_is_said_to_type_next_finds_what_was_added(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("QGBENCH_DATA")
+    write_tree(tmp_path / "raw", IDS)
+    words = ("--images", str(tmp_path / "raw/images"), "--masks", str(tmp_path / "raw/masks"))
+    qgbench("add", "mine", *words, "--data-dir", str(tmp_path / "my data"))
+    (said,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("next: ")]
+    verify, show = (shlex.split(command) for command in said.removeprefix("next: ").split(", "))
+    assert qgbench(*verify[2:]).exit_code == 0
+    assert show[2:] == ["show", "mine", "--data-dir", str(tmp_path / "my data")]
 
 
 def test_add_list_verify_split_show_and_run_by_name(data_dir: Path, tmp_path: Path) -> None:

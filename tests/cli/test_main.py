@@ -532,6 +532,15 @@ def test_help_teaches_with_an_example(
         assert "Example" in shown.out
 
 
+@pytest.mark.parametrize("words", ["export --help", "quality export --help"])
+def test_help_names_an_extra_whole(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    assert call(monkeypatch, *words.split()) == 0
+    assert "qgbench[onnx]" in capsys.readouterr().out  # and not swallowed as markup
+
+
 @pytest.mark.parametrize(
     ("words", "absent", "shown"),
     [

@@ -2,6 +2,7 @@ import errno
 import logging
 import os
 import pickle
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -275,9 +276,12 @@ def test_name_whose_folder_is_missing(tmp_path: Path) -> None:
         open_pool("isic_pool", tmp_path)
 
 
-def test_unknown_name_and_wrong_kind() -> None:
-    with pytest.raises(UserError, match=r"unknown dataset 'ph3'\. Did you mean 'ph2'"):
+def test_unknown_name_and_wrong_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QGBENCH_DATA", raising=False)
+    with pytest.raises(UserError, match=r"unknown dataset 'ph3'\. Did you mean 'ph2'.* QGBENCH_DATA, neither of which"):
         open_source("ph3")
+    with pytest.raises(UserError, match=f"unknown dataset 'ph3'.* looked for in {re.escape(str(tmp_path))}\\.$"):
+        open_source("ph3", tmp_path)
     with pytest.raises(
         UserError, match="'isic_pool' is a pool of images without masks; expected one of: acdc, busi, cvc_clinicdb"
     ):

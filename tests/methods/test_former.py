@@ -109,13 +109,16 @@ def test_what_else_was_right_in_0_1_is_told(line: str, advice: str, tmp_path: Pa
         next(Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
 
 
-def test_an_error_of_another_kind_is_left_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "name"), [("batch.x_1", "x_1"), ("self.label(self.student, batch.u_w).probb", "probb")]
+)
+def test_an_error_of_another_kind_is_left_as_it_is(line: str, name: str, tmp_path: Path) -> None:
     (tmp_path / "slip.py").write_text(
         "from qgbench.methods import Batch, Method, Step\nclass Slip(Method):\n"
-        "    def step(self, batch: Batch) -> Step:\n        return Step(batch.x_1)\n"
+        f"    def step(self, batch: Batch) -> Step:\n        return Step({line})\n"
     )
     method = load("method", str(tmp_path / "slip.py"))
-    with pytest.raises(AttributeError, match="x_1"):
+    with pytest.raises(AttributeError, match=name):
         next(Bench(method, make_accelerator("cpu", "fp32", 1)).trainer(lambda g: [], 1)[0].run())
 
 

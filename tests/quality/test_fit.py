@@ -154,6 +154,16 @@ def test_patience_ends_the_training_and_is_remembered(monkeypatch: pytest.Monkey
     assert list(again.run()) == []
 
 
+def test_a_fit_that_ends_early_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(PredictorFit, "_score", lambda fit: -fit.step)
+    settings = SETTINGS.model_copy(update={"patience": 1, "steps": 4, "validations": 4})
+    with caplog.at_level("INFO", logger="qgbench"):
+        fit_predictor(LABELLED, VAL, settings, 3, make_accelerator("cpu", "bf16", 1), tmp_path, {})
+    assert "quality predictor g: no better since step 1, so it ends at step 2 of 4." in caplog.text
+
+
 def test_fit_predictor_leaves_nothing_behind_and_repeats_itself(tmp_path: Path) -> None:
     def fit(folder: Path, settings: QualitySettings = SETTINGS) -> dict[str, Tensor]:
         accelerator = make_accelerator("cpu", "bf16", 1)

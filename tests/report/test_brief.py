@@ -42,6 +42,7 @@ def test_of_one_seed_it_says_why_there_is_no_p(tmp_path: Path) -> None:
     make_twins(tmp_path, seeds=1)
     text = said(tmp_path)
     assert "2.00 [0.91, 3.09]†  withheld" in text
+    assert "have a p" not in text
     assert RULE in text.splitlines()
 
 

@@ -800,6 +800,7 @@ class TestFiles:
             text = (tmp_path / "out" / name).read_text()
             assert f"protocol {protocol} v3" in text
             assert ("not a replication" in text) == said
+            assert ("its scores mean nothing" in text) == (protocol == "smoke")
 
     @pytest.mark.parametrize(
         ("seeds", "groups", "reason"),

@@ -26,6 +26,7 @@ from qgbench.data.phantom3d import CLASSES, draw_patient
 from qgbench.data.volume_files import VolumeFiles, read_volume, scaled
 from qgbench.data.volume_files import read_labels as read_volume_labels
 from qgbench.engine import onnx
+from qgbench.report.audit import not_predicted
 from qgbench.run import export as exporting
 from qgbench.run.folder import RunFolder
 from qgbench.run.predict import predict_folder
@@ -142,7 +143,9 @@ def own(guided: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         return trained(folder / "runs", *words)
 
 
-def test_own_test_pictures_get_the_runs_masks_and_scores(guided: tuple[Path, Path], tmp_path: Path) -> None:
+def test_own_test_pictures_get_the_runs_masks_and_scores(
+    guided: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run, new = guided
     result = CliRunner().invoke(
         app,
@@ -152,6 +155,7 @@ def test_own_test_pictures_get_the_runs_masks_and_scores(guided: tuple[Path, Pat
     assert result.exit_code == 0
     names = ["contact_sheet.png", "masks", "prediction.json", "probabilities", "quality.csv"]
     assert result.stdout.splitlines() == [str(tmp_path / "out" / name) for name in names]
+    assert ("its g does not predict the quality of" in caplog.text) == bool(not_predicted(read_record(run)))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     masks = read_predictions(run / "predictions.npz")
     assert len(masks) == 20
