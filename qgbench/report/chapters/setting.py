@@ -124,10 +124,8 @@ def class_tables(section: Section) -> list[Table]:
     pieces: list[list[_Column]] = []  # columns that stay together
     for metric in metrics:
         head = f"{metric.label.removesuffix(' (pooled)')} {metric.unit}"
-        own, mean = (
-            [(of_class(metric, name), f"{head}\n{name}") for name in section.classes],
-            (metric, f"{head}\n{MEAN}"),
-        )
+        own = [(of_class(metric, name), f"{head}\n{name}") for name in section.classes]
+        mean = (metric, f"{head}\n{MEAN}")
         *widths, last = map(_width, own)
         pieces += [[own[place] for place in part] for part in abreast([*widths, last + _width(mean) + 2])]
         pieces[-1].append(mean)  # never alone
