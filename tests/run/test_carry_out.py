@@ -213,7 +213,8 @@ def test_every_control_score_runs_and_is_named_in_the_cell(score: str, output: P
 
 
 @pytest.mark.real
-def test_a_real_set_with_a_pool(output: Path) -> None:
+def test_a_real_set_with_a_pool(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qgbench.training.loop.AUDIT_IMAGES", 128)  # more than there are
     folder, _ = run(output, "--method", "fixmatch", "--dataset", "ph2", "--regime", "n28+isic_pool@grouped")
     record = read_record(folder)
     assert record.spec.regime == "n28+isic_pool@grouped"

@@ -40,7 +40,7 @@ def weights(of: RunSpec) -> Tensor:
 
 def drawn(of: RunSpec) -> list[Tensor]:
     """The first batch and the next numbers of torch's own generator, which dropout draws."""
-    kind = load("method", "supervised")
+    kind = load("method", "fixmatch")  # which reads a strong view
     method, _ = _make_method(of, of.resolve(), Task(), kind, kind.Settings())
     accelerator = make_accelerator("cpu", "fp32", 1)
     trainer = Trainer(method, Guide([]), None, toy_data(), toy_protocol(2), of.seed_of("training"), accelerator)
