@@ -6,6 +6,7 @@ of the pseudo-label that they trust (arXiv 2606.01753, Eqn 7) and reduces them (
 """
 
 import copy
+import linecache
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
@@ -14,8 +15,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from qgbench.base.errors import UserError
-from qgbench.methods.former import refusal
+from qgbench.base.errors import UserError, in_one_line
+from qgbench.methods.former import own_line, refusal
 from qgbench.methods.network import Build, Network, label_probabilities, probabilities
 from qgbench.plugins.hooks import told
 from qgbench.spec.method import Declared, MethodSettings
@@ -160,14 +161,30 @@ class Method(Declared, nn.Module):
         Raises
         ------
         UserError
-            A line of the method's file was right in qgbench 0.1; says which, and what to write there.
+            A line of the method's file was right in qgbench 0.1; says which, and what to write there. Or a step failed
+            that reads a strong view which was not made.
         """
         try:
             return self.step(batch)
         except Exception as error:
-            if (refused := refusal(error, type(self))) is not None:
+            refused = refusal(error, type(self)) or self._unmade(batch, error)
+            if refused is not None:
                 raise refused from error
             raise
+
+    def _unmade(self, batch: Batch, error: Exception) -> UserError | None:
+        """Return what to tell of a step that failed and reads a view without pixels; None if it reads none."""
+        line = own_line(error, type(self))
+        if line is None:
+            return None
+        code = "".join(linecache.getlines(line.filename))
+        for view in ("u_s1", "u_s2"):
+            if f".{view}" in code and not getattr(batch, view).numel():
+                return UserError(
+                    f"{type(self).__name__}.step failed: {in_one_line(error)} (line {line.lineno}). Its file reads "
+                    f"batch.{view}, which is not made at strong_views = {self.strong_views}: say there how many."
+                )
+        return None
 
     def train(self, mode: bool = True) -> "Method":
         """Set training mode, the teacher always in evaluation mode; return the method."""

@@ -347,8 +347,12 @@ flat = Arch(lambda encoder, weights, channels, size: Network(), "one convolution
             "Mine.step: terms[0].loss must hold one value per row, (N,), not a Tensor of shape (",
         ),
         (("Term(loss, label)", "Term(loss, label.prob)"), "is of qgbench 0.1; write Term(loss, label)"),
+        (
+            ("    def step(", "    strong_views = 0\n\n    def step("),
+            "Its file reads batch.u_s1, which is not made at strong_views = 0: say there how many.",
+        ),
     ],
-    ids=["reduced", "not reduced", "no label"],
+    ids=["reduced", "not reduced", "no label", "a view that is not made"],
 )
 def test_a_method_that_breaks_a_rule_is_told_which_and_where(
     change: tuple[str, str],
