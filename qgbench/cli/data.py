@@ -379,12 +379,16 @@ def add(
     if origin is not None:
         if groups is None or any(given is not None for given in (images, masks, threshold, classes)):
             open_source(origin, data_dir)  # says what is wrong with a name
-            raise UserError("--from takes images and masks of a data set that is there: give it with --groups, alone.")
+            raise UserError(
+                "--from takes a folder of volumes, or a data set that is there: then give it with --groups, alone. New "
+                "pictures are given by --images and --masks."
+            )
         source = open_source(origin, data_dir)
         facts = {key: getattr(source.card, key) if value == _NOT_STATED else value for key, value in facts.items()}
         title = title or f"{source.card.title}, other groups"
         card = own_card(name, title, unit, pool=False, facts=facts, classes=source.card.classes)
         print(add_regrouped(card, source, groups, writable_data_dir(data_dir), track))
+        _say_next(name, data_dir)
         return
     if images is None:
         raise UserError("which images? Give --images DIR, or --from NAME with --groups.")
@@ -400,14 +404,16 @@ def add(
     named = None if classes is None else parse_classes(classes)
     card = own_card(name, title or name, unit if groups else "none known", masks is None, facts, threshold, named)
     print(add_own(card, images, masks, groups, writable_data_dir(data_dir), track))
-    _say_next(name, data_dir)
+    _say_next(name, data_dir, pool=masks is None)
 
 
-def _say_next(name: str, data_dir: Path | None) -> None:
+def _say_next(name: str, data_dir: Path | None, pool: bool = False) -> None:
     """Log what to type after a data set was added, for the data folder that it went to."""
     where = [] if data_dir is None else ["--data-dir", str(data_dir)]
-    verify, show = (shlex.join(["qgbench", "data", verb, name, *where]) for verb in ("verify", "show"))
-    logger.info("next: %s, %s", verify, show)
+    commands = [["data", "verify", name], ["data", "show", name]]
+    if not pool:
+        commands.append(["run", "--method", "fixmatch", "--qg", "--dataset", name])
+    logger.info("next: %s", ", ".join(shlex.join(["qgbench", *command, *where]) for command in commands))
 
 
 def _volumes_at(origin: str, data_dir: Path | None) -> "VolumeFolder | None":

@@ -63,9 +63,10 @@ def test_what_is_said_to_type_next_finds_what_was_added(
     words = ("--images", str(tmp_path / "raw/images"), "--masks", str(tmp_path / "raw/masks"))
     qgbench("add", "mine", *words, "--data-dir", str(tmp_path / "my data"))
     (said,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("next: ")]
-    verify, show = (shlex.split(command) for command in said.removeprefix("next: ").split(", "))
+    verify, show, run = (shlex.split(command) for command in said.removeprefix("next: ").split(", "))
     assert qgbench(*verify[2:]).exit_code == 0
     assert show[2:] == ["show", "mine", "--data-dir", str(tmp_path / "my data")]
+    assert CliRunner().invoke(app, [*run[1:], "--dry-run"]).exit_code == 0
 
 
 def test_add_list_verify_split_show_and_run_by_name(data_dir: Path, tmp_path: Path) -> None:
