@@ -9,6 +9,9 @@ chi-square(2) some are huge, and the median half-width was 1.7 times the true on
 and the range that holds the middle 80 %. They still lie high where spreads are near 0, as these are cut there: of the
 spreads of `small`, three seeds, the median is 1.25 times the true half-width, which lies below the range in 4 of 10
 simulated experiments.
+
+Power is that of experiments with half-widths of their own: mean squares are drawn for each, and the mean, which is
+independent of them, falls outside the half-width with a normal's probability.
 """
 
 import math
@@ -27,6 +30,7 @@ from qgbench.stats import sets
 from qgbench.stats.crossed import Component, MeanSquares, mean_squares
 
 _DRAWS = 400
+_EXPERIMENTS = 25  # of each draw, for power
 _SEEDS = tuple(range(2, 41))
 _SHOWN = (3, 5, 8, 12, 20, 40)
 _POWER = 0.8
@@ -133,6 +137,7 @@ def _factors(kind: Sequence[Component], scales: np.ndarray, generator: np.random
 def _expected(found: Sequence[tuple[int, np.ndarray]], more: int, gain: float) -> tuple[np.ndarray, np.ndarray]:
     """Return half-widths and powers by number of seeds, with `more` times the groups."""
     widths, powers = [], []
+    generator = np.random.default_rng(1)
     for seeds in _SEEDS:
         squares = [
             MeanSquares(
@@ -140,11 +145,18 @@ def _expected(found: Sequence[tuple[int, np.ndarray]], more: int, gain: float) -
             )
             for groups, (group, seed, rest) in found
         ]
-        width, error = sets.half_width(squares), np.sqrt(sets.variance(squares))
-        widths.append(width)
+        widths.append(sets.half_width(squares))
+        width, error = sets.half_width([_measured(each, generator) for each in squares]), sets.variance(squares) ** 0.5
         with np.errstate(divide="ignore"):
-            powers.append(stats.norm.sf((width - gain) / error) + stats.norm.sf((width + gain) / error))
+            shown = stats.norm.sf((width - gain) / error) + stats.norm.sf((width + gain) / error)
+        powers.append(shown.mean(axis=0))
     return np.array(widths), np.array(powers)
+
+
+def _measured(true: MeanSquares, generator: np.random.Generator) -> MeanSquares:
+    """Return the mean squares, (experiments, draws), of experiments in which those (draws) are to be expected."""
+    found = (square * generator.chisquare(n, (_EXPERIMENTS, _DRAWS)) / n for square, n in true.floors)
+    return true._replace(**dict(zip(("group", "seed", "residual"), found, strict=True)))
 
 
 def print_needs(answers: Answers, what: Metric, half_width: float, gain: float, console: Console) -> None:

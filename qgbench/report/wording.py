@@ -9,6 +9,7 @@ from qgbench.report.analysis import Analysis
 from qgbench.report.contrasts import Contrast, Kind
 from qgbench.spec.run_spec import Setting
 from qgbench.stats.crossed import MIN_GROUPS, Estimate
+from qgbench.stats.sets import Population
 
 MISSING = "--"
 MARK = "†"
@@ -50,6 +51,13 @@ def p_words(value: float | None) -> str:
     if value is None:
         return "withheld"
     return f"{value:.3f}" if value >= 0.0005 else "<0.001"
+
+
+def q_words(sets: Population | None) -> str:
+    """Return Cochran's Q and, in brackets, its p; a dash where sets have no error of their own."""
+    if sets is None or sets.cochran_q is None:
+        return MISSING
+    return f"{sets.cochran_q:.2f} ({p_words(sets.cochran_p)})"
 
 
 def tested_words(found: Estimate, p: float | None) -> str:

@@ -853,6 +853,7 @@ class TestLatex:
         assert escape_latex("a--b---c") == "a-{}-b-{}-{}-c"
         assert escape_latex("one\ntwo\x07") == "one two"
         assert escape_latex("é") == "U+00E9"
+        assert escape_latex("in ±0.5") == r"in $\pm$0.5", "a margin of equivalence"
 
     def test_markdown_names_stay_within_their_cell(self) -> None:
         assert markdown_name("a|b`c\nd") == "`a\\|b'c d`"

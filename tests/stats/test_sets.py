@@ -114,6 +114,16 @@ def test_true_means_that_differ_between_these_sets_are_no_noise() -> None:
     assert np.diff(one) == pytest.approx(np.diff(other))
 
 
+def test_p_is_found_where_scipy_has_no_quantile_far_out() -> None:
+    """Of 2.3 and other degrees of freedom ``stdtrit`` is NaN at 1e-131."""
+    effects = {name: np.tile([value, 0, -value], (8, 1)) + 1 for name, value in (("a", 1.0), ("b", 0.12))}
+    p = these_sets(effects).p
+    assert p is not None
+    found = interval(effects, alpha=p)
+    assert found is not None
+    assert found[0] == pytest.approx(0, abs=1e-9)
+
+
 class TestPopulation:
     def test_is_students_test_of_the_sets_means_and_cochrans_q_is_statsmodels(self) -> None:
         values = five(0)
@@ -143,6 +153,13 @@ class TestPopulation:
         by_seed = np.stack([table.mean(axis=0) for table in values.values()])
         assert found is not None
         assert found.estimate.interval == pytest.approx(crossed.estimate(by_seed).interval)
+
+    def test_equal_errors_are_not_flagged_for_their_last_digits(self) -> None:
+        for number in range(30):
+            steps = np.random.default_rng(number).normal(size=3)
+            found = population(dict.fromkeys("abcde", np.tile(steps, (9, 1))), SAME_SEEDS)
+            assert found is not None
+            assert not found.too_narrow
 
     def test_one_set_is_no_sample(self) -> None:
         assert population({"a": np.ones((6, 3))}) is None

@@ -9,7 +9,7 @@ from qgbench.metrics.table import Metric
 from qgbench.report.across import Across, AddonAcross, Agreement, Noise
 from qgbench.report.chapters.suite import CLASSES_RULE, POPULATION_RULE, SHARED_RULE
 from qgbench.report.chapters.table import Chapter, Columns, Table, abreast, part_title, table
-from qgbench.report.wording import MISSING, in_points, p_words, protocol_line
+from qgbench.report.wording import MISSING, in_points, protocol_line, q_words
 from qgbench.spec.protocol import OWN_SEEDS
 
 RANKED_RULE = "Ranked by {label}, in {unit}: mean over images of a test group, groups and seeds, shown by setting."
@@ -68,16 +68,12 @@ def _left_out(what: str, lacking: Mapping[str, int]) -> Iterator[str]:
 
 
 def _addons(across: Across, what: Metric) -> Table:
-    def q(addon: AddonAcross) -> str:
-        known = addon.sets is not None and addon.sets.cochran_p is not None
-        return p_words(addon.sets.cochran_p) if known and addon.sets else MISSING
-
     columns: Columns[AddonAcross] = {
         "Add-on": lambda addon: addon.addon,
         "Methods": lambda addon: str(len(addon.methods)),
         f"Combined\n({what.difference_unit})": lambda addon: in_points(addon.combined, what),
         "A population\nof sets": lambda addon: in_points(addon.sets.estimate if addon.sets else None, what),
-        "Q\n(p)": q,
+        "Q\n(p)": lambda addon: q_words(addon.sets),
         "Note": lambda addon: "too narrow" if addon.sets and addon.sets.too_narrow else MISSING,
     }
     says = " ".join([COMBINED_RULE, *([POPULATION_RULE] if any(addon.sets for addon in across.addons) else [])])

@@ -6,7 +6,7 @@ from qgbench.metrics.table import Metric
 from qgbench.report.chapters.table import Chapter, Columns, Table, part_title, table
 from qgbench.report.collect import Problem
 from qgbench.report.declared import Answer, Answers
-from qgbench.report.wording import MARK, MISSING, by_reason, in_points, p_words, protocol_line
+from qgbench.report.wording import MARK, MISSING, by_reason, in_points, p_words, protocol_line, q_words
 from qgbench.spec.protocol import OWN_SEEDS
 from qgbench.spec.task import MEAN
 
@@ -39,9 +39,9 @@ INSIDE_RULE = (
     "its 95 % interval; without a test."
 )
 POPULATION_RULE = (
-    "A population of data sets: what the same means say of data sets like these, without a test. Q: p of Cochran's "
-    "test, whether sets differ by more than their own errors. 'too narrow': the sets' means lie closer together than "
-    "the errors inside the sets allow, which is luck; read the interval for these data sets."
+    "A population of data sets: what the same means say of data sets like these, without a test. Q: Cochran's, "
+    "with p of its test, whether sets differ by more than their own errors. 'too narrow': the sets' means lie closer "
+    "together than the errors inside the sets allow, which is luck; read the interval for these data sets."
 )
 
 BY_CLASS_RULE = (
@@ -173,15 +173,11 @@ def _population(answers: Answers, what: Metric) -> Table:
     def interval(one: Answer) -> str:
         return in_points(one.sets.estimate if one.sets else None, what)
 
-    def q(one: Answer) -> str:
-        known = one.sets is not None and one.sets.cochran_p is not None
-        return p_words(one.sets.cochran_p) if known and one.sets else MISSING
-
     columns: Columns[Answer] = {
         "Name": lambda one: one.question.name,
         "Sets": lambda one: str(len(one.question.regimes)),
         f"Difference\n({what.difference_unit})": interval,
-        "Q\n(p)": q,
+        "Q\n(p)": lambda one: q_words(one.sets),
         "Note": lambda one: "too narrow" if one.sets and one.sets.too_narrow else MISSING,
     }
     shown = [one for one in answers.all if one.sets is not None]
