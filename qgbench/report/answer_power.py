@@ -155,8 +155,9 @@ def _expected(found: Sequence[tuple[int, np.ndarray]], more: int, gain: float) -
 
 def _measured(true: MeanSquares, generator: np.random.Generator) -> MeanSquares:
     """Return the mean squares, (experiments, draws), of experiments in which those (draws) are to be expected."""
-    found = (square * generator.chisquare(n, (_EXPERIMENTS, _DRAWS)) / n for square, n in true.floors)
-    return true._replace(**dict(zip(("group", "seed", "residual"), found, strict=True)))
+    shape = (_EXPERIMENTS, _DRAWS)
+    group, seed, residual = (square * generator.chisquare(n, shape) / n for square, n in true.floors)
+    return true._replace(group=group, seed=seed, residual=residual)
 
 
 def print_needs(answers: Answers, what: Metric, half_width: float, gain: float, console: Console) -> None:
