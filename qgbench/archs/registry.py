@@ -67,7 +67,9 @@ class Arch:
         if self.patch is None:
             return self
         side = self.patch(encoder)
-        sizes = f"a multiple of {side}, the patch of encoder '{encoder}'"
+        named = f"patch{side}" in encoder
+        why = f"the patch of encoder '{encoder}'" if named else f"as encoder '{encoder}' names no patch"
+        sizes = f"a multiple of {side}, {why}"
         return replace(self, strides=(side,) * len(self.strides), sizes=sizes, fits=lambda size: size % side == 0)
 
     @property

@@ -308,6 +308,8 @@ def test_an_unknown_encoder_names_the_nearest() -> None:
         build_network("dpt", "vit_smal_patch14_dinov2", "none", (32,), 224)
     with pytest.raises(UserError, match=r"unknown vision transformer 'DINOv3'.*vit_small_patch16_dinov3"):
         build_network("dpt", "DINOv3", "none", (32,), 64)
+    with pytest.raises(UserError, match=r"a multiple of 16, as encoder 'dinov2' names no patch; the nearest: 96"):
+        require_fitting("dpt", ARCHS["dpt"], 98, "dinov2")
 
 
 @pytest.mark.parametrize("arch", ["unet", "segformer", "swin_unet"])
