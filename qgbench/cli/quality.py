@@ -269,7 +269,10 @@ def _print_worth(stored: "StoredPredictor") -> None:
         table.add_row(name, str(found.masks), *row)
     print_table(table, standard_output())
     if not predicts(card.synthetic):
-        logger.warning("this g does not predict the Dice of held-back images' masks (%s): train on more images.", RULE)
+        logger.warning(
+            "this g does not predict the Dice of held-back images' masks: train on more images. One predicts it if %s.",
+            RULE,
+        )
     elif card.image_dependence >= IMAGE_DEPENDENCE_LIMIT:
         logger.warning(
             "this g judges shapes more than images (its output correlates %.2f with that for blacked-out or swapped "

@@ -2,9 +2,12 @@
 
 import csv
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qgbench.cli.main import app
+from qgbench.cli.quality import _print_worth
 from tests.cli.test_main import call
 from tests.commands import QUICK_G, small_data
 from tests.data.acquire.test_pairs import nnunet, picture
@@ -183,3 +187,12 @@ def test_export_without_its_extra_says_what_to_install(
     monkeypatch.setattr("qgbench.engine.onnx.find_spec", lambda name: None)
     assert call(monkeypatch, "quality", "export", "g", "--output", str(tmp_path / "out")) == 2
     assert "pip install 'qgbench[onnx]'" in capsys.readouterr().err
+
+
+def test_a_g_that_predicts_nothing_is_said_to_and_when_it_would(caplog: pytest.LogCaptureFixture) -> None:
+    none = SimpleNamespace(pearson=0.1, spearman=0.1, mae=0.3, masks=20)
+    card = SimpleNamespace(labelled_ids=["a"], synthetic=none, weak_models=none, image_dependence=0.0)
+    _print_worth(cast(Any, SimpleNamespace(card=card, folder="g")))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "does not predict" in said
+    assert re.search(r"\. One predicts it if the 95 % interval of r .* lies above 0\.$", said)
