@@ -7,8 +7,8 @@ freedom over chi-square (the fiducial distribution; Weerahandi, JASA 88, 1993, 8
 with Welch's degrees of freedom of their sum. A factor for each set would lift the sum: of five factors 2 over
 chi-square(2) some are huge, and the median half-width was 1.7 times the true one. Printed are the median of the draws
 and the range that holds the middle 80 %. They still lie high where spreads are near 0, as these are cut there: of the
-spreads of `small`, three seeds, the median is 1.25 times the true half-width, which lies below the range in 4 of 10
-simulated experiments.
+spreads of `small`, three seeds, the median is 1.21 times the true half-width, which lies below the range in 2 of 10
+simulated experiments (perf/power_calibration.py).
 
 Power is that of experiments with half-widths of their own: mean squares are drawn for each, and the mean, which is
 independent of them, falls outside the half-width with a normal's probability.

@@ -189,7 +189,7 @@ def test_export_without_its_extra_says_what_to_install(
     assert "pip install 'qgbench[onnx]'" in capsys.readouterr().err
 
 
-def test_a_g_that_predicts_nothing_is_said_to_and_when_it_would(caplog: pytest.LogCaptureFixture) -> None:
+def test_of_a_g_that_predicts_nothing_it_is_said_when_one_predicts(caplog: pytest.LogCaptureFixture) -> None:
     none = SimpleNamespace(pearson=0.1, spearman=0.1, mae=0.3, masks=20)
     card = SimpleNamespace(labelled_ids=["a"], synthetic=none, weak_models=none, image_dependence=0.0)
     _print_worth(cast(Any, SimpleNamespace(card=card, folder="g")))
