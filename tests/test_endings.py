@@ -77,10 +77,10 @@ def test_a_signal_while_g_trains_keeps_its_steps(whole: Path, tmp_path: Path) ->
 
 
 def test_a_second_process_waits_and_then_says_that_it_is_done(whole: Path, tmp_path: Path) -> None:
-    first = start(whole, tmp_path, "--steps", "60")
+    first = start(whole, tmp_path, "--steps", "30")
     first.wait_until(lambda: bool(list((tmp_path / "runs").glob("*/status"))))
     second = Command(
-        [*words_of(whole), "--steps", "60", "--output", str(tmp_path / "runs")], tmp_path / "second", whole / "cache"
+        [*words_of(whole), "--steps", "30", "--output", str(tmp_path / "runs")], tmp_path / "second", whole / "cache"
     )
     second.wait_until(lambda: "another process is at this run" in second.said())
     assert first.process.exitcode is None
@@ -91,7 +91,7 @@ def test_a_second_process_waits_and_then_says_that_it_is_done(whole: Path, tmp_p
 
 
 def test_two_runs_that_need_the_same_g_train_it_once(whole: Path, tmp_path: Path) -> None:
-    slow_g = [*QUICK_G, "--set", "quality.steps=40"]
+    slow_g = [*QUICK_G, "--set", "quality.steps=20"]
     first = start(whole, tmp_path, "--qg", *slow_g)
     first.wait_until(lambda: bool(list((tmp_path / "runs").glob("predictors/*/weak/0/last.pt"))))
     other = [

@@ -13,7 +13,7 @@ from tests.commands import QUICK_G, RUN, Command, only_run, small_data
 
 pytestmark = pytest.mark.slow
 
-KILLS = 3  # of each method's run
+KILLS = 2  # of each method's run
 RUNS = {  # between them: a teacher, g, both add-ons, a score that draws; two networks, and arithmetic without autocast
     "mean_teacher": ["--qg-mode", "both", "--qg-score", "shuffled", "--set", "qg.qar_warmup=0.1", *QUICK_G],
     "cps": ["--precision", "fp32"],

@@ -52,6 +52,7 @@ _PARTIAL = ".partial"
 _KEY_DIGITS = 16
 _BLOCK = 1 << 20  # bytes read at once
 _SHARE_OF_SAVES = 0.05  # of the time; what is written since the last one is lost with a killed process
+_MOST_FAULTS = 20  # files that cannot be read are named together, up to so many
 _ROUNDING = 1e-5  # of a share of a pixel
 _ELSEWHERE = f"set {CACHE_VARIABLE} to a folder on another disk, and give the same command again"
 
@@ -419,13 +420,34 @@ def _write_rows(partial: _PartialEntry, source: Source, size: int, track: Track)
     save_at = time.monotonic()
     # Threads, as Pillow holds the interpreter's lock for a seventh of the time: they keep about 7 cores busy, and
     # processes did no better on 2.
-    with closing(in_threads(lambda id: _decode(source, id, size), source.ids[done:])) as decoded_in_turn:
+    faults: list[UserError] = []
+    with closing(in_threads(lambda id: _decoded_or_fault(source, id, size), source.ids[done:])) as decoded_in_turn:
         for decoded in track(decoded_in_turn, f"Preparing {source.name}", count, f"{source.noun}s", done):
+            if isinstance(decoded, UserError):
+                faults.append(decoded)
+                if len(faults) == _MOST_FAULTS:
+                    break
+            if faults:
+                continue  # only to name the other files that cannot be read
             partial.append(decoded)
             if (begin := time.monotonic()) >= save_at:
                 partial.save()
                 end = time.monotonic()
                 save_at = end + (end - begin) / _SHARE_OF_SAVES
+    if len(faults) > 1:
+        some = f"{len(faults)} or more" if len(faults) == _MOST_FAULTS else str(len(faults))
+        raise UserError(
+            f"{some} {source.noun}s of '{source.name}' cannot be read:\n  " + "\n  ".join(map(str, faults))
+        ) from faults[0]
+    if faults:
+        raise faults[0]
+
+
+def _decoded_or_fault(source: Source, id: str, size: int) -> _Decoded | UserError:
+    try:
+        return _decode(source, id, size)
+    except UserError as fault:
+        return fault
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

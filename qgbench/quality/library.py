@@ -138,7 +138,7 @@ class QualityGuide:
         probs : (B, C, H, W)
             Probabilities with their gradient, which it is handed; g has none.
         progress : float
-            Fraction of the training that is done, for warm-up and ramp; full weight if not given.
+            Fraction of the training that is done, in [0, 1], for warm-up and ramp; full weight if not given.
 
         Returns
         -------
@@ -147,8 +147,10 @@ class QualityGuide:
         Raises
         ------
         UserError
-            As of `weights`.
+            As of `weights`; `progress` is no fraction.
         """
+        if not 0 <= progress <= 1:
+            raise UserError(f"regularisation: progress is {progress}; give the step divided by the number of steps.")
         weight = regularisation_weight(self._qar, progress)
         if weight == 0:
             return torch.zeros((), device=probs.device)

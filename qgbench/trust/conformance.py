@@ -59,6 +59,7 @@ _CHANNELS_RULE = (
     "all channels"
 )
 _WARM_UP = 100  # steps after which the toy network is confident on the toy images, each as a whole too
+TWIN_STEPS, _SAVED_AT = 8, 3  # of the trainings that are compared bit for bit, and where one of them is interrupted
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,9 @@ def _check(method_class: type[Method], accelerator: Accelerator, task: Task) -> 
             yield from _check_rejection(method, batch)
     # From here on trainers start warmed up: an untrained network's labels may pass no threshold, and all twins agree.
     bench = Bench(method_class, accelerator, copy.deepcopy(method.state_dict()), task)
-    yield from _check_twins(bench)
-    yield check_resume(bench, lambda g: [])
+    plain = finish(bench.trainer(lambda g: [], TWIN_STEPS)[0])
+    yield from _check_twins(bench, plain)
+    yield check_resume(bench, lambda g: [], plain)
 
 
 def _check_terms(method: Method, batch: Batch) -> Iterator[Finding]:
@@ -402,9 +404,8 @@ def _check_rejection(method: Method, batch: Batch) -> Iterator[Finding]:
     yield Finding("with weight 1, replacing a pseudo-label changes the gradient", changed, advice)
 
 
-def _check_twins(bench: Bench) -> Iterator[Finding]:
-    steps = 12
-    plain = finish(bench.trainer(lambda g: [], steps)[0])
+def _check_twins(bench: Bench, plain: dict[str, Tensor]) -> Iterator[Finding]:
+    steps = TWIN_STEPS
 
     def qar(weight: float) -> Callable[[nn.Module], list[AddOn]]:
         settings = QualityRegularisation.Settings(lambda_qar=weight, qar_warmup=0.0, qar_ramp=0.0)
@@ -430,16 +431,14 @@ def _check_twins(bench: Bench) -> Iterator[Finding]:
     )
 
 
-def check_resume(bench: Bench, modes: Callable[[nn.Module], list[AddOn]]) -> Finding:
-    """Return whether a run that was interrupted after 5 steps ends as one that was not."""
-    steps = 12
-    whole, _ = bench.trainer(modes, steps)
-    expected = finish(whole)
-    first, _ = bench.trainer(modes, steps)
-    finish(first, until=5)
+def check_resume(bench: Bench, modes: Callable[[nn.Module], list[AddOn]], expected: dict[str, Tensor]) -> Finding:
+    """Return whether a run that was interrupted and continued ends in the state of one that was not."""
+    first, _ = bench.trainer(modes, TWIN_STEPS)
+    finish(first, until=_SAVED_AT)
     state = copy.deepcopy(first.state_dict())
-    second, _ = bench.trainer(modes, steps)
+    second, _ = bench.trainer(modes, TWIN_STEPS)
     torch.manual_seed(99)
     second.load_state_dict(state)
     name = difference(expected, finish(second))
-    return Finding("saved at step 5 and resumed equals the uninterrupted run, bit for bit", not name, f"{name} differs")
+    rule = f"saved at step {_SAVED_AT} and resumed equals the uninterrupted run, bit for bit"
+    return Finding(rule, not name, f"{name} differs")

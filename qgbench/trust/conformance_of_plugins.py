@@ -20,10 +20,18 @@ from qgbench.plugins.registry import catalogue, kinds_of, load
 from qgbench.quality.guide import AddOn, corrected, weights_of
 from qgbench.quality.scores import Labelling, PixelQuality, Score, Watched
 from qgbench.spec.task import Task
-from qgbench.trust.conformance import Bench, Finding, asked_twice, check_method, check_resume, difference, finish
+from qgbench.trust.conformance import (
+    TWIN_STEPS,
+    Bench,
+    Finding,
+    asked_twice,
+    check_method,
+    check_resume,
+    difference,
+    finish,
+)
 from qgbench.trust.toys import ToyQuality, ToySegmenter, toy_data
 
-_STEPS = 12
 _RUNS = "it runs to the end of this check"
 
 
@@ -92,14 +100,14 @@ def _of_addon(addon: type[AddOn], task: Task) -> Iterator[Finding]:
     yield from of_weights
     if not all(finding.passed for finding in of_weights):
         return  # training would end in the same
-    plain = finish(bench.trainer(lambda g: [], _STEPS)[0])
-    trainer, quality = bench.trainer(added, _STEPS)
+    plain = finish(bench.trainer(lambda g: [], TWIN_STEPS)[0])
+    trainer, quality = bench.trainer(added, TWIN_STEPS)
     before = _copy(quality)
     whole = finish(trainer)
     yield Finding("it changes the student", bool(difference(plain, whole)), "no tensor differs")
     changed = difference(before, _copy(quality))
     yield Finding("it never changes g", not changed, f"{changed} differs")
-    yield check_resume(bench, added)
+    yield check_resume(bench, added, whole)
 
 
 def _of_weights(addons: list[AddOn], task: Task) -> Iterator[Finding]:

@@ -109,23 +109,25 @@ def test_classes_come_from_a_folder_to_a_table(names: Names, tmp_path: Path, mon
     add, run, guided, report = typed(IMAGES, names)
     assert '`--classes "edema=1,tumour=2"`' in IMAGES.read_text()
     command(*add, "--classes", ",".join(f"{name}={value}" for name, value in names.values.items()))
-    for seed in ("0", "1"):
+    seeds = ("0", "1") if len(names.values) == 3 else ("0",)  # twelve: the same once more, of other names and widths
+    for seed in seeds:
         command(*run, *QUICK, "--seed", seed)
         command(*guided, *QUICK, *QUICK_G, "--seed", seed)
     command(*report)
-    assert_records(tmp_path / "runs", names)
+    assert_records(tmp_path / "runs", names, 2 * len(seeds))
     plain = (tmp_path / "report/report.md").read_text().replace("\\", "")
     assert all(name in plain for name in names.values)
     heads = [line for line in plain.splitlines() if line.startswith("| Method | Add-on | Seeds | Dice % ")]
     assert all(f"Dice % {name} |" in "".join(heads) for name in names.values)
     assert heads[-1].endswith(f"Dice % {list(names.values)[-1]} | Dice % mean |") or "| HD95 px" in heads[-1], heads
-    assert_tables(plain, tmp_path, names)
+    if len(seeds) > 1:
+        assert_tables(plain, tmp_path, names)
 
 
-def assert_records(folder: Path, names: Names) -> None:
+def assert_records(folder: Path, names: Names, count: int) -> None:
     """Every record's means are those of its rows, class by class."""
     paths = list(find_records(folder))
-    assert len(paths) == 4
+    assert len(paths) == count
     for path in paths:
         record, rows = read_record(path), read_images(path.with_name("images.csv"))
         assert record.classes == tuple(names.values)

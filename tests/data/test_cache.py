@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -246,6 +247,25 @@ def test_damaged_entry_is_rebuilt(
     for index, id in enumerate(again.ids):
         np.testing.assert_array_equal(again.original_mask(index), source.mask(id))
     assert entries(tmp_path / "cache") == [entry]
+
+
+@pytest.mark.parametrize(("most", "some"), [(20, "2 images"), (2, "2 or more images"), (1, "")])
+def test_bad_files_are_named_together(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, some: str
+) -> None:
+    monkeypatch.setattr(cache, "_MOST_FAULTS", most)
+    for name in ("b", "c"):
+        save_mask(tree / f"masks/{name}.png", corner(5, 5, 2))
+    with pytest.raises(UserError) as caught:
+        prepare(open_source(str(tree)), 12, tmp_path / "cache")
+    first, *others = str(caught.value).splitlines()
+    if not some:
+        assert "b.png is 5 x 5" in first
+        assert not others
+        return
+    assert first == f"{some} of 'own' cannot be read:"
+    assert [re.search(r"(.)\.png is 5 x 5", line)[1] for line in others] == ["b", "c"]  # type: ignore[index]  # found
+    assert rows_recorded(tmp_path / "cache") == [1]
 
 
 def test_bad_file_is_named_and_leaves_no_entry(tree: Path, tmp_path: Path) -> None:

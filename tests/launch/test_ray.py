@@ -35,7 +35,7 @@ threads = 1
 
 [[block]]
 name = "core"
-rows = ["fixmatch", "fixmatch+qw", "fixmatch+qw-shuffled"]
+rows = ["supervised", "supervised+qar", "fixmatch+qw"]
 seeds = [0]
 set = {{ "train.steps" = 6, "quality.steps" = 4, "quality.weak_epochs" = [1] }}
 

@@ -368,6 +368,12 @@ def test_a_loss_that_is_averaged_already_is_refused(
         QualityGuide(fitted(ONE)).reduce(loss, w, denominator)
 
 
+@pytest.mark.parametrize("progress", [-0.1, 500, float("nan")])
+def test_a_progress_that_is_no_fraction_is_refused(progress: float) -> None:
+    with pytest.raises(UserError, match="give the step divided by the number of steps"):
+        QualityGuide(fitted(ONE)).regularisation(torch.rand(2, 3, 64, 64), torch.rand(2, 1, 64, 64), progress)
+
+
 def test_settings_out_of_range_are_refused(stored: Path) -> None:
     with pytest.raises(UserError, match=r"setting tau = 1.5: input should be less than or equal to 1"):
         QualityGuide.load(stored, tau=1.5)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qgbench.base.errors import UserError
+from qgbench.baselines.contrastive import Contrastive
 from qgbench.engine.device import make_accelerator
 from qgbench.methods import (
     Batch,
@@ -33,9 +34,18 @@ def broken_rules(method: type[Method]) -> list[str]:
     return [finding.rule for finding in check_method(method) if not finding.passed]
 
 
+class _FewNegatives(Contrastive):
+    """Contrastive learning whose loss takes a tenth of the time: the toy networks' features have 1,024 pixels each."""
+
+    class Settings(Contrastive.Settings):
+        """Those of the method, but for the number of pixels."""
+
+        negatives: int = 32
+
+
 @pytest.mark.parametrize("name", method_names())
 def test_every_registered_method_keeps_the_contract(name: str) -> None:
-    findings = list(check_method(load("method", name)))
+    findings = list(check_method(_FewNegatives if name == "contrastive" else load("method", name)))
     assert [finding for finding in findings if not finding.passed] == []
     assert Finding("QAR with lambda 0 is bit-identical to no add-on", True, " differs") in findings
     if load("method", name).pseudo_labels:
@@ -482,7 +492,7 @@ def test_no_error_of_a_method_passes_the_check(error: BaseException) -> None:
         (_LossAgainstItself, "terms[0] reaches a student"),
         (_FrozenTeacher, "the teacher moves towards the student, buffers too"),
         (_ForgottenBuffers, "the teacher moves towards the student, buffers too"),
-        (_HiddenState, "saved at step 5 and resumed equals the uninterrupted run, bit for bit"),
+        (_HiddenState, "saved at step 3 and resumed equals the uninterrupted run, bit for bit"),
     ],
 )
 def test_a_planted_defect_is_found_by_its_rule(method: type[Method], rule: str) -> None:
