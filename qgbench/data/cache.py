@@ -427,13 +427,12 @@ def _write_rows(partial: _PartialEntry, source: Source, size: int, track: Track)
                 faults.append(decoded)
                 if len(faults) == _MOST_FAULTS:
                     break
-            if faults:
-                continue  # only to name the other files that cannot be read
-            partial.append(decoded)
-            if (begin := time.monotonic()) >= save_at:
-                partial.save()
-                end = time.monotonic()
-                save_at = end + (end - begin) / _SHARE_OF_SAVES
+            elif not faults:  # else the rest is read to name all that cannot be
+                partial.append(decoded)
+                if (begin := time.monotonic()) >= save_at:
+                    partial.save()
+                    end = time.monotonic()
+                    save_at = end + (end - begin) / _SHARE_OF_SAVES
     if len(faults) > 1:
         some = f"{len(faults)} or more" if len(faults) == _MOST_FAULTS else str(len(faults))
         raise UserError(
