@@ -73,10 +73,9 @@ TUNED = {
     "unimatch": tuple(sorted(OF_HALF + LAMBDA_U)),  # the second three were tried first, by mistake
     **dict.fromkeys(("unimatch_v2", "corrmatch"), OF_HALF),
 }
-STEPS = {f"{number} steps": {"overrides": {"train.steps": number}} for number in (200, 400, 800)}
 APART = {"apart": True}  # labelled images in batches of their own
 RISING: dict[str, dict[str, Any]] = {"supervised": {}, "fixmatch": APART, "unimatch": APART, "cps": {}, "bcp": {}}
-RATES: list[dict[str, Any]] = [{"lr": 5e-4}, {}, {"lr": 2e-3}]
+RATES: list[dict[str, Any]] = [{"lr": 5e-4}, {}]
 THREE = {name: AT_FEW[name] for name in ("isic2017", "scd", "cvc_clinicdb")}
 
 
@@ -101,11 +100,10 @@ QUESTIONS = {
         for trial in trials(columns(*(column(m, n, **how) for n in budgets for m, how in RISING.items())), THREE)
     ],
     "rates": trials(
-        columns(*(column(m, 400, **APART, **rate) for m in ("fixmatch", "unimatch") for rate in RATES)), THREE
+        columns(*(column(m, 800, **APART, **rate) for m in ("fixmatch", "unimatch") for rate in RATES)), THREE
     ),
     "apart": trials(columns(*(column(m, 400, **how) for m in ("fixmatch", "unimatch") for how in ({}, APART))), THREE),
     "budgets": trials({"supervised": {}}, BUDGETS),
-    "steps": trials(STEPS, {**AT_FEW, "ph2": ("n4",)}, seeds=2),
     "batch": trials(
         {
             "8 labelled": {},

@@ -18,6 +18,11 @@ MARK_RULE = (
     f"{MARK}: one seed or fewer than {MIN_GROUPS} test groups; p is withheld, and the interval allows no verdict."
 )
 NOT_A_REPLICATION = {"small", "smoke"}
+RISING = {("small", 3): {"cps": (1.80, 1.17, 2.43)}}
+"""By protocol and version, what the last doubling to its steps still gained: methods, points, 95 % interval.
+
+Of `python perf/small_settings.py doubling`: those of its methods whose interval lies above 0.
+"""
 
 
 def number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:
@@ -115,14 +120,17 @@ def tested_line(analysis: Analysis) -> str:
 
 
 def protocol_line(protocol: str, version: int) -> str:
-    """Return the protocol and its version, and what it is not."""
+    """Return the protocol and its version, what it is not, and which methods its steps do not settle."""
     line = f"protocol {protocol} v{version}"
     if protocol in NOT_A_REPLICATION:
         worth = "its scores mean nothing; " if protocol == "smoke" else ""
-        return (
-            f"{line}: {worth}not a replication of the paper's experiments (96 px or less, EfficientNet-Lite0, few "
+        line += (
+            f": {worth}not a replication of the paper's experiments (96 px or less, EfficientNet-Lite0, few "
             "steps, stand-in sets and pools)"
         )
+    if rising := RISING.get((protocol, version)):
+        gains = (f"{method} by {gain:.1f} [{low:.1f}, {high:.1f}]" for method, (gain, low, high) in rising.items())
+        line += f"; still rising when its steps were doubled to this number, in points: {', '.join(gains)}"
     return line
 
 

@@ -801,6 +801,7 @@ class TestFiles:
             assert f"protocol {protocol} v3" in text
             assert ("not a replication" in text) == said
             assert ("its scores mean nothing" in text) == (protocol == "smoke")
+            assert ("cps by 1.8" in text) == (protocol == "small"), "which its steps do not settle"
 
     @pytest.mark.parametrize(
         ("seeds", "groups", "reason"),

@@ -1,9 +1,13 @@
 """Statistics in words, from numbers that are known."""
 
+import json
+from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from qgbench.metrics.table import METRICS
 from qgbench.report.analysis import Analysis
@@ -21,8 +25,9 @@ from qgbench.report.page.words import (
 )
 from qgbench.report.scores import Scores
 from qgbench.report.sections import Section
-from qgbench.report.wording import number, signed
+from qgbench.report.wording import RISING, number, signed
 from qgbench.spec.arm import ArmName
+from qgbench.spec.protocol import load_protocol
 from qgbench.spec.run_spec import Setting
 from qgbench.stats.crossed import Estimate
 from qgbench.stats.effects import Spread
@@ -258,3 +263,30 @@ def test_first_sentence_without_a_suite_counts_the_pairs_of_twins() -> None:
     assert twins() == "Only a leaderboard: no method is here both with and without an add-on."
     refused = Section(PH2, DICE, [], {}, [contrast(refused="the test images differ")], [], {}, [])
     assert first_words(Analysis(DICE, [refused], [], []))[1] == "Only a leaderboard: none of 1 pair can be compared."
+
+
+def test_what_still_rises_is_what_the_kept_trainings_say() -> None:
+    lines = (Path(__file__).parents[2] / "perf/kept/small_settings.jsonl").read_text().splitlines()
+    dice: dict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
+    for result in map(json.loads, lines):
+        trial, changes = result["trial"], result["trial"]["overrides"]
+        asked = {"method.apart": True} if trial["method"] in ("fixmatch", "unimatch") else {}
+        place = (trial["dataset"], trial["seed"])
+        if (
+            place[0] in ("isic2017", "scd", "cvc_clinicdb")
+            and changes == {"train.steps": changes["train.steps"]} | asked
+        ):
+            dice[trial["method"], changes["train.steps"]][place] = 100 * result["dice"]
+    steps = load_protocol("small").train.steps
+    found = {}
+    for method in {method for method, _ in dice}:
+        before, after = dice[method, steps // 2], dice[method, steps]
+        assert before.keys() == after.keys()
+        assert len(after) == 9
+        gain = stats.ttest_1samp([after[place] - before[place] for place in after], 0).confidence_interval()
+        if gain.low > 0:
+            found[method] = ((gain.low + gain.high) / 2, gain.low, gain.high)
+    said = RISING["small", load_protocol("small").version]
+    assert found.keys() == said.keys()
+    for method, numbers in found.items():
+        assert said[method] == pytest.approx(numbers, abs=0.005)
