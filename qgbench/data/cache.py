@@ -134,8 +134,8 @@ def prepare(source: Source, size: int, cache_dir: Path | None = None, track: Tra
     Raises
     ------
     UserError
-        A file is damaged, gone or changed meanwhile, a mask is not binary or of another size than its image, or `size`
-        is below 1.
+        A file is damaged, gone or changed meanwhile, or a mask is not binary or of another size than its image: such
+        files are named together, up to 20. Or `size` is below 1.
     QGBenchError
         The cache cannot be written, or its disk has not the space for the arrays.
 

@@ -21,7 +21,8 @@ NOT_A_REPLICATION = {"small", "smoke"}
 RISING = {("small", 3): {"cps": (1.80, 1.17, 2.43)}}
 """By protocol and version, what the last doubling to its steps still gained: methods, points, 95 % interval.
 
-Of `python perf/small_settings.py doubling`: those of its methods whose interval lies above 0.
+Points are of validation Dice, in `python perf/small_settings.py doubling`; those of its methods are here whose interval
+lies above 0.
 """
 
 
@@ -130,7 +131,8 @@ def protocol_line(protocol: str, version: int) -> str:
         )
     if rising := RISING.get((protocol, version)):
         gains = (f"{method} by {gain:.1f} [{low:.1f}, {high:.1f}]" for method, (gain, low, high) in rising.items())
-        line += f"; still rising when its steps were doubled to this number, in points: {', '.join(gains)}"
+        line += "; still rising when its steps were doubled to this number, in points of validation Dice: "
+        line += ", ".join(gains)
     return line
 
 

@@ -405,23 +405,23 @@ def _check_rejection(method: Method, batch: Batch) -> Iterator[Finding]:
 
 
 def _check_twins(bench: Bench, plain: dict[str, Tensor]) -> Iterator[Finding]:
-    steps = TWIN_STEPS
-
     def qar(weight: float) -> Callable[[nn.Module], list[AddOn]]:
         settings = QualityRegularisation.Settings(lambda_qar=weight, qar_warmup=0.0, qar_ramp=0.0)
         return lambda g: [QualityRegularisation(settings, predictor=g)]
 
     if bench.method_class.pseudo_labels:
-        weighted = finish(bench.trainer(lambda g: [QualityWeighting(QualityWeighting.Settings(), One())], steps)[0])
+        weighted = finish(
+            bench.trainer(lambda g: [QualityWeighting(QualityWeighting.Settings(), One())], TWIN_STEPS)[0]
+        )
         name = difference(plain, weighted)
         yield Finding("QW with g = 1 is bit-identical to no add-on", not name, f"{name} differs")
         loose = QualityWeighting.Settings(tau=0.0)
-        guided = finish(bench.trainer(lambda g: [QualityWeighting(loose, PredictedQuality(g))], steps)[0])
+        guided = finish(bench.trainer(lambda g: [QualityWeighting(loose, PredictedQuality(g))], TWIN_STEPS)[0])
         changed = bool(difference(plain, guided))
         yield Finding("QW with a varying g changes the student", changed, "no tensor differs")
-    name = difference(plain, finish(bench.trainer(qar(0.0), steps)[0]))
+    name = difference(plain, finish(bench.trainer(qar(0.0), TWIN_STEPS)[0]))
     yield Finding("QAR with lambda 0 is bit-identical to no add-on", not name, f"{name} differs")
-    trainer, quality = bench.trainer(qar(1.0), steps)
+    trainer, quality = bench.trainer(qar(1.0), TWIN_STEPS)
     before = {key: value.clone() for key, value in quality.state_dict().items()}
     changed = bool(difference(plain, finish(trainer)))
     yield Finding("QAR changes the student", changed, "no tensor differs")
@@ -432,7 +432,7 @@ def _check_twins(bench: Bench, plain: dict[str, Tensor]) -> Iterator[Finding]:
 
 
 def check_resume(bench: Bench, modes: Callable[[nn.Module], list[AddOn]], expected: dict[str, Tensor]) -> Finding:
-    """Return whether a run that was interrupted and continued ends in the state of one that was not."""
+    """Return whether a run that was interrupted and continued ends in `expected`, the state of one that was not."""
     first, _ = bench.trainer(modes, TWIN_STEPS)
     finish(first, until=_SAVED_AT)
     state = copy.deepcopy(first.state_dict())

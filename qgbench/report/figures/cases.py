@@ -81,7 +81,7 @@ def cases_png(title: str, rows: Mapping[str, Sequence[Picture]], twin_name: str,
             figure.savefig(file, format="png", dpi=resolution, metadata={"Software": None})
             if (size := file.tell()) <= _LARGEST_FILE:
                 return file.getvalue()
-            resolution *= 0.97 * (_LARGEST_FILE / size) ** 0.7  # of photographs a file grows so: mostly two are drawn
+            resolution *= 0.97 * (_LARGEST_FILE / size) ** 0.7  # the file grows less than its pixels do
 
 
 def compose(title: str, rows: Mapping[str, Sequence[Picture]], twin_name: str, classes: Sequence[str] = ()) -> "Figure":
