@@ -436,7 +436,7 @@ def _write_rows(partial: _PartialEntry, source: Source, size: int, track: Track)
     if len(faults) > 1:
         some = f"{len(faults)} or more" if len(faults) == _MOST_FAULTS else str(len(faults))
         raise UserError(
-            f"{some} {source.noun}s of '{source.name}' cannot be read:\n  " + "\n  ".join(map(str, faults))
+            f"{some} {source.noun}s of '{source.name}' cannot be used:\n  " + "\n  ".join(map(str, faults))
         ) from faults[0]
     if faults:
         raise faults[0]

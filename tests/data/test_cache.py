@@ -263,7 +263,7 @@ def test_bad_files_are_named_together(
         assert "a.png is 5 x 5" in first
         assert not others
         return
-    assert first == f"{some} of 'own' cannot be read:"
+    assert first == f"{some} of 'own' cannot be used:"
     assert re.findall(r"(\w)\.png is 5 x 5", "\n".join(others)) == ["a", "b"]
     assert rows_recorded(tmp_path / "cache") == [], "c, which is sound, is not written in the place of a"
 
